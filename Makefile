@@ -1,0 +1,43 @@
+# Two commands are all a newcomer needs: `make demo` and `make test`. Both set up .venv themselves.
+PYTHON ?= python3
+VENV := .venv
+RUN := OMP_NUM_THREADS=1 $(VENV)/bin/python
+
+.PHONY: help install demo test check format bench clean
+
+help:
+	@echo "make demo     check the core, train a policy from a smaller actor's rollouts, draw the pictures"
+	@echo "make test     all tests"
+	@echo "make check    tests, lint, format and types"
+	@echo "make bench    the benchmarks (ratios measured in one run)"
+	@echo "make install  only make .venv"
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else "Python 3.11 or newer is needed, found %d.%d; set PYTHON=..." % v[:2])'
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: install
+	$(RUN) -m llm demo
+
+test: install
+	$(RUN) -m pytest
+
+check: install
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(RUN) -m pytest
+
+format: install
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+bench: install
+	$(RUN) benchmarks/lam_solver.py
+
+clean:
+	rm -rf $(VENV) build *.egg-info

@@ -1,0 +1,35 @@
+"""Jackpot's verified core: Optimal Budgeted Rejection Sampling on numpy or torch arrays.
+
+Log-probabilities in, last axis = vocabulary, any leading batch dimensions. Nothing here imports torch.
+"""
+
+from .budget import common_lam_for_budget, lam_for_budget, lam_from_samples
+from .divergence import chi2_p_q, chi2_q_p, hellinger2, js, kl_p_q, kl_q_p, tv
+from .obrs import accept_prob, acceptance_rate, post_rejection
+from .topk import kappa, z_topk
+from .weights import expected_weight, icepop, importance, obrs_weight, tis
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "accept_prob",
+    "acceptance_rate",
+    "chi2_p_q",
+    "chi2_q_p",
+    "common_lam_for_budget",
+    "expected_weight",
+    "hellinger2",
+    "icepop",
+    "importance",
+    "js",
+    "kappa",
+    "kl_p_q",
+    "kl_q_p",
+    "lam_for_budget",
+    "lam_from_samples",
+    "obrs_weight",
+    "post_rejection",
+    "tis",
+    "tv",
+    "z_topk",
+]
