@@ -2,8 +2,8 @@
 
     python benchmarks/lam_solver.py [--rows 64] [--vocab 151936] [--repeats 3]
 
-Prints, per library, the time of each rival over ours (best of the repeats, in turns) and the largest
-error |Z(lam) - budget| of ours. Rows are Zipf proposals with log-normal ratios of varied width.
+Prints, per library, the time of each rival over ours (best of the repeats, in turns) and the
+largest error |Z(lam) - budget| of ours. Rows are Zipf proposals, ratios log-normal of varied width.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Jackpot's verified core: Optimal Budgeted Rejection Sampling on numpy or torch arrays.
 
-Log-probabilities in, last axis = vocabulary, any leading batch dimensions. Nothing here imports torch.
+Log-probabilities in, last axis = vocabulary, any leading batch dimensions. Imports no torch.
 """
 
 from .budget import common_lam_for_budget, lam_for_budget, lam_from_samples

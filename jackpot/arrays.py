@@ -40,9 +40,7 @@ def checked(**arrays: Array) -> tuple:
     for name, x in arrays.items():
         _check_dtype(xp, name, x)
         if x.dtype != x0.dtype:
-            raise TypeError(
-                f"{first} is {x0.dtype} but {name} is {x.dtype}; cast one of them so that they agree"
-            )
+            raise TypeError(f"{first} is {x0.dtype} but {name} is {x.dtype}; cast one of them")
         if x.shape != x0.shape:
             raise ValueError(
                 f"{first} has shape {tuple(x0.shape)} but {name} has shape {tuple(x.shape)}; "

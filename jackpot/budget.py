@@ -1,9 +1,9 @@
 """Thresholds from budgets: the lam at which the acceptance rate is a wanted number.
 
-With tokens ordered by ratio r = p / q, Z(lam) = P(r < lam) / lam + Q(r >= lam), so u = 1 / lam enters
-piecewise linearly: Z is concave and increasing in u. Newton's method from the left therefore never
-overshoots, and ends exactly, when the set {r < lam} stops changing; there is no tolerance in it. It
-works on blocks of rows small enough to stay in cache, always in float64.
+With r = p / q, Z(lam) = P(r < lam) / lam + Q(r >= lam): in u = 1 / lam it is piecewise linear,
+concave and increasing. Newton's method from the left therefore never overshoots, and ends exactly,
+when the set {r < lam} stops changing; there is no tolerance in it. It works on blocks of rows small
+enough to stay in cache, always in float64.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ _BLOCK_ELEMENTS = 2**17  # 1 MiB of float64
 _LAM_MAX = sys.float_info.max
 
 
+@quiet
 def lam_for_budget(log_p: Array, log_q: Array, budget: float | Array) -> Array:
     """The threshold lam at which each state's acceptance rate Z(lam) equals `budget`.
 
@@ -55,8 +56,8 @@ def lam_for_budget(log_p: Array, log_q: Array, budget: float | Array) -> Array:
     Raises:
         TypeError: dtype other than float32/float64, libraries or dtypes mixed.
         ValueError: shapes differ, NaN, a log-probability above 0, budget outside (0, 1] or above
-            the reachable maximum q(supp p) (slack 1e-12; 1e-4 in float32), or a lam too small for
-            the dtype. The message names the row and the maximum.
+            the reachable maximum q(supp p) (slack 1e-12; 1e-4 in float32), or a lam that the
+            dtype cannot hold. The message names the row and the maximum.
 
     Paper: Theorem 3.4 (existence as corrected in docs/theory.md, A3).
     """
@@ -80,11 +81,15 @@ def lam_for_budget(log_p: Array, log_q: Array, budget: float | Array) -> Array:
         )
     lam = xp.concat(blocks) if blocks else wanted
     lam = xp.reshape(xp.astype(lam, log_p.dtype), shape)
-    if bool(xp.any(lam == 0)):
-        row = first_row(xp, lam == 0)
+    lost = (lam == 0) | xp.isinf(lam)
+    if bool(xp.any(lost)):
+        row = first_row(xp, lost)
+        side, advice = (
+            ("below the smallest", "lower") if lam[row] == 0 else ("above the largest", "raise")
+        )
         raise ValueError(
-            f"budget needs a lam below the smallest {log_p.dtype} in row {row}; "
-            "lower the budget" + ("" if precision is _FLOAT64 else " or pass float64")
+            f"budget needs a lam {side} {log_p.dtype} in row {row}; {advice} the budget"
+            + ("" if precision is _FLOAT64 else " or pass float64")
         )
     return lam
 
@@ -187,13 +192,14 @@ def _solve(
         if not bool(xp.any(better)):
             break
         lam = xp.where(better, new, lam)
-    too_large = (lam == largest) & (certain > budget)
+    too_large = (lam == largest) & (certain + rest / largest > budget)
 
     edge = budget >= reach * (1.0 - precision.edge)
     if bool(xp.any(edge)):  # every lam up to the smallest common ratio fits: take that one
         common = (log_r > -inf) & (log_r < inf)
         lam = xp.where(edge, xp.exp(xp.min(xp.where(common, log_r, inf), axis=-1)), lam)
-    return xp.where((budget > reach + precision.slack) | too_large, nan, lam), reach
+    unreachable = (reach == 0) | (budget > reach + precision.slack)
+    return xp.where(unreachable | too_large, nan, lam), reach
 
 
 def _dot(xp, x: Array, mask: Array) -> Array:
@@ -224,10 +230,10 @@ def _solve_block(
     (i,) = first_row(host, bad)
     asked, most = float(wanted[i]), float(reach[i])
     where = f" in row {_unravel(start + i, shape)}" if shape else ""
-    if asked > most + precision.slack:
+    if most == 0 or asked > most + precision.slack:
         raise ValueError(
-            f"budget {asked:.12g} is out of reach{where}: p is 0 on the rest of q's mass, so no lam "
-            f"accepts more than the reachable maximum {most:.12g}; lower the budget"
+            f"budget {asked:.12g} is out of reach{where}: p is 0 on the rest of q's mass, so no "
+            f"lam accepts more than the reachable maximum {most:.12g}; lower the budget"
         )
     raise ValueError(f"budget {asked:.12g}{where} needs a lam above the largest float64; raise it")
 
@@ -258,6 +264,7 @@ def _number(xp, name: str, budget: float) -> float:
     return float(budget)
 
 
+@quiet
 def _log_state_weight(xp, state_weight: Array, log_p: Array, shape: tuple[int, ...]) -> Array:
     """log of the normalised state weights, float64, shape (n, 1)."""
     weight = parameter(xp, "state_weight", state_weight, shape, 0.0, low_open=False, high_open=True)
@@ -267,5 +274,4 @@ def _log_state_weight(xp, state_weight: Array, log_p: Array, shape: tuple[int, .
     total = float(xp.sum(weight))
     if not 0.0 < total < math.inf:
         raise ValueError(f"state_weight must have a positive, finite sum, got {total:g}")
-    with quiet:
-        return xp.log(weight / total)
+    return xp.log(weight / total)

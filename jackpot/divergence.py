@@ -94,7 +94,7 @@ def _sum_present(xp, top: Array, terms: Array) -> Array:
 
 
 def _chi2_terms(xp, top: Array, gap: Array, log_base: Array) -> Array:
-    """(p - q)^2 / base = exp(2 log|p - q| - log base), in logs so that 1e-300 is an ordinary number."""
+    """(p - q)^2 / base = exp(2 log|p - q| - log base), in logs: 1e-300 is an ordinary number."""
     return xp.exp(2.0 * (top + xp.log(-xp.expm1(-gap))) - log_base)
 
 

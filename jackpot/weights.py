@@ -1,4 +1,4 @@
-"""Weights of sampled tokens: OBRS, its expectation over the coin, and the truncations F of Sec. 2.2.
+"""Weights of sampled tokens: OBRS, its mean over the coin, and the truncations F of Sec. 2.2.
 
 `log_ratio` is log p(x) - log q(x) at tokens x sampled from q, any shape, float32 or float64. -inf
 (p = 0) is legal; NaN and +inf (q = 0 at a sampled token) are a ValueError; fill positions that hold
@@ -12,8 +12,6 @@ import math
 
 from .arrays import Array, check_log_ratio_values, checked, log, parameter, quiet, zero
 
-_Z_MAX = 1.001  # a rate summed in float32 over a large vocabulary may exceed 1 by rounding
-
 
 @quiet
 def obrs_weight(log_ratio: Array, lam: float | Array, z: float | Array) -> Array:
@@ -25,7 +23,8 @@ def obrs_weight(log_ratio: Array, lam: float | Array, z: float | Array) -> Array
     Args:
         log_ratio: log p - log q of the sampled tokens, nats.
         lam: threshold in (0, inf).
-        z: acceptance rate Z of each token's state, in [0, 1].
+        z: acceptance rate Z of each token's state, or an estimate of it, in [0, inf): a calibrated
+            one (`kappa`) may exceed 1.
 
     Returns:
         w, dimensionless, >= 0.
@@ -137,5 +136,5 @@ def _checked(log_ratio: Array, lam: float | Array, z: float | Array) -> tuple:
     xp, log_ratio = _checked_ratio(log_ratio)
     shape = tuple(log_ratio.shape)
     lam = parameter(xp, "lam", lam, shape, 0.0, high_open=True)
-    z = parameter(xp, "z", z, shape, 0.0, _Z_MAX, low_open=False)
+    z = parameter(xp, "z", z, shape, 0.0, low_open=False, high_open=True)
     return xp, log_ratio, log(xp, lam, like=log_ratio), log(xp, z, like=log_ratio)
