@@ -1,0 +1,111 @@
+"""What is measured each step. One name, one definition; every token metric is over proposed tokens.
+
+| name | definition |
+| --- | --- |
+| step | update number; a row is measured before its update, the last row after the last one |
+| pass_rate, pass_rate_actor | share of held-out prompts solved by one sample, temperature as trained |
+| kl_policy_actor, kl_actor_policy | exact KL(policy, actor) and KL(actor, policy), nats per token, full vocabulary, mean over this step's sampled states |
+| kl_inf_target_k3, kl_target_inf_est | the same from sampled ratios r = p/q: mean of r - 1 - log r, and of r log r - r + 1 |
+| reward_mean | share of this step's completions that are right |
+| groups_informative | share of prompts whose completions do not all have one reward |
+| length_mean, finished | completion tokens per sequence; share that ended themselves |
+| accept_prob_mean, accept_rate | mean a(x); accepted tokens over proposed |
+| z_mean, kappa | mean Z used, calibration included; the calibration |
+| log_ratio_mean, log_ratio_max, ratio_mean, ratio_p99 | of r = p/q before any cap |
+| weight_mean, weight_max | applied weights, 0 for rejected tokens |
+| ess_raw, ess_applied | (sum w)^2 / (n sum w^2) of r and of applied weights, in [0, 1] |
+| cap_fraction, clip_fraction | tokens whose weight a cap changed; tokens whose PPO ratio is clipped with effect |
+| entropy_policy | nats per token, mean over sampled states |
+| loss_policy, loss_actor_ppo, loss_distill | per proposed (or accepted) token, as trained on |
+| grad_norm_policy, grad_norm_actor | before clipping |
+| tokens | proposed tokens |
+| seconds_rollout, seconds_update, seconds_eval | wall-clock of this step's phases |
+"""  # noqa: E501
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import jackpot
+
+from .losses import TokenWeights
+
+
+def ess(weight: torch.Tensor) -> float:
+    """Effective sample size over sample size, (sum w)^2 / (n sum w^2); 0 if all weights are 0."""
+    w = weight.double()
+    square = float((w * w).sum())
+    return float(w.sum()) ** 2 / (w.numel() * square) if square > 0 else 0.0
+
+
+def correction_metrics(parts: list[TokenWeights], name: str) -> dict[str, float]:
+    """Ratios, acceptance and weights over all tokens of a step, rejected ones included."""
+    log_ratio = torch.cat([p.log_ratio for p in parts]).double()
+    weight = torch.cat([p.weight for p in parts])
+    ratio = log_ratio.exp()
+    found = {
+        "kl_inf_target_k3": float((torch.expm1(log_ratio) - log_ratio).mean()),
+        "kl_target_inf_est": float((ratio * log_ratio - torch.expm1(log_ratio)).mean()),
+        "log_ratio_mean": float(log_ratio.mean()),
+        "log_ratio_max": float(log_ratio.max()),
+        "ratio_mean": float(ratio.mean()),
+        "ratio_p99": float(ratio.quantile(0.99)),
+        "weight_mean": float(weight.mean()),
+        "weight_max": float(weight.max()),
+        "ess_raw": ess(ratio),
+        "ess_applied": ess(weight),
+        "cap_fraction": float(torch.cat([p.capped for p in parts]).mean()),
+    }
+    if name == "jackpot":
+        found["accept_prob_mean"] = float(torch.cat([p.accept_prob for p in parts]).mean())
+        found["accept_rate"] = float(torch.cat([p.accepted for p in parts]).mean())
+        found["z_mean"] = float(torch.cat([p.z for p in parts]).mean())
+        found["kappa"] = sum(p.kappa for p in parts) / len(parts)
+    return found
+
+
+def clip_fraction(
+    logp_new: torch.Tensor, logp_ref: torch.Tensor, advantage: torch.Tensor, low: float, high: float
+) -> torch.Tensor:
+    """1 for each token whose PPO ratio is clipped where that stops its gradient, (n,)."""
+    ratio = torch.exp(logp_new.detach() - logp_ref)
+    outside = ((ratio > 1 + high) & (advantage > 0)) | ((ratio < 1 - low) & (advantage < 0))
+    return outside.float()
+
+
+def exact_kls(logp_policy: torch.Tensor, logp_actor: torch.Tensor) -> dict[str, float]:
+    """Both KLs between full distributions (n, v), nats per token, mean over states."""
+    return {
+        "kl_policy_actor": float(jackpot.kl_p_q(logp_policy, logp_actor).mean()),
+        "kl_actor_policy": float(jackpot.kl_q_p(logp_policy, logp_actor).mean()),
+    }
+
+
+class MetricsFile:
+    """metrics.jsonl: one JSON object a row, on disk at once; cut to the checkpoint on resume."""
+
+    def __init__(self, path: Path, keep_bytes: int = 0) -> None:
+        self.path = path
+        with path.open("ab") as file:
+            file.truncate(keep_bytes)
+
+    def write(self, row: dict[str, Any]) -> None:
+        line = json.dumps(row, allow_nan=False) + "\n"
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(line)
+
+    def size(self) -> int:
+        """Bytes, after a flush to disk: the checkpoint that notes them must not outlive them."""
+        with self.path.open("rb") as file:
+            os.fsync(file.fileno())
+        return self.path.stat().st_size
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """All rows of a metrics.jsonl."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

@@ -1,0 +1,141 @@
+"""Settings: one parser, nothing unknown or without effect, and a file that reads back equal."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from llm import config, run
+from llm.__main__ import main
+from llm.config import Config, ConfigError
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIGS = sorted((ROOT / "llm/configs").glob("*.toml"))
+
+
+def write(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "c.toml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_files_are_read_in_order_and_flags_come_last(tmp_path):
+    one = write(tmp_path, "[correction]\nlam = 2.0\nc1 = 5\n[run]\nseed = 1\n")
+    two = tmp_path / "d.toml"
+    two.write_text("[correction]\nlam = 3.0\n[loss]\nactor_ppo = false\n")
+    cfg = config.load([one, str(two)], ["--run.seed", "7"])
+    assert (cfg.correction.lam, cfg.correction.c1, cfg.run.seed) == (3.0, 5.0, 7)
+    assert cfg.loss.actor_ppo is False
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_every_shipped_preset_loads_and_its_dump_reads_back_equal(path, tmp_path):
+    cfg = config.load([str(path)], [])
+    again = config.load([write(tmp_path, config.dump(cfg))], [])
+    assert again == cfg
+
+
+def test_infinite_caps_survive_the_round_trip(tmp_path):
+    cfg = config.load([], ["--correction.c1", "inf", "--loss.clip-low", "inf"])
+    assert config.load([write(tmp_path, config.dump(cfg))], []).correction.c1 == float("inf")
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("[correction]\nlmb = 1.0\n", r"unknown key correction\.lmb; perhaps .*correction\.lam"),
+        ("[correctoin]\nlam = 1.0\n", r"unknown key correctoin\.lam; perhaps .*correction\.lam"),
+        ("lam = 1.0\n", r"unknown key lam; perhaps .*correction\.lam"),
+        ("[loss]\nlam = 1.0\n", r"unknown key loss\.lam; perhaps .*correction\.lam"),
+        ("[correction]\nlam = '1.0'\n", r"correction\.lam must be a float, got '1.0'"),
+        ("[run]\nsteps = 2.5\n", r"run\.steps must be a int, got 2\.5"),
+        ("[run]\nsteps = true\n", r"run\.steps must be a int, got True"),
+        ("[loss]\nactor_ppo = 1\n", r"loss\.actor_ppo must be a bool, got 1"),
+        ("[correction\n", r"is not TOML"),
+    ],
+)
+def test_a_fault_in_a_file_is_an_error_that_names_key_and_remedy(tmp_path, text, message):
+    with pytest.raises(ConfigError, match=message):
+        config.load([write(tmp_path, text)], [])
+
+
+def test_a_missing_file_is_named():
+    with pytest.raises(ConfigError, match=r"cannot read config file nope\.toml"):
+        config.load(["nope.toml"], [])
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        ("--correction.lam 0", "lam must be greater than 0"),
+        ("--correction.lam nan", "lam must be a finite number"),
+        ("--correction.lam inf", "lam must be a finite number"),
+        ("--run.steps -3", "run.steps must be greater than 0"),
+        ("--rollout.rollouts-per-prompt 1", "at least 2"),
+        ("--rollout.max-new-tokens 5", "at least 9: the longest answer"),
+        ("--warmup.policy-error 1.5", "between 0 and 1"),
+        ("--policy.width 40", "a multiple of 16"),
+        ("--loss.updates-per-rollout 3", "a divisor of the 128 sequences"),
+        (
+            "--task.digits-min 9 --rollout.max-new-tokens 20",
+            "digits_max must be >= task.digits_min",
+        ),
+        ("--correction.name tis --correction.lam 2", "lam 2.0 would have no effect"),
+        ("--correction.tis-cap 3", "tis_cap 3.0 would have no effect: it needs name = tis"),
+        ("--correction.c2 2", "c2 2.0 would have no effect: it needs target = new"),
+        ("--correction.name none --correction.target new", "target new would have no effect"),
+        ("--correction.z batch --correction.no_such 1", "no_such"),
+        ("--correction.z batch --correction.kappa False", "kappa False would have no effect"),
+        ("--correction.name tis --loss.denominator accepted", "nothing else rejects"),
+        ("--policy.path x --policy.layers 3", "it needs an empty policy.path"),
+        ("--rollout.source policy", "there is no actor to train"),
+        ("--correction.mask bernouli", "bernouli"),
+    ],
+)
+def test_a_bad_or_ineffective_setting_is_an_error(flags, message, capsys):
+    with pytest.raises(SystemExit):
+        config.load([], flags.split())
+    assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())
+
+
+def test_help_needs_neither_torch_nor_tyro():
+    code = "import sys; from llm.__main__ import main; main(['--help']); "
+    code += "sys.exit(int(bool({'torch', 'tyro', 'transformers'} & set(sys.modules))))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and "python -m llm train CONFIG.toml" in done.stdout
+
+
+def test_unknown_commands_and_missing_runs_say_what_there_is(capsys, tmp_path):
+    assert main(["trian"]) == 2
+    assert "there are: train, eval" in capsys.readouterr().err
+    assert main(["eval", str(tmp_path)]) == 2
+    assert "holds no config.toml" in capsys.readouterr().err
+
+
+def test_a_folder_with_another_configuration_is_refused_and_left_as_it_was(tmp_path):
+    folder = tmp_path / "r"
+    run.prepare(config.load([], ["--run.folder", str(folder)]))
+    before = (folder / "config.toml").read_bytes()
+    with pytest.raises(ConfigError, match=r"correction\.lam \(1\.0 there, 2\.0 now\)"):
+        run.prepare(config.load([], ["--run.folder", str(folder), "--correction.lam", "2"]))
+    assert (folder / "config.toml").read_bytes() == before
+
+
+def test_an_unwritable_folder_is_an_error_before_any_work(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"cannot write to run folder"):
+        run.prepare(config.load([], ["--run.folder", str(tmp_path / "file" / "r")]))
+
+
+def test_dry_run_prints_the_resolved_configuration_and_writes_nothing(tmp_path, capsys):
+    folder = tmp_path / "r"
+    flags = ["--run.folder", str(folder), "--correction.lam", "1.5", "--dry-run"]
+    assert main(["train", str(CONFIGS[0]), *flags]) == 0
+    assert "lam = 1.5" in capsys.readouterr().out and not folder.exists()
+
+
+def test_defaults_pass_their_own_checks():
+    assert Config() == config.load([], [])
