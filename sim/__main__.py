@@ -1,0 +1,41 @@
+"""The lab's door: `python -m sim COMMAND`. A command is a module with `main(argv) -> exit code`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+
+# name: (module, one line for --help); modules are imported only when their command runs
+COMMANDS = {
+    "check": ("sim.check", "verify the claims of the paper and of docs/theory.md, one by one"),
+    "sweep": ("sim.sweep", "the numbers of Figure 2: acceptance and KL after, against KL before"),
+    "estimators": (
+        "sim.estimators",
+        "exact bias, noise and error of policy-gradient estimators on small trees",
+    ),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    width = max(map(len, COMMANDS))
+    listing = "\n".join(f"  {name:{width}}  {line}" for name, (_, line) in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m sim",
+        description="Finite worlds in which everything about OBRS can be computed.",
+        epilog=f"commands:\n{listing}\n\n'python -m sim COMMAND --help' explains one.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="see below")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, default=[], help="its options")
+    args = parser.parse_args(argv)
+    module = importlib.import_module(COMMANDS[args.command][0])
+    return module.main(args.arguments)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except BrokenPipeError:  # the reader, `head` for one, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
