@@ -1,6 +1,7 @@
 # Two commands are all a newcomer needs: `make demo` and `make test`. Both set up .venv themselves.
 PYTHON ?= python3
 VENV := .venv
+DEMO := llm/configs/demo.toml
 RUN := OMP_NUM_THREADS=1 $(VENV)/bin/python
 
 .PHONY: help install demo test check format bench clean
@@ -21,7 +22,13 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 demo: install
-	$(RUN) -m llm demo
+	@# Each step goes on where it was interrupted: finished runs are kept, others resume.
+	$(RUN) -m sim check
+	$(RUN) -m llm train $(DEMO)
+	$(RUN) -m llm train $(DEMO) llm/configs/demo_none.toml
+	$(RUN) -m llm train $(DEMO) llm/configs/demo_tis_distill.toml
+	$(RUN) -m paper_figures fig2 --out runs/demo
+	$(RUN) -m paper_figures demo runs/demo
 
 test: install
 	$(RUN) -m pytest

@@ -1,0 +1,31 @@
+"""`python -m paper_figures FIGURE`. Each figure is a module with `main(argv) -> exit code`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+
+# name: (module, one line for --help); a module is imported only when its figure is drawn
+FIGURES = {
+    "demo": ("paper_figures.demo", "pass rate and KL against step, for the runs of make demo"),
+    "fig2": ("paper_figures.fig2", "acceptance and KL after rejection against KL before"),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    listing = "\n".join(f"  {name}  {line}" for name, (_, line) in FIGURES.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m paper_figures",
+        description="Draw a figure of the paper from our own numbers.",
+        epilog=f"figures:\n{listing}\n\n'python -m paper_figures FIGURE --help' explains one.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("figure", choices=FIGURES, metavar="FIGURE", help="see below")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, default=[], help="its options")
+    args = parser.parse_args(argv)
+    return importlib.import_module(FIGURES[args.figure][0]).main(args.arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
