@@ -90,6 +90,23 @@ def test_lam_is_the_largest_that_fits(backend, pair, data):
 
 
 @in_float64
+def test_lam_may_be_a_ratio(backend):
+    """B2: a token with r = lam is accepted for certain; the ratios are 1/2, 1 and 2."""
+    p, q = np.array([[0.25, 0.25, 0.5], [0.5, 0.25, 0.25]])
+    lam = lam_for_budget(backend.array(np.log(p)), backend.array(np.log(q)), 0.75)
+    backend.check(lam, 1.0)
+
+
+@in_float64
+def test_a_newton_step_may_end_on_a_ratio(backend):
+    """B2: the first step, P / budget = 1, is a ratio but not the root; its token counts once."""
+    p, q = [0.25, 0.125, 0.125, 0.5, 0.0], [0.75, 0.125, 0.0625, 0.0, 0.0625]
+    with np.errstate(divide="ignore"):
+        lam = lam_for_budget(backend.array(np.log(p)), backend.array(np.log(q)), 0.5)
+    backend.check(lam, 0.8)
+
+
+@in_float64
 @given(pair=pairs(covered=True))
 def test_at_budget_1_lam_is_the_smallest_ratio(backend, pair):
     """A3: every lam <= min p / q accepts everything; the largest of them is returned."""

@@ -268,6 +268,20 @@ def test_group_advantage_is_centred_scaled_and_zero_for_equal_rewards():
     by_hand = [0.5 / (sd + 1e-4) * sign for sign in (1, -1, -1, 1)]
     assert a[:4].tolist() == pytest.approx(by_hand, rel=1e-6)
     assert a[4:].tolist() == [0.0] * 4
+    equal = torch.full((7,), 0.1)
+    assert bool((equal != equal.mean()).any())  # float32 rounding would make an advantage of it
+    assert group_advantage(equal, 7).tolist() == [0.0] * 7
+
+
+def test_every_step_has_prompts_samples_and_coins_of_its_own(pair):
+    """The same step gives the same batch, another step another one."""
+    cfg = config(name="jackpot")
+    one, again, other = (train.rollout(cfg, *pair, step=s) for s in (3, 3, 4))
+    assert torch.equal(one.ids, again.ids) and torch.equal(one.logp_inf, again.logp_inf)
+    assert one.answers != other.answers
+    a, b = (data.stream(0, "sampling", s).random(1000) for s in (3, 4))
+    c = data.stream(0, "rejection", 3).random(1000)
+    assert abs(np.corrcoef([a, b, c]) - np.eye(3)).max() < 0.15
 
 
 @pytest.mark.parametrize(
