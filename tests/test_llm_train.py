@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import signal
@@ -151,6 +152,28 @@ def test_policy_forwards_per_step_are_one_per_update_and_one_for_p_ref(
     start(tmp_path, warm, *extra)
     per_step = 2 if updates == 1 else 1 + 2 * updates  # policy and actor; p_ref once if it differs
     assert len(calls) == 3 * per_step
+
+
+def test_p_ref_is_the_policy_before_the_updates_at_every_update_of_a_step(
+    tmp_path, warm, monkeypatch
+):
+    """PPO's anchor: each of four updates gets the starting policy's log-probs of its own tokens."""
+    original, before, moved = train.update, {}, []
+
+    def checking(cfg, policy, actor, optimizers, batch, ref, coin, guard, step):
+        if step not in before:
+            before[step] = copy.deepcopy(policy)
+        expected = train.score(cfg, before[step], batch)
+        assert torch.allclose(ref.logp, expected.logp, atol=1e-5)
+        assert torch.allclose(ref.topk_logp, expected.topk_logp, atol=1e-5)
+        now = train.score(cfg, policy, batch).logp
+        moved.append(float((now - expected.logp).abs().max()))
+        return original(cfg, policy, actor, optimizers, batch, ref, coin, guard, step)
+
+    monkeypatch.setattr(train, "update", checking)
+    extra = ("--loss.updates-per-rollout", "4", "--optim.policy-lr", "0.01", "--run.steps", "2")
+    start(tmp_path, warm, *extra)
+    assert len(moved) == 8 and moved[0] == 0.0 and max(moved) > 0.01
 
 
 @pytest.mark.parametrize(
