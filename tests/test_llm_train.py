@@ -171,6 +171,7 @@ def test_p_ref_is_the_policy_before_the_updates_at_every_update_of_a_step(
         return original(cfg, policy, actor, optimizers, batch, ref, coin, guard, step)
 
     monkeypatch.setattr(train, "update", checking)
+    monkeypatch.setattr(train.evaluate, "rewards", lambda b: torch.arange(len(b.answers)) % 2.0)
     extra = ("--loss.updates-per-rollout", "4", "--optim.policy-lr", "0.01", "--run.steps", "2")
     start(tmp_path, warm, *extra)
     assert len(moved) == 8 and moved[0] == 0.0 and max(moved) > 0.01
