@@ -6,12 +6,24 @@ Log-probabilities in, last axis = vocabulary, any leading batch dimensions. Impo
 from .budget import common_lam_for_budget, lam_for_budget, lam_from_samples
 from .divergence import chi2_p_q, chi2_q_p, hellinger2, js, kl_p_q, kl_q_p, tv
 from .obrs import accept_prob, acceptance_rate, post_rejection
-from .topk import kappa, z_topk
+from .tail import (
+    TailStatistic,
+    merge_tail,
+    smooth_tail,
+    tail_bound,
+    tail_ratio,
+    tail_statistic,
+    z_bounds,
+    z_tail_ratio,
+)
+from .topk import kappa, z_topk, z_union
+from .tracking import track_lam
 from .weights import expected_weight, icepop, importance, obrs_weight, tis
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "TailStatistic",
     "accept_prob",
     "acceptance_rate",
     "chi2_p_q",
@@ -27,9 +39,18 @@ __all__ = [
     "kl_q_p",
     "lam_for_budget",
     "lam_from_samples",
+    "merge_tail",
     "obrs_weight",
     "post_rejection",
+    "smooth_tail",
+    "tail_bound",
+    "tail_ratio",
+    "tail_statistic",
     "tis",
+    "track_lam",
     "tv",
+    "z_bounds",
+    "z_tail_ratio",
     "z_topk",
+    "z_union",
 ]

@@ -1,8 +1,13 @@
-"""The acceptance rate from a few known tokens, and the paper's batch calibration of it."""
+"""The acceptance rate from a few known tokens: bounds, and the paper's batch calibration of it.
+
+The actor's engine gives q at its k likeliest tokens only, the known set K. The others, the tail,
+hold q_T together, none of them more than the cap c, the smallest known q. p is known everywhere.
+"""
 
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 from .arrays import (
     Array,
@@ -14,6 +19,7 @@ from .arrays import (
     parameter,
     per_row,
     quiet,
+    zero,
 )
 
 
@@ -49,18 +55,69 @@ def z_topk(
     xp, log_p_k, log_q_k = checked_log_probs(log_p_k=log_p_k, log_q_k=log_q_k)
     _, log_p_tail, log_q_tail = checked(log_p_tail=log_p_tail, log_q_tail=log_q_tail)
     shape = tuple(log_p_k.shape[:-1])
-    for name, x in {"log_p_tail": log_p_tail, "log_q_tail": log_q_tail}.items():
-        if tuple(x.shape) != shape or x.dtype != log_p_k.dtype:
-            raise ValueError(
-                f"{name} must have shape {shape} and dtype {log_p_k.dtype}, "
-                f"got {tuple(x.shape)} and {x.dtype}"
-            )
-        check_log_prob_values(xp, name, x)
+    check_per_state(xp, log_p_k, {"log_p_tail": log_p_tail, "log_q_tail": log_q_tail})
     lam = parameter(xp, "lam", lam, shape, 0.0, high_open=True)
     log_lam = log(xp, lam, like=log_p_k)
     known = xp.exp(xp.minimum(log_q_k, log_p_k - per_row(xp, log_lam)))
     lower = xp.sum(known, axis=-1)
     return lower, lower + xp.exp(xp.minimum(log_q_tail, log_p_tail - log_lam))
+
+
+@quiet
+def z_union(
+    log_p_k: Array,
+    log_q_k: Array,
+    log_p_top: Array,
+    is_shared: Array,
+    log_q_tail: Array,
+    lam: float | Array,
+    unknown: Literal["zero", "capped"],
+) -> Array:
+    """The paper's Z_approx on the union of q's and p's likeliest tokens, from what is known of q.
+
+    At a token that is among p's likeliest and not among q's, no engine has given q. "zero" takes
+    it as 0, which leaves Z_K: a lower bound of Z whatever p is. "capped" takes it as large as it
+    can be: at most c each and q_T together, an upper bound of the paper's sum (not of Z, whose
+    other tokens are dropped). If q is known there after all, put those tokens into `z_topk`.
+
+    Args:
+        log_p_k, log_q_k: log-probabilities of q's k likeliest tokens, nats, shape (..., k).
+        log_p_top: log p of p's m likeliest tokens, shape (..., m).
+        is_shared: True where that token is among q's k as well, so that it counts once; bool,
+            shape (..., m).
+        log_q_tail: log of the mass of q outside its k, shape (...).
+        lam: threshold in (0, inf): a number or an array of the leading shape.
+        unknown: "zero" or "capped".
+
+    Returns:
+        Z_approx, shape (...).
+
+    Raises:
+        TypeError, ValueError: as `tail_bound`; ValueError also for another `unknown`.
+
+    Paper: Algorithm 1, V_k (Sec. 4.4.2). Differs: q is not assumed known on the union.
+    """
+    if unknown not in ("zero", "capped"):
+        raise ValueError(f'unknown must be "zero" or "capped", got {unknown!r}')
+    xp, log_p_k, log_q_k = checked_log_probs(log_p_k=log_p_k, log_q_k=log_q_k)
+    _, log_p_top = checked_log_probs(log_p_top=log_p_top)
+    shape = tuple(log_p_k.shape[:-1])
+    if tuple(log_p_top.shape[:-1]) != shape or log_p_top.dtype != log_p_k.dtype:
+        raise ValueError(
+            f"log_p_top must have shape {shape} and a last axis, and dtype {log_p_k.dtype}, "
+            f"got {tuple(log_p_top.shape)} and {log_p_top.dtype}"
+        )
+    check_mask(xp, "is_shared", is_shared, log_p_top)
+    check_per_state(xp, log_p_k, {"log_q_tail": log_q_tail})
+    lam = parameter(xp, "lam", lam, shape, 0.0, high_open=True)
+    log_lam = per_row(xp, log(xp, lam, like=log_p_k))
+    known = xp.sum(xp.exp(xp.minimum(log_q_k, log_p_k - log_lam)), axis=-1)
+    if unknown == "zero":
+        return known
+    cap = xp.min(log_q_k, axis=-1, keepdims=True)
+    log_m = xp.where(is_shared, zero(xp, log_p_k) - math.inf, log_p_top - log_lam)
+    capped = xp.sum(xp.exp(xp.minimum(cap, log_m)), axis=-1)
+    return known + xp.minimum(xp.exp(log_q_tail), capped)
 
 
 def kappa(accepted: Array, z_approx: Array) -> float:
@@ -96,3 +153,28 @@ def kappa(accepted: Array, z_approx: Array) -> float:
     if mean_z == 0.0:
         raise ValueError("z_approx is 0 in every state, so there is nothing to calibrate")
     return float(xp.mean(accepted)) / mean_z
+
+
+def check_per_state(xp, like: Array, arrays: dict[str, Array]) -> None:
+    """Log-probabilities, one per state of `like` (..., tokens), of its dtype."""
+    shape = tuple(like.shape[:-1])
+    for name, x in arrays.items():
+        checked(**{name: x})
+        if tuple(x.shape) != shape or x.dtype != like.dtype:
+            raise ValueError(
+                f"{name} must have shape {shape} and dtype {like.dtype}, "
+                f"got {tuple(x.shape)} and {x.dtype}"
+            )
+        check_log_prob_values(xp, name, x)
+
+
+def check_mask(xp, name: str, mask: Array, like: Array) -> None:
+    """A bool array of the shape of `like`."""
+    if not is_array_api_obj(mask) or mask.dtype != xp.bool:
+        found = mask.dtype if is_array_api_obj(mask) else type(mask).__name__
+        raise TypeError(f"{name} must be a bool array, got {found}")
+    if tuple(mask.shape) != tuple(like.shape):
+        raise ValueError(
+            f"{name} has shape {tuple(mask.shape)}; it must have the shape of the "
+            f"log-probabilities it selects from, {tuple(like.shape)}"
+        )

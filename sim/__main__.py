@@ -11,10 +11,13 @@ import sys
 COMMANDS = {
     "check": ("sim.check", "verify the claims of the paper and of docs/theory.md, one by one"),
     "sweep": ("sim.sweep", "the numbers of Figure 2: acceptance and KL after, against KL before"),
+    "budgets": ("sim.budgets", "three ways to spend a budget over many states, and a tracked lam"),
     "estimators": (
         "sim.estimators",
         "exact bias, noise and error of policy-gradient estimators on small trees",
     ),
+    "topk": ("sim.topk", "errors of Z estimated from the actor's k likeliest tokens"),
+    "report": ("sim.report", "all of it, run anew, on one page of HTML"),
 }
 
 

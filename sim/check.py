@@ -15,6 +15,11 @@ CLAIM_MODULES = (
     "theorems_obrs",
     "theorems_budget",
     "theorems_weights",
+    "theorems_solver",
+    "theorems_z",
+    "theorems_estimators",
+    "theorems_states",
+    "theorems_paths",
     "theorems_core",
 )
 
