@@ -62,7 +62,7 @@ def checked_log_probs(**arrays: Array) -> tuple:
     return xp, *values
 
 
-def check_log_prob_values(xp, name: str, x: Array) -> None:
+def check_log_prob_values(xp: Any, name: str, x: Array) -> None:
     """Refuse NaN and anything above 0 (beyond rounding): those are not log-probabilities."""
     top = _max(xp, x)
     if math.isnan(top):
@@ -74,7 +74,7 @@ def check_log_prob_values(xp, name: str, x: Array) -> None:
         )
 
 
-def check_log_ratio_values(xp, name: str, x: Array) -> None:
+def check_log_ratio_values(xp: Any, name: str, x: Array) -> None:
     """Refuse NaN and +inf: a sampled token has q > 0, so its ratio p/q is finite."""
     top = _max(xp, x)
     if math.isnan(top):
@@ -87,7 +87,7 @@ def check_log_ratio_values(xp, name: str, x: Array) -> None:
 
 
 def parameter(
-    xp,
+    xp: Any,
     name: str,
     x: Any,
     shape: tuple[int, ...],
@@ -126,20 +126,20 @@ def parameter(
     if highest == -math.inf and lowest == math.inf:  # an empty array
         return x
     if lowest < low or (low_open and lowest == low):
-        raise ValueError(f"{name} must lie in {interval}, got {lowest:g}")
+        raise ValueError(f"{name} must lie in {interval}, got {lowest!r}")
     if highest > high or (high_open and highest == high):
-        raise ValueError(f"{name} must lie in {interval}, got {highest:g}")
+        raise ValueError(f"{name} must lie in {interval}, got {highest!r}")
     return x
 
 
-def log(xp, x: Any, like: Array) -> Any:
+def log(xp: Any, x: Any, like: Array) -> Any:
     """log x as a Python float, or as an array of `like`'s dtype (log taken before the cast)."""
     if isinstance(x, float):
         return math.log(x) if x > 0 else -math.inf
     return xp.astype(xp.log(x), like.dtype)
 
 
-def per_row(xp, x: Any) -> Any:
+def per_row(xp: Any, x: Any) -> Any:
     """Append the vocabulary axis to a parameter over the leading axes."""
     return x if isinstance(x, float) else xp.expand_dims(x, axis=-1)
 
@@ -149,7 +149,7 @@ def constant(x: Array) -> Array:
     return x.detach() if hasattr(x, "detach") else x
 
 
-def on_host(xp, x: Array) -> tuple:
+def on_host(xp: Any, x: Array) -> tuple:
     """numpy and the array as float64 there if it lies in CPU memory, else its own library.
 
     numpy compares and masks several times faster than torch on a CPU (benchmarks/lam_solver.py).
@@ -161,29 +161,29 @@ def on_host(xp, x: Array) -> tuple:
     return xp, xp.astype(x, xp.float64, copy=False)
 
 
-def zero(xp, like: Array) -> Array:
+def zero(xp: Any, like: Array) -> Array:
     """A 0-d zero with the dtype and on the device of `like`."""
     return xp.zeros((), dtype=like.dtype, device=like.device)
 
 
-def first_row(xp, bad: Array) -> tuple[int, ...]:
+def first_row(xp: Any, bad: Array) -> tuple[int, ...]:
     """Index, over the axes of `bad`, of its first True."""
     flat = int(xp.argmax(xp.astype(xp.reshape(bad, (-1,)), xp.int32)))
     return tuple(int(i) for i in np.unravel_index(flat, tuple(bad.shape)))
 
 
-def _max(xp, x: Array) -> float:
+def _max(xp: Any, x: Array) -> float:
     """max, or -inf for an empty array; NaN anywhere gives NaN (as the standard demands)."""
     return float(xp.max(constant(x))) if math.prod(x.shape) else -math.inf
 
 
-def _nan_message(xp, name: str, x: Array) -> str:
+def _nan_message(xp: Any, name: str, x: Array) -> str:
     nan = xp.isnan(x)
     count = int(xp.sum(xp.astype(nan, xp.int64)))
     return f"{name} holds {count} NaN, the first at index {first_row(xp, nan)}; NaN is never legal"
 
 
-def _one_library(arrays: dict[str, Any]):
+def _one_library(arrays: dict[str, Any]) -> Any:
     """The namespace of all the arrays (a namespace stands for itself)."""
     spaces = {n: array_namespace(x) if is_array_api_obj(x) else x for n, x in arrays.items()}
     if len({id(s) for s in spaces.values()}) > 1:
@@ -192,11 +192,11 @@ def _one_library(arrays: dict[str, Any]):
     return next(iter(spaces.values()))
 
 
-def _library(xp) -> str:
+def _library(xp: Any) -> str:
     return xp.__name__.removeprefix("array_api_compat.")
 
 
-def _check_dtype(xp, name: str, x: Array) -> None:
+def _check_dtype(xp: Any, name: str, x: Array) -> None:
     if x.dtype == xp.float64 or x.dtype == xp.float32:
         return
     why = "this is not a real floating-point array"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import sys
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .arrays import (
     Array,
@@ -30,10 +30,12 @@ class _Precision(NamedTuple):
 
     slack: float  # by how much a budget may exceed q(supp p)
     edge: float  # how near to q(supp p), relatively, a budget counts as equal to it
+    sum: float  # up to how much a row's sum of q may miss 1, which adds to the slack
 
 
-_FLOAT64 = _Precision(slack=1e-12, edge=4e-15)
-_FLOAT32 = _Precision(slack=1e-4, edge=1e-6)  # 150,000 float32 terms sum to 1 only up to 5e-5
+_FLOAT64 = _Precision(slack=1e-12, edge=4e-15, sum=0.0)
+_FLOAT32 = _Precision(slack=1e-6, edge=1e-6, sum=1e-4)  # 150,000 terms miss 1 by up to 5e-5
+_BUDGET_MAX = 1.0 + 1e-12  # a rate that the core itself returned may exceed 1 by rounding
 _BLOCK_ELEMENTS = 2**17  # 1 MiB of float64
 _LAM_MAX = sys.float_info.max
 
@@ -56,14 +58,14 @@ def lam_for_budget(log_p: Array, log_q: Array, budget: float | Array) -> Array:
     Raises:
         TypeError: dtype other than float32/float64, libraries or dtypes mixed.
         ValueError: shapes differ, NaN, a log-probability above 0, budget outside (0, 1] or above
-            the reachable maximum q(supp p) (slack 1e-12; 1e-4 in float32), or a lam that the
-            dtype cannot hold. The message names the row and the maximum.
+            the reachable maximum q(supp p) (slack 1e-12; in float32 1e-6 and what q misses of 1),
+            or a lam that the dtype cannot hold. The message names the row and the maximum.
 
     Paper: Theorem 3.4 (existence as corrected in docs/theory.md, A3).
     """
     xp, log_p, log_q = checked_log_probs(log_p=log_p, log_q=log_q)
     shape = tuple(log_p.shape[:-1])
-    budget = parameter(xp, "budget", budget, shape, 0.0, 1.0)
+    budget = parameter(xp, "budget", budget, shape, 0.0, _BUDGET_MAX)
     n, v = math.prod(shape), log_p.shape[-1]
     precision = _precision(xp, log_p)
     wanted = xp.zeros(shape, dtype=xp.float64, device=log_p.device) + (
@@ -167,7 +169,7 @@ def lam_from_samples(log_ratio: Array, budget: float) -> float:
 
 @quiet
 def _solve(
-    xp, log_p: Array, log_q: Array, budget: Array, precision: _Precision
+    xp: Any, log_p: Array, log_q: Array, budget: Array, precision: _Precision
 ) -> tuple[Array, Array]:
     """lam (b,) and the reachable maximum q(supp p) (b,) of float64 rows (b, v); NaN out of reach.
 
@@ -198,17 +200,18 @@ def _solve(
     if bool(xp.any(edge)):  # every lam up to the smallest common ratio fits: take that one
         common = (log_r > -inf) & (log_r < inf)
         lam = xp.where(edge, xp.exp(xp.min(xp.where(common, log_r, inf), axis=-1)), lam)
-    unreachable = (reach == 0) | (budget > reach + precision.slack)
+    missing = xp.minimum(xp.abs(xp.sum(q, axis=-1) - 1.0), 0 * budget + precision.sum)
+    unreachable = (reach == 0) | (budget > reach + precision.slack + missing)
     return xp.where(unreachable | too_large, nan, lam), reach
 
 
-def _dot(xp, x: Array, mask: Array) -> Array:
+def _dot(xp: Any, x: Array, mask: Array) -> Array:
     """Sum of x over the tokens where mask holds, per row."""
     return xp.vecdot(x, xp.astype(mask, xp.float64), axis=-1)
 
 
 def _solve_block(
-    xp,
+    xp: Any,
     log_p: Array,
     log_q: Array,
     budget: Array,
@@ -230,7 +233,7 @@ def _solve_block(
     (i,) = first_row(host, bad)
     asked, most = float(wanted[i]), float(reach[i])
     where = f" in row {_unravel(start + i, shape)}" if shape else ""
-    if most == 0 or asked > most + precision.slack:
+    if most == 0 or asked > most:
         raise ValueError(
             f"budget {asked:.12g} is out of reach{where}: p is 0 on the rest of q's mass, so no "
             f"lam accepts more than the reachable maximum {most:.12g}; lower the budget"
@@ -238,7 +241,7 @@ def _solve_block(
     raise ValueError(f"budget {asked:.12g}{where} needs a lam above the largest float64; raise it")
 
 
-def _solve_one(xp, log_p: Array, log_q: Array, budget: float, precision: _Precision) -> float:
+def _solve_one(xp: Any, log_p: Array, log_q: Array, budget: float, precision: _Precision) -> float:
     """`_solve_block` for a single row (1, v) and a number."""
     wanted = xp.full((1,), budget, dtype=xp.float64, device=log_p.device)
     lam = float(_solve_block(xp, log_p, log_q, wanted, precision)[0])
@@ -255,17 +258,17 @@ def _unravel(flat: int, shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(reversed(index))
 
 
-def _precision(xp, x: Array) -> _Precision:
+def _precision(xp: Any, x: Array) -> _Precision:
     return _FLOAT64 if x.dtype == xp.float64 else _FLOAT32
 
 
-def _number(xp, name: str, budget: float) -> float:
-    budget = parameter(xp, name, budget, (), 0.0, 1.0)
+def _number(xp: Any, name: str, budget: float) -> float:
+    budget = parameter(xp, name, budget, (), 0.0, _BUDGET_MAX)
     return float(budget)
 
 
 @quiet
-def _log_state_weight(xp, state_weight: Array, log_p: Array, shape: tuple[int, ...]) -> Array:
+def _log_state_weight(xp: Any, state_weight: Array, log_p: Array, shape: tuple[int, ...]) -> Array:
     """log of the normalised state weights, float64, shape (n, 1)."""
     weight = parameter(xp, "state_weight", state_weight, shape, 0.0, low_open=False, high_open=True)
     if isinstance(weight, float) or tuple(weight.shape) != shape:

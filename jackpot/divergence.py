@@ -23,33 +23,83 @@ differentiable in torch with respect to either argument wherever it is finite.
 
 from __future__ import annotations
 
+from typing import Any
+
 from .arrays import Array, checked_log_probs, quiet, zero
 
 
 @quiet
 def kl_p_q(log_p: Array, log_q: Array) -> Array:
-    """KL(p || q) = sum p log(p / q), nats, shape (...); inf where q = 0 < p. Paper: Theorem 3.3."""
+    """KL(p || q) = sum p log(p / q), nats; inf where q = 0 < p.
+
+    Args:
+        log_p, log_q: log-probabilities, nats, shape (..., v), float32 or float64, one library.
+
+    Returns:
+        KL, nats, >= 0, shape (...).
+
+    Raises:
+        TypeError, ValueError: as `accept_prob`.
+
+    Paper: Theorem 3.3.
+    """
     xp, log_p, log_q = checked_log_probs(log_p=log_p, log_q=log_q)
     return _kl(xp, log_p, log_q)
 
 
 @quiet
 def kl_q_p(log_p: Array, log_q: Array) -> Array:
-    """KL(q || p) = sum q log(q / p), nats, shape (...); inf where p = 0 < q."""
+    """KL(q || p) = sum q log(q / p), nats; inf where p = 0 < q.
+
+    Args:
+        log_p, log_q: log-probabilities, nats, shape (..., v), float32 or float64, one library.
+
+    Returns:
+        KL, nats, >= 0, shape (...).
+
+    Raises:
+        TypeError, ValueError: as `accept_prob`.
+
+    Source: docs/theory.md, A1.
+    """
     xp, log_p, log_q = checked_log_probs(log_p=log_p, log_q=log_q)
     return _kl(xp, log_q, log_p)
 
 
 @quiet
 def tv(log_p: Array, log_q: Array) -> Array:
-    """Total variation 1/2 sum |p - q|, in [0, 1], shape (...)."""
+    """Total variation 1/2 sum |p - q|.
+
+    Args:
+        log_p, log_q: log-probabilities, nats, shape (..., v), float32 or float64, one library.
+
+    Returns:
+        the distance, dimensionless, in [0, 1], shape (...).
+
+    Raises:
+        TypeError, ValueError: as `accept_prob`.
+
+    Source: docs/theory.md, A0(iv): 1 - Z at lam = 1.
+    """
     xp, top, gap, _ = _pair(log_p, log_q)
     return 0.5 * _sum_present(xp, top, -xp.exp(top) * xp.expm1(-gap))
 
 
 @quiet
 def js(log_p: Array, log_q: Array) -> Array:
-    """Jensen-Shannon divergence, nats, in [0, log 2], shape (...)."""
+    """Jensen-Shannon divergence: the mean KL of p and of q to (p + q) / 2.
+
+    Args:
+        log_p, log_q: log-probabilities, nats, shape (..., v), float32 or float64, one library.
+
+    Returns:
+        the divergence, nats, in [0, log 2], shape (...).
+
+    Raises:
+        TypeError, ValueError: as `accept_prob`.
+
+    Source: docs/theory.md, A1.
+    """
     xp, top, gap, x = _pair(log_p, log_q)
     # log(m / p) = max(x, 0) + log((1 + e^-|x|) / 2) with x = log(q / p), and log(m / q) likewise
     common = xp.log1p(0.5 * xp.expm1(-gap))
@@ -62,21 +112,57 @@ def js(log_p: Array, log_q: Array) -> Array:
 
 @quiet
 def hellinger2(log_p: Array, log_q: Array) -> Array:
-    """Squared Hellinger distance 1/2 sum (sqrt p - sqrt q)^2, in [0, 1], shape (...)."""
+    """Squared Hellinger distance 1/2 sum (sqrt p - sqrt q)^2.
+
+    Args:
+        log_p, log_q: log-probabilities, nats, shape (..., v), float32 or float64, one library.
+
+    Returns:
+        the squared distance, dimensionless, in [0, 1], shape (...).
+
+    Raises:
+        TypeError, ValueError: as `accept_prob`.
+
+    Source: docs/theory.md, A1.
+    """
     xp, top, gap, _ = _pair(log_p, log_q)
     return 0.5 * _sum_present(xp, top, xp.exp(top) * xp.expm1(-0.5 * gap) ** 2)
 
 
 @quiet
 def chi2_p_q(log_p: Array, log_q: Array) -> Array:
-    """sum (p - q)^2 / q, dimensionless, shape (...); inf where q = 0 < p."""
+    """sum (p - q)^2 / q; inf where q = 0 < p.
+
+    Args:
+        log_p, log_q: log-probabilities, nats, shape (..., v), float32 or float64, one library.
+
+    Returns:
+        the divergence, dimensionless, >= 0, shape (...).
+
+    Raises:
+        TypeError, ValueError: as `accept_prob`.
+
+    Source: docs/theory.md, A1.
+    """
     xp, top, gap, _ = _pair(log_p, log_q)
     return _sum_present(xp, top, _chi2_terms(xp, top, gap, log_q))
 
 
 @quiet
 def chi2_q_p(log_p: Array, log_q: Array) -> Array:
-    """sum (p - q)^2 / p, dimensionless, shape (...); inf where p = 0 < q."""
+    """sum (p - q)^2 / p; inf where p = 0 < q.
+
+    Args:
+        log_p, log_q: log-probabilities, nats, shape (..., v), float32 or float64, one library.
+
+    Returns:
+        the divergence, dimensionless, >= 0, shape (...).
+
+    Raises:
+        TypeError, ValueError: as `accept_prob`.
+
+    Source: docs/theory.md, A1.
+    """
     xp, top, gap, _ = _pair(log_p, log_q)
     return _sum_present(xp, top, _chi2_terms(xp, top, gap, log_p))
 
@@ -88,23 +174,23 @@ def _pair(log_p: Array, log_q: Array) -> tuple:
     return xp, xp.maximum(log_p, log_q), xp.abs(x), x
 
 
-def _sum_present(xp, top: Array, terms: Array) -> Array:
+def _sum_present(xp: Any, top: Array, terms: Array) -> Array:
     """Sum over the vocabulary, without the tokens absent from both (log max(p, q) = -inf)."""
     return xp.sum(xp.where(xp.isinf(top), zero(xp, top), terms), axis=-1)
 
 
-def _chi2_terms(xp, top: Array, gap: Array, log_base: Array) -> Array:
+def _chi2_terms(xp: Any, top: Array, gap: Array, log_base: Array) -> Array:
     """(p - q)^2 / base = exp(2 log|p - q| - log base), in logs: 1e-300 is an ordinary number."""
     return xp.exp(2.0 * (top + xp.log(-xp.expm1(-gap))) - log_base)
 
 
-def _kl(xp, log_p: Array, log_q: Array) -> Array:
+def _kl(xp: Any, log_p: Array, log_q: Array) -> Array:
     absent = xp.isinf(log_p) & xp.isinf(log_q)
     terms = _bregman(xp, log_p, log_q, log_q - log_p)
     return xp.sum(xp.where(absent, zero(xp, log_p), terms), axis=-1)
 
 
-def _bregman(xp, log_p: Array, log_q: Array, x: Array) -> Array:
+def _bregman(xp: Any, log_p: Array, log_q: Array, x: Array) -> Array:
     """p (e^x - 1 - x) = q - p - p x, for x = log(q / p); >= 0. Zeros as in the table above.
 
     Each branch is evaluated on arguments that keep it and its gradient finite.

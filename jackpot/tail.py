@@ -115,7 +115,8 @@ def z_bounds(
 class TailStatistic(NamedTuple):
     """Two sums over sampled tail tokens; beta is their quotient.
 
-    The default is the prior of smoothing, beta = 1: it weighs as much as one tail token.
+    The default is the prior of smoothing, beta = 1: it weighs as much as one tail token. Source:
+    docs/theory_topk.md, D4.
     """
 
     accepted: float = 1.0  # sum of a, the acceptance probabilities
@@ -166,8 +167,16 @@ def merge_tail(parts: Iterable[TailStatistic]) -> TailStatistic:
 
     Rounded once, at the end, so the order of the parts does not matter.
 
+    Args:
+        parts: statistics of disjoint sets of tokens; none at all give (0, 0).
+
+    Returns:
+        TailStatistic of two sums, dimensionless.
+
     Raises:
         ValueError: a part is negative or not finite.
+
+    Source: docs/theory_topk.md, D4.
     """
     parts = [_checked_statistic(x) for x in parts]
     return TailStatistic(math.fsum(x.accepted for x in parts), math.fsum(x.bound for x in parts))
@@ -184,8 +193,13 @@ def smooth_tail(previous: TailStatistic, new: TailStatistic, decay: float) -> Ta
         new: the statistic of this step's whole batch.
         decay: how much of the past remains, in [0, 1): 0.9 remembers about ten steps, 0 none.
 
+    Returns:
+        TailStatistic of two discounted sums, dimensionless.
+
     Raises:
         ValueError: decay outside [0, 1), or a statistic that is negative or not finite.
+
+    Source: docs/theory_topk.md, D4.
     """
     if not 0.0 <= decay < 1.0:
         raise ValueError(f"decay must lie in [0, 1), got {decay:g}")
@@ -201,8 +215,16 @@ def tail_ratio(statistic: TailStatistic) -> float:
     A ratio estimate (Hajek): consistent, with a bias of order one over the number of tail tokens.
     The true quotient is at most 1; a sampled one may be larger, hence the clip.
 
+    Args:
+        statistic: two sums >= 0, of one batch or smoothed over steps.
+
+    Returns:
+        beta, dimensionless, in [0, 1].
+
     Raises:
         ValueError: a statistic that is negative or not finite.
+
+    Source: docs/theory_topk.md, D4.
     """
     accepted, bound = _checked_statistic(statistic)
     return min(1.0, accepted / bound) if bound > 0.0 else 1.0

@@ -7,7 +7,7 @@ hold q_T together, none of them more than the cap c, the smallest known q. p is 
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 from .arrays import (
     Array,
@@ -155,20 +155,20 @@ def kappa(accepted: Array, z_approx: Array) -> float:
     return float(xp.mean(accepted)) / mean_z
 
 
-def check_per_state(xp, like: Array, arrays: dict[str, Array]) -> None:
+def check_per_state(xp: Any, like: Array, arrays: dict[str, Array]) -> None:
     """Log-probabilities, one per state of `like` (..., tokens), of its dtype."""
     shape = tuple(like.shape[:-1])
     for name, x in arrays.items():
-        checked(**{name: x})
-        if tuple(x.shape) != shape or x.dtype != like.dtype:
-            raise ValueError(
-                f"{name} must have shape {shape} and dtype {like.dtype}, "
-                f"got {tuple(x.shape)} and {x.dtype}"
-            )
+        if not is_array_api_obj(x) or tuple(x.shape) != shape:
+            found = tuple(x.shape) if is_array_api_obj(x) else type(x).__name__
+            checked(**{name: x})
+            raise ValueError(f"{name} must have shape {shape} (one value per state), got {found}")
+        first = xp.min(like, axis=-1)  # of the shape, library and dtype that x must have
+        checked(log_probabilities=first, **{name: x})
         check_log_prob_values(xp, name, x)
 
 
-def check_mask(xp, name: str, mask: Array, like: Array) -> None:
+def check_mask(xp: Any, name: str, mask: Array, like: Array) -> None:
     """A bool array of the shape of `like`."""
     if not is_array_api_obj(mask) or mask.dtype != xp.bool:
         found = mask.dtype if is_array_api_obj(mask) else type(mask).__name__

@@ -74,7 +74,17 @@ def expected_weight(
 def importance(log_ratio: Array) -> Array:
     """F(r) = r, the untruncated importance weight (AReaL). Unbounded; overflows to inf.
 
-    Args, errors: see the head of this file. Paper: Sec. 2.2.
+    Args:
+        log_ratio: log p - log q of the sampled tokens, nats.
+
+    Returns:
+        The weight, >= 0.
+
+    Raises:
+        TypeError: dtype other than float32/float64.
+        ValueError: NaN or +inf in `log_ratio`.
+
+    Paper: Sec. 2.2.
     """
     xp, log_ratio = _checked_ratio(log_ratio)
     return xp.exp(log_ratio)

@@ -33,7 +33,7 @@ def main(argv: list[str]) -> int:
 
     try:
         return commands[argv[0]](argv[1:])
-    except ConfigError as e:
+    except (ConfigError, ValueError) as e:  # CheckpointError is a ValueError too
         return _fail(str(e))
     except KeyboardInterrupt:
         return _fail(f"interrupted; {_AGAIN}", code=130)
@@ -60,15 +60,13 @@ def _train(argv: list[str]) -> int:
     if (folder / "summary.json").exists():
         sys.stdout.write(f"{folder}: already complete\n")
         return 0
-    from .checkpoint import CheckpointError, Diverged
+    from .checkpoint import Diverged
     from .train import train
 
     try:
         summary = train(cfg, folder)
     except Diverged as e:
         return _fail(str(e), code=3)
-    except CheckpointError as e:
-        return _fail(str(e))
     except OSError as e:
         return _fail(
             f"cannot write {e.filename or folder}: {e.strerror}; what was saved is kept, {_AGAIN}"
@@ -110,16 +108,16 @@ def _eval(argv: list[str]) -> int:
     cfg = load([str(args.run / "config.toml")], [])
     from .checkpoint import latest, load_state
     from .evaluate import pass_rate
-    from .models import policy_and_actor
+    from .models import shells
 
     kept = latest(args.run / "checkpoints")
     if kept is None:
         raise ConfigError(f"{args.run} holds no complete checkpoint yet")
-    policy, actor = policy_and_actor(cfg, args.run)
-    load_state(kept, {"policy": policy, "actor": actor})
+    found = shells(cfg)
+    load_state(kept, found)
     sampled = dataclasses.replace(cfg.run, eval_prompts=args.prompts, seed=args.seed)
     cfg = dataclasses.replace(cfg, run=sampled)
-    for name, model in {"policy": policy, "actor": actor}.items():
+    for name, model in found.items():
         low, high, share = _interval(pass_rate(model, cfg), args.prompts)
         sys.stdout.write(
             f"{name}: pass rate {share:.3f} (95 % Wilson interval {low:.3f} to {high:.3f})\n"

@@ -76,9 +76,12 @@ def load_state(checkpoint: Path, parts: Parts) -> dict[str, Any]:
         except (KeyError, RuntimeError, ValueError) as e:
             raise CheckpointError(f"{path} does not fit this run: {e}") from e
     try:
-        return json.loads((checkpoint / "state.json").read_text())
+        state = json.loads((checkpoint / "state.json").read_text())
+        if not isinstance(state, dict) or not isinstance(state.get("step"), int):
+            raise ValueError("it holds no step")
     except (OSError, ValueError) as e:
         raise CheckpointError(f"cannot read {checkpoint / 'state.json'}: {e}") from e
+    return state
 
 
 def write_json(path: Path, value: Any) -> None:

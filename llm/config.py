@@ -201,6 +201,8 @@ def _check_bounds(cfg: Config) -> None:
         _require(flat[key] > 0, key, flat[key], "greater than 0")
     for key in _NOT_NEGATIVE:
         _require(flat[key] >= 0, key, flat[key], "at least 0")
+    for key in ("warmup.lr", "optim.policy_lr", "optim.actor_lr"):
+        _require(flat[key] <= 10, key, flat[key], "at most 10")
     for key in _SHARES:
         _require(0 <= flat[key] <= 1, key, flat[key], "between 0 and 1")
     for key in ("policy.width", "actor.width"):
@@ -237,6 +239,9 @@ def _check_effect(cfg: Config) -> None:
     """A setting changed from its default that nothing would read is an error, not a no-op."""
     c = cfg.correction
     jackpot, per_state = c.name == "jackpot", c.name == "jackpot" and c.z == "state"
+    has_actor = cfg.rollout.source == "actor"
+    warm_policy = not cfg.policy.path and cfg.warmup.policy_steps > 0
+    warm_actor = has_actor and not cfg.actor.path and cfg.warmup.actor_steps > 0
     needs = [
         ("correction.lam correction.mask correction.z correction.c1", jackpot, "name = jackpot"),
         ("loss.denominator", jackpot, "correction.name = jackpot (nothing else rejects)"),
@@ -246,8 +251,12 @@ def _check_effect(cfg: Config) -> None:
         ("correction.tis_cap", c.name == "tis", "name = tis"),
         ("correction.icepop_low correction.icepop_high", c.name == "icepop", "name = icepop"),
         ("optim.actor_lr", cfg.actor_is_trained, "a trained actor (actor_ppo or distill_coef > 0)"),
-        ("warmup.policy_steps warmup.policy_error", not cfg.policy.path, "an empty policy.path"),
-        ("warmup.actor_steps warmup.actor_error", not cfg.actor.path, "an empty actor.path"),
+        ("actor.layers actor.width actor.path warmup.actor_steps", has_actor, "an actor"),
+        ("warmup.policy_steps", not cfg.policy.path, "an empty policy.path"),
+        ("warmup.actor_steps", not cfg.actor.path, "an empty actor.path"),
+        ("warmup.policy_error", warm_policy, "a warm-up of the policy"),
+        ("warmup.actor_error", warm_actor, "a warm-up of the actor"),
+        ("warmup.lr warmup.batch_size", warm_policy or warm_actor, "a warm-up"),
         ("policy.layers policy.width", not cfg.policy.path, "an empty policy.path"),
         ("actor.layers actor.width", not cfg.actor.path, "an empty actor.path"),
     ]

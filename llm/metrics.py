@@ -38,9 +38,11 @@ from .losses import TokenWeights
 
 def ess(weight: torch.Tensor) -> float:
     """Effective sample size over sample size, (sum w)^2 / (n sum w^2); 0 if all weights are 0."""
-    w = weight.double()
-    square = float((w * w).sum())
-    return float(w.sum()) ** 2 / (w.numel() * square) if square > 0 else 0.0
+    top = float(weight.max())
+    if top == 0.0:
+        return 0.0
+    w = weight.double() / top  # squares of huge weights would overflow
+    return float(w.sum()) ** 2 / (w.numel() * float((w * w).sum()))
 
 
 def correction_metrics(parts: list[TokenWeights], name: str) -> dict[str, float]:
@@ -92,6 +94,11 @@ class MetricsFile:
     def __init__(self, path: Path, keep_bytes: int = 0) -> None:
         self.path = path
         with path.open("ab") as file:
+            if file.tell() < keep_bytes:
+                raise ValueError(
+                    f"{path} holds {file.tell()} bytes, fewer than the {keep_bytes} that the "
+                    "checkpoint counts: rows were lost. Put it back, or remove the checkpoints"
+                )
             file.truncate(keep_bytes)
 
     def write(self, row: dict[str, Any]) -> None:

@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 from transformers import logging as transformers_logging
 
@@ -47,6 +49,8 @@ def load(folder: str | Path) -> Model:
     Raises:
         ConfigError: no model there, or a vocabulary other than the task's.
     """
+    if not Path(folder).is_dir():
+        raise ConfigError(f"cannot load a model from {folder}: there is no such folder")
     try:
         model = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -55,7 +59,7 @@ def load(folder: str | Path) -> Model:
             use_safetensors=True,
             dtype=torch.float32,
         )
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as e:
         raise ConfigError(f"cannot load a safetensors model from {folder}: {e}") from e
     found = model.config.vocab_size
     if found != data.VOCAB_SIZE:
@@ -66,10 +70,22 @@ def load(folder: str | Path) -> Model:
     return model
 
 
-def policy_and_actor(cfg: Config, run_folder: Path) -> tuple[Model, Model]:
-    """Both models, loaded or warmed up. Warm-ups are kept, and reused by runs with the same."""
+def policy_and_actor(cfg: Config, run_folder: Path) -> tuple[Model, Model | None]:
+    """Both models, loaded or warmed up; no actor where the policy samples for itself.
+
+    Warm-ups are kept, and reused by runs with the same settings of them.
+    """
     torch.set_num_threads(cfg.run.threads)
-    return _model(cfg, "policy", run_folder), _model(cfg, "actor", run_folder)
+    policy = _model(cfg, "policy", run_folder)
+    return policy, _model(cfg, "actor", run_folder) if cfg.rollout.source == "actor" else None
+
+
+def shells(cfg: Config) -> dict[str, Model]:
+    """Models of the right shape for a checkpoint to be loaded into; nothing is trained."""
+    torch.set_num_threads(cfg.run.threads)
+    roles = ("policy", "actor") if cfg.rollout.source == "actor" else ("policy",)
+    parts = {role: getattr(cfg, role) for role in roles}
+    return {role: load(p.path) if p.path else build(p, seed=0) for role, p in parts.items()}
 
 
 def _model(cfg: Config, role: str, run_folder: Path) -> Model:
@@ -137,7 +153,9 @@ def _warm_up(cfg: Config, role: str, folder: Path) -> Model:
     return model
 
 
-def demonstrations(prompts: list[str], rng, error: float) -> tuple[torch.Tensor, torch.Tensor]:
+def demonstrations(
+    prompts: list[str], rng: np.random.Generator, error: float
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Prompt, answer and end-of-sequence, right-padded; and which ids are answer. (b, t) each."""
     rows = [(data.encode(p), data.encode(data.demonstration(p, rng, error))) for p in prompts]
     width = max(len(p) + len(a) + 1 for p, a in rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -62,12 +63,13 @@ def sample(
     max_new_tokens: int,
     temperature: float,
     top_k: int,
+    check: Callable[[torch.Tensor], None] = lambda logq: None,
 ) -> Batch:
     """One completion for each problem, drawn from softmax(logits / temperature).
 
     That very distribution, in float32, is what `logp_inf` and the top-k log-probabilities describe.
     All random numbers are drawn first, one per (sequence, position), so a sequence does not depend
-    on which others are sampled with it.
+    on which others are sampled with it. `check` sees log q (b, v) before each draw.
     """
     b, t = len(problems), max_new_tokens
     uniform = torch.from_numpy(rng.random((b, t)))
@@ -92,6 +94,7 @@ def sample(
             logits_to_keep=1,
         )
         logq = torch.log_softmax(out.logits[:, -1].float() / temperature, dim=-1)  # (b, v)
+        check(logq)
         token = inverse_cdf(logq, uniform[:, i])
         best = logq.topk(k, dim=-1)
         ids[alive, width + i] = token[alive]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
+import json
 import os
 import platform
 import subprocess
@@ -37,7 +38,9 @@ def prepare(cfg: Config) -> Path:
     elif (folder / "metrics.jsonl").exists() or (folder / "checkpoints").exists():
         raise ConfigError(f"{folder} holds a run without config.toml; choose another --run.folder")
     else:
-        config.write_text(dump(cfg), encoding="utf-8")
+        draft = folder / "config.toml.draft"
+        draft.write_text(dump(cfg), encoding="utf-8")
+        os.replace(draft, config)
     _append_provenance(folder / "provenance.json")
     return folder
 
@@ -62,9 +65,10 @@ def _check_same(config: Path, cfg: Config) -> None:
 
 def _append_provenance(path: Path) -> None:
     """One entry for each start of this run: what code, libraries and command it ran."""
-    import json
-
-    entries = json.loads(path.read_text()) if path.exists() else []
+    try:
+        entries = json.loads(path.read_text()) if path.exists() else []
+    except ValueError as e:
+        raise ConfigError(f"{path} is damaged ({e}); move it away") from e
     packages = ("torch", "transformers", "numpy", "safetensors")
     entry = {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -39,7 +39,7 @@ def train(cfg: Config, folder: Path) -> dict:
     optimizers: dict[str, torch.optim.Optimizer] = {"policy": _adamw(policy, cfg.optim.policy_lr)}
     if cfg.actor_is_trained:
         optimizers["actor"] = _adamw(actor, cfg.optim.actor_lr)
-    parts: dict = {"policy": policy, "actor": actor}
+    parts: dict = {"policy": policy} if actor is None else {"policy": policy, "actor": actor}
     parts |= {f"optimizer_{name}": o for name, o in optimizers.items()}
     checkpoints = folder / "checkpoints"
     kept = latest(checkpoints)
@@ -51,7 +51,7 @@ def train(cfg: Config, folder: Path) -> dict:
     for step in range(state["step"], cfg.run.steps):
         # Phase 1. Rollout: sample from p_inf, keep its log-probabilities and top k (l. 3-10)
         clock = time.perf_counter()
-        batch = rollout(cfg, policy, actor, step)
+        batch = rollout(cfg, policy, actor, step, guard)
         reward = evaluate.rewards(batch)
         advantage = group_advantage(reward, cfg.rollout.rollouts_per_prompt)
         batch = replace(batch, reward=reward, advantage=advantage)
@@ -70,7 +70,7 @@ def train(cfg: Config, folder: Path) -> dict:
         for share in shares(cfg, batch, step):
             part = batch.rows(share)
             part_ref = _pick(ref, batch, share) if ref else None
-            coin = torch.from_numpy(coins)[share][part.is_completion].float()
+            coin = torch.from_numpy(coins)[share][part.is_completion]  # float64: below 1
             seen.append(update(cfg, policy, actor, optimizers, part, part_ref, coin, guard, step))
         row |= merge(seen, cfg)
         row["seconds_update"] = time.perf_counter() - clock
@@ -78,17 +78,18 @@ def train(cfg: Config, folder: Path) -> dict:
         rows.write(row)
         done = step + 1
         if done % cfg.run.checkpoint_every == 0 or done == cfg.run.steps:
+            check_models(cfg, {"policy": policy, "actor": actor}, batch, guard, step)
             save_state(checkpoints, done, parts, {"step": done, "metrics_bytes": rows.size()})
         progress.show(done, progress_text(row))
 
     progress.close()
-    batch = rollout(cfg, policy, actor, cfg.run.steps)
+    batch = rollout(cfg, policy, actor, cfg.run.steps, guard)
     last = {"step": cfg.run.steps, **evaluation(cfg, policy, actor, batch)}
     rows.write(last)
     return summarise(folder, cfg)
 
 
-def rollout(cfg: Config, policy: Model, actor: Model, step: int) -> Batch:
+def rollout(cfg: Config, policy: Model, actor: Model, step: int, guard: Guard) -> Batch:
     """This step's prompts, each repeated for its group, completed by the sampling model."""
     r, seed = cfg.rollout, cfg.run.seed
     problems = data.problems(cfg.task, data.stream(seed, "prompts", step), r.prompts_per_step)
@@ -99,7 +100,21 @@ def rollout(cfg: Config, policy: Model, actor: Model, step: int) -> Batch:
         max_new_tokens=r.max_new_tokens,
         temperature=r.temperature,
         top_k=r.top_k,
+        check=lambda logq: guard.finite(
+            step, **{f"log-probability of the sampling {r.source}": logq}
+        ),
     )
+
+
+@torch.no_grad()
+def check_models(
+    cfg: Config, models: dict[str, Model], batch: Batch, guard: Guard, step: int
+) -> None:
+    """Only models that still give finite log-probabilities are worth a checkpoint."""
+    for name, model in models.items():
+        if model is not None:
+            logp = forward(cfg, model, batch.rows(torch.arange(1)))
+            guard.finite(step, **{f"log-probability of {name} after the update": logp})
 
 
 def shares(cfg: Config, batch: Batch, step: int) -> list[torch.Tensor]:

@@ -21,7 +21,10 @@ def out_dir(text: str) -> Path:
             raise argparse.ArgumentTypeError(f"there is no folder {path.parent}; make it first")
         if not os.access(path.parent, os.W_OK):
             raise argparse.ArgumentTypeError(f"cannot make {text}: {path.parent} is not writable")
-        path.mkdir()
+        try:
+            path.mkdir()
+        except OSError as error:
+            raise argparse.ArgumentTypeError(f"cannot make {text}: {error.strerror}") from error
     if not os.access(path, os.W_OK):
         raise argparse.ArgumentTypeError(f"{text} is not writable; give another folder")
     return path

@@ -165,7 +165,7 @@ def study_pairs(path: Path, ks: list[int], n: int, replicates: int, seed: int) -
 
 
 def read_stored(path: Path = STORED) -> tuple[str, list[dict]]:
-    """The stored measurement: the command that made it, and its rows."""
+    """The stored measurement: the commands that made it, and its rows."""
     with path.open(encoding="utf-8", newline="") as file:
         command = file.readline().removeprefix("#").strip()
         rows: list[dict] = []

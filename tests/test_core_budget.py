@@ -35,7 +35,7 @@ from jackpot.budget import _FLOAT64, _solve
 from sim import exact
 from sim.strategies import batches, budgets, pairs, ratios, state_weights
 
-SLACK = {b: 1e-4 if b is TORCH32 else 1e-12 for b in BACKENDS}
+SLACK = {b: 1e-6 if b is TORCH32 else 1e-12 for b in BACKENDS}
 
 
 def sort_rows(log_p, log_q, budget):
@@ -277,7 +277,7 @@ def test_the_row_that_cannot_spend_is_named(backend):
 
 @on_every_backend
 def test_a_budget_may_exceed_the_reach_by_rounding_only(backend):
-    """Slack 1e-12 (1e-4 in float32); within it, the answer is that for the reach."""
+    """Slack 1e-12 (1e-6 in float32); within it, the answer is that for the reach."""
     p, q = [Fraction(1, 2), Fraction(1, 2), Fraction(0)], [Fraction(1, 4)] * 2 + [Fraction(1, 2)]
     log_p, log_q = backend.logs(p), backend.logs(q)
     backend.check(lam_for_budget(log_p, log_q, 0.5 + 0.5 * SLACK[backend]), 2.0)

@@ -359,8 +359,10 @@ def test_tails_and_coins_share_the_precision_of_the_rest():
     """z_topk's tails and kappa's coins."""
     log_p, log_q = rows(TORCH)
     tail = TORCH32.array([-3.0, -3.0])
-    with pytest.raises(ValueError, match=r"log_p_tail must have .* dtype torch.float64, got"):
+    with pytest.raises(TypeError, match=r"torch.float64 but log_p_tail is torch.float32"):
         z_topk(log_p, log_q, 1.0, tail, tail)
+    with pytest.raises(TypeError, match="cannot be mixed"):
+        z_topk(log_p, log_q, 1.0, np.zeros(2) - 3, np.zeros(2) - 3)
     with pytest.raises(TypeError, match=r"accepted is torch.float32 but z_approx is torch.float64"):
         kappa(TORCH32.array([1.0]), TORCH.array([0.5]))
     with pytest.raises(TypeError, match="cannot be mixed"):

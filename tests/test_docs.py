@@ -46,3 +46,16 @@ def test_every_metric_the_trainer_writes_is_explained():
     assert len(written) > 20
     for name in written - {"steps", "rows", "bool"}:
         assert re.search(rf"\b{name}\b", table), name
+
+
+def test_every_public_function_documents_arguments_result_errors_and_source():
+    import inspect
+
+    import jackpot
+
+    for name in jackpot.__all__:
+        doc = inspect.getdoc(getattr(jackpot, name)) or ""
+        assert "Paper:" in doc or "Source:" in doc, name
+        if inspect.isfunction(getattr(jackpot, name)):
+            for section in ("Args:\n", "Returns:\n", "Raises:\n"):
+                assert section in doc, f"{name}: {section}"

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from llm import data, evaluate, models, train
+from llm import data, evaluate, metrics, models, train
 from llm.advantages import group_advantage
 from llm.checkpoint import Guard
 from llm.config import Config, CorrectionConfig, LossConfig, ModelConfig, OptimConfig, RolloutConfig
 from llm.logprobs import completion_logprobs, log_tail
+from llm.losses import TokenWeights, token_weights
 from llm.rewards import exact_match
 from llm.rollout import inverse_cdf, sample
 
@@ -254,7 +255,7 @@ def test_rejection_changes_no_reward_baseline_or_length_metric(pair):
     rows = []
     for correction in ({"name": "none"}, {"name": "jackpot", "lam": 50.0}):
         cfg = config(**correction)
-        batch = train.rollout(cfg, policy, actor, step=0)
+        batch = train.rollout(cfg, policy, actor, 0, Guard(Path("nowhere")))
         reward = evaluate.rewards(batch)
         rows.append((train.rollout_metrics(batch, cfg), group_advantage(reward, 4), batch.ids))
     assert rows[0][0] == rows[1][0]
@@ -276,7 +277,7 @@ def test_group_advantage_is_centred_scaled_and_zero_for_equal_rewards():
 def test_every_step_has_prompts_samples_and_coins_of_its_own(pair):
     """The same step gives the same batch, another step another one."""
     cfg = config(name="jackpot")
-    one, again, other = (train.rollout(cfg, *pair, step=s) for s in (3, 3, 4))
+    one, again, other = (train.rollout(cfg, *pair, s, Guard(Path("nowhere"))) for s in (3, 3, 4))
     assert torch.equal(one.ids, again.ids) and torch.equal(one.logp_inf, again.logp_inf)
     assert one.answers != other.answers
     a, b = (data.stream(0, "sampling", s).random(1000) for s in (3, 4))
@@ -317,3 +318,94 @@ def test_demonstrations_without_error_are_the_answer_and_errors_carry_over():
         assert len(noisy) == len(answer)
     wrong = sum(data.demonstration("99999999=", rng, 0.25) != "98765432" for _ in range(400))
     assert wrong / 400 == pytest.approx(1 - (1 - 0.25 * 0.9) ** 8, abs=0.08)
+
+
+def test_the_actors_ppo_carries_none_of_the_policys_weights(pair, scene):
+    """Eq. 6: the actor sampled the tokens itself, so F = 1 whatever the policy's correction is."""
+    plain, _ = scored_update(pair, config(name="none"), *scene)
+    for setting in ({"lam": 5.0}, {"mask": "expected", "target": "new"}):
+        found, _ = scored_update(pair, config(name="jackpot", **setting), *scene)
+        assert found["loss_actor_ppo"] == pytest.approx(plain["loss_actor_ppo"], rel=1e-6)
+        assert found["loss_policy"] != pytest.approx(plain["loss_policy"], rel=1e-3)
+
+
+def test_the_actors_gradient_is_proportional_to_the_distillation_coefficient(pair, scene):
+    """Eq. 8: lambda_distill L_distill, with nothing else training the actor."""
+    grads = []
+    for coef in (0.5, 2.0):
+        cfg = config(name="none")
+        loss = dataclasses.replace(cfg.loss, actor_ppo=False, distill_coef=coef)
+        found, _ = scored_update(pair, dataclasses.replace(cfg, loss=loss), *scene)
+        grads.append(found["grad_norm_actor"])
+    assert grads[1] == pytest.approx(4 * grads[0], rel=1e-4)
+
+
+def test_gradients_are_clipped_to_the_norm_asked_for(pair, scene):
+    """SGD with learning rate 1 moves each model by exactly its clipped gradient."""
+    cfg = dataclasses.replace(config(name="none"), optim=OptimConfig(grad_clip=0.01))
+    moved = [copy.deepcopy(m) for m in pair]
+    optimizers = {
+        name: torch.optim.SGD(m.parameters(), lr=1.0)
+        for name, m in zip(("policy", "actor"), moved, strict=True)
+    }
+    batch, coin = scene
+    coin = coin[batch.is_completion]
+    train.update(cfg, *moved, optimizers, batch, None, coin, Guard(Path("nowhere")), 0)
+    for old, new in zip(pair, moved, strict=True):
+        steps = [(a - b).flatten() for a, b in zip(old.parameters(), new.parameters(), strict=True)]
+        assert float(torch.cat(steps).norm().detach()) == pytest.approx(0.01, rel=1e-3)
+
+
+def test_both_exact_kls_have_the_direction_of_their_name():
+    """By hand: p = (1/2, 1/2), q = (1/4, 3/4)."""
+    p, q = torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[0.25, 0.75]]).log()
+    found = metrics.exact_kls(p, q)
+    assert found["kl_policy_actor"] == pytest.approx(
+        0.5 * np.log(2) + 0.5 * np.log(2 / 3), rel=1e-5
+    )
+    assert found["kl_actor_policy"] == pytest.approx(
+        0.25 * np.log(0.5) + 0.75 * np.log(1.5), rel=1e-5
+    )
+
+
+def test_metrics_of_ratios_and_weights_match_a_hand_computation():
+    """Two tokens, r = 2 and 1/4; weights 2 and 0; the estimates of both KLs as documented."""
+    log_ratio = torch.tensor([2.0, 0.25]).log()
+    zeros, ones = torch.zeros(2), torch.ones(2)
+    part = TokenWeights(torch.tensor([2.0, 0.0]), log_ratio, ones, zeros, ones, zeros, 1.0)
+    found = metrics.correction_metrics([part], "jackpot")
+    k3 = (2 - 1 - np.log(2) + 0.25 - 1 + np.log(4)) / 2
+    forward = (2 * np.log(2) - 2 + 1 - 0.25 * np.log(4) - 0.25 + 1) / 2
+    expected = {
+        "kl_inf_target_k3": k3,
+        "kl_target_inf_est": forward,
+        "log_ratio_mean": (np.log(2) - np.log(4)) / 2,
+        "log_ratio_max": np.log(2),
+        "ratio_mean": 1.125,
+        "weight_mean": 1.0,
+        "weight_max": 2.0,
+        "ess_raw": 2.25**2 / (2 * (4 + 1 / 16)),
+        "ess_applied": 0.5,
+        "accept_rate": 0.0,
+        "accept_prob_mean": 1.0,
+        "kappa": 1.0,
+    }
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(value, rel=1e-5, abs=1e-7), name
+
+
+def test_a_coin_just_below_one_still_accepts_a_certain_token():
+    """float64 coins: the largest, 1 - 2^-53, would be 1 in float32 and reject a(x) = 1."""
+    same = torch.full((1,), -0.5)
+    top = torch.tensor([[-0.5, -1.5]])
+    coin = torch.tensor([1.0 - 2.0**-53], dtype=torch.float64)
+    w = token_weights(
+        CorrectionConfig(),
+        logp_inf=same,
+        logp_ref=same,
+        logp_new=same,
+        topk_logp_inf=top,
+        topk_logp_target=top,
+        uniform=coin,
+    )
+    assert float(w.weight) == 1.0

@@ -148,6 +148,7 @@ def test_policy_forwards_per_step_are_one_per_update_and_one_for_p_ref(
         train, "forward", lambda cfg, model, batch: calls.append(1) or forward(cfg, model, batch)
     )
     monkeypatch.setattr(train, "evaluation", lambda *a: {"pass_rate": 0.0})
+    monkeypatch.setattr(train, "check_models", lambda *a: None)  # once a checkpoint, one sequence
     extra = ("--run.steps", "3", "--loss.updates-per-rollout", str(updates))
     start(tmp_path, warm, *extra)
     per_step = 2 if updates == 1 else 1 + 2 * updates  # policy and actor; p_ref once if it differs
@@ -158,7 +159,12 @@ def test_p_ref_is_the_policy_before_the_updates_at_every_update_of_a_step(
     tmp_path, warm, monkeypatch
 ):
     """PPO's anchor: each of four updates gets the starting policy's log-probs of its own tokens."""
-    original, before, moved = train.update, {}, []
+    original, before, moved, anchors = train.update, {}, [], []
+    weigh = train.token_weights
+
+    def weighing(cfg, **kw):
+        assert torch.equal(kw["topk_logp_target"], anchors[-1])  # target = ref
+        return weigh(cfg, **kw)
 
     def checking(cfg, policy, actor, optimizers, batch, ref, coin, guard, step):
         if step not in before:
@@ -166,11 +172,17 @@ def test_p_ref_is_the_policy_before_the_updates_at_every_update_of_a_step(
         expected = train.score(cfg, before[step], batch)
         assert torch.allclose(ref.logp, expected.logp, atol=1e-5)
         assert torch.allclose(ref.topk_logp, expected.topk_logp, atol=1e-5)
+        real = batch.is_completion
+        coins = train.data.stream(cfg.run.seed, "rejection", step).random((16, real.shape[1]))
+        own = torch.from_numpy(coins)[batch.index][real]  # by sequence and position, not by place
+        assert torch.equal(coin, own)
+        anchors.append(ref.topk_logp)
         now = train.score(cfg, policy, batch).logp
         moved.append(float((now - expected.logp).abs().max()))
         return original(cfg, policy, actor, optimizers, batch, ref, coin, guard, step)
 
     monkeypatch.setattr(train, "update", checking)
+    monkeypatch.setattr(train, "token_weights", weighing)
     monkeypatch.setattr(train.evaluate, "rewards", lambda b: torch.arange(len(b.answers)) % 2.0)
     extra = ("--loss.updates-per-rollout", "4", "--optim.policy-lr", "0.01", "--run.steps", "2")
     start(tmp_path, warm, *extra)
@@ -319,3 +331,79 @@ def test_ess_is_one_for_equal_weights_and_one_over_n_for_a_single_one():
     assert ess(torch.tensor([0.0, 5.0, 0.0, 0.0])) == pytest.approx(0.25)
     assert ess(torch.tensor([1.0, 3.0])) == pytest.approx(16 / 20)
     assert ess(torch.zeros(4)) == 0.0
+
+
+def test_nan_in_the_sampling_model_stops_the_run_by_name(tmp_path, warm, monkeypatch):
+    """The actor's log-probabilities are checked before anything is sampled from them."""
+    build = train.policy_and_actor
+
+    def broken(*a):
+        policy, actor = build(*a)
+        with torch.no_grad():
+            actor.lm_head.weight[0, 0] = float("nan")
+        return policy, actor
+
+    monkeypatch.setattr(train, "policy_and_actor", broken)
+    with pytest.raises(Diverged, match="step 0: log-probability of the sampling actor"):
+        start(tmp_path, warm)
+
+
+def test_a_model_that_an_update_broke_is_never_made_a_checkpoint(tmp_path, warm):
+    """Finite parameters, useless model: the last good checkpoint is the one before it."""
+    extra = ("--run.checkpoint-every", "1", "--run.steps", "6")
+    broke = train.torch.optim.AdamW.step
+
+    def step(self, *a):
+        broke(self, *a)
+        if steps.append(1) or len(steps) == 5:  # two models a step: the policy's third update
+            with torch.no_grad():
+                self.param_groups[0]["params"][-1].fill_(3e38)  # the head
+
+    steps: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", step)
+        with pytest.raises(Diverged, match=r"policy after the update.*step_00000002"):
+            start(tmp_path, warm, *extra)
+    assert latest(tmp_path / "checkpoints").name == "step_00000002"
+
+
+def test_metrics_shorter_than_the_checkpoint_counts_are_an_error_at_once(tmp_path, warm):
+    start(tmp_path, warm)
+    (tmp_path / "metrics.jsonl").write_text("")
+    with pytest.raises(ValueError, match=r"holds 0 bytes, fewer than the \d+"):
+        start(tmp_path, warm)
+
+
+def test_on_policy_runs_need_no_actor(tmp_path, warm):
+    """rollout.source = policy: no actor is built, warmed up or saved."""
+    extra = ("--rollout.source", "policy", "--correction.name", "none", "--run.steps", "2")
+    keep = [*TINY[:4], *TINY[8:16], *TINY[18:]]
+    assert "--warmup.actor-steps" not in keep and "--actor.width" not in keep
+    flags = [*keep, *extra, "--loss.actor-ppo", "False", "--loss.distill-coef", "0"]
+    cfg = config.load([], [*flags, "--run.folder", str(tmp_path)])
+    train.train(cfg, run.prepare(cfg))
+    kept = latest(tmp_path / "checkpoints")
+    assert sorted(p.name for p in kept.iterdir()) == [
+        "optimizer_policy.safetensors",
+        "policy.safetensors",
+        "state.json",
+    ]
+    assert not (tmp_path / "warmup" / "actor").exists()
+    found = rows(tmp_path)
+    assert found[0]["ess_raw"] == pytest.approx(1.0, abs=1e-4) and "kl_policy_actor" not in found[0]
+
+
+def test_eval_reports_an_interval_and_trains_nothing(tmp_path, warm, capsys, monkeypatch):
+    from llm.__main__ import main
+
+    start(tmp_path / "r", warm, "--run.steps", "2")
+    monkeypatch.setattr(models, "_warm_up", None)
+    (tmp_path / "r" / "config.toml").write_text(
+        (tmp_path / "r" / "config.toml").read_text().replace(str(warm), "elsewhere")
+    )
+    assert main(["eval", str(tmp_path / "r"), "--prompts", "50"]) == 0
+    assert capsys.readouterr().out.count("95 % Wilson interval") == 2
+    file = latest(tmp_path / "r" / "checkpoints") / "policy.safetensors"
+    file.write_bytes(file.read_bytes()[:100])
+    assert main(["eval", str(tmp_path / "r")]) == 2
+    assert "cannot read" in capsys.readouterr().err
