@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullFormatter, NullLocator
 
-from .studies import BASIC, C1, JACKPOT, KL_SHOWN, TIS_CAP, Row
+from .studies import BASIC, C1, JACKPOT, KL_SHOWN, LAM, TIS_CAP, Row
 
 # Okabe and Ito's colours; line styles and markers repeat what the colours say
 STYLE: dict[str, Any] = {
@@ -29,19 +29,23 @@ STYLE: dict[str, Any] = {
 }
 KL_STYLE: dict[float, Any] = {0.03: ("#AAAAAA", ":"), 0.3: ("#666666", "-"), 1.0: ("#000000", "--")}
 FONT = 9
+PATHS_SHOWN = 1024  # trajectories in panel 8; a column of the rows
+NO_BEND = 1e-12  # below it 1 - cosine is rounding
 
 
 def draw(results: dict[str, list[Row]], folder: Path) -> list[Path]:
-    """Draw the six panels as estimators.png and estimators.pdf in `folder`."""
-    figure = Figure(figsize=(13.0, 8.6), layout="constrained")
+    """Draw the eight panels as estimators.png and estimators.pdf in `folder`."""
+    figure = Figure(figsize=(17.0, 8.6), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(2, 3)
+    axes = figure.subplots(2, 4)
     _plane(axes[0, 0], results["caps"])
     _lam(axes[0, 1], results["lam"])
     _paths(axes[0, 2], results["paths"])
-    _tuning(axes[1, 0], results["equal_tuning"])
-    _cost(axes[1, 1], results["cost"])
-    _money(axes[1, 2], results["equal_money"])
+    _tuning(axes[0, 3], results["equal_tuning"])
+    _cost(axes[1, 0], results["cost"])
+    _money(axes[1, 1], results["equal_money"])
+    _bend(axes[1, 2], results["mismatch"])
+    _mismatch(axes[1, 3], results["mismatch"])
     worlds = len({r["seed"] for r in results["caps"]})
     figure.suptitle(
         "What does Jackpot do that TIS does not, and when does it help?\n"
@@ -175,6 +179,56 @@ def _money(ax: Axes, rows: list[Row]) -> None:
     )
     ax.annotate(
         "band: all worlds, batch Z", (0.42, 0.3), xycoords="axes fraction", fontsize=FONT - 1
+    )
+
+
+def _bend(ax: Axes, rows: list[Row]) -> None:
+    kls = sorted({float(r["kl"]) for r in rows})
+    for est in (*BASIC, JACKPOT[0], JACKPOT[2]):  # the coin does not move the mean
+        off = [1 - _mean(rows, "cos_token", estimator=est.name, kl=x) for x in kls]
+        if max(off) > NO_BEND:  # importance sampling has none
+            _line(ax, est.name, kls, [y if y > NO_BEND else math.nan for y in off])
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    ax.set_ylim(1e-7, 2)
+    _ticks(ax.xaxis, kls, [f"{x:g}" for x in kls])
+    ax.annotate(
+        "importance: 0\ncoin and expected: the same\nsequence: the true gradient",
+        (0.98, 0.03),
+        xycoords="axes fraction",
+        ha="right",
+        fontsize=FONT - 1,
+    )
+    _finish(
+        ax,
+        "7  State Z bends however small the mismatch",
+        f"mismatch, nats (TIS cap {TIS_CAP:g}, c1 = {C1:g}, lam = {LAM:g})",
+        "1 - cosine of the mean, token target",
+    )
+
+
+def _mismatch(ax: Axes, rows: list[Row]) -> None:
+    kls = sorted({float(r["kl"]) for r in rows})
+    key = f"mse_best_step_true_{PATHS_SHOWN}"
+    # the rows of the token target have no error
+    error = {(r["seed"], r["kl"], r["estimator"]): float(r.get(key, math.nan)) for r in rows}
+    seeds = sorted({int(r["seed"]) for r in rows})
+    for est in (*BASIC, *JACKPOT[:4]):
+        if est.name != "TIS":
+            ratio = [
+                np.mean([error[s, x, est.name] / error[s, x, "TIS"] for s in seeds]) for x in kls
+            ]
+            _line(ax, est.name, kls, ratio)
+    ax.axhline(1, color=STYLE["TIS"][0], linewidth=1.2)
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    _ticks(ax.xaxis, kls, [f"{x:g}" for x in kls])
+    _ticks(ax.yaxis, [0.4, 0.6, 0.8, 1, 1.5, 2], ["0.4", "0.6", "0.8", "1 = TIS", "1.5", "2"])
+    _finish(
+        ax,
+        "8  At these caps Jackpot is near TIS up to 0.1",
+        f"mismatch, nats (TIS cap {TIS_CAP:g}, c1 = {C1:g}, lam = {LAM:g})",
+        f"error / TIS's error, true gradient, N = {PATHS_SHOWN}",
     )
 
 

@@ -200,7 +200,10 @@ def test_the_quick_command_runs_and_shows_the_stored_pairs(capsys):
     """Wired into `python -m sim`; the stored table says what made it."""
     assert sim_main(["topk", "--quick"]) == 0
     text = capsys.readouterr().out
-    assert "model pairs, stored (python -m sim topk --pairs" in text
+    assert (
+        "model pairs, stored (python benchmarks/smollm2_pairs.py; python -m sim topk --pairs"
+        in text
+    )
     for name in (*topk.ESTIMATORS, *topk.MEANS, *topk_states.FAMILIES, "10% weight noise"):
         assert name in text
 
