@@ -30,6 +30,7 @@ from . import intervals, pairs
 HOLDS, CORRECTED, FAILS = "holds", "holds as corrected", "fails"
 # found only: an interval comparison that no precision settled, or no case at all; an exception
 UNDECIDED, ERROR = "undecided", "error"
+EXTRA_DRAWS = 200  # at most, for a conditional claim whose condition no case has met yet
 
 
 @dataclass(frozen=True)
@@ -145,11 +146,18 @@ def claim(
 
 
 def examine(claim: Claim, cases: int, seed: int) -> Finding:
-    """Run a claim's check on its example and on random cases; the verdict is still provisional."""
+    """Run a claim's check on its example and on random cases; the verdict is still provisional.
+
+    A draw that does not meet the condition of a claim yields no check. If no draw did, up to
+    `EXTRA_DRAWS` more are made, until one does.
+    """
     finding = Finding(claim)
     rng = np.random.default_rng([seed, zlib.crc32(claim.id.encode())])
     tightest = (False, -math.inf)
-    for i in range(max(1, round(cases * claim.share))):
+    wanted = max(1, round(cases * claim.share))
+    for i in range(wanted + EXTRA_DRAWS):
+        if i >= wanted and finding.cases:
+            break
         draw = Draw(rng, claim.example if i == 0 else {})
         try:
             checks = list(claim.check(draw))

@@ -140,6 +140,8 @@ OBJECTIVES = {
         lambda p, x: 1 - float(np.sum(np.sqrt(p * x))),
         lambda p, x: -np.sqrt(p / x) / 2,
     ),
+    "chi2_p_q": (lambda p, x: float(np.sum((p - x) ** 2 / x)), lambda p, x: 1 - (p / x) ** 2),
+    "chi2_q_p": (lambda p, x: float(np.sum((p - x) ** 2 / p)), lambda p, x: 2 * (x / p - 1)),
 }
 
 
@@ -167,15 +169,16 @@ def convex_program(name: str, p: Row, q: Row, caps: Row) -> Row:
 
 @claim("A1-slsqp", "docs/theory.md, A1, A2", share=0.2)
 def obrs_solves_the_convex_program(draw):
-    """KL both ways, JS and Hellinger over C_b by a general convex solver (SLSQP; p, q > 0): OBRS is
-    certainly below the solver's point unless they are the same law, by at most 1e-5; for KL(p||.)
-    it is not below the bound that the derivative at the solver's point proves."""
+    """KL both ways, chi2 both ways, JS and Hellinger over C_b by a general convex solver (SLSQP;
+    p, q > 0): OBRS is certainly below the solver's point unless they are the same law, by at most
+    1e-5; for KL(p||.) it is not below the bound that the derivative at the solver's point
+    proves."""
     p, q, _, best, caps = problem(draw, p_zero=False, q_zero=False)
     for name in OBJECTIVES:
         point = convex_program(name, p, q, caps)
         if point == best:
             continue
-        divergence = getattr(intervals, name)
+        divergence = getattr(exact if name.startswith("chi2") else intervals, name)
         value, other = partial(divergence, p, best), partial(divergence, p, point)
         yield certainly_below(value, other, divergence=name)
         yield certainly_at_most(lambda v=value, o=other: o() - v(), lambda: F(1, 10**5), what=name)

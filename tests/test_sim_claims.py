@@ -1,6 +1,7 @@
 """The claim ledger: its verdicts, and that it notices a wrong core, oracle or declaration."""
 
 import dataclasses
+import functools
 import json
 import math
 import subprocess
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 import jackpot
-from sim import check, exact, intervals, ledger
+from sim import check, exact, intervals, ledger, rules
 from sim.__main__ import main as sim_main
 
 check.load_claims()
@@ -160,6 +161,26 @@ def test_a_wrong_threshold_is_not_optimal(monkeypatch):
     assert finding("E1-joint").verdict == ledger.FAILS
 
 
+def law_faults():
+    """(module, function, what to put in its place, the claim that must notice).
+
+    Each breaks one comparison of two divergences and leaves the claim's other checks true.
+    """
+    after, contest = exact.post_rejection, rules.contest
+    return [
+        (exact, "post_rejection", lambda p, q, lam: after(p, q, 1 / lam), "A4-before"),
+        (exact, "post_rejection", lambda p, q, lam: q, "A2-at-least"),  # nothing is rejected
+        # a rival that the budget does not allow, closer to p than it can be
+        (rules, "contest", lambda draw, p, q: (contest(draw, p, q)[0], [p]), "A6-floor-kl"),
+    ]
+
+
+@pytest.mark.parametrize(("module", "name", "wrong", "id"), law_faults())
+def test_a_wrong_law_is_noticed(monkeypatch, module, name, wrong, id):
+    monkeypatch.setattr(module, name, wrong)
+    assert finding(id).verdict == ledger.FAILS
+
+
 # The command.
 
 
@@ -180,6 +201,13 @@ IDS = ("Thm3.3-if", "A5-strict", "A0-tv")
 def test_check_exits_0_when_all_verdicts_are_as_declared(monkeypatch, capsys):
     code, out = run_subset(monkeypatch, capsys, IDS)
     assert code == 0 and "3 claims" in out and "as declared" in out
+
+
+@pytest.mark.parametrize(("cases", "seed"), [(1, 0), (3, 99), (5, 1)])
+def test_check_exits_0_however_few_cases_are_asked_for(capsys, cases, seed):
+    """A conditional claim draws on until its condition is met."""
+    assert sim_main(["check", "--cases", str(cases), "--seed", str(seed)]) == 0
+    assert "every verdict is as declared" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -271,6 +299,26 @@ def test_verdicts_follow_the_checks():
     assert verdict_of() == ledger.UNDECIDED  # nothing was checked, so nothing holds
     undecided = ledger.certainly_below(lambda: intervals.log(F(2)), lambda: intervals.log(F(2)))
     assert verdict_of(undecided) == ledger.UNDECIDED
+
+
+def test_a_conditional_claim_draws_on_until_its_condition_is_met():
+    """Asked for 2 cases: the first check comes at draw 150 of the 202 allowed, and ends it."""
+    draws = []
+
+    def body(draw, first):
+        draws.append(draw)
+        if len(draws) >= first:
+            yield ledger.equal(1, 1)
+
+    for first, made, verdict in (
+        (1, 2, ledger.HOLDS),
+        (150, 150, ledger.HOLDS),
+        (203, 202, ledger.UNDECIDED),
+    ):
+        draws.clear()
+        claim = dataclasses.replace(tiny("s", []), check=functools.partial(body, first=first))
+        assert ledger.verdict(ledger.examine(claim, 2, 0), {}) == verdict
+        assert len(draws) == made
 
 
 def test_a_correction_of_a_true_statement_is_not_a_correction():

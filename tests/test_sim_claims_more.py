@@ -232,9 +232,14 @@ def test_a_fault_is_noticed(monkeypatch, module, name, wrong, id):
     assert examined(id).violations
 
 
-def test_a_solver_that_stops_early_is_noticed(monkeypatch):
+@pytest.mark.parametrize(
+    "divergence", ["kl_p_q", "kl_q_p", "js", "hellinger2", "chi2_p_q", "chi2_q_p"]
+)
+def test_a_solver_that_stops_early_is_noticed(monkeypatch, divergence):
     """If SLSQP gave its starting point back, the value would be too far above OBRS's."""
-    monkeypatch.setattr(solver, "convex_program", lambda name, p, q, caps: q)
+    true = solver.convex_program
+    stopped = lambda name, p, q, caps: q if name == divergence else true(name, p, q, caps)  # noqa: E731
+    monkeypatch.setattr(solver, "convex_program", stopped)
     assert examined("A1-slsqp").violations
 
 
