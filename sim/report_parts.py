@@ -182,7 +182,7 @@ PARTS = (
             "bias against noise for every cap (1), the coin's noise (2), the error for N "
             "trajectories (3), the error over TIS's with each at its best cap (4), the lam that "
             "is worth its price (5), the error over TIS's for the same money (6), and, as the "
-            "mismatch grows, the direction of the mean (7) and the error over TIS's at fixed caps (8)."
+            "mismatch grows, the direction of the mean (7) and the error over TIS's (8)."
         },
     ),
     Part(
