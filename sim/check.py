@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import re
 import sys
 
 from . import ledger
@@ -36,10 +37,23 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
+def show_progress(line: str) -> None:
+    """A bar that rewrites itself on a terminal; elsewhere the ledger's line "[k/n] claim"."""
+    counts = re.match(r"\[\s*(\d+)/(\d+)\]", line)
+    if not (counts and sys.stderr.isatty()):
+        print(line, file=sys.stderr)
+        return
+    done, total = map(int, counts.groups())
+    filled = 30 * done // total
+    end = "\n" if done == total else ""
+    sys.stderr.write(f"\r\x1b[2K{'#' * filled}{'-' * (30 - filled)} {line}{end}")
+    sys.stderr.flush()
+
+
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     load_claims()
-    findings = ledger.run(args.cases, args.seed, lambda line: print(line, file=sys.stderr))
+    findings = ledger.run(args.cases, args.seed, show_progress)
     if args.json:
         rows = [finding.as_dict() for finding in findings]
         args.json.write_text(json.dumps(rows, indent=2, allow_nan=False) + "\n")
