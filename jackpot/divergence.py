@@ -185,9 +185,7 @@ def _chi2_terms(xp: Any, top: Array, gap: Array, log_base: Array) -> Array:
 
 
 def _kl(xp: Any, log_p: Array, log_q: Array) -> Array:
-    absent = xp.isinf(log_p) & xp.isinf(log_q)
-    terms = _bregman(xp, log_p, log_q, log_q - log_p)
-    return xp.sum(xp.where(absent, zero(xp, log_p), terms), axis=-1)
+    return xp.sum(_bregman(xp, log_p, log_q, log_q - log_p), axis=-1)
 
 
 def _bregman(xp: Any, log_p: Array, log_q: Array, x: Array) -> Array:

@@ -29,11 +29,9 @@ def main(argv: list[str]) -> int:
     commands = {"train": _train, "eval": _eval}
     if argv[0] not in commands:
         return _fail(f"unknown command {argv[0]!r}; there are: {', '.join(commands)}")
-    from .config import ConfigError
-
     try:
         return commands[argv[0]](argv[1:])
-    except (ConfigError, ValueError) as e:  # CheckpointError is a ValueError too
+    except ValueError as e:  # ConfigError and CheckpointError are ValueErrors
         return _fail(str(e))
     except KeyboardInterrupt:
         return _fail(f"interrupted; {_AGAIN}", code=130)

@@ -104,8 +104,7 @@ class Guard:
             if not bool(torch.isfinite(x).all()):
                 self._stop(step, name, x)
 
-    def gradients(self, step: int, loss: torch.Tensor, **models: torch.nn.Module) -> None:
-        self.finite(step, loss=loss)
+    def gradients(self, step: int, **models: torch.nn.Module) -> None:
         for role, model in models.items():
             for name, parameter in model.named_parameters():
                 if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all()):

@@ -224,7 +224,7 @@ def update(
     norms = {}
     for name, model in {"policy": policy, "actor": actor}.items():
         if name in optimizers:
-            guard.gradients(step, joint.detach(), **{name: model})
+            guard.gradients(step, **{name: model})
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), cfg.optim.grad_clip)
             norms[f"grad_norm_{name}"] = float(norm)
     for optimizer in optimizers.values():

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-COLUMN_WIDTH = 3.3  # inches
 TEXT_WIDTH = 6.9
 
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
