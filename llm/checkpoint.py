@@ -1,17 +1,17 @@
 """Checkpoints that are complete or absent, and the guard that lets nothing non-finite train.
 
-A checkpoint is a folder `step_00000050` with one safetensors file per part and `state.json`. It is
-written beside its final name, flushed to disk, and renamed, so a kill at any moment leaves the
-previous one untouched. Optimiser state is stored as tensors too: nothing is ever unpickled.
+A checkpoint is a folder `step_00000050` (or `best`) with one safetensors file per part,
+`state.json`, and `manifest.json`, which holds size and SHA-256 of every file and the settings of
+the run. Optimiser state is stored as tensors too: nothing is ever unpickled. A kill at any moment
+leaves everything older readable: `latest` and `best` find it (how: durable.py).
+
+Random numbers are functions of (seed, purpose, step) and prompts of (seed, step), so the step is
+the data position and the state of every random stream.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import re
-import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,31 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-_KEPT = 2
-Parts = Mapping[str, torch.nn.Module | torch.optim.Optimizer]
+from . import durable
+from .config_checks import flatten
+from .durable import digest, drop, standing, standing_all, write_file, write_folder, write_json
+from .parts import Part, Parts, bytes_of, frozen_mark, put_tensors, tensors_of
+
+__all__ = [
+    "IDENTITY_IGNORES",
+    "CheckpointError",
+    "Diverged",
+    "Guard",
+    "NonFinite",
+    "best",
+    "identity",
+    "latest",
+    "load_state",
+    "require_room",
+    "save_best",
+    "save_state",
+    "write_json",
+]
+
+_FORMAT = 2
+_SLACK = 1 << 20  # bytes for headers and JSON
+# A run may be moved, and followed in another way.
+IDENTITY_IGNORES = {"run.folder", "run.tracker", "run.checkpoints_kept"}
 
 
 class CheckpointError(ValueError):
@@ -28,27 +51,57 @@ class CheckpointError(ValueError):
 
 
 class Diverged(RuntimeError):
-    """Something became NaN or infinite; training stopped before it could be used."""
+    """Training must not go on: an alarm, or something NaN or infinite."""
 
 
-def save_state(folder: Path, step: int, parts: Parts, state: dict[str, Any]) -> Path:
-    """Write a checkpoint atomically and drop all but the newest two."""
+class NonFinite(Diverged):
+    """NaN or inf in a tensor, found before it could be used."""
+
+
+def identity(cfg: Any) -> dict[str, str]:
+    """What makes a checkpoint this run's: every setting of a `Config`, but for its folder."""
+    return {k: repr(v) for k, v in flatten(cfg).items() if k not in IDENTITY_IGNORES}
+
+
+def save_state(
+    folder: Path,
+    step: int,
+    parts: Parts,
+    state: dict[str, Any],
+    keep: int = 2,
+    identity: dict[str, str] | None = None,
+) -> Path:
+    """Write a checkpoint atomically, then drop all but the newest `keep`.
+
+    Raises:
+        OSError: no room or no permission, with the file's name; older checkpoints are untouched.
+    """
     final = folder / f"step_{step:08d}"
-    draft = folder / f".{final.name}.{os.getpid()}"
-    for stale in folder.glob(".step_*"):
-        shutil.rmtree(stale, ignore_errors=True)
-    draft.mkdir(parents=True)
-    for name, part in parts.items():
-        save_file(_tensors(part), draft / f"{name}.safetensors")
-        _flush(draft / f"{name}.safetensors")
-    write_json(draft / "state.json", state)
-    if final.exists():
-        shutil.rmtree(final)
-    os.replace(draft, final)
-    _flush(folder)
-    for old in _all(folder)[:-_KEPT]:
-        shutil.rmtree(old)
+    _write(final, parts, {**state, "step": step}, identity)
+    for old in _all(folder)[:-keep]:
+        drop(old)
     return final
+
+
+def save_best(
+    folder: Path,
+    step: int,
+    parts: Parts,
+    state: dict[str, Any],
+    identity: dict[str, str] | None = None,
+) -> Path:
+    """Write `folder`/best, a checkpoint like the others; `best` finds a complete one throughout.
+
+    Raises:
+        OSError: no room or no permission, with the file's name; the former best is untouched.
+    """
+    _write(folder / "best", parts, {**state, "step": step}, identity)
+    return folder / "best"
+
+
+def require_room(folder: Path, parts: Parts) -> None:
+    """Raises OSError if a first checkpoint of these parts has no room in `folder`."""
+    durable.require_room(folder, "a checkpoint", _needed(parts))
 
 
 def latest(folder: Path) -> Path | None:
@@ -57,40 +110,51 @@ def latest(folder: Path) -> Path | None:
     return found[-1] if found else None
 
 
-def load_state(checkpoint: Path, parts: Parts) -> dict[str, Any]:
-    """Restore every part in place and return the saved state.
+def best(folder: Path) -> Path | None:
+    """The complete checkpoint of the best evaluation, if there is one."""
+    return standing(folder / "best")
+
+
+def load_state(
+    checkpoint: Path, parts: Parts, identity: dict[str, str] | None = None
+) -> dict[str, Any]:
+    """Check a checkpoint, restore these parts in place and return the saved state.
+
+    Args:
+        checkpoint: from `latest` or `best`.
+        parts: all of the run's, or those wanted.
+        identity: of this run, to refuse another run's; None: whose it is does not matter.
 
     Raises:
-        CheckpointError: a file missing, truncated or of another shape, named.
+        CheckpointError: a file missing, truncated, altered, of another shape or another run, named.
     """
+    manifest = _manifest(checkpoint)
+    _check_identity(checkpoint, manifest, identity)
+    for name in parts:
+        if f"{name}.safetensors" not in manifest["files"]:
+            raise CheckpointError(f"{checkpoint} holds no part {name!r}: it is another run's")
+    for file in manifest["files"]:
+        _check_file(checkpoint / file, manifest["files"][file]["bytes"])
+    wanted = ["state.json", *(f"{name}.safetensors" for name in parts)]
+    for file in wanted:
+        if digest(checkpoint / file) != manifest["files"][file]["sha256"]:
+            raise CheckpointError(
+                f"{checkpoint / file} was altered after it was written (its SHA-256 differs); "
+                f"{_older(checkpoint)}"
+            )
     for name, part in parts.items():
         path = checkpoint / f"{name}.safetensors"
-        try:
-            tensors = load_file(path)
-        except (OSError, SafetensorError) as e:
+        if manifest["frozen"].get(name, "") != frozen_mark(part):
             raise CheckpointError(
-                f"cannot read {path}: {e}; remove {checkpoint} to use an older"
-            ) from e
+                f"{path} was trained on top of other frozen weights than this run's {name} has: "
+                "the base model differs. Put the base model back, or choose another --run.folder"
+            )
         try:
-            _restore(part, tensors)
-        except (KeyError, RuntimeError, ValueError) as e:
+            put_tensors(part, load_file(path))
+        except (OSError, SafetensorError, KeyError, RuntimeError, ValueError) as e:
             raise CheckpointError(f"{path} does not fit this run: {e}") from e
-    try:
-        state = json.loads((checkpoint / "state.json").read_text())
-        if not isinstance(state, dict) or not isinstance(state.get("step"), int):
-            raise ValueError("it holds no step")
-    except (OSError, ValueError) as e:
-        raise CheckpointError(f"cannot read {checkpoint / 'state.json'}: {e}") from e
+    state: dict[str, Any] = json.loads((checkpoint / "state.json").read_text())
     return state
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a small JSON file atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(path.name + ".draft")
-    draft.write_text(json.dumps(value, indent=1) + "\n")
-    _flush(draft)
-    os.replace(draft, path)
 
 
 class Guard:
@@ -100,64 +164,106 @@ class Guard:
         self.checkpoints = checkpoints
 
     def finite(self, step: int, **tensors: torch.Tensor) -> None:
+        """Raises NonFinite unless every value is finite."""
         for name, x in tensors.items():
             if not bool(torch.isfinite(x).all()):
                 self._stop(step, name, x)
 
     def gradients(self, step: int, **models: torch.nn.Module) -> None:
-        for role, model in models.items():
-            for name, parameter in model.named_parameters():
-                if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all()):
-                    self._stop(step, f"gradient of {role}.{name}", parameter.grad)
+        """The same of all gradients: one check, and a search for the culprit only if it fails."""
+        found = {
+            f"gradient of {role}.{name}": parameter.grad
+            for role, model in models.items()
+            for name, parameter in model.named_parameters()
+            if parameter.grad is not None
+        }
+        if not found:
+            return
+        # the largest magnitude: unlike a sum of squares it cannot overflow, and it keeps NaN
+        largest = torch._foreach_norm(list(found.values()), float("inf"))
+        if not bool(torch.isfinite(torch.stack([x.float() for x in largest])).all()):
+            self.finite(step, **found)
 
     def _stop(self, step: int, name: str, x: torch.Tensor) -> None:
         bad = int((~torch.isfinite(x)).sum())
         kept = latest(self.checkpoints)
-        raise Diverged(
+        raise NonFinite(
             f"step {step}: {name} holds {bad} NaN or inf of {x.numel()} values, so training "
             f"stopped before using it. Last good checkpoint: {kept if kept else 'none yet'}. "
             "Lower the learning rate or the caps c1, c2 and start again from there."
         )
 
 
-def _all(folder: Path) -> list[Path]:
-    found = folder.glob("step_*") if folder.is_dir() else []
-    return sorted(p for p in found if re.fullmatch(r"step_\d{8}", p.name))
-
-
-def _tensors(part: torch.nn.Module | torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    if isinstance(part, torch.nn.Module):
-        return {k: v.detach().clone().contiguous() for k, v in part.state_dict().items()}
-    return {
-        f"{index}.{name}": torch.as_tensor(value).detach().clone().contiguous()
-        for index, values in part.state_dict()["state"].items()
-        for name, value in values.items()
-    }
-
-
-def _restore(
-    part: torch.nn.Module | torch.optim.Optimizer, tensors: dict[str, torch.Tensor]
+def _write(
+    final: Path, parts: Parts, state: dict[str, Any], identity: dict[str, str] | None
 ) -> None:
-    if isinstance(part, torch.nn.Module):
-        part.load_state_dict(tensors)
-        return
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    for key, value in tensors.items():
-        index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = value
-    shapes = [p.shape for group in part.param_groups for p in group["params"]]
-    for number, values in state.items():
-        fits = number < len(shapes) and all(
-            v.ndim == 0 or v.shape == shapes[number] for v in values.values()
-        )
-        if not fits:
-            raise ValueError(f"optimiser state {number} has another shape than its parameter")
-    part.load_state_dict({**part.state_dict(), "state": state})
+    def fill(draft: Path) -> None:
+        for name, part in parts.items():
+            _save_part(draft / f"{name}.safetensors", part)
+        write_file(draft / "state.json", lambda path: write_json(path, state))
+        files = {
+            path.name: {"bytes": path.stat().st_size, "sha256": digest(path)}
+            for path in sorted(draft.iterdir())
+        }
+        frozen = {name: mark for name, part in parts.items() if (mark := frozen_mark(part))}
+        body = {"format": _FORMAT, "files": files, "frozen": frozen, "identity": identity}
+        write_file(draft / "manifest.json", lambda path: write_json(path, body))
+
+    write_folder(final, fill, _needed(parts))
 
 
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+def _needed(parts: Parts) -> int:
+    return sum(bytes_of(part) for part in parts.values()) + _SLACK
+
+
+def _save_part(path: Path, part: Part) -> None:
+    write_file(path, lambda p: save_file(tensors_of(part), p))
+
+
+def _manifest(checkpoint: Path) -> dict[str, Any]:
+    path = checkpoint / "manifest.json"
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        found = json.loads(path.read_text())
+        complete = {"format", "files", "frozen", "identity"}
+        if not isinstance(found, dict) or set(found) != complete or found["format"] != _FORMAT:
+            raise ValueError(f"it is not a manifest of format {_FORMAT}")
+    except (OSError, ValueError) as e:
+        raise CheckpointError(f"cannot read {path}: {e}; {_older(checkpoint)}") from e
+    return found
+
+
+def _check_identity(checkpoint: Path, manifest: dict, identity: dict[str, str] | None) -> None:
+    found = manifest["identity"]
+    if identity is None or found == identity:
+        return
+    if found is None:
+        raise CheckpointError(f"{checkpoint} does not say which run it is of; remove it")
+    keys = [k for k in {**identity, **found} if found.get(k) != identity.get(k)]
+    differs = [
+        f"{k} ({found.get(k, 'absent')} there, {identity.get(k, 'absent')} now)" for k in keys[:5]
+    ]
+    more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
+    raise CheckpointError(
+        f"{checkpoint} is of a run with other settings: {', '.join(differs)}{more}. "
+        "Remove it, or choose another --run.folder"
+    )
+
+
+def _check_file(path: Path, size: int) -> None:
+    try:
+        found = path.stat().st_size
+    except OSError as e:
+        raise CheckpointError(f"cannot read {path}: {e.strerror}; {_older(path.parent)}") from e
+    if found != size:
+        raise CheckpointError(
+            f"{path} holds {found} bytes, {size} were written; {_older(path.parent)}"
+        )
+
+
+def _older(checkpoint: Path) -> str:
+    return f"remove {checkpoint} to use an older one"
+
+
+def _all(folder: Path) -> list[Path]:
+    """Complete checkpoints, oldest first."""
+    return standing_all(folder, r"step_\d{8}")

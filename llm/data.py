@@ -1,39 +1,53 @@
-"""The task and its text: seeded problems, noisy demonstrations, characters to ids."""
+"""Problems to train on and to be held out: the protocol every task keeps, and which task it is."""
 
 from __future__ import annotations
 
 import zlib
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from .config import TaskConfig
-
-PAD, EOS = 0, 1
-_CHARACTERS = "0123456789=+-*/().,:;?!<>_ abcdefghijklmnopqrs"  # with PAD and EOS, 48 ids
-VOCAB_SIZE = len(_CHARACTERS) + 2
-_ID = {c: i + 2 for i, c in enumerate(_CHARACTERS)}
+from .settings import TaskConfig
 
 
-def encode(text: str) -> list[int]:
-    """Character ids of a text.
+class Problem(NamedTuple):
+    """A prompt as text, and the right answer."""
+
+    prompt: str
+    answer: str
+
+
+class Task(Protocol):
+    """Where a run's problems come from. No prompt is both trained on and held out."""
+
+    skipped: int
+    """Bad rows left out."""
+
+    def batch(self, seed: int, step: int, n: int) -> list[Problem]:
+        """Training problems of a step; depends on nothing but the arguments."""
+
+    def held_out(self, seed: int, n: int) -> list[Problem]:
+        """Problems that no `batch` ever holds: n, or all there are."""
+
+
+def open_task(cfg: TaskConfig, tokenizer: Any) -> Task:
+    """The task of a configuration, its data read and checked.
 
     Raises:
-        ValueError: a character outside the alphabet, named with its position.
+        ConfigError: a task without held-out problems, or prompts the tokenizer cannot read; for
+            rows and generators also a missing file, package or column, or bad rows.
     """
-    for i, c in enumerate(text):
-        if c not in _ID:
-            raise ValueError(f"character {c!r} at {i} of {text!r} is not in the alphabet")
-    return [_ID[c] for c in text]
+    if cfg.name == "problems":
+        from .sources import open_problems
 
+        return open_problems(cfg, tokenizer)
+    if cfg.name == "gym":
+        from .gym import open_gym
 
-def decode(ids: list[int]) -> str:
-    """Text of ids up to end-of-sequence; padding inside shows as <pad>."""
-    text = []
-    for i in ids:
-        if i == EOS:
-            break
-        text.append(_CHARACTERS[i - 2] if i >= 2 else "<pad>")
-    return "".join(text)
+        return open_gym(cfg, tokenizer)
+    from .tasks import open_digits
+
+    return open_digits(cfg, tokenizer)
 
 
 def stream(seed: int, purpose: str, index: int = 0) -> np.random.Generator:
@@ -45,30 +59,30 @@ def stream(seed: int, purpose: str, index: int = 0) -> np.random.Generator:
     return np.random.default_rng((seed, zlib.crc32(purpose.encode()), index))
 
 
-def problems(
-    task: TaskConfig, rng: np.random.Generator, n: int, *, held_out: bool = False
-) -> list[tuple[str, str]]:
-    """n (prompt, answer) pairs. An eighth of all prompts is held out, and never trained on."""
-    found: list[tuple[str, str]] = []
-    while len(found) < n:
-        digits = rng.integers(10, size=rng.integers(task.digits_min, task.digits_max + 1))
-        prompt = "".join(map(str, digits)) + "="
-        if (zlib.crc32(prompt.encode()) % 8 == 0) == held_out:
-            found.append((prompt, running_sums(digits)))
-    return found
+def is_held_out(prompt: str) -> bool:
+    """An eighth of all prompts, by a hash of the text: the same ones in every run and file."""
+    return zlib.crc32(prompt.encode()) % 8 == 0
 
 
-def running_sums(digits: np.ndarray) -> str:
-    """The answer of `chain`: digit i is the sum of the first i + 1 digits modulo 10."""
-    return "".join(map(str, np.cumsum(digits) % 10))
+def with_instruction(prompt: str, cfg: TaskConfig) -> str:
+    return f"{prompt}\n{cfg.instruction}" if cfg.instruction else prompt
 
 
-def demonstration(prompt: str, rng: np.random.Generator, error: float) -> str:
-    """An answer whose steps are, with probability `error`, random digits; errors carry over."""
-    total, steps = 0, []
-    for digit in prompt[:-1]:
-        total = (total + int(digit)) % 10
-        if rng.random() < error:
-            total = int(rng.integers(10))
-        steps.append(str(total))
-    return "".join(steps)
+class RowTask:
+    """Problems held in memory: a seeded permutation for each pass over them."""
+
+    def __init__(self, train: list[Problem], held: list[Problem], skipped: int) -> None:
+        self._train, self._held, self.skipped = train, held, skipped
+
+    def batch(self, seed: int, step: int, n: int) -> list[Problem]:
+        size = len(self._train)
+        found: list[Problem] = []
+        for i in range(step * n, (step + 1) * n):
+            if i % size == 0 or not found:
+                order = stream(seed, "prompts", i // size).permutation(size)
+            found.append(self._train[order[i % size]])
+        return found
+
+    def held_out(self, seed: int, n: int) -> list[Problem]:
+        order = stream(seed, "evaluation prompts").permutation(len(self._held))[:n]
+        return [self._held[i] for i in order]

@@ -54,6 +54,11 @@ def log_tail(logp_known: torch.Tensor) -> torch.Tensor:
     return torch.where(rest > 0, rest, torch.zeros_like(rest)).log()
 
 
+def with_tail(logp_known: torch.Tensor) -> torch.Tensor:
+    """The known tokens and, last, all others as one, (..., k) -> (..., k + 1)."""
+    return torch.cat([logp_known, log_tail(logp_known).unsqueeze(-1)], dim=-1)
+
+
 def entropy(logp: torch.Tensor) -> torch.Tensor:
     """Entropy in nats, (..., v) -> (...)."""
     return -(logp.exp() * logp).sum(dim=-1)

@@ -2,22 +2,27 @@
 
 | name | definition |
 | --- | --- |
-| step | update number; a row is measured before its update, the last row after the last one |
+| step | step number; a row is measured before its update, the last row after the last one |
 | pass_rate, pass_rate_actor | share of held-out prompts solved by one sample, temperature as trained |
 | kl_policy_actor, kl_actor_policy | exact KL(policy, actor) and KL(actor, policy), nats per token, full vocabulary, mean over this step's sampled states |
 | kl_inf_target_k3, kl_target_inf_est | the same from sampled ratios r = p/q: mean of r - 1 - log r, and of r log r - r + 1 |
+| kl_policy_actor_now | kl_policy_actor of the step's updates, where control.kl_target needs it |
 | reward_mean | share of this step's completions that are right |
 | groups_informative | share of prompts whose completions do not all have one reward |
+| score_timeouts, score_crashes, eval_score_* | answers that the verifier gave up on (score 0), in this step's rollout and in its evaluation |
 | length_mean, finished | completion tokens per sequence; share that ended themselves |
 | accept_prob_mean, accept_rate | mean a(x); accepted tokens over proposed |
 | z_mean, kappa | mean Z used, calibration included; the calibration |
-| log_ratio_mean, log_ratio_max, ratio_mean, ratio_p99 | of r = p/q before any cap |
+| lam_mean, out_of_reach | mean lam used; share of tokens where no lam spends the budget |
+| log_ratio_mean, log_ratio_max, ratio_mean, ratio_p99, ratio_max | of r = p/q before any cap |
 | weight_mean, weight_max | applied weights, 0 for rejected tokens |
 | ess_raw, ess_applied | (sum w)^2 / (n sum w^2) of r and of applied weights, in [0, 1] |
 | cap_fraction, clip_fraction | tokens whose weight a cap changed; tokens whose PPO ratio is clipped with effect |
 | entropy_policy | nats per token, mean over sampled states |
-| loss_policy, loss_actor_ppo, loss_distill | per proposed (or accepted) token, as trained on |
+| loss_policy, loss_actor_ppo, loss_distill, loss_anchor | per proposed token (the policy's by loss.denominator), before coefficients |
+| distill_coef, lr_policy, lr_actor | in force at this step, after schedule, control and alarms |
 | grad_norm_policy, grad_norm_actor | before clipping |
+| updates_skipped, alarms | updates not made because something was NaN or inf; names of the alarms that fired |
 | tokens | proposed tokens |
 | seconds_rollout, seconds_update, seconds_eval | wall-clock of this step's phases |
 """  # noqa: E501
@@ -33,7 +38,9 @@ import torch
 
 import jackpot
 
-from .losses import TokenWeights
+from .checkpoint import write_json
+from .config import Config
+from .correction import TokenWeights
 
 
 def ess(weight: torch.Tensor) -> float:
@@ -56,7 +63,8 @@ def correction_metrics(parts: list[TokenWeights], name: str) -> dict[str, float]
         "log_ratio_mean": float(log_ratio.mean()),
         "log_ratio_max": float(log_ratio.max()),
         "ratio_mean": float(ratio.mean()),
-        "ratio_p99": float(ratio.quantile(0.99)),
+        "ratio_p99": _quantile(ratio, 0.99),
+        "ratio_max": float(ratio.max()),
         "weight_mean": float(weight.mean()),
         "weight_max": float(weight.max()),
         "ess_raw": ess(ratio),
@@ -68,7 +76,18 @@ def correction_metrics(parts: list[TokenWeights], name: str) -> dict[str, float]
         found["accept_rate"] = float(torch.cat([p.accepted for p in parts]).mean())
         found["z_mean"] = float(torch.cat([p.z for p in parts]).mean())
         found["kappa"] = sum(p.kappa for p in parts) / len(parts)
+        found["lam_mean"] = float(torch.cat([p.lam for p in parts]).double().mean())
+        found["out_of_reach"] = float(torch.cat([p.out_of_reach for p in parts]).mean())
     return found
+
+
+def _quantile(x: torch.Tensor, share: float) -> float:
+    """As torch.quantile, which refuses more than 16 million values."""
+    x = x.sort().values
+    place = share * (len(x) - 1)
+    low = int(place)
+    high = min(low + 1, len(x) - 1)
+    return float(x[low] + (place - low) * (x[high] - x[low]))
 
 
 def clip_fraction(
@@ -101,10 +120,10 @@ class MetricsFile:
                 )
             file.truncate(keep_bytes)
 
-    def write(self, row: dict[str, Any]) -> None:
-        line = json.dumps(row, allow_nan=False) + "\n"
+    def write(self, *rows: dict[str, Any]) -> None:
+        lines = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(line)
+            file.write(lines)
 
     def size(self) -> int:
         """Bytes, after a flush to disk: the checkpoint that notes them must not outlive them."""
@@ -113,6 +132,43 @@ class MetricsFile:
         return self.path.stat().st_size
 
 
+class RunFiles:
+    """The four *.jsonl files of a run, each cut on resume to what the checkpoint counts."""
+
+    NAMES = ("metrics", "decisions", "samples", "histograms")
+
+    def __init__(self, folder: Path, kept: dict[str, int]) -> None:
+        self.files = {n: MetricsFile(folder / f"{n}.jsonl", kept.get(n, 0)) for n in self.NAMES}
+
+    def write(self, name: str, *rows: dict[str, Any]) -> None:
+        self.files[name].write(*rows)
+
+    def sizes(self) -> dict[str, int]:
+        return {name: file.size() for name, file in self.files.items()}
+
+
 def read(path: Path) -> list[dict[str, Any]]:
     """All rows of a metrics.jsonl."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def summarise(folder: Path, cfg: Config) -> dict[str, Any]:
+    """Write summary.json, whose presence says that the run is complete."""
+    found = read(folder / "metrics.jsonl")
+    evals = [r for r in found if "pass_rate" in r]
+    best = max(evals, key=lambda r: r["pass_rate"])
+    summary = {
+        "steps": cfg.run.steps,
+        "actor": cfg.actor.kind,
+        "pass_rate_first": evals[0]["pass_rate"],
+        "pass_rate_last": evals[-1]["pass_rate"],
+        "pass_rate_lowest": min(r["pass_rate"] for r in evals),
+        "pass_rate_best": best["pass_rate"],
+        "step_best": best["step"],
+        "kl_policy_actor_first": evals[0]["kl_policy_actor"],
+        "kl_policy_actor_last": evals[-1]["kl_policy_actor"],
+        "alarms": sum(bool(r.get("alarms")) for r in found),
+        "rows": len(found),
+    }
+    write_json(folder / "summary.json", summary)
+    return summary

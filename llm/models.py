@@ -1,21 +1,22 @@
-"""The policy and the actor: built small, or loaded from a folder; and their supervised warm-up."""
+"""Language models: built small, or loaded from a folder or the hub; with adapters if asked for."""
 
 from __future__ import annotations
 
-import json
+import copy
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 from transformers import logging as transformers_logging
 
-from . import data
-from .checkpoint import Guard, latest, load_state, save_state, write_json
-from .config import Config, ConfigError, ModelConfig, flatten
-from .progress import Progress
+from .config import Config, ConfigError, ModelConfig
+from .text import CharTokenizer, is_local, offline_hint, tokenizer_for
 
 Model = Any  # a transformers causal language model; its classes share no typed base
 
@@ -24,9 +25,12 @@ transformers_logging.disable_progress_bar()
 
 def build(cfg: ModelConfig, seed: int) -> Model:
     """A random Qwen3 model over the character alphabet; the same seed gives the same weights."""
+    with quiet():
+        from transformers import Qwen3Config, Qwen3ForCausalLM
+
     heads = max(4, cfg.width // 16)  # with two heads of 16 the task is hardly learnt
     config = Qwen3Config(
-        vocab_size=data.VOCAB_SIZE,
+        vocab_size=CharTokenizer.vocab_size,
         hidden_size=cfg.width,
         intermediate_size=2 * cfg.width,
         num_hidden_layers=cfg.layers,
@@ -35,134 +39,142 @@ def build(cfg: ModelConfig, seed: int) -> Model:
         head_dim=16,
         max_position_embeddings=512,
         initializer_range=0.1,  # the library's 0.02 is for wide models: these would learn late
-        pad_token_id=data.PAD,
-        eos_token_id=data.EOS,
+        pad_token_id=CharTokenizer.pad,
+        eos_token_id=min(CharTokenizer.eos),
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return Qwen3ForCausalLM(config)
 
 
-def load(folder: str | Path) -> Model:
-    """A causal language model from safetensors, in float32. Nothing in the folder is executed.
+def load(path: str | Path, dtype: str = "float32") -> Model:
+    """A causal language model from safetensors. Nothing in the folder is executed.
+
+    Args:
+        path: a folder, or a hub id (owner/name) where there is no such folder.
+        dtype: float32 or bfloat16, of the weights. Log-probabilities are float32 either way.
 
     Raises:
-        ConfigError: no model there, or a vocabulary other than the task's.
+        ConfigError: no model there, one whose weights are incomplete, quantised, or kept in another
+            format than safetensors, or one that needs code of its own.
     """
-    if not Path(folder).is_dir():
-        raise ConfigError(f"cannot load a model from {folder}: there is no such folder")
+    path = str(path)
+    where = {"local_files_only": is_local(path), "trust_remote_code": False}
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder,
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-            dtype=torch.float32,
-        )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as e:
-        raise ConfigError(f"cannot load a safetensors model from {folder}: {e}") from e
-    found = model.config.vocab_size
-    if found != data.VOCAB_SIZE:
-        raise ConfigError(
-            f"the model in {folder} has a vocabulary of {found} ids, the task's alphabet has "
-            f"{data.VOCAB_SIZE}; policy and actor must share it"
-        )
-    return model
-
-
-def policy_and_actor(cfg: Config, run_folder: Path) -> tuple[Model, Model | None]:
-    """Both models, loaded or warmed up; no actor where the policy samples for itself.
-
-    Warm-ups are kept, and reused by runs with the same settings of them.
-    """
-    torch.set_num_threads(cfg.run.threads)
-    policy = _model(cfg, "policy", run_folder)
-    return policy, _model(cfg, "actor", run_folder) if cfg.rollout.source == "actor" else None
-
-
-def shells(cfg: Config) -> dict[str, Model]:
-    """Models of the right shape for a checkpoint to be loaded into; nothing is trained."""
-    torch.set_num_threads(cfg.run.threads)
-    roles = ("policy", "actor") if cfg.rollout.source == "actor" else ("policy",)
-    parts = {role: getattr(cfg, role) for role in roles}
-    return {role: load(p.path) if p.path else build(p, seed=0) for role, p in parts.items()}
-
-
-def _model(cfg: Config, role: str, run_folder: Path) -> Model:
-    part: ModelConfig = getattr(cfg, role)
-    if part.path:
-        return load(part.path)
-    home = Path(cfg.warmup.folder) if cfg.warmup.folder else run_folder / "warmup"
-    folder = home / role
-    recipe = _recipe(cfg, role)
-    if (folder / "recipe.json").exists():
-        found = json.loads((folder / "recipe.json").read_text())
-        if found != recipe:
-            differs = [k for k in recipe if found.get(k) != recipe[k]]
-            raise ConfigError(
-                f"{folder} holds a model warmed up with other settings ({', '.join(differs)}); "
-                "choose another --warmup.folder or remove it"
+        config: Any = AutoConfig.from_pretrained(path, **where)
+        if getattr(config, "quantization_config", None) is not None:
+            raise ValueError("its weights are quantised, and such weights cannot be trained")
+        with quiet():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                path,
+                config=config,
+                use_safetensors=True,
+                dtype=getattr(torch, dtype),
+                output_loading_info=True,
+                **where,
             )
-        return load(folder / "model")
-    model = _warm_up(cfg, role, folder)
-    model.save_pretrained(folder / "model")
-    write_json(folder / "recipe.json", recipe)  # written last: its presence says "complete"
-    return load(folder / "model")
+        model, found = loaded
+        if found["missing_keys"]:
+            names = sorted(found["missing_keys"])
+            raise ValueError(f"{len(names)} weights are missing, {names[0]} among them")
+    except (
+        OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError,
+        SafetensorError,
+    ) as e:  # fmt: skip
+        raise ConfigError(
+            f"cannot load a safetensors model from {path}{offline_hint(path)}: {e}"
+        ) from e
+    return model.eval()  # no dropout: p_new must be the law that is compared with p_inf
 
 
-def _recipe(cfg: Config, role: str) -> dict:
-    """The settings a warmed-up model depends on, and no others."""
-    flat = flatten(cfg)
-    keys = [k for k in flat if k.startswith(("task.", f"{role}."))]
-    keys += [f"warmup.{role}_steps", f"warmup.{role}_error", "warmup.batch_size", "warmup.lr"]
-    return {k: flat[k] for k in [*keys, "run.seed"]}
+def open_policy(cfg: Config, run_folder: Path) -> Model:
+    """The policy: loaded, or built and warmed up; with adapters if it has a LoRA rank.
+
+    Raises:
+        ConfigError: see `load`; or a vocabulary smaller than its tokenizer's.
+    """
+    return open_model(cfg, "policy", run_folder)
 
 
-def _warm_up(cfg: Config, role: str, folder: Path) -> Model:
-    """Supervised training on noisy demonstrations: pass rates start above zero, and differ."""
-    w = cfg.warmup
-    steps = w.policy_steps if role == "policy" else w.actor_steps
-    error = w.policy_error if role == "policy" else w.actor_error
-    model = build(getattr(cfg, role), seed=cfg.run.seed * 2 + (role == "actor"))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=w.lr, weight_decay=0.0)
-    parts = {"model": model, "optimizer": optimizer}
-    start, kept = 0, latest(folder / "checkpoints")
-    if kept is not None:
-        start = load_state(kept, parts)["step"]
-    progress = Progress(f"warm-up {role}", steps, start)
-    guard = Guard(folder / "checkpoints")
-    for step in range(start, steps):
-        rng = data.stream(cfg.run.seed, f"warm-up {role}", step)
-        prompts = [p for p, _ in data.problems(cfg.task, rng, w.batch_size)]
-        ids, is_answer = demonstrations(prompts, rng, error)
-        logits = model(input_ids=ids).logits[:, :-1].float()
-        loss = torch.nn.functional.cross_entropy(
-            logits[is_answer[:, 1:]], ids[:, 1:][is_answer[:, 1:]]
+def open_model(cfg: Config, role: str, run_folder: Path) -> Model:
+    """The model of a role ("policy" or "actor"), as `open_policy`."""
+    from .warmup import warmed
+
+    part: ModelConfig = getattr(cfg, role)
+    folder = part.path or warmed(cfg, role, run_folder)
+    model = load(folder, part.dtype)
+    found, wanted = logits_width(model), tokenizer_for(part.path, cfg.task).vocab_size
+    if found < wanted:
+        raise ConfigError(
+            f"the model in {folder} has a vocabulary of {found} ids, its tokenizer one of {wanted}:"
+            " they do not belong together"
         )
-        for group in optimizer.param_groups:
-            group["lr"] = w.lr * min(1.0, (step + 1) / 20) * (1.0 - 0.9 * step / steps)
-        optimizer.zero_grad()
-        loss.backward()
-        guard.finite(step, loss=loss)
-        guard.gradients(step, **{role: model})
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        progress.show(step + 1, f"loss {float(loss.detach()):.3f}")
-        if (step + 1) % 100 == 0 and step + 1 < steps:
-            save_state(folder / "checkpoints", step + 1, parts, {"step": step + 1})
-    progress.close()
-    return model
+    return with_lora(model, part, seed=seed_of(cfg, role)) if part.lora_rank else model
 
 
-def demonstrations(
-    prompts: list[str], rng: np.random.Generator, error: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Prompt, answer and end-of-sequence, right-padded; and which ids are answer. (b, t) each."""
-    rows = [(data.encode(p), data.encode(data.demonstration(p, rng, error))) for p in prompts]
-    width = max(len(p) + len(a) + 1 for p, a in rows)
-    ids = torch.full((len(rows), width), data.PAD)
-    is_answer = torch.zeros((len(rows), width), dtype=torch.bool)
-    for i, (p, a) in enumerate(rows):
-        ids[i, : len(p) + len(a) + 1] = torch.tensor([*p, *a, data.EOS])
-        is_answer[i, len(p) : len(p) + len(a) + 1] = True
-    return ids, is_answer
+def open_shell(cfg: Config, role: str, run_folder: Path) -> Model:
+    """The model of a role for a checkpoint to be loaded into: as `open_model`, but a built one
+    without adapters, whose weights are all in the checkpoint, is not warmed up."""
+    part: ModelConfig = getattr(cfg, role)
+    if part.path or part.lora_rank:
+        return open_model(cfg, role, run_folder)
+    return build(part, seed=0).to(getattr(torch, part.dtype)).eval()
+
+
+def with_lora(model: Model, cfg: ModelConfig, seed: int) -> Model:
+    """Low-rank adapters on every linear layer but the head; nothing else is trained.
+
+    They start without effect (one factor is 0). Adapters are float32 whatever the model is.
+    """
+    try:
+        with quiet():
+            from peft import LoraConfig, get_peft_model
+    except ImportError as e:
+        raise ConfigError(
+            f"lora_rank {cfg.lora_rank} needs the package peft: pip install 'jackpot-obrs[peft]'"
+        ) from e
+    lora = LoraConfig(
+        r=cfg.lora_rank,
+        lora_alpha=cfg.lora_alpha,  # type: ignore[arg-type]  # any number will do
+        lora_dropout=0.0,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+    with torch.random.fork_rng(), quiet():
+        torch.manual_seed(seed)
+        return get_peft_model(model, lora).eval()
+
+
+def plain(model: Model) -> Model:
+    """The transformers model itself, adapters (if any) in its layers; nothing is copied."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def frozen_copy(model: Model) -> Model:
+    """A copy that shares no memory and takes no gradient, adapters merged into its weights."""
+    other = copy.deepcopy(model)
+    if hasattr(other, "merge_and_unload"):
+        other = other.merge_and_unload()
+    return other.requires_grad_(False).eval()
+
+
+def logits_width(model: Model) -> int:
+    """Token ids that the model gives a probability; padding of the vocabulary included."""
+    return int(plain(model).get_output_embeddings().weight.shape[0])
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the log lines and warnings by which libraries tell each other of their versions."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def seed_of(cfg: Config, role: str) -> int:
+    """Of the weights that a role starts with: policy and actor differ."""
+    return cfg.run.seed * 2 + (role == "actor")

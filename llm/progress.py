@@ -19,11 +19,21 @@ class Progress:
         if done < self.total and now - self.shown < (0.2 if self.live else 10.0):
             return
         self.shown = now
-        rate = (now - self.start) / max(1, done - self.first)
-        left = int(rate * (self.total - done))
-        line = f"{self.label}: {done}/{self.total}  {text}  ETA {left // 60}:{left % 60:02d}"
+        line = f"{self.label}: {done}/{self.total}  {text}  ETA {self._left(done, now)}"
         sys.stderr.write(f"\r\x1b[2K{line}" if self.live else line + "\n")
         sys.stderr.flush()
+
+    def _left(self, done: int, now: float) -> str:
+        """Time left at the mean pace of the steps made here: those before a resume count for none
+        of it, and before the first there is no pace."""
+        if done >= self.total:
+            return "0:00"
+        if done <= self.first:
+            return "unknown"
+        left = round((now - self.start) / (done - self.first) * (self.total - done))
+        minutes, seconds = divmod(left, 60)
+        hours, minutes = divmod(minutes, 60)
+        return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
 
     def close(self) -> None:
         if self.live:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import errno
+import fcntl
 import importlib.metadata
 import json
 import os
@@ -11,18 +13,33 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import IO
 
-from .checkpoint import write_json
+from .checkpoint import IDENTITY_IGNORES, write_json
 from .config import Config, ConfigError, dump, flatten
 
-_MAY_DIFFER = {"run.folder"}  # a run may be moved
+_PACKAGES = ("torch", "transformers", "numpy", "safetensors")
+_OPTIONAL = (
+    "peft",
+    "torchao",
+    "accelerate",
+    "math-verify",
+    "reasoning-gym",
+    "datasets",
+    "pyarrow",
+    "tensorboard",
+    "wandb",
+    "trackio",
+)
+_locks: dict[Path, IO[str]] = {}  # of this process; closing one frees it
 
 
 def prepare(cfg: Config) -> Path:
-    """Create or reopen the run folder: config.toml and provenance.json.
+    """Create or reopen the run folder: config.toml and provenance.json; locked for this process.
 
     Raises:
-        ConfigError: the folder cannot be written, holds something else, or another configuration.
+        ConfigError: the folder cannot be written, is in use by another process, or holds something
+            else or another configuration. What it holds is then unchanged.
     """
     folder = Path(cfg.run.folder)
     try:
@@ -30,11 +47,51 @@ def prepare(cfg: Config) -> Path:
         probe = folder / ".writable"
         probe.write_bytes(b"0" * 65536)
         probe.unlink()
+        _lock(folder)
     except OSError as e:
-        raise ConfigError(f"cannot write to run folder {folder}: {e.strerror}") from e
+        raise ConfigError(f"cannot write to run folder {folder}: {e.strerror or e}") from e
+    try:
+        _fill(folder, cfg)
+    except BaseException:
+        release(folder)
+        raise
+    return folder
+
+
+def release(folder: Path) -> None:
+    """Let other processes use a prepared run folder; the end of this process does so too."""
+    lock = _locks.pop(folder.resolve(), None)
+    if lock is not None:
+        lock.close()
+
+
+def _lock(folder: Path) -> None:
+    """A lock of the kernel's: gone when this process is, even after SIGKILL; not inherited."""
+    if folder.resolve() in _locks:
+        return
+    file = (folder / ".lock").open("a+")
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as e:
+        file.seek(0)
+        holder = file.read().strip() or "?"
+        file.close()
+        if e.errno not in (errno.EACCES, errno.EAGAIN):
+            return  # a file system without locks
+        raise ConfigError(
+            f"{folder} is in use by process {holder}: wait for it, stop it, or choose another "
+            "--run.folder"
+        ) from e
+    file.truncate(0)
+    file.write(f"{os.getpid()}\n")
+    file.flush()
+    _locks[folder.resolve()] = file
+
+
+def _fill(folder: Path, cfg: Config) -> None:
     config = folder / "config.toml"
     if config.exists():
-        _check_same(config, cfg)
+        check_same(config, cfg)
     elif (folder / "metrics.jsonl").exists() or (folder / "checkpoints").exists():
         raise ConfigError(f"{folder} holds a run without config.toml; choose another --run.folder")
     else:
@@ -42,10 +99,10 @@ def prepare(cfg: Config) -> Path:
         draft.write_text(dump(cfg), encoding="utf-8")
         os.replace(draft, config)
     _append_provenance(folder / "provenance.json")
-    return folder
 
 
-def _check_same(config: Path, cfg: Config) -> None:
+def check_same(config: Path, cfg: Config) -> None:
+    """Refuse a run folder whose config.toml is not this configuration."""
     try:
         table = tomllib.loads(config.read_text(encoding="utf-8"))
     except (OSError, ValueError) as e:
@@ -54,7 +111,7 @@ def _check_same(config: Path, cfg: Config) -> None:
     differs = [
         f"{k} ({found.get(k)!r} there, {v!r} now)"
         for k, v in flatten(cfg).items()
-        if k not in _MAY_DIFFER and found.get(k) != v
+        if k not in IDENTITY_IGNORES and found.get(k) != v
     ]
     if differs:
         raise ConfigError(
@@ -69,7 +126,6 @@ def _append_provenance(path: Path) -> None:
         entries = json.loads(path.read_text()) if path.exists() else []
     except ValueError as e:
         raise ConfigError(f"{path} is damaged ({e}); move it away") from e
-    packages = ("torch", "transformers", "numpy", "safetensors")
     entry = {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
@@ -77,9 +133,17 @@ def _append_provenance(path: Path) -> None:
         "dirty": bool(_git("status", "--porcelain")),
         "python": platform.python_version(),
         "device": f"cpu ({os.cpu_count()} cores, {platform.machine()})",
-        **{name: importlib.metadata.version(name) for name in packages},
+        **{name: importlib.metadata.version(name) for name in _PACKAGES},
+        **{name: version for name in _OPTIONAL if (version := _version(name))},
     }
     write_json(path, [*entries, entry])
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 def _git(*args: str) -> str:

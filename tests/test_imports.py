@@ -12,7 +12,9 @@ PLOTS = {"numpy", "scipy", "matplotlib"}
 ALLOWED = {
     "jackpot": {"numpy", "array_api_compat"},
     "sim": {"jackpot", "mpmath"} | PLOTS,
-    "llm": {"jackpot", "torch", "transformers", "safetensors", "tyro", "numpy", "matplotlib"},
+    "llm": {"jackpot", "torch", "transformers", "safetensors", "tyro", "numpy", "matplotlib"}
+    | {"peft", "torchao", "math_verify", "sympy", "pyarrow", "datasets", "reasoning_gym"}
+    | {"jinja2", "tensorboard", "wandb", "trackio", "gguf"},
     "paper_figures": {"sim", "jackpot"} | PLOTS,
 }
 SPECIAL = {  # by path: what is added to the package's own list, or replaces it

@@ -14,6 +14,7 @@ from llm.config import Config, ConfigError
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = sorted((ROOT / "llm/configs").glob("*.toml"))
+UNTRAINED = "--loss.actor-ppo False --loss.distill-coef 0"
 
 
 def write(tmp_path: Path, text: str) -> str:
@@ -33,7 +34,8 @@ def test_files_are_read_in_order_and_flags_come_last(tmp_path):
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_every_shipped_preset_loads_and_its_dump_reads_back_equal(path, tmp_path):
-    cfg = config.load([str(path)], [])
+    base = [str(ROOT / "llm/configs/demo.toml")] if path.stem.startswith("demo_") else []
+    cfg = config.load([*base, str(path)], [])
     again = config.load([write(tmp_path, config.dump(cfg))], [])
     assert again == cfg
 
@@ -50,6 +52,7 @@ def test_infinite_caps_survive_the_round_trip(tmp_path):
         ("[correctoin]\nlam = 1.0\n", r"unknown key correctoin\.lam; perhaps .*correction\.lam"),
         ("lam = 1.0\n", r"unknown key lam; perhaps .*correction\.lam"),
         ("[loss]\nlam = 1.0\n", r"unknown key loss\.lam; perhaps .*correction\.lam"),
+        ("[actor]\nbits = '8'\n", r"actor\.bits must be a int, got '8'"),
         ("[correction]\nlam = '1.0'\n", r"correction\.lam must be a float, got '1.0'"),
         ("[run]\nsteps = 2.5\n", r"run\.steps must be a int, got 2\.5"),
         ("[run]\nsteps = true\n", r"run\.steps must be a int, got True"),
@@ -88,10 +91,48 @@ def test_a_missing_file_is_named():
         ("--correction.c2 2", "c2 2.0 would have no effect: it needs target = new"),
         ("--correction.name none --correction.target new", "target new would have no effect"),
         ("--correction.z batch --correction.no_such 1", "no_such"),
-        ("--correction.z batch --correction.kappa False", "kappa False would have no effect"),
+        ("--correction.z batch --correction.kappa True", "kappa True would have no effect"),
+        ("--correction.kappa True", "kappa True would have no effect: it needs z = state, z_tail"),
         ("--correction.name tis --loss.denominator accepted", "nothing else rejects"),
-        ("--policy.path x --policy.layers 3", "it needs an empty policy.path"),
-        ("--rollout.source policy", "there is no actor to train"),
+        ("--policy.path x --actor.path x --policy.layers 3", "it needs an empty policy.path"),
+        ("--actor.kind self", "self has an actor that is not trained"),
+        ("--actor.kind noisy", "noisy has an actor that is not trained"),
+        ("--loss.actor-ppo False --loss.distill-coef 0", "both its losses are off"),
+        (f"--actor.kind self {UNTRAINED}", "p_inf = p_ref and there is no mismatch to correct"),
+        ("--actor.lag 3", "lag 3 would have no effect: it needs actor.kind stale"),
+        ("--actor.bits 4", "bits 4 would have no effect: it needs actor.kind quantized"),
+        ("--actor.bits 5", "5"),
+        ("--actor.noise 0.1", "noise 0.1 would have no effect"),
+        ("--actor.exit-layers 2", "exit_layers 2 would have no effect"),
+        (f"--actor.kind noisy {UNTRAINED} --actor.noise -1", "noise must be greater than 0"),
+        (f"--actor.kind noisy {UNTRAINED} --actor.width 64", "width 64 would have no effect"),
+        (f"--actor.kind stale {UNTRAINED} --optim.actor-lr 1e-3", "it needs a trained actor"),
+        ("--correction.budget 0.8", "budget 0.8 would have no effect: it needs lam_from"),
+        ("--correction.lam-from batch --correction.budget 1.5", "budget must be at most 1"),
+        ("--correction.lam-from batch --correction.lam 2", "lam 2.0 would have no effect"),
+        ("--correction.lam-from state --control.lam-max 3", "it needs lam_from = tracked"),
+        ("--correction.lam-from tracked --control.lam-min 20", "lam_max must be >= control.lam_m"),
+        ("--control.gain 0.2", "gain 0.2 would have no effect: it needs control.kl_target > 0"),
+        ("--control.kl-target 0.1 --control.factor-max 1", "factor_max must be above 1"),
+        ("--control.kl-target 0.1 --control.distill False", "nothing is driven"),
+        ("--control.kl-target 0.1 --loss.distill-coef 0", "which is 0: give it a value"),
+        ("--loss.distill-coef 0 --loss.distill-top-k 5", "distill_top_k 5 would have no effect"),
+        ("--loss.actor-ppo False --loss.actor-correction tis", "it needs actor_ppo"),
+        ("--loss.advantage best", "best"),
+        ("--policy.lora-alpha 8", "lora_alpha 8.0 would have no effect"),
+        ("--policy.dtype float16", "float16"),
+        ("--alarm.lower-factor 0.1", "lower_factor 0.1 would have no effect"),
+        ("--alarm.action lower --alarm.lower-factor 1", "lower_factor must be below 1"),
+        ("--correction.name tis --alarm.accept-min 0.1", "accept_min 0.1 would have no effect"),
+        ("--task.name arithmetic", "needs a model that reads text"),
+        ("--task.name problems --policy.path x --actor.path x", "needs --task.source"),
+        ("--task.source a.jsonl", "source a.jsonl would have no effect"),
+        ("--task.score-seconds 2", "score_seconds 2.0 would have no effect"),
+        ("--task.name sort --task.digits-max 20", "max_new_tokens must be at least 21"),
+        ("--policy.path x", "--actor.path is empty"),
+        ("--optim.schedule step", "step"),
+        ("--run.checkpoints-kept 0", "checkpoints_kept must be greater than 0"),
+        ("--run.tracker mlflow", "mlflow"),
         ("--correction.mask bernouli", "bernouli"),
     ],
 )
@@ -110,7 +151,7 @@ def test_help_needs_neither_torch_nor_tyro():
 
 def test_unknown_commands_and_missing_runs_say_what_there_is(capsys, tmp_path):
     assert main(["trian"]) == 2
-    assert "there are: train, eval" in capsys.readouterr().err
+    assert "there are: train, doctor, eval, report, compare, fetch" in capsys.readouterr().err
     assert main(["eval", str(tmp_path)]) == 2
     assert "holds no config.toml" in capsys.readouterr().err
 

@@ -1,219 +1,27 @@
-"""The objective: weights, PPO terms and denominators, against hand computation and enumeration."""
+"""PPO terms, denominators, distillation and advantages: formulas, autograd, layouts, poison."""
 
 from __future__ import annotations
 
-import dataclasses
-from fractions import Fraction as F
+from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 
-from llm.config import CorrectionConfig
-from llm.losses import distill_sum, ppo_clip_sum, token_weights
+from llm.advantages import group_advantage
+from llm.correction import CorrectionState, token_weights
+from llm.losses import anchor_sum, distill_sum, ppo_clip_sum, token_scale
+from llm.settings import ControlConfig, CorrectionConfig, LossConfig
 
-JACKPOT = [
-    {"mask": mask, "z": z, "target": target}
-    for mask in ("bernoulli", "expected")
-    for z in ("state", "batch")
-    for target in ("ref", "new")
-]
+INF, NAN = float("inf"), float("nan")
 
 
-def log_softmax(seed: int, n: int, v: int, scale: float = 2.0) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.log_softmax(scale * torch.randn(n, v, generator=generator), dim=-1)
+def normal(seed: int, *shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def weights_of(cfg: CorrectionConfig, p: torch.Tensor, q: torch.Tensor, x: torch.Tensor, u, k=None):
-    """token_weights for tokens x (n,) of states with laws p and q, (n, v) log-probabilities."""
-    top = q.topk(k or q.shape[1], dim=-1)
-    at = p.gather(1, x[:, None])[:, 0]
-    return token_weights(
-        cfg,
-        logp_inf=q.gather(1, x[:, None])[:, 0],
-        logp_ref=at,
-        logp_new=at,
-        topk_logp_inf=top.values,
-        topk_logp_target=p.gather(1, top.indices),
-        uniform=u,
-    )
-
-
-@pytest.mark.parametrize("setting", JACKPOT, ids=lambda s: "-".join(s.values()))
-@pytest.mark.parametrize("lam", [1.0, 0.3])
-@pytest.mark.parametrize("k", [3, 11])
-def test_equal_policies_give_bit_equal_loss_and_gradient_to_plain_ppo(setting, lam, k):
-    """p == q and lam <= 1: accept is 1, every weight is exactly 1, nothing differs from PPO."""
-    logits = torch.randn(64, 11, generator=torch.Generator().manual_seed(1)) * 3
-    x = torch.arange(64) % 11
-    advantage = torch.randn(64, generator=torch.Generator().manual_seed(2))
-    found = []
-    for cfg in (CorrectionConfig(name="none"), CorrectionConfig(lam=lam, **setting)):
-        leaf = logits.clone().requires_grad_()
-        full = torch.log_softmax(leaf, dim=-1)
-        p = full.detach()
-        w = weights_of(cfg, p, p, x, torch.full((64,), 0.999999), k=k)
-        assert torch.equal(w.weight, torch.ones(64))
-        new = full.gather(1, x[:, None])[:, 0]
-        loss = ppo_clip_sum(new, p.gather(1, x[:, None])[:, 0], advantage, w.weight, 0.2, 0.2)
-        loss.backward()
-        found.append((loss.detach(), leaf.grad))
-    assert torch.equal(found[0][0], found[1][0])
-    assert torch.equal(found[0][1], found[1][1])
-
-
-def rational_pair():
-    """Two states over four tokens, q in 24ths so that a batch can hold each token in proportion."""
-    p = [[F(1, 2), F(1, 4), F(1, 8), F(1, 8)], [F(1, 12), F(1, 4), F(1, 6), F(1, 2)]]
-    q = [[F(1, 6), F(1, 3), F(5, 12), F(1, 12)], [F(1, 2), F(1, 8), F(1, 8), F(1, 4)]]
-    f = [[F(3), F(-1), F(2), F(5)], [F(-2), F(1), F(4), F(1, 2)]]
-    return p, q, f
-
-
-def enumerated_batch(p, q):
-    """Each token of each state 24 q(x) times: the batch is q itself, with no sampling error."""
-    states, x = [], []
-    for s, row in enumerate(q):
-        for token, mass in enumerate(row):
-            states += [s] * int(24 * mass)
-            x += [token] * int(24 * mass)
-    logs = [torch.tensor([[float(v) for v in row] for row in m]).log() for m in (p, q)]
-    return [m[states] for m in logs], torch.tensor(states), torch.tensor(x)
-
-
-@pytest.mark.parametrize("lam", [F(1, 2), F(1), F(2)])
-@pytest.mark.parametrize(
-    "z, denominator",
-    [("state", "proposed"), ("state", "accepted"), ("batch", "proposed"), ("batch", "accepted")],
-)
-def test_weighted_mean_over_an_enumerated_vocabulary_has_its_closed_form(lam, z, denominator):
-    """C1-C3. z = state: the mean of w f is E[Z_s mu_s] per proposed token, that over Zbar per
-    accepted one. z = batch: Zbar E[mu_s], and exactly the target mean E[mu_s]."""
-    p, q, f = rational_pair()
-    (log_p, log_q), states, x = enumerated_batch(p, q)
-    cfg = CorrectionConfig(
-        mask="expected", z=z, lam=float(lam), c1=float("inf"), kappa=z == "batch"
-    )
-    w = weights_of(cfg, log_p, log_q, x, torch.zeros(len(x)))
-    values = torch.tensor([float(f[s][t]) for s, t in zip(states, x, strict=True)])
-    n = len(x) if denominator == "proposed" else float(w.accepted.sum())
-    found = float((w.weight * values).double().sum()) / n
-
-    rate = [
-        sum(min(b, a / lam) for a, b in zip(*rows, strict=True)) for rows in zip(p, q, strict=True)
-    ]
-    mean = [sum(a * g for a, g in zip(*rows, strict=True)) for rows in zip(p, f, strict=True)]
-    zbar = sum(rate) / 2
-    if z == "state":
-        exact = sum(a * m for a, m in zip(rate, mean, strict=True)) / 2
-    else:
-        exact = zbar * sum(mean) / 2
-    exact = exact if denominator == "proposed" else exact / zbar
-    assert found == pytest.approx(float(exact), rel=1e-5)
-
-
-def test_coin_and_weight_average_to_the_expected_mask():
-    """C2: over a fine grid of coins, mask * min(w, c1) averages to expected_weight."""
-    p, q = log_softmax(3, 6, 5), log_softmax(4, 6, 5)
-    x, grid = torch.tensor([0, 1, 2, 3, 4, 0]), 4000
-    cfg = CorrectionConfig(kappa=False, c1=0.9, z="state")
-    total = torch.zeros(6, dtype=torch.float64)
-    for j in range(grid):
-        total += weights_of(cfg, p, q, x, torch.full((6,), (j + 0.5) / grid)).weight
-    expected = weights_of(dataclasses.replace(cfg, mask="expected"), p, q, x, torch.zeros(6)).weight
-    assert torch.allclose(total / grid, expected.double(), atol=1e-3)
-
-
-def test_state_z_is_the_acceptance_rate_when_top_k_is_the_vocabulary():
-    """Z = sum min(q, p / lam), computed here in plain Python."""
-    p, q = log_softmax(5, 7, 9), log_softmax(6, 7, 9)
-    w = weights_of(
-        CorrectionConfig(kappa=False, lam=1.3), p, q, torch.zeros(7, dtype=int), torch.rand(7)
-    )
-    for i in range(7):
-        rows = zip(p[i].double().exp().tolist(), q[i].double().exp().tolist(), strict=True)
-        assert float(w.z[i]) == pytest.approx(sum(min(b, a / 1.3) for a, b in rows), rel=1e-5)
-
-
-def test_dropped_tail_never_exceeds_z_and_lumped_never_falls_below_it():
-    """D1: the known tokens alone are a lower bound, with the tail as one token an upper bound."""
-    p, q, x = log_softmax(7, 50, 30), log_softmax(8, 50, 30), torch.zeros(50, dtype=int)
-    exact = torch.minimum(p.exp(), q.exp()).sum(-1)
-    u = torch.rand(50)
-    for k in (1, 5, 20):
-        cfg = CorrectionConfig(kappa=False)
-        upper = weights_of(cfg, p, q, x, u, k=k).z
-        lower = weights_of(dataclasses.replace(cfg, z_tail="dropped"), p, q, x, u, k=k).z
-        assert bool((lower <= exact + 1e-6).all()) and bool((upper >= exact - 1e-6).all())
-        assert float((upper - lower).max()) > 0.01
-
-
-def test_kappa_makes_the_mean_rate_the_accepted_share():
-    """Alg. 1: kappa = accepted share / mean Z_approx: the mean of kappa Z is the accepted share."""
-    p, q = log_softmax(9, 200, 12), log_softmax(10, 200, 12)
-    u = torch.rand(200, generator=torch.Generator().manual_seed(0))
-    w = weights_of(CorrectionConfig(z_tail="dropped"), p, q, torch.arange(200) % 12, u, k=4)
-    assert float(w.z.mean()) == pytest.approx(float(w.accepted.mean()), rel=1e-6)
-    assert w.kappa != 1.0
-
-
-@pytest.mark.parametrize(
-    "name, expected",
-    [
-        ("none", [1, 1, 1, 1]),
-        ("importance", [0.25, 0.5, 2, 8]),
-        ("tis", [0.25, 0.5, 2, 3]),
-        ("icepop", [0, 0.5, 2, 0]),
-    ],
-)
-def test_controls_match_hand_computed_weights(name, expected):
-    """Sec. 2.2: 1, r, min(r, C), r inside the band."""
-    settings = {"tis": {"tis_cap": 3.0}, "icepop": {"icepop_low": 0.4, "icepop_high": 2.5}}
-    q = torch.log(torch.tensor([0.8, 0.4, 0.2, 0.1]))
-    p = torch.log(torch.tensor([0.2, 0.2, 0.4, 0.8]))
-    cfg = CorrectionConfig(name=name, **settings.get(name, {}))
-    k = torch.zeros(4, 1)
-    w = token_weights(
-        cfg,
-        logp_inf=q,
-        logp_ref=p,
-        logp_new=p,
-        topk_logp_inf=k,
-        topk_logp_target=k,
-        uniform=k[:, 0],
-    )
-    assert w.weight.tolist() == pytest.approx(expected, rel=1e-6)
-
-
-def test_target_new_takes_p_new_for_the_ratio_and_caps_p_ref_over_p_new():
-    """Alg. 1 l. 24: rho = min(w, c1) min(p_ref / p_new, c2), by hand on one token."""
-    q, ref, new = (torch.log(torch.tensor([v])) for v in (0.25, 0.6, 0.1))
-    top = torch.log(torch.tensor([[0.25, 0.75]]))
-    target = torch.log(torch.tensor([[0.1, 0.9]]))
-    cfg = CorrectionConfig(target="new", c2=3.0, kappa=False)
-    w = token_weights(
-        cfg,
-        logp_inf=q,
-        logp_ref=ref,
-        logp_new=new,
-        topk_logp_inf=top,
-        topk_logp_target=target,
-        uniform=torch.tensor([0.39]),  # a = 0.1 / 0.25 = 0.4
-    )
-    rate = 0.1 + 0.75
-    assert float(w.weight) == pytest.approx(
-        rate * 1.0 * 3.0, rel=1e-6
-    )  # w = Z max(1, 0.4), 6 -> c2
-    rejected = token_weights(
-        cfg,
-        logp_inf=q,
-        logp_ref=ref,
-        logp_new=new,
-        topk_logp_inf=top,
-        topk_logp_target=target,
-        uniform=torch.tensor([0.41]),
-    )
-    assert float(rejected.weight) == 0.0
+def log_softmax(seed: int, n: int, v: int, scale: float = 1.0) -> torch.Tensor:
+    return torch.log_softmax(scale * normal(seed, n, v), dim=-1)
 
 
 @pytest.mark.parametrize("advantage", [1.5, -1.5])
@@ -233,58 +41,224 @@ def test_ppo_term_and_its_gradient_match_the_formula(advantage, log_ratio):
 
 def test_infinite_clips_leave_the_ratio_alone():
     new = torch.tensor([2.0, -3.0])
-    loss = ppo_clip_sum(
-        new, torch.zeros(2), torch.tensor([1.0, -1.0]), torch.ones(2), float("inf"), float("inf")
-    )
+    loss = ppo_clip_sum(new, torch.zeros(2), torch.tensor([1.0, -1.0]), torch.ones(2), INF, INF)
     assert loss.item() == pytest.approx(-(torch.exp(new) * torch.tensor([1.0, -1.0])).sum().item())
 
 
-def test_extreme_ratios_at_rejected_tokens_change_neither_loss_nor_gradient():
+@pytest.mark.parametrize("poison", [1e3, -1e3, 1e30, INF, -INF, NAN])
+def test_extreme_ratios_at_rejected_tokens_change_neither_loss_nor_gradient(poison):
     """A rejected token adds exactly 0, even where its own ratio would overflow."""
     good = torch.tensor([-1.0, -2.0])
-    for poison in (1e3, -1e3, float("inf"), float("-inf"), float("nan")):
-        new = torch.cat([good, torch.tensor([poison])]).requires_grad_()
-        ref = torch.tensor([-1.1, -1.9, -1.0])
-        advantage, weight = torch.tensor([1.0, -1.0, -1.0]), torch.tensor([0.5, 2.0, 0.0])
-        loss = ppo_clip_sum(new, ref, advantage, weight, 0.2, 0.2)
-        loss.backward()
-        clean = good.clone().requires_grad_()
-        plain = ppo_clip_sum(clean, ref[:2], advantage[:2], weight[:2], 0.2, 0.2)
-        plain.backward()
-        assert torch.equal(loss, plain) and torch.equal(new.grad[:2], clean.grad)
-        assert float(new.grad[2]) == 0.0
+    scale = torch.tensor([0.3, 0.4, poison])
+    new = torch.cat([good, torch.tensor([poison])]).requires_grad_()
+    ref = torch.tensor([-1.1, -1.9, -1.0])
+    advantage, weight = torch.tensor([1.0, -1.0, poison]), torch.tensor([0.5, 2.0, 0.0])
+    loss = ppo_clip_sum(new, ref, advantage, weight, 0.2, 0.2, scale)
+    loss.backward()
+    clean = good.clone().requires_grad_()
+    plain = ppo_clip_sum(clean, ref[:2], advantage[:2], weight[:2], 0.2, 0.2, scale[:2])
+    plain.backward()
+    assert torch.equal(loss, plain) and torch.equal(new.grad[:2], clean.grad)
+    assert float(new.grad[2]) == 0.0
 
 
-def test_when_everything_is_rejected_the_loss_is_zero_with_a_valid_gradient():
+@pytest.mark.parametrize("denominator", ["proposed", "accepted", "sequence"])
+def test_when_everything_is_rejected_the_loss_is_zero_with_a_valid_gradient(denominator):
     new = torch.tensor([-1.0, -2.0], requires_grad=True)
-    loss = ppo_clip_sum(new, new.detach(), torch.ones(2), torch.zeros(2), 0.2, 0.2)
+    scale = token_scale(denominator, torch.zeros(2), torch.tensor([0, 1]), 2)
+    loss = ppo_clip_sum(new, new.detach(), torch.ones(2), torch.zeros(2), 0.2, 0.2, scale)
     loss.backward()
     assert loss.item() == 0.0 and torch.equal(new.grad, torch.zeros(2))
 
 
-@pytest.mark.parametrize("mask", ["bernoulli", "expected"])
-def test_the_applied_weight_never_exceeds_c1(mask):
-    """|log ratio| up to 1e3: weights stay finite and capped."""
-    q = torch.tensor([-1e3, -1.0, -1e-3, -700.0])
-    p = torch.tensor([-1e-3, -1e3, -1.0, -5.0])
-    top = torch.log(torch.tensor([[0.5, 0.4]])).expand(4, 2)
-    w = token_weights(
-        CorrectionConfig(mask=mask, c1=2.5, kappa=False),
-        logp_inf=q,
-        logp_ref=p,
-        logp_new=p,
-        topk_logp_inf=top,
-        topk_logp_target=top,
-        uniform=torch.full((4,), 0.2),
-    )
-    assert bool(torch.isfinite(w.weight).all()) and float(w.weight.max()) <= 2.5
-    assert float(w.weight[0]) == 2.5 and float(w.weight[1]) == 0.0
+def test_the_three_denominators_are_those_computed_by_hand():
+    """Three sequences of 1, 3 and 2 tokens; accepted 1 + 1.5 + 0 (an expected mask's share)."""
+    index = torch.tensor([0, 1, 1, 1, 2, 2])
+    accepted = torch.tensor([1.0, 0.0, 0.5, 1.0, 0.0, 0.0])
+    scale = {d: token_scale(d, accepted, index, 3) for d in ("proposed", "accepted", "sequence")}
+    assert scale["proposed"].tolist() == pytest.approx([1 / 6] * 6)
+    assert scale["accepted"].tolist() == pytest.approx([1 / 2.5] * 6)
+    assert scale["sequence"].tolist() == pytest.approx([1 / 3] + [1 / 9] * 3 + [1 / 6] * 2)
+
+
+class Grid:
+    """Sequences with padding: what an update reads, one row a sequence, poison where none is."""
+
+    lengths = (6, 1, 9, 7)
+    vocabulary, top_k = 9, 4
+
+    def __init__(self, side: str, width: int, poison: float) -> None:
+        n = sum(self.lengths)
+        p, q, actor = (log_softmax(seed, n, self.vocabulary) for seed in (1, 2, 3))
+        ref = torch.log_softmax(p + 0.5 * normal(4, n, self.vocabulary), -1)
+        x = torch.multinomial(q.exp(), 1, generator=torch.Generator().manual_seed(5))[:, 0]
+        coin = torch.rand(n, generator=torch.Generator().manual_seed(6))
+        self.real = torch.zeros(len(self.lengths), width, dtype=torch.bool)
+        for row, length in enumerate(self.lengths):
+            self.real[row, width - length if side == "left" else 0 :][:length] = True
+        assert self.real.sum() == n
+        self.advantage = torch.tensor([1.0, -0.5, 0.7, -1.2])
+        self.cells = {
+            name: self.spread(value, poison)
+            for name, value in {"p": p, "ref": ref, "q": q, "actor": actor, "coin": coin}.items()
+        }
+        self.x = self.spread(x, 0)
+
+    def spread(self, flat: torch.Tensor, poison: float) -> torch.Tensor:
+        cells = flat.new_full((*self.real.shape, *flat.shape[1:]), poison)
+        cells[self.real] = flat
+        return cells
+
+    def losses(self, cfg, loss, order=(0, 1, 2, 3), size=4):
+        """Policy, actor and distillation loss, and both gradients row by row in sequence order."""
+        rows = torch.tensor(order)
+        real = self.real[rows]
+        leaf = {n: self.cells[n].clone().requires_grad_() for n in ("p", "actor")}
+        flat = {n: c[rows][real] for n, c in (self.cells | {"x": self.x}).items()}
+        index = torch.arange(len(rows))[:, None].expand(real.shape)[real]
+        advantage = self.advantage[rows][index]
+
+        def at(log_probs):
+            return log_probs.gather(1, flat["x"][:, None])[:, 0]
+
+        top = flat["q"].topk(self.top_k, dim=-1)
+        w = token_weights(
+            cfg,
+            control=ControlConfig(),
+            state=CorrectionState(),
+            logp_inf=at(flat["q"]),
+            logp_ref=at(flat["ref"]),
+            logp_new=at(flat["p"]),
+            topk_logp_inf=top.values,
+            topk_logp_target=flat["ref"].gather(1, top.indices),
+            uniform=flat["coin"],
+            in_topk=(top.indices == flat["x"][:, None]).any(1),
+        )
+        scale = token_scale(loss.denominator, w.accepted, index, len(rows))
+        clip = (loss.clip_low, loss.clip_high)
+        totals, start = torch.zeros(3, dtype=torch.float64), 0
+        for first in range(0, len(rows), size):
+            part = rows[first : first + size]
+            mask = self.real[part]
+            piece = slice(start, start := start + int(mask.sum()))
+            new, actor = leaf["p"][part][mask], leaf["actor"][part][mask]
+            x, q, ref, adv = (
+                v[piece][:, None] for v in (flat["x"], at(flat["q"]), at(flat["ref"]), advantage)
+            )
+            policy = ppo_clip_sum(
+                new.gather(1, x)[:, 0], ref[:, 0], adv[:, 0], w.weight[piece], *clip, scale[piece]
+            )
+            one = torch.ones(len(x))
+            own = ppo_clip_sum(
+                actor.gather(1, x)[:, 0], q[:, 0], adv[:, 0], one, *clip, 1 / len(flat["x"])
+            )
+            settings = (loss.distill_direction, loss.distill_top_k, loss.distill_temperature)
+            distill = distill_sum(new, actor, *settings) / len(flat["x"])
+            terms = (policy, own * loss.actor_ppo, loss.distill_coef * distill)
+            sum(terms).backward()
+            totals += torch.tensor([float(t.detach()) for t in terms])
+        grads = [leaf[n].grad[self.real] for n in ("p", "actor")]
+        assert all(bool((leaf[n].grad[~self.real] == 0).all()) for n in leaf)
+        return totals, grads
+
+
+def assert_same(a, b):
+    assert torch.allclose(a[0], b[0], rtol=1e-5, atol=1e-8)
+    for x, y in zip(a[1], b[1], strict=True):
+        assert torch.allclose(x, y, rtol=1e-5, atol=1e-7)
+
+
+DENOMINATORS = ("proposed", "accepted", "sequence")
+CORRECTIONS = (
+    CorrectionConfig(),
+    CorrectionConfig(z_tail="lumped", kappa=True),
+    CorrectionConfig(z="batch", mask="expected", lam_from="batch", budget=0.8),
+    CorrectionConfig(lam_from="state", z="none"),
+    CorrectionConfig(name="tis"),
+)
+
+
+@pytest.mark.parametrize("denominator", DENOMINATORS)
+@pytest.mark.parametrize("cfg", CORRECTIONS, ids=["obrs", "kappa", "batch", "state lam", "tis"])
+def test_microbatches_order_and_padding_leave_loss_and_gradients_unchanged(cfg, denominator):
+    """With infinities and NaN at every padded position, on either side, however long."""
+    loss = LossConfig(denominator=denominator)
+    plain = Grid("right", 9, 0.0)
+    base = plain.losses(cfg, loss)
+    assert bool((base[0] != 0).all())
+    for size in (1, 2, 3):
+        assert_same(plain.losses(cfg, loss, size=size), base)
+    for order in ((3, 1, 0, 2), (2, 3, 1, 0)):
+        assert_same(plain.losses(cfg, loss, order=order, size=3), base)
+    for side, width, poison in (("left", 9, NAN), ("right", 14, INF), ("left", 11, 1e30)):
+        assert_same(Grid(side, width, poison).losses(cfg, loss, size=2), base)
+
+
+CHANGES = [
+    # both, changed, which of the policy's, the actor's and the distillation loss move with it
+    ({"clip_low": INF}, {"clip_low": 0.01}, "policy actor"),
+    ({"clip_high": INF}, {"clip_high": 0.01}, "policy actor"),
+    ({}, {"denominator": "accepted"}, "policy"),
+    ({}, {"denominator": "sequence"}, "policy"),
+    ({}, {"actor_ppo": False}, "actor"),
+    ({}, {"distill_coef": 2.0}, "distill"),
+    ({}, {"distill_direction": "reverse"}, "distill"),
+    ({}, {"distill_top_k": 3}, "distill"),
+    ({}, {"distill_temperature": 2.0}, "distill"),
+    ({"distill_coef": 0.0}, {"distill_direction": "reverse"}, ""),
+]
+
+
+@pytest.mark.parametrize("both, change, moved", CHANGES, ids=lambda x: str(x)[:40])
+def test_each_setting_moves_its_own_losses_and_no_other(both, change, moved):
+    grid = Grid("right", 9, NAN)
+    a, b = (grid.losses(CorrectionConfig(), LossConfig(**s)) for s in (both, both | change))
+    names = ("policy", "actor", "distill")
+    found = {n for n, x, y in zip(names, a[0].tolist(), b[0].tolist(), strict=True) if x != y}
+    assert found == set(moved.split())
+    trained = [torch.equal(x, y) for x, y in zip(a[1], b[1], strict=True)]
+    assert trained == ["policy" not in moved, not found & {"actor", "distill"}]
+
+
+def reference_distillation(policy, actor, direction, top_k, temperature):
+    """Plain float64: temper, lump all but the policy's likeliest, sum p log(p / q)."""
+    p, q = (torch.softmax(x.double() / temperature, -1) for x in (policy, actor))
+    if top_k:
+        order = p.argsort(dim=-1, descending=True)
+        p, q = (
+            torch.cat(
+                [x.gather(1, order[:, :top_k]), x.gather(1, order[:, top_k:]).sum(1, keepdim=True)],
+                1,
+            )
+            for x in (p, q)
+        )
+    p, q = (p.detach(), q) if direction == "forward" else (q, p.detach())
+    return temperature**2 * (p * (p.log() - q.log())).sum()
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 0.5])
+@pytest.mark.parametrize("top_k", [0, 1, 4])
+@pytest.mark.parametrize("direction", ["forward", "reverse"])
+def test_distillation_and_its_gradient_are_those_of_plain_float64(direction, top_k, temperature):
+    policy = (2 * normal(1, 12, 9)).requires_grad_()
+    found = []
+    for loss in (distill_sum, reference_distillation):
+        actor = (2 * normal(2, 12, 9)).requires_grad_()
+        inputs = (policy, actor)
+        if loss is distill_sum:
+            inputs = tuple(torch.log_softmax(x, -1) for x in inputs)
+        total = loss(*inputs, direction, top_k, temperature)
+        total.backward()
+        found.append((total.detach(), actor.grad))
+    assert policy.grad is None
+    assert float(found[0][0]) == pytest.approx(float(found[1][0]), rel=1e-5)
+    assert torch.allclose(found[0][1], found[1][1], rtol=1e-4, atol=1e-5)
 
 
 def test_distillation_is_forward_kl_and_trains_only_the_actor():
     """Eq. 7: sum p log(p / p_actor); gradient q - p on the actor's logits, none on the policy's."""
-    policy = torch.randn(5, 6, generator=torch.Generator().manual_seed(1)).requires_grad_()
-    actor = torch.randn(5, 6, generator=torch.Generator().manual_seed(2)).requires_grad_()
+    policy = normal(1, 5, 6).requires_grad_()
+    actor = normal(2, 5, 6).requires_grad_()
     p, q = torch.log_softmax(policy, -1), torch.log_softmax(actor, -1)
     loss = distill_sum(p, q)
     loss.backward()
@@ -293,3 +267,78 @@ def test_distillation_is_forward_kl_and_trains_only_the_actor():
     assert loss.item() == pytest.approx(float(plain), rel=1e-5)
     assert policy.grad is None
     assert torch.allclose(actor.grad, (q.exp() - p.exp()).detach(), atol=1e-6)
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse"])
+def test_equal_models_have_a_distillation_loss_of_exactly_zero_and_no_gradient(direction):
+    for top_k, temperature in ((0, 1.0), (3, 1.0), (3, 2.0), (8, 1.0), (20, 0.7)):
+        p = log_softmax(3, 40, 9, 4.0)
+        q = p.clone().requires_grad_()
+        loss = distill_sum(p, q, direction, top_k, temperature)
+        loss.backward()
+        assert float(loss.detach()) == 0.0
+        assert float(q.grad.abs().max()) < 2e-6
+
+
+def test_a_coarser_vocabulary_never_raises_the_distillation_loss():
+    """Data processing: k tokens and a bucket have at most the full KL, growing with k up to it."""
+    p, q = log_softmax(4, 60, 15, 2.0), log_softmax(5, 60, 15, 2.0)
+    for direction in ("forward", "reverse"):
+        losses = [float(distill_sum(p, q, direction, k)) for k in (*range(1, 15), 15, 16, 0)]
+        assert all(a <= b * (1 + 1e-6) for a, b in pairwise(losses))
+        assert losses[-3] == losses[-2] == losses[-1] and losses[0] < 0.9 * losses[-1]
+
+
+def test_the_anchor_holds_the_policy_and_is_itself_held_still():
+    """KL(policy || anchor): gradient p (log(p / a) - KL) on the policy's logits, none elsewhere."""
+    logits, anchor = normal(6, 7, 8).requires_grad_(), normal(7, 7, 8).requires_grad_()
+    log_p, log_a = torch.log_softmax(logits, -1), torch.log_softmax(anchor, -1)
+    loss = anchor_sum(log_p, log_a)
+    loss.backward()
+    p, gap = log_p.detach().double().exp(), (log_p - log_a).detach().double()
+    kl = (p * gap).sum(1, keepdim=True)
+    assert loss.item() == pytest.approx(float(kl.sum()), rel=1e-5)
+    assert torch.allclose(logits.grad.double(), p * (gap - kl), atol=1e-6)
+    assert anchor.grad is None
+
+
+REWARD = [1.0, 0.0, 0.0, 1.0, 0.25, 1.0, 1.0, 0.5]
+
+
+@pytest.mark.parametrize("kind", ["grpo", "dr_grpo", "rloo"])
+def test_advantages_match_numpy_and_are_zero_for_equal_rewards(kind):
+    """Centred by the group and, for grpo alone, over its deviation; rloo leaves one out."""
+    found = group_advantage(torch.tensor(REWARD), 4, kind).numpy().reshape(2, 4)
+    for row, r in zip(found, np.reshape(REWARD, (2, 4)), strict=True):
+        if kind == "rloo":
+            exact = [r[i] - np.delete(r, i).mean() for i in range(4)]
+        else:
+            exact = (r - r.mean()) / (r.std(ddof=1) + 1e-4 if kind == "grpo" else 1.0)
+        assert row == pytest.approx(exact, rel=1e-5, abs=1e-7)
+        assert float(row.sum()) == pytest.approx(0.0, abs=1e-6)
+    for equal in (0.1, 0.3, 0.7):  # whose means over 7 are off by rounding
+        assert group_advantage(torch.full((14,), equal), 7, kind).tolist() == [0.0] * 14
+
+
+def test_grpo_is_the_default():
+    reward = torch.tensor(REWARD)
+    assert torch.equal(group_advantage(reward, 4), group_advantage(reward, 4, "grpo"))
+
+
+@pytest.mark.parametrize("kind", ["grpo", "dr_grpo", "rloo"])
+def test_rejection_changes_no_baseline_and_no_length(kind):
+    """A sequence rejected whole still counts in its group's mean and in the denominator."""
+    advantage = group_advantage(torch.tensor([1.0, 0.0, 0.0, 1.0]), 4, kind)
+    index = torch.tensor([0, 0, 1, 2, 2, 2, 3])
+    scales = [
+        token_scale("sequence", accepted, index, 4)
+        for accepted in (torch.ones(7), (index != 2).float())
+    ]
+    assert torch.equal(*scales)
+    weight = (index != 2).float()
+    kept = weight != 0
+    loss = ppo_clip_sum(
+        torch.zeros(7), torch.zeros(7), advantage[index], weight, 0.2, 0.2, scales[1]
+    )
+    exact = -sum(float(advantage[i]) / 4 for i in (0, 1, 3))
+    assert float(loss) == pytest.approx(exact, rel=1e-6) and int(kept.sum()) == 4

@@ -13,21 +13,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from llm_runs import COMMON, TINY, rows, settings, start, weights
 from safetensors.torch import load_file
 
-from llm import checkpoint, config, models, run, train
-from llm.checkpoint import CheckpointError, Diverged, Guard, latest, load_state, save_state
-from llm.metrics import MetricsFile, ess, read
+from llm import config, run, setup, train, update, warmup
+from llm.checkpoint import Diverged, Guard, latest
+from llm.metrics import MetricsFile, ess
 
 ROOT = Path(__file__).resolve().parent.parent
-TINY = [
-    *("--policy.layers", "1", "--policy.width", "32", "--actor.layers", "1", "--actor.width", "16"),
-    *("--task.digits-min", "1", "--task.digits-max", "2", "--rollout.max-new-tokens", "5"),
-    *("--warmup.policy-steps", "120", "--warmup.actor-steps", "80", "--warmup.batch-size", "32"),
-    *("--rollout.prompts-per-step", "4", "--rollout.rollouts-per-prompt", "4"),
-    *("--run.steps", "12", "--run.eval-every", "4", "--run.eval-prompts", "16"),
-    *("--run.checkpoint-every", "3"),
-]
 
 
 @pytest.fixture(scope="module")
@@ -35,38 +28,22 @@ def warm(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("warm")
 
 
-def settings(folder: Path, warm: Path, *extra: str) -> config.Config:
-    flags = [*TINY, "--run.folder", str(folder), "--warmup.folder", str(warm), *extra]
-    return config.load([], flags)
+def train_in(cfg: config.Config) -> None:
+    folder = run.prepare(cfg)
+    train.train(cfg, folder)
+    run.release(folder)
 
 
-def start(folder: Path, warm: Path, *extra: str) -> dict:
-    cfg = settings(folder, warm, *extra)
-    return train.train(cfg, run.prepare(cfg))
-
-
-def rows(folder: Path) -> list[dict]:
-    """metrics.jsonl without the wall-clock columns, which no resume can repeat."""
-    found = read(folder / "metrics.jsonl")
-    return [{k: v for k, v in r.items() if not k.startswith("seconds_")} for r in found]
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    kept = latest(folder / "checkpoints")
-    return {
-        f"{p.name}:{k}": v
-        for p in sorted(kept.glob("*.safetensors"))
-        for k, v in load_file(p).items()
-    }
+def opened(cfg: config.Config, folder: Path) -> tuple:
+    """Policy and actor as a run starts with them."""
+    found = setup.open_setup(cfg, folder)
+    return found.policy, found.actor.model
 
 
 def test_policy_and_actor_train_jointly_and_the_actor_nears_the_policy(tmp_path, warm):
     """Both change; the distillation loss falls; every metric is finite and rows are complete."""
     cfg = settings(tmp_path, warm, "--run.steps", "40", "--optim.actor-lr", "3e-3")
-    before = [
-        {k: v.clone() for k, v in m.state_dict().items()}
-        for m in models.policy_and_actor(cfg, tmp_path)
-    ]
+    before = [{k: v.clone() for k, v in m.state_dict().items()} for m in opened(cfg, tmp_path)]
     start(tmp_path, warm, "--run.steps", "40", "--optim.actor-lr", "3e-3")
     kept = latest(tmp_path / "checkpoints")
     for name, old in zip(("policy", "actor"), before, strict=True):
@@ -124,9 +101,9 @@ def test_a_resume_at_every_step_repeats_the_uninterrupted_run(tmp_path, warm, mo
     write = MetricsFile.write
     for stop_at in range(5):
 
-        def stopping(self, row, stop_at=stop_at):
-            write(self, row)
-            if row["step"] == stop_at:
+        def stopping(self, *rows, stop_at=stop_at):
+            write(self, *rows)
+            if self.path.name == "metrics.jsonl" and rows[0]["step"] == stop_at:
                 raise KeyboardInterrupt
 
         monkeypatch.setattr(MetricsFile, "write", stopping)
@@ -143,49 +120,58 @@ def test_policy_forwards_per_step_are_one_per_update_and_one_for_p_ref(
 ):
     """Sec. 4.4.3: no extra log-prob evaluations. With one update p_ref needs no pass of its own."""
     calls = []
-    forward = train.forward
-    monkeypatch.setattr(
-        train, "forward", lambda cfg, model, batch: calls.append(1) or forward(cfg, model, batch)
-    )
-    monkeypatch.setattr(train, "evaluation", lambda *a: {"pass_rate": 0.0})
+    forward = update.forward
+    monkeypatch.setattr(update, "forward", lambda *a: calls.append(1) or forward(*a))
+    monkeypatch.setattr(train, "evaluation", lambda *a: {"pass_rate": 0.0, "kl_policy_actor": 0.0})
     monkeypatch.setattr(train, "check_models", lambda *a: None)  # once a checkpoint, one sequence
+    monkeypatch.setattr(train.selftest, "self_test", lambda *a: None)  # once a run
     extra = ("--run.steps", "3", "--loss.updates-per-rollout", str(updates))
     start(tmp_path, warm, *extra)
     per_step = 2 if updates == 1 else 1 + 2 * updates  # policy and actor; p_ref once if it differs
     assert len(calls) == 3 * per_step
 
 
-def test_p_ref_is_the_policy_before_the_updates_at_every_update_of_a_step(
-    tmp_path, warm, monkeypatch
+@pytest.mark.parametrize("kind", ["none", "tis"])
+def test_p_ref_is_each_model_before_the_updates_at_every_update_of_a_step(
+    tmp_path, warm, monkeypatch, kind
 ):
-    """PPO's anchor: each of four updates gets the starting policy's log-probs of its own tokens."""
+    """PPO's anchor: each of four updates gets the starting models' log-probs of its own tokens."""
     original, before, moved, anchors = train.update, {}, [], []
-    weigh = train.token_weights
+    weigh = update.token_weights
 
     def weighing(cfg, **kw):
         assert torch.equal(kw["topk_logp_target"], anchors[-1])  # target = ref
         return weigh(cfg, **kw)
 
-    def checking(cfg, policy, actor, optimizers, batch, ref, coin, guard, step):
+    def checking(world, optimizers, share, controls, state, guard, step):
         if step not in before:
-            before[step] = copy.deepcopy(policy)
-        expected = train.score(cfg, before[step], batch)
+            before[step] = copy.deepcopy(world.policy), copy.deepcopy(world.actor.model)
+        old = world._replace(policy=before[step][0])
+        batch, ref = share.batch, share.ref
+        expected = update.score(old, batch, state, is_target=True)
         assert torch.allclose(ref.logp, expected.logp, atol=1e-5)
         assert torch.allclose(ref.topk_logp, expected.topk_logp, atol=1e-5)
+        assert torch.allclose(ref.tail_bound, expected.tail_bound, atol=1e-5)
         real = batch.is_completion
-        coins = train.data.stream(cfg.run.seed, "rejection", step).random((16, real.shape[1]))
+        if kind == "tis":
+            full = update.forward(world, before[step][1], batch).detach()
+            taken = full.gather(1, batch.completion_ids[real][:, None])[:, 0]
+            assert torch.allclose(share.ref_actor, taken, atol=1e-5)
+        else:
+            assert share.ref_actor is None
+        coins = train.data.stream(world.cfg.run.seed, "rejection", step).random((16, real.shape[1]))
         own = torch.from_numpy(coins)[batch.index][real]  # by sequence and position, not by place
-        assert torch.equal(coin, own)
+        assert torch.equal(share.coin, own)
         anchors.append(ref.topk_logp)
-        now = train.score(cfg, policy, batch).logp
+        now = update.score(world, batch, state, is_target=True).logp
         moved.append(float((now - expected.logp).abs().max()))
-        return original(cfg, policy, actor, optimizers, batch, ref, coin, guard, step)
+        return original(world, optimizers, share, controls, state, guard, step)
 
     monkeypatch.setattr(train, "update", checking)
-    monkeypatch.setattr(train, "token_weights", weighing)
-    monkeypatch.setattr(train.evaluate, "rewards", lambda b: torch.arange(len(b.answers)) % 2.0)
+    monkeypatch.setattr(update, "token_weights", weighing)
+    monkeypatch.setattr(train.evaluate, "rewards", lambda b, s: torch.arange(len(b.answers)) % 2.0)
     extra = ("--loss.updates-per-rollout", "4", "--optim.policy-lr", "0.01", "--run.steps", "2")
-    start(tmp_path, warm, *extra)
+    start(tmp_path, warm, *extra, "--loss.actor-correction", kind)
     assert len(moved) == 8 and moved[0] == 0.0 and max(moved) > 0.01
 
 
@@ -204,15 +190,15 @@ def test_a_non_finite_value_stops_the_run_naming_step_tensor_and_checkpoint(
     """Nothing non-finite reaches the weights: those of the last checkpoint stay finite."""
     seen = []
     if name == "loss":
-        original = train.distill_sum
+        original = update.distill_sum
 
         def poisoned(*args):
             seen.append(1)
             return original(*args) * (float("nan") if len(seen) == 5 else 1.0)
 
-        monkeypatch.setattr(train, "distill_sum", poisoned)
+        monkeypatch.setattr(update, "distill_sum", poisoned)
     elif name == "gradient":
-        original = train.entropy
+        original = update.entropy
 
         def poisoned(logp):
             seen.append(1)
@@ -222,13 +208,13 @@ def test_a_non_finite_value_stops_the_run_naming_step_tensor_and_checkpoint(
             return original(logp)
 
         policies = []
-        build = train.policy_and_actor
+        build = train.open_setup
         monkeypatch.setattr(
-            train, "policy_and_actor", lambda *a: policies.append((m := build(*a))[0]) or m
+            train, "open_setup", lambda *a: policies.append((m := build(*a)).policy) or m
         )
-        monkeypatch.setattr(train, "entropy", poisoned)
+        monkeypatch.setattr(update, "entropy", poisoned)
     elif name == "weight":
-        original = train.token_weights
+        original = update.token_weights
 
         def poisoned(cfg, **kw):
             seen.append(1)
@@ -237,85 +223,39 @@ def test_a_non_finite_value_stops_the_run_naming_step_tensor_and_checkpoint(
                 found.weight[0] = float("inf")
             return found
 
-        monkeypatch.setattr(train, "token_weights", poisoned)
+        monkeypatch.setattr(update, "token_weights", poisoned)
     else:
-        original = train.tokens
+        original = update.tokens
 
-        def poisoned(logp, batch):
+        def poisoned(cfg, logp, *args, **kw):
             seen.append(1)
-            return original(logp + (float("nan") if len(seen) == 5 else 0.0), batch)
+            return original(cfg, logp + (float("nan") if len(seen) == 5 else 0.0), *args, **kw)
 
-        monkeypatch.setattr(train, "tokens", poisoned)
+        monkeypatch.setattr(update, "tokens", poisoned)
     with pytest.raises(Diverged, match=rf"step 4: ({wording}).*step_00000003"):
         start(tmp_path, warm)
     assert all(bool(torch.isfinite(v).all()) for v in weights(tmp_path).values())
-    assert [r["step"] for r in rows(tmp_path)] == [0, 1, 2, 3]
-
-
-def test_a_truncated_checkpoint_is_refused_by_name(tmp_path):
-    model = models.build(config.ModelConfig(layers=1, width=16), seed=0)
-    kept = save_state(tmp_path, 3, {"policy": model}, {"step": 3})
-    file = kept / "policy.safetensors"
-    file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(CheckpointError, match=r"step_00000003/policy\.safetensors"):
-        load_state(kept, {"policy": model})
-
-
-def test_a_checkpoint_of_another_model_is_refused_by_name(tmp_path):
-    small = models.build(config.ModelConfig(layers=1, width=16), seed=0)
-    large = models.build(config.ModelConfig(layers=1, width=32), seed=0)
-    kept = save_state(tmp_path, 3, {"policy": small}, {"step": 3})
-    with pytest.raises(CheckpointError, match=r"policy\.safetensors does not fit"):
-        load_state(kept, {"policy": large})
-
-
-def test_a_checkpoint_is_complete_or_absent_and_the_newest_two_are_kept(tmp_path, monkeypatch):
-    model = models.build(config.ModelConfig(layers=1, width=16), seed=0)
-    for step in (1, 2, 3):
-        save_state(tmp_path, step, {"policy": model}, {"step": step})
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["step_00000002", "step_00000003"]
-
-    def fail(*_):
-        raise OSError("disk full")
-
-    monkeypatch.setattr(checkpoint, "write_json", fail)
-    with pytest.raises(OSError, match="disk full"):
-        save_state(tmp_path, 4, {"policy": model}, {"step": 4})
-    assert latest(tmp_path).name == "step_00000003"
-    monkeypatch.undo()
-    save_state(tmp_path, 5, {"policy": model}, {"step": 5})
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["step_00000003", "step_00000005"]
+    found = rows(tmp_path)
+    assert [r["step"] for r in found] == [0, 1, 2, 3, 4]
+    assert [r["alarms"] for r in found] == [[], [], [], [], ["non_finite"]]
 
 
 def test_a_warm_up_is_reused_and_one_with_other_settings_is_refused(tmp_path, warm):
     cfg = settings(tmp_path, warm)
-    a, b = (models.policy_and_actor(cfg, tmp_path)[0].state_dict() for _ in range(2))
+    a, b = (opened(cfg, tmp_path)[0].state_dict() for _ in range(2))
     assert all(torch.equal(a[k], b[k]) for k in a)
     other = settings(tmp_path, warm, "--warmup.policy-error", "0.3")
     with pytest.raises(ValueError, match=r"warmup\.policy_error"):
-        models.policy_and_actor(other, tmp_path)
-
-
-def test_a_model_folder_with_another_vocabulary_is_refused(tmp_path):
-    from transformers import Qwen3Config, Qwen3ForCausalLM
-
-    small = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=1)
-    Qwen3ForCausalLM(Qwen3Config(vocab_size=50, num_key_value_heads=1, **small)).save_pretrained(
-        tmp_path
-    )
-    with pytest.raises(ValueError, match=r"vocabulary of 50 ids"):
-        models.load(tmp_path)
-    with pytest.raises(ValueError, match=r"cannot load .*nowhere"):
-        models.load(tmp_path / "nowhere")
+        opened(other, tmp_path)
 
 
 def test_a_pretrained_folder_can_be_policy_and_actor(tmp_path, warm):
     cfg = settings(tmp_path / "first", warm)
-    models.policy_and_actor(cfg, tmp_path)
+    opened(cfg, tmp_path)
     flags = ["--policy.path", str(warm / "policy/model"), "--actor.path", str(warm / "actor/model")]
-    keep = TINY[8:14] + TINY[20:]
+    keep = [*COMMON[:6], *COMMON[10:]]
     cfg = config.load([], [*keep, *flags, "--run.steps", "1", "--run.folder", str(tmp_path / "r")])
-    train.train(cfg, run.prepare(cfg))
+    train_in(cfg)
     assert [r["step"] for r in rows(tmp_path / "r")] == [0, 1]
 
 
@@ -335,23 +275,23 @@ def test_ess_is_one_for_equal_weights_and_one_over_n_for_a_single_one():
 
 def test_nan_in_the_sampling_model_stops_the_run_by_name(tmp_path, warm, monkeypatch):
     """The actor's log-probabilities are checked before anything is sampled from them."""
-    build = train.policy_and_actor
+    build = train.open_setup
 
     def broken(*a):
-        policy, actor = build(*a)
+        found = build(*a)
         with torch.no_grad():
-            actor.lm_head.weight[0, 0] = float("nan")
-        return policy, actor
+            found.actor.model.lm_head.weight[0, 0] = float("nan")
+        return found
 
-    monkeypatch.setattr(train, "policy_and_actor", broken)
-    with pytest.raises(Diverged, match="step 0: log-probability of the sampling actor"):
+    monkeypatch.setattr(train, "open_setup", broken)
+    with pytest.raises(Diverged, match="step 0: log-probability of the sampling model"):
         start(tmp_path, warm)
 
 
 def test_a_model_that_an_update_broke_is_never_made_a_checkpoint(tmp_path, warm):
     """Finite parameters, useless model: the last good checkpoint is the one before it."""
     extra = ("--run.checkpoint-every", "1", "--run.steps", "6")
-    broke = train.torch.optim.AdamW.step
+    broke = torch.optim.AdamW.step
 
     def step(self, *a):
         broke(self, *a)
@@ -375,35 +315,32 @@ def test_metrics_shorter_than_the_checkpoint_counts_are_an_error_at_once(tmp_pat
 
 
 def test_on_policy_runs_need_no_actor(tmp_path, warm):
-    """rollout.source = policy: no actor is built, warmed up or saved."""
-    extra = ("--rollout.source", "policy", "--correction.name", "none", "--run.steps", "2")
-    keep = [*TINY[:4], *TINY[8:16], *TINY[18:]]
-    assert "--warmup.actor-steps" not in keep and "--actor.width" not in keep
-    flags = [*keep, *extra, "--loss.actor-ppo", "False", "--loss.distill-coef", "0"]
+    """actor.kind = self: no actor is built, warmed up or saved."""
+    extra = ("--actor.kind", "self", "--correction.name", "none", "--run.steps", "2")
+    flags = [*COMMON, *extra, "--loss.actor-ppo", "False", "--loss.distill-coef", "0"]
     cfg = config.load([], [*flags, "--run.folder", str(tmp_path)])
-    train.train(cfg, run.prepare(cfg))
+    train_in(cfg)
     kept = latest(tmp_path / "checkpoints")
-    assert sorted(p.name for p in kept.iterdir()) == [
-        "optimizer_policy.safetensors",
-        "policy.safetensors",
-        "state.json",
-    ]
+    assert sorted(p.stem for p in kept.glob("*.safetensors")) == ["optimizer_policy", "policy"]
     assert not (tmp_path / "warmup" / "actor").exists()
     found = rows(tmp_path)
-    assert found[0]["ess_raw"] == pytest.approx(1.0, abs=1e-4) and "kl_policy_actor" not in found[0]
+    assert (
+        found[0]["ess_raw"] == pytest.approx(1.0, abs=1e-4) and found[0]["kl_policy_actor"] == 0.0
+    )
 
 
 def test_eval_reports_an_interval_and_trains_nothing(tmp_path, warm, capsys, monkeypatch):
     from llm.__main__ import main
 
     start(tmp_path / "r", warm, "--run.steps", "2")
-    monkeypatch.setattr(models, "_warm_up", None)
+    monkeypatch.setattr(warmup, "_warm_up", None)
     (tmp_path / "r" / "config.toml").write_text(
         (tmp_path / "r" / "config.toml").read_text().replace(str(warm), "elsewhere")
     )
     assert main(["eval", str(tmp_path / "r"), "--prompts", "50"]) == 0
-    assert capsys.readouterr().out.count("95 % Wilson interval") == 2
+    said = capsys.readouterr().out
+    assert "policy" in said and "actor" in said and "pass@4" in said
     file = latest(tmp_path / "r" / "checkpoints") / "policy.safetensors"
     file.write_bytes(file.read_bytes()[:100])
     assert main(["eval", str(tmp_path / "r")]) == 2
-    assert "cannot read" in capsys.readouterr().err
+    assert "policy.safetensors" in capsys.readouterr().err

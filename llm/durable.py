@@ -1,0 +1,132 @@
+"""Files and folders that are complete or absent, whenever the process dies.
+
+A folder is written under a hidden name, flushed to disk and renamed. What it replaces is renamed
+aside first and deleted last, so `standing` finds the old or the new one at every moment.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a small JSON file atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(path.name + ".draft")
+    draft.write_text(json.dumps(value, indent=1) + "\n")
+    _flush(draft)
+    os.replace(draft, path)
+
+
+def write_file(path: Path, write: Callable[[Path], None]) -> None:
+    """Write and flush a file; an OSError carries its name, whichever library raised it."""
+    try:
+        write(path)
+        _flush(path)
+    except SafetensorError as e:
+        code = re.search(r"os error (\d+)", str(e))
+        number = int(code.group(1)) if code else errno.EIO
+        raise OSError(number, os.strerror(number), str(path)) from e
+    except OSError as e:
+        raise OSError(e.errno or errno.EIO, e.strerror or str(e), str(path)) from e
+
+
+def write_folder(final: Path, fill: Callable[[Path], None], needed: int) -> None:
+    """Make the folder `final`, new or replaced, from what `fill` writes into the draft it is given.
+
+    Raises:
+        OSError: fewer than `needed` bytes free, or an error while writing; nothing was changed.
+    """
+    folder = final.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    tidy(folder)
+    require_room(folder, final.name, needed)
+    draft = folder / f".draft.{final.name}.{os.getpid()}"
+    try:
+        draft.mkdir()
+        fill(draft)
+        _flush(draft)
+    except OSError:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+    aside = _aside(final)
+    if final.exists():
+        os.replace(final, aside)
+    os.replace(draft, final)
+    _flush(folder)
+    if aside.exists():
+        drop(aside)
+
+
+def require_room(folder: Path, what: str, needed: int) -> None:
+    """Raises OSError if fewer than `needed` bytes are free on the disk of `folder`."""
+    there = next(p for p in (folder, *folder.absolute().parents) if p.is_dir())
+    free = shutil.disk_usage(there).free
+    if needed > free:
+        raise OSError(
+            errno.ENOSPC,
+            f"no space left: {what} takes {needed / 1e6:.1f} MB, {free / 1e6:.1f} are free",
+            str(folder),
+        )
+
+
+def standing(final: Path) -> Path | None:
+    """`final`, or where it was put while its successor moves in; None if it was never complete."""
+    return next((p for p in (final, _aside(final)) if p.is_dir()), None)
+
+
+def standing_all(folder: Path, pattern: str) -> list[Path]:
+    """`standing` of every folder whose name matches, in the order of their names."""
+    names = os.listdir(folder) if folder.is_dir() else []
+    matches = (re.fullmatch(rf"\.?({pattern})(?:\.aside)?", n) for n in names)
+    found = [standing(folder / name) for name in sorted({m.group(1) for m in matches if m})]
+    return [path for path in found if path is not None]
+
+
+def tidy(folder: Path) -> None:
+    """After a kill: put back what stands aside without a successor, delete all other leftovers."""
+    for aside in folder.glob(".*.aside"):
+        final = folder / aside.name[1 : -len(".aside")]
+        if final.exists():
+            drop(aside)
+        else:
+            os.replace(aside, final)
+    for leftover in (*folder.glob(".draft.*"), *folder.glob(".dropped.*")):
+        shutil.rmtree(leftover)
+
+
+def drop(path: Path) -> None:
+    """Delete a folder; renamed first, so that a kill leaves no half of it under a good name."""
+    dropped = path.with_name(f".dropped.{path.name.lstrip('.').removesuffix('.aside')}")
+    if dropped.exists():
+        shutil.rmtree(dropped)
+    os.replace(path, dropped)
+    shutil.rmtree(dropped)
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _aside(final: Path) -> Path:
+    return final.with_name(f".{final.name}.aside")
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

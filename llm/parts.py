@@ -1,0 +1,132 @@
+"""Models and optimisers as named tensors, and back in place: what a checkpoint's files hold."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+Part = torch.nn.Module | torch.optim.Optimizer
+Parts = Mapping[str, Part]
+
+
+def tensors_of(part: Part) -> dict[str, torch.Tensor]:
+    """What must be kept of a part; tensors are shared with it, not copied, where that is safe.
+
+    Of a module of which only some parameters are trained (adapters), those alone. Tied weights
+    appear once.
+    """
+    if isinstance(part, torch.nn.Module):
+        kept = _kept(part)
+        found, seen = {}, set()
+        for name, tensor in part.state_dict().items():
+            if name in kept and _place(tensor) not in seen:
+                seen.add(_place(tensor))
+                found[name] = tensor
+    else:
+        found = {
+            f"{index}.{name}": torch.as_tensor(value)
+            for index, values in part.state_dict()["state"].items()
+            for name, value in values.items()
+        }
+    return {name: _own(tensor.detach()) for name, tensor in found.items()}
+
+
+def put_tensors(part: Part, tensors: dict[str, torch.Tensor]) -> None:
+    """Restore a part in place.
+
+    Raises:
+        ValueError, KeyError, RuntimeError: a tensor missing, too many, or of another shape or type.
+    """
+    if isinstance(part, torch.nn.Module):
+        _put_module(part, tensors)
+    else:
+        _put_optimizer(part, tensors)
+
+
+def bytes_of(part: Part) -> int:
+    """Size of what `tensors_of` holds; of an optimiser without a step yet, what it will hold."""
+    held = sum(x.nbytes for x in tensors_of(part).values())
+    if isinstance(part, torch.optim.Optimizer) and not part.state:
+        held += sum(2 * p.nbytes for group in part.param_groups for p in group["params"])
+    return held
+
+
+def frozen_mark(part: Part) -> str:
+    """Fingerprint of the weights that are not kept because they never change; "" if none.
+
+    From at most 256 values of each tensor: enough to tell one base model from another.
+    """
+    if not isinstance(part, torch.nn.Module):
+        return ""
+    kept, digest, any_frozen = _kept(part), hashlib.sha256(), False
+    for name, parameter in part.named_parameters():
+        if name not in kept:
+            any_frozen = True
+            flat = parameter.detach().reshape(-1)
+            some = flat[:: max(1, flat.numel() // 256)][:256].float().cpu().contiguous()
+            digest.update(f"{name} {tuple(parameter.shape)}".encode() + some.numpy().tobytes())
+    return digest.hexdigest() if any_frozen else ""
+
+
+def _kept(module: torch.nn.Module) -> set[str]:
+    """Names in the state dict that a checkpoint holds: all, or the trained ones of a partly frozen
+    module. A module that is frozen altogether is kept whole."""
+    names = set(module.state_dict())
+    trained = {n for n, p in module.named_parameters(remove_duplicate=False) if p.requires_grad}
+    some_frozen = any(not p.requires_grad for p in module.parameters())
+    return names & trained if trained and some_frozen else names
+
+
+def _place(tensor: torch.Tensor) -> tuple[Any, ...]:
+    """Where a tensor's memory is: equal for tied weights. Empty tensors, all at 0, differ."""
+    if tensor.numel() == 0:
+        return (id(tensor),)
+    return (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
+
+
+def _own(tensor: torch.Tensor) -> torch.Tensor:
+    """Contiguous and alone in its memory, as the file format demands; a copy only if it is not."""
+    tensor = tensor.contiguous()
+    whole = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+    return tensor if whole else tensor.clone()
+
+
+def _put_module(module: torch.nn.Module, tensors: dict[str, torch.Tensor]) -> None:
+    own, kept = module.state_dict(), _kept(module)
+    unknown = [name for name in tensors if name not in kept]
+    present = {_place(own[name]) for name in tensors if name in own}
+    missing = [name for name in own if name in kept and name not in tensors]
+    missing = [name for name in missing if _place(own[name]) not in present]  # tied to one present
+    if missing or unknown:
+        what = [f"it lacks {_few(missing)}"] * bool(missing)
+        what += [f"it holds {_few(unknown)}, which the model lacks"] * bool(unknown)
+        raise ValueError(" and ".join(what))
+    for name, tensor in tensors.items():
+        if tensor.shape != own[name].shape or tensor.dtype != own[name].dtype:
+            raise ValueError(
+                f"{name} is {tuple(tensor.shape)} {tensor.dtype} there, "
+                f"{tuple(own[name].shape)} {own[name].dtype} in the model"
+            )
+    module.load_state_dict(tensors, strict=False)
+
+
+def _put_optimizer(part: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for key, value in tensors.items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = value
+    shapes = [p.shape for group in part.param_groups for p in group["params"]]
+    for number, values in state.items():
+        fits = number < len(shapes) and all(
+            v.ndim == 0 or v.shape == shapes[number] for v in values.values()
+        )
+        if not fits:
+            raise ValueError(f"optimiser state {number} has another shape than its parameter")
+    part.load_state_dict({**part.state_dict(), "state": state})
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,0 +1,298 @@
+"""Every setting of a run: its section, its default and its meaning (which is its --help)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class TaskConfig:
+    name: Literal["chain", "sort", "reverse", "add", "arithmetic", "problems", "gym"] = "chain"
+    """chain: digits, answered by their running sums modulo 10; sort, reverse: digits, sorted or
+    reversed; add: the sum of two numbers; arithmetic: the same asked in words, for a model that
+    reads; problems: rows of `source`; gym: a reasoning-gym generator."""
+    digits_min: int = 8
+    """Fewest digits in a prompt; in each number for add and arithmetic."""
+    digits_max: int = 8
+    """Most digits."""
+    source: str = ""
+    """problems: a .jsonl or .parquet file, a hub dataset id, or gsm8k, math, deepscaler; a file
+    with a preset's columns and answers: gsm8k:train.jsonl."""
+    split: str = "train"
+    """Split of a hub dataset that is trained on."""
+    eval_source: str = ""
+    """Held-out problems; empty: an eighth of `source`, chosen by a hash of the prompt."""
+    eval_split: str = "test"
+    """Split of a hub dataset in `eval_source`."""
+    prompt_column: str = ""
+    """Column of the prompt; empty: the preset's, else "prompt"."""
+    answer_column: str = ""
+    """Column of the answer; empty: the preset's, else "answer"."""
+    instruction: str = ""
+    """Put after every prompt of problems, gym and arithmetic, on a line of its own."""
+    bad_rows: Literal["refuse", "skip"] = "refuse"
+    """A bad row stops the run before it starts, or is skipped and counted."""
+    prompt_tokens_max: int = 1024
+    """Longer prompts are bad rows."""
+    gym_task: Literal[
+        "chain_sum",
+        "basic_arithmetic",
+        "products",
+        "gcd",
+        "lcm",
+        "count_bits",
+        "spell_backward",
+        "simple_equations",
+    ] = "chain_sum"
+    """Which generator; only those that are scored without running the answer."""
+    gym_size: int = 10000
+    """Problems generated."""
+    prompt_format: Literal["auto", "chat", "plain"] = "auto"
+    """auto: the tokenizer's chat template where it has one."""
+    scorer: Literal["auto", "exact", "number", "math_verify"] = "auto"
+    """exact: the same text (with a model's own tokenizer, but for space around it); number: the
+    last number in the text; math_verify: equal as mathematics. Of a finished completion only.
+    auto: number for arithmetic, math_verify for problems, else exact."""
+    score_seconds: float = 1.0
+    """math_verify: time for one answer; after it the score is 0."""
+    score_characters_max: int = 4000
+    """math_verify: only so many of the last characters of an answer are read."""
+    score_workers: int = 2
+    """math_verify: processes."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    path: str = ""
+    """Folder or hub id of a transformers causal language model (safetensors); empty: build one over
+    the character alphabet and warm it up."""
+    layers: int = 2
+    """Decoder layers of a built model (Qwen3 architecture)."""
+    width: int = 64
+    """Hidden size of a built model; must be a multiple of 16."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of weights and activations. A trained bfloat16 model keeps float32 master weights."""
+    lora_rank: int = 0
+    """Train low-rank adapters of this rank on every linear layer (peft); 0: all weights."""
+    lora_alpha: float = 32.0
+    """Adapters are scaled by lora_alpha / lora_rank."""
+
+
+@dataclass(frozen=True)
+class ActorConfig(ModelConfig):
+    kind: Literal["separate", "frozen", "stale", "quantized", "early_exit", "noisy", "self"] = (
+        "separate"
+    )
+    """separate: another model, trained by Eq. 6 and 7; frozen: another model, not trained; stale:
+    the policy of `lag` steps ago; quantized: its copy in `bits`; early_exit: its first
+    `exit_layers` layers and its head; noisy: its weights with noise; self: the policy itself
+    (on-policy)."""
+    layers: int = 1
+    """Decoder layers of a built model."""
+    width: int = 32
+    """Hidden size of a built model; must be a multiple of 16."""
+    lag: int = 4
+    """stale: age in steps (each of updates_per_rollout updates); at first the initial policy."""
+    bits: Literal[8, 4] = 8
+    """quantized: bits of the linear layers' weights, the head's included, the embedding's not
+    (torchao, weight only)."""
+    exit_layers: int = 1
+    """early_exit: layers kept."""
+    noise: float = 0.03
+    """noisy: standard deviation over the root mean square of each weight matrix."""
+
+
+@dataclass(frozen=True)
+class WarmupConfig:
+    folder: str = ""
+    """Where warmed-up models are kept and found again; empty: inside the run folder."""
+    policy_steps: int = 400
+    """Supervised steps of the policy before reinforcement learning."""
+    actor_steps: int = 600
+    """Supervised steps of the actor."""
+    batch_size: int = 128
+    """Demonstrations per supervised step."""
+    lr: float = 3e-3
+    """Highest learning rate of both (Adam); rises over 20 steps, then falls linearly to a tenth."""
+    policy_error: float = 0.15
+    """Share of steps at which a demonstration for the policy goes wrong (and stays wrong)."""
+    actor_error: float = 0.25
+    """The same for the actor: more errors make a weaker actor and a larger mismatch."""
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    prompts_per_step: int = 16
+    """Distinct prompts per step."""
+    rollouts_per_prompt: int = 8
+    """Completions per prompt: the group whose mean reward is the baseline."""
+    temperature: float = 1.0
+    """Of the distribution sampled from, and of every log-probability trained on."""
+    top_k: int = 20
+    """Log-probabilities of q kept per position, those of its k likeliest tokens."""
+    max_new_tokens: int = 12
+    """Longest completion, in tokens, end-of-sequence included."""
+
+
+@dataclass(frozen=True)
+class CorrectionConfig:
+    name: Literal["none", "importance", "tis", "icepop", "jackpot"] = "jackpot"
+    """F of Sec. 2.2 (importance: F(x) = x, as AReaL), or Jackpot's rejection and weight (Eq. 5)."""
+    target: Literal["ref", "new"] = "ref"
+    """p of the ratio p/q: the policy before the updates, or the one being updated (Sec. 4.3).
+    The same thing while updates_per_rollout is 1."""
+    lam: float = 1.0
+    """OBRS threshold (jackpot, lam_from = value). Not given in the paper."""
+    lam_from: Literal["value", "state", "batch", "tracked"] = "value"
+    """value: lam; or the lam that accepts `budget`: in every state (q's top k, the rest as one
+    token), over the update's own tokens, or tracked over earlier updates (jackpot)."""
+    budget: float = 0.9
+    """Wanted acceptance rate (lam_from = state, batch or tracked)."""
+    mask: Literal["bernoulli", "expected"] = "bernoulli"
+    """Draw the acceptance coin, or use its expectation (jackpot)."""
+    z: Literal["state", "batch", "none"] = "state"
+    """Z per state from top-k (the paper), the batch's acceptance rate (unbiased), or 1
+    (jackpot)."""
+    z_tail: Literal["ratio", "lumped", "dropped"] = "ratio"
+    """Tokens outside the top k: by one acceptance ratio for all tails, smoothed over steps; counted
+    as one token; or left out as in the paper (z = state)."""
+    kappa: bool = False
+    """Calibrate Z per state by the batch's acceptance, as in the paper (z_tail lumped, dropped)."""
+    c1: float = 3.0
+    """Cap on the OBRS weight; inf: none (jackpot). Not given in the paper."""
+    c2: float = 3.0
+    """Cap on p_ref / p_new; inf: none (target = new). Not given in the paper."""
+    tis_cap: float = 2.0
+    """Largest weight of tis."""
+    icepop_low: float = 0.5
+    """Smallest ratio icepop keeps."""
+    icepop_high: float = 2.0
+    """Largest ratio icepop keeps."""
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    advantage: Literal["grpo", "dr_grpo", "rloo"] = "grpo"
+    """grpo: reward minus group mean, over the group's standard deviation; dr_grpo: not divided;
+    rloo: reward minus the mean of the group's others."""
+    clip_low: float = 0.2
+    """PPO clips the ratio p_new / p_ref below at 1 - clip_low; inf: no clip."""
+    clip_high: float = 0.2
+    """PPO clips the ratio above at 1 + clip_high; inf: no clip."""
+    updates_per_rollout: int = 1
+    """Optimiser steps per rollout batch, each on its share of the sequences."""
+    denominator: Literal["proposed", "accepted", "sequence"] = "proposed"
+    """Policy loss per proposed token; per accepted one (jackpot); or the mean over sequences of
+    each one's mean over its proposed tokens."""
+    actor_ppo: bool = True
+    """Train the actor by PPO on its own rollouts (Eq. 6)."""
+    actor_correction: Literal["none", "importance", "tis", "icepop"] = "none"
+    """F of Eq. 6: weight of the actor's tokens where what sampled is not quite what is trained
+    (p_actor / p_inf); caps are those of the policy's correction."""
+    distill_coef: float = 1.0
+    """Weight of KL(policy || actor) in the actor's loss (Eq. 7); 0: none. The paper gives none."""
+    distill_direction: Literal["forward", "reverse"] = "forward"
+    """forward: KL(policy || actor), Eq. 7; reverse: KL(actor || policy)."""
+    distill_top_k: int = 0
+    """Distil on the policy's k likeliest tokens and one bucket for the rest; 0: full vocabulary."""
+    distill_temperature: float = 1.0
+    """Further divides both models' logits in the distillation loss, which is scaled by its
+    square."""
+    anchor_coef: float = 0.0
+    """Weight of KL(policy || anchor) in the policy's loss, the anchor being the policy at the
+    start, frozen; 0: none, and no anchor in memory."""
+
+
+@dataclass(frozen=True)
+class ControlConfig:
+    kl_target: float = 0.0
+    """Wanted KL(policy || actor), nats per token: while the measured one is above (below), what is
+    driven rises (falls). 0: no control."""
+    distill: bool = True
+    """Drive loss.distill_coef (kl_target > 0)."""
+    actor_lr: bool = False
+    """Drive the actor's learning rate (kl_target > 0)."""
+    gain: float = 0.1
+    """Change of the logarithm per step, per unit of log(KL / kl_target), which counts as at most 1
+    either way (kl_target > 0)."""
+    factor_max: float = 10.0
+    """Driven settings stay within this factor of their own values, up and down (kl_target > 0)."""
+    lam_decay: float = 0.9
+    """Weight of the past in the tracked lam (lam_from = tracked)."""
+    lam_min: float = 0.1
+    """Smallest tracked lam."""
+    lam_max: float = 10.0
+    """Largest tracked lam."""
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    policy_lr: float = 2e-4
+    """Learning rate of the policy (AdamW, betas 0.9 and 0.95)."""
+    actor_lr: float = 6e-4
+    """Learning rate of the actor."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """Of both learning rates after lr_warmup_steps: to 0 just after the last step, unless
+    constant."""
+    lr_warmup_steps: int = 0
+    """Steps over which both learning rates rise, linearly."""
+    weight_decay: float = 0.0
+    """AdamW's, of both models."""
+    grad_clip: float = 1.0
+    """Largest norm of each model's gradient."""
+    sequences_per_microbatch: int = 0
+    """Sequences per forward pass; 0: all of an update's. Changes memory, not the result."""
+
+
+@dataclass(frozen=True)
+class AlarmConfig:
+    action: Literal["stop", "lower"] = "stop"
+    """What an alarm does: stop the run, or multiply both learning rates by lower_factor and go on.
+    NaN or inf in a loss or gradient is always an alarm; that update is not made."""
+    kl_max: float = math.inf
+    """Alarm above this KL(q, p) per token, estimated from the step's ratios (kl_inf_target_k3)."""
+    ratio_max: float = math.inf
+    """Alarm above this p/q of a single token."""
+    accept_min: float = 0.0
+    """Alarm below this share of accepted tokens (jackpot)."""
+    entropy_min: float = 0.0
+    """Alarm below this entropy of the policy, nats per token."""
+    patience: int = 1
+    """Steps in a row beyond a limit before the alarm."""
+    lower_factor: float = 0.5
+    """lower: learning rates are multiplied by this."""
+    lowerings_max: int = 3
+    """lower: so many times; the next alarm stops the run."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    folder: str = "runs/default"
+    """Where everything of this run is written; an interrupted run there goes on."""
+    steps: int = 300
+    """Rollout batches."""
+    seed: int = 0
+    """Of every random stream."""
+    eval_every: int = 10
+    """Steps between evaluations; the first is before training, the last after it."""
+    eval_prompts: int = 384
+    """Held-out prompts per evaluation, one completion each."""
+    checkpoint_every: int = 50
+    """Steps between checkpoints; the last step always has one."""
+    checkpoints_kept: int = 2
+    """Newest checkpoints kept."""
+    keep_best: bool = True
+    """Also keep the checkpoint of the best evaluation, in checkpoints/best."""
+    samples_kept: int = 4
+    """Completions kept with every evaluation, token by token, for the report."""
+    self_test_max: float = 0.0
+    """Largest |log p_inf - log p_ref| per token allowed before training, with the policy in the
+    actor's place; 0: 1e-3 in float32, 0.5 in bfloat16."""
+    tracker: Literal["none", "tensorboard", "wandb", "trackio"] = "none"
+    """Also send metrics there; metrics.jsonl is written always."""
+    device: str = "auto"
+    """auto: cuda where there is one, else cpu."""
+    threads: int = 1
+    """Torch threads."""

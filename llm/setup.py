@@ -1,0 +1,75 @@
+"""What a run works with, opened once and handed on: data, scorer, tokenizer, models."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from . import actors, data, models, rewards, text
+from .actors import Actor
+from .config import Config, ConfigError
+from .models import Model
+
+
+class Setup(NamedTuple):
+    """anchor: the policy as it was at the start, frozen; None where the loss has no anchor."""
+
+    cfg: Config
+    tokenizer: text.Tokenizer
+    task: data.Task
+    scorer: rewards.Scorer
+    policy: Model
+    actor: Actor
+    anchor: Model | None
+    device: torch.device
+
+    @property
+    def sampler_is_policy(self) -> bool:
+        return self.actor.kind == "self"
+
+
+def open_setup(cfg: Config, folder: Path) -> Setup:
+    """Data, scorer and models of a run; built models are warmed up, in `folder` by default.
+
+    Raises:
+        ConfigError: models that share no tokenizer, bad data, a missing package or device.
+    """
+    torch.set_num_threads(cfg.run.threads)
+    device = open_device(cfg.run.device)
+    tokenizer = open_tokenizer(cfg)
+    task = data.open_task(cfg.task, tokenizer)
+    policy = models.open_policy(cfg, folder).to(device)
+    actor = actors.open_actor(cfg, policy, folder)
+    anchor = None
+    if cfg.loss.anchor_coef > 0:
+        anchor = copy.deepcopy(policy).requires_grad_(False)
+    scorer = rewards.open_scorer(cfg.task, tokenizer)
+    return Setup(cfg, tokenizer, task, scorer, policy, actor, anchor, device)
+
+
+def open_tokenizer(cfg: Config) -> text.Tokenizer:
+    """The policy's tokenizer, after checking that the actor's is the same."""
+    tokenizer = text.tokenizer_for(cfg.policy.path, cfg.task)
+    if cfg.actor.kind in ("separate", "frozen") and cfg.actor.path != cfg.policy.path:
+        differs = text.differences(tokenizer, text.tokenizer_for(cfg.actor.path, cfg.task))
+        if differs:
+            raise ConfigError(
+                f"policy {cfg.policy.path or '(built)'} and actor {cfg.actor.path or '(built)'} "
+                f"must share a tokenizer, and differ in: {'; '.join(differs)}. Rejection compares "
+                "their probabilities of the same token ids: choose models of one family"
+            )
+    return tokenizer
+
+
+def open_device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.zeros(1, device=name).device
+    except (RuntimeError, AssertionError) as e:
+        raise ConfigError(
+            f"--run.device {name} cannot be used: {str(e).splitlines()[0]}. Use auto or cpu"
+        ) from e

@@ -1,0 +1,287 @@
+"""Phase 2: one step's updates of the policy (Eq. 5) and of the actor (Eq. 6, 7)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from . import data, metrics
+from .checkpoint import Guard
+from .config import Config
+from .control import Controls
+from .correction import (
+    CorrectionState,
+    TokenWeights,
+    actor_weights,
+    forward_tail,
+    token_weights,
+)
+from .logprobs import chosen, completion_logprobs, entropy
+from .losses import anchor_sum, distill_sum, ppo_clip_sum, token_scale
+from .models import Model
+from .optim import adamw, lr_factor, set_lr
+from .rollout import Batch
+from .setup import Setup
+
+Optimizers = dict[str, torch.optim.Optimizer]
+
+
+class Tokens(NamedTuple):
+    """The policy's view of the real tokens of a batch, flat, without gradient."""
+
+    logp: torch.Tensor  # (n,) of the sampled token
+    topk_logp: torch.Tensor  # (n, k) of q's k likeliest tokens
+    tail_bound: torch.Tensor | None  # (n,) what the others can add to Z; None where unused
+
+
+def open_optimizers(setup: Setup) -> Optimizers:
+    """One for each model that is trained."""
+    o = setup.cfg.optim
+    found: Optimizers = {"policy": adamw(setup.policy, o.policy_lr, o.weight_decay)}
+    if setup.actor.trained:
+        found["actor"] = adamw(setup.actor.model, o.actor_lr, o.weight_decay)
+    return found
+
+
+def set_learning_rates(
+    cfg: Config, optimizers: Optimizers, controls: Controls, lowered: float, step: int
+) -> dict[str, float]:
+    """This step's rates: configured, scheduled, lowered by alarms, the actor's also controlled."""
+    factor = lowered * lr_factor(cfg.optim, step, cfg.run.steps)
+    rates = {"policy": cfg.optim.policy_lr * factor}
+    rates["actor"] = cfg.optim.actor_lr * factor * controls.actor_lr_factor
+    for name, optimizer in optimizers.items():
+        set_lr(optimizer, rates[name])
+    return {f"lr_{name}": rates[name] for name in optimizers}
+
+
+class Share(NamedTuple):
+    """What one optimiser step works on."""
+
+    batch: Batch
+    coin: torch.Tensor  # (n,) float64, below 1
+    ref: Tokens | None  # p_ref; None: the update's own forward pass gives it
+    ref_actor: torch.Tensor | None  # (n,) p_actor_ref of the sampled token; None likewise
+
+
+def shares(setup: Setup, batch: Batch, state: CorrectionState, step: int) -> list[Share]:
+    """The sequences of each optimiser step of a rollout: all of them, or random equal shares.
+
+    p_ref and p_actor_ref are scored here, before any update. Coins belong to (sequence, position).
+    """
+    cfg, device = setup.cfg, batch.ids.device
+    coins = data.stream(cfg.run.seed, "rejection", step).random(batch.is_completion.shape)
+    coin = torch.from_numpy(coins).to(device)[batch.is_completion]
+    if cfg.loss.updates_per_rollout == 1:
+        return [Share(batch, coin, None, None)]
+    ref, ref_actor = before_updates(setup, batch, state)
+    order = data.stream(cfg.run.seed, "shares", step).permutation(len(batch.answers))
+    found = []
+    for rows in torch.from_numpy(order).to(device).reshape(cfg.loss.updates_per_rollout, -1):
+        tail = None if ref.tail_bound is None else _pick(ref.tail_bound, batch, rows)
+        part = Tokens(_pick(ref.logp, batch, rows), _pick(ref.topk_logp, batch, rows), tail)
+        part_actor = None if ref_actor is None else _pick(ref_actor, batch, rows)
+        found.append(Share(batch.rows(rows), _pick(coin, batch, rows), part, part_actor))
+    return found
+
+
+def microbatches(cfg: Config, batch: Batch) -> list[Batch]:
+    n = len(batch.answers)
+    size = cfg.optim.sequences_per_microbatch or n
+    return [batch.rows(torch.arange(i, min(i + size, n))) for i in range(0, n, size)]
+
+
+def forward(setup: Setup, model: Model, batch: Batch) -> torch.Tensor:
+    """Full log-probabilities of the real completion tokens, flat: (n, v) float32."""
+    width = batch.is_completion.shape[1]
+    temperature = setup.cfg.rollout.temperature
+    logp = completion_logprobs(model, batch.ids, batch.is_real, width, temperature=temperature)
+    return logp[batch.is_completion]
+
+
+@torch.no_grad()
+def score(setup: Setup, batch: Batch, state: CorrectionState, *, is_target: bool) -> Tokens:
+    """`tokens` of a whole batch under the policy, one microbatch after the other."""
+    found = [
+        tokens(setup.cfg, forward(setup, setup.policy, mb), mb, state, is_target=is_target)
+        for mb in microbatches(setup.cfg, batch)
+    ]
+    logp, topk_logp, tail = zip(*found, strict=True)
+    bound = None if tail[0] is None else torch.cat(tail)
+    return Tokens(torch.cat(logp), torch.cat(topk_logp), bound)
+
+
+def tokens(
+    cfg: Config, logp: torch.Tensor, batch: Batch, state: CorrectionState, *, is_target: bool
+) -> Tokens:
+    """From full log-probabilities (n, v) to those that the weights need, without gradient."""
+    logp, real = logp.detach(), batch.is_completion
+    topk_ids, taken = batch.topk_ids[real], chosen(logp, batch.completion_ids[real])
+    tail = None
+    if is_target and bool(torch.isfinite(taken).all()):  # else the guard stops at `taken`
+        tail = forward_tail(cfg.correction, state, logp, topk_ids, batch.topk_logp_inf[real])
+    return Tokens(taken, logp.gather(-1, topk_ids), tail)
+
+
+@torch.no_grad()
+def before_updates(
+    setup: Setup, batch: Batch, state: CorrectionState
+) -> tuple[Tokens, torch.Tensor | None]:
+    """p_ref and, where Eq. 6 has a correction, p_actor_ref, on a whole batch."""
+    cfg = setup.cfg
+    ref = score(setup, batch, state, is_target=cfg.correction.target == "ref")
+    if cfg.loss.actor_correction == "none" or not setup.actor.trained:
+        return ref, None
+    found = [
+        chosen(forward(setup, setup.actor.model, mb), mb.completion_ids[mb.is_completion])
+        for mb in microbatches(cfg, batch)
+    ]
+    return ref, torch.cat(found)
+
+
+def update(
+    setup: Setup,
+    optimizers: Optimizers,
+    share: Share,
+    controls: Controls,
+    state: CorrectionState,
+    guard: Guard,
+    step: int,
+) -> dict:
+    """One optimiser step of the policy, and of the actor if it is trained, on the joint loss.
+
+    Raises:
+        NonFinite: NaN or inf; no optimiser was stepped.
+    """
+    cfg, batch, ref = setup.cfg, share.batch, share.ref
+    real = batch.is_completion
+    micro = microbatches(cfg, batch)
+    # Weights need statistics of the whole update: one forward pass serves if it is one microbatch
+    logp = forward(setup, setup.policy, batch) if len(micro) == 1 else None
+    is_target = ref is None or cfg.correction.target == "new"
+    if logp is not None:
+        now = tokens(cfg, logp, batch, state, is_target=is_target)
+    else:
+        now = score(setup, batch, state, is_target=is_target)
+    guard.finite(step, logp_new=now.logp, logp_inf=batch.logp_inf[real])
+    if ref is not None:
+        guard.finite(step, logp_ref=ref.logp)
+    ref = ref or now  # a single update per rollout: p_ref is p_new, without its gradient
+    target = now if is_target else ref
+    weights = token_weights(
+        cfg.correction,
+        control=cfg.control,
+        state=state,
+        logp_inf=batch.logp_inf[real],
+        logp_ref=ref.logp,
+        logp_new=now.logp,
+        topk_logp_inf=batch.topk_logp_inf[real],
+        topk_logp_target=target.topk_logp,
+        uniform=share.coin,
+        in_topk=(batch.topk_ids[real] == batch.completion_ids[real][:, None]).any(dim=-1),
+        tail_bound=target.tail_bound,
+    )
+    guard.finite(step, ratio=weights.log_ratio.double().exp(), weight=weights.weight)
+    n_proposed = len(weights.weight)
+    sequence = torch.arange(len(real), device=real.device)[:, None].expand(real.shape)[real]
+    scale = token_scale(cfg.loss.denominator, weights.accepted, sequence, len(real))
+
+    losses: dict[str, float] = {}
+    entropies, clips, start = [], [], 0
+    for optimizer in optimizers.values():
+        optimizer.zero_grad()
+    for mb in micro:
+        full = logp if logp is not None else forward(setup, setup.policy, mb)
+        piece = slice(start, start + len(full))
+        start += len(full)
+        taken = mb.completion_ids[mb.is_completion]
+        advantage = mb.advantage[:, None].expand(mb.is_completion.shape)[mb.is_completion]
+        new, clip = chosen(full, taken), (cfg.loss.clip_low, cfg.loss.clip_high)
+        terms = {
+            "loss_policy": ppo_clip_sum(
+                new, ref.logp[piece], advantage, weights.weight[piece], *clip, scale[piece]
+            )
+        }
+        if setup.anchor is not None:
+            with torch.no_grad():
+                anchor = forward(setup, setup.anchor, mb)
+            terms["loss_anchor"] = anchor_sum(full, anchor) / n_proposed
+        if setup.actor.trained:
+            of_actor = None if share.ref_actor is None else share.ref_actor[piece]
+            terms |= actor_terms(setup, mb, full, of_actor, advantage, n_proposed, controls)
+        # L_Jackpot (Eq. 8): policy and actor share no parameters, one backward serves both
+        coefs = {"loss_anchor": cfg.loss.anchor_coef, "loss_distill": controls.distill_coef}
+        trained = {k: v for k, v in terms.items() if k.startswith("loss_")}
+        joint = sum(coefs.get(name, 1.0) * term for name, term in trained.items())
+        assert isinstance(joint, torch.Tensor)
+        guard.finite(step, loss=joint)
+        joint.backward()
+        for name, term in terms.items():
+            losses[name] = losses.get(name, 0.0) + float(term.detach())
+        entropies.append(entropy(full.detach()))
+        clips.append(metrics.clip_fraction(new, ref.logp[piece], advantage, *clip))
+
+    norms = {}
+    for name in optimizers:
+        model = setup.policy if name == "policy" else setup.actor.model
+        guard.gradients(step, **{name: model})
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), cfg.optim.grad_clip)
+        norms[f"grad_norm_{name}"] = float(norm)
+    for optimizer in optimizers.values():
+        optimizer.step()
+    return {
+        "weights": weights,
+        **losses,
+        **norms,
+        "entropy_policy": float(torch.cat(entropies).mean()),
+        "clip_fraction": float(torch.cat(clips).mean()),
+    }
+
+
+def actor_terms(
+    setup: Setup,
+    batch: Batch,
+    logp_policy: torch.Tensor,
+    ref_actor: torch.Tensor | None,
+    advantage: torch.Tensor,
+    n_proposed: int,
+    controls: Controls,
+) -> dict[str, torch.Tensor]:
+    """Eq. 6 and 7, those of them that are on, each per proposed token of the update.
+
+    With closed-loop control also what it measures: the exact KL(policy || actor).
+    """
+    loss, real = setup.cfg.loss, batch.is_completion
+    full, q = forward(setup, setup.actor.model, batch), batch.logp_inf[real]
+    terms = {}
+    if loss.actor_ppo:
+        act = chosen(full, batch.completion_ids[real])
+        anchor = q  # Eq. 6: q is the actor before these updates, so F(p_actor_ref / q) = 1
+        if loss.actor_correction != "none":
+            anchor = act.detach() if ref_actor is None else ref_actor
+        weight = actor_weights(loss, setup.cfg.correction, anchor, q)
+        clip = (loss.clip_low, loss.clip_high)
+        terms["loss_actor_ppo"] = ppo_clip_sum(act, anchor, advantage, weight, *clip) / n_proposed
+    if controls.distill_coef > 0:
+        how = (loss.distill_direction, loss.distill_top_k, loss.distill_temperature)
+        terms["loss_distill"] = distill_sum(logp_policy, full, *how) / n_proposed
+    if setup.cfg.control.kl_target > 0:
+        terms["kl_policy_actor_now"] = distill_sum(logp_policy, full.detach()) / n_proposed
+    return terms
+
+
+def merge(seen: list[dict], weights: list[TokenWeights], cfg: Config) -> dict[str, float]:
+    """Metrics of a step from those of its updates: token metrics pooled, the others averaged."""
+    if not seen:
+        return {}
+    found = {k: sum(s[k] for s in seen) / len(seen) for k in seen[0]}
+    return metrics.correction_metrics(weights, cfg.correction.name) | found
+
+
+def _pick(flat: torch.Tensor, batch: Batch, rows: torch.Tensor) -> torch.Tensor:
+    """Entries of the tokens of some sequences, in their order: (n, ...) -> (m, ...)."""
+    real = batch.is_completion
+    grid = flat.new_zeros((*real.shape, *flat.shape[1:]))
+    grid[real] = flat
+    return grid[rows][real[rows]]

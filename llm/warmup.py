@@ -1,0 +1,108 @@
+"""Supervised warm-up of built models on noisy demonstrations, kept and found again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from . import data
+from .checkpoint import Guard, latest, load_state, save_state, write_json
+from .config import Config, ConfigError, flatten
+from .models import Model, build, seed_of
+from .progress import Progress
+from .tasks import DigitTask
+from .text import CharTokenizer
+
+_DEPENDS_ON = (
+    "task.name task.digits_min task.digits_max {role}.path {role}.layers {role}.width "
+    "warmup.{role}_steps warmup.{role}_error warmup.batch_size warmup.lr run.seed"
+)
+
+
+def warmed(cfg: Config, role: str, run_folder: Path) -> str:
+    """Folder of the warmed-up model of a role; trained now unless an equal one is kept there.
+
+    Warm-ups are shared by runs with the same settings of them; an interrupted one goes on.
+
+    Raises:
+        ConfigError: the folder holds a model warmed up with other settings.
+    """
+    home = Path(cfg.warmup.folder) if cfg.warmup.folder else run_folder / "warmup"
+    folder = home / role
+    recipe = _recipe(cfg, role)
+    if (folder / "recipe.json").exists():
+        found = json.loads((folder / "recipe.json").read_text())
+        if found != recipe:
+            differs = [k for k in recipe if found.get(k) != recipe[k]]
+            raise ConfigError(
+                f"{folder} holds a model warmed up with other settings ({', '.join(differs)}); "
+                "choose another --warmup.folder or remove it"
+            )
+    else:
+        _warm_up(cfg, role, folder).save_pretrained(folder / "model")
+        write_json(folder / "recipe.json", recipe)  # written last: its presence says "complete"
+    return str(folder / "model")
+
+
+def _recipe(cfg: Config, role: str) -> dict:
+    """The settings a warmed-up model depends on, and no others."""
+    flat = flatten(cfg)
+    return {k: flat[k] for k in _DEPENDS_ON.format(role=role).split()}
+
+
+def _warm_up(cfg: Config, role: str, folder: Path) -> Model:
+    """Supervised training on noisy demonstrations: pass rates start above zero, and differ."""
+    w = cfg.warmup
+    steps = w.policy_steps if role == "policy" else w.actor_steps
+    error = w.policy_error if role == "policy" else w.actor_error
+    model = build(getattr(cfg, role), seed=seed_of(cfg, role))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=w.lr, weight_decay=0.0)
+    parts = {"model": model, "optimizer": optimizer}
+    start, kept = 0, latest(folder / "checkpoints")
+    if kept is not None:
+        start = load_state(kept, parts)["step"]
+    progress = Progress(f"warm-up {role}", steps, start)
+    guard = Guard(folder / "checkpoints")
+    for step in range(start, steps):
+        rng = data.stream(cfg.run.seed, f"warm-up {role}", step)
+        ids, is_answer = demonstrations(cfg, rng, error)
+        logits = model(input_ids=ids).logits[:, :-1].float()
+        loss = torch.nn.functional.cross_entropy(
+            logits[is_answer[:, 1:]], ids[:, 1:][is_answer[:, 1:]]
+        )
+        for group in optimizer.param_groups:
+            group["lr"] = w.lr * min(1.0, (step + 1) / 20) * (1.0 - 0.9 * step / steps)
+        optimizer.zero_grad()
+        loss.backward()
+        guard.finite(step, loss=loss)
+        guard.gradients(step, **{role: model})
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        progress.show(step + 1, f"loss {float(loss.detach()):.3f}")
+        if (step + 1) % 100 == 0 and step + 1 < steps:
+            save_state(folder / "checkpoints", step + 1, parts, {"step": step + 1})
+    progress.close()
+    return model
+
+
+def demonstrations(
+    cfg: Config, rng: np.random.Generator, error: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Prompt, answer and end-of-sequence, right-padded; and which ids are answer. (b, t) each."""
+    tokenizer = CharTokenizer()
+    (eos,) = tokenizer.eos
+    task = DigitTask(cfg.task)
+    prompts = [p for p, _ in task.problems(rng, cfg.warmup.batch_size)]
+    rows = [
+        (tokenizer.encode(p), tokenizer.encode(task.demonstration(p, rng, error))) for p in prompts
+    ]
+    width = max(len(p) + len(a) + 1 for p, a in rows)
+    ids = torch.full((len(rows), width), tokenizer.pad)
+    is_answer = torch.zeros((len(rows), width), dtype=torch.bool)
+    for i, (p, a) in enumerate(rows):
+        ids[i, : len(p) + len(a) + 1] = torch.tensor([*p, *a, eos])
+        is_answer[i, len(p) : len(p) + len(a) + 1] = True
+    return ids, is_answer

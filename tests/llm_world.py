@@ -1,0 +1,71 @@
+"""A Setup of random models over the character alphabet, without files: for tests of one update."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from llm import data, models, rewards
+from llm.actors import Actor
+from llm.checkpoint import Guard
+from llm.config import Config, ModelConfig
+from llm.control import initial_controls
+from llm.correction import CorrectionState
+from llm.data import Problem
+from llm.rollout import sample
+from llm.setup import Setup
+from llm.text import CharTokenizer
+
+TOKENIZER = CharTokenizer()
+PROBLEMS = [
+    Problem(*pair)
+    for pair in [
+        ("12=", "13"),
+        ("90417=", "99044"),
+        ("5=", "5"),
+        ("8812=", "8679"),
+        ("333=", "369"),
+    ]
+]
+NOWHERE = Guard(Path("nowhere"))
+
+
+def random_pair():
+    """Policy and actor. Random models are nearly uniform: sharpened so that they differ."""
+    policy = models.build(ModelConfig(layers=2, width=32), seed=1)
+    actor = models.build(ModelConfig(layers=1, width=16), seed=2)
+    with torch.no_grad():
+        policy.lm_head.weight.mul_(30.0)
+        actor.lm_head.weight.mul_(30.0)
+    return policy, actor
+
+
+def world(cfg: Config, pair, kind: str = "separate") -> Setup:
+    """The pair as they are, not copied."""
+    policy, actor = pair
+    anchor = copy.deepcopy(policy).requires_grad_(False) if cfg.loss.anchor_coef > 0 else None
+    task = data.open_task(cfg.task, TOKENIZER)
+    scorer = rewards.open_scorer(cfg.task, TOKENIZER)
+    held = Actor(kind, actor)
+    return Setup(cfg, TOKENIZER, task, scorer, policy, held, anchor, torch.device("cpu"))
+
+
+def rollout(model, problems=PROBLEMS, seed=0, temperature=1.0, top_k=5, width=7, group=1):
+    return sample(
+        model,
+        TOKENIZER,
+        problems,
+        np.random.default_rng(seed),
+        max_new_tokens=width,
+        temperature=temperature,
+        top_k=top_k,
+        group=group,
+    )
+
+
+def start(cfg: Config):
+    """Controls and correction state as at step 0."""
+    return initial_controls(cfg), CorrectionState()

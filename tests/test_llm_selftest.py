@@ -1,0 +1,192 @@
+"""The self-test passes where sampler and scorer agree, and says what is wrong elsewhere."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from llm import actors, config, data, logprobs, models, rewards, rollout, text, update
+from llm.config import ConfigError
+from llm.selftest import SelfTestError, self_test, tolerance
+from llm.setup import Setup
+
+FLAGS = ["--actor.kind", "self", "--correction.name", "none", "--loss.actor_ppo", "False"]
+FLAGS += ["--loss.distill_coef", "0", "--task.digits_min", "3", "--policy.width", "32"]
+
+
+def opened(*flags: str, dropout: float = 0.0, absolute: bool = False) -> Setup:
+    """A random model; prompts of 3 to 8 digits, so that there is padding.
+
+    absolute: GPT-2, which notices where a sequence starts; rotary positions are relative.
+    """
+    cfg = config.load([], [*FLAGS, "--rollout.temperature", "0.7", *flags])
+    if absolute:
+        torch.manual_seed(0)
+        size: dict[str, Any] = {"n_embd": 16, "n_layer": 2, "n_head": 2, "initializer_range": 0.3}
+        policy = GPT2LMHeadModel(GPT2Config(vocab_size=48, n_positions=64, **size)).eval()
+    else:
+        policy = models.build(cfg.policy, seed=0).to(getattr(torch, cfg.policy.dtype)).eval()
+        for layer in policy.model.layers:
+            layer.self_attn.attention_dropout = dropout
+    tokenizer = text.CharTokenizer()
+    task, scorer = data.open_task(cfg.task, tokenizer), rewards.open_scorer(cfg.task, tokenizer)
+    actor = actors.open_actor(cfg, policy, Path("unused"))
+    return Setup(cfg, tokenizer, task, scorer, policy, actor, None, torch.device("cpu"))
+
+
+def test_a_sound_setup_passes_with_rounding_alone():
+    found = self_test(opened())
+    assert 0.0 <= found["mean"] <= found["max"] < 2e-5
+    assert found["max_topk"] < 2e-5 and found["tokens"] >= 8
+    assert found["tolerance"] == 1e-3
+
+
+def test_it_repeats_exactly_and_changes_nothing():
+    setup = opened()
+    before = {k: v.clone() for k, v in setup.policy.state_dict().items()}
+    assert self_test(setup) == self_test(setup)
+    assert all(torch.equal(v, before[k]) for k, v in setup.policy.state_dict().items())
+
+
+def test_bfloat16_has_a_wider_tolerance_and_a_setting_overrides_both():
+    setup = opened("--policy.dtype", "bfloat16")
+    assert tolerance(setup) == 0.5 and 1e-3 < self_test(setup)["max"] < 0.5
+    with pytest.raises(SelfTestError, match="beyond the tolerance 1e-06"):
+        self_test(opened("--run.self_test_max", "1e-6", "--policy.dtype", "bfloat16"))
+
+
+def planted(fault: str, patch: pytest.MonkeyPatch, setup: Setup) -> None:
+    """One side made wrong, the other left right."""
+    score: Any = logprobs.completion_logprobs
+    sampler, noted = rollout._forward, rollout.sample
+    positions = logprobs.positions
+
+    def raw(*args, **kwargs):
+        batch = noted(*args, **kwargs)
+        logp = score(setup.policy, batch.ids, batch.is_real, batch.is_completion.shape[1], 1.0)
+        batch.logp_inf.copy_(logprobs.chosen(logp, batch.completion_ids))
+        return batch
+
+    scorers = {
+        "scorer at temperature 1": lambda m, ids, real, t, temperature: score(m, ids, real, t, 1.0),
+        "scored one token late": lambda *a, temperature: score(*a, temperature).roll(1, dims=1),
+        "another prompt is scored": lambda m, ids, *a, temperature: score(
+            m, ids + (ids == 5), *a, temperature
+        ),
+        "NaN": lambda *a, temperature: score(*a, temperature) * math.nan,
+        "scorer sees padding": _unmasked,
+        "scorer pads on the right": lambda m, ids, real, t, temperature: score(
+            m, _right(ids, real, t), _right(real, real, t), t, temperature
+        ),
+    }
+    samplers = {
+        "sampler's positions off by one": lambda m, ids, real, pos, cache: sampler(
+            m, ids, real, pos + (ids.shape[1] == 1), cache
+        ),
+        "sampler sees padding": lambda m, ids, real, pos, cache: sampler(
+            m, ids, torch.ones_like(real), pos, cache
+        ),
+    }
+    orders = {
+        "scorer skips every other position": lambda real: positions(real) * 2,
+        "scorer's positions count padding": lambda real: positions(torch.ones_like(real)),
+    }
+    if fault in scorers:
+        patch.setattr(update, "completion_logprobs", scorers[fault])
+    elif fault in samplers:
+        patch.setattr(rollout, "_forward", samplers[fault])
+    elif fault in orders:
+        patch.setattr(logprobs, "positions", orders[fault])
+    elif fault == "sampler notes raw log-probabilities":
+        patch.setattr(rollout, "sample", raw)
+    else:
+        assert fault == "dropout"
+        setup.policy.train()
+
+
+def _unmasked(m, ids, real, t, temperature):
+    out = m(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        position_ids=logprobs.positions(real),
+        logits_to_keep=t + 1,
+        use_cache=False,
+    )
+    return torch.log_softmax(out.logits[:, :-1].float() / temperature, dim=-1)
+
+
+def _right(x, real, t):
+    """The prompt's padding moved behind the prompt."""
+    rows = []
+    for row, mask in zip(x, real[:, :-t], strict=True):
+        prompt = row[:-t]
+        rows.append(torch.cat([prompt[mask], prompt[~mask], row[-t:]]))
+    return torch.stack(rows)
+
+
+EVEN_FIRST = "even first tokens are wrong: look at the temperature"
+ONLY_PADDED = "only sequences with padded prompts are wrong: look at the padding side"
+CACHE = "the first token of every completion is right: look at what sampling with a cache"
+
+
+@pytest.mark.parametrize(
+    ("fault", "hint"),
+    [
+        ("scorer at temperature 1", EVEN_FIRST),
+        ("sampler notes raw log-probabilities", EVEN_FIRST),
+        ("scored one token late", EVEN_FIRST),
+        ("another prompt is scored", "differ by up to"),
+        ("dropout", "differ by up to"),
+        ("scorer skips every other position", EVEN_FIRST),
+        ("scorer's positions count padding", ONLY_PADDED),
+        ("scorer sees padding", ONLY_PADDED),
+        ("scorer pads on the right", ONLY_PADDED),
+        ("sampler sees padding", ONLY_PADDED),
+        ("sampler's positions off by one", CACHE),
+        ("NaN", "differ by up to inf nats"),
+    ],
+)
+def test_a_planted_fault_is_caught_and_the_message_points_at_it(fault, hint, monkeypatch):
+    setup = opened(dropout=0.3 * (fault == "dropout"), absolute="positions" in fault)
+    self_test(setup)  # nothing is wrong without the fault
+    planted(fault, monkeypatch, setup)
+    with pytest.raises(SelfTestError, match=hint) as found:
+        self_test(setup)
+    assert "--run.self_test_max" in str(found.value)
+
+
+def test_log_probabilities_of_the_likeliest_tokens_are_compared_too(monkeypatch):
+    real = rollout.sample
+
+    def wrong(*args, **kwargs):
+        batch = real(*args, **kwargs)
+        batch.topk_logp_inf[0, 0, 1] += 0.01
+        return batch
+
+    setup = opened()
+    monkeypatch.setattr(rollout, "sample", wrong)
+    with pytest.raises(SelfTestError, match="sampled tokens are right: look at how the likeliest"):
+        self_test(setup)
+
+
+def test_the_worst_token_is_named(monkeypatch):
+    real, seen = rollout.sample, []
+
+    def wrong(*args, **kwargs):
+        batch = real(*args, **kwargs)
+        batch.logp_inf[5, 2] += 1.0
+        assert bool(batch.is_completion[5, 2])
+        seen.append(batch)
+        return batch
+
+    setup = opened()
+    monkeypatch.setattr(rollout, "sample", wrong)
+    with pytest.raises(ConfigError, match=r"1 of \d+ tokens beyond") as found:
+        self_test(setup)
+    piece = setup.tokenizer.pieces([int(seen[0].completion_ids[5, 2])])[0]
+    assert f"most at token 2 ({piece!r}) after {seen[0].prompts[5]!r}" in str(found.value)
