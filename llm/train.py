@@ -130,7 +130,8 @@ def _train(setup: Setup, folder: Path, tracker: trackers.Tracker, interrupts: In
         # Phase 2. Update policy (Eq. 5) and actor (Eq. 6, 7), minibatch by minibatch (l. 11-28)
         clock = time.perf_counter()
         row |= set_learning_rates(cfg, optimizers, controls, alarms.state.lr_factor, step)
-        row["distill_coef"] = controls.distill_coef
+        if actor.trained:
+            row["distill_coef"] = controls.distill_coef
         seen: list[dict[str, Any]] = []
         skipped = 0
         for share in shares(setup, batch, correction, step):
