@@ -77,18 +77,21 @@ def sample(
     temperature: float,
     top_k: int,
     group: int = 1,
+    place: tuple[int, int] | None = None,
     check: Callable[[torch.Tensor], None] = lambda logq: None,
 ) -> Batch:
     """`group` completions for each problem, neighbours, drawn from softmax(logits / temperature).
 
     That very distribution, in float32, is what `logp_inf` and the top-k log-probabilities describe.
     All random numbers are drawn first, one per (sequence, position), so a sequence does not depend
-    on which others are sampled with it. A group shares the forward pass of its prompt, and finished
+    on which others are sampled with it: `place` is (first, all), where these sequences stand among
+    all those that share `rng`; None: they are all. A group shares the forward pass of its prompt, and finished
     sequences leave the batch. `check` sees log q (rows, v) before each draw.
     """
     device = model.device
     b, t = len(problems) * group, max_new_tokens
-    uniform = torch.from_numpy(rng.random((b, t))).to(device)
+    first, everything = place or (0, b)
+    uniform = torch.from_numpy(rng.random((everything, t))[first : first + b]).to(device)
     prompt, prompt_real = _left_padded([tokenizer.prompt(p.prompt) for p in problems], tokenizer)
     prompt, prompt_real = prompt.to(device), prompt_real.to(device)
     width = prompt.shape[1]
@@ -139,7 +142,7 @@ def sample(
         logp_inf=logp_inf,
         topk_ids=topk_ids,
         topk_logp_inf=topk_logp,
-        index=torch.arange(b, device=device),
+        index=torch.arange(first, first + b, device=device),
         finished=finished,
         prompts=[p.prompt for p in problems for _ in range(group)],
         answers=[p.answer for p in problems for _ in range(group)],

@@ -73,6 +73,17 @@ def test_a_group_is_what_its_prompt_repeated_gives(pair):
     assert torch.allclose(shared.logp_inf, repeated.logp_inf, atol=1e-5)
 
 
+def test_a_part_of_a_step_is_what_the_whole_step_gives_there(pair):
+    """Sequences 4 to 9 of 10, sampled alone at their place: the same tokens and indices."""
+    _, actor = pair
+    whole = rollout(actor, group=2)
+    rng = np.random.default_rng(0)
+    settings = {"max_new_tokens": 7, "temperature": 1.0, "top_k": 5, "group": 2}
+    part = sample(actor, TOKENIZER, PROBLEMS[2:], rng, place=(4, 10), **settings)
+    assert part.completions() == whole.completions()[4:]
+    assert part.index.tolist() == whole.index.tolist()[4:]
+
+
 def test_finished_sequences_leave_the_forward_pass(pair):
     """Rows per forward pass fall while some are still sampled; the completions do not change."""
     _, actor = pair
