@@ -85,8 +85,8 @@ def sample(
     That very distribution, in float32, is what `logp_inf` and the top-k log-probabilities describe.
     All random numbers are drawn first, one per (sequence, position), so a sequence does not depend
     on which others are sampled with it: `place` is (first, all), where these sequences stand among
-    all those that share `rng`; None: they are all. A group shares the forward pass of its prompt, and finished
-    sequences leave the batch. `check` sees log q (rows, v) before each draw.
+    all those that share `rng`; None: they are all. A group shares the forward pass of its prompt,
+    and finished sequences leave the batch. `check` sees log q (rows, v) before each draw.
     """
     device = model.device
     b, t = len(problems) * group, max_new_tokens
