@@ -1,0 +1,154 @@
+"""What Jackpot's weights add to an optimiser step, at a vocabulary of 151,936.
+
+    python benchmarks/overhead.py [--vocab 151936] [--repeats 5] [--quick] [--json FILE]
+
+One rollout of a small random policy and actor; then the same optimiser step on the same batch, in
+turns: with OBRS, with TIS and the same actor losses, and with PPO of the policy alone. Prints
+ratios of median times. Model passes per step are counted in tests/test_llm_train.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from llm.actors import Actor
+from llm.checkpoint import Guard
+from llm.config import Config, load
+from llm.control import initial_controls
+from llm.correction import CorrectionState
+from llm.data import Problem
+from llm.models import quiet
+from llm.rollout import Batch, sample
+from llm.setup import Setup
+from llm.update import open_optimizers, shares, update
+
+MODES = {
+    "jackpot": (),
+    "tis": ("--correction.name", "tis"),
+    "ppo": (
+        *("--correction.name", "none", "--actor.kind", "frozen"),
+        *("--loss.actor-ppo", "False", "--loss.distill-coef", "0"),
+    ),
+}
+
+
+class Numbers:
+    """Prompts are numbers of ids; nothing ends a completion."""
+
+    pad, eos = 0, frozenset[int]()
+
+    def prompt(self, text: str) -> list[int]:
+        return [int(word) for word in text.split()]
+
+
+def model(vocab: int, width: int, layers: int, seed: int) -> Any:
+    with quiet():
+        from transformers import Qwen3Config, Qwen3ForCausalLM
+    torch.manual_seed(seed)
+    config = Qwen3Config(
+        vocab_size=vocab,
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        head_dim=width // 4,
+    )
+    return Qwen3ForCausalLM(config)
+
+
+def scene(vocab: int, sequences: int, tokens: int) -> tuple[Any, Any, Batch]:
+    """A policy, an actor that differs from it moderately, and a batch with random advantages."""
+    policy = model(vocab, 256, 4, seed=0)
+    actor = copy.deepcopy(policy)
+    torch.manual_seed(2)
+    with torch.no_grad():
+        policy.lm_head.weight.mul_(20.0)  # a peaked law, as language models have
+        for theirs, ours in zip(actor.parameters(), policy.parameters(), strict=True):
+            theirs.copy_(ours + 0.05 * ours.square().mean().sqrt() * torch.randn_like(ours))
+    rng = np.random.default_rng(0)
+    problems = [Problem(" ".join(map(str, rng.integers(vocab, size=16))), "") for _ in range(4)]
+    batch = sample(
+        actor,
+        Numbers(),  # type: ignore[arg-type]
+        problems,
+        rng,
+        max_new_tokens=tokens,
+        temperature=1.0,
+        top_k=20,
+        group=sequences // 4,
+    )
+    batch.advantage.copy_(torch.from_numpy(rng.standard_normal(sequences)))
+    return policy, actor, batch
+
+
+def step(cfg: Config, policy: Any, actor: Any, optimizers: Any, batch: Batch) -> float:
+    """Seconds of one optimiser step."""
+    kind = cfg.actor.kind
+    setup = Setup(  # type: ignore[arg-type]
+        cfg, Numbers(), None, None, policy, Actor(kind, actor), None, torch.device("cpu")
+    )
+    state, start = CorrectionState(), time.perf_counter()
+    share = shares(setup, batch, state, 0)[0]
+    update(setup, optimizers, share, initial_controls(cfg), state, Guard(Path("nowhere")), 0)
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--vocab", type=int, default=151_936)
+    parser.add_argument("--sequences", type=int, default=8)
+    parser.add_argument("--tokens", type=int, default=32)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="a small size, to see that it runs")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    if args.quick:
+        args.vocab, args.tokens, args.repeats = 5000, 8, 3
+    torch.set_num_threads(1)
+    policy, actor, batch = scene(args.vocab, args.sequences, args.tokens)
+    flags = ["--optim.policy-lr", "1e-9", "--optim.actor-lr", "1e-9"]
+    configs = {}
+    for name, extra in MODES.items():
+        rates = flags if name != "ppo" else flags[:2]
+        configs[name] = load([], [*rates, *extra])
+    tools = {
+        name: open_optimizers(
+            Setup(cfg, None, None, None, policy, Actor(cfg.actor.kind, actor), None, None)  # type: ignore[arg-type]
+        )
+        for name, cfg in configs.items()
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in MODES}
+    for turn in range(args.repeats + 1):
+        for name, cfg in configs.items():
+            taken = step(cfg, policy, actor, tools[name], batch)
+            if turn:  # the first turn fills caches and Adam's state
+                seconds[name].append(taken)
+    proposed = int(batch.is_completion.sum())
+    print(f"{proposed} tokens, {args.vocab} ids, policy {policy.num_parameters():,} parameters")
+    found = []
+    for rival, what, target in (
+        ("tis", "step with OBRS over TIS with the same actor losses", 1.03),
+        ("ppo", "step with OBRS and actor losses over PPO of the policy alone", None),
+    ):
+        pairs = [a / b for a, b in zip(seconds["jackpot"], seconds[rival], strict=True)]
+        ratio = statistics.median(pairs)
+        spread = [round(min(pairs), 3), round(max(pairs), 3)]
+        print(f"{what}: {ratio:.3f} ({spread[0]} to {spread[1]} over {args.repeats} turns)")
+        met = None if target is None else ratio <= target
+        found.append({"name": what, "ratio": ratio, "target": target, "met": met, "spread": spread})
+    if args.json:
+        args.json.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
