@@ -61,7 +61,9 @@ def open_actor(cfg: Config, policy: Model, run_folder: Path) -> Actor:
     if found != wanted:
         raise ConfigError(
             f"the actor has probabilities of {found} token ids, the policy of {wanted}; they are "
-            "compared id by id, so both models must be of one family"
+            "compared id by id, so both models must be of one family. If they are, they differ "
+            "only in the padding of the vocabulary: resize one (resize_token_embeddings) and save "
+            "it"
         )
     if a.kind == "frozen":
         model.requires_grad_(False)
@@ -111,6 +113,8 @@ class Snapshot(torch.nn.Module):
 class Quantized(Actor):
     """A copy of the policy whose linear layers, the head among them, have int8 or int4 weights.
 
+    Layers of another kind stay as they are (convolutions, experts kept as one tensor), and a model
+    that consists mostly of those is refused.
     torchao, weight only. int8: one scale per output row. int4: one per 32 weights of a row (of the
     whole row where 32 does not divide it). Embeddings and norms stay as they are.
     """
@@ -127,7 +131,8 @@ def quantized(policy: Model, bits: int) -> Model:
     """A quantised copy that shares no memory with the policy. See `Quantized`.
 
     Raises:
-        ConfigError: torchao is missing, or the model's layers are of a kind it leaves as they are.
+        ConfigError: torchao is missing, leaves most of the model as it is, or makes of it a model
+            that does not run.
     """
     try:
         with quiet():
@@ -143,15 +148,17 @@ def quantized(policy: Model, bits: int) -> Model:
             "--actor.kind quantized needs the package torchao: pip install 'jackpot-obrs[torchao]'"
         ) from e
     model = frozen_copy(policy)
-    linear = [m for m in model.modules() if isinstance(m, torch.nn.Linear)]
-    if len(linear) < 2:
+    left, inside = _left_by_quantisation(model)
+    if 2 * left > inside:
         raise ConfigError(
-            f"--actor.kind quantized: {type(model).__name__} has no torch.nn.Linear layers but its "
-            "head, so hardly anything would be quantised; use --actor.kind noisy or stale"
+            f"--actor.kind quantized: {type(model).__name__} has no torch.nn.Linear layers for "
+            f"{left / inside:.0%} of its parameters (embeddings and head apart), which would stay "
+            "as they are; use --actor.kind noisy or stale"
         )
+    linear = [m for m in model.modules() if isinstance(m, torch.nn.Linear)]
     if bits == 8:
         quantize_(model, Int8WeightOnlyConfig(set_inductor_config=False))
-        return model
+        return _tried(model)
     for width in {m.in_features for m in linear}:
         share = PerGroup(_GROUP) if width % _GROUP == 0 else PerAxis(0)
         quantize_(
@@ -164,6 +171,28 @@ def quantized(policy: Model, bits: int) -> Model:
                 isinstance(m, torch.nn.Linear) and m.in_features == width
             ),
         )
+    return _tried(model)
+
+
+def _left_by_quantisation(model: Model) -> tuple[int, int]:
+    """Parameters that are no linear layer's, and all; both without embeddings and head."""
+    ends = [m for m in model.modules() if isinstance(m, torch.nn.Embedding)]
+    apart = {id(m.weight) for m in (*ends, model.get_output_embeddings())}
+    linear = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Linear)}
+    inside = {id(p): p.numel() for p in model.parameters() if id(p) not in apart}
+    return sum(n for i, n in inside.items() if i not in linear), sum(inside.values())
+
+
+@torch.no_grad()
+def _tried(model: Model) -> Model:
+    """The model, after two tokens: layers that treat their weight as a plain tensor fail."""
+    try:
+        model(input_ids=torch.zeros((1, 2), dtype=torch.long, device=model.device))
+    except Exception as e:
+        raise ConfigError(
+            f"--actor.kind quantized: {type(model).__name__} does not run with torchao's weights "
+            f"({type(e).__name__}: {str(e)[:200]}); use --actor.kind noisy or stale"
+        ) from e
     return model
 
 
@@ -177,7 +206,8 @@ def early_exit(policy: Model, layers: int) -> Model:
     whole = plain(policy)
     decoder = whole.get_decoder()
     stack = getattr(decoder, "layers", None)
-    if not isinstance(stack, torch.nn.ModuleList) or decoder is whole:
+    path = next((name for name, m in whole.named_modules() if m is decoder), "")
+    if not isinstance(stack, torch.nn.ModuleList) or not path:
         raise ConfigError(
             f"--actor.kind early_exit: {type(whole).__name__} has no list of decoder layers to "
             "leave early; use another kind"
@@ -192,11 +222,16 @@ def early_exit(policy: Model, layers: int) -> Model:
         config.layer_types = config.layer_types[:layers]
     short_decoder = _shell(decoder, config)
     short_decoder.layers = torch.nn.ModuleList(list(stack)[:layers])
-    short = _shell(whole, config)
-    for name, module in whole.named_children():
-        if module is decoder:
-            setattr(short, name, short_decoder)
-    return short
+    return _with_decoder(whole, path.split("."), short_decoder, config)
+
+
+def _with_decoder(module: Model, path: list[str], decoder: Model, config: object) -> Model:
+    """The module with another decoder at the path, which may be deeper than one step."""
+    if not path:
+        return decoder
+    shell = _shell(module, config)
+    setattr(shell, path[0], _with_decoder(getattr(module, path[0]), path[1:], decoder, config))
+    return shell
 
 
 def _shell(module: Model, config: object) -> Model:
@@ -210,7 +245,8 @@ def _shell(module: Model, config: object) -> Model:
 class Noisy(Actor):
     """A copy of the policy with fresh Gaussian noise on its weight matrices at every step.
 
-    The noise of a matrix has `noise` times its root mean square; norms and biases have none. A
+    The noise of a matrix has `noise` times its root mean square; a tensor of more dimensions is a
+    stack of matrices (one for each expert); vectors, so norms and most biases, have none. A
     knob for studies of mismatch: continuous, and the same for every architecture.
     """
 
@@ -224,8 +260,8 @@ class Noisy(Actor):
         self.model = frozen_copy(policy)
         with torch.no_grad():
             for weight in self.model.parameters():
-                if weight.ndim == 2:
+                if weight.ndim >= 2:
                     exact = weight.float()
-                    scale = self.noise * float(exact.square().mean().sqrt())
+                    scale = self.noise * exact.square().mean(dim=(-2, -1), keepdim=True).sqrt()
                     normal = torch.from_numpy(rng.standard_normal(weight.shape, dtype=np.float32))
                     weight.copy_(exact + scale * normal.to(weight.device))

@@ -173,6 +173,10 @@ class Alarms:
         self.state, fired, self.decision = next_alarms(self.cfg, self.state, row)
         return fired
 
+    def halt(self) -> None:
+        """From now on an alarm stops the run, whatever is configured."""
+        self.cfg = dataclasses.replace(self.cfg, action="stop")
+
     def enforce(self, step: int) -> None:
         """Raises Diverged if the last check decided to stop."""
         if self.decision is not None and self.decision.action == "stop":

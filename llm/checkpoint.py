@@ -126,7 +126,8 @@ def load_state(
         identity: of this run, to refuse another run's; None: whose it is does not matter.
 
     Raises:
-        CheckpointError: a file missing, truncated, altered, of another shape or another run, named.
+        CheckpointError: a file missing, truncated, altered, of another shape or another run, named;
+            or the checkpoint was removed or replaced while it was read.
     """
     manifest = _manifest(checkpoint)
     _check_identity(checkpoint, manifest, identity)
@@ -137,7 +138,7 @@ def load_state(
         _check_file(checkpoint / file, manifest["files"][file]["bytes"])
     wanted = ["state.json", *(f"{name}.safetensors" for name in parts)]
     for file in wanted:
-        if digest(checkpoint / file) != manifest["files"][file]["sha256"]:
+        if _digest(checkpoint / file) != manifest["files"][file]["sha256"]:
             raise CheckpointError(
                 f"{checkpoint / file} was altered after it was written (its SHA-256 differs); "
                 f"{_older(checkpoint)}"
@@ -151,9 +152,16 @@ def load_state(
             )
         try:
             put_tensors(part, load_file(path))
-        except (OSError, SafetensorError, KeyError, RuntimeError, ValueError) as e:
+        except OSError as e:
+            raise _unreadable(path, e) from e
+        except (SafetensorError, KeyError, RuntimeError, ValueError) as e:
             raise CheckpointError(f"{path} does not fit this run: {e}") from e
-    state: dict[str, Any] = json.loads((checkpoint / "state.json").read_text())
+    try:
+        state: dict[str, Any] = json.loads((checkpoint / "state.json").read_text())
+    except OSError as e:
+        raise _unreadable(checkpoint / "state.json", e) from e
+    if _manifest(checkpoint) != manifest:  # the parts may be of two checkpoints
+        raise CheckpointError(f"{checkpoint} was replaced while it was read; read it again")
     return state
 
 
@@ -253,11 +261,27 @@ def _check_file(path: Path, size: int) -> None:
     try:
         found = path.stat().st_size
     except OSError as e:
-        raise CheckpointError(f"cannot read {path}: {e.strerror}; {_older(path.parent)}") from e
+        raise _unreadable(path, e) from e
     if found != size:
         raise CheckpointError(
             f"{path} holds {found} bytes, {size} were written; {_older(path.parent)}"
         )
+
+
+def _digest(path: Path) -> str:
+    try:
+        return digest(path)
+    except OSError as e:
+        raise _unreadable(path, e) from e
+
+
+def _unreadable(path: Path, error: OSError) -> CheckpointError:
+    if not path.parent.is_dir():
+        return CheckpointError(
+            f"cannot read {path}: {path.parent.name} was removed meanwhile, as a run does with "
+            "old checkpoints; try again"
+        )
+    return CheckpointError(f"cannot read {path}: {error.strerror or error}; {_older(path.parent)}")
 
 
 def _older(checkpoint: Path) -> str:

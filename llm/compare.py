@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from . import report_page, report_plots
+from .compare_plots import BOUNDS, PANELS, Group, draw, interval, label, looks
 from .config_checks import ConfigError
 from .report_files import RunFiles, read_run, write
 from .report_page import Html, facts, paragraph, picture, table
-from .report_plots import BLACK, METHOD_COLOURS, Panel
 
 # two runs that differ in these alone are two seeds of one setting; the rest of them changes what
 # is kept and shown, not what is learnt
@@ -22,44 +22,6 @@ NOT_COMPARED = set(
     "run.seed run.folder warmup.folder run.tracker run.threads run.checkpoint_every "
     "run.checkpoints_kept run.keep_best run.samples_kept".split()
 )
-PANELS = (
-    Panel("Held-out pass rate of the policy", {"pass_rate": ""}, limits=(0, 1)),
-    Panel("Reward of the completions", {"reward_mean": ""}),
-    Panel("Exact KL(policy, actor), nats per token", {"kl_policy_actor": ""}, "log"),
-    Panel("Accepted share of tokens", {"accept_rate": ""}),
-)
-_BOUNDS = {
-    "pass_rate": (0.0, 1.0),
-    "reward_mean": (0.0, 1.0),
-    "kl_policy_actor": (0.0, math.inf),
-    "accept_rate": (0.0, 1.0),
-}
-_LINES = ("-", "--", "-.", ":")
-# 97.5 % quantiles of Student's t for 1 to 30 degrees of freedom
-_T = (
-    12.706205, 4.302653, 3.182446, 2.776445, 2.570582, 2.446912, 2.364624, 2.306004, 2.262157,
-    2.228139, 2.200985, 2.178813, 2.160369, 2.144787, 2.131450, 2.119905, 2.109816, 2.100922,
-    2.093024, 2.085963, 2.079614, 2.073873, 2.068658, 2.063899, 2.059539, 2.055529, 2.051831,
-    2.048407, 2.045230, 2.042272,
-)  # fmt: skip
-
-
-class Group(NamedTuple):
-    """Runs that differ by their seed only."""
-
-    name: str
-    runs: list[RunFiles]
-    colour: str
-    line: Any
-
-
-class Band(NamedTuple):
-    """Mean over seeds, and how far they lie apart: (m,) each."""
-
-    steps: np.ndarray
-    mean: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
 
 
 def main(argv: list[str]) -> int:
@@ -80,7 +42,12 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     if args.out.suffix not in (".html", ".png"):
         raise ConfigError(f"--out {args.out} must end in .html or .png")
-    groups = grouped([read_run(r) for r in args.runs], force=args.force)
+    runs = [read_run(r) for r in args.runs]
+    groups = grouped(runs, force=args.force)
+    for run in runs:
+        for note in run.notes:
+            if note.startswith("metrics.jsonl"):
+                sys.stderr.write(f"{run.folder}: {note}\n")
     write(args.out, draw(groups) if args.out.suffix == ".png" else document(groups))
     print(table_text(groups))
     print(f"wrote {args.out}")
@@ -113,13 +80,10 @@ def grouped(runs: Sequence[RunFiles], force: bool = False) -> list[Group]:
         if key not in distinct:
             distinct.append(key)
     differing = _varying(distinct)
-    methods = [method(key) for key in distinct]
     groups = []
-    for i, key in enumerate(distinct):
+    for key, (colour, line) in zip(distinct, looks([method(k) for k in distinct]), strict=True):
         members = [r for r, k in zip(runs, keys, strict=True) if k == key]
         _check_seeds(members)
-        line = _LINES[methods[:i].count(methods[i]) % len(_LINES)]
-        colour = METHOD_COLOURS.get(methods[i], BLACK)
         groups.append(Group(_name(key, differing, members), members, colour, line))
     return groups
 
@@ -131,7 +95,8 @@ def method(flat: dict[str, Any]) -> str:
         return "on-policy"
     if name == "jackpot" and flat.get("correction.mask") == "expected":
         return "jackpot expected mask"
-    distilled = flat.get("loss.distill_coef", 0) > 0 and flat.get("actor.kind") != "frozen"
+    coef = flat.get("loss.distill_coef", 0)
+    distilled = isinstance(coef, int | float) and coef > 0 and flat.get("actor.kind") != "frozen"
     return "tis+distill" if name == "tis" and distilled else name
 
 
@@ -163,92 +128,13 @@ def _short(key: str) -> str:
 def _check_seeds(members: list[RunFiles]) -> None:
     seen: dict[Any, RunFiles] = {}
     for run in members:
-        seed = _flat(run).get("run.seed")
+        seed = str(_flat(run).get("run.seed"))
         if seed in seen:
             raise ConfigError(
                 f"{seen[seed].folder} and {run.folder} have the same settings and the same seed "
                 f"{seed}: they are one measurement, not two. Leave one out"
             )
         seen[seed] = run
-
-
-def band(runs: Sequence[RunFiles], name: str) -> Band | None:
-    """Mean and band of a metric over seeds, at the steps that all of them have."""
-    curves = []
-    for run in runs:
-        steps, values = report_plots.series(run.rows, name)
-        curves.append(dict(zip(steps, values, strict=True)))
-    common = sorted(set.intersection(*(set(c) for c in curves)))
-    if not common:
-        return None
-    smoothed = [report_plots.windows(common, [c[s] for s in common], points=60) for c in curves]
-    stacked = np.stack([y for _, y in smoothed])
-    return Band(smoothed[0][0], *interval(stacked, _BOUNDS[name]))
-
-
-def interval(
-    values: np.ndarray, bounds: tuple[float, float]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(seeds, m) -> mean, low, high: Student's 95 % interval from 3 seeds on, else the range.
-
-    What lies outside `bounds`, where the quantity cannot be, is cut off.
-    """
-    n, mean = len(values), values.mean(axis=0)
-    if n < 3:
-        return mean, values.min(axis=0), values.max(axis=0)
-    t = _T[n - 2] if n - 2 < len(_T) else 1.96
-    half = t * values.std(axis=0, ddof=1) / np.sqrt(n)
-    return mean, np.maximum(mean - half, bounds[0]), np.minimum(mean + half, bounds[1])
-
-
-def label(group: Group) -> str:
-    n = len(group.runs)
-    kind = "one seed" if n == 1 else f"{n} seeds, " + ("range" if n == 2 else "95 % interval")
-    return f"{group.name} ({kind})"
-
-
-def draw(groups: Sequence[Group], panels: Sequence[Panel] = PANELS) -> bytes:
-    """One curve and band per group in each panel, two panels to a row, and one legend."""
-    labels = [label(g) for g in groups]
-    columns = min(2, len(panels))
-    legend_columns = columns if max(map(len, labels)) <= 45 else 1
-    rows = -(-len(panels) // columns)
-    height = 2.6 * rows + 0.2 * (1 + len(groups) / legend_columns)
-    with report_plots.figure(4.4 * columns, height) as fig:
-        axes = fig.subplots(rows, columns, squeeze=False).flat
-        for ax, panel in zip(axes, panels, strict=True):
-            _draw_panel(ax, groups, panel)
-        handles = [_handle(g, words) for g, words in zip(groups, labels, strict=True)]
-        fig.legend(handles=handles, loc="outside lower left", ncols=legend_columns)
-        return report_plots.png(fig)
-
-
-def _draw_panel(ax: Any, groups: Sequence[Group], panel: Panel) -> None:
-    (name,) = panel.series
-    low, high = np.inf, -np.inf
-    for group in groups:
-        found = band(group.runs, name)
-        if found is None:
-            continue
-        if len(group.runs) > 1:
-            ax.fill_between(
-                found.steps, found.low, found.high, color=group.colour, alpha=0.18, linewidth=0
-            )
-        ax.plot(found.steps, found.mean, group.line, color=group.colour)
-        low, high = min(low, float(found.mean.min())), max(high, float(found.mean.max()))
-    ax.set(title=panel.title, xlabel="step")
-    if np.isinf(low):
-        ax.text(0.5, 0.5, "not measured in these runs", ha="center", transform=ax.transAxes)
-        return
-    report_plots.scale(ax, panel, low, high)
-    if ax.get_yscale() == "log":  # a band that reaches 0 has no lower end there
-        ax.set_ylim(low / 1.5, high * 1.5)
-
-
-def _handle(group: Group, words: str) -> Any:
-    from matplotlib.lines import Line2D
-
-    return Line2D([], [], color=group.colour, linestyle=group.line, label=words)
 
 
 def final_rows(groups: Sequence[Group]) -> list[list[str]]:
@@ -268,7 +154,7 @@ def final_rows(groups: Sequence[Group]) -> list[list[str]]:
         ):
             values = [_final(r, name, share) for r in g.runs]
             known = np.array([v for v in values if v is not None])
-            cells.append(_value(known, _BOUNDS[name]) if len(known) == len(values) else "-")
+            cells.append(_value(known, BOUNDS[name]) if len(known) == len(values) else "-")
         rows.append(cells)
     return rows
 
@@ -312,7 +198,8 @@ def document(groups: Sequence[Group]) -> str:
         "Curves are means over seeds; curves of more than 60 steps are means over equal windows. "
         "Bands, and brackets in the table: a 95 % interval of the mean (Student's t) from 3 seeds "
         "on (cut off where the quantity cannot be), smallest to largest for 2 seeds; with one seed "
-        "there is neither, and a difference may be chance."
+        "there is neither, and a difference may be chance. On a logarithmic axis a band that "
+        "reaches 0, or almost, leaves at the bottom."
     )
     names = "; ".join(label(g) for g in groups)
     plots = "".join(

@@ -38,6 +38,7 @@ _AT_MOST = {
     "warmup.lr": 10,
     "optim.policy_lr": 10,
     "optim.actor_lr": 10,
+    "optim.weight_decay": 1,
     "correction.budget": 1,
     "alarm.accept_min": 1,
 }
@@ -103,6 +104,8 @@ def _check_fit(cfg: Any) -> None:
     _require(
         c.icepop_low <= c.icepop_high, "correction.icepop_high", c.icepop_high, ">= icepop_low"
     )
+    late = cfg.optim.lr_warmup_steps
+    _require(late < cfg.run.steps, "optim.lr_warmup_steps", late, "below run.steps")
     _require(n.lam_min <= n.lam_max, "control.lam_max", n.lam_max, ">= control.lam_min")
     sequences, updates = r.prompts_per_step * per_prompt, cfg.loss.updates_per_rollout
     _require(
@@ -188,7 +191,30 @@ def _needs(cfg: Any) -> list[tuple[str, bool, str]]:
     verified = t.scorer == "math_verify" or (t.scorer == "auto" and t.name == "problems")
     distilled = loss.distill_coef > 0
     caps = (c.name, loss.actor_correction)
+    several = loss.updates_per_rollout > 1
+    alarm = cfg.alarm
+    limits = (alarm.kl_max, alarm.ratio_max) != (math.inf, math.inf)
+    limits = limits or alarm.accept_min > 0 or alarm.entropy_min > 0
+    hub, eval_hub = (not x.endswith((".jsonl", ".parquet")) for x in (t.source, t.eval_source))
     return [
+        (
+            "rollout.top_k",
+            jackpot and (c.z == "state" or c.lam_from == "state"),
+            "name = jackpot with z = state or lam_from = state",
+        ),
+        (
+            "loss.clip_low loss.clip_high",
+            several or loss.actor_ppo,
+            "updates_per_rollout > 1 or actor_ppo (else every PPO ratio is 1)",
+        ),
+        ("alarm.patience", limits, "a limit: alarm.kl_max, ratio_max, accept_min, entropy_min"),
+        ("task.split", hub, "a source on the hub"),
+        ("task.eval_split", bool(t.eval_source) and eval_hub, "an eval_source on the hub"),
+        (
+            "warmup.folder",
+            not cfg.policy.path or (other and not a.path),
+            "a model that is built and warmed up",
+        ),
         ("correction.lam", jackpot and c.lam_from == "value", "name = jackpot, lam_from = value"),
         (
             "correction.lam_from correction.mask correction.z correction.c1",

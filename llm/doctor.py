@@ -23,9 +23,10 @@ import torch
 from . import alarm, data, memory, run, selftest, warmup
 from .checkpoint import latest
 from .config import Config, ConfigError, load
-from .models import plain
+from .models import check_positions, positions_of
 from .settings import WarmupConfig
 from .setup import Setup, open_device, open_setup, open_tokenizer
+from .text import prompt_lengths
 from .train import dry_step
 from .train_command import split_arguments
 
@@ -34,7 +35,6 @@ _USAGE = """python -m llm doctor CONFIG.toml [MORE.toml ...] [--section.key valu
 Checks settings, run folder, device, tokenizers, data, memory, models, sampling against scoring, one
 step in memory, and disk. Exit code 0: no problem found; 1: at least one.
 """
-_PROMPTS_SEEN = 256
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
 
 
@@ -88,11 +88,16 @@ def diagnose(argv: list[str]) -> Iterator[Line]:
     if shapes is None or any(x.status == PROBLEM for x in lines):
         return
     yield from _attempt_lines("disk", lambda: (None, [_disk(cfg, *shapes)]))[1]
+    policy, actor = shapes
+    fits, line = _attempt("positions", lambda: _positions(cfg, policy, actor, longest))
+    yield line or fits
+    if fits is None:
+        return
     with tempfile.TemporaryDirectory() as scratch:
-        yield from _with_models(cfg, Path(scratch), longest)
+        yield from _with_models(cfg, Path(scratch))
 
 
-def _with_models(cfg: Config, scratch: Path, longest: int) -> Iterator[Line]:
+def _with_models(cfg: Config, scratch: Path) -> Iterator[Line]:
     """Checks that need weights: open, self-test, one step."""
     found, lines = _attempt_lines("models", lambda: _models(cfg, scratch))
     yield from lines
@@ -100,10 +105,6 @@ def _with_models(cfg: Config, scratch: Path, longest: int) -> Iterator[Line]:
         return
     setup, is_random = found
     try:
-        _, lines = _attempt_lines("positions", lambda: (None, _positions(setup, longest)))
-        yield from lines
-        if lines[0].status == PROBLEM:
-            return
         _, lines = _attempt_lines("self-test", lambda: (None, [_self_test(setup)]))
         yield from lines
         _, lines = _attempt_lines("one step", lambda: (None, _step(setup, scratch, is_random)))
@@ -161,12 +162,9 @@ def _folder(cfg: Config) -> Line:
 
 
 def _data(cfg: Config, task: data.Task, tokenizer: Any) -> tuple[int, list[Line]]:
-    """Longest of the first prompts in tokens, and what was seen of the data."""
-    per_step = cfg.rollout.prompts_per_step
-    steps = max(1, min(cfg.run.steps, _PROMPTS_SEEN // per_step))
-    prompts = {p.prompt for s in range(steps) for p in task.batch(cfg.run.seed, s, per_step)}
+    """Longest of the prompts in tokens, and what was seen of the data."""
     held = task.held_out(cfg.run.seed, cfg.run.eval_prompts)
-    lengths = [len(tokenizer.prompt(p)) for p in (*prompts, *(h.prompt for h in held))]
+    lengths = prompt_lengths(cfg, task, tokenizer)
     found = f"prompts of {min(lengths)} to {max(lengths)} tokens"
     lines = []
     if task.skipped:
@@ -239,18 +237,12 @@ def _models(cfg: Config, scratch: Path) -> tuple[tuple[Setup, bool], list[Line]]
     return (setup, is_random), [Line("models", OK, found)]
 
 
-def _positions(setup: Setup, longest: int) -> list[Line]:
-    needed = longest + setup.cfg.rollout.max_new_tokens
-    limits = {
-        role: getattr(plain(model).config, "max_position_embeddings", None)
-        for role, model in {"policy": setup.policy, "actor": setup.actor.model}.items()
-    }
-    role, limit = min(limits.items(), key=lambda x: x[1] or 2**62)
-    found = f"longest prompt and completion: {needed} tokens; the {role} has {limit} positions"
-    if limit is not None and needed > limit:
-        remedy = "lower --rollout.max_new_tokens or --task.prompt_tokens_max"
-        return [Line("positions", PROBLEM, found, remedy)]
-    return [Line("positions", OK, found)]
+def _positions(cfg: Config, policy: Any, actor: Any, longest: int) -> Line:
+    by_role = {"policy": policy} | ({} if actor is None else {"actor": actor})
+    check_positions(by_role, longest, cfg.rollout.max_new_tokens)
+    needed = longest + cfg.rollout.max_new_tokens
+    limits = ", ".join(f"{role}: {positions_of(m) or 'no limit'}" for role, m in by_role.items())
+    return Line("positions", OK, f"longest prompt and completion: {needed} tokens ({limits})")
 
 
 def _self_test(setup: Setup) -> Line:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _OVERRIDES = ("--task.", "--rollout.temperature", "--rollout.max_new_tokens", "--run.device")
 _PROG = "python -m llm eval"
+_RETRIES = 2  # a run in progress drops and replaces checkpoints
 
 
 def main(argv: list[str]) -> int:
@@ -32,8 +33,7 @@ def main(argv: list[str]) -> int:
     own = config.load([str(args.run / "config.toml")], [], prog=_PROG)
     cfg = config.load([str(args.run / "config.toml")], flags, prog=_PROG)
     earlier = _read_entries(args.run / "eval.json")
-    checkpoint = _checkpoint(args.run, args.checkpoint)
-    setup, step = open_evaluation(own, cfg, args.run, checkpoint)
+    setup, step, checkpoint = _open(own, cfg, args.run, args.checkpoint)
     try:
         found = _evaluate(setup, args.prompts, args.samples, args.seed)
         counts = setup.scorer.counts()
@@ -131,6 +131,31 @@ def open_evaluation(own: Config, cfg: Config, folder: Path, checkpoint: Path) ->
     return Setup(cfg, tokenizer, task, scorer, policy, actor, None, device), int(state["step"])
 
 
+def _open(own: Config, cfg: Config, folder: Path, which: str) -> tuple[Setup, int, Path]:
+    """`open_evaluation` of the newest or best checkpoint, once more where the run replaced it."""
+    from .checkpoint import CheckpointError
+
+    for retries in reversed(range(_RETRIES + 1)):
+        checkpoint = _checkpoint(folder, which)
+        before = _written(checkpoint)
+        try:
+            return *open_evaluation(own, cfg, folder, checkpoint), checkpoint
+        except CheckpointError:
+            damaged = before is not None and _written(checkpoint) == before
+            if damaged or retries == 0:
+                raise
+    raise AssertionError("unreachable")
+
+
+def _written(checkpoint: Path) -> tuple[int, int] | None:
+    """What tells a checkpoint from its successor of the same name; None if it is gone."""
+    try:
+        found = (checkpoint / "manifest.json").stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
 def _evaluate(setup: Setup, prompts: int, samples: int, seed: int) -> dict[str, Any]:
     from .evaluate import evaluate_many, summary
 
@@ -148,7 +173,8 @@ def _checkpoint(folder: Path, which: str) -> Path:
     from . import checkpoint
 
     find = checkpoint.best if which == "best" else checkpoint.latest
-    found = find(folder / "checkpoints")
+    # twice: between listing and looking, the only one may give way to its successor
+    found = find(folder / "checkpoints") or find(folder / "checkpoints")
     if found is None:
         hint = "; try --checkpoint newest" if which == "best" else ""
         raise ConfigError(f"{folder} holds no complete {which} checkpoint{hint}")

@@ -8,6 +8,14 @@ from types import FrameType, TracebackType
 from typing import Any
 
 
+class Stopped(Exception):
+    """A signal asked for the end; everything is saved."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(f"stopped by a signal, exit code {exit_code}")
+        self.exit_code = exit_code
+
+
 class Interrupts:
     """While entered, SIGTERM and the first SIGINT only set `signal`; a second SIGINT interrupts.
 

@@ -157,13 +157,23 @@ def _vocabulary(model: Model) -> int:
 def _cache(model: Model, part: ModelConfig) -> int:
     """Bytes of keys and values per token."""
     c = model.config
-    heads = getattr(c, "num_key_value_heads", None) or c.num_attention_heads
-    each = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
-    return int(2 * c.num_hidden_layers * heads * each * _BYTES[part.dtype])
+    query_heads = getattr(c, "num_attention_heads", None) or 1
+    heads = getattr(c, "num_key_value_heads", None) or query_heads
+    layers, width = _layers_and_width(model)
+    each = getattr(c, "head_dim", None) or width // query_heads
+    return int(2 * layers * heads * each * _BYTES[part.dtype])
 
 
 def _activation(model: Model, part: ModelConfig) -> int:
     """Bytes kept per token for the backward pass, attention matrices apart."""
-    c = model.config
-    inner = getattr(c, "intermediate_size", None) or 4 * c.hidden_size
-    return int(c.num_hidden_layers * (14 * c.hidden_size + 5 * inner) * _BYTES[part.dtype])
+    layers, width = _layers_and_width(model)
+    inner = getattr(model.config, "intermediate_size", None) or 4 * width
+    return int(layers * (14 * width + 5 * inner) * _BYTES[part.dtype])
+
+
+def _layers_and_width(model: Model) -> tuple[int, int]:
+    """Architectures name them differently; the width is also that of the embedding."""
+    names = ("num_hidden_layers", "num_layers", "n_layer", "n_layers")
+    layers = next((n for x in names if (n := getattr(model.config, x, None))), 1)
+    width = getattr(model.config, "hidden_size", None)
+    return layers, width or model.get_output_embeddings().weight.shape[1]

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 from transformers import logging as transformers_logging
 
 from .config import Config, ConfigError, ModelConfig
@@ -55,8 +55,8 @@ def load(path: str | Path, dtype: str = "float32") -> Model:
         dtype: float32 or bfloat16, of the weights. Log-probabilities are float32 either way.
 
     Raises:
-        ConfigError: no model there, one whose weights are incomplete, quantised, or kept in another
-            format than safetensors, or one that needs code of its own.
+        ConfigError: no model there, one whose weights are incomplete, too many, quantised, or kept
+            in another format than safetensors, or one that needs code of its own.
     """
     path = str(path)
     where = {"local_files_only": is_local(path), "trust_remote_code": False}
@@ -77,6 +77,12 @@ def load(path: str | Path, dtype: str = "float32") -> Model:
         if found["missing_keys"]:
             names = sorted(found["missing_keys"])
             raise ValueError(f"{len(names)} weights are missing, {names[0]} among them")
+        if found["unexpected_keys"]:
+            names = sorted(found["unexpected_keys"])
+            raise ValueError(
+                f"its config.json has no place for {len(names)} of the weights, {names[0]} among "
+                "them: the two do not belong together"
+            )
     except (
         OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError,
         SafetensorError,
@@ -91,7 +97,7 @@ def open_policy(cfg: Config, run_folder: Path) -> Model:
     """The policy: loaded, or built and warmed up; with adapters if it has a LoRA rank.
 
     Raises:
-        ConfigError: see `load`; or a vocabulary smaller than its tokenizer's.
+        ConfigError: see `load` and `check_cache`; or a vocabulary smaller than its tokenizer's.
     """
     return open_model(cfg, "policy", run_folder)
 
@@ -103,6 +109,7 @@ def open_model(cfg: Config, role: str, run_folder: Path) -> Model:
     part: ModelConfig = getattr(cfg, role)
     folder = part.path or warmed(cfg, role, run_folder)
     model = load(folder, part.dtype)
+    check_cache(model)
     found, wanted = logits_width(model), tokenizer_for(part.path, cfg.task).vocab_size
     if found < wanted:
         raise ConfigError(
@@ -143,6 +150,56 @@ def with_lora(model: Model, cfg: ModelConfig, seed: int) -> Model:
     with torch.random.fork_rng(), quiet():
         torch.manual_seed(seed)
         return get_peft_model(model, lora).eval()
+
+
+def check_cache(model: Model) -> None:
+    """Refuse a model that cannot be sampled from, because its cache has no rows to select.
+
+    Raises:
+        ConfigError: a state-space or hybrid model, whose layers carry a state from token to token.
+    """
+    inner = plain(model)
+    if getattr(inner, "_is_stateful", False):
+        odd = ["a state that cannot be taken back"]
+    else:
+        layers = DynamicCache(config=inner.config).layers
+        odd = sorted({type(x).__name__ for x in layers if not _selects_rows(x)})
+    if odd:
+        raise ConfigError(
+            f"{type(inner).__name__} (model_type {inner.config.model_type}) cannot be sampled from "
+            f"here: its cache holds {', '.join(odd)}. Only models whose cache can be selected by "
+            "row are supported, which are those with attention in every layer"
+        )
+
+
+def _selects_rows(layer: Any) -> bool:
+    """Layers with attention and a state select only the keys and values."""
+    able = all(hasattr(layer, f"batch_{x}") for x in ("select_indices", "repeat_interleave"))
+    return able and not hasattr(layer, "update_conv_state")
+
+
+def check_positions(by_role: dict[str, Model], longest_prompt: int, max_new_tokens: int) -> None:
+    """Refuse sequences longer than a model's positions.
+
+    Learned positions end there; others were not trained beyond.
+
+    Raises:
+        ConfigError: says by how much.
+    """
+    needed = longest_prompt + max_new_tokens
+    for role, model in by_role.items():
+        limit = positions_of(model)
+        if limit is not None and needed > limit:
+            raise ConfigError(
+                f"the longest prompt has {longest_prompt} tokens, with {max_new_tokens} new ones "
+                f"that is {needed} tokens, and the {role} has {limit} positions: lower "
+                "--rollout.max_new_tokens or --task.prompt_tokens_max"
+            )
+
+
+def positions_of(model: Model) -> int | None:
+    """Tokens that a sequence may have; None where the model sets no limit."""
+    return getattr(plain(model).config, "max_position_embeddings", None)
 
 
 def plain(model: Model) -> Model:

@@ -64,7 +64,7 @@ def _lead(files: RunFiles) -> list[str]:
         "early_exit": f"the policy's first {get('actor.exit_layers')} layers",
         "noisy": f"the policy with noise {get('actor.noise')} on its weights",
         "self": "the policy itself",
-    }.get(kind, kind)
+    }.get(str(kind), str(kind))
     return [
         f"Policy: {model}, on the task {get('task.name', 'unknown')}. Sampled from: {whose}. "
         f"Correction: {get('correction.name', 'unknown')}."
@@ -107,8 +107,8 @@ def _summary(files: RunFiles) -> Html:
             n = max(1, len(values) // 10)
             first, last = sum(values[:n]) / n, sum(values[-n:]) / n
             pairs.append((label, f"{first:.4g} → {last:.4g} (means of the first and last tenth)"))
-    tokens = sum(r.get("tokens", 0) for r in rows)
-    seconds = sum(v for r in rows for k, v in r.items() if k.startswith("seconds_"))
+    tokens = sum(r.get("tokens") or 0 for r in rows)
+    seconds = sum(v or 0 for r in rows for k, v in r.items() if k.startswith("seconds_"))
     pairs.append(
         (
             "sampled",
@@ -171,9 +171,7 @@ def _decisions(files: RunFiles) -> Html:
 
 
 def _distributions(files: RunFiles) -> Html:
-    rows = [
-        r for r in files.histograms if all(k in r for k in ("log_ratio", "weight", "accept_prob"))
-    ]
+    rows = files.histograms
     if not rows:
         return paragraph("None: histograms.jsonl holds no rows. They are written at evaluations.")
     plots = []

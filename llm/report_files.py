@@ -7,9 +7,11 @@ import tomllib
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from . import report_rows
 from .config_checks import ConfigError
 
 Row = dict[str, Any]
+FAULTS_NAMED = 3  # of one file
 
 
 class RunFiles(NamedTuple):
@@ -76,7 +78,7 @@ def read_run(folder: Path) -> RunFiles:
         lines["decisions"],
         lines["samples"],
         lines["histograms"],
-        provenance if isinstance(provenance, list) else [],
+        _entries(provenance, notes),
         summary if isinstance(summary, dict) else {},
         notes,
     )
@@ -99,20 +101,33 @@ def _json(path: Path, notes: list[str]) -> Any:
         return None
 
 
+def _entries(provenance: Any, notes: list[str]) -> list[Row]:
+    given = provenance if isinstance(provenance, list) else []
+    entries = [e for e in given if isinstance(e, dict)]
+    if len(entries) < len(given) or not isinstance(provenance, list | None):
+        notes.append("provenance.json holds something else than a list of objects, left out")
+    return entries
+
+
 def _lines(path: Path, notes: list[str]) -> list[Row]:
-    """Rows of a .jsonl; a line that is no JSON object is left out and noted."""
-    rows, bad = [], 0
-    for line in _text(path, notes).splitlines():
+    """Rows of a .jsonl; a line that cannot be drawn is left out and noted."""
+    rows, faults = [], []
+    for number, line in enumerate(_text(path, notes).split("\n"), 1):
+        if not line.strip():
+            continue
         try:
             row = json.loads(line)
-        except ValueError:
-            row = None
-        if isinstance(row, dict) and isinstance(row.get("step"), int):
-            rows.append(row)
+            fault = report_rows.fault(path.stem, row)
+        except (ValueError, RecursionError):
+            fault = "not JSON, or cut off"
+        if fault:
+            faults.append(f"line {number} ({fault})")
         else:
-            bad += 1
-    if bad:
-        notes.append(f"{path.name}: {bad} lines are no complete rows and were left out")
+            rows.append(row)
+    if faults:
+        named = ", ".join(faults[:FAULTS_NAMED])
+        more = f" and {len(faults) - FAULTS_NAMED} more" if len(faults) > FAULTS_NAMED else ""
+        notes.append(f"{path.name}: left out, since they are no complete rows: {named}{more}")
     return rows
 
 

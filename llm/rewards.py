@@ -14,13 +14,20 @@ from typing import Any, Protocol
 from .settings import TaskConfig
 from .text import CharTokenizer
 
-_NUMBER = re.compile(r"(?:(?<![\w)\]}])-)?\.?[0-9][0-9,.]*")  # each character is read once
+_EXPONENT = r"(?:[eE][-+]?[0-9]+)"
+_NUMBER = re.compile(  # each character is read once
+    rf"(?P<digits>(?:(?<![\w)\]}}])-)?\.?[0-9][0-9,.]*)(?P<exponent>{_EXPONENT}?)"
+)
+_SCIENTIFIC = re.compile(rf"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+){_EXPONENT}")
+_EXPONENT_MAX = 4  # characters of an exponent, its sign included
 _THOUSANDS = re.compile(r"-?[0-9]{1,3}(,[0-9]{3})+(\.[0-9]*)?")
 _DIGITS_MAX = 100
 _FORMULA = re.compile(  # bounded lengths keep the search linear
     r"\$([^$\n]{1,300})\$|\\\(([^\n]{1,300}?)\\\)|\\\[(.{1,300}?)\\\]", re.DOTALL
 )
-_FRACTION = re.compile(r"(?:(?<![\w)\]}])-)?[0-9][0-9,.]*(?:/[0-9]+)?")
+_FRACTION = re.compile(rf"(?:(?<![\w)\]}}])-)?[0-9][0-9,.]*(?:/[0-9]+|{_EXPONENT})?")
+_WORDS = re.compile(r"[^\W\d_]+(?:[\s,;:.!?'\"-]+[^\W\d_]+)*[.!?]?")
+_FUNCTIONS = frozenset("sin cos tan cot sec csc arcsin arccos arctan log exp max min mod".split())
 
 
 class Scorer(Protocol):
@@ -123,16 +130,16 @@ def last_number(text: str) -> Decimal | None:
     """The last number written in digits, thousands commas allowed; None if there is none.
 
     A minus sign counts unless something to subtract from precedes it: "17-25" ends in 25. "3,4" are
-    two numbers, "1.2.3" is none, and neither is one of more than 100 digits.
+    two numbers, "1.2.3" is none, and neither is one of more than 100 digits. "1e-7" is one number.
     """
-    chunk = ""
+    chunk = exponent = ""
     for match in _NUMBER.finditer(text.replace("\N{MINUS SIGN}", "-")):
-        chunk = match.group()
+        chunk, exponent = match.group("digits"), match.group("exponent")
     chunk = chunk.rstrip(".,")
     digits = chunk.replace(",", "") if _THOUSANDS.fullmatch(chunk) else chunk.rsplit(",", 1)[-1]
     if not digits or len(digits) > _DIGITS_MAX or digits.count(".") > 1:
         return None
-    return Decimal(digits)
+    return Decimal(digits + exponent) if len(exponent) <= 1 + _EXPONENT_MAX else None
 
 
 def last_boxed(text: str) -> str | None:
@@ -172,6 +179,9 @@ def final_expression(text: str) -> str:
         end, found = match.end(), next(g for g in match.groups() if g)
     for match in _FRACTION.finditer(text, max(end, 0)):
         found = match.group().rstrip(".,")
+    if is_scientific(found.replace(",", "")):  # LaTeX would read 1e-7 as e times 1, minus 7
+        number = last_number(found)
+        return "" if number is None else format(number, "f")
     return found.strip()
 
 
@@ -183,3 +193,16 @@ def gold_expression(answer: str) -> str:
     if answer.startswith("$") and answer.endswith("$") and not answer.endswith(r"\$"):
         answer = answer.strip("$").strip()
     return answer
+
+
+def is_scientific(expression: str) -> bool:
+    """True for 1e-7 and the like, which LaTeX reads as a multiple of Euler's number."""
+    return _SCIENTIFIC.fullmatch(expression) is not None
+
+
+def is_prose(expression: str) -> bool:
+    """True where there is nothing but letters and punctuation, two words at least of them long."""
+    if not _WORDS.fullmatch(expression):
+        return False
+    words = re.findall(r"[^\W\d_]{3,}", expression)
+    return len([w for w in words if w.lower() not in _FUNCTIONS]) >= 2

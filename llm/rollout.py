@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from transformers import DynamicCache
 
+from .checkpoint import NonFinite
 from .data import Problem
 from .logprobs import positions
 from .text import Tokenizer
@@ -78,7 +79,7 @@ def sample(
     top_k: int,
     group: int = 1,
     place: tuple[int, int] | None = None,
-    check: Callable[[torch.Tensor], None] = lambda logq: None,
+    check: Callable[[torch.Tensor], None] | None = None,
 ) -> Batch:
     """`group` completions for each problem, neighbours, drawn from softmax(logits / temperature).
 
@@ -86,7 +87,11 @@ def sample(
     All random numbers are drawn first, one per (sequence, position), so a sequence does not depend
     on which others are sampled with it: `place` is (first, all), where these sequences stand among
     all those that share `rng`; None: they are all. A group shares the forward pass of its prompt,
-    and finished sequences leave the batch. `check` sees log q (rows, v) before each draw.
+    and finished sequences leave the batch. `check` sees log q (rows, v) before each draw; None
+    refuses NaN.
+
+    Raises:
+        NonFinite: log q holds NaN (or what `check` raises).
     """
     device = model.device
     b, t = len(problems) * group, max_new_tokens
@@ -114,7 +119,7 @@ def sample(
     position = prompt_real.sum(dim=1)[each]
     for i in range(t):
         logq = torch.log_softmax(logits / temperature, dim=-1)  # (rows, v)
-        check(logq)
+        (check or _refuse_nan)(logq)
         token = inverse_cdf(logq, uniform[rows, i])
         best = logq.topk(k, dim=-1)
         open_ = ~finished[rows]
@@ -164,6 +169,11 @@ def _forward(
         logits_to_keep=1,
     )
     return out.logits[:, -1].float()
+
+
+def _refuse_nan(logq: torch.Tensor) -> None:
+    if bool(torch.isnan(logq).any()):
+        raise NonFinite("the log-probabilities of the model that samples hold NaN")
 
 
 def inverse_cdf(logq: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:

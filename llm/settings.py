@@ -288,8 +288,9 @@ class RunConfig:
     samples_kept: int = 4
     """Completions kept with every evaluation, token by token, for the report."""
     self_test_max: float = 0.0
-    """Largest |log p_inf - log p_ref| per token allowed before training, with the policy in the
-    actor's place; 0: 1e-3 in float32, 0.5 in bfloat16."""
+    """Largest |log p_inf - log p_ref| of a token allowed before training, both by the same model;
+    0: 1e-3 in float32; in bfloat16 2, with a mean of at most 0.1 and the likeliest tokens'
+    log-probabilities in proportion to 3 % (a wrong temperature is a factor)."""
     tracker: Literal["none", "tensorboard", "wandb", "trackio"] = "none"
     """Also send metrics there; metrics.jsonl is written always."""
     device: str = "auto"

@@ -35,7 +35,8 @@ def open_setup(cfg: Config, folder: Path) -> Setup:
     """Data, scorer and models of a run; built models are warmed up, in `folder` by default.
 
     Raises:
-        ConfigError: models that share no tokenizer, bad data, a missing package or device.
+        ConfigError: models that share no tokenizer, bad data, sequences longer than a model's
+            positions, a missing package or device.
     """
     torch.set_num_threads(cfg.run.threads)
     device = open_device(cfg.run.device)
@@ -43,6 +44,9 @@ def open_setup(cfg: Config, folder: Path) -> Setup:
     task = data.open_task(cfg.task, tokenizer)
     policy = models.open_policy(cfg, folder).to(device)
     actor = actors.open_actor(cfg, policy, folder)
+    longest = max(text.prompt_lengths(cfg, task, tokenizer))
+    by_role = {"policy": policy, "actor": actor.model}
+    models.check_positions(by_role, longest, cfg.rollout.max_new_tokens)
     anchor = None
     if cfg.loss.anchor_coef > 0:
         anchor = copy.deepcopy(policy).requires_grad_(False)

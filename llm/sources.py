@@ -10,16 +10,25 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from .config_checks import ConfigError
 from .data import Problem, RowTask, is_held_out, with_instruction
-from .rewards import gold_expression, last_boxed, last_number, scorer_name
+from .rewards import (
+    gold_expression,
+    is_prose,
+    is_scientific,
+    last_boxed,
+    last_number,
+    scorer_name,
+)
 from .rows import Row, hub_rows, jsonl_rows, parquet_rows, shown
 from .settings import TaskConfig
 
 _SHOWN = 5
+_DIGITS_MAX = 1000
 _PLAIN_NUMBER = re.compile(r"-?[0-9]{1,100}(?:\.[0-9]{1,100})?")
 
 
@@ -130,8 +139,12 @@ def _problem(
         if column not in row:
             return f"no column {column!r}, but {shown(list(row))}"
         value = row[column]
-        if numbers_too and type(value) in (int, float) and math.isfinite(value):
+        if numbers_too and type(value) is int:
+            if abs(value) >= 10**_DIGITS_MAX:
+                return f"{column!r} is a number of more than {_DIGITS_MAX} digits"
             value = str(value)
+        if numbers_too and type(value) is float and math.isfinite(value):
+            value = format(Decimal(repr(value)), "f")  # 1e-07 would read as e times 1, minus 7
         if not isinstance(value, str):
             return f"{column!r} is a {type(value).__name__}, not a text"
         if not value.strip():
@@ -197,6 +210,20 @@ def _unfit(problem: Problem, cfg: TaskConfig, tokenizer: Any) -> str:
         return f"the prompt has {tokens} tokens, more than {cfg.prompt_tokens_max}"
     if scorer_name(cfg) == "number" and last_number(problem.answer) is None:
         return "the answer holds no number, which the scorer number needs"
+    if scorer_name(cfg) == "math_verify":
+        return _unclear(gold_expression(problem.answer))
+    return ""
+
+
+def _unclear(gold: str) -> str:
+    """Why math-verify would read an expression, but not as what is meant; empty if it would not."""
+    if is_scientific(gold):
+        return f"the answer {gold[:40]} may be a power of ten or a multiple of e: write it out"
+    if is_prose(gold):
+        return (
+            "the answer is prose, which math-verify takes for a product of letters: give "
+            r"\text{...} or --task.scorer exact"
+        )
     return ""
 
 

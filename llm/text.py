@@ -12,10 +12,18 @@ import re
 from pathlib import Path
 from typing import Any
 
+from .config import Config
 from .config_checks import ConfigError
+from .data import Task
 from .settings import TaskConfig
 
 _CHARACTERS = "0123456789=+-*/().,:;?!<>_ abcdefghijklmnopqrs"  # with padding and end, 48 ids
+_PROMPTS_SEEN = 4096
+_CHAT_MAX = 1_000_000  # characters that a chat template may add to a prompt
+_TOKENIZER_FILES = (
+    *("tokenizer_config.json", "tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt"),
+    *("merges.txt", "spiece.model", "tekken.json"),
+)
 _ID = {c: i + 2 for i, c in enumerate(_CHARACTERS)}
 
 
@@ -101,22 +109,38 @@ class HubTokenizer:
         """Ids of a prompt: one turn of a user in the chat template, or the text as it is.
 
         Raises:
-            ConfigError: the chat template fails.
+            ConfigError: the chat template fails, leaves out the text, or gives too much or nothing.
+            ValueError: a plain text without any token.
         """
         if not self.is_chat:
             ids = list(self._inner.encode(text))
+            if not ids:
+                raise ValueError(f"the tokenizer in {self.path} makes no token of {text[:100]!r}")
             return ids[:-1] if len(ids) > 1 and ids[-1] in self.eos else ids
-        from jinja2 import TemplateError
+        chat = self._chat(text)
+        ids = list(self._inner.encode(chat, add_special_tokens=False))
+        if not ids:
+            raise self._bad_template(f"gives no token for {text[:100]!r}")
+        return ids
 
+    def _chat(self, text: str) -> str:
+        """The template's text; a template is a program of others and may fail in any way."""
         turn = [{"role": "user", "content": text}]
         try:
             chat = self._inner.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
-        except (TemplateError, TypeError, ValueError) as e:
-            raise ConfigError(
-                f"the chat template in {self.path} fails on {text!r}: {e}. Set "
-                "--task.prompt_format plain"
-            ) from e
-        return list(self._inner.encode(chat, add_special_tokens=False))
+        except Exception as e:
+            what = f"{type(e).__name__}: {str(e)[:300]}"
+            raise self._bad_template(f"fails on {text[:100]!r}: {what}") from e
+        if len(chat) > _CHAT_MAX + len(text):
+            raise self._bad_template(f"makes {len(chat)} characters of {text[:100]!r}")
+        if text.strip() not in chat:
+            raise self._bad_template(f"leaves out the prompt: {text[:100]!r} gives {chat[:100]!r}")
+        return str(chat)
+
+    def _bad_template(self, what: str) -> ConfigError:
+        return ConfigError(
+            f"the chat template in {self.path} {what}. Set --task.prompt_format plain, or mend it"
+        )
 
     def encode(self, text: str) -> list[int]:
         """Ids of a plain text; no special token is added."""
@@ -152,15 +176,26 @@ Tokenizer = CharTokenizer | HubTokenizer
 
 
 def tokenizer_for(path: str, task: TaskConfig) -> Tokenizer:
-    """The tokenizer of the model in `path`; a built model (no path, or a folder without
-    tokenizer_config.json) reads characters.
+    """The tokenizer of the model in `path`; a built model (no path, or a folder without any file
+    of a tokenizer) reads characters.
 
     Raises:
         ConfigError: `path` is neither a folder nor a hub id, or its tokenizer cannot be used.
     """
-    if not path or (is_local(path) and not (Path(path) / "tokenizer_config.json").exists()):
+    if not path or (
+        is_local(path) and not any((Path(path) / f).exists() for f in _TOKENIZER_FILES)
+    ):
         return CharTokenizer()
     return HubTokenizer(path, task.prompt_format)
+
+
+def prompt_lengths(cfg: Config, task: Task, tokenizer: Tokenizer) -> list[int]:
+    """Tokens of the prompts that a run will see: all held-out ones, the first 4096 trained on."""
+    n = cfg.rollout.prompts_per_step
+    steps = max(1, min(cfg.run.steps, _PROMPTS_SEEN // n))
+    prompts = {p.prompt for step in range(steps) for p in task.batch(cfg.run.seed, step, n)}
+    prompts |= {p.prompt for p in task.held_out(cfg.run.seed, cfg.run.eval_prompts)}
+    return [len(tokenizer.prompt(p)) for p in prompts]
 
 
 def differences(a: Tokenizer, b: Tokenizer) -> list[str]:

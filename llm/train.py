@@ -28,7 +28,7 @@ from .checkpoint import (
 from .config import Config
 from .control import Controls, initial_controls, next_controls
 from .correction import CorrectionState, TokenWeights, next_state
-from .interrupt import Interrupts
+from .interrupt import Interrupts, Stopped
 from .metrics import RunFiles
 from .progress import Progress
 from .rollout import Batch, sample
@@ -42,14 +42,6 @@ from .update import (
     shares,
     update,
 )
-
-
-class Stopped(Exception):
-    """A signal asked for the end; everything is saved."""
-
-    def __init__(self, exit_code: int) -> None:
-        super().__init__(f"stopped by a signal, exit code {exit_code}")
-        self.exit_code = exit_code
 
 
 def train(cfg: Config, folder: Path) -> dict:
@@ -96,10 +88,6 @@ def _train(setup: Setup, folder: Path, tracker: trackers.Tracker, interrupts: In
             "best": best,
         }
 
-    def save(step: int) -> None:
-        check_models(setup, batch, guard, step - 1)
-        save_state(checkpoints, step, parts, now(step), cfg.run.checkpoints_kept, whose)
-
     def note(row: dict[str, Any], decisions: list) -> dict[str, Any]:
         """Write a step's row, its alarms in it, and its decisions."""
         row = {**row, "alarms": alarms.check(row)}
@@ -112,63 +100,71 @@ def _train(setup: Setup, folder: Path, tracker: trackers.Tracker, interrupts: In
     require_room(checkpoints, parts)
     selftest.self_test(setup)
     for step in range(state["step"], cfg.run.steps):
-        # Phase 1. Rollout: sample from p_inf, keep its log-probabilities and top k (l. 3-10)
-        clock = time.perf_counter()
-        batch = rollout(setup, step, guard)
-        row: dict[str, Any] = {"step": step, **rollout_metrics(batch, setup)}
-        row["seconds_rollout"] = time.perf_counter() - clock
-        evaluated = step % cfg.run.eval_every == 0
-        if evaluated:
-            row |= evaluation(setup, batch)
-            if step == 0:
-                sys.stderr.write(start_text(setup, row))
-            if best is None or row["pass_rate"] > best:
-                best = row["pass_rate"]
-                if cfg.run.keep_best:
-                    save_best(checkpoints, step, parts, now(step), whose)
+        row: dict[str, Any] = {"step": step}
+        try:
+            # Phase 1. Rollout: sample from p_inf, keep its log-probabilities and top k (l. 3-10)
+            clock = time.perf_counter()
+            batch = rollout(setup, step, guard)
+            row |= rollout_metrics(batch, setup)
+            row["seconds_rollout"] = time.perf_counter() - clock
+            evaluated = step % cfg.run.eval_every == 0
+            if evaluated:
+                row |= evaluation(setup, batch)
+                if step == 0:
+                    sys.stderr.write(start_text(setup, row))
+                if best is None or row["pass_rate"] > best:
+                    best = row["pass_rate"]
+                    if cfg.run.keep_best:
+                        save_best(checkpoints, step, parts, now(step), whose)
 
-        # Phase 2. Update policy (Eq. 5) and actor (Eq. 6, 7), minibatch by minibatch (l. 11-28)
-        clock = time.perf_counter()
-        row |= set_learning_rates(cfg, optimizers, controls, alarms.state.lr_factor, step)
-        if actor.trained:
-            row["distill_coef"] = controls.distill_coef
-        seen: list[dict[str, Any]] = []
-        skipped = 0
-        for share in shares(setup, batch, correction, step):
-            try:
-                found = update(setup, optimizers, share, controls, correction, guard, step)
-            except NonFinite:
-                if cfg.alarm.action == "stop":
-                    note(row | {"updates_skipped": 1}, [])
-                    raise
-                skipped += 1  # no optimiser was stepped; the alarm lowers their rates
-                continue
-            if evaluated and not seen:
-                files.write("samples", *sample_rows(setup, step, share.batch, found["weights"]))
-            seen.append(found)
-        weights = [s.pop("weights") for s in seen]
-        row |= merge(seen, weights, cfg)
-        row["updates_skipped"] = skipped
-        if evaluated and weights:
-            files.write("histograms", samples.histogram_row(step, weights))
-        row["seconds_update"] = time.perf_counter() - clock
+            # Phase 2. Update policy (Eq. 5) and actor (Eq. 6, 7), minibatch by minibatch (l. 11-28)
+            clock = time.perf_counter()
+            row |= set_learning_rates(cfg, optimizers, controls, alarms.state.lr_factor, step)
+            if actor.trained:
+                row["distill_coef"] = controls.distill_coef
+            seen: list[dict[str, Any]] = []
+            skipped = 0
+            for share in shares(setup, batch, correction, step):
+                try:
+                    found = update(setup, optimizers, share, controls, correction, guard, step)
+                except NonFinite:
+                    if cfg.alarm.action == "stop":
+                        raise
+                    skipped += 1  # no optimiser was stepped; the alarm lowers their rates
+                    continue
+                if evaluated and not seen:
+                    files.write("samples", *sample_rows(setup, step, share.batch, found["weights"]))
+                seen.append(found)
+            weights = [s.pop("weights") for s in seen]
+            row |= merge(seen, weights, cfg)
+            row["updates_skipped"] = skipped
+            if evaluated and weights:
+                files.write("histograms", samples.histogram_row(step, weights))
+            row["seconds_update"] = time.perf_counter() - clock
 
-        # Between steps: the actor follows, the loops move, the alarms look
-        actor.refresh(policy, step)
-        decisions: list = []
-        if weights:
-            correction, moved = next_state(cfg.correction, cfg.control, correction, weights)
-            decisions += moved
-            if cfg.control.kl_target > 0 and math.isfinite(row["kl_policy_actor_now"]):
-                controls, moved = next_controls(cfg, controls, row["kl_policy_actor_now"])
+            # Between steps: the actor follows, the loops move, the alarms look
+            actor.refresh(policy, step)
+            decisions: list = []
+            if weights:
+                correction, moved = next_state(cfg.correction, cfg.control, correction, weights)
                 decisions += moved
+                if cfg.control.kl_target > 0 and math.isfinite(row["kl_policy_actor_now"]):
+                    controls, moved = next_controls(cfg, controls, row["kl_policy_actor_now"])
+                    decisions += moved
+            done, stopping = step + 1, interrupts.requested
+            due = done % cfg.run.checkpoint_every == 0 or done == cfg.run.steps or stopping
+            if due:
+                check_models(setup, batch, guard, step)
+        except NonFinite:
+            alarms.halt()  # where no update can be left out, there is nothing to go on with
+            note(row | {"updates_skipped": 1}, [])
+            raise
         row = note(row, decisions)
         alarms.enforce(step)
-        done = step + 1
-        if done % cfg.run.checkpoint_every == 0 or done == cfg.run.steps or interrupts.requested:
-            save(done)
+        if due:
+            save_state(checkpoints, done, parts, now(done), cfg.run.checkpoints_kept, whose)
         progress.show(done, progress_text(row))
-        if interrupts.requested and done < cfg.run.steps:
+        if stopping and done < cfg.run.steps:
             progress.close()
             raise Stopped(interrupts.exit_code)
 

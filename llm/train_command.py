@@ -23,7 +23,8 @@ def main(argv: list[str]) -> int:
         sys.stdout.write(f"{folder}: already complete\n")
         return 0
     from .checkpoint import Diverged
-    from .train import Stopped, train
+    from .interrupt import Stopped
+    from .train import train
 
     try:
         summary = train(cfg, folder)

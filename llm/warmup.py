@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +14,7 @@ import torch
 from . import data
 from .checkpoint import Guard, latest, load_state, save_state, write_json
 from .config import Config, ConfigError, flatten
+from .interrupt import Interrupts, Stopped
 from .models import Model, build, seed_of
 from .progress import Progress
 from .tasks import DigitTask
@@ -31,7 +35,21 @@ def warmed(cfg: Config, role: str, run_folder: Path) -> str:
         ConfigError: the folder holds a model warmed up with other settings.
     """
     home = Path(cfg.warmup.folder) if cfg.warmup.folder else run_folder / "warmup"
-    folder = home / role
+    with _alone_in(home / role):
+        return _warmed(cfg, role, home / role)
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Waits while another run warms up here; a lock of the kernel's, gone when its holder is."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a") as file:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.lockf(file, fcntl.LOCK_EX)
+        yield
+
+
+def _warmed(cfg: Config, role: str, folder: Path) -> str:
     recipe = _recipe(cfg, role)
     if (folder / "recipe.json").exists():
         found = json.loads((folder / "recipe.json").read_text())
@@ -66,24 +84,28 @@ def _warm_up(cfg: Config, role: str, folder: Path) -> Model:
         start = load_state(kept, parts)["step"]
     progress = Progress(f"warm-up {role}", steps, start)
     guard = Guard(folder / "checkpoints")
-    for step in range(start, steps):
-        rng = data.stream(cfg.run.seed, f"warm-up {role}", step)
-        ids, is_answer = demonstrations(cfg, rng, error)
-        logits = model(input_ids=ids).logits[:, :-1].float()
-        loss = torch.nn.functional.cross_entropy(
-            logits[is_answer[:, 1:]], ids[:, 1:][is_answer[:, 1:]]
-        )
-        for group in optimizer.param_groups:
-            group["lr"] = w.lr * min(1.0, (step + 1) / 20) * (1.0 - 0.9 * step / steps)
-        optimizer.zero_grad()
-        loss.backward()
-        guard.finite(step, loss=loss)
-        guard.gradients(step, **{role: model})
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        progress.show(step + 1, f"loss {float(loss.detach()):.3f}")
-        if (step + 1) % 100 == 0 and step + 1 < steps:
-            save_state(folder / "checkpoints", step + 1, parts, {"step": step + 1})
+    with Interrupts() as interrupts:
+        for step in range(start, steps):
+            rng = data.stream(cfg.run.seed, f"warm-up {role}", step)
+            ids, is_answer = demonstrations(cfg, rng, error)
+            logits = model(input_ids=ids).logits[:, :-1].float()
+            loss = torch.nn.functional.cross_entropy(
+                logits[is_answer[:, 1:]], ids[:, 1:][is_answer[:, 1:]]
+            )
+            for group in optimizer.param_groups:
+                group["lr"] = w.lr * min(1.0, (step + 1) / 20) * (1.0 - 0.9 * step / steps)
+            optimizer.zero_grad()
+            loss.backward()
+            guard.finite(step, loss=loss)
+            guard.gradients(step, **{role: model})
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            progress.show(step + 1, f"loss {float(loss.detach()):.3f}")
+            stopping = interrupts.requested
+            if ((step + 1) % 100 == 0 and step + 1 < steps) or stopping:
+                save_state(folder / "checkpoints", step + 1, parts, {"step": step + 1})
+                if stopping:
+                    raise Stopped(interrupts.exit_code)
     progress.close()
     return model
 

@@ -339,18 +339,79 @@ def test_an_actor_with_other_token_ids_is_refused(tmp_path):
     llama(vocabulary=64).save_pretrained(tmp_path / "actor")
     cfg = config.load([], [f"--{n}.path={tmp_path / n}" for n in ("policy", "actor")])
     policy = models.open_policy(cfg, tmp_path)
-    with pytest.raises(ConfigError, match="of 64 token ids, the policy of 48"):
+    with pytest.raises(
+        ConfigError, match=r"of 64 token ids, the policy of 48.*only in the padding.*resize"
+    ):
         actors.open_actor(cfg, policy, tmp_path)
+
+
+def other(name: str, **more: Any) -> models.Model:
+    """A small random model of another architecture."""
+    import transformers
+
+    shape = dict(vocab_size=V, hidden_size=32, num_hidden_layers=LAYERS, num_attention_heads=2)
+    settings = getattr(transformers, f"{name}Config")(**shape, initializer_range=0.15, **more)
+    torch.manual_seed(0)
+    return getattr(transformers, f"{name}ForCausalLM")(settings).eval()
+
+
+MIXTRAL = dict(
+    intermediate_size=32, num_key_value_heads=1, num_local_experts=4, max_position_embeddings=64
+)
 
 
 def test_models_without_plain_linear_layers_are_refused_by_name():
     from transformers import GPT2Config, GPT2LMHeadModel
 
     gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=V, n_embd=32, n_layer=2, n_head=2))
-    with pytest.raises(ConfigError, match=r"GPT2LMHeadModel has no torch\.nn\.Linear"):
+    with pytest.raises(ConfigError, match=r"GPT2LMHeadModel has no torch\.nn\.Linear .* 100%"):
         opened("int8", gpt2)
     with pytest.raises(ConfigError, match="GPT2LMHeadModel has no list of decoder layers"):
         opened("early_exit", gpt2)
+
+
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+def test_a_mixture_of_experts_that_would_stay_as_it_is_is_refused(kind):
+    """Its experts are tensors of three dimensions, no linear layers."""
+    model = other("Mixtral", **MIXTRAL)
+    with pytest.raises(ConfigError, match=r"MixtralForCausalLM has no torch\.nn\.Linear"):
+        opened(kind, model)
+
+
+def test_layers_that_need_a_plain_weight_are_refused_before_sampling():
+    falcon = other("Falcon")
+    with pytest.raises(ConfigError, match="FalconForCausalLM does not run with torchao's weights"):
+        opened("int8", falcon)
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["whole", "lora"])
+def test_early_exit_of_a_decoder_that_lies_deeper_is_early_too(lora):
+    """OPT's is model.decoder."""
+    policy = other("OPT", ffn_dim=32, word_embed_proj_dim=32, max_position_embeddings=64)
+    policy.config.pad_token_id = None
+    if lora:
+        policy = models.with_lora(policy, ModelConfig(lora_rank=2, lora_alpha=4.0), seed=3)
+        change(policy, 4)
+    actor = opened("early_exit", policy, "--actor.exit_layers", "1")
+    by_hand = models.frozen_copy(policy)
+    del by_hand.model.decoder.layers[1:]
+    torch.testing.assert_close(law(actor.model), law(by_hand), rtol=1e-4, atol=1e-5)
+    assert kl(law(actor.model), law(policy)) > 1e-4
+    assert sampled(actor.model, IDS[:, :4], 3, seed=0)[2] == 1
+    assert len(models.plain(policy).model.decoder.layers) == LAYERS
+
+
+def test_every_expert_has_noise_of_its_own_size():
+    policy = other("Mixtral", **MIXTRAL)
+    experts = policy.model.layers[0].mlp.experts
+    with torch.no_grad():
+        experts.down_proj[1] *= 100
+    noisy = opened("noisy", policy).model.model.layers[0].mlp.experts
+    for name in ("gate_up_proj", "down_proj"):
+        exact, found = getattr(experts, name).detach(), getattr(noisy, name).detach()
+        for one, changed in zip(exact, found, strict=True):
+            size = float((changed - one).square().mean().sqrt() / one.square().mean().sqrt())
+            assert size == pytest.approx(0.1, rel=0.15)
 
 
 @pytest.mark.parametrize(("kind", "package"), [("int8", "torchao"), ("lora", "peft")])

@@ -244,6 +244,41 @@ def test_a_missing_file_is_refused_by_name(tmp_path, file):
         load_state(latest(tmp_path), parts)
 
 
+@pytest.mark.parametrize("moment", ["digest", "load_file", "put_tensors"])
+@pytest.mark.parametrize("gone", [True, False], ids=["folder", "file"])
+def test_what_is_removed_while_it_is_read_is_refused_by_name(tmp_path, monkeypatch, moment, gone):
+    """As a run in progress does with its oldest checkpoint, at each moment of the reading."""
+    path = save(tmp_path, 1, 1.0)
+    real = getattr(checkpoint, moment)
+
+    def remove_first(*args):
+        if gone:
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            for file in path.iterdir():
+                if file.name != "manifest.json":
+                    file.unlink()
+        return real(*args)
+
+    monkeypatch.setattr(checkpoint, moment, remove_first)
+    message = "was removed meanwhile" if gone else "No such file .*remove .*step_00000001"
+    with pytest.raises(CheckpointError, match=rf"cannot read .*(policy|state)\..*{message}"):
+        load_state(path, {"policy": linear()}, MINE)
+
+
+def test_parts_of_two_checkpoints_are_refused(tmp_path, monkeypatch):
+    """`best` is replaced under its own name, here after its digests were checked."""
+    path, real = save_as_best(tmp_path, 1, 1.0), checkpoint.load_file
+
+    def replace_first(file):
+        save_as_best(tmp_path, 2, 2.0)
+        return real(file)
+
+    monkeypatch.setattr(checkpoint, "load_file", replace_first)
+    with pytest.raises(CheckpointError, match="best was replaced while it was read"):
+        load_state(path, {"policy": linear()}, MINE)
+
+
 @pytest.mark.parametrize("file", FILES[:3])
 def test_one_flipped_bit_is_refused_by_name(tmp_path, file):
     model, optimizer = trained()

@@ -14,6 +14,7 @@ from llm.config import Config, ConfigError
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = sorted((ROOT / "llm/configs").glob("*.toml"))
+READING = "--task.name problems --policy.path x --actor.path x"
 UNTRAINED = "--loss.actor-ppo False --loss.distill-coef 0"
 
 
@@ -114,6 +115,15 @@ def test_a_missing_file_is_named():
         ("--correction.lam-from tracked --control.lam-min 20", "lam_max must be >= control.lam_m"),
         ("--control.gain 0.2", "gain 0.2 would have no effect: it needs control.kl_target > 0"),
         ("--control.kl-target 0.1 --control.factor-max 1", "factor_max must be above 1"),
+        ("--correction.name tis --rollout.top-k 3", "top_k 3 would have no effect"),
+        ("--correction.z none --rollout.top-k 3", "top_k 3 would have no effect"),
+        ("--loss.actor-ppo False --loss.clip-low 0.1", "clip_low 0.1 would have no effect"),
+        ("--alarm.patience 7", "patience 7 would have no effect: it needs a limit"),
+        ("--optim.lr-warmup-steps 300", "lr_warmup_steps must be below run.steps, got 300"),
+        ("--optim.weight-decay 1e40", "weight_decay must be at most 1"),
+        (f"{READING} --task.source a.jsonl --task.split x", "it needs a source on the hub"),
+        (f"{READING} --task.source a/b --task.eval-split x", "it needs an eval_source on the hub"),
+        (f"{READING} --task.source a.jsonl --warmup.folder x", "a model that is built and warmed"),
         ("--control.kl-target 0.1 --control.distill False", "nothing is driven"),
         ("--control.kl-target 0.1 --loss.distill-coef 0", "which is 0: give it a value"),
         ("--loss.distill-coef 0 --loss.distill-top-k 5", "distill_top_k 5 would have no effect"),

@@ -386,6 +386,39 @@ def test_sources_and_generated_prompts_are_limited_in_tokens_with_the_instructio
         source(tmp_path / "a.jsonl", numbered(9), prompt_tokens_max=4, instruction="and be brief")
 
 
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [("1e-07", "0.0000001"), ("2.5e3", "2500.0"), ("1e22", "1" + "0" * 22), ("-0.5", "-0.5")],
+)
+def test_a_number_in_json_becomes_its_digits(tmp_path, written, read):
+    lines = [f'{{"prompt": "question {i}", "answer": {written}}}\n' for i in range(30)]
+    for scorer in ("exact", "number", "math_verify"):
+        task = source(tmp_path / "a.jsonl", lines, scorer=scorer)
+        assert {a for _, a in task.batch(0, 0, 20)} == {read}
+
+
+@pytest.mark.parametrize("answer", ["1e-7", "2E+5", ".5e3", r"$1e-7$", "no idea at all"])
+def test_answers_that_math_verify_would_take_for_something_else_are_bad_rows(tmp_path, answer):
+    odd = [*numbered(20), {"prompt": "odd", "answer": answer}]
+    with pytest.raises(ConfigError, match=r"line 21: the answer .*(power of ten|is prose)"):
+        source(tmp_path / "a.jsonl", odd, scorer="math_verify")
+
+
+def test_formulas_of_letters_are_no_prose(tmp_path):
+    formulas = ["2e", "2e^3", "x+y", "xy z", "sin x cos y", "Evelyn", "a, b"]
+    rows_ = [*numbered(20), *({"prompt": "odd", "answer": x} for x in formulas)]
+    assert source(tmp_path / "a.jsonl", rows_, scorer="math_verify").skipped == 0
+
+
+def test_whole_numbers_of_any_length_are_read_or_refused_by_name(tmp_path):
+    long = '{"prompt": "long", "answer": ' + "1" * 400 + "}\n"
+    task = source(tmp_path / "a.jsonl", [*numbered(20), long])
+    assert ("long", "1" * 400) in [*task.batch(0, 0, 40), *task.held_out(0, 40)]
+    longer = '{"prompt": "long", "answer": -' + "1" * 1001 + "}\n"
+    with pytest.raises(ConfigError, match=r"line 21: 'answer' is a number of more than 1000"):
+        source(tmp_path / "a.jsonl", [*numbered(20), longer])
+
+
 # reasoning-gym
 
 

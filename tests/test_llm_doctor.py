@@ -94,7 +94,18 @@ def test_a_file_in_place_of_the_run_folder_is_a_problem(tmp_path):
 def test_completions_longer_than_the_models_positions_are_a_problem(tmp_path):
     found = lines(tmp_path, "--rollout.max_new_tokens", "504")
     assert found["positions"].status == PROBLEM and "513 tokens" in found["positions"].found
-    assert "max_new_tokens" in found["positions"].remedy and "one step" not in found
+    assert "max_new_tokens" in found["positions"].found and "models" not in found
+
+
+def test_a_model_whose_cache_has_no_rows_is_a_problem_that_names_it(tmp_path):
+    from transformers import MambaConfig, MambaForCausalLM
+
+    small = MambaConfig(vocab_size=48, hidden_size=16, num_hidden_layers=1, state_size=4)
+    MambaForCausalLM(small).save_pretrained(tmp_path / "mamba")
+    flags = ["--run.folder", str(tmp_path / "run"), "--policy.path", str(tmp_path / "mamba")]
+    found = {line.check: line for line in diagnose(flags)}
+    assert "memory" in found and found["memory"].status != PROBLEM
+    assert found["models"].status == PROBLEM and "MambaForCausalLM" in found["models"].found
 
 
 def test_too_little_memory_stops_before_anything_is_loaded(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """mean@k, pass@k and their intervals, against enumeration and simulation; the eval command."""
 
 import json
+import shutil
 from itertools import combinations
 from types import SimpleNamespace
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from llm import config, evaluate, evaluate_command, models, text
+from llm import checkpoint, config, evaluate, evaluate_command, models, text
 from llm.config import ConfigError
 from llm.data import Problem
 
@@ -220,11 +221,60 @@ def test_eval_wants_a_run_folder(tmp_path):
 
 
 def test_eval_adds_to_no_damaged_file(run, tmp_path):
-    import shutil
-
     copy = tmp_path / "copy"
     shutil.copytree(run, copy)
     (copy / "eval.json").write_text("{")
     with pytest.raises(ConfigError, match="move it away"):
         evaluate_command.main([str(copy)])
     assert (copy / "eval.json").read_text() == "{"
+
+
+def run_in_progress(run, tmp_path, monkeypatch, replaced):
+    """A copy of the run whose newest checkpoint gives way to the next one `replaced` times, each
+    time just before its digest is taken; returns the folder and the digests' checkpoints."""
+    copy, seen, real = tmp_path / "copy", [], checkpoint.digest
+    shutil.copytree(run, copy)
+    (copy / "eval.json").unlink(missing_ok=True)
+
+    def digest(path):
+        step = int(path.parent.name.removeprefix("step_"))
+        if path.name == "state.json":
+            seen.append(step)
+            if step < 5 + replaced:
+                path.parent.rename(path.parent.with_name(f"step_{step + 1:08d}"))
+        return real(path)
+
+    monkeypatch.setattr(checkpoint, "digest", digest)
+    return copy, seen
+
+
+def test_eval_takes_the_newer_checkpoint_where_a_run_drops_the_one_being_read(
+    run, tmp_path, monkeypatch
+):
+    copy, seen = run_in_progress(run, tmp_path, monkeypatch, replaced=2)
+    assert evaluate_command.main([str(copy), "--prompts", "2", "--samples", "1"]) == 0
+    assert seen == [5, 6, 7]
+    (entry,) = json.loads((copy / "eval.json").read_text())
+    assert entry["checkpoint"] == "step_00000007"
+
+
+def test_eval_gives_up_with_a_clear_error(run, tmp_path, monkeypatch):
+    copy, seen = run_in_progress(run, tmp_path, monkeypatch, replaced=9)
+    with pytest.raises(checkpoint.CheckpointError, match="step_00000007 was removed meanwhile"):
+        evaluate_command.main([str(copy), "--prompts", "2", "--samples", "1"])
+    assert seen == [5, 6, 7]
+
+
+def test_eval_does_not_read_a_damaged_checkpoint_again(run, tmp_path, monkeypatch):
+    copy, seen = run_in_progress(run, tmp_path, monkeypatch, replaced=0)
+    (copy / "checkpoints" / "step_00000005" / "state.json").write_text("x" * 20)
+    real, calls = evaluate_command.open_evaluation, []
+
+    def opened(*args):
+        calls.append(1)
+        return real(*args)
+
+    monkeypatch.setattr(evaluate_command, "open_evaluation", opened)
+    with pytest.raises(checkpoint.CheckpointError, match=r"state\.json"):
+        evaluate_command.main([str(copy)])
+    assert (calls, seen) == ([1], [])

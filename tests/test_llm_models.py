@@ -96,6 +96,44 @@ def test_incomplete_weights_are_refused_rather_than_filled_at_random(folder, tmp
         models.load(broken)
 
 
+def test_weights_that_the_settings_have_no_place_for_are_refused(folder, tmp_path):
+    cut = edited(folder, tmp_path, '"num_hidden_layers": 2', '"num_hidden_layers": 1')
+    with pytest.raises(ConfigError, match=r"no place for 9 of the weights, model\.layers\.1"):
+        models.load(cut)
+
+
+def test_models_whose_cache_has_no_rows_are_refused_by_name(tmp_path):
+    """State-space and hybrid ones; attention beside a state in one layer selects only half."""
+    import transformers
+
+    shape = dict(vocab_size=48, hidden_size=32, num_hidden_layers=2, intermediate_size=32)
+    heads = dict(num_attention_heads=2, num_key_value_heads=1)
+    mamba = transformers.MambaForCausalLM(transformers.MambaConfig(**shape, state_size=4))
+    lfm2 = transformers.Lfm2ForCausalLM(
+        transformers.Lfm2Config(**shape, **heads, layer_types=["conv", "full_attention"])
+    )
+    for name, model in {"mamba": mamba, "lfm2": lfm2}.items():
+        model.save_pretrained(tmp_path / name)
+        cfg = settings("--policy.path", str(tmp_path / name))
+        with pytest.raises(ConfigError, match=rf"{type(model).__name__}.*selected by row"):
+            models.open_policy(cfg, tmp_path)
+    models.check_cache(llama())
+    both = transformers.cache_utils.LinearAttentionAndFullAttentionLayer()
+    assert not models._selects_rows(both)
+
+
+def test_sequences_longer_than_the_positions_are_refused_and_none_shorter():
+    model = llama()  # 64 positions
+    models.check_positions({"policy": model}, longest_prompt=24, max_new_tokens=40)
+    with pytest.raises(ConfigError, match=r"25 tokens, with 40 new .* 65 tokens, and the actor"):
+        models.check_positions(
+            {"policy": llama(max_position_embeddings=65), "actor": model}, 25, 40
+        )
+    unlimited = torch.nn.Module()
+    unlimited.config = object()
+    models.check_positions({"policy": unlimited}, 10**6, 1)
+
+
 def test_quantised_weights_are_refused(folder, tmp_path):
     packed = edited(folder, tmp_path, "{", '{"quantization_config": {"quant_method": "gptq"},')
     with pytest.raises(ConfigError, match="quantised, and such weights cannot be trained"):

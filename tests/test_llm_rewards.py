@@ -112,10 +112,22 @@ def test_auto_is_number_for_arithmetic_math_verify_for_problems_and_else_exact()
         ("", None),
         ("\u0664\u0662", None),
         ("...,,,--", None),
+        ("1e-7", "0.0000001"),
+        ("about -2.5E+3.", "-2500"),
+        ("1,234e2", "123400"),
+        ("3 eggs", "3"),
+        ("1e99999", None),
+        ("1e" + "9" * 40_000, None),
     ],
 )
 def test_last_number(text, number):
     assert last_number(text) == (None if number is None else Decimal(number))
+
+
+def test_a_power_of_ten_is_no_other_number():
+    assert score("number", "so 1e-7", "1e-7") == 1.0
+    assert score("number", "so 0.0000001", "1e-7") == 1.0
+    assert score("number", "so 7", "1e-7") == 0.0
 
 
 def test_number_compares_values():
@@ -137,6 +149,8 @@ HOSTILE_TEXT = {
     "boxes": r"\boxed{" * 6_000,
     "braces": r"\boxed" + "{" * 40_000,
     "slashes": "1/" * 20_000,
+    "exponents": "1e" * 20_000,
+    "long exponent": "1e" + "9" * 40_000,
 }
 
 
@@ -193,6 +207,13 @@ def test_last_boxed_matches_braces(text, inside):
 )
 def test_final_expression(text, expression):
     assert final_expression(text) == expression
+
+
+def test_a_power_of_ten_in_words_is_written_out():
+    """LaTeX reads 1e-7 as e - 7; in a box it is left as it is."""
+    assert final_expression("it is 1e-7.") == "0.0000001"
+    assert final_expression("it is 1,200E3") == "1200000"
+    assert final_expression("it is 1e99999") == ""
 
 
 def test_gold_expression_drops_box_and_dollars():

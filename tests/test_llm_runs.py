@@ -15,8 +15,9 @@ import pytest
 import torch
 from llm_runs import POLICY, TINY, UNTRAINED, derived, rows, settings, start, weights
 
-from llm import checkpoint, config, setup, train, update
+from llm import actors, checkpoint, config, setup, train, update, warmup
 from llm.checkpoint import Diverged, latest
+from llm.interrupt import Stopped
 
 ROOT = Path(__file__).resolve().parent.parent
 KINDS = {
@@ -148,6 +149,67 @@ def test_an_update_with_nan_is_skipped_alarmed_and_training_goes_on(
     same = [all(torch.equal(a[k], b[k]) for k in a) for a, b in pairs]
     assert same == [False, False, True, False, False]
     assert found[3]["lr_policy"] == 0.5 * found[2]["lr_policy"] and "loss_policy" not in found[2]
+
+
+@pytest.mark.parametrize("where", ["evaluation", "rollout", "checkpoint"])
+def test_nan_outside_an_update_is_an_alarm_in_the_metrics_and_stops(
+    tmp_path, warm, monkeypatch, where
+):
+    """Even with alarm.action = lower: where no update can be left out there is nothing to go on."""
+    follow = actors.Actor.refresh
+
+    def breaking(self, policy, step):
+        follow(self, policy, step)
+        if step == 2:
+            with torch.no_grad():
+                broken = self.model if where == "rollout" else policy
+                broken.lm_head.weight[0, 0] = math.nan
+
+    monkeypatch.setattr(actors.Actor, "refresh", breaking)
+    every = ("--run.checkpoint-every", "3" if where == "checkpoint" else "50")
+    evals = ("--run.eval-every", "3" if where == "evaluation" else "50")
+    with pytest.raises(Diverged):
+        start(tmp_path, warm, *every, *evals, "--alarm.action", "lower")
+    last = rows(tmp_path)[-1]
+    assert last["alarms"] == ["non_finite"] and last["step"] == (2 if where == "checkpoint" else 3)
+    assert rows(tmp_path, "decisions")[-1]["limited"] is True
+
+
+def test_two_runs_share_a_warm_up_at_once(tmp_path):
+    """The second waits for the first one's models instead of getting in its way."""
+    flags = [*TINY, "--warmup.folder", str(tmp_path / "warm"), "--run.steps", "1"]
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-m", "llm", "train", *flags, "--run.folder", str(tmp_path / name)],
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for name in "ab"
+    ]
+    said = [process.communicate(timeout=200)[1] for process in running]
+    assert [process.returncode for process in running] == [0, 0], said
+    assert rows(tmp_path / "a") == rows(tmp_path / "b")
+
+
+def test_sigterm_in_a_warm_up_saves_it(tmp_path, monkeypatch):
+    """The signal arrives in the warm-up's step 10; the warm-up goes on from there."""
+    original, calls = warmup.demonstrations, []
+
+    def signalling(*args):
+        calls.append(1)
+        if len(calls) == 10:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(*args)
+
+    monkeypatch.setattr(warmup, "demonstrations", signalling)
+    with pytest.raises(Stopped) as stopped:
+        start(tmp_path / "r", tmp_path / "warm")
+    assert stopped.value.exit_code == 143
+    assert latest(tmp_path / "warm/policy/checkpoints").name == "step_00000010"
+    start(tmp_path / "r", tmp_path / "warm", "--run.steps", "12")
+    assert len(calls) == 120 + 80
 
 
 def test_the_controller_moves_what_it_drives_within_limits_and_logs_it(tmp_path, warm):

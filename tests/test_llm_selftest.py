@@ -12,7 +12,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from llm import actors, config, data, logprobs, models, rewards, rollout, text, update
 from llm.config import ConfigError
-from llm.selftest import SelfTestError, self_test, tolerance
+from llm.selftest import SelfTestError, limits, self_test
 from llm.setup import Setup
 
 FLAGS = ["--actor.kind", "self", "--correction.name", "none", "--loss.actor_ppo", "False"]
@@ -53,11 +53,27 @@ def test_it_repeats_exactly_and_changes_nothing():
     assert all(torch.equal(v, before[k]) for k, v in setup.policy.state_dict().items())
 
 
-def test_bfloat16_has_a_wider_tolerance_and_a_setting_overrides_both():
+def test_bfloat16_has_wider_limits_and_a_setting_overrides_both():
     setup = opened("--policy.dtype", "bfloat16")
-    assert tolerance(setup) == 0.5 and 1e-3 < self_test(setup)["max"] < 0.5
-    with pytest.raises(SelfTestError, match="beyond the tolerance 1e-06"):
+    found = self_test(setup)
+    assert limits(setup).token == 2.0 and 1e-3 < found["mean"] <= found["max"] < 0.5
+    assert abs(found["scale"] - 1.0) < 0.01
+    with pytest.raises(SelfTestError, match="allowed for one 1e-06"):
         self_test(opened("--run.self_test_max", "1e-6", "--policy.dtype", "bfloat16"))
+
+
+@pytest.mark.parametrize("factor", [0.9, 1.1, 1.3])
+def test_bfloat16_rounding_hides_no_wrong_temperature(factor, monkeypatch):
+    """Every token within what bfloat16 may do to one, and the scale of all tells."""
+    setup = opened("--policy.dtype", "bfloat16")
+    score = logprobs.completion_logprobs
+    monkeypatch.setattr(
+        update,
+        "completion_logprobs",
+        lambda *a, temperature: score(*a, temperature=temperature * factor),
+    )
+    with pytest.raises(SelfTestError, match=r"scaled by .* look at the temperature"):
+        self_test(setup)
 
 
 def planted(fault: str, patch: pytest.MonkeyPatch, setup: Setup) -> None:
@@ -186,7 +202,7 @@ def test_the_worst_token_is_named(monkeypatch):
 
     setup = opened()
     monkeypatch.setattr(rollout, "sample", wrong)
-    with pytest.raises(ConfigError, match=r"1 of \d+ tokens beyond") as found:
+    with pytest.raises(ConfigError, match=r"1 of \d+ tokens too far off") as found:
         self_test(setup)
     piece = setup.tokenizer.pieces([int(seen[0].completion_ids[5, 2])])[0]
     assert f"most at token 2 ({piece!r}) after {seen[0].prompts[5]!r}" in str(found.value)

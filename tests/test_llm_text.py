@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from llm import text
+from llm import config, text
+from llm import models as language_models
 from llm.config import ConfigError
-from llm.settings import TaskConfig
+from llm.data import Problem, open_task
+from llm.rollout import sample
+from llm.settings import ModelConfig, TaskConfig
 
 WORDS = TaskConfig(name="problems", source="x.jsonl")
 TEMPLATE = (
@@ -19,7 +25,9 @@ TEMPLATE = (
 )
 
 
-def save_tokenizer(folder: Path, template: str | None = TEMPLATE, **changes: str) -> str:
+def save_tokenizer(
+    folder: Path, template: str | None = TEMPLATE, adds_start: bool = False, **changes: str
+) -> str:
     """A byte-level tokenizer of 256 bytes, two merges and specials; pad is end-of-sequence."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -27,6 +35,10 @@ def save_tokenizer(folder: Path, template: str | None = TEMPLATE, **changes: str
     inner = Tokenizer(models.BPE(vocabulary, [("1", "2"), ("Ġ", "+")]))
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()
+    if adds_start:
+        inner.post_processor = processors.TemplateProcessing(
+            single="<|im_start|> $A", special_tokens=[("<|im_start|>", 1)]
+        )
     special = {
         "unk_token": specials[0],
         "bos_token": specials[1],
@@ -62,6 +74,13 @@ def test_a_chat_prompt_is_one_turn_of_a_user_and_the_start_of_the_answer(folder)
     assert shown == r"<|im_start|>user\n12 + 1?<|im_end|>\n<|im_start|>assistant\n"
     assert hub.prompt("12")[0] == hub.bos  # specials are ids, not text, and come once
     assert hub.prompt("12").count(hub.bos) == 2
+
+
+def test_a_tokenizer_that_adds_a_start_adds_none_to_a_chat_that_has_one(folder, tmp_path):
+    path = save_tokenizer(tmp_path, adds_start=True)
+    assert text.HubTokenizer(path).prompt("12") == text.HubTokenizer(folder).prompt("12")
+    plain = text.HubTokenizer(path, "plain")
+    assert plain.prompt("12") == [plain.bos, *plain.encode("12")]
 
 
 def test_a_plain_prompt_is_the_text_alone(folder, tmp_path):
@@ -156,3 +175,76 @@ def test_a_template_that_fails_says_so(tmp_path):
     hub = text.HubTokenizer(save_tokenizer(tmp_path, template="{{ raise_exception('no users') }}"))
     with pytest.raises(ConfigError, match=r"chat template in .* fails.*no users.*plain"):
         hub.prompt("1")
+
+
+TEMPLATES = {
+    "{{ 1 / 0 }}": "fails on '12': ZeroDivisionError",
+    "{% for i in range(10**7) %}a{% endfor %}": "fails on '12': OverflowError",
+    "{{ '{} {}'.format(1) }}": "fails on '12': IndexError",
+    "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}": "fails on '12': RecursionError",
+    "{% if %}": "fails on '12': TemplateSyntaxError",
+    "{{ ''.__class__.__mro__ }}": "fails on '12': SecurityError",
+    "{% if false %}x{% endif %}": "leaves out the prompt",
+    "hello": "leaves out the prompt: '12' gives 'hello'",
+    "{{ messages[0].content * (10**7) }}": "makes 20000000 characters",
+}
+
+
+@pytest.mark.parametrize("template", TEMPLATES, ids=list(TEMPLATES.values()))
+def test_whatever_a_template_does_it_is_named_at_once(tmp_path, template):
+    hub = text.HubTokenizer(save_tokenizer(tmp_path, template=template))
+    start = time.monotonic()
+    with pytest.raises(ConfigError, match=f"chat template in {tmp_path}.*{TEMPLATES[template]}"):
+        hub.prompt("12")
+    assert time.monotonic() - start < 2
+
+
+def test_a_template_may_strip_the_prompt(tmp_path):
+    hub = text.HubTokenizer(save_tokenizer(tmp_path, template="{{ messages[0].content | trim }}"))
+    assert hub.prompt(" 12\n") == hub.encode("12")
+
+
+def test_a_prompt_without_any_token_is_refused(folder, monkeypatch):
+    """A tokenizer may drop what it does not know."""
+    plain, chat = text.HubTokenizer(folder, "plain"), text.HubTokenizer(folder)
+    with pytest.raises(ValueError, match="makes no token of ''"):
+        plain.prompt("")
+    monkeypatch.setattr(type(chat._inner), "encode", lambda *a, **k: [])
+    with pytest.raises(ConfigError, match=r"chat template in .* gives no token for '12'"):
+        chat.prompt("12")
+
+
+@pytest.mark.parametrize("file", ["tokenizer.json", "vocab.json", "tokenizer.model"])
+def test_a_folder_with_any_file_of_a_tokenizer_is_never_read_as_characters(folder, tmp_path, file):
+    """A built model's folder has none of them."""
+    (tmp_path / file).write_bytes((Path(folder) / "tokenizer.json").read_bytes())
+    try:
+        found = text.tokenizer_for(str(tmp_path), WORDS)
+    except ConfigError:
+        return
+    assert isinstance(found, text.HubTokenizer)
+
+
+def test_every_end_of_a_tokenizer_ends_what_is_sampled():
+    """Two end ids: each ends its completion, and nothing is sampled after it."""
+
+    class TwoEnds(text.CharTokenizer):
+        eos = frozenset({1, 40})
+
+    model = language_models.build(ModelConfig(layers=1, width=16), seed=0)
+    with torch.no_grad():
+        batch = sample(
+            model, TwoEnds(), [Problem("12=", "")], np.random.default_rng(0),
+            max_new_tokens=60, temperature=1.0, top_k=1, group=64,
+        )  # fmt: skip
+    last = [c[-1] for c, done in zip(batch.completions(), batch.finished, strict=True) if done]
+    assert set(last) == {1, 40} and min(map(last.count, (1, 40))) > 5
+    for ids, done in zip(batch.completions(), batch.finished, strict=True):
+        assert not {1, 40} & set(ids[:-1]) and done == (ids[-1] in (1, 40))
+
+
+def test_prompt_lengths_are_those_of_training_and_evaluation():
+    cfg = config.load([], ["--task.digits_min", "2", "--task.digits_max", "4"])
+    characters = text.CharTokenizer()
+    found = text.prompt_lengths(cfg, open_task(cfg.task, characters), characters)
+    assert set(found) == {3, 4, 5}

@@ -11,8 +11,10 @@ import torch
 from llm_world import NOWHERE, PROBLEMS, random_pair, rollout, start, world
 
 from llm import data, evaluate, metrics, train
+from llm import update as update_module
 from llm.advantages import group_advantage
 from llm.config import Config, CorrectionConfig
+from llm.control import Controls
 from llm.correction import CorrectionState, TokenWeights, token_weights
 from llm.settings import ControlConfig, LossConfig, OptimConfig, RolloutConfig
 from llm.update import Share, update
@@ -25,14 +27,16 @@ def pair():
 
 def config(**correction) -> Config:
     """Strong mismatch, two updates, variable lengths; enough for every branch of the update."""
+    name, z = correction.get("name", "jackpot"), correction.get("z", "state")
+    sizes = {"top_k": 5} if (name, z) == ("jackpot", "state") else {}
     return Config(
-        rollout=RolloutConfig(prompts_per_step=5, rollouts_per_prompt=4, top_k=5, max_new_tokens=9),
+        rollout=RolloutConfig(prompts_per_step=5, rollouts_per_prompt=4, max_new_tokens=9, **sizes),
         correction=CorrectionConfig(**correction),
         loss=LossConfig(updates_per_rollout=2),
     )
 
 
-def scored_update(pair, cfg, batch, coin, order=None):
+def scored_update(pair, cfg, batch, coin, order=None, anchor=None, controls=None, ref_actor=None):
     """Losses and gradients of one update on (a permutation of) a batch, without the step."""
     policy, actor = (copy.deepcopy(m) for m in pair)
     optimizers = {
@@ -42,9 +46,10 @@ def scored_update(pair, cfg, batch, coin, order=None):
     cfg = dataclasses.replace(cfg, optim=dataclasses.replace(cfg.optim, grad_clip=float("inf")))
     if order is not None:
         batch, coin = batch.rows(order), coin[order]
-    share = Share(batch, coin[batch.is_completion], None, None)
-    setup = world(cfg, (policy, actor))
-    found = update(setup, optimizers, share, *start(cfg), NOWHERE, 0)
+    share = Share(batch, coin[batch.is_completion], None, ref_actor)
+    setup = world(cfg, (policy, actor))._replace(anchor=anchor)
+    first, state = start(cfg)
+    found = update(setup, optimizers, share, controls or first, state, NOWHERE, 0)
     grads = [p.grad.clone() for m in (policy, actor) for p in m.parameters() if p.grad is not None]
     return found, grads
 
@@ -84,6 +89,60 @@ def test_splitting_into_microbatches_changes_neither_loss_nor_gradient(pair, sce
     optim = OptimConfig(sequences_per_microbatch=size)
     split = scored_update(pair, dataclasses.replace(cfg, optim=optim), *scene)
     assert_same(scored_update(pair, cfg, *scene), split)
+
+
+@pytest.mark.parametrize("size", [1, 3, 7])
+def test_the_anchor_is_per_proposed_token_whatever_the_microbatches(pair, scene, size):
+    cfg = config(name="none")
+    cfg = dataclasses.replace(cfg, loss=dataclasses.replace(cfg.loss, anchor_coef=0.7))
+    moved = (copy.deepcopy(pair[0]), pair[1])
+    with torch.no_grad():
+        moved[0].lm_head.weight.mul_(0.8)  # away from its anchor
+    setup = world(cfg, pair)
+    whole = scored_update(moved, cfg, *scene, anchor=setup.anchor)
+    split = dataclasses.replace(cfg, optim=OptimConfig(sequences_per_microbatch=size))
+    assert whole[0]["loss_anchor"] > 0.001
+    parts = scored_update(moved, split, *scene, anchor=setup.anchor)
+    assert parts[0]["loss_anchor"] == pytest.approx(whole[0]["loss_anchor"], rel=1e-4)
+    assert_same(whole, parts)
+
+
+def test_control_drives_the_gradient_of_the_distillation(pair, scene):
+    """The coefficient in force is the controller's, not the configured one."""
+    cfg = config(name="none")
+    cfg = dataclasses.replace(cfg, loss=dataclasses.replace(cfg.loss, actor_ppo=False))
+    one, three = (
+        scored_update(pair, cfg, *scene, controls=Controls(distill_coef=c))[0] for c in (1.0, 3.0)
+    )
+    assert three["loss_distill"] == pytest.approx(one["loss_distill"])
+    assert three["grad_norm_actor"] == pytest.approx(3 * one["grad_norm_actor"], rel=1e-4)
+
+
+def test_control_measures_the_exact_forward_kl_whatever_is_distilled(pair, scene):
+    cfg = config(name="none")
+    cfg = dataclasses.replace(cfg, control=ControlConfig(kl_target=0.1))
+    other = {"distill_direction": "reverse", "distill_top_k": 3, "distill_temperature": 2.0}
+    other = dataclasses.replace(cfg, loss=dataclasses.replace(cfg.loss, **other))
+    a, b = (scored_update(pair, c, *scene)[0] for c in (cfg, other))
+    assert a["kl_policy_actor_now"] == pytest.approx(a["loss_distill"], rel=1e-6)
+    assert b["kl_policy_actor_now"] == pytest.approx(a["kl_policy_actor_now"], rel=1e-6)
+    assert b["loss_distill"] != pytest.approx(a["loss_distill"], rel=0.005)
+
+
+def test_the_actors_ratio_is_to_the_actor_before_the_updates(pair, scene):
+    """actor_correction on, second update of a step: p_actor_ref is given, not the present actor."""
+    batch, coin = scene
+    cfg = config(name="none")
+    cfg = dataclasses.replace(cfg, loss=dataclasses.replace(cfg.loss, actor_correction="tis"))
+    now = update_module.forward(world(cfg, pair), pair[1], batch).detach()
+    taken = batch.completion_ids[batch.is_completion]
+    act, q = now.gather(1, taken[:, None])[:, 0], batch.logp_inf[batch.is_completion]
+    before = act - 0.3  # as if the actor had since moved by 0.3 nats at every token
+    advantage = batch.advantage[:, None].expand(batch.is_completion.shape)[batch.is_completion]
+    ratio, weight = (act - before).exp(), (before - q).exp().clamp(max=2.0)
+    clipped = torch.minimum(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage)
+    found = scored_update(pair, cfg, batch, coin, ref_actor=before)[0]
+    assert found["loss_actor_ppo"] == pytest.approx(-float((weight * clipped).mean()), rel=1e-4)
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda s: "-".join(map(str, s.values())))
