@@ -109,7 +109,7 @@ def _with_models(cfg: Config, scratch: Path, longest: int) -> Iterator[Line]:
         _, lines = _attempt_lines("one step", lambda: (None, _step(setup, scratch, is_random)))
         yield from lines
     finally:
-        setup.scorer.close()
+        setup.close()
         gc.collect()
 
 
