@@ -159,9 +159,7 @@ class Engine:
     def ordered(self, step: int) -> bool:
         return step in self._waiting
 
-    def trial(
-        self, problems: list[Problem], group: int, max_new_tokens: int, top_k: int
-    ) -> Batch:
+    def trial(self, problems: list[Problem], group: int, max_new_tokens: int, top_k: int) -> Batch:
         """Completions for the self-test, which are not of any step."""
         order = self._order("self-test", 0, problems, group, max_new_tokens, top_k, None)
         self._begin(-1, order)
@@ -256,9 +254,7 @@ class HfEngine(Engine):
         return self._found.pop(key)
 
 
-def open_engine(
-    cfg: Config, tokenizer: Tokenizer, model: Model, device: torch.device
-) -> Engine:
+def open_engine(cfg: Config, tokenizer: Tokenizer, model: Model, device: torch.device) -> Engine:
     """The engine of a run, with the weights of the actor's model as version 0.
 
     Raises:

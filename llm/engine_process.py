@@ -135,7 +135,7 @@ class ProcessEngine(Engine):
         path = os.pathsep.join(x for x in (str(_ROOT), os.environ.get("PYTHONPATH", "")) if x)
         with (self._folder / "stderr").open("wb") as said:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "llm.engine_worker", str(self._folder)],
+                self._command(),
                 bufsize=0,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -143,6 +143,9 @@ class ProcessEngine(Engine):
                 env={**os.environ, "PYTHONPATH": path},
             )
         self._heard, self._told = b"", -1
+
+    def _command(self) -> list[str]:
+        return [sys.executable, "-m", "llm.engine_worker", str(self._folder)]
 
     def _end(self) -> None:
         process, self._process = self._process, None

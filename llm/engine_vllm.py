@@ -122,9 +122,12 @@ class VllmEngine(Engine):
                 gpu_memory_utilization=r.engine_memory,
                 enforce_eager=self.device.type == "cpu",
                 seed=self.cfg.run.seed,
+                use_tqdm_on_load=False,
             )
         except Exception as e:
-            raise EngineError(f"--rollout.engine vllm: vLLM cannot load the model: {_line(e)}") from e
+            raise EngineError(
+                f"--rollout.engine vllm: vLLM cannot load the model: {_line(e)}"
+            ) from e
         finally:
             torch.set_num_threads(threads)
             for path in self._folder.glob("*"):

@@ -112,7 +112,9 @@ def _put_module(module: torch.nn.Module, tensors: dict[str, torch.Tensor]) -> No
     unknown = [name for name in tensors if name not in kept]
     present = {place_of(own[name]) for name in tensors if name in own}
     missing = [name for name in own if name in kept and name not in tensors]
-    missing = [name for name in missing if place_of(own[name]) not in present]  # tied to one present
+    missing = [
+        name for name in missing if place_of(own[name]) not in present
+    ]  # tied to one present
     if missing or unknown:
         what = [f"it lacks {_few(missing)}"] * bool(missing)
         what += [f"it holds {_few(unknown)}, which the model lacks"] * bool(unknown)

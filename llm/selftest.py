@@ -5,6 +5,10 @@ actor = policy, p_inf and p_ref are one distribution, so log p_inf and log p_ref
 alone: the sampler works token by token with a cache, the scorer on whole padded sequences. A wrong
 temperature, mask, position, padding side or log-prob mode on either side shows here, and would
 otherwise look like a mismatch of actor and policy, to be "corrected" by the weights.
+
+An engine other than hf is then tried in the same way: it samples from its own copy of the actor's
+model, and the trainer scores the actor's model. Weights that were not taken over, log-probabilities
+before the temperature or without their normalisation, and a coarse arithmetic all show here.
 """
 
 from __future__ import annotations
@@ -16,6 +20,8 @@ import torch
 from . import data, logprobs, rollout, update
 from .config import ConfigError
 from .data import Problem
+from .models import Model
+from .rollout import Batch
 from .setup import Setup
 
 _PROMPTS = 4
@@ -28,10 +34,10 @@ class SelfTestError(ConfigError):
     """Sampling and training disagree about the policy's probabilities."""
 
 
-def tolerance(setup: Setup) -> float:
-    """Largest difference allowed, nats: run.self_test_max, or by the policy's precision."""
+def tolerance(setup: Setup, dtype: str = "") -> float:
+    """Largest difference allowed, nats: run.self_test_max, or by the precision, the policy's."""
     chosen = setup.cfg.run.self_test_max
-    return chosen or {"float32": 1e-3, "bfloat16": 0.5}[setup.cfg.policy.dtype]
+    return chosen or {"float32": 1e-3, "bfloat16": 0.5}[dtype or setup.cfg.policy.dtype]
 
 
 @torch.no_grad()
@@ -40,7 +46,8 @@ def self_test(setup: Setup) -> dict[str, Any]:
 
     Returns:
         max, mean (absolute difference of sampled tokens, nats), max_topk (of the likeliest tokens),
-        tolerance, tokens, and worst: {prompt, position, token} of the largest.
+        tolerance, tokens, and worst: {prompt, position, token} of the largest; `engine`: the same
+        of the engine and the actor's model, unless the engine is hf.
 
     Raises:
         SelfTestError: a difference above the tolerance, or NaN; says where and what to look at.
@@ -56,8 +63,23 @@ def self_test(setup: Setup) -> dict[str, Any]:
         top_k=min(cfg.rollout.top_k, _TOP_K_MAX),
         group=_GROUP,
     )
+    found = _compared(setup, setup.policy, batch, tolerance(setup), "")
+    if setup.engine is not None and cfg.rollout.engine != "hf":
+        batch = setup.engine.trial(
+            _of_unequal_lengths(setup), _GROUP, width, min(cfg.rollout.top_k, _TOP_K_MAX)
+        )
+        own = cfg.actor.kind in ("separate", "frozen")
+        allowed = tolerance(setup, cfg.actor.dtype if own else cfg.policy.dtype)
+        name = f" (engine {cfg.rollout.engine}, the actor's model)"
+        found["engine"] = _compared(setup, setup.actor.model, batch, allowed, name)
+    return found
+
+
+def _compared(
+    setup: Setup, model: Model, batch: Batch, allowed: float, name: str
+) -> dict[str, Any]:
     real = batch.is_completion
-    logp = update.forward(setup, setup.policy, batch)  # (n, v), n sampled tokens
+    logp = update.forward(setup, model, batch)  # (n, v), n sampled tokens
     ref = logprobs.chosen(logp, batch.completion_ids[real])
     sampled = _distance(batch.logp_inf[real], ref)  # (n,)
     topk = _distance(batch.topk_logp_inf[real], logp.gather(-1, batch.topk_ids[real])).amax(dim=-1)
@@ -67,7 +89,7 @@ def self_test(setup: Setup) -> dict[str, Any]:
         "max": float(sampled.max()),
         "mean": float(sampled.mean()),
         "max_topk": float(topk.max()),
-        "tolerance": tolerance(setup),
+        "tolerance": allowed,
         "tokens": len(sampled),
         "worst": {
             "prompt": batch.prompts[row],
@@ -76,10 +98,10 @@ def self_test(setup: Setup) -> dict[str, Any]:
         },
     }
     wrong = torch.zeros_like(real)
-    wrong[real] = torch.maximum(sampled, topk) > tolerance(setup)
+    wrong[real] = torch.maximum(sampled, topk) > allowed
     if bool(wrong.any()):
         padded = ~batch.is_real[:, 0]
-        raise SelfTestError(_message(found, wrong, padded))
+        raise SelfTestError(_message(found, wrong, padded, name))
     return found
 
 
@@ -95,7 +117,7 @@ def _of_unequal_lengths(setup: Setup) -> list[Problem]:
     return [some[round(i * (len(some) - 1) / (_PROMPTS - 1))] for i in range(_PROMPTS)]
 
 
-def _message(found: dict[str, Any], wrong: torch.Tensor, padded: torch.Tensor) -> str:
+def _message(found: dict[str, Any], wrong: torch.Tensor, padded: torch.Tensor, name: str) -> str:
     """wrong: tokens beyond the tolerance, (b, t). padded: padding before the prompt, (b,)."""
     where = found["worst"]
     if found["max"] <= found["tolerance"]:
@@ -117,7 +139,7 @@ def _message(found: dict[str, Any], wrong: torch.Tensor, padded: torch.Tensor) -
             "(is the model in train mode?)"
         )
     return (
-        f"self-test: log p_inf and log p_ref of the same tokens under the same model differ by up "
+        f"self-test{name}: log p_inf and log p_ref of the same tokens under the same model differ by up "
         f"to {max(found['max'], found['max_topk']):.3g} nats (mean {found['mean']:.3g}; "
         f"{int(wrong.sum())} of {found['tokens']} tokens beyond the tolerance "
         f"{found['tolerance']:g}), most at token {where['position']} ({where['token']!r}) after "

@@ -26,14 +26,14 @@ from .checkpoint import (
     save_state,
 )
 from .config import Config
-from .data import Problem
 from .control import Controls, initial_controls, next_controls
 from .correction import CorrectionState, TokenWeights, next_state
+from .data import Problem
+from .engine import Engine, order_ahead
 from .interrupt import Interrupts
 from .metrics import RunFiles
 from .parts import Part
 from .progress import Progress
-from .engine import Engine, order_ahead
 from .rollout import Batch
 from .setup import Setup, open_setup
 from .update import (
