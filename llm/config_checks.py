@@ -16,7 +16,8 @@ _POSITIVE = (
     "task.score_characters_max task.score_workers policy.layers policy.width policy.lora_alpha "
     "actor.layers actor.width actor.lora_alpha actor.lag actor.exit_layers actor.noise "
     "warmup.batch_size warmup.lr rollout.prompts_per_step rollout.temperature rollout.top_k "
-    "rollout.max_new_tokens rollout.engine_timeout rollout.engine_memory correction.lam correction.budget correction.c1 correction.c2 "
+    "rollout.max_new_tokens rollout.engine_timeout rollout.engine_memory correction.lam "
+    "correction.budget correction.c1 correction.c2 "
     "correction.tis_cap correction.icepop_high loss.clip_low loss.clip_high "
     "loss.updates_per_rollout loss.distill_temperature control.gain control.lam_min "
     "control.lam_max optim.policy_lr optim.actor_lr optim.grad_clip alarm.kl_max alarm.ratio_max "
@@ -24,8 +25,9 @@ _POSITIVE = (
     "run.checkpoint_every run.checkpoints_kept run.threads"
 ).split()
 _NOT_NEGATIVE = (
-    "policy.lora_rank actor.lora_rank rollout.max_staleness warmup.policy_steps warmup.actor_steps loss.distill_coef "
-    "loss.distill_top_k loss.anchor_coef control.kl_target control.lam_decay "
+    "policy.lora_rank actor.lora_rank warmup.policy_steps warmup.actor_steps "
+    "rollout.max_staleness loss.distill_coef loss.distill_top_k loss.anchor_coef "
+    "control.kl_target control.lam_decay "
     "correction.icepop_low optim.lr_warmup_steps optim.weight_decay "
     "optim.sequences_per_microbatch alarm.accept_min alarm.entropy_min alarm.lowerings_max "
     "run.seed run.samples_kept run.self_test_max"

@@ -1,10 +1,10 @@
 """Rollout engines: who samples a step's completions, from which weights, and how far ahead.
 
-Every engine does an `Order`, which is numbers alone, and notes what `rollout.sample` would: the same
-random streams, or for vllm seeds of the same (seed, step, sequence). With rollout.max_staleness = d
-the batch of step t is ordered once step t - 1 - d is done, from the weights as they are then, so
-at most d + 1 batches wait and results never depend on timing. Batches that wait belong to a
-checkpoint (`tensors`, `put_tensors`): a resumed run takes them from there.
+Every engine does an `Order`, which is numbers alone, and notes what `rollout.sample` would, from
+the same random streams (vllm: from seeds of its own for each step and sequence). With
+rollout.max_staleness = d the batch of step t is ordered once step t - 1 - d is done, from the
+weights as they are then, so at most d + 1 batches wait and results never depend on timing. Batches
+that wait belong to a checkpoint (`tensors`, `put_tensors`): a resumed run takes them from there.
 """
 
 from __future__ import annotations

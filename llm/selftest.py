@@ -139,8 +139,8 @@ def _message(found: dict[str, Any], wrong: torch.Tensor, padded: torch.Tensor, n
             "(is the model in train mode?)"
         )
     return (
-        f"self-test{name}: log p_inf and log p_ref of the same tokens under the same model differ by up "
-        f"to {max(found['max'], found['max_topk']):.3g} nats (mean {found['mean']:.3g}; "
+        f"self-test{name}: log p_inf and log p_ref of the same tokens under the same model differ "
+        f"by up to {max(found['max'], found['max_topk']):.3g} nats (mean {found['mean']:.3g}; "
         f"{int(wrong.sum())} of {found['tokens']} tokens beyond the tolerance "
         f"{found['tolerance']:g}), most at token {where['position']} ({where['token']!r}) after "
         f"{where['prompt']!r}. Training would correct for this as if it were a mismatch: {hint}. "

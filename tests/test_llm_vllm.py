@@ -124,7 +124,7 @@ def test_the_self_test_passes_and_finds_raw_log_probabilities_and_old_weights(op
 
     engine._begin = raw
     try:
-        with pytest.raises(selftest.SelfTestError, match="engine vllm, .* look at the temperature"):
+        with pytest.raises(selftest.SelfTestError, match=r"vllm, .* look at the temperature"):
             selftest.self_test(setup)
     finally:
         del engine._begin
