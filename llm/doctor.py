@@ -110,7 +110,7 @@ def _with_models(cfg: Config, scratch: Path) -> Iterator[Line]:
         _, lines = _attempt_lines("one step", lambda: (None, _step(setup, scratch, is_random)))
         yield from lines
     finally:
-        setup.scorer.close()
+        setup.close()
         gc.collect()
 
 

@@ -175,7 +175,9 @@ def _update(
     else:  # two blocks for each model and two more; the gradient of each hidden state
         both = len(trained) + (cfg.loss.anchor_coef > 0)
         logits = 4 * (2 * both + 2) * layout.chunk[0] * layout.chunk[1]
-        logits += sum(4 * micro * new * layers_and_width(model.config)[1] for _, model, _ in trained)
+        logits += sum(
+            4 * micro * new * layers_and_width(model.config)[1] for _, model, _ in trained
+        )
     found = {
         "logits of a micro-batch": logits,
         "activations of a micro-batch": sum(

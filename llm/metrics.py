@@ -24,6 +24,8 @@
 | grad_norm_policy, grad_norm_actor | before clipping |
 | updates_skipped, alarms | updates not made because something was NaN or inf; names of the alarms that fired |
 | tokens | proposed tokens |
+| staleness | steps of updates that the sampled weights lacked, mean over tokens |
+| engine_restarts | times that the engine's process was replaced since the last row |
 | seconds_rollout, seconds_update, seconds_eval | wall-clock of this step's phases |
 """  # noqa: E501
 

@@ -1,14 +1,23 @@
-"""Models and optimisers as named tensors, and back in place: what a checkpoint's files hold."""
+"""A run's parts as named tensors, and back in place: what the files of a checkpoint hold."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
-Part = torch.nn.Module | torch.optim.Optimizer
+
+class Keeper(Protocol):
+    """Says itself which tensors are to be kept of it."""
+
+    def tensors(self) -> dict[str, torch.Tensor]: ...
+
+    def put_tensors(self, tensors: dict[str, torch.Tensor]) -> None: ...
+
+
+Part = torch.nn.Module | torch.optim.Optimizer | Keeper
 Parts = Mapping[str, Part]
 
 
@@ -22,16 +31,18 @@ def tensors_of(part: Part) -> dict[str, torch.Tensor]:
         kept = _kept(part)
         found, seen = {}, set()
         for name, tensor in part.state_dict().items():
-            if name in kept and _place(tensor) not in seen:
-                seen.add(_place(tensor))
+            if name in kept and place_of(tensor) not in seen:
+                seen.add(place_of(tensor))
                 found[name] = tensor
+    elif not isinstance(part, torch.optim.Optimizer):
+        found = part.tensors()
     else:
         found = {
             f"{index}.{name}": torch.as_tensor(value)
             for index, values in part.state_dict()["state"].items()
             for name, value in values.items()
         }
-    return {name: _own(tensor.detach()) for name, tensor in found.items()}
+    return {name: alone(tensor.detach()) for name, tensor in found.items()}
 
 
 def put_tensors(part: Part, tensors: dict[str, torch.Tensor]) -> None:
@@ -42,6 +53,8 @@ def put_tensors(part: Part, tensors: dict[str, torch.Tensor]) -> None:
     """
     if isinstance(part, torch.nn.Module):
         _put_module(part, tensors)
+    elif not isinstance(part, torch.optim.Optimizer):
+        part.put_tensors(tensors)
     else:
         _put_optimizer(part, tensors)
 
@@ -80,14 +93,14 @@ def _kept(module: torch.nn.Module) -> set[str]:
     return names & trained if trained and some_frozen else names
 
 
-def _place(tensor: torch.Tensor) -> tuple[Any, ...]:
+def place_of(tensor: torch.Tensor) -> tuple[Any, ...]:
     """Where a tensor's memory is: equal for tied weights. Empty tensors, all at 0, differ."""
     if tensor.numel() == 0:
         return (id(tensor),)
     return (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
 
 
-def _own(tensor: torch.Tensor) -> torch.Tensor:
+def alone(tensor: torch.Tensor) -> torch.Tensor:
     """Contiguous and alone in its memory, as the file format demands; a copy only if it is not."""
     tensor = tensor.contiguous()
     whole = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
@@ -97,9 +110,11 @@ def _own(tensor: torch.Tensor) -> torch.Tensor:
 def _put_module(module: torch.nn.Module, tensors: dict[str, torch.Tensor]) -> None:
     own, kept = module.state_dict(), _kept(module)
     unknown = [name for name in tensors if name not in kept]
-    present = {_place(own[name]) for name in tensors if name in own}
+    present = {place_of(own[name]) for name in tensors if name in own}
     missing = [name for name in own if name in kept and name not in tensors]
-    missing = [name for name in missing if _place(own[name]) not in present]  # tied to one present
+    missing = [
+        name for name in missing if place_of(own[name]) not in present
+    ]  # tied to one present
     if missing or unknown:
         what = [f"it lacks {_few(missing)}"] * bool(missing)
         what += [f"it holds {_few(unknown)}, which the model lacks"] * bool(unknown)

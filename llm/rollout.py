@@ -29,6 +29,7 @@ class Batch:
     logp_inf: log q of the sampled token, 0 at padding, (b, t) float32.
     topk_ids, topk_logp_inf: the k likeliest tokens of q and their log q, (b, t, k).
     index: number of the sequence within the step's batch, (b,): what its random numbers belong to.
+    version: of the weights that each token was sampled from, (b, t): steps whose updates they hold.
     finished: the completion ended itself, (b,).
     prompts, answers: text of each prompt, and its right answer.
     reward, advantage: (b,), filled in by the trainer.
@@ -42,6 +43,7 @@ class Batch:
     topk_logp_inf: torch.Tensor
     index: torch.Tensor
     finished: torch.Tensor
+    version: torch.Tensor
     prompts: list[str]
     answers: list[str]
     reward: torch.Tensor
@@ -79,6 +81,7 @@ def sample(
     top_k: int,
     group: int = 1,
     place: tuple[int, int] | None = None,
+    version: int = 0,
     check: Callable[[torch.Tensor], None] | None = None,
 ) -> Batch:
     """`group` completions for each problem, neighbours, drawn from softmax(logits / temperature).
@@ -88,7 +91,7 @@ def sample(
     on which others are sampled with it: `place` is (first, all), where these sequences stand among
     all those that share `rng`; None: they are all. A group shares the forward pass of its prompt,
     and finished sequences leave the batch. `check` sees log q (rows, v) before each draw; None
-    refuses NaN.
+    refuses NaN. `version` is noted for every token.
 
     Raises:
         NonFinite: log q holds NaN (or what `check` raises).
@@ -149,6 +152,7 @@ def sample(
         topk_logp_inf=topk_logp,
         index=torch.arange(first, first + b, device=device),
         finished=finished,
+        version=torch.full((b, t), version, device=device),
         prompts=[p.prompt for p in problems for _ in range(group)],
         answers=[p.answer for p in problems for _ in range(group)],
         reward=torch.zeros(b, device=device),

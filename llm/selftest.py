@@ -5,6 +5,10 @@ actor = policy, p_inf and p_ref are one distribution, so log p_inf and log p_ref
 alone: the sampler works token by token with a cache, the scorer on whole padded sequences. A wrong
 temperature, mask, position, padding side or log-prob mode on either side shows here, and would
 otherwise look like a mismatch of actor and policy, to be "corrected" by the weights.
+
+An engine other than hf is then tried in the same way: it samples from its own copy of the actor's
+model, and the trainer scores the actor's model. Weights that were not taken over, log-probabilities
+before the temperature or without their normalisation, and a coarse arithmetic all show here.
 """
 
 from __future__ import annotations
@@ -17,6 +21,8 @@ import torch
 from . import data, logprobs, rollout, update
 from .config import ConfigError
 from .data import Problem
+from .models import Model
+from .rollout import Batch
 from .setup import Setup
 
 _PROMPTS = 4
@@ -41,11 +47,12 @@ class Limits(NamedTuple):
     scale: float = math.inf
 
 
-def limits(setup: Setup) -> Limits:
-    """run.self_test_max for a token, or by the policy's precision."""
+def limits(setup: Setup, dtype: str = "") -> Limits:
+    """run.self_test_max for a token, or by the precision, the policy's unless given."""
     if setup.cfg.run.self_test_max:
         return Limits(setup.cfg.run.self_test_max)
-    return {"float32": Limits(1e-3), "bfloat16": Limits(2.0, 0.1, 0.03)}[setup.cfg.policy.dtype]
+    by_dtype = {"float32": Limits(1e-3), "bfloat16": Limits(2.0, 0.1, 0.03)}
+    return by_dtype[dtype or setup.cfg.policy.dtype]
 
 
 @torch.no_grad()
@@ -55,7 +62,8 @@ def self_test(setup: Setup) -> dict[str, Any]:
     Returns:
         max, mean (absolute difference of sampled tokens, nats), max_topk (of the likeliest tokens),
         scale (of log p_ref's differences between likeliest tokens over those of log p_inf),
-        tolerance (for one token), tokens, and worst: {prompt, position, token} of the largest.
+        tolerance (for one token), tokens, and worst: {prompt, position, token} of the largest;
+        `engine`: the same of the engine and the actor's model, unless the engine is hf.
 
     Raises:
         SelfTestError: a difference above the tolerance, or NaN; says where and what to look at.
@@ -71,13 +79,27 @@ def self_test(setup: Setup) -> dict[str, Any]:
         top_k=min(cfg.rollout.top_k, _TOP_K_MAX),
         group=_GROUP,
     )
+    found = _compared(setup, setup.policy, batch, limits(setup), "")
+    if setup.engine is not None and cfg.rollout.engine != "hf":
+        batch = setup.engine.trial(
+            _of_unequal_lengths(setup), _GROUP, width, min(cfg.rollout.top_k, _TOP_K_MAX)
+        )
+        own = cfg.actor.kind in ("separate", "frozen")
+        allowed = limits(setup, cfg.actor.dtype if own else cfg.policy.dtype)
+        name = f" (engine {cfg.rollout.engine}, the actor's model)"
+        found["engine"] = _compared(setup, setup.actor.model, batch, allowed, name)
+    return found
+
+
+def _compared(
+    setup: Setup, model: Model, batch: Batch, allowed: Limits, name: str
+) -> dict[str, Any]:
     real = batch.is_completion
-    logp = update.forward(setup, setup.policy, batch)  # (n, v), n sampled tokens
+    logp = update.forward(setup, model, batch)  # (n, v), n sampled tokens
     ref = logprobs.chosen(logp, batch.completion_ids[real])
     sampled = _distance(batch.logp_inf[real], ref)  # (n,)
     topk_inf, topk_ref = batch.topk_logp_inf[real], logp.gather(-1, batch.topk_ids[real])
     topk = _distance(topk_inf, topk_ref).amax(dim=-1)
-    allowed = limits(setup)
     worst = int(torch.maximum(sampled, topk).argmax())
     row, position = real.nonzero()[worst].tolist()
     found: dict[str, Any] = {
@@ -99,7 +121,7 @@ def self_test(setup: Setup) -> dict[str, Any]:
         wrong = torch.zeros_like(real)
         wrong[real] = far > min(allowed.token, 2.0 * allowed.mean)
         right = found["mean"] <= min(allowed.token, allowed.mean)
-        raise SelfTestError(_message(found, wrong, ~batch.is_real[:, 0], scaled, right))
+        raise SelfTestError(_message(found, wrong, ~batch.is_real[:, 0], scaled, right, name))
     return found
 
 
@@ -125,10 +147,15 @@ def _of_unequal_lengths(setup: Setup) -> list[Problem]:
 
 
 def _message(
-    found: dict[str, Any], wrong: torch.Tensor, padded: torch.Tensor, scaled: bool, right: bool
+    found: dict[str, Any],
+    wrong: torch.Tensor,
+    padded: torch.Tensor,
+    scaled: bool,
+    right: bool,
+    name: str,
 ) -> str:
     """wrong: tokens too far off, (b, t). padded: padding before the prompt, (b,). right: the
-    sampled tokens agree, so only the likeliest ones do not."""
+    sampled tokens agree, so only the likeliest ones do not. name: of what was tested."""
     where = found["worst"]
     if scaled:
         hint = (
@@ -154,8 +181,8 @@ def _message(
             "(is the model in train mode?)"
         )
     return (
-        f"self-test: log p_inf and log p_ref of the same tokens under the same model differ by up "
-        f"to {max(found['max'], found['max_topk']):.3g} nats (mean {found['mean']:.3g}; "
+        f"self-test{name}: log p_inf and log p_ref of the same tokens under the same model differ "
+        f"by up to {max(found['max'], found['max_topk']):.3g} nats (mean {found['mean']:.3g}; "
         f"{int(wrong.sum())} of {found['tokens']} tokens too far off; allowed for one "
         f"{found['tolerance']:g}), most at token {where['position']} ({where['token']!r}) after "
         f"{where['prompt']!r}. Training would correct for this as if it were a mismatch: {hint}. "

@@ -11,11 +11,13 @@ import torch
 from . import actors, data, models, rewards, text
 from .actors import Actor
 from .config import Config, ConfigError
+from .engine import Engine, open_engine
 from .models import Model
 
 
 class Setup(NamedTuple):
-    """anchor: the policy as it was at the start, frozen; None where the loss has no anchor."""
+    """anchor: the policy as it was at the start, frozen; None where the loss has no anchor.
+    engine: samples the rollouts; None where there are none."""
 
     cfg: Config
     tokenizer: text.Tokenizer
@@ -25,14 +27,21 @@ class Setup(NamedTuple):
     actor: Actor
     anchor: Model | None
     device: torch.device
+    engine: Engine | None = None
 
     @property
     def sampler_is_policy(self) -> bool:
         return self.actor.kind == "self"
 
+    def close(self) -> None:
+        """End the processes of engine and scorer."""
+        if self.engine is not None:
+            self.engine.close()
+        self.scorer.close()
+
 
 def open_setup(cfg: Config, folder: Path) -> Setup:
-    """Data, scorer and models of a run; built models are warmed up, in `folder` by default.
+    """Data, scorer, models and engine of a run; built models are warmed up, in `folder` by default.
 
     Raises:
         ConfigError: models that share no tokenizer, bad data, sequences longer than a model's
@@ -51,7 +60,8 @@ def open_setup(cfg: Config, folder: Path) -> Setup:
     if cfg.loss.anchor_coef > 0:
         anchor = copy.deepcopy(policy).requires_grad_(False)
     scorer = rewards.open_scorer(cfg.task, tokenizer)
-    return Setup(cfg, tokenizer, task, scorer, policy, actor, anchor, device)
+    engine = open_engine(cfg, tokenizer, actor.model, device)
+    return Setup(cfg, tokenizer, task, scorer, policy, actor, anchor, device, engine)
 
 
 def open_tokenizer(cfg: Config) -> text.Tokenizer:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from . import data, evaluate, metrics, samples, selftest, trackers
+from . import evaluate, metrics, samples, selftest, trackers
 from .advantages import group_advantage
 from .alarm import Alarms, NonFinite, writable
 from .checkpoint import (
@@ -28,10 +28,13 @@ from .checkpoint import (
 from .config import Config
 from .control import Controls, initial_controls, next_controls
 from .correction import CorrectionState, TokenWeights, next_state
+from .data import Problem
+from .engine import Engine, order_ahead
 from .interrupt import Interrupts, Stopped
 from .metrics import RunFiles
+from .parts import Part
 from .progress import Progress
-from .rollout import Batch, sample
+from .rollout import Batch
 from .setup import Setup, open_setup
 from .update import (
     forward,
@@ -53,22 +56,24 @@ def train(cfg: Config, folder: Path) -> dict:
         ValueError: models, data or checkpoints that do not fit the configuration.
     """
     setup = open_setup(cfg, folder)
-    with contextlib.closing(setup.scorer):
+    with contextlib.closing(setup):
         tracker = trackers.open_tracker(cfg.run, folder)
         with contextlib.closing(tracker), Interrupts() as interrupts:
             return _train(setup, folder, tracker, interrupts)
 
 
 def _train(setup: Setup, folder: Path, tracker: trackers.Tracker, interrupts: Interrupts) -> dict:
-    cfg, policy, actor = setup.cfg, setup.policy, setup.actor
+    cfg, policy, actor, engine = setup.cfg, setup.policy, setup.actor, engine_of(setup)
     optimizers = open_optimizers(setup)
-    parts = {"policy": policy, **actor.parts()}
+    parts: dict[str, Part] = {"policy": policy, **actor.parts()}
     parts |= {f"optimizer_{name}": o for name, o in optimizers.items()}
+    whole = parts | ({"rollouts": engine} if cfg.rollout.max_staleness > 0 else {})
     checkpoints, whose = folder / "checkpoints", identity(cfg)
     kept = latest(checkpoints)
-    state: dict[str, Any] = load_state(kept, parts, whose) if kept else {"step": 0}
+    state: dict[str, Any] = load_state(kept, whole, whose) if kept else {"step": 0}
     if kept:
         actor.refresh(policy, state["step"] - 1)
+        engine.update(actor.model, version=state["step"])
     files = RunFiles(folder, state.get("bytes", {}))
     guard = Guard(checkpoints)
     controls = Controls(**state["controls"]) if kept else initial_controls(cfg)
@@ -105,7 +110,7 @@ def _train(setup: Setup, folder: Path, tracker: trackers.Tracker, interrupts: In
             # Phase 1. Rollout: sample from p_inf, keep its log-probabilities and top k (l. 3-10)
             clock = time.perf_counter()
             batch = rollout(setup, step, guard)
-            row |= rollout_metrics(batch, setup)
+            row |= rollout_metrics(batch, setup, step)
             row["seconds_rollout"] = time.perf_counter() - clock
             evaluated = step % cfg.run.eval_every == 0
             if evaluated:
@@ -142,8 +147,9 @@ def _train(setup: Setup, folder: Path, tracker: trackers.Tracker, interrupts: In
                 files.write("histograms", samples.histogram_row(step, weights))
             row["seconds_update"] = time.perf_counter() - clock
 
-            # Between steps: the actor follows, the loops move, the alarms look
+            # Between steps: actor and engine follow, the loops move, the alarms look
             actor.refresh(policy, step)
+            engine.update(actor.model, version=step + 1)
             decisions: list = []
             if weights:
                 correction, moved = next_state(cfg.correction, cfg.control, correction, weights)
@@ -162,7 +168,7 @@ def _train(setup: Setup, folder: Path, tracker: trackers.Tracker, interrupts: In
         row = note(row, decisions)
         alarms.enforce(step)
         if due:
-            save_state(checkpoints, done, parts, now(done), cfg.run.checkpoints_kept, whose)
+            save_state(checkpoints, done, whole, now(done), cfg.run.checkpoints_kept, whose)
         progress.show(done, progress_text(row))
         if stopping and done < cfg.run.steps:
             progress.close()
@@ -179,18 +185,26 @@ def _train(setup: Setup, folder: Path, tracker: trackers.Tracker, interrupts: In
     return metrics.summarise(folder, cfg)
 
 
-def rollout(setup: Setup, step: int, guard: Guard) -> Batch:
-    """This step's prompts, each completed by a group, scored; advantages before any rejection."""
-    cfg, r = setup.cfg, setup.cfg.rollout
-    batch = sample(
-        setup.actor.model,
-        setup.tokenizer,
-        setup.task.batch(cfg.run.seed, step, r.prompts_per_step),
-        data.stream(cfg.run.seed, "sampling", step),
-        max_new_tokens=r.max_new_tokens,
-        temperature=r.temperature,
-        top_k=r.top_k,
-        group=r.rollouts_per_prompt,
+def engine_of(setup: Setup) -> Engine:
+    assert setup.engine is not None  # a training setup has one
+    return setup.engine
+
+
+def rollout(setup: Setup, step: int, guard: Guard, ahead: int | None = None) -> Batch:
+    """This step's prompts, each completed by a group, scored; advantages before any rejection.
+
+    Orders the batches of the `ahead` next steps too, by default rollout.max_staleness.
+    """
+    cfg, r, engine = setup.cfg, setup.cfg.rollout, engine_of(setup)
+
+    def problems(of: int) -> list[Problem]:
+        return setup.task.batch(cfg.run.seed, of, r.prompts_per_step)
+
+    last = min(step + (r.max_staleness if ahead is None else ahead), cfg.run.steps)
+    order_ahead(engine, range(step, last + 1), problems)
+    batch = engine.collect(
+        step,
+        problems(step),
         check=lambda logq: guard.finite(step, **{"log-probability of the sampling model": logq}),
     )
     reward = evaluate.rewards(batch, setup.scorer).to(setup.device)
@@ -206,7 +220,7 @@ def check_models(setup: Setup, batch: Batch, guard: Guard, step: int) -> None:
         guard.finite(step, **{f"log-probability of {name} after the update": logp})
 
 
-def rollout_metrics(batch: Batch, setup: Setup) -> dict[str, float]:
+def rollout_metrics(batch: Batch, setup: Setup, step: int) -> dict[str, float]:
     groups = batch.reward.reshape(-1, setup.cfg.rollout.rollouts_per_prompt)
     lengths = batch.is_completion.sum(dim=1)
     return {
@@ -215,6 +229,8 @@ def rollout_metrics(batch: Batch, setup: Setup) -> dict[str, float]:
         "length_mean": float(lengths.float().mean()),
         "finished": float(batch.finished.float().mean()),
         "tokens": int(lengths.sum()),
+        "staleness": float((step - batch.version[batch.is_completion]).float().mean()),
+        **engine_of(setup).counts(),
         **setup.scorer.counts(),
     }
 
@@ -266,8 +282,8 @@ def dry_step(setup: Setup, folder: Path) -> dict:
     cfg, guard = setup.cfg, Guard(folder)
     optimizers, controls, state = open_optimizers(setup), initial_controls(cfg), CorrectionState()
     clock = time.perf_counter()
-    batch = rollout(setup, 0, guard)
-    row = rollout_metrics(batch, setup) | {"seconds_rollout": time.perf_counter() - clock}
+    batch = rollout(setup, 0, guard, ahead=0)
+    row = rollout_metrics(batch, setup, 0) | {"seconds_rollout": time.perf_counter() - clock}
     clock = time.perf_counter()
     set_learning_rates(cfg, optimizers, controls, 1.0, 0)
     share = shares(setup, batch, state, 0)[0]

@@ -14,7 +14,7 @@ ALLOWED = {
     "sim": {"jackpot", "mpmath"} | PLOTS,
     "llm": {"jackpot", "torch", "transformers", "safetensors", "tyro", "numpy", "matplotlib"}
     | {"peft", "torchao", "math_verify", "sympy", "pyarrow", "datasets", "reasoning_gym"}
-    | {"jinja2", "tensorboard", "wandb", "trackio", "gguf"},
+    | {"vllm", "jinja2", "tensorboard", "wandb", "trackio", "gguf"},
     "paper_figures": {"sim", "jackpot"} | PLOTS,
 }
 SPECIAL = {  # by path: what is added to the package's own list, or replaces it
