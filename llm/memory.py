@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -15,10 +15,14 @@ from .models import Model
 from .text import is_local
 
 _BYTES = {"float32": 4, "bfloat16": 2}
-_LOGIT_COPIES = 4  # of a trained model in float32, gradients included; measured on the CPU
-_DISTILL_COPIES = 12  # more, of the two models' logits in Eq. 7; measured likewise
-_ANCHOR_COPIES = 6
-_SAMPLING_COPIES = 4  # logits, log-softmax, probabilities and cumulative sums in float64
+# Fitted to peaks of real runs on the CPU (benchmarks/memory_model.py), in float32 arrays of
+# (tokens, vocabulary); all else here is counted.
+_LOGIT_COPIES = 3.6  # of a model in its backward pass
+_WAITING_COPIES = 0.7  # of another trained model meanwhile
+_ROUNDED_COPIES = 1.3  # more of each in bfloat16: its logits before they are float32
+_DISTILL_COPIES = 15.6  # more, of Eq. 7
+_ANCHOR_COPIES = 13.3  # more, of the anchor's KL
+_SAMPLING_COPIES = 6  # of the logits after one token; not fitted
 
 
 class Size(NamedTuple):
@@ -29,12 +33,40 @@ class Size(NamedTuple):
     width: int
 
 
-def shape(part: ModelConfig) -> Model:
-    """The model without its weights."""
+class Layout(NamedTuple):
+    """How a run lies on its devices; the defaults are one process with its own sampler.
+
+    ranks: processes, each with a device and an equal share of the sequences.
+    sharded: weights, gradients and optimiser state are divided among the ranks (fully_shard).
+    checkpointing: a layer keeps only its input, and is computed again in the backward pass.
+    chunk: (tokens, vocabulary) of a block of the chunked head; None: dense logits.
+    engine_copy: the sampler is a whole copy of its own on every rank.
+    keeps_cache: the sampler's key-value cache stays in memory during updates.
+    at_once: sequences that a rank samples at once; 0: all of its share.
+    tokens_per_microbatch: 0: by optim.sequences_per_microbatch.
+    foreach: the optimiser works on all parameters at once, as torch does on GPUs.
+    """
+
+    ranks: int = 1
+    sharded: bool = False
+    checkpointing: bool = False
+    chunk: tuple[int, int] | None = None
+    engine_copy: bool = False
+    keeps_cache: bool = False
+    at_once: int = 0
+    tokens_per_microbatch: int = 0
+    foreach: bool = False
+
+
+Parts = dict[str, int]
+
+
+def shape(part: ModelConfig, config: Any = None) -> Model:
+    """The model without its weights; of a transformers `config`, if one is given."""
     with torch.device("meta"):
-        if not part.path:
+        if config is None and not part.path:
             return models.build(part, seed=0)
-        config = AutoConfig.from_pretrained(
+        config = config or AutoConfig.from_pretrained(
             part.path, local_files_only=is_local(part.path), trust_remote_code=False
         )
         return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
@@ -50,48 +82,137 @@ def size(model: Model, part: ModelConfig) -> Size:
     return Size(total, adapters, _BYTES[part.dtype])
 
 
-def estimate(cfg: Config, policy: Model, actor: Model | None, prompt_tokens: int) -> dict[str, int]:
-    """Bytes by part at the peak of a step; rough (30 %), activations most so.
+def estimate(
+    cfg: Config,
+    policy: Model,
+    actor: Model | None,
+    prompt_tokens: int,
+    layout: Layout = Layout(),  # noqa: B008  # a NamedTuple of constants
+) -> Parts:
+    """Bytes by part, per rank, at the peak of a step: what is always held, and the largest phase.
 
     Args:
         policy, actor: from `shape`; None for an actor that is derived from the policy.
         prompt_tokens: of the longest prompt.
     """
-    found = {f"policy {k}": n for k, n in _held(size(policy, cfg.policy), cfg.policy).items()}
+    held, phases = by_phase(cfg, policy, actor, prompt_tokens, layout)
+    largest = max(phases.values(), key=lambda parts: sum(parts.values()))
+    return {k: n for k, n in (held | largest).items() if n > 0}
+
+
+def by_phase(
+    cfg: Config, policy: Model, actor: Model | None, prompt_tokens: int, layout: Layout
+) -> tuple[Parts, dict[str, Parts]]:
+    """(bytes always held, bytes more in each phase: sampling, update, optimiser step), per rank."""
+    trained: list[tuple[str, Model, ModelConfig]] = [("policy", policy, cfg.policy)]
+    if actor is not None and cfg.actor.kind == "separate":
+        trained.append(("actor", actor, cfg.actor))
+    sampler, its = (policy, cfg.policy) if actor is None else (actor, cfg.actor)
+    held = _always_held(cfg, policy, actor, layout)
+    share = -(-cfg.rollout.prompts_per_step * cfg.rollout.rollouts_per_prompt // layout.ranks)
+    at_once = min(layout.at_once or share, share)
+    length = prompt_tokens + cfg.rollout.max_new_tokens
+    cache = {"key-value cache": at_once * length * cache_bytes(sampler, its)}
+    sampling = {"logits of sampling": 4 * _SAMPLING_COPIES * at_once * vocabulary(sampler)}
+    if layout.keeps_cache:
+        held |= cache
+    else:
+        sampling = cache | sampling
+    phases = {
+        "sampling": sampling,
+        "update": _update(cfg, trained, share, prompt_tokens, layout),
+        "optimiser step": _optimiser_step(trained, layout),
+    }
+    if layout.sharded and not layout.engine_copy and layout.ranks > 1:
+        phases["sampling"] |= {"gathered layers": _gathered(sampler, its, trained=False)}
+    return held, phases
+
+
+def _always_held(cfg: Config, policy: Model, actor: Model | None, layout: Layout) -> Parts:
+    shards = layout.ranks if layout.sharded else 1
+    held = {f"policy {k}": n for k, n in _held(size(policy, cfg.policy), cfg.policy).items()}
+    whole = held["policy weights"]
+    sampler = whole
     if actor is not None:
-        part = size(actor, cfg.actor)
-        held = _held(part, cfg.actor)
+        of_actor = _held(size(actor, cfg.actor), cfg.actor)
+        sampler = of_actor["weights"]
         if cfg.actor.kind == "frozen":
-            held = {"weights": held["weights"]}
-        found |= {f"actor {k}": n for k, n in held.items()}
+            of_actor = {"weights": sampler}
+        held |= {f"actor {k}": n for k, n in of_actor.items()}
     else:
         copies = {"stale": cfg.actor.lag + 2, "noisy": 2, "quantized": 2}.get(cfg.actor.kind, 0)
-        found["actor weights"] = copies * found["policy weights"]
+        held["actor weights"] = copies * whole
     if cfg.loss.anchor_coef > 0:
-        found["anchor weights"] = found["policy weights"]
-    sequences = cfg.rollout.prompts_per_step * cfg.rollout.rollouts_per_prompt
-    micro = min(
-        cfg.optim.sequences_per_microbatch or sequences,
-        sequences // cfg.loss.updates_per_rollout,
-    )
+        held["anchor weights"] = whole
+    held = {k: -(-n // shards) for k, n in held.items()}
+    if layout.engine_copy:
+        held["engine's copy"] = sampler
+    return held
+
+
+def _update(
+    cfg: Config,
+    trained: list[tuple[str, Model, ModelConfig]],
+    share: int,
+    prompt_tokens: int,
+    layout: Layout,
+) -> Parts:
+    """Logits and activations of a micro-batch, all at the longest length."""
     new = cfg.rollout.max_new_tokens
-    trained: list[tuple[Model, ModelConfig]] = [(policy, cfg.policy)]
-    trained += [(actor, cfg.actor)] * (cfg.actor.kind == "separate")
-    copies = _LOGIT_COPIES * len(trained) + _DISTILL_COPIES * (cfg.loss.distill_coef > 0)
-    copies += _ANCHOR_COPIES * (cfg.loss.anchor_coef > 0)
-    update = {
-        "logits of a micro-batch": 4 * copies * micro * (new + 1) * _vocabulary(policy),
+    length = prompt_tokens + new
+    micro = min(
+        cfg.optim.sequences_per_microbatch or share, -(-share // cfg.loss.updates_per_rollout)
+    )
+    if layout.tokens_per_microbatch:
+        micro = min(micro, max(1, layout.tokens_per_microbatch // length))
+    policy = trained[0][1]
+    if layout.chunk is None:
+        copies = _LOGIT_COPIES + _WAITING_COPIES * (len(trained) - 1)
+        copies += _ROUNDED_COPIES * sum(part.dtype == "bfloat16" for _, _, part in trained)
+        copies += _DISTILL_COPIES * (len(trained) > 1 and cfg.loss.distill_coef > 0)
+        copies += _ANCHOR_COPIES * (cfg.loss.anchor_coef > 0)
+        copies += micro < share // cfg.loss.updates_per_rollout  # the last micro-batch's, still
+        logits = int(4 * copies * micro * (new + 1) * vocabulary(policy))
+    else:  # two blocks for each model and two more; the gradient of each hidden state
+        both = len(trained) + (cfg.loss.anchor_coef > 0)
+        logits = 4 * (2 * both + 2) * layout.chunk[0] * layout.chunk[1]
+        logits += sum(4 * micro * new * model.config.hidden_size for _, model, _ in trained)
+    found = {
+        "logits of a micro-batch": logits,
         "activations of a micro-batch": sum(
-            micro * (prompt_tokens + new) * _activation(m, its) for m, its in trained
+            micro * length * activation_bytes(model, part, length, layout.checkpointing)
+            for _, model, part in trained
         ),
     }
-    sampler, its = (policy, cfg.policy) if actor is None else (actor, cfg.actor)
-    sampling = {
-        "key-value cache": sequences * (prompt_tokens + new) * _cache(sampler, its),
-        "logits of sampling": 6 * _SAMPLING_COPIES * sequences * _vocabulary(sampler),
-    }
-    larger = update if sum(update.values()) > sum(sampling.values()) else sampling
-    return {k: n for k, n in (found | larger).items() if n > 0}
+    if layout.sharded and layout.ranks > 1:
+        found["gathered layers"] = sum(_gathered(m, part, trained=True) for _, m, part in trained)
+    return found
+
+
+def _optimiser_step(trained: list[tuple[str, Model, ModelConfig]], layout: Layout) -> Parts:
+    """One model after the other: float32 gradients of masters, and Adam's two temporaries, on
+    GPUs one of all parameters at once (foreach), on the CPU two of the largest."""
+    shards = layout.ranks if layout.sharded else 1
+    found = []
+    for _, model, part in trained:
+        n = size(model, part).trained
+        largest = n if part.lora_rank else max(p.numel() for p in model.parameters())
+        grads = 4 * n * (_kept_width(part) == 2) // shards
+        found.append((grads, (4 * n if layout.foreach else 8 * min(n, largest)) // shards))
+    grads, temporaries = max(found, key=sum)
+    return {"gradients of masters": grads, "Adam's temporaries": temporaries}
+
+
+def _gathered(model: Model, part: ModelConfig, trained: bool) -> int:
+    """Whole layers on a rank while shards are gathered: embedding and head throughout, of the
+    layers the present and the next one; gradients of the former, and of one layer."""
+    layers = model.config.num_hidden_layers
+    outer = {id(p): p.numel() for m in (model.get_input_embeddings(), model.get_output_embeddings())
+             for p in m.parameters()}  # fmt: skip
+    total = sum(p.numel() for p in model.parameters())
+    layer = (total - sum(outer.values())) // layers
+    gradients = sum(outer.values()) + layer if trained and not part.lora_rank else 0
+    return _BYTES[part.dtype] * (sum(outer.values()) + 2 * layer + gradients)
 
 
 def checkpoint_bytes(cfg: Config, policy: Model, actor: Model | None) -> int:
@@ -150,20 +271,38 @@ def _held(size: Size, part: ModelConfig) -> dict[str, int]:
     }
 
 
-def _vocabulary(model: Model) -> int:
+def vocabulary(model: Model) -> int:
     return int(model.get_output_embeddings().weight.shape[0])
 
 
-def _cache(model: Model, part: ModelConfig) -> int:
-    """Bytes of keys and values per token."""
-    c = model.config
-    heads = getattr(c, "num_key_value_heads", None) or c.num_attention_heads
-    each = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
-    return int(2 * c.num_hidden_layers * heads * each * _BYTES[part.dtype])
+def attention_widths(config: Any) -> tuple[int, int]:
+    """Width of the queries, and of the keys (or values), of a layer."""
+    heads = config.num_attention_heads
+    each = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return heads * each, (getattr(config, "num_key_value_heads", None) or heads) * each
 
 
-def _activation(model: Model, part: ModelConfig) -> int:
-    """Bytes kept per token for the backward pass, attention matrices apart."""
-    c = model.config
+def cache_bytes(model: Model, part: ModelConfig) -> int:
+    """Of keys and values, per token."""
+    return (
+        2 * model.config.num_hidden_layers * attention_widths(model.config)[1] * _BYTES[part.dtype]
+    )
+
+
+def activation_bytes(model: Model, part: ModelConfig, length: int, checkpointing: bool) -> int:
+    """Kept per token for the backward pass, in a sequence of `length` tokens.
+
+    Counted in the graphs of Llama, Qwen2 and Qwen3: two RMS norms (in float32 whatever the
+    weights), queries, repeated keys and values, the output of attention, four arrays of the MLP,
+    norms of queries and keys where there are any, and the mask that sdpa makes a number in every
+    layer. Kernels for attention are assumed that hold no (length, length) scores.
+    """
+    c, w = model.config, _BYTES[part.dtype]
+    q, kv = attention_widths(c)
     inner = getattr(c, "intermediate_size", None) or 4 * c.hidden_size
-    return int(c.num_hidden_layers * (14 * c.hidden_size + 5 * inner) * _BYTES[part.dtype])
+    of_layer = (24 if w == 4 else 16) * c.hidden_size + 4 * w * q + 4 * w * inner + w * length
+    if any("q_norm" in name for name, _ in model.named_modules()):
+        of_layer += (8 if w == 4 else 6) * (q + kv)
+    if checkpointing:
+        return int(c.num_hidden_layers * w * c.hidden_size + of_layer)
+    return int(c.num_hidden_layers * of_layer)
