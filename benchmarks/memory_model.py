@@ -6,8 +6,8 @@ Each case is a run of two steps (evaluation and checkpoint included) of random m
 process. Measured is its peak resident memory above what the same process held after a run of tiny
 models, so that the libraries are not counted. Allocations of 256 kB and more return to the system
 when freed (MALLOC_MMAP_THRESHOLD_); else the peak would depend on what was freed where. The
-constants of llm/memory.py are fitted to the cases marked "fit" (run with --all); those marked "test"
-were not used.
+constants of llm/memory.py are fitted to the cases marked "fit" (shown with --all); those marked
+"test" were not used.
 """
 
 from __future__ import annotations

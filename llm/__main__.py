@@ -1,4 +1,4 @@
-"""The trainer's door: python -m llm train | eval | report | compare | doctor | fetch."""
+"""The trainer's door: python -m llm train | doctor | plan | eval | report | compare | fetch."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ _HELP = """python -m llm: train a policy from another model's rollouts (arXiv 26
   python -m llm doctor CONFIG.toml [MORE.toml ...] [--section.key value ...]
         What would go wrong: models, tokenizers, data, memory, sampling against scoring, one step.
 
+  python -m llm plan CONFIG.toml [...] --gpus N --gpu-memory 80GB [options]
+        Memory per GPU by part, time of a step by part, and whether it fits; reads no weights.
+
   python -m llm eval RUN [--prompts N] [--samples K] [--seed S] [--checkpoint newest|best]
         mean@k and pass@k of a run's checkpoint on held-out problems, with intervals.
 
@@ -30,6 +33,7 @@ decisions.jsonl (alarms and control), checkpoints/, at the end summary.json.
 _COMMANDS = {  # module with main(argv) -> exit code; imported only when asked for
     "train": "train_command",
     "doctor": "doctor",
+    "plan": "plan",
     "eval": "evaluate_command",
     "report": "report",
     "compare": "compare",

@@ -151,7 +151,7 @@ def test_help_needs_neither_torch_nor_tyro():
 
 def test_unknown_commands_and_missing_runs_say_what_there_is(capsys, tmp_path):
     assert main(["trian"]) == 2
-    assert "there are: train, doctor, eval, report, compare, fetch" in capsys.readouterr().err
+    assert "there are: train, doctor, plan, eval, report, compare, fetch" in capsys.readouterr().err
     assert main(["eval", str(tmp_path)]) == 2
     assert "holds no config.toml" in capsys.readouterr().err
 
