@@ -171,7 +171,6 @@ def _update(
         copies += _ROUNDED_COPIES * sum(part.dtype == "bfloat16" for _, _, part in trained)
         copies += _DISTILL_COPIES * (len(trained) > 1 and cfg.loss.distill_coef > 0)
         copies += _ANCHOR_COPIES * (cfg.loss.anchor_coef > 0)
-        copies += micro < share // cfg.loss.updates_per_rollout  # the last micro-batch's, still
         logits = int(4 * copies * micro * (new + 1) * vocabulary(policy))
     else:  # two blocks for each model and two more; the gradient of each hidden state
         both = len(trained) + (cfg.loss.anchor_coef > 0)

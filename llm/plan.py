@@ -382,7 +382,8 @@ def remedies(
     single = [(k, c, m) for k, w in ways.items() if (m := tried(c := choice._replace(**w)))]
     if single:
         return single
-    every, names = choice, []
+    every = choice
+    names: list[str] = []
     for name, way in ways.items():
         every, names = every._replace(**way), [*names, name]
         if fits := tried(every):
@@ -401,7 +402,7 @@ def _heading(name: str, cfg: Config, choice: Choice) -> str:
     r = cfg.rollout
     on = "on" if choice.checkpointing else "off"
     return (
-        f"{name}: {choice.gpus} GPU{'s' * (choice.gpus > 1)}, sharding {choice.sharding}, engine "
+        f"{name}\n{choice.gpus} GPU{'s' * (choice.gpus > 1)}, sharding {choice.sharding}, engine "
         f"{choice.engine}, head {choice.head}, checkpointing {on}\n"
         f"a step: {r.prompts_per_step:,} prompts x {r.rollouts_per_prompt} completions of up to "
         f"{r.max_new_tokens:,} tokens, {cfg.loss.updates_per_rollout} update"

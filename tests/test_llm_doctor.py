@@ -184,7 +184,7 @@ def test_microbatches_lower_the_estimate_of_what_they_lower():
     flags = ("--rollout.prompts_per_step", "64")
     whole, small = estimated(*flags), estimated(*flags, "--optim.sequences_per_microbatch", "256")
     name = "logits of a micro-batch"
-    assert small[name] * 2 == whole[name]
+    assert small[name] * 2 == pytest.approx(whole[name], abs=1)
     assert small["policy weights"] == whole["policy weights"]
 
 
