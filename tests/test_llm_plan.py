@@ -117,7 +117,7 @@ def test_gathered_layers_are_the_outer_ones_and_two_more():
 def test_activations_are_those_that_the_graph_of_a_real_model_keeps(dtype, kind, kv_heads):
     """Storage that autograd saves per layer, weights apart, with padding as in training."""
     cls = {"qwen3": (Qwen3ForCausalLM, Qwen3Config), "llama": (LlamaForCausalLM, LlamaConfig)}[kind]
-    b, t = 2, 24
+    b, t = 2, 240
     kept = []
     for layers in (1, 3):
         fields = {**TINY, "num_hidden_layers": layers, "num_key_value_heads": kv_heads,
