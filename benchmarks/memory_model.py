@@ -7,7 +7,7 @@ process. Measured is its peak resident memory above what the same process held a
 models, so that the libraries are not counted. Allocations of 256 kB and more return to the system
 when freed (MALLOC_MMAP_THRESHOLD_); else the peak would depend on what was freed where. The
 constants of llm/memory.py are fitted to the cases marked "fit" (shown with --all); those marked
-"test" were not used.
+"test" fitted none of them, but one of them showed that Adam's temporaries had been left out.
 """
 
 from __future__ import annotations

@@ -17,11 +17,11 @@ from transformers import AutoConfig
 
 from . import cost, memory, models
 from .config import Config, ConfigError, ModelConfig, load
+from .head_backward import Chunk
 from .memory import Layout
 from .models import Model
 from .train_command import split_arguments
 
-_CHUNK = (1024, 2048)  # tokens x vocabulary of a block of the chunked head
 _USABLE = 0.9  # of a GPU's memory: the rest goes to the allocator's gaps, kernels and buffers
 _VLLM, _HF = 30e-6, 700e-6  # seconds of a layer per token: CUDA graphs; kernels launched one by one
 _UNITS = {"GB": 10**9, "GIB": 2**30, "MB": 10**6, "MIB": 2**20}
@@ -248,7 +248,7 @@ def memory_of(
         ranks=choice.gpus,
         sharded=sharded,
         checkpointing=choice.checkpointing,
-        chunk=_CHUNK if choice.head == "chunked" else None,
+        chunk=(Chunk().tokens, Chunk().vocab) if choice.head == "chunked" else None,
         engine_copy=choice.engine != "hf" or sharded,
         keeps_cache=choice.engine == "vllm",
         tokens_per_microbatch=choice.tokens_per_microbatch,
