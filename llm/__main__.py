@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 
 _HELP = """python -m llm: train a policy from another model's rollouts (arXiv 2602.06107)
@@ -53,7 +54,8 @@ def main(argv: list[str]) -> int:
 
 
 def _fail(message: str, code: int = 2) -> int:
-    sys.stderr.write(f"error: {message}\n")
+    if os.environ.get("RANK", "0") == "0":  # torchrun: all ranks found the same
+        sys.stderr.write(f"error: {message}\n")
     return code
 
 

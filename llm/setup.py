@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
-from . import actors, data, models, rewards, text
+from . import actors, data, distributed, models, rewards, sharding, text
 from .actors import Actor
 from .config import Config, ConfigError
 from .models import Model
 
 
 class Setup(NamedTuple):
-    """anchor: the policy as it was at the start, frozen; None where the loss has no anchor."""
+    """anchor: the policy as it was at the start, frozen; None where the loss has no anchor.
+    shards: by role, what is trained in place of a model that is spread over ranks."""
 
     cfg: Config
     tokenizer: text.Tokenizer
@@ -25,6 +27,17 @@ class Setup(NamedTuple):
     actor: Actor
     anchor: Model | None
     device: torch.device
+    shards: Mapping[str, Model] = {}
+
+    @property
+    def whole(self) -> dict[str, Model]:
+        """The trained models, by role: those that sample, are evaluated and are saved."""
+        return {"policy": self.policy} | ({"actor": self.actor.model} if self.actor.trained else {})
+
+    @property
+    def trained(self) -> dict[str, Model]:
+        """The trained models, by role, as they are trained."""
+        return {**self.whole, **self.shards}
 
     @property
     def sampler_is_policy(self) -> bool:
@@ -41,13 +54,20 @@ def open_setup(cfg: Config, folder: Path) -> Setup:
     device = open_device(cfg.run.device)
     tokenizer = open_tokenizer(cfg)
     task = data.open_task(cfg.task, tokenizer)
-    policy = models.open_policy(cfg, folder).to(device)
-    actor = actors.open_actor(cfg, policy, folder)
+    policy = distributed.main_first(lambda: models.open_policy(cfg, folder)).to(device)
+    actor = distributed.main_first(lambda: actors.open_actor(cfg, policy, folder))
     anchor = None
     if cfg.loss.anchor_coef > 0:
         anchor = copy.deepcopy(policy).requires_grad_(False)
     scorer = rewards.open_scorer(cfg.task, tokenizer)
-    return Setup(cfg, tokenizer, task, scorer, policy, actor, anchor, device)
+    setup = Setup(cfg, tokenizer, task, scorer, policy, actor, anchor, device)
+    if cfg.run.sharding == "fsdp" and distributed.size() > 1:
+        shards = {role: sharding.shard(model) for role, model in setup.whole.items()}
+        setup = setup._replace(shards=shards)
+    if cfg.run.activation_checkpointing:
+        for model in setup.trained.values():
+            models.enable_recomputing(model)
+    return setup
 
 
 def open_tokenizer(cfg: Config) -> text.Tokenizer:
