@@ -43,7 +43,7 @@ def microbatches(cfg: Config, batch: Batch) -> list[Micro]:
 
 def in_order(parts: Sequence[torch.Tensor], micro: list[Micro]) -> torch.Tensor:
     """Values of each microbatch's tokens, (m, ...) each, as the batch has its tokens, (n, ...)."""
-    found = torch.cat(parts)
+    found = torch.cat(list(parts))
     placed = torch.empty_like(found)
     placed[torch.cat([mb.tokens for mb in micro])] = found
     return placed

@@ -62,7 +62,8 @@ def open_tracker(cfg: RunConfig, folder: Path, silent: bool = False) -> Tracker:
     """The tracker that `cfg.tracker` names, for the run in `folder`.
 
     silent: none, because another rank has it. A resumed run goes on in the same place: the id by
-    which a tracker knows it is in tracker_id.txt. The project is called jackpot; WANDB_PROJECT and TRACKIO_PROJECT override it.
+    which a tracker knows it is in tracker_id.txt. The project is called jackpot; WANDB_PROJECT and
+    TRACKIO_PROJECT override that.
 
     Raises:
         ConfigError: its package is not installed, or it does not start.
