@@ -12,7 +12,9 @@ import contextlib
 import datetime
 import json
 import os
+import signal
 from collections.abc import Callable, Iterable, Iterator
+from types import FrameType
 from typing import Any, TypeVar
 
 import torch
@@ -56,6 +58,7 @@ def joined(device: str) -> Iterator[None]:
     watch = Watch(store.clone(), number, ranks)  # beats: every rank is there after the barrier
     dist.init_process_group(backend, store=store, rank=number, world_size=ranks, timeout=_TIMEOUT)
     _watch.append(watch)
+    former = signal.signal(signal.SIGTERM, _tell)
     barrier()
     watch.start()
     try:
@@ -63,6 +66,7 @@ def joined(device: str) -> Iterator[None]:
         barrier()
         watch.stop()
         dist.destroy_process_group()
+        signal.signal(signal.SIGTERM, former)
     except BaseException as e:
         watch.report(f"{type(e).__name__}: {e}")
         raise
@@ -135,6 +139,10 @@ def tell(told: Callable[[], bool]) -> None:
 
 def lost(error: BaseException) -> str:
     """If an error came from the end of another rank: what is known of that. Else ""."""
+    if _watch:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # there is something to say first
+    if isinstance(error, Told):
+        return (_watch and _watch[0].who_ended()) or "ended by a signal"
     known = isinstance(error, dist.DistError)
     words = ("gloo", "Connection", "NCCL", "TCPStore", "Broken pipe", "Timed out")
     known = known or (isinstance(error, RuntimeError) and any(w in str(error) for w in words))
@@ -213,6 +221,14 @@ def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
         dist.all_reduce(flat)
         for p, total in zip(bucket, flat.split([p.numel() for p in bucket]), strict=True):
             p.grad = total.reshape(p.shape).to(p.dtype)
+
+
+class Told(BaseException):
+    """SIGTERM where nothing can be saved; torchrun sends it to all when one rank has ended."""
+
+
+def _tell(number: int, frame: FrameType | None) -> None:
+    raise Told
 
 
 class AllTokens:

@@ -32,7 +32,7 @@ def main(argv: list[str]) -> int:
         with distributed.joined(cfg.run.device):
             try:
                 code = _run(cfg)
-            except Exception as e:
+            except (Exception, distributed.Told) as e:
                 lost = distributed.lost(e)
                 if not lost:
                     raise

@@ -58,7 +58,7 @@ class Watch(threading.Thread):
     def who_ended(self) -> str:
         """After a collective failed: a sentence about the rank that ended; waits until it is sure.
         "" where none is missing."""
-        end = time.monotonic() + 3 * _MISSED_SECONDS
+        end = time.monotonic() + 2 * _MISSED_SECONDS
         while time.monotonic() < end:
             now = time.monotonic()
             missing = [r for r, (_, since) in self._seen.items() if now - since > _MISSED_SECONDS]

@@ -1,4 +1,4 @@
-"""Several processes do what one does: same samples, masks, losses, metrics, weights, checkpoints."""
+"""Several processes do what one does: samples, masks, losses, metrics, weights, checkpoints."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SETTINGS = {  # each with statistics of the whole batch that a rank's own part w
     ),
     "tracked": "--correction.lam-from tracked --loss.denominator sequence",
     "plain": "--correction.z batch --loss.anchor-coef 0.1 --control.kl-target 0.1",
-    "rejected": "--correction.lam 30 --correction.kappa True --correction.z-tail lumped",
+    "rejected": "--correction.lam 12 --correction.kappa True --correction.z-tail lumped",
 }
 MICRO = {
     "whole": "",
@@ -185,6 +185,11 @@ def test_a_run_goes_on_from_two_ranks_to_one_to_four(home):
     assert_same(home / "whole", home / "moving")
 
 
+def steps_saved(made: Scene) -> int:
+    kept = latest(Path(made.folder) / "checkpoints")
+    return json.loads((kept / "state.json").read_text())["step"]
+
+
 def launched(home: Path, name: str, *extra: str):
     """A long run on two ranks, and its processes, once it has made three steps."""
     made = scene(home, name, "tracked", "--run.steps", "100000", "--run.eval-every", "1000", *extra)
@@ -207,9 +212,7 @@ def test_a_killed_rank_ends_all_with_one_message_and_the_run_goes_on(home, victi
     said = [line for line in err.splitlines() if line.startswith("error:")]
     assert code != 0 and len(said) == 1, err[-3000:]
     assert f"rank {victim} ended" in said[0] and "goes on from the last checkpoint" in said[0]
-    made.stop_at = json.loads(
-        (latest(Path(made.folder) / "checkpoints") / "state.json").read_text()
-    )["step"]
+    made.stop_at = steps_saved(made)
     made.flags = made.flags[:-2]
     play(made)
     steps = [r["step"] for r in rows(Path(made.folder))]
@@ -223,10 +226,7 @@ def test_sigterm_to_torchrun_saves_and_ends_with_one_message(home):
     code, _, err = finish(process, 90)
     said = [line for line in err.splitlines() if line.startswith("error:")]
     assert code != 0 and len(said) == 1 and "stopped by a signal, after saving" in said[0], err
-    done = json.loads((latest(Path(made.folder) / "checkpoints") / "state.json").read_text())[
-        "step"
-    ]
-    assert [r["step"] for r in rows(Path(made.folder))] == list(range(done))
+    assert [r["step"] for r in rows(Path(made.folder))] == list(range(steps_saved(made)))
 
 
 def test_prompts_that_cannot_be_dealt_evenly_are_refused_before_any_work(monkeypatch):
