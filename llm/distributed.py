@@ -193,7 +193,7 @@ def largest(n: int) -> int:
     """The largest of the ranks' numbers."""
     if size() == 1:
         return n
-    found = torch.tensor([n])
+    found = torch.tensor([int(n)])
     dist.all_reduce(found, dist.ReduceOp.MAX)
     return int(found)
 

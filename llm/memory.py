@@ -75,6 +75,8 @@ def estimate(cfg: Config, policy: Model, actor: Model | None, prompt_tokens: int
         sequences // cfg.loss.updates_per_rollout,
     )
     new = cfg.rollout.max_new_tokens
+    if cfg.optim.tokens_per_microbatch:
+        micro = min(micro, max(1, cfg.optim.tokens_per_microbatch // (prompt_tokens + new)))
     trained: list[tuple[Model, ModelConfig]] = [(policy, cfg.policy)]
     trained += [(actor, cfg.actor)] * (cfg.actor.kind == "separate")
     copies = _LOGIT_COPIES * len(trained) + _DISTILL_COPIES * (cfg.loss.distill_coef > 0)

@@ -11,7 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -23,12 +23,13 @@ TIMEOUT = 240  # seconds: a hang fails
 @dataclass
 class Scene:
     """stop_at: the run is interrupted after this step. reject: all tokens of the last half of the
-    sequences are rejected, one by one."""
+    sequences are rejected, one by one. poison: in step 1 their advantages are NaN."""
 
     folder: str
     flags: list[str] = field(default_factory=list)
     stop_at: int = -1
     reject: bool = False
+    poison: bool = False
 
 
 def play(scene: Scene) -> None:
@@ -43,17 +44,22 @@ def play(scene: Scene) -> None:
             raise KeyboardInterrupt
         return text(row)
 
-    def rejecting(setup, batch, *rest):
+    def spoilt(setup, batch, state, step):
         found = []
         n = setup.cfg.rollout.prompts_per_step * setup.cfg.rollout.rollouts_per_prompt
-        for share in shares(setup, batch, *rest):
-            last = share.batch.index[:, None].expand(share.batch.is_completion.shape) >= n // 2
+        for share in shares(setup, batch, state, step):
+            if scene.poison and step == 1:
+                bad = share.batch.advantage.masked_fill(share.batch.index >= n // 2, torch.nan)
+                share = share._replace(batch=replace(share.batch, advantage=bad))
+            last = scene.reject & (
+                share.batch.index[:, None].expand(share.batch.is_completion.shape) >= n // 2
+            )
             last = last[share.batch.is_completion]
             found.append(share._replace(coin=torch.where(last, 1.0 - 2.0**-53, share.coin)))
         return found
 
     train.progress_text = stopping
-    train.shares = rejecting if scene.reject else shares
+    train.shares = spoilt
     folder = Path(scene.folder)
     try:
         if distributed.is_main():

@@ -32,6 +32,10 @@ SETTINGS = {  # each with statistics of the whole batch that a rank's own part w
     ),
     "tracked": "--correction.lam-from tracked --loss.denominator sequence",
     "plain": "--correction.z batch --loss.anchor-coef 0.1 --control.kl-target 0.1",
+    "poisoned": (
+        "--correction.name tis --alarm.action lower --optim.sequences-per-microbatch 2 "
+        "--loss.updates-per-rollout 2"
+    ),
     "rejected": "--correction.lam 12 --correction.kappa True --correction.z-tail lumped",
 }
 MICRO = {
@@ -50,7 +54,8 @@ def home(tmp_path_factory) -> Path:
 def scene(home: Path, name: str, setting: str, *extra: str, stop_at: int = -1) -> Scene:
     warm = ["--warmup.folder", str(home / "warm")]
     flags = [*RUN, *warm, *SETTINGS.get(setting, setting).split(), *extra]
-    return Scene(str(home / name), flags, stop_at, reject=setting == "rejected")
+    spoilt = {"reject": setting == "rejected", "poison": setting == "poisoned"}
+    return Scene(str(home / name), flags, stop_at, **spoilt)
 
 
 _alone: dict[str, Path] = {}
@@ -96,14 +101,16 @@ def assert_near(x, y, where: str) -> None:
 
 def test_two_ranks_replicated_or_sharded_repeat_the_run_of_one(home):
     """Statistics of the batch are of all ranks, gradients sums with denominators of all; also where
-    a rank has no sequence of a share (two sequences each), or every token of its own is rejected.
-    And what two ranks saved, sharded, one process goes on with."""
+    a rank has no sequence of a share (two sequences each), or every token of its own is rejected,
+    or its loss is NaN (then no rank steps). And what two ranks saved, sharded, one process goes on with."""
     found = []
     for setting, micro in (("batch", "whole"), ("tracked", "budget"), ("rejected", "three")):
         for how in ([], FSDP):
             name = f"two_{setting}_{len(how)}"
             found.append((setting, scene(home, name, setting, *MICRO[micro].split(), *how)))
         alone(home, setting)
+    found.append(("poisoned", scene(home, "two_poisoned", "poisoned", *FSDP)))
+    alone(home, "poisoned")
     found.append(("plain", scene(home, "cut", "plain", *FSDP, stop_at=1)))
     ranks(2, [s for _, s in found])
     assert latest(home / "cut/checkpoints").name == "step_00000002"
@@ -111,6 +118,7 @@ def test_two_ranks_replicated_or_sharded_repeat_the_run_of_one(home):
     alone(home, "plain")
     for setting, s in found:
         assert_same(alone(home, setting), Path(s.folder))
+    assert [r.get("updates_skipped") for r in rows(home / "two_poisoned")] == [0, 2, 0, None]
     half = [r for r in rows(home / "two_rejected_0", "samples") if r["sequence"] >= 8]
     assert half and not any(any(r["accepted"]) for r in half)  # all of rank 1
     assert 0 < rows(home / "two_rejected_0")[0]["accept_rate"] < 1
@@ -123,7 +131,7 @@ def test_a_budget_of_tokens_and_recomputed_activations_change_only_rounding(home
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("setting", [s for s in SETTINGS if s != "poisoned"])
 @pytest.mark.parametrize("n", [2, 4])
 def test_no_factorisation_into_ranks_and_microbatches_changes_anything(home, n, setting):
     """(ranks, accumulation, microbatch), replicated and sharded."""
