@@ -51,10 +51,8 @@ def play(scene: Scene) -> None:
             if scene.poison and step == 1:
                 bad = share.batch.advantage.masked_fill(share.batch.index >= n // 2, torch.nan)
                 share = share._replace(batch=replace(share.batch, advantage=bad))
-            last = scene.reject & (
-                share.batch.index[:, None].expand(share.batch.is_completion.shape) >= n // 2
-            )
-            last = last[share.batch.is_completion]
+            real = share.batch.is_completion
+            last = scene.reject & (share.batch.index >= n // 2)[:, None].expand(real.shape)[real]
             found.append(share._replace(coin=torch.where(last, 1.0 - 2.0**-53, share.coin)))
         return found
 
