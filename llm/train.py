@@ -227,7 +227,8 @@ def rollout(setup: Setup, step: int, guard: Guard) -> Batch:
 @torch.no_grad()
 def check_models(setup: Setup, batch: Batch, guard: Guard, step: int) -> None:
     """Only models that still give finite log-probabilities are worth a checkpoint."""
-    for name, model in {"actor": setup.actor.model, **setup.trained}.items():
+    models = {"policy": setup.policy, "actor": setup.actor.model, **setup.trained}
+    for name, model in models.items():
         logp = forward(setup, model, batch.rows(torch.arange(1)))
         guard.finite(step, **{f"log-probability of {name} after the update": logp})
 
