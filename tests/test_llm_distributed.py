@@ -21,7 +21,7 @@ RUN = (
     "--policy.layers 2 --policy.width 32 --actor.layers 1 --actor.width 16 --task.digits-min 1 "
     "--task.digits-max 3 --rollout.max-new-tokens 5 --warmup.policy-steps 250 "
     "--warmup.actor-steps 150 --warmup.batch-size 32 --rollout.prompts-per-step 4 "
-    "--rollout.rollouts-per-prompt 4 --run.steps 3 --run.eval-every 2 --run.eval-prompts 7 "
+    "--rollout.rollouts-per-prompt 4 --run.steps 3 --run.eval-every 2 --run.eval-prompts 61 "
     "--run.checkpoint-every 1 --optim.policy-lr 1e-3"
 ).split()
 FSDP = ["--run.sharding", "fsdp"]
