@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 
 _HELP = """python -m llm: train a policy from another model's rollouts (arXiv 2602.06107)
@@ -11,6 +12,7 @@ _HELP = """python -m llm: train a policy from another model's rollouts (arXiv 26
         Train, or go on where an interrupted run of the same settings stopped. Files are read in
         order, flags come last. --dry-run prints the resolved configuration and stops.
         `train --help` lists every setting, its default and its meaning.
+        Several processes: torchrun --nproc_per_node N -m llm train CONFIG.toml ...
 
   python -m llm doctor CONFIG.toml [MORE.toml ...] [--section.key value ...]
         What would go wrong: models, tokenizers, data, memory, sampling against scoring, one step.
@@ -57,7 +59,8 @@ def main(argv: list[str]) -> int:
 
 
 def _fail(message: str, code: int = 2) -> int:
-    sys.stderr.write(f"error: {message}\n")
+    if os.environ.get("RANK", "0") == "0":  # torchrun: all ranks found the same
+        sys.stderr.write(f"error: {message}\n")
     return code
 
 

@@ -19,10 +19,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from . import durable
+from . import distributed, durable
 from .config_checks import flatten
 from .durable import digest, drop, standing, standing_all, write_file, write_folder, write_json
-from .parts import Part, Parts, bytes_of, frozen_mark, put_tensors, tensors_of
+from .parts import Part, Parts, bytes_of, frozen_mark, local, put_tensors, tensors_of
 
 __all__ = [
     "IDENTITY_IGNORES",
@@ -42,8 +42,8 @@ __all__ = [
 
 _FORMAT = 2
 _SLACK = 1 << 20  # bytes for headers and JSON
-# A run may be moved, and followed in another way.
-IDENTITY_IGNORES = {"run.folder", "run.tracker", "run.checkpoints_kept"}
+# A run may be moved, followed in another way, and go on with other processes.
+IDENTITY_IGNORES = {"run.folder", "run.tracker", "run.checkpoints_kept", "run.sharding"}
 
 
 class CheckpointError(ValueError):
@@ -71,14 +71,15 @@ def save_state(
     keep: int = 2,
     identity: dict[str, str] | None = None,
 ) -> Path:
-    """Write a checkpoint atomically, then drop all but the newest `keep`.
+    """Write a checkpoint atomically, then drop all but the newest `keep`. On rank 0; of several
+    ranks all must call, to put together what is spread over them.
 
     Raises:
         OSError: no room or no permission, with the file's name; older checkpoints are untouched.
     """
     final = folder / f"step_{step:08d}"
     _write(final, parts, {**state, "step": step}, identity)
-    for old in _all(folder)[:-keep]:
+    for old in _all(folder)[:-keep] if distributed.is_main() else ():
         drop(old)
     return final
 
@@ -90,7 +91,7 @@ def save_best(
     state: dict[str, Any],
     identity: dict[str, str] | None = None,
 ) -> Path:
-    """Write `folder`/best, a checkpoint like the others; `best` finds a complete one throughout.
+    """Write `folder`/best, as `save_state` does; `best` finds a complete one throughout.
 
     Raises:
         OSError: no room or no permission, with the file's name; the former best is untouched.
@@ -166,37 +167,45 @@ def load_state(
 
 
 class Guard:
-    """Stops a run at the first NaN or inf, naming the step, the tensor and the last checkpoint."""
+    """Stops a run at the first NaN or inf, naming the step, the tensor and the last checkpoint.
 
-    def __init__(self, checkpoints: Path) -> None:
-        self.checkpoints = checkpoints
+    together: what one rank finds stops all of them; all must then make the same calls.
+    """
+
+    def __init__(self, checkpoints: Path, together: bool = False) -> None:
+        self.checkpoints, self.together = checkpoints, together
 
     def finite(self, step: int, **tensors: torch.Tensor) -> None:
         """Raises NonFinite unless every value is finite."""
+        found = None
         for name, x in tensors.items():
-            if not bool(torch.isfinite(x).all()):
-                self._stop(step, name, x)
+            if found is None and not bool(torch.isfinite(x).all()):
+                found = name, int((~torch.isfinite(x)).sum()), x.numel()
+        if self.together and distributed.largest(found is not None):
+            found = next(f for f in distributed.gather_json(found) if f)
+        if found is not None:
+            self._stop(step, *found)
 
     def gradients(self, step: int, **models: torch.nn.Module) -> None:
         """The same of all gradients: one check, and a search for the culprit only if it fails."""
         found = {
-            f"gradient of {role}.{name}": parameter.grad
+            f"gradient of {role}.{name}": local(parameter.grad)
             for role, model in models.items()
             for name, parameter in model.named_parameters()
             if parameter.grad is not None
         }
-        if not found:
-            return
         # the largest magnitude: unlike a sum of squares it cannot overflow, and it keeps NaN
-        largest = torch._foreach_norm(list(found.values()), float("inf"))
-        if not bool(torch.isfinite(torch.stack([x.float() for x in largest])).all()):
+        parts = [x for x in found.values() if x.numel()]  # of a small tensor a rank may have none
+        largest = torch._foreach_norm(parts, float("inf")) if parts else []
+        norms = torch.stack([x.float() for x in largest]) if parts else torch.zeros(0)
+        bad = not bool(torch.isfinite(norms).all())
+        if distributed.largest(bad) if self.together else bad:
             self.finite(step, **found)
 
-    def _stop(self, step: int, name: str, x: torch.Tensor) -> None:
-        bad = int((~torch.isfinite(x)).sum())
+    def _stop(self, step: int, name: str, bad: int, count: int) -> None:
         kept = latest(self.checkpoints)
         raise NonFinite(
-            f"step {step}: {name} holds {bad} NaN or inf of {x.numel()} values, so training "
+            f"step {step}: {name} holds {bad} NaN or inf of {count} values, so training "
             f"stopped before using it. Last good checkpoint: {kept if kept else 'none yet'}. "
             "Lower the learning rate or the caps c1, c2 and start again from there."
         )
@@ -205,6 +214,11 @@ class Guard:
 def _write(
     final: Path, parts: Parts, state: dict[str, Any], identity: dict[str, str] | None
 ) -> None:
+    if not distributed.is_main():
+        for part in parts.values():
+            tensors_of(part)
+        return
+
     def fill(draft: Path) -> None:
         for name, part in parts.items():
             _save_part(draft / f"{name}.safetensors", part)

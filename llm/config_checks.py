@@ -29,8 +29,8 @@ _NOT_NEGATIVE = (
     "rollout.max_staleness loss.distill_coef loss.distill_top_k loss.anchor_coef "
     "control.kl_target control.lam_decay "
     "correction.icepop_low optim.lr_warmup_steps optim.weight_decay "
-    "optim.sequences_per_microbatch alarm.accept_min alarm.entropy_min alarm.lowerings_max "
-    "run.seed run.samples_kept run.self_test_max"
+    "optim.sequences_per_microbatch optim.tokens_per_microbatch alarm.accept_min "
+    "alarm.entropy_min alarm.lowerings_max run.seed run.samples_kept run.self_test_max"
 ).split()
 _MAY_BE_INFINITE = set(
     "correction.c1 correction.c2 correction.tis_cap correction.icepop_high loss.clip_low "
@@ -262,6 +262,11 @@ def _needs(cfg: Any) -> list[tuple[str, bool, str]]:
             "control.distill control.actor_lr control.gain control.factor_max",
             cfg.control.kl_target > 0,
             "control.kl_target > 0",
+        ),
+        (
+            "optim.sequences_per_microbatch",
+            cfg.optim.tokens_per_microbatch == 0,
+            "optim.tokens_per_microbatch 0",
         ),
         ("optim.actor_lr actor.lora_rank", trained, "a trained actor (actor.kind separate)"),
         ("policy.lora_alpha", cfg.policy.lora_rank > 0, "policy.lora_rank > 0"),

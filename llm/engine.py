@@ -280,9 +280,12 @@ def open_engine(cfg: Config, tokenizer: Tokenizer, model: Model, device: torch.d
 
 
 def order_ahead(
-    engine: Engine, steps: Iterable[int], problems: Callable[[int], list[Problem]]
+    engine: Engine,
+    steps: Iterable[int],
+    problems: Callable[[int], list[Problem]],
+    place: tuple[int, int] | None = None,
 ) -> None:
     """Order what is not yet ordered of these steps, in their order, from the present weights."""
     for step in steps:
         if not engine.ordered(step):
-            engine.submit(step, problems(step))
+            engine.submit(step, problems(step), place=place)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from . import data
+from . import data, distributed
 from .rollout import Batch, sample
 
 if TYPE_CHECKING:
@@ -45,28 +45,29 @@ def evaluate_many(
 def _scores(
     model: Any, setup: Setup, problems: Sequence[data.Problem], k: int, seed: int
 ) -> np.ndarray:
-    """(problems, k) float64.
+    """(problems, k) float64. Each rank samples its part of them.
 
     As many sequences at a time as a training step samples (or k, if that is more): what is known to
     fit. Random numbers are drawn sequence by sequence, so chunks change none of them.
     """
     r = setup.cfg.rollout
     size = max(1, r.prompts_per_step * r.rollouts_per_prompt // k)
-    rng = data.stream(seed, "evaluation sampling")
-    found = []
-    for start in range(0, len(problems), size):
+    rng, own = data.stream(seed, "evaluation sampling"), distributed.part(len(problems))
+    rng.bit_generator.advance(own.start * k * r.max_new_tokens)  # type: ignore[attr-defined]
+    found = [torch.zeros(0)]
+    for start in range(own.start, own.stop, size):
         batch = sample(
             model,
             setup.tokenizer,
-            list(problems[start : start + size]),
+            list(problems[start : min(start + size, own.stop)]),
             rng,
             max_new_tokens=r.max_new_tokens,
             temperature=r.temperature,
             top_k=1,
             group=k,
         )
-        found.append(rewards(batch, setup.scorer).double().cpu().numpy())
-    return np.concatenate(found).reshape(len(problems), k)
+        found.append(rewards(batch, setup.scorer))
+    return distributed.gather(torch.cat(found)).double().numpy().reshape(len(problems), k)
 
 
 def pass_at_k(correct: np.ndarray, n: int, k: int) -> np.ndarray:

@@ -163,8 +163,10 @@ def _update(
     micro = min(
         cfg.optim.sequences_per_microbatch or share, -(-share // cfg.loss.updates_per_rollout)
     )
-    if layout.tokens_per_microbatch:
-        micro = min(micro, max(1, layout.tokens_per_microbatch // length))
+    budget = layout.tokens_per_microbatch or cfg.optim.tokens_per_microbatch
+    if budget:
+        micro = min(micro, max(1, budget // length))
+    recomputed = layout.checkpointing or cfg.run.activation_checkpointing
     policy = trained[0][1]
     if layout.chunk is None:
         copies = _LOGIT_COPIES + _WAITING_COPIES * (len(trained) - 1)
@@ -181,7 +183,7 @@ def _update(
     found = {
         "logits of a micro-batch": logits,
         "activations of a micro-batch": sum(
-            micro * length * activation_bytes(model, part, length, layout.checkpointing)
+            micro * length * activation_bytes(model, part, length, recomputed)
             for _, model, part in trained
         ),
     }

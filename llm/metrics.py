@@ -149,6 +149,16 @@ class RunFiles:
         return {name: file.size() for name, file in self.files.items()}
 
 
+class NoFiles:
+    """In place of `RunFiles` where another rank writes them."""
+
+    def write(self, name: str, *rows: dict[str, Any]) -> None:
+        pass
+
+    def sizes(self) -> dict[str, int]:
+        return {}
+
+
 def read(path: Path) -> list[dict[str, Any]]:
     """All rows of a metrics.jsonl."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

@@ -207,6 +207,41 @@ def plain(model: Model) -> Model:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
+def enable_recomputing(model: Model) -> None:
+    """Let `recomputing` save the memory of this model's activations.
+
+    Raises:
+        ConfigError: a model without that, or one with dropout, which would then be switched on.
+    """
+    config = plain(model).config
+    on = [k for k, v in config.to_dict().items() if "drop" in k and isinstance(v, float) and v > 0]
+    if on:
+        raise ConfigError(
+            f"--run.activation_checkpointing True: the model has dropout ({', '.join(on)}), which "
+            "it would switch on; set it to 0 in the model's config.json"
+        )
+    try:
+        with quiet():
+            plain(model).gradient_checkpointing_enable({"use_reentrant": False})
+    except ValueError as e:
+        raise ConfigError(f"--run.activation_checkpointing True: {e}") from e
+
+
+@contextmanager
+def recomputing(model: Model) -> Iterator[None]:
+    """A forward pass within keeps no activations of layers, if that is enabled and it has a
+    gradient. Layers ask for it by their training mode, which is off otherwise."""
+    layers = [m for m in model.modules() if getattr(m, "gradient_checkpointing", False)]
+    layers = layers if torch.is_grad_enabled() else []
+    for layer in layers:
+        layer.training = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.training = False
+
+
 def frozen_copy(model: Model) -> Model:
     """A copy that shares no memory and takes no gradient, adapters merged into its weights."""
     other = copy.deepcopy(model)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 import torch
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 
 class Keeper(Protocol):
@@ -25,8 +26,12 @@ def tensors_of(part: Part) -> dict[str, torch.Tensor]:
     """What must be kept of a part; tensors are shared with it, not copied, where that is safe.
 
     Of a module of which only some parameters are trained (adapters), those alone. Tied weights
-    appear once.
+    appear once. What is spread over ranks is put together, so all ranks must ask.
     """
+    return {name: alone(full(tensor.detach())) for name, tensor in _tensors(part).items()}
+
+
+def _tensors(part: Part) -> dict[str, torch.Tensor]:
     if isinstance(part, torch.nn.Module):
         kept = _kept(part)
         found, seen = {}, set()
@@ -42,7 +47,25 @@ def tensors_of(part: Part) -> dict[str, torch.Tensor]:
             for index, values in part.state_dict()["state"].items()
             for name, value in values.items()
         }
-    return {name: alone(tensor.detach()) for name, tensor in found.items()}
+    return found
+
+
+def full(x: torch.Tensor) -> torch.Tensor:
+    """The whole of a tensor that may be spread over ranks; all ranks must ask."""
+    return x.full_tensor() if isinstance(x, DTensor) else x
+
+
+def local(x: torch.Tensor) -> torch.Tensor:
+    """The part of a tensor that is here."""
+    return x.to_local() if isinstance(x, DTensor) else x
+
+
+def like(x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """x, which every rank has, spread as `other` is."""
+    if not isinstance(other, DTensor):
+        return x
+    x = x.to(other.device)
+    return distribute_tensor(x, other.device_mesh, other.placements, src_data_rank=None)
 
 
 def put_tensors(part: Part, tensors: dict[str, torch.Tensor]) -> None:
@@ -61,9 +84,11 @@ def put_tensors(part: Part, tensors: dict[str, torch.Tensor]) -> None:
 
 def bytes_of(part: Part) -> int:
     """Size of what `tensors_of` holds; of an optimiser without a step yet, what it will hold."""
-    held = sum(x.nbytes for x in tensors_of(part).values())
+    held = sum(x.numel() * x.element_size() for x in _tensors(part).values())
     if isinstance(part, torch.optim.Optimizer) and not part.state:
-        held += sum(2 * p.nbytes for group in part.param_groups for p in group["params"])
+        held += sum(
+            2 * p.numel() * p.element_size() for group in part.param_groups for p in group["params"]
+        )
     return held
 
 
@@ -133,13 +158,15 @@ def _put_optimizer(part: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]
     for key, value in tensors.items():
         index, name = key.split(".", 1)
         state.setdefault(int(index), {})[name] = value
-    shapes = [p.shape for group in part.param_groups for p in group["params"]]
+    parameters = [p for group in part.param_groups for p in group["params"]]
     for number, values in state.items():
-        fits = number < len(shapes) and all(
-            v.ndim == 0 or v.shape == shapes[number] for v in values.values()
+        fits = number < len(parameters) and all(
+            v.ndim == 0 or v.shape == parameters[number].shape for v in values.values()
         )
         if not fits:
             raise ValueError(f"optimiser state {number} has another shape than its parameter")
+        for name, v in values.items():
+            values[name] = v if v.ndim == 0 else like(v, parameters[number])
     part.load_state_dict({**part.state_dict(), "state": state})
 
 

@@ -140,7 +140,7 @@ def _arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str], list[str
     )
     add("--sharding", choices=["none", "fsdp"], help="default: the setting, else fsdp if N > 1")
     add("--engine", choices=["hf", "process", "vllm"], help="default: the setting, else hf")
-    add("--head", choices=["dense", "chunked"], help="default: the setting, else dense")
+    add("--head", choices=["dense", "chunked"], help="default: dense")
     add("--checkpointing", choices=["on", "off"], help="of activations; default: the setting")
     add("--tokens-per-microbatch", type=int, help="default: the setting, else sequences")
     add("--prompt-tokens", type=int, help="longest; default: task.prompt_tokens_max, or few")
@@ -174,16 +174,15 @@ def _bytes_of(text: str) -> int:
 def choice_of(cfg: Config, args: argparse.Namespace) -> Choice:
     """From the flags, else from the settings."""
     several = "fsdp" if args.gpus > 1 else "none"
-    checkpointing = getattr(cfg.run, "activation_checkpointing", False)
+    checkpointing = cfg.run.activation_checkpointing
     choice = Choice(
         gpus=args.gpus,
-        sharding=args.sharding or getattr(cfg.run, "sharding", several),
+        sharding=args.sharding or cfg.run.sharding,
         checkpointing=args.checkpointing == "on" if args.checkpointing else checkpointing,
-        head=args.head or getattr(cfg.optim, "head", "dense"),
-        engine=args.engine or getattr(cfg.rollout, "engine", "hf"),
+        head=args.head or "dense",
+        engine=args.engine or cfg.rollout.engine,
         sequences_per_microbatch=cfg.optim.sequences_per_microbatch,
-        tokens_per_microbatch=args.tokens_per_microbatch
-        or getattr(cfg.optim, "tokens_per_microbatch", 0),
+        tokens_per_microbatch=args.tokens_per_microbatch or cfg.optim.tokens_per_microbatch,
     )
     sequences = cfg.rollout.prompts_per_step * cfg.rollout.rollouts_per_prompt
     if cfg.rollout.prompts_per_step < args.gpus:

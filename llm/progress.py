@@ -9,13 +9,15 @@ import time
 class Progress:
     """Rewrites its line on a terminal; elsewhere prints a line now and then."""
 
-    def __init__(self, label: str, total: int, done: int = 0) -> None:
-        self.label, self.total, self.first = label, total, done
+    def __init__(self, label: str, total: int, done: int = 0, silent: bool = False) -> None:
+        self.label, self.total, self.first, self.silent = label, total, done, silent
         self.start = self.shown = time.monotonic()
         self.live = sys.stderr.isatty()
 
     def show(self, done: int, text: str) -> None:
         now = time.monotonic()
+        if self.silent:
+            return
         if done < self.total and now - self.shown < (0.2 if self.live else 10.0):
             return
         self.shown = now
@@ -36,5 +38,5 @@ class Progress:
         return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
 
     def close(self) -> None:
-        if self.live:
+        if self.live and not self.silent:
             sys.stderr.write("\n")

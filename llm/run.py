@@ -15,6 +15,7 @@ import tomllib
 from pathlib import Path
 from typing import IO
 
+from . import distributed
 from .checkpoint import IDENTITY_IGNORES, write_json
 from .config import Config, ConfigError, dump, flatten
 
@@ -131,6 +132,7 @@ def _append_provenance(path: Path) -> None:
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "commit": _git("rev-parse", "HEAD"),
         "dirty": bool(_git("status", "--porcelain")),
+        "ranks": distributed.size(),
         "python": platform.python_version(),
         "device": f"cpu ({os.cpu_count()} cores, {platform.machine()})",
         **{name: importlib.metadata.version(name) for name in _PACKAGES},

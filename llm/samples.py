@@ -43,7 +43,12 @@ ACCEPT_EDGES = np.linspace(0.05, 0.95, 19)
 
 
 def token_rows(
-    step: int, batch: Batch, tokenizer: Tokenizer, weights: Weights, kept: int
+    step: int,
+    batch: Batch,
+    tokenizer: Tokenizer,
+    weights: Weights,
+    kept: int,
+    place: tuple[list[int], int] | None = None,
 ) -> list[dict[str, Any]]:
     """`kept` completions of a batch, evenly spread over it (so over its prompts), token by token.
 
@@ -53,6 +58,8 @@ def token_rows(
         tokenizer: `pieces` gives what each id stands for, `decode` the text.
         weights: flat over `batch.is_completion`, row by row.
         kept: how many; all of them if the batch holds fewer.
+        place: (of each completion, of how many), where these stand among those of all ranks, over
+            which the kept ones are spread then.
 
     Returns:
         Rows with step, sequence (its number in the step), prompt, answer, text, reward, advantage
@@ -76,7 +83,9 @@ def token_rows(
     starts = [0, *ends[:-1]]
     completions = batch.completions()
     rows = []
-    for i in _spread(len(ends), kept):
+    places, everything = place or (list(range(len(ends))), len(ends))
+    wanted = set(_spread(everything, kept))
+    for i in [i for i, p in enumerate(places) if p in wanted]:
         row: dict[str, Any] = {
             "step": step,
             "sequence": int(batch.index[i]),

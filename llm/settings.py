@@ -257,6 +257,9 @@ class OptimConfig:
     """Largest norm of each model's gradient."""
     sequences_per_microbatch: int = 0
     """Sequences per forward pass; 0: all of an update's. Changes memory, not the result."""
+    tokens_per_microbatch: int = 0
+    """Tokens per forward pass, padding included: sequences of like length together, each at least
+    alone; 0: off. Changes memory and time, not the result."""
 
 
 @dataclass(frozen=True)
@@ -309,4 +312,10 @@ class RunConfig:
     device: str = "auto"
     """auto: cuda where there is one, else cpu."""
     threads: int = 1
-    """Torch threads."""
+    """Torch threads, of each process."""
+    sharding: Literal["none", "fsdp"] = "none"
+    """Under torchrun. none: every rank holds the trained models and their optimisers; fsdp: these
+    are spread over the ranks, and a whole copy of each model's weights samples. A run may go on
+    with another choice and another number of ranks."""
+    activation_checkpointing: bool = False
+    """Compute each layer again in the backward pass rather than keep its activations."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
-from . import actors, data, models, rewards, text
+from . import actors, data, distributed, models, rewards, sharding, text
 from .actors import Actor
 from .config import Config, ConfigError
 from .engine import Engine, open_engine
@@ -17,7 +18,8 @@ from .models import Model
 
 class Setup(NamedTuple):
     """anchor: the policy as it was at the start, frozen; None where the loss has no anchor.
-    engine: samples the rollouts; None where there are none."""
+    engine: samples the rollouts; None where there are none.
+    shards: by role, what is trained in place of a model that is spread over ranks."""
 
     cfg: Config
     tokenizer: text.Tokenizer
@@ -28,6 +30,17 @@ class Setup(NamedTuple):
     anchor: Model | None
     device: torch.device
     engine: Engine | None = None
+    shards: Mapping[str, Model] = {}
+
+    @property
+    def whole(self) -> dict[str, Model]:
+        """The trained models, by role: those that sample, are evaluated and are saved."""
+        return {"policy": self.policy} | ({"actor": self.actor.model} if self.actor.trained else {})
+
+    @property
+    def trained(self) -> dict[str, Model]:
+        """The trained models, by role, as they are trained."""
+        return {**self.whole, **self.shards}
 
     @property
     def sampler_is_policy(self) -> bool:
@@ -48,11 +61,17 @@ def open_setup(cfg: Config, folder: Path) -> Setup:
             positions, a missing package or device.
     """
     torch.set_num_threads(cfg.run.threads)
+    r = cfg.rollout
+    if distributed.size() > 1 and (r.engine != "hf" or r.max_staleness > 0):
+        raise ConfigError(
+            "several processes sample with --rollout.engine hf and --rollout.max_staleness 0 so "
+            f"far, got {r.engine} and {r.max_staleness}"
+        )
     device = open_device(cfg.run.device)
     tokenizer = open_tokenizer(cfg)
     task = data.open_task(cfg.task, tokenizer)
-    policy = models.open_policy(cfg, folder).to(device)
-    actor = actors.open_actor(cfg, policy, folder)
+    policy = distributed.main_first(lambda: models.open_policy(cfg, folder)).to(device)
+    actor = distributed.main_first(lambda: actors.open_actor(cfg, policy, folder))
     longest = max(text.prompt_lengths(cfg, task, tokenizer))
     by_role = {"policy": policy, "actor": actor.model}
     models.check_positions(by_role, longest, cfg.rollout.max_new_tokens)
@@ -61,7 +80,14 @@ def open_setup(cfg: Config, folder: Path) -> Setup:
         anchor = copy.deepcopy(policy).requires_grad_(False)
     scorer = rewards.open_scorer(cfg.task, tokenizer)
     engine = open_engine(cfg, tokenizer, actor.model, device)
-    return Setup(cfg, tokenizer, task, scorer, policy, actor, anchor, device, engine)
+    setup = Setup(cfg, tokenizer, task, scorer, policy, actor, anchor, device, engine)
+    if cfg.run.sharding == "fsdp" and distributed.size() > 1:
+        shards = {role: sharding.shard(model) for role, model in setup.whole.items()}
+        setup = setup._replace(shards=shards)
+    if cfg.run.activation_checkpointing:
+        for model in setup.trained.values():
+            models.enable_recomputing(model)
+    return setup
 
 
 def open_tokenizer(cfg: Config) -> text.Tokenizer:

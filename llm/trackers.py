@@ -58,16 +58,17 @@ class Tracker:
                 )
 
 
-def open_tracker(cfg: RunConfig, folder: Path) -> Tracker:
+def open_tracker(cfg: RunConfig, folder: Path, silent: bool = False) -> Tracker:
     """The tracker that `cfg.tracker` names, for the run in `folder`.
 
-    A resumed run goes on in the same place: the id by which a tracker knows it is in
-    tracker_id.txt. The project is called jackpot; WANDB_PROJECT and TRACKIO_PROJECT override it.
+    silent: none, because another rank has it. A resumed run goes on in the same place: the id by
+    which a tracker knows it is in tracker_id.txt. The project is called jackpot; WANDB_PROJECT and
+    TRACKIO_PROJECT override that.
 
     Raises:
         ConfigError: its package is not installed, or it does not start.
     """
-    if cfg.tracker == "none":
+    if cfg.tracker == "none" or silent:
         return Tracker("none", lambda step, row: None, lambda: None)
     start = {"tensorboard": _tensorboard, "wandb": _wandb, "trackio": _trackio}[cfg.tracker]
     try:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from . import evaluate, metrics, samples, selftest, trackers
+from . import distributed, evaluate, metrics, samples, selftest, sharding, trackers
 from .advantages import group_advantage
 from .alarm import Alarms, NonFinite, writable
 from .checkpoint import (
@@ -29,17 +29,19 @@ from .config import Config
 from .control import Controls, initial_controls, next_controls
 from .correction import CorrectionState, TokenWeights, next_state
 from .data import Problem
+from .distributed import AllTokens
 from .engine import Engine, order_ahead
 from .interrupt import Interrupts, Stopped
-from .metrics import RunFiles
+from .metrics import NoFiles, RunFiles
+from .microbatches import microbatches
 from .parts import Part
 from .progress import Progress
 from .rollout import Batch
 from .setup import Setup, open_setup
 from .update import (
+    Share,
     forward,
     merge,
-    microbatches,
     open_optimizers,
     set_learning_rates,
     shares,
@@ -50,6 +52,9 @@ from .update import (
 def train(cfg: Config, folder: Path) -> dict:
     """Run or resume Algorithm 1 in `folder`; returns the summary that it also writes there.
 
+    Under torchrun all ranks call it. Each samples, scores and trains on its own sequences; rank 0
+    writes.
+
     Raises:
         Diverged: an alarm, or NaN or inf in a loss, weight or gradient; nothing was trained on it.
         Stopped: SIGTERM or Ctrl-C, after saving.
@@ -57,8 +62,9 @@ def train(cfg: Config, folder: Path) -> dict:
     """
     setup = open_setup(cfg, folder)
     with contextlib.closing(setup):
-        tracker = trackers.open_tracker(cfg.run, folder)
+        tracker = trackers.open_tracker(cfg.run, folder, silent=not distributed.is_main())
         with contextlib.closing(tracker), Interrupts() as interrupts:
+            distributed.tell(lambda: interrupts.requested)
             return _train(setup, folder, tracker, interrupts)
 
 
@@ -69,18 +75,21 @@ def _train(setup: Setup, folder: Path, tracker: trackers.Tracker, interrupts: In
     parts |= {f"optimizer_{name}": o for name, o in optimizers.items()}
     whole = parts | ({"rollouts": engine} if cfg.rollout.max_staleness > 0 else {})
     checkpoints, whose = folder / "checkpoints", identity(cfg)
-    kept = latest(checkpoints)
+    found = distributed.share_json(str(latest(checkpoints) or ""))
+    kept = Path(found) if found else None
     state: dict[str, Any] = load_state(kept, whole, whose) if kept else {"step": 0}
     if kept:
+        sharding.spread(setup.shards, setup.whole)
         actor.refresh(policy, state["step"] - 1)
         engine.update(actor.model, version=state["step"])
-    files = RunFiles(folder, state.get("bytes", {}))
-    guard = Guard(checkpoints)
+    main = distributed.is_main()
+    files = RunFiles(folder, state.get("bytes", {})) if main else NoFiles()
+    guard = Guard(checkpoints, together=True)
     controls = Controls(**state["controls"]) if kept else initial_controls(cfg)
     correction = CorrectionState(**state.get("correction", {}))
     alarms = Alarms(cfg.alarm, checkpoints, state.get("alarms"))
     best: float | None = state.get("best")
-    progress = Progress(folder.name, cfg.run.steps, state["step"])
+    progress = Progress(folder.name, cfg.run.steps, state["step"], silent=not main)
 
     def now(step: int) -> dict:
         """What a checkpoint holds besides tensors."""
@@ -102,7 +111,8 @@ def _train(setup: Setup, folder: Path, tracker: trackers.Tracker, interrupts: In
         tracker.log(row["step"], writable(row))
         return row
 
-    require_room(checkpoints, parts)
+    if main:
+        require_room(checkpoints, parts)
     selftest.self_test(setup)
     for step in range(state["step"], cfg.run.steps):
         row: dict[str, Any] = {"step": step}
@@ -115,7 +125,7 @@ def _train(setup: Setup, folder: Path, tracker: trackers.Tracker, interrupts: In
             evaluated = step % cfg.run.eval_every == 0
             if evaluated:
                 row |= evaluation(setup, batch)
-                if step == 0:
+                if step == 0 and main:
                     sys.stderr.write(start_text(setup, row))
                 if best is None or row["pass_rate"] > best:
                     best = row["pass_rate"]
@@ -138,7 +148,7 @@ def _train(setup: Setup, folder: Path, tracker: trackers.Tracker, interrupts: In
                     skipped += 1  # no optimiser was stepped; the alarm lowers their rates
                     continue
                 if evaluated and not seen:
-                    files.write("samples", *sample_rows(setup, step, share.batch, found["weights"]))
+                    files.write("samples", *sample_rows(setup, step, share, found["weights"]))
                 seen.append(found)
             weights = [s.pop("weights") for s in seen]
             row |= merge(seen, weights, cfg)
@@ -148,6 +158,7 @@ def _train(setup: Setup, folder: Path, tracker: trackers.Tracker, interrupts: In
             row["seconds_update"] = time.perf_counter() - clock
 
             # Between steps: actor and engine follow, the loops move, the alarms look
+            sharding.collect(setup.shards, setup.whole)
             actor.refresh(policy, step)
             engine.update(actor.model, version=step + 1)
             decisions: list = []
@@ -157,8 +168,11 @@ def _train(setup: Setup, folder: Path, tracker: trackers.Tracker, interrupts: In
                 if cfg.control.kl_target > 0 and math.isfinite(row["kl_policy_actor_now"]):
                     controls, moved = next_controls(cfg, controls, row["kl_policy_actor_now"])
                     decisions += moved
-            done, stopping = step + 1, interrupts.requested
-            due = done % cfg.run.checkpoint_every == 0 or done == cfg.run.steps or stopping
+            done = step + 1
+            wished = distributed.largest(
+                interrupts.exit_code
+            )  # torchrun tells one rank after another
+            due = bool(done % cfg.run.checkpoint_every == 0 or done == cfg.run.steps or wished)
             if due:
                 check_models(setup, batch, guard, step)
         except NonFinite:
@@ -170,9 +184,9 @@ def _train(setup: Setup, folder: Path, tracker: trackers.Tracker, interrupts: In
         if due:
             save_state(checkpoints, done, whole, now(done), cfg.run.checkpoints_kept, whose)
         progress.show(done, progress_text(row))
-        if stopping and done < cfg.run.steps:
+        if wished and done < cfg.run.steps:
             progress.close()
-            raise Stopped(interrupts.exit_code)
+            raise Stopped(wished)
 
     progress.close()
     batch = rollout(setup, cfg.run.steps, guard)
@@ -182,7 +196,7 @@ def _train(setup: Setup, folder: Path, tracker: trackers.Tracker, interrupts: In
         save_best(checkpoints, cfg.run.steps, parts, now(cfg.run.steps), whose)
     files.write("metrics", last)
     tracker.log(cfg.run.steps, last)
-    return metrics.summarise(folder, cfg)
+    return distributed.share_json(metrics.summarise(folder, cfg) if main else None)
 
 
 def engine_of(setup: Setup) -> Engine:
@@ -193,20 +207,27 @@ def engine_of(setup: Setup) -> Engine:
 def rollout(setup: Setup, step: int, guard: Guard, ahead: int | None = None) -> Batch:
     """This step's prompts, each completed by a group, scored; advantages before any rejection.
 
-    Orders the batches of the `ahead` next steps too, by default rollout.max_staleness.
+    Those of this rank: neighbouring prompts, sampled as they are among all. Orders the batches of
+    the `ahead` next steps too, by default rollout.max_staleness.
     """
     cfg, r, engine = setup.cfg, setup.cfg.rollout, engine_of(setup)
+    own, group = distributed.part(r.prompts_per_step), r.rollouts_per_prompt
+    place = (own.start * group, r.prompts_per_step * group)
+    here = Guard(guard.checkpoints)  # ranks sample different numbers of tokens
 
     def problems(of: int) -> list[Problem]:
-        return setup.task.batch(cfg.run.seed, of, r.prompts_per_step)
+        return setup.task.batch(cfg.run.seed, of, r.prompts_per_step)[own.start : own.stop]
 
-    last = min(step + (r.max_staleness if ahead is None else ahead), cfg.run.steps)
-    order_ahead(engine, range(step, last + 1), problems)
-    batch = engine.collect(
-        step,
-        problems(step),
-        check=lambda logq: guard.finite(step, **{"log-probability of the sampling model": logq}),
-    )
+    def sampled() -> Batch:
+        last = min(step + (r.max_staleness if ahead is None else ahead), cfg.run.steps)
+        order_ahead(engine, range(step, last + 1), problems, place)
+        return engine.collect(
+            step,
+            problems(step),
+            check=lambda logq: here.finite(step, **{"log-probability of the sampling model": logq}),
+        )
+
+    batch = distributed.together(sampled, NonFinite)
     reward = evaluate.rewards(batch, setup.scorer).to(setup.device)
     advantage = group_advantage(reward, r.rollouts_per_prompt, cfg.loss.advantage)
     return replace(batch, reward=reward, advantage=advantage)
@@ -215,24 +236,33 @@ def rollout(setup: Setup, step: int, guard: Guard, ahead: int | None = None) -> 
 @torch.no_grad()
 def check_models(setup: Setup, batch: Batch, guard: Guard, step: int) -> None:
     """Only models that still give finite log-probabilities are worth a checkpoint."""
-    for name, model in {"policy": setup.policy, "actor": setup.actor.model}.items():
+    models = {"policy": setup.policy, "actor": setup.actor.model, **setup.trained}
+    for name, model in models.items():
         logp = forward(setup, model, batch.rows(torch.arange(1)))
         guard.finite(step, **{f"log-probability of {name} after the update": logp})
 
 
 def rollout_metrics(batch: Batch, setup: Setup, step: int) -> dict[str, float]:
-    groups = batch.reward.reshape(-1, setup.cfg.rollout.rollouts_per_prompt)
-    lengths = batch.is_completion.sum(dim=1)
+    """Of all ranks' sequences."""
+    reward = distributed.gather(batch.reward)
+    groups = reward.reshape(-1, setup.cfg.rollout.rollouts_per_prompt)
+    lengths = distributed.gather(batch.is_completion.sum(dim=1))
     return {
-        "reward_mean": float(batch.reward.mean()),
+        "reward_mean": float(reward.mean()),
         "groups_informative": float((groups != groups[:, :1]).any(dim=1).float().mean()),
         "length_mean": float(lengths.float().mean()),
-        "finished": float(batch.finished.float().mean()),
+        "finished": float(distributed.gather(batch.finished).float().mean()),
         "tokens": int(lengths.sum()),
         "staleness": float((step - batch.version[batch.is_completion]).float().mean()),
         **engine_of(setup).counts(),
-        **setup.scorer.counts(),
+        **_counts(setup),
     }
+
+
+def _counts(setup: Setup) -> dict[str, int]:
+    """What went wrong in scoring, on all ranks together."""
+    found = distributed.gather_json(setup.scorer.counts())
+    return {k: sum(counts[k] for counts in found) for k in found[0]}
 
 
 @torch.no_grad()
@@ -245,13 +275,15 @@ def evaluation(setup: Setup, batch: Batch) -> dict[str, float]:
         found |= {"kl_policy_actor": 0.0, "kl_actor_policy": 0.0}
     else:
         found["pass_rate_actor"] = evaluate.pass_rate(actor, setup)
-        parts = []
-        for mb in microbatches(setup.cfg, batch):
-            kls = metrics.exact_kls(forward(setup, policy, mb), forward(setup, actor, mb))
-            parts.append((kls, int(mb.is_completion.sum())))
-        total = sum(n for _, n in parts)
-        found |= {k: sum(kls[k] * n for kls, n in parts) / total for k in parts[0][0]}
-    found |= {f"eval_{k}": v for k, v in setup.scorer.counts().items()}
+        sums = dict.fromkeys(("kl_policy_actor", "kl_actor_policy", "tokens"), 0.0)
+        for mb, _ in microbatches(setup.cfg, batch):
+            n = int(mb.is_completion.sum())
+            if n:
+                kls = metrics.exact_kls(forward(setup, policy, mb), forward(setup, actor, mb))
+                sums = {k: v + n * {**kls, "tokens": 1}[k] for k, v in sums.items()}
+        *both, total = distributed.add_up(list(sums.values()), setup.device)
+        found |= {k: kl / total for k, kl in zip(sums, both, strict=False)}
+    found |= {f"eval_{k}": v for k, v in _counts(setup).items()}
     found["seconds_eval"] = time.perf_counter() - clock
     return found
 
@@ -264,9 +296,23 @@ def start_text(setup: Setup, row: dict) -> str:
     )
 
 
-def sample_rows(setup: Setup, step: int, batch: Batch, weights: TokenWeights) -> list[dict]:
-    """Some of an update's completions, token by token, for the report."""
-    return samples.token_rows(step, batch, setup.tokenizer, weights, setup.cfg.run.samples_kept)
+def sample_rows(setup: Setup, step: int, share: Share, weights: TokenWeights) -> list[dict]:
+    """Some of an update's completions, on whichever rank, token by token, for the report.
+
+    weights: of the tokens of all ranks.
+    """
+    batch = share.batch
+    place = torch.arange(len(batch.answers)) if share.place is None else share.place
+    every = AllTokens(batch.is_completion, place)
+    columns = ("weight", "log_ratio", "accept_prob", "accepted")
+    mine: dict[str, Any] = {name: every.mine(getattr(weights, name)) for name in columns}
+    own = replace(weights, **mine)
+    kept, places = setup.cfg.run.samples_kept, (place.tolist(), every.sequences)
+    rows = samples.token_rows(step, batch, setup.tokenizer, own, kept, places)
+    places_of = distributed.gather_json([batch.index.tolist(), place.tolist()])
+    order = {i: p for part in places_of for i, p in zip(*part, strict=False)}
+    found = [r for rows in distributed.gather_json(rows) for r in rows]
+    return sorted(found, key=lambda r: order[r["sequence"]])
 
 
 def progress_text(row: dict) -> str:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .config import Config
 
 _AGAIN = "the same command goes on from the last checkpoint"
 
 
 def main(argv: list[str]) -> int:
-    """Exit codes: 0 complete, 2 a setting or file, 3 diverged, 130 or 143 interrupted and saved."""
+    """Exit codes: 0 complete, 1 another rank ended, 2 a setting or file, 3 diverged, 130 or 143
+    interrupted and saved. Of several ranks, the first that knows why says it."""
     from . import config
 
     files, flags = split_arguments(argv)
@@ -16,17 +24,51 @@ def main(argv: list[str]) -> int:
     if "--dry-run" in flags:
         sys.stdout.write(config.dump(cfg))
         return 0
-    from . import run
+    from . import distributed
 
-    folder = run.prepare(cfg)
-    if (folder / "summary.json").exists():
-        sys.stdout.write(f"{folder}: already complete\n")
-        return 0
+    distributed.check(cfg)
+    code = 0
+    try:
+        with distributed.joined(cfg.run.device):
+            try:
+                code = _run(cfg)
+            except (Exception, distributed.Told) as e:
+                lost = distributed.lost(e)
+                if not lost:
+                    raise
+                code = _fail(f"{lost}; {_AGAIN}", 1)
+            if code:
+                raise _Failed
+    except BaseException as e:
+        if not isinstance(e, _Failed):
+            code = code or 1
+            if distributed.size() == 1:
+                raise
+            traceback.print_exc()
+        if distributed.size() > 1:  # the others may be gone: no good-byes
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+    return code
+
+
+class _Failed(Exception):
+    """The reason is on stderr."""
+
+
+def _run(cfg: Config) -> int:
+    from . import distributed, run
     from .checkpoint import Diverged
     from .interrupt import Stopped
     from .train import train
 
     try:
+        folder = Path(cfg.run.folder)
+        if distributed.is_main():
+            folder = run.prepare(cfg)
+        if distributed.share_json((folder / "summary.json").exists()):
+            _say(f"{folder}: already complete\n")
+            return 0
         summary = train(cfg, folder)
     except Stopped as e:
         return _fail(f"stopped by a signal, after saving; {_AGAIN}", e.exit_code)
@@ -35,9 +77,11 @@ def main(argv: list[str]) -> int:
     except KeyboardInterrupt:
         return _fail(f"interrupted; {_AGAIN}", 130)
     except OSError as e:
-        name = e.filename or folder
+        name = e.filename or cfg.run.folder
         return _fail(f"cannot write {name}: {e.strerror or e}; what was saved is kept, {_AGAIN}", 2)
-    sys.stdout.write(
+    except ValueError as e:  # ConfigError and CheckpointError are ValueErrors
+        return _fail(str(e), 2)
+    _say(
         f"{folder}: pass rate {summary['pass_rate_first']:.3f} -> {summary['pass_rate_last']:.3f} "
         f"after {summary['steps']} steps\n"
     )
@@ -55,6 +99,16 @@ def split_arguments(argv: list[str]) -> tuple[list[str], list[str]]:
     return files, flags
 
 
+def _say(text: str) -> None:
+    from . import distributed
+
+    if distributed.is_main():
+        sys.stdout.write(text)
+
+
 def _fail(message: str, code: int) -> int:
-    sys.stderr.write(f"error: {message}\n")
+    from . import distributed
+
+    if distributed.reports(message):
+        sys.stderr.write(f"error: {message}\n")
     return code

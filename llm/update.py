@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from . import data, metrics
+from . import data, distributed, metrics
 from .checkpoint import Guard
 from .config import Config
 from .control import Controls
@@ -17,10 +17,13 @@ from .correction import (
     forward_tail,
     token_weights,
 )
+from .distributed import AllTokens
 from .logprobs import chosen, completion_logprobs, entropy
 from .losses import anchor_sum, distill_sum, ppo_clip_sum, token_scale
-from .models import Model
+from .microbatches import in_order, microbatches, none_of
+from .models import Model, recomputing
 from .optim import adamw, lr_factor, set_lr
+from .parts import full
 from .rollout import Batch
 from .setup import Setup
 
@@ -38,10 +41,10 @@ class Tokens(NamedTuple):
 def open_optimizers(setup: Setup) -> Optimizers:
     """One for each model that is trained."""
     o = setup.cfg.optim
-    found: Optimizers = {"policy": adamw(setup.policy, o.policy_lr, o.weight_decay)}
-    if setup.actor.trained:
-        found["actor"] = adamw(setup.actor.model, o.actor_lr, o.weight_decay)
-    return found
+    rates = {"policy": o.policy_lr, "actor": o.actor_lr}
+    return {
+        role: adamw(model, rates[role], o.weight_decay) for role, model in setup.trained.items()
+    }
 
 
 def set_learning_rates(
@@ -57,59 +60,61 @@ def set_learning_rates(
 
 
 class Share(NamedTuple):
-    """What one optimiser step works on."""
+    """What one optimiser step works on: this rank's sequences of it."""
 
     batch: Batch
     coin: torch.Tensor  # (n,) float64, below 1
     ref: Tokens | None  # p_ref; None: the update's own forward pass gives it
     ref_actor: torch.Tensor | None  # (n,) p_actor_ref of the sampled token; None likewise
+    place: torch.Tensor | None = None  # (b,) of its sequences among all ranks'; None: 0 to b - 1
 
 
 def shares(setup: Setup, batch: Batch, state: CorrectionState, step: int) -> list[Share]:
     """The sequences of each optimiser step of a rollout: all of them, or random equal shares.
 
     p_ref and p_actor_ref are scored here, before any update. Coins belong to (sequence, position).
+    The shares are of the sequences of all ranks, so of some a rank may have none.
     """
     cfg, device = setup.cfg, batch.ids.device
-    coins = data.stream(cfg.run.seed, "rejection", step).random(batch.is_completion.shape)
-    coin = torch.from_numpy(coins).to(device)[batch.is_completion]
+    n = sum(distributed.gather_json(len(batch.answers)))
+    coins = data.stream(cfg.run.seed, "rejection", step).random((n, batch.is_completion.shape[1]))
+    coin = torch.from_numpy(coins).to(device)[batch.index][batch.is_completion]
     if cfg.loss.updates_per_rollout == 1:
-        return [Share(batch, coin, None, None)]
+        return [Share(batch, coin, None, None, batch.index)]
     ref, ref_actor = before_updates(setup, batch, state)
-    order = data.stream(cfg.run.seed, "shares", step).permutation(len(batch.answers))
+    order = data.stream(cfg.run.seed, "shares", step).permutation(n)
     found = []
-    for rows in torch.from_numpy(order).to(device).reshape(cfg.loss.updates_per_rollout, -1):
+    for numbers in torch.from_numpy(order).to(device).reshape(cfg.loss.updates_per_rollout, -1):
+        rows, place = (batch.index[:, None] == numbers).nonzero().T
+        rows, place = rows[place.argsort()], place.sort().values
         tail = None if ref.tail_bound is None else _pick(ref.tail_bound, batch, rows)
         part = Tokens(_pick(ref.logp, batch, rows), _pick(ref.topk_logp, batch, rows), tail)
         part_actor = None if ref_actor is None else _pick(ref_actor, batch, rows)
-        found.append(Share(batch.rows(rows), _pick(coin, batch, rows), part, part_actor))
+        own = batch.rows(rows) if len(rows) else none_of(batch)
+        found.append(Share(own, _pick(coin, batch, rows), part, part_actor, place))
     return found
-
-
-def microbatches(cfg: Config, batch: Batch) -> list[Batch]:
-    n = len(batch.answers)
-    size = cfg.optim.sequences_per_microbatch or n
-    return [batch.rows(torch.arange(i, min(i + size, n))) for i in range(0, n, size)]
 
 
 def forward(setup: Setup, model: Model, batch: Batch) -> torch.Tensor:
     """Full log-probabilities of the real completion tokens, flat: (n, v) float32."""
     width = batch.is_completion.shape[1]
     temperature = setup.cfg.rollout.temperature
-    logp = completion_logprobs(model, batch.ids, batch.is_real, width, temperature=temperature)
+    with recomputing(model):
+        logp = completion_logprobs(model, batch.ids, batch.is_real, width, temperature=temperature)
     return logp[batch.is_completion]
 
 
 @torch.no_grad()
 def score(setup: Setup, batch: Batch, state: CorrectionState, *, is_target: bool) -> Tokens:
     """`tokens` of a whole batch under the policy, one microbatch after the other."""
+    micro, policy = microbatches(setup.cfg, batch), setup.trained["policy"]
     found = [
-        tokens(setup.cfg, forward(setup, setup.policy, mb), mb, state, is_target=is_target)
-        for mb in microbatches(setup.cfg, batch)
+        tokens(setup.cfg, forward(setup, policy, mb), mb, state, is_target=is_target)
+        for mb, _ in micro
     ]
     logp, topk_logp, tail = zip(*found, strict=True)
-    bound = None if tail[0] is None else torch.cat(tail)
-    return Tokens(torch.cat(logp), torch.cat(topk_logp), bound)
+    bound = None if tail[0] is None else in_order(tail, micro)
+    return Tokens(in_order(logp, micro), in_order(topk_logp, micro), bound)
 
 
 def tokens(
@@ -133,11 +138,11 @@ def before_updates(
     ref = score(setup, batch, state, is_target=cfg.correction.target == "ref")
     if cfg.loss.actor_correction == "none" or not setup.actor.trained:
         return ref, None
+    micro, actor = microbatches(cfg, batch), setup.trained["actor"]
     found = [
-        chosen(forward(setup, setup.actor.model, mb), mb.completion_ids[mb.is_completion])
-        for mb in microbatches(cfg, batch)
+        chosen(forward(setup, actor, mb), mb.completion_ids[mb.is_completion]) for mb, _ in micro
     ]
-    return ref, torch.cat(found)
+    return ref, in_order(found, micro)
 
 
 def update(
@@ -151,17 +156,25 @@ def update(
 ) -> dict:
     """One optimiser step of the policy, and of the actor if it is trained, on the joint loss.
 
+    Weights, their statistics, denominators and metrics are of the tokens of all ranks; losses and
+    gradients of this rank's, and then summed.
+
     Raises:
         NonFinite: NaN or inf; no optimiser was stepped.
     """
     cfg, batch, ref = setup.cfg, share.batch, share.ref
-    real = batch.is_completion
+    real, policy = batch.is_completion, setup.trained["policy"]
     micro = microbatches(cfg, batch)
+    place = torch.arange(len(real), device=real.device) if share.place is None else share.place
+    every = AllTokens(real, place)
     # Weights need statistics of the whole update: one forward pass serves if it is one microbatch
-    logp = forward(setup, setup.policy, batch) if len(micro) == 1 else None
+    logp = forward(setup, policy, micro[0].batch) if len(micro) == 1 else None
     is_target = ref is None or cfg.correction.target == "new"
     if logp is not None:
-        now = tokens(cfg, logp, batch, state, is_target=is_target)
+        now = tokens(cfg, logp, micro[0].batch, state, is_target=is_target)
+        logp_now, topk_now, tail_now = now
+        tail_now = None if tail_now is None else in_order([tail_now], micro)
+        now = Tokens(in_order([logp_now], micro), in_order([topk_now], micro), tail_now)
     else:
         now = score(setup, batch, state, is_target=is_target)
     guard.finite(step, logp_new=now.logp, logp_inf=batch.logp_inf[real])
@@ -169,47 +182,46 @@ def update(
         guard.finite(step, logp_ref=ref.logp)
     ref = ref or now  # a single update per rollout: p_ref is p_new, without its gradient
     target = now if is_target else ref
+    in_topk = (batch.topk_ids[real] == batch.completion_ids[real][:, None]).any(dim=-1)
     weights = token_weights(
         cfg.correction,
         control=cfg.control,
         state=state,
-        logp_inf=batch.logp_inf[real],
-        logp_ref=ref.logp,
-        logp_new=now.logp,
-        topk_logp_inf=batch.topk_logp_inf[real],
-        topk_logp_target=target.topk_logp,
-        uniform=share.coin,
-        in_topk=(batch.topk_ids[real] == batch.completion_ids[real][:, None]).any(dim=-1),
-        tail_bound=target.tail_bound,
+        logp_inf=every.whole(batch.logp_inf[real]),
+        logp_ref=every.whole(ref.logp),
+        logp_new=every.whole(now.logp),
+        topk_logp_inf=every.whole(batch.topk_logp_inf[real]),
+        topk_logp_target=every.whole(target.topk_logp),
+        uniform=every.whole(share.coin),
+        in_topk=every.whole(in_topk),
+        tail_bound=None if target.tail_bound is None else every.whole(target.tail_bound),
     )
     guard.finite(step, ratio=weights.log_ratio.double().exp(), weight=weights.weight)
     n_proposed = len(weights.weight)
-    sequence = torch.arange(len(real), device=real.device)[:, None].expand(real.shape)[real]
-    scale = token_scale(cfg.loss.denominator, weights.accepted, sequence, len(real))
+    scale = token_scale(cfg.loss.denominator, weights.accepted, every.sequence, every.sequences)
+    weight, scale = every.mine(weights.weight), every.mine(scale)
 
     losses: dict[str, float] = {}
-    entropies, clips, start = [], [], 0
+    entropies, clips = [], []
     for optimizer in optimizers.values():
         optimizer.zero_grad()
-    for mb in micro:
-        full = logp if logp is not None else forward(setup, setup.policy, mb)
-        piece = slice(start, start + len(full))
-        start += len(full)
+    for mb, piece in micro:
+        law = logp if logp is not None else forward(setup, policy, mb)
         taken = mb.completion_ids[mb.is_completion]
         advantage = mb.advantage[:, None].expand(mb.is_completion.shape)[mb.is_completion]
-        new, clip = chosen(full, taken), (cfg.loss.clip_low, cfg.loss.clip_high)
+        new, clip = chosen(law, taken), (cfg.loss.clip_low, cfg.loss.clip_high)
         terms = {
             "loss_policy": ppo_clip_sum(
-                new, ref.logp[piece], advantage, weights.weight[piece], *clip, scale[piece]
+                new, ref.logp[piece], advantage, weight[piece], *clip, scale[piece]
             )
         }
         if setup.anchor is not None:
             with torch.no_grad():
                 anchor = forward(setup, setup.anchor, mb)
-            terms["loss_anchor"] = anchor_sum(full, anchor) / n_proposed
+            terms["loss_anchor"] = anchor_sum(law, anchor) / n_proposed
         if setup.actor.trained:
             of_actor = None if share.ref_actor is None else share.ref_actor[piece]
-            terms |= actor_terms(setup, mb, full, of_actor, advantage, n_proposed, controls)
+            terms |= actor_terms(setup, mb, law, of_actor, advantage, n_proposed, controls)
         # L_Jackpot (Eq. 8): policy and actor share no parameters, one backward serves both
         coefs = {"loss_anchor": cfg.loss.anchor_coef, "loss_distill": controls.distill_coef}
         trained = {k: v for k, v in terms.items() if k.startswith("loss_")}
@@ -219,23 +231,26 @@ def update(
         joint.backward()
         for name, term in terms.items():
             losses[name] = losses.get(name, 0.0) + float(term.detach())
-        entropies.append(entropy(full.detach()))
+        entropies.append(entropy(law.detach()))
         clips.append(metrics.clip_fraction(new, ref.logp[piece], advantage, *clip))
 
+    losses = dict(zip(losses, distributed.add_up(list(losses.values()), real.device), strict=True))
     norms = {}
     for name in optimizers:
-        model = setup.policy if name == "policy" else setup.actor.model
+        model = setup.trained[name]
+        if name not in setup.shards:  # those are summed already
+            distributed.sum_gradients(model.parameters())
         guard.gradients(step, **{name: model})
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), cfg.optim.grad_clip)
-        norms[f"grad_norm_{name}"] = float(norm)
+        norms[f"grad_norm_{name}"] = float(full(norm))
     for optimizer in optimizers.values():
         optimizer.step()
     return {
         "weights": weights,
         **losses,
         **norms,
-        "entropy_policy": float(torch.cat(entropies).mean()),
-        "clip_fraction": float(torch.cat(clips).mean()),
+        "entropy_policy": float(every.whole(in_order(entropies, micro)).mean()),
+        "clip_fraction": float(every.whole(in_order(clips, micro)).mean()),
     }
 
 
@@ -253,10 +268,10 @@ def actor_terms(
     With closed-loop control also what it measures: the exact KL(policy || actor).
     """
     loss, real = setup.cfg.loss, batch.is_completion
-    full, q = forward(setup, setup.actor.model, batch), batch.logp_inf[real]
+    law, q = forward(setup, setup.trained["actor"], batch), batch.logp_inf[real]
     terms = {}
     if loss.actor_ppo:
-        act = chosen(full, batch.completion_ids[real])
+        act = chosen(law, batch.completion_ids[real])
         anchor = q  # Eq. 6: q is the actor before these updates, so F(p_actor_ref / q) = 1
         if loss.actor_correction != "none":
             anchor = act.detach() if ref_actor is None else ref_actor
@@ -265,9 +280,9 @@ def actor_terms(
         terms["loss_actor_ppo"] = ppo_clip_sum(act, anchor, advantage, weight, *clip) / n_proposed
     if controls.distill_coef > 0:
         how = (loss.distill_direction, loss.distill_top_k, loss.distill_temperature)
-        terms["loss_distill"] = distill_sum(logp_policy, full, *how) / n_proposed
+        terms["loss_distill"] = distill_sum(logp_policy, law, *how) / n_proposed
     if setup.cfg.control.kl_target > 0:
-        terms["kl_policy_actor_now"] = distill_sum(logp_policy, full.detach()) / n_proposed
+        terms["kl_policy_actor_now"] = distill_sum(logp_policy, law.detach()) / n_proposed
     return terms
 
 

@@ -148,6 +148,12 @@ def test_a_missing_file_is_named():
         ("--rollout.engine vllm --actor.kind quantized " + UNTRAINED, "cannot sample from --actor"),
         ("--run.checkpoints-kept 0", "checkpoints_kept must be greater than 0"),
         ("--run.tracker mlflow", "mlflow"),
+        ("--run.sharding ddp", "ddp"),
+        ("--optim.tokens-per-microbatch -1", "tokens_per_microbatch must be at least 0"),
+        (
+            "--optim.tokens-per-microbatch 64 --optim.sequences-per-microbatch 2",
+            "sequences_per_microbatch 2 would have no effect: it needs optim.tokens_per_microbatch",
+        ),
         ("--correction.mask bernouli", "bernouli"),
     ],
 )

@@ -1,0 +1,105 @@
+"""Ranks that watch each other, so that the end of one is noticed, named, and ends the others.
+
+Every rank counts up a number of its own in the store that torchrun keeps (it outlives the ranks),
+and reads those of the others. This goes on in a thread while training computes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+import torch.distributed as dist
+
+_BEAT_SECONDS = 0.5
+_MISSED_SECONDS = 4.0  # without a beat, after a collective failed: that rank has ended
+_GIVE_UP_SECONDS = 600.0  # without a beat; a rank that writes a large file may miss many
+_TOLD_SECONDS = 20.0  # the same once torchrun, which sees ranks end, has sent SIGTERM
+
+
+class Watch(threading.Thread):
+    def __init__(self, store: dist.Store, rank: int, ranks: int) -> None:
+        super().__init__(daemon=True)
+        self.told: Callable[[], bool] = lambda: False  # whether a signal asked for the end
+        self._store, self.rank = store, rank
+        self._others = [r for r in range(ranks) if r != rank]
+        self._seen: dict[int, tuple[bytes, float]] = {}  # last beat, and when it was new
+        self._lock, self._done, self._count = threading.Lock(), threading.Event(), 0
+        self._beat()
+
+    def run(self) -> None:
+        silent = 0.0  # since when the store has not answered; 0: it does
+        while not self._done.wait(_BEAT_SECONDS):
+            try:
+                self._look()
+            except RuntimeError:
+                silent = silent or time.monotonic()
+                self._end_if_late("torchrun", silent)
+                continue
+            silent = 0.0
+            for other, (_, since) in self._seen.items():
+                self._end_if_late(f"rank {other}", since)
+
+    def stop(self) -> None:
+        self._done.set()
+
+    def report(self, message: str) -> bool:
+        """Leave word of the end of the run; whether this was the first word."""
+        try:
+            with self._lock:
+                return self._store.add("reported", 1) == 1
+        except RuntimeError:
+            return True
+
+    def who_ended(self) -> str:
+        """After a collective failed: a sentence about the rank that ended; waits until it is sure.
+        "" where none is missing."""
+        end = time.monotonic() + 2 * _MISSED_SECONDS
+        while time.monotonic() < end:
+            now = time.monotonic()
+            missing = [r for r, (_, since) in self._seen.items() if now - since > _MISSED_SECONDS]
+            if missing:
+                return (
+                    f"rank {', '.join(map(str, sorted(missing)))} ended without a word (killed, or "
+                    "out of memory?), so all ranks end"
+                )
+            if self._reported():
+                return "another rank ended, and has said why"
+            time.sleep(_BEAT_SECONDS)
+        return ""
+
+    def _reported(self) -> bool:
+        try:
+            with self._lock:
+                return self._store.check(["reported"])
+        except RuntimeError:
+            return False
+
+    def _beat(self) -> None:
+        self._count += 1
+        self._store.set(f"beat/{self.rank}", str(self._count))
+
+    def _look(self) -> None:
+        with self._lock:
+            self._beat()
+            values = {r: self._store.get(f"beat/{r}") for r in self._others}
+        for other, value in values.items():
+            if self._seen.get(other, (b"",))[0] != value:
+                self._seen[other] = (value, time.monotonic())
+
+    def _end_if_late(self, what: str, since: float) -> None:
+        """The main thread may wait for a rank that is gone, and would for hours."""
+        limit = _TOLD_SECONDS if self.told() else _GIVE_UP_SECONDS
+        if time.monotonic() - since < limit:
+            return
+        if self.report(what):
+            with contextlib.suppress(OSError):
+                sys.stderr.write(
+                    f"error: {what} has not answered for {limit:.0f} s, so all ranks end\n"
+                )
+                sys.stderr.flush()
+        os._exit(1)

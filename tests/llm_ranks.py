@@ -1,0 +1,137 @@
+"""Runs on several ranks, for tests: this file is also what torchrun starts.
+
+A scene is a run: its folder, its flags, and what is done to it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+TIMEOUT = 240  # seconds: a hang fails
+
+
+@dataclass
+class Scene:
+    """stop_at: the run is interrupted after this step. reject: all tokens of the last half of the
+    sequences are rejected, one by one. poison: in step 1 their advantages are NaN."""
+
+    folder: str
+    flags: list[str] = field(default_factory=list)
+    stop_at: int = -1
+    reject: bool = False
+    poison: bool = False
+
+
+def play(scene: Scene) -> None:
+    """The run of a scene, on this rank."""
+    from llm import config, distributed, run, train
+
+    cfg = config.load([], [*scene.flags, "--run.folder", scene.folder])
+    text, shares = train.progress_text, train.shares
+
+    def stopping(row):
+        if row["step"] == scene.stop_at:
+            raise KeyboardInterrupt
+        return text(row)
+
+    def spoilt(setup, batch, state, step):
+        found = []
+        n = setup.cfg.rollout.prompts_per_step * setup.cfg.rollout.rollouts_per_prompt
+        for share in shares(setup, batch, state, step):
+            if scene.poison and step == 1:
+                bad = share.batch.advantage.masked_fill(share.batch.index >= n // 2, torch.nan)
+                share = share._replace(batch=replace(share.batch, advantage=bad))
+            real = share.batch.is_completion
+            last = scene.reject & (share.batch.index >= n // 2)[:, None].expand(real.shape)[real]
+            found.append(share._replace(coin=torch.where(last, 1.0 - 2.0**-53, share.coin)))
+        return found
+
+    train.progress_text = stopping
+    train.shares = spoilt
+    folder = Path(scene.folder)
+    try:
+        if distributed.is_main():
+            run.prepare(cfg)
+        distributed.barrier()
+        train.train(cfg, folder)
+    except KeyboardInterrupt:
+        assert scene.stop_at >= 0
+    finally:
+        train.progress_text, train.shares = text, shares
+        run.release(folder)
+
+
+def ranks(n: int, scenes: list[Scene]) -> None:
+    """The scenes one after the other on n ranks; raises if that fails or takes too long."""
+    path = Path(scenes[0].folder).parent / f"scenes_{n}.json"
+    path.write_text(json.dumps([asdict(s) for s in scenes]))
+    code, _, err = finish(torchrun(n, [str(Path(__file__)), str(path)]))
+    assert code == 0, err[-6000:]
+
+
+def torchrun(n: int, command: list[str]) -> subprocess.Popen:
+    flags = ["--nproc_per_node", str(n), "--master_addr", "127.0.0.1", "--master_port", free_port()]
+    return subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", *flags, *command],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finish(process: subprocess.Popen, timeout: float = TIMEOUT) -> tuple[int, str, str]:
+    """Exit code, stdout, stderr; after the timeout everything that was started is killed."""
+    try:
+        out, err = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        for pid in [process.pid, *pids(process).values()]:
+            os.kill(pid, signal.SIGKILL)
+        _, err = process.communicate()
+        raise AssertionError(f"nothing ended within {timeout} s: {err[-6000:]}") from None
+    return process.returncode, out, err
+
+
+def pids(process: subprocess.Popen) -> dict[int, int]:
+    """Process id of each rank."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            words = (folder / "environ").read_bytes().split(b"\0")
+        except (OSError, IndexError):
+            continue
+        if parent == process.pid:
+            found |= {int(w[5:]): int(folder.name) for w in words if w.startswith(b"RANK=")}
+    return found
+
+
+def free_port() -> str:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return str(s.getsockname()[1])
+
+
+def main() -> None:
+    from llm import distributed
+
+    with distributed.joined("cpu"):
+        for scene in json.loads(Path(sys.argv[1]).read_text()):
+            play(Scene(**scene))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()

@@ -1,0 +1,248 @@
+"""Several processes do what one does: samples, masks, losses, metrics, weights, checkpoints."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from llm_ranks import Scene, finish, pids, play, ranks, torchrun
+from llm_runs import rows, weights
+
+from llm import config, distributed
+from llm.checkpoint import latest
+from llm.config import ConfigError
+
+RUN = (
+    "--policy.layers 2 --policy.width 32 --actor.layers 1 --actor.width 16 --task.digits-min 1 "
+    "--task.digits-max 3 --rollout.max-new-tokens 5 --warmup.policy-steps 250 "
+    "--warmup.actor-steps 150 --warmup.batch-size 32 --rollout.prompts-per-step 4 "
+    "--rollout.rollouts-per-prompt 4 --run.steps 3 --run.eval-every 2 --run.eval-prompts 61 "
+    "--run.checkpoint-every 1 --optim.policy-lr 1e-3"
+).split()
+FSDP = ["--run.sharding", "fsdp"]
+SETTINGS = {  # each with statistics of the whole batch that a rank's own part would change
+    "batch": (
+        "--correction.z-tail lumped --correction.kappa True --correction.lam-from batch "
+        "--loss.updates-per-rollout 8 --correction.target new --loss.denominator accepted"
+    ),
+    "tracked": "--correction.lam-from tracked --loss.denominator sequence",
+    "plain": "--correction.z batch --loss.anchor-coef 0.1 --control.kl-target 0.1",
+    "poisoned": (
+        "--correction.name tis --alarm.action lower --optim.sequences-per-microbatch 2 "
+        "--loss.updates-per-rollout 2"
+    ),
+    "rejected": "--correction.lam 12 --correction.kappa True --correction.z-tail lumped",
+}
+MICRO = {
+    "whole": "",
+    "three": "--optim.sequences-per-microbatch 3",
+    "budget": "--optim.tokens-per-microbatch 24",
+    "again": "--optim.tokens-per-microbatch 60 --run.activation-checkpointing True",
+}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("ranks")
+
+
+def scene(home: Path, name: str, setting: str, *extra: str, stop_at: int = -1) -> Scene:
+    warm = ["--warmup.folder", str(home / "warm")]
+    flags = [*RUN, *warm, *SETTINGS.get(setting, setting).split(), *extra]
+    spoilt = {"reject": setting == "rejected", "poison": setting == "poisoned"}
+    return Scene(str(home / name), flags, stop_at, **spoilt)
+
+
+_alone: dict[str, Path] = {}
+
+
+def alone(home: Path, setting: str) -> Path:
+    """The run of a setting in this process, each made once."""
+    if setting not in _alone:
+        play(scene(home, f"alone_{len(_alone)}", setting))
+        _alone[setting] = home / f"alone_{len(_alone)}"
+    return _alone[setting]
+
+
+def assert_same(one: Path, other: Path) -> None:
+    """Rows of every file, and weights, moments of gradients among them, but for rounding."""
+    for name in ("metrics", "decisions", "samples", "histograms"):
+        a, b = rows(one, name), rows(other, name)
+        assert len(a) == len(b) and (a or name == "decisions")
+        for x, y in zip(a, b, strict=True):
+            assert_near(x, y, f"{name} {x.get('step')}")
+    a, b = weights(one), weights(other)
+    assert a.keys() == b.keys()
+    for key in a:
+        scale = float(a[key].float().abs().max())
+        assert torch.allclose(a[key].float(), b[key].float(), rtol=1e-3, atol=1e-3 * scale), key
+
+
+def assert_near(x, y, where: str) -> None:
+    assert type(x) is type(y), where
+    if isinstance(x, dict):
+        assert x.keys() == y.keys(), where
+        for k in x:
+            assert_near(x[k], y[k], f"{where} {k}")
+    elif isinstance(x, list):
+        assert len(x) == len(y), where
+        for i, (u, v) in enumerate(zip(x, y, strict=True)):
+            assert_near(u, v, f"{where} {i}")
+    elif isinstance(x, float):
+        assert x == pytest.approx(y, rel=1e-3, abs=1e-5), where
+    elif "because" not in where:  # a sentence with numbers in it
+        assert x == y, where
+
+
+def test_two_ranks_replicated_or_sharded_repeat_the_run_of_one(home):
+    """Statistics of the batch are of all ranks, gradients sums with denominators of all; also where
+    a rank has no sequence of a share (two sequences each), or every token of its own is rejected,
+    or its loss is NaN (then no rank steps). What two ranks saved, sharded, one goes on with."""
+    found = []
+    for setting, micro, how in (
+        ("batch", "whole", []),
+        ("batch", "budget", FSDP),
+        ("tracked", "budget", []),
+        ("rejected", "three", FSDP),
+        ("poisoned", "whole", FSDP),
+    ):
+        made = scene(home, f"two_{setting}_{len(how)}", setting, *MICRO[micro].split(), *how)
+        found.append((setting, made))
+    found.append(("plain", scene(home, "cut", "plain", *FSDP, stop_at=1)))
+    for setting in SETTINGS:
+        alone(home, setting)
+    ranks(2, [s for _, s in found])
+    assert latest(home / "cut/checkpoints").name == "step_00000002"
+    play(scene(home, "cut", "plain"))
+    for setting, s in found:
+        assert_same(alone(home, setting), Path(s.folder))
+    assert [r.get("updates_skipped") for r in rows(home / "two_poisoned_2")] == [0, 2, 0, None]
+    half = [r for r in rows(home / "two_rejected_2", "samples") if r["sequence"] >= 8]
+    assert half and not any(any(r["accepted"]) for r in half)  # all of rank 1
+    assert 0 < rows(home / "two_rejected_2")[0]["accept_rate"] < 1
+
+
+def test_a_budget_of_tokens_and_recomputed_activations_change_only_rounding(home):
+    for micro in ("budget", "again"):
+        play(scene(home, micro, "batch", *MICRO[micro].split()))
+        assert_same(alone(home, "batch"), home / micro)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("setting", [s for s in SETTINGS if s != "poisoned"])
+@pytest.mark.parametrize("n", [2, 4])
+def test_no_factorisation_into_ranks_and_microbatches_changes_anything(home, n, setting):
+    """(ranks, accumulation, microbatch), replicated and sharded."""
+    scenes = [
+        scene(home, f"{n}_{setting}_{micro}_{len(how)}", setting, *MICRO[micro].split(), *how)
+        for micro in MICRO
+        for how in ([], FSDP)
+    ]
+    alone(home, setting)
+    ranks(n, scenes)
+    for s in scenes:
+        assert_same(alone(home, setting), Path(s.folder))
+
+
+KINDS = {
+    "bfloat16": "--policy.dtype bfloat16 --actor.dtype bfloat16",
+    "lora": "--policy.lora-rank 2 --actor.lora-rank 2",
+    "self": "--actor.kind self --correction.name none",
+    "stale": "--actor.kind stale --actor.lag 1",
+    "early_exit": "--actor.kind early_exit",
+    "quantized": "--actor.kind quantized",
+}
+
+
+@pytest.mark.slow
+def test_every_kind_of_model_and_actor_trains_on_two_ranks(home):
+    """In bfloat16 gradients are rounded at another place in the sum: there, only that it trains."""
+    untrained = "--loss.actor-ppo False --loss.distill-coef 0"
+    flags = {k: f"{v} {untrained if 'kind' in v else ''}" for k, v in KINDS.items()}
+    drop = ("--actor.layers", "--actor.width", "--warmup.actor-steps")
+    scenes = {}
+    for kind, setting in flags.items():
+        for how in (None, [], FSDP):
+            made = scene(home, f"{kind}_{how and len(how)}", setting, *(how or []))
+            if "kind" in setting:
+                kept = zip(made.flags[::2], made.flags[1::2], strict=True)
+                made.flags = [w for k, v in kept if k not in drop for w in (k, v)]
+            scenes[kind, None if how is None else len(how)] = made
+    for (_, how), made in scenes.items():
+        if how is None:
+            play(made)
+    ranks(2, [s for (_, how), s in scenes.items() if how is not None])
+    for kind in flags:
+        for how in (0, 2):
+            one, other = (Path(scenes[kind, h].folder) for h in (None, how))
+            if kind == "bfloat16":
+                assert len(rows(one)) == len(rows(other)) and weights(one).keys()
+            else:
+                assert_same(one, other)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_from_two_ranks_to_one_to_four(home):
+    """Sharded, then alone, then on four ranks: the run of one process, uninterrupted."""
+    play(scene(home, "whole", "batch", "--run.steps", "5"))
+    ranks(2, [scene(home, "moving", "batch", "--run.steps", "5", *FSDP, stop_at=1)])
+    play(scene(home, "moving", "batch", "--run.steps", "5", stop_at=2))
+    ranks(4, [scene(home, "moving", "batch", "--run.steps", "5", *FSDP)])
+    assert_same(home / "whole", home / "moving")
+
+
+def steps_saved(made: Scene) -> int:
+    kept = latest(Path(made.folder) / "checkpoints")
+    return json.loads((kept / "state.json").read_text())["step"]
+
+
+def launched(home: Path, name: str, *extra: str):
+    """A long run on two ranks, and its processes, once it has made three steps."""
+    made = scene(home, name, "tracked", "--run.steps", "100000", "--run.eval-every", "1000", *extra)
+    made.flags += ["--run.folder", made.folder]
+    process = torchrun(2, ["-m", "llm", "train", *made.flags])
+    file, end = Path(made.folder) / "metrics.jsonl", time.monotonic() + 120
+    while not (file.exists() and file.read_bytes().count(b"\n") >= 3):
+        assert process.poll() is None and time.monotonic() < end, finish(process, 5)
+        time.sleep(0.2)
+    return made, process
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("how", [[], FSDP], ids=["replicated", "sharded"])
+def test_a_killed_rank_ends_all_with_one_message_and_the_run_goes_on(home, victim, how):
+    made, process = launched(home, f"killed_{victim}_{len(how)}", *how)
+    os.kill(pids(process)[victim], signal.SIGKILL)
+    code, _, err = finish(process, 90)
+    said = [line for line in err.splitlines() if line.startswith("error:")]
+    assert code != 0 and len(said) == 1, err[-3000:]
+    assert f"rank {victim} ended" in said[0] and "goes on from the last checkpoint" in said[0]
+    made.stop_at = steps_saved(made)
+    made.flags = made.flags[:-2]
+    play(made)
+    steps = [r["step"] for r in rows(Path(made.folder))]
+    assert steps == list(range(made.stop_at + 1))
+
+
+@pytest.mark.slow
+def test_sigterm_to_torchrun_saves_and_ends_with_one_message(home):
+    made, process = launched(home, "terminated", "--run.checkpoint-every", "100000")
+    process.send_signal(signal.SIGTERM)
+    code, _, err = finish(process, 90)
+    said = [line for line in err.splitlines() if line.startswith("error:")]
+    assert code != 0 and len(said) == 1 and "stopped by a signal, after saving" in said[0], err
+    assert [r["step"] for r in rows(Path(made.folder))] == list(range(steps_saved(made)))
+
+
+def test_prompts_that_cannot_be_dealt_evenly_are_refused_before_any_work(monkeypatch):
+    for name, value in {"RANK": "0", "MASTER_ADDR": "x", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(ConfigError, match="prompts_per_step 16 must be a multiple of the 3 ranks"):
+        distributed.check(config.Config())
