@@ -173,11 +173,10 @@ def _bytes_of(text: str) -> int:
 
 def choice_of(cfg: Config, args: argparse.Namespace) -> Choice:
     """From the flags, else from the settings."""
-    several = "fsdp" if args.gpus > 1 else "none"
     checkpointing = cfg.run.activation_checkpointing
     choice = Choice(
         gpus=args.gpus,
-        sharding=args.sharding or cfg.run.sharding,
+        sharding=args.sharding or ("fsdp" if args.gpus > 1 else cfg.run.sharding),
         checkpointing=args.checkpointing == "on" if args.checkpointing else checkpointing,
         head=args.head or "dense",
         engine=args.engine or cfg.rollout.engine,

@@ -15,6 +15,7 @@ from llm.config import Config, ModelConfig
 from llm.control import initial_controls
 from llm.correction import CorrectionState
 from llm.data import Problem
+from llm.engine import open_engine
 from llm.rollout import sample
 from llm.setup import Setup
 from llm.text import CharTokenizer
@@ -50,7 +51,9 @@ def world(cfg: Config, pair, kind: str = "separate") -> Setup:
     task = data.open_task(cfg.task, TOKENIZER)
     scorer = rewards.open_scorer(cfg.task, TOKENIZER)
     held = Actor(kind, actor)
-    return Setup(cfg, TOKENIZER, task, scorer, policy, held, anchor, torch.device("cpu"))
+    device = torch.device("cpu")
+    engine = open_engine(cfg, TOKENIZER, actor, device)
+    return Setup(cfg, TOKENIZER, task, scorer, policy, held, anchor, device, engine)
 
 
 def rollout(model, problems=PROBLEMS, seed=0, temperature=1.0, top_k=5, width=7, group=1):

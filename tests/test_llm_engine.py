@@ -352,8 +352,8 @@ def killing(patch: pytest.MonkeyPatch) -> None:
     """kill -9 of the engine's process in step 2."""
     order = train.order_ahead
 
-    def killed(engine, steps, problems):
-        order(engine, steps, problems)
+    def killed(engine, steps, *rest):
+        order(engine, steps, *rest)
         if steps[0] == 2:
             os.kill(engine.pid, signal.SIGKILL)
 

@@ -224,7 +224,7 @@ def test_rejection_changes_no_reward_baseline_or_length_metric(pair):
         setup = world(cfg, pair)
         batch = train.rollout(setup, 0, NOWHERE)
         reward = evaluate.rewards(batch, setup.scorer)
-        rows.append((train.rollout_metrics(batch, setup), batch.advantage, batch.ids))
+        rows.append((train.rollout_metrics(batch, setup, 0), batch.advantage, batch.ids))
         assert torch.equal(batch.advantage, group_advantage(reward, 4))
     assert rows[0][0] == rows[1][0]
     assert torch.equal(rows[0][1], rows[1][1]) and torch.equal(rows[0][2], rows[1][2])
