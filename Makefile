@@ -62,7 +62,7 @@ format: install
 	$(VENV)/bin/ruff format .
 
 bench: install
-	$(RUN) benchmarks/lam_solver.py
+	$(RUN) benchmarks/all.py
 
 clean:
 	rm -rf $(VENV) $(VLLM) build *.egg-info

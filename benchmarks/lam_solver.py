@@ -1,6 +1,6 @@
 """lam_for_budget against bisection, brentq and a sort, on the same rows in the same process.
 
-    python benchmarks/lam_solver.py [--rows 64] [--vocab 151936] [--repeats 3]
+    python benchmarks/lam_solver.py [--rows 64] [--vocab 151936] [--repeats 3] [--json FILE]
 
 Prints, per library, the time of each rival over ours (best of the repeats, in turns) and the
 largest error |Z(lam) - budget| of ours. Rows are Zipf proposals, ratios log-normal of varied width.
@@ -9,7 +9,9 @@ largest error |Z(lam) - budget| of ours. Rows are Zipf proposals, ratios log-nor
 from __future__ import annotations
 
 import argparse
+import json
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -81,7 +83,9 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=64)
     parser.add_argument("--vocab", type=int, default=151_936)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--json", type=Path, help="write {name, ratio, target, met, spread} there")
     args = parser.parse_args()
+    found = []
     torch.set_num_threads(1)
     print(f"{args.rows} x {args.vocab} float64 rows, one thread, best of {args.repeats}")
     arrays = rows(args.rows, args.vocab)
@@ -99,8 +103,13 @@ def main() -> None:
         seconds = timed(rivals, args.repeats)
         error = abs(acceptance_rate(lp, lq, lam_for_budget(lp, lq, b)) - b).max()
         for name in list(rivals)[1:]:
-            print(f"{library}: {name:14s} / ours = {seconds[name] / seconds['ours']:6.1f}")
+            ratio = seconds[name] / seconds["ours"]
+            print(f"{library}: {name:14s} / ours = {ratio:6.1f}")
+            entry = {"name": f"time of {name} over lam_for_budget, {library}", "ratio": ratio}
+            found.append({**entry, "target": None, "met": None, "spread": None})
         print(f"{library}: ours {seconds['ours']:.3f} s, largest |Z - budget| = {float(error):.1e}")
+    if args.json:
+        args.json.write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

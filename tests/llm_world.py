@@ -15,7 +15,7 @@ from llm.config import Config, ModelConfig
 from llm.control import initial_controls
 from llm.correction import CorrectionState
 from llm.data import Problem
-from llm.engine import open_engine
+from llm.engine import HfEngine
 from llm.rollout import sample
 from llm.setup import Setup
 from llm.text import CharTokenizer
@@ -52,7 +52,8 @@ def world(cfg: Config, pair, kind: str = "separate") -> Setup:
     scorer = rewards.open_scorer(cfg.task, TOKENIZER)
     held = Actor(kind, actor)
     device = torch.device("cpu")
-    engine = open_engine(cfg, TOKENIZER, actor, device)
+    engine = HfEngine(cfg, TOKENIZER, device)
+    engine.update(actor, version=0)
     return Setup(cfg, TOKENIZER, task, scorer, policy, held, anchor, device, engine)
 
 

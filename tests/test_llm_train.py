@@ -16,7 +16,7 @@ import torch
 from llm_runs import COMMON, TINY, rows, settings, start, weights
 from safetensors.torch import load_file
 
-from llm import config, run, setup, train, update, warmup
+from llm import config, data, run, setup, train, update, warmup
 from llm.checkpoint import Diverged, Guard, latest
 from llm.metrics import MetricsFile, ess
 
@@ -159,7 +159,7 @@ def test_p_ref_is_each_model_before_the_updates_at_every_update_of_a_step(
             assert torch.allclose(share.ref_actor, taken, atol=1e-5)
         else:
             assert share.ref_actor is None
-        coins = train.data.stream(world.cfg.run.seed, "rejection", step).random((16, real.shape[1]))
+        coins = data.stream(world.cfg.run.seed, "rejection", step).random((16, real.shape[1]))
         own = torch.from_numpy(coins)[batch.index][real]  # by sequence and position, not by place
         assert torch.equal(share.coin, own)
         anchors.append(ref.topk_logp)
