@@ -49,7 +49,7 @@ class Layout(NamedTuple):
 
     ranks: int = 1
     sharded: bool = False
-    checkpointing: bool = False
+    checkpointing: bool | None = None
     chunk: tuple[int, int] | None = None
     engine_copy: bool = False
     keeps_cache: bool = False
@@ -166,7 +166,9 @@ def _update(
     budget = layout.tokens_per_microbatch or cfg.optim.tokens_per_microbatch
     if budget:
         micro = min(micro, max(1, budget // length))
-    recomputed = layout.checkpointing or cfg.run.activation_checkpointing
+    recomputed = layout.checkpointing
+    if recomputed is None:
+        recomputed = cfg.run.activation_checkpointing
     policy = trained[0][1]
     if layout.chunk is None:
         copies = _LOGIT_COPIES + _WAITING_COPIES * (len(trained) - 1)
