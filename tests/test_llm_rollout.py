@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -148,3 +150,13 @@ def test_tail_mass_is_what_the_known_tokens_leave():
     tail = log_tail(p.log())
     assert float(tail[0]) == pytest.approx(np.log(0.2), rel=1e-5)
     assert float(tail[1]) < -15  # nothing, up to float32 rounding of the sum
+
+
+def test_log_probabilities_of_a_bfloat16_model_are_normalised_in_float32(pair):
+    """The softmax is over float32 logits: probabilities sum to 1 far closer than bfloat16 could."""
+    model = copy.deepcopy(pair[1]).to(torch.bfloat16)
+    b = rollout(model)
+    logp = completion_logprobs(model, b.ids, b.is_real, 7, 1.0).detach()
+    total = logp[b.is_completion].double().exp().sum(dim=-1)
+    assert logp.dtype == torch.float32 and float((total - 1.0).abs().max()) < 1e-6
+    assert b.topk_logp_inf.dtype == torch.float32
