@@ -42,10 +42,6 @@ class Setup(NamedTuple):
         """The trained models, by role, as they are trained."""
         return {**self.whole, **self.shards}
 
-    @property
-    def sampler_is_policy(self) -> bool:
-        return self.actor.kind == "self"
-
     def close(self) -> None:
         """End the processes of engine and scorer."""
         if self.engine is not None:

@@ -29,7 +29,6 @@ from .config import Config
 from .control import Controls, initial_controls, next_controls
 from .correction import CorrectionState, TokenWeights, next_state
 from .data import Problem
-from .distributed import AllTokens
 from .engine import Engine, order_ahead
 from .interrupt import Interrupts, Stopped
 from .metrics import NoFiles, RunFiles
@@ -169,9 +168,8 @@ def _train(setup: Setup, folder: Path, tracker: trackers.Tracker, interrupts: In
                     controls, moved = next_controls(cfg, controls, row["kl_policy_actor_now"])
                     decisions += moved
             done = step + 1
-            wished = distributed.largest(
-                interrupts.exit_code
-            )  # torchrun tells one rank after another
+            # torchrun tells one rank after another: all stop with the first
+            wished = distributed.largest(interrupts.exit_code)
             due = bool(done % cfg.run.checkpoint_every == 0 or done == cfg.run.steps or wished)
             if due:
                 check_models(setup, batch, guard, step)
@@ -301,9 +299,7 @@ def sample_rows(setup: Setup, step: int, share: Share, weights: TokenWeights) ->
 
     weights: of the tokens of all ranks.
     """
-    batch = share.batch
-    place = torch.arange(len(batch.answers)) if share.place is None else share.place
-    every = AllTokens(batch.is_completion, place)
+    batch, place, every = share.batch, share.places(), share.tokens()
     columns = ("weight", "log_ratio", "accept_prob", "accepted")
     mine: dict[str, Any] = {name: every.mine(getattr(weights, name)) for name in columns}
     own = replace(weights, **mine)

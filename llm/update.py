@@ -68,6 +68,15 @@ class Share(NamedTuple):
     ref_actor: torch.Tensor | None  # (n,) p_actor_ref of the sampled token; None likewise
     place: torch.Tensor | None = None  # (b,) of its sequences among all ranks'; None: 0 to b - 1
 
+    def places(self) -> torch.Tensor:
+        """`place`, written out."""
+        real = self.batch.is_completion
+        return torch.arange(len(real), device=real.device) if self.place is None else self.place
+
+    def tokens(self) -> AllTokens:
+        """Its tokens among all ranks'; all ranks must ask."""
+        return AllTokens(self.batch.is_completion, self.places())
+
 
 def shares(setup: Setup, batch: Batch, state: CorrectionState, step: int) -> list[Share]:
     """The sequences of each optimiser step of a rollout: all of them, or random equal shares.
@@ -105,13 +114,23 @@ def forward(setup: Setup, model: Model, batch: Batch) -> torch.Tensor:
 
 
 @torch.no_grad()
-def score(setup: Setup, batch: Batch, state: CorrectionState, *, is_target: bool) -> Tokens:
-    """`tokens` of a whole batch under the policy, one microbatch after the other."""
+def score(
+    setup: Setup,
+    batch: Batch,
+    state: CorrectionState,
+    *,
+    is_target: bool,
+    only: torch.Tensor | None = None,
+) -> Tokens:
+    """`tokens` of a whole batch under the policy, one microbatch after the other.
+
+    only: full log-probabilities of the only microbatch, from a forward pass that was made already.
+    """
     micro, policy = microbatches(setup.cfg, batch), setup.trained["policy"]
-    found = [
-        tokens(setup.cfg, forward(setup, policy, mb), mb, state, is_target=is_target)
-        for mb, _ in micro
-    ]
+    found = []
+    for mb, _ in micro:
+        law = forward(setup, policy, mb) if only is None else only
+        found.append(tokens(setup.cfg, law, mb, state, is_target=is_target))
     logp, topk_logp, tail = zip(*found, strict=True)
     bound = None if tail[0] is None else in_order(tail, micro)
     return Tokens(in_order(logp, micro), in_order(topk_logp, micro), bound)
@@ -165,18 +184,11 @@ def update(
     cfg, batch, ref = setup.cfg, share.batch, share.ref
     real, policy = batch.is_completion, setup.trained["policy"]
     micro = microbatches(cfg, batch)
-    place = torch.arange(len(real), device=real.device) if share.place is None else share.place
-    every = AllTokens(real, place)
+    every = share.tokens()
     # Weights need statistics of the whole update: one forward pass serves if it is one microbatch
     logp = forward(setup, policy, micro[0].batch) if len(micro) == 1 else None
     is_target = ref is None or cfg.correction.target == "new"
-    if logp is not None:
-        now = tokens(cfg, logp, micro[0].batch, state, is_target=is_target)
-        logp_now, topk_now, tail_now = now
-        tail_now = None if tail_now is None else in_order([tail_now], micro)
-        now = Tokens(in_order([logp_now], micro), in_order([topk_now], micro), tail_now)
-    else:
-        now = score(setup, batch, state, is_target=is_target)
+    now = score(setup, batch, state, is_target=is_target, only=logp)
     guard.finite(step, logp_new=now.logp, logp_inf=batch.logp_inf[real])
     if ref is not None:
         guard.finite(step, logp_ref=ref.logp)
