@@ -30,7 +30,8 @@ _NOT_NEGATIVE = (
     "control.kl_target control.lam_decay "
     "correction.icepop_low optim.lr_warmup_steps optim.weight_decay "
     "optim.sequences_per_microbatch optim.tokens_per_microbatch alarm.accept_min "
-    "alarm.entropy_min alarm.lowerings_max run.seed run.samples_kept run.self_test_max"
+    "alarm.entropy_min alarm.lowerings_max run.seed run.eval_updates run.samples_kept "
+    "run.self_test_max"
 ).split()
 _MAY_BE_INFINITE = set(
     "correction.c1 correction.c2 correction.tis_cap correction.icepop_high loss.clip_low "
@@ -217,6 +218,11 @@ def _needs(cfg: Any) -> list[tuple[str, bool, str]]:
             "loss.clip_low loss.clip_high",
             several or loss.actor_ppo,
             "updates_per_rollout > 1 or actor_ppo (else every PPO ratio is 1)",
+        ),
+        (
+            "run.eval_updates",
+            cfg.run.eval_updates < loss.updates_per_rollout,
+            "loss.updates_per_rollout above it",
         ),
         ("alarm.patience", limits, "a limit: alarm.kl_max, ratio_max, accept_min, entropy_min"),
         ("task.split", hub, "a source on the hub"),

@@ -22,6 +22,7 @@
 | loss_policy, loss_actor_ppo, loss_distill, loss_anchor | per proposed token (the policy's by loss.denominator), before coefficients |
 | distill_coef, lr_policy, lr_actor | in force at this step, after schedule, control and alarms |
 | grad_norm_policy, grad_norm_actor | before clipping |
+| pass_rate_updates | [updates made, held-out pass rate of the policy] within this step (run.eval_updates) |
 | updates_skipped, alarms | updates not made because something was NaN or inf; names of the alarms that fired |
 | tokens | proposed tokens |
 | staleness | steps of updates that the sampled weights lacked, mean over tokens |

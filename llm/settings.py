@@ -293,6 +293,9 @@ class RunConfig:
     """Of every random stream."""
     eval_every: int = 10
     """Steps between evaluations; the first is before training, the last after it."""
+    eval_updates: int = 0
+    """Also the policy's pass rate after every so many optimiser steps within a step
+    (updates_per_rollout > 1); 0: never."""
     eval_prompts: int = 384
     """Held-out prompts per evaluation, one completion each."""
     checkpoint_every: int = 50

@@ -137,8 +137,11 @@ def _train(setup: Setup, folder: Path, tracker: trackers.Tracker, interrupts: In
             if actor.trained:
                 row["distill_coef"] = controls.distill_coef
             seen: list[dict[str, Any]] = []
-            skipped = 0
-            for share in shares(setup, batch, correction, step):
+            skipped, within = 0, []
+            for number, share in enumerate(shares(setup, batch, correction, step)):
+                if number and cfg.run.eval_updates and number % cfg.run.eval_updates == 0:
+                    sharding.collect(setup.shards, setup.whole)
+                    within.append([number, evaluate.pass_rate(policy, setup)])
                 try:
                     found = update(setup, optimizers, share, controls, correction, guard, step)
                 except NonFinite:
@@ -152,6 +155,8 @@ def _train(setup: Setup, folder: Path, tracker: trackers.Tracker, interrupts: In
             weights = [s.pop("weights") for s in seen]
             row |= merge(seen, weights, cfg)
             row["updates_skipped"] = skipped
+            if within:
+                row["pass_rate_updates"] = within
             if evaluated and weights:
                 files.write("histograms", samples.histogram_row(step, weights))
             row["seconds_update"] = time.perf_counter() - clock

@@ -31,7 +31,7 @@ def main(argv: list[str]) -> int:
     try:
         with distributed.joined(cfg.run.device):
             try:
-                code = _run(cfg)
+                code = run_config(cfg)
             except (Exception, distributed.Told) as e:
                 lost = distributed.lost(e)
                 if not lost:
@@ -56,7 +56,8 @@ class _Failed(Exception):
     """The reason is on stderr."""
 
 
-def _run(cfg: Config) -> int:
+def run_config(cfg: Config) -> int:
+    """Train or resume one run in this process; returns its exit code, with the reason on stderr."""
     from . import distributed, run
     from .checkpoint import Diverged
     from .interrupt import Stopped

@@ -25,6 +25,31 @@ METHOD_COLOURS = {
     "jackpot expected mask": GREEN,
 }
 
+# method of worlds.METHODS: label, colour above, line
+METHOD_LOOKS = {
+    "on-policy": ("on-policy (large)", "on-policy", "-"),
+    "on-policy small": ("on-policy (small)", "on-policy", ":"),
+    "none": ("no alignment, actor fixed", "none", "-"),
+    "none+ppo+kl": ("no correction, same actor losses", "none", "-."),
+    "kl": ("only KL", "none", "--"),
+    "tis": ("TIS, actor fixed", "tis", "-"),
+    "tis+kl": ("TIS + KL", "tis", "--"),
+    "tis+ppo+kl": ("TIS + the same actor losses", "tis+distill", "-"),
+    "tis+ppo": ("TIS without KL", "tis", "-"),
+    "areal+ppo+kl": ("AReaL + the same actor losses", "importance", "-"),
+    "icepop+ppo+kl": ("IcePop + the same actor losses", "icepop", "-"),
+    "jackpot": ("Jackpot", "jackpot", "-"),
+    "jackpot expected": ("Jackpot, expected mask", "jackpot expected mask", "-"),
+    "jackpot frozen": ("Jackpot, actor fixed", "jackpot", "--"),
+    "jackpot+ppo": ("Jackpot without KL", "jackpot", "-"),
+    "clipped": ("PPO clip", "icepop", "-"),
+    "no clip": ("no clip", "none", "-"),
+    "capped": ("ratio capped at 3", "importance", "-"),
+    "tis new": ("TIS on the new policy", "tis+distill", "-"),
+    "jackpot new": ("Jackpot, no clip", "jackpot", "-"),
+    "jackpot expected new": ("Jackpot, expected mask, no clip", "jackpot expected mask", "-"),
+}
+
 # families of (p, q) in the numerical figures: colour, marker
 FAMILY_STYLES = {
     "noise in q": (VERMILION, "o"),
@@ -72,6 +97,16 @@ def family_style(name: str) -> dict[str, Any]:
     """Keywords of `Axes.plot` for one family."""
     colour, marker = FAMILY_STYLES[name]
     return {"color": colour, "marker": marker}
+
+
+def method_label(name: str) -> str:
+    return METHOD_LOOKS[name][0]
+
+
+def method_style(name: str) -> dict[str, Any]:
+    """Keywords of `Axes.plot` for one method."""
+    _, colour, line = METHOD_LOOKS[name]
+    return {"color": METHOD_COLOURS[colour], "linestyle": line}
 
 
 def note(ax, text: str, xy: tuple[float, float], **text_keywords) -> None:

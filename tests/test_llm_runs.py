@@ -319,3 +319,27 @@ def test_loss_settings_run_and_leave_rollouts_alone(tmp_path, warm, mixed_reward
             assert changed.get(name, "loss_policy") not in same, name
             untouched = "loss_policy" if name in changed else "loss_distill"
             assert untouched in same, name
+
+
+def test_evaluations_within_a_step_see_the_updates_so_far_and_change_nothing(
+    tmp_path, warm, monkeypatch, mixed_rewards
+):
+    """Four updates a step, looked at after every second: between the step's own evaluations."""
+    flags = ("--loss.updates-per-rollout", "4", "--run.steps", "2", "--run.eval-every", "1")
+    start(tmp_path / "without", warm, *flags)
+    looked: list[float] = []
+    plain = train.evaluate.pass_rate
+
+    def seen(model, of):
+        if model is of.policy:
+            looked.append(float(next(model.parameters()).detach().double().abs().sum()))
+        return plain(model, of)
+
+    monkeypatch.setattr(train.evaluate, "pass_rate", seen)
+    start(tmp_path / "with", warm, *flags, "--run.eval-updates", "2")
+    found = rows(tmp_path / "with")
+    within = [r.pop("pass_rate_updates", None) for r in found]
+    assert found == rows(tmp_path / "without")
+    assert [[n for n, _ in w] for w in within[:2]] == [[2], [2]]
+    assert within[2] is None
+    assert len(set(looked)) == len(looked) == 5

@@ -1,0 +1,134 @@
+"""Numbers of finished runs: curves over steps, summaries of a run, paired comparisons of methods."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from .runs import HOME, folder
+from .worlds import Run
+
+LATE = 1 / 3  # share of a run before which a low point does not count: it starts low
+
+
+class Interval(NamedTuple):
+    """An estimate and the ends of its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def text(self, digits: int = 3) -> str:
+        return f"{self.value:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
+
+    def signed(self, digits: int = 3) -> str:
+        return f"{self.value:+.{digits}f} [{self.low:+.{digits}f}, {self.high:+.{digits}f}]"
+
+
+@functools.cache
+def rows(run: Run, home: Path = HOME) -> list[dict[str, Any]]:
+    """All rows of a run's metrics.jsonl."""
+    text = (folder(run, home) / "metrics.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def curve(run: Run, column: str, home: Path = HOME) -> tuple[np.ndarray, np.ndarray]:
+    """Steps at which a column was measured, and its values."""
+    found = [(r["step"], r[column]) for r in rows(run, home) if r.get(column) is not None]
+    steps, values = zip(*found, strict=True) if found else ((), ())
+    return np.asarray(steps, dtype=float), np.asarray(values, dtype=float)
+
+
+# What a comparison is of: a run -> one number, higher is better unless it says otherwise
+def final(run: Run, home: Path = HOME) -> float:
+    """Mean held-out pass rate of the last three evaluations."""
+    return float(curve(run, "pass_rate", home)[1][-3:].mean())
+
+
+def area(run: Run, home: Path = HOME) -> float:
+    """Mean height of the curve of held-out pass rates (its area over its length)."""
+    steps, values = curve(run, "pass_rate", home)
+    return float(np.trapezoid(values, steps) / (steps[-1] - steps[0]))
+
+
+def lowest_late(run: Run, home: Path = HOME) -> float:
+    """Lowest held-out pass rate after the first third of the steps."""
+    steps, values = curve(run, "pass_rate", home)
+    return float(values[steps >= LATE * steps[-1]].min())
+
+
+def drop(run: Run, home: Path = HOME) -> float:
+    """Largest fall of the held-out pass rate below its own earlier best; lower is better."""
+    values = curve(run, "pass_rate", home)[1]
+    return float((np.maximum.accumulate(values) - values).max())
+
+
+def kl_last(run: Run, home: Path = HOME) -> float:
+    """KL(policy || actor), mean of the last three evaluations, nats per token."""
+    return float(curve(run, "kl_policy_actor", home)[1][-3:].mean())
+
+
+def kl_highest(run: Run, home: Path = HOME) -> float:
+    """Highest KL(policy || actor) of any evaluation, nats per token."""
+    return float(curve(run, "kl_policy_actor", home)[1].max())
+
+
+METRICS: dict[str, Callable[[Run], float]] = {
+    f.__name__: f for f in (final, area, lowest_late, drop, kl_last, kl_highest)
+}
+
+
+def mean(values: Sequence[float]) -> Interval:
+    """Mean and bootstrap interval (BCa); with fewer than three values, smallest to largest."""
+    x = np.asarray(values, dtype=float)
+    if len(x) < 3 or np.ptp(x) == 0:
+        return Interval(float(x.mean()), float(x.min()), float(x.max()))
+    found = stats.bootstrap(
+        (x,), np.mean, n_resamples=9999, method="BCa", random_state=np.random.default_rng(0)
+    ).confidence_interval
+    return Interval(float(x.mean()), float(found.low), float(found.high))
+
+
+def paired(a: Iterable[Run], b: Iterable[Run], metric: str, home: Path = HOME) -> Interval:
+    """Mean difference a - b of a metric over runs of the same seeds, with its interval.
+
+    Runs of one seed start from the same models, so the difference is taken within seeds.
+
+    Raises:
+        ValueError: the seeds are not the same ones.
+    """
+    left = {r.seed: METRICS[metric](r, home) for r in a}
+    right = {r.seed: METRICS[metric](r, home) for r in b}
+    if left.keys() != right.keys():
+        raise ValueError(f"seeds {sorted(left)} and {sorted(right)} cannot be paired")
+    return mean([left[s] - right[s] for s in left])
+
+
+def write_csv(path: Path, table: list[dict[str, Any]]) -> None:
+    """Rows with the same columns, in the order of the first."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(table[0]))
+        writer.writeheader()
+        writer.writerows(table)
+
+
+def plotted(runs: Iterable[Run], columns: Sequence[str], home: Path = HOME) -> list[dict[str, Any]]:
+    """One row for each evaluation of each run, with the run it came from."""
+    found = []
+    for r in runs:
+        for row in rows(r, home):
+            if "pass_rate" in row:
+                values = {c: row.get(c, "") for c in columns}
+                where = {"world": r.world, "method": r.method, "seed": r.seed}
+                more = {"extra": " ".join(f"{k}={v}" for k, v in r.extra)}
+                found.append(
+                    {"run": folder(r, home).name, **where, **more, "step": row["step"], **values}
+                )
+    return found
