@@ -8,6 +8,9 @@ import sys
 
 # name: (module, one line for --help); a module is imported only when its figure is drawn
 FIGURES = {
+    "fig1": ("paper_figures.fig1", "pass rate and KL of nine methods, one pair of models"),
+    "fig4": ("paper_figures.fig4", "the same for three pairs, and with 2,048 token ids"),
+    "fig5": ("paper_figures.fig5", "stale training without the PPO clip"),
     "demo": ("paper_figures.demo", "pass rate and KL against step, for the runs of make demo"),
     "fig2": ("paper_figures.fig2", "acceptance and KL after rejection against KL before"),
 }

@@ -40,8 +40,17 @@ def rows(run: Run, home: Path = HOME) -> list[dict[str, Any]]:
 
 
 def curve(run: Run, column: str, home: Path = HOME) -> tuple[np.ndarray, np.ndarray]:
-    """Steps at which a column was measured, and its values."""
-    found = [(r["step"], r[column]) for r in rows(run, home) if r.get(column) is not None]
+    """Steps at which a column was measured, and its values.
+
+    A pass rate measured between the updates of a step stands at a fraction of a step.
+    """
+    updates = dict(run.extra).get("loss.updates_per_rollout", 1)
+    found = []
+    for r in rows(run, home):
+        if r.get(column) is not None:
+            found.append((r["step"], r[column]))
+        if column == "pass_rate":
+            found += [(r["step"] + n / updates, y) for n, y in r.get("pass_rate_updates", ())]
     steps, values = zip(*found, strict=True) if found else ((), ())
     return np.asarray(steps, dtype=float), np.asarray(values, dtype=float)
 

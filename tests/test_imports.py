@@ -21,6 +21,8 @@ SPECIAL = {  # by path: what is added to the package's own list, or replaces it
     "sim/strategies.py": ALLOWED["sim"] | {"hypothesis"},
     "sim/exact.py": set(),
     "jackpot/adapters": ALLOWED["jackpot"] | {"torch"},
+    "paper_figures/runs.py": {"llm"},  # the configuration, to name a run by
+    "paper_figures/pool.py": {"llm"},  # the doors it trains and evaluates through
 }
 
 

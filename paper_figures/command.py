@@ -1,0 +1,62 @@
+"""What every figure made of training runs shares: its arguments, and train, evaluate, draw."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from . import paths, pool
+from .studies import FULL, QUICK, Scale
+from .worlds import Run
+
+
+class Figure(NamedTuple):
+    """runs, evaluations: what it needs at a scale; draw: writes its files, returns its table."""
+
+    name: str
+    about: str
+    runs: Callable[[Scale], Iterable[Run]]
+    draw: Callable[[Scale, Path], str]
+    evaluations: Callable[[Scale], Iterable[pool.Evaluation]] = lambda scale: ()
+
+
+def arguments(name: str, about: str, argv: list[str] | None) -> argparse.Namespace:
+    """--quick, --out, --workers; `scale` is set from the first."""
+    parser = argparse.ArgumentParser(prog=f"python -m paper_figures {name}", description=about)
+    parser.add_argument("--quick", action="store_true", help="one seed, a fifth of the steps")
+    parser.add_argument("--out", type=paths.out_dir, default=paths.OUT, help="folder to write into")
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)"
+    )
+    args = parser.parse_args(argv)
+    if args.workers < 1:
+        parser.error(f"--workers must be at least 1, got {args.workers}")
+    args.out.mkdir(exist_ok=True)
+    args.scale = QUICK if args.quick else FULL
+    return args
+
+
+def make(figures: Iterable[Figure], scale: Scale, out: Path, workers: int) -> int:
+    """Train what is missing for all figures, then draw each; returns the exit code."""
+    figures = list(figures)
+    try:
+        pool.train((r for f in figures for r in f.runs(scale)), workers)
+        pool.evaluate((e for f in figures for e in f.evaluations(scale)), workers)
+    except pool.Failed as e:
+        sys.stderr.write(f"error: {e}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; the same command goes on from what is kept\n")
+        return 130
+    for figure in figures:
+        sys.stdout.write(figure.draw(scale, out))
+    return 0
+
+
+def main(figure: Figure, argv: list[str] | None) -> int:
+    args = arguments(figure.name, figure.about, argv)
+    return make([figure], args.scale, args.out, args.workers)

@@ -1,0 +1,65 @@
+"""Figure 5: stale training without the PPO clip, one rollout batch for 16, 64 or 128 updates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from . import command, curves, draw, style, studies
+from .studies import Scale
+from .worlds import Run
+
+
+def runs(scale: Scale) -> list[Run]:
+    own = [r for found in studies.fig5(scale).values() for r in found]
+    return own + on_policy(scale)
+
+
+def on_policy(scale: Scale) -> list[Run]:
+    """One update per rollout: the same for every staleness."""
+    return studies.group(scale, "chain", ("on-policy",), few=True, **STEPS)
+
+
+STEPS = {"run__steps": studies.STALE_UPDATES}
+
+
+def figure(scale: Scale, out: Path) -> str:
+    by_staleness, plt = studies.fig5(scale), draw.plt()
+    with plt.rc_context(style.RC):
+        size = (style.TEXT_WIDTH, 2.6)
+        fig, axes = plt.subplots(
+            1, len(by_staleness), figsize=size, layout="constrained", sharey=True
+        )
+        for i, (updates, own) in enumerate(by_staleness.items()):
+            draw.methods(axes[i], on_policy(scale), "pass_rate")
+            draw.methods(axes[i], own, "pass_rate", updates)
+            axes[i].set(xlabel="updates", ylim=(0, 1))
+            style.panel_title(axes[i], "abc"[i], f"{updates} updates per rollout")
+        axes[0].set_ylabel("held-out pass rate")
+        handles, labels = axes[0].get_legend_handles_labels()
+        fig.legend(handles, labels, loc="outside lower center", ncols=4)
+        draw.save(fig, out, "fig5")
+    curves.write_csv(
+        out / "fig5.csv", curves.plotted(runs(scale), ("pass_rate", "pass_rate_updates"))
+    )
+    return table(scale)
+
+
+def table(scale: Scale) -> str:
+    """Final pass rate and area under the curve by staleness."""
+    by_staleness = studies.fig5(scale)
+    lines = [f"{'final / area':32}" + "".join(f"{u:>17}x" for u in by_staleness)]
+    for name in studies.STALE:
+        cells = []
+        for own in by_staleness.values():
+            mine = [r for r in own if r.method == name]
+            both = [curves.mean([f(r) for r in mine]).value for f in (curves.final, curves.area)]
+            cells.append(f"{both[0]:>10.3f} / {both[1]:.3f}")
+        lines.append(f"{style.method_label(name):32}" + "".join(f"{c:>18}" for c in cells))
+    return "\n".join([*lines, ""])
+
+
+FIGURE = command.Figure("fig5", __doc__.splitlines()[0], runs, figure)
+
+
+def main(argv: list[str] | None = None) -> int:
+    return command.main(FIGURE, argv)
