@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import command, curves, draw, style, studies
+from . import command, curves, draw, studies, style
 from .studies import Scale
 from .worlds import WORLDS, Run
 

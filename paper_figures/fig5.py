@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from . import command, curves, draw, style, studies
+from . import command, curves, draw, studies, style
 from .studies import Scale
 from .worlds import Run
 

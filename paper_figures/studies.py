@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from .pool import Evaluation
 from .worlds import FIGURE_SEEDS, WORLDS, Run, run
 
 

@@ -34,8 +34,8 @@ def run(world: str, method: str, seed: int, **extra: Any) -> Run:
     return Run(world, method, seed, tuple(pairs))
 
 
-# The running sums of eight digits; policy and actor warmed up on noisy demonstrations. The paper's
-# pairs differ in size by 1.5B:3B, 1.7B:4B and 1.7B:8B; ours by 88:13 and so on, thousands of weights.
+# The running sums of eight digits; both models warmed up on noisy demonstrations. The pairs of the
+# paper differ by 1.5B:3B, 1.7B:4B and 1.7B:8B; ours by 13:88 thousand weights and the like.
 _CHAIN: Settings = {
     "task.name": "chain",
     "task.digits_min": 8,
