@@ -1,4 +1,4 @@
-"""Numbers of finished runs: curves over steps, summaries of a run, paired comparisons of methods."""
+"""Numbers of finished runs: curves over steps, summaries of runs, paired comparisons."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def kl_highest(run: Run, home: Path = HOME) -> float:
     return float(curve(run, "kl_policy_actor", home)[1].max())
 
 
-METRICS: dict[str, Callable[[Run], float]] = {
+METRICS: dict[str, Callable[..., float]] = {
     f.__name__: f for f in (final, area, lowest_late, drop, kl_last, kl_highest)
 }
 

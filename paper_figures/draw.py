@@ -37,9 +37,9 @@ def seeds_and_mean(
     for x, y in found:
         ax.plot(x * per_step, y, **{**look, "linewidth": 0.5, "alpha": 0.35, "label": None})
     if found:
-        x = sorted(set.intersection(*(set(x) for x, _ in found)))
-        means = np.mean([y[np.isin(steps, x)] for steps, y in found], axis=0)
-        ax.plot(np.asarray(x) * per_step, means, **{"linewidth": 1.6, **look})
+        common = np.asarray(sorted(set.intersection(*(set(x) for x, _ in found))))
+        means = np.mean([y[np.isin(x, common)] for x, y in found], axis=0)
+        ax.plot(common * per_step, means, **{"linewidth": 1.6, **look})
 
 
 def methods(
