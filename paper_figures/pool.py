@@ -13,7 +13,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from pathlib import Path
 from typing import NamedTuple
 
-from .runs import HOME, code_version, finished, resolved
+from .runs import HOME, code_version, finished, folder, resolved
 from .worlds import Run
 
 _DIVERGED, _INTERRUPTED = 3, (130, 143)
@@ -38,7 +38,8 @@ def train(runs: Iterable[Run], workers: int, home: Path = HOME) -> None:
     Raises:
         Failed: a run ended otherwise, with its message; those that ended well are kept.
     """
-    todo = [r for r in dict.fromkeys(runs) if not finished(r, home)]
+    by_folder = {folder(r, home): r for r in runs}  # worlds may differ in what a method leaves out
+    todo = [r for r in by_folder.values() if not finished(r, home)]
     _all([(_train_one, r, home) for r in todo], [r.text() for r in todo], workers)
 
 

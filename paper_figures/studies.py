@@ -26,13 +26,13 @@ HEADLINE = (
     *("jackpot", "jackpot expected"),
 )
 PAIRS = ("chain small", "chain", "chain near")  # from a small actor to one near the policy
-FEWER = ("on-policy", "none", "tis+kl", "tis+ppo+kl", "jackpot", "jackpot expected")
+FEWER = ("on-policy", "none", "tis+kl", "tis+ppo+kl", "jackpot")
 FORMS = "chain forms"  # 2,048 ids
 STALE = ("clipped", "no clip", "capped", "tis new", "jackpot new", "jackpot expected new")
 STALENESS = (16, 64, 128)
-STALE_UPDATES = 384
+STALE_UPDATES = 256
 DIGITS = (4, 6, 8, 10)  # held-out sets of Table 1
-LONG_STEPS = 900
+LONG_STEPS = 600
 
 
 def group(scale: Scale, world: str, methods: Sequence[str], few: bool, **extra: Any) -> list[Run]:
@@ -40,7 +40,7 @@ def group(scale: Scale, world: str, methods: Sequence[str], few: bool, **extra: 
     steps = extra.pop("run__steps", WORLDS[world]["run.steps"])
     if scale.length < 1:
         steps = max(2, round(steps * scale.length))
-        extra["run__eval_every"] = max(1, steps // 6)
+        extra = {**extra, "run__eval_every": max(1, steps // 6)}
     if steps != WORLDS[world]["run.steps"]:
         extra["run__steps"] = steps
     seeds = scale.few if few else scale.seeds
@@ -53,8 +53,11 @@ def fig1(scale: Scale) -> list[Run]:
 
 def fig4(scale: Scale) -> dict[str, list[Run]]:
     """By world: three pairs of models, and a task with 2,048 ids."""
-    found = {w: group(scale, w, FEWER, few=w != "chain") for w in PAIRS}
-    return found | {FORMS: group(scale, FORMS, FEWER, few=True)}
+    found = {}
+    for world in (*PAIRS, FORMS):
+        few = world != "chain"
+        found[world] = group(scale, world, FEWER, few, **({"run__steps": 192} if few else {}))
+    return found
 
 
 def fig5(scale: Scale) -> dict[int, list[Run]]:
@@ -75,3 +78,54 @@ def fig5(scale: Scale) -> dict[int, list[Run]]:
             Run("chain", m, s, tuple(sorted(extra.items()))) for m in STALE for s in scale.few
         ]
     return found
+
+
+# Jackpot with one factor of its weight, or one actor loss, changed; settings in `run`'s spelling
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "expected mask": {"correction__mask": "expected"},
+    "Z = 1": {"correction__z": "none"},
+    "Z of the batch": {"correction__z": "batch"},
+    "Z from the top k alone": {"correction__z_tail": "dropped"},
+    "the same, with kappa (paper)": {"correction__z_tail": "dropped", "correction__kappa": True},
+    "no cap c1": {"correction__c1": float("inf")},
+    "c1 = 1.5": {"correction__c1": 1.5},
+    "lam = 0.5": {"correction__lam": 0.5},
+    "lam = 2": {"correction__lam": 2.0},
+    "per accepted token": {"loss__denominator": "accepted"},
+    "actor: no KL": {"loss__distill_coef": 0.0},
+    "actor: no PPO": {"loss__actor_ppo": False},
+    "actor: reverse KL": {"loss__distill_direction": "reverse"},
+    "controller at 0.05 nats": {"control__kl_target": 0.05},
+}
+# with two updates per rollout p_new moves away from p_ref, so that these are not idle
+SEVERAL: dict[str, dict[str, Any]] = {
+    "p_ref": {},
+    "p_new": {"correction__target": "new"},
+    "p_new, no cap c2": {"correction__target": "new", "correction__c2": float("inf")},
+}
+
+
+def ablation(scale: Scale) -> dict[str, list[Run]]:
+    """By what was changed; "" is Jackpot as it is. A weak actor, so that the weight matters."""
+
+    def some(**extra: Any) -> list[Run]:
+        return group(scale, "chain weak", ("jackpot",), few=True, run__steps=144, **extra)
+
+    found = {"": some()} | {name: some(**extra) for name, extra in ABLATIONS.items()}
+    two = {"loss__updates_per_rollout": 2}
+    return found | {f"2 updates, {name}": some(**two, **e) for name, e in SEVERAL.items()}
+
+
+LONG = ("on-policy", "tis+ppo+kl", "jackpot", "jackpot expected")
+
+
+def long_runs(scale: Scale) -> list[Run]:
+    return group(scale, "chain", LONG, few=True, run__steps=LONG_STEPS, run__eval_every=30)
+
+
+COST = ("on-policy", "tis+ppo+kl", "jackpot")
+
+
+def cost(scale: Scale) -> dict[str, list[Run]]:
+    """By world: one in which decoding dominates, and one in which it does not."""
+    return {w: group(scale, w, COST, few=w != "chain") for w in ("chain long", "chain")}

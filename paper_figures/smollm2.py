@@ -1,0 +1,61 @@
+"""Beyond the paper (d): SmolLM2-135M trained from the rollouts of its own int8 copy."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+from . import command, curves, draw, style
+from .runs import ROOT
+from .studies import Scale
+from .worlds import WORLDS, Run, run
+
+CONFIG = ROOT / "llm" / "configs" / "smollm2_cpu.toml"
+MODEL = ROOT / "runs" / "smollm2" / "model"
+WORLD = "smollm2"
+MISSING = "SmolLM2 is not here, so its figure was left out; get it by python -m llm fetch smollm2\n"
+
+
+def _world() -> dict:
+    """The settings of the configuration, less those of the folder."""
+    table = tomllib.loads(CONFIG.read_text(encoding="utf-8"))
+    flat = {f"{s}.{k}": v for s, values in table.items() for k, v in values.items()}
+    own = {"run.steps": 8, "run.eval_every": 4}
+    return {k: v for k, v in flat.items() if k != "run.folder"} | own | {"run.checkpoint_every": 8}
+
+
+WORLDS[WORLD] = _world()
+
+
+def runs(scale: Scale) -> list[Run]:
+    """One run of one seed, and none at a scale of less than all or without the model."""
+    return [run(WORLD, "jackpot", scale.seeds[0])] if scale.length == 1 and MODEL.is_dir() else []
+
+
+def figure(scale: Scale, out: Path) -> str:
+    own = runs(scale)
+    if not own:
+        return MISSING if not MODEL.is_dir() else ""
+    plt = draw.plt()
+    with plt.rc_context(style.RC):
+        fig, axes = plt.subplots(1, 2, figsize=(style.TEXT_WIDTH, 2.2), layout="constrained")
+        colour = style.METHOD_COLOURS["jackpot"]
+        for column, label, line in (
+            ("reward_mean", "rollouts", ":"),
+            ("pass_rate", "held out", "-"),
+        ):
+            axes[0].plot(*curves.curve(own[0], column), color=colour, linestyle=line, label=label)
+        axes[0].set(xlabel="step", ylabel="share of right answers", ylim=(0, 1))
+        axes[0].legend()
+        axes[1].plot(*curves.curve(own[0], "accept_rate"), color=colour)
+        axes[1].set(xlabel="step", ylabel="share of tokens accepted")
+        style.panel_title(axes[0], "a", "SmolLM2-135M, sums of one-digit numbers")
+        style.panel_title(axes[1], "b", "against its own int8 copy")
+        draw.save(fig, out, "beyond_smollm2")
+    columns = ("reward_mean", "pass_rate", "accept_rate", "kl_policy_actor")
+    curves.write_csv(out / "beyond_smollm2.csv", curves.plotted(own, columns))
+    first, last = (curves.curve(own[0], "pass_rate")[1][i] for i in (0, -1))
+    return f"SmolLM2: pass rate {first:.2f} -> {last:.2f} on 16 prompts, one seed\n"
+
+
+FIGURE = command.Figure("beyond_smollm2", "a real model and its int8 copy", runs, figure)
