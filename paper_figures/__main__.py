@@ -12,6 +12,7 @@ FIGURES = {
     "fig4": ("paper_figures.fig4", "the same for three pairs, and with 2,048 token ids"),
     "fig5": ("paper_figures.fig5", "stale training without the PPO clip"),
     "beyond": ("paper_figures.beyond", "cost, every factor of the weight, long runs, a real model"),
+    "tune": ("paper_figures.tune", "learning rates and candidates, on seeds of their own"),
     "demo": ("paper_figures.demo", "pass rate and KL against step, for the runs of make demo"),
     "fig2": ("paper_figures.fig2", "acceptance and KL after rejection against KL before"),
 }

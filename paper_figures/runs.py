@@ -32,8 +32,10 @@ def resolved(run: Run, home: Path = HOME) -> Config:
         TypeError, ConfigError: a setting that does not exist, or that nothing would read.
     """
     wanted = settings(run)
-    name = key(_config(wanted))
-    return _config(wanted | {"run.folder": str(home / name), "warmup.folder": str(home / "warmup")})
+    places = {"run.folder": str(home / key(_config(wanted)))}
+    if "warmup.folder" in wanted:
+        places["warmup.folder"] = str(home / "warmup")
+    return _config(wanted | places)
 
 
 def folder(run: Run, home: Path = HOME) -> Path:

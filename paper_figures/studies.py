@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from .worlds import FIGURE_SEEDS, WORLDS, Run, run
+from .worlds import FIGURE_SEEDS, TUNING_SEEDS, WORLDS, Run, run
 
 
 class Scale(NamedTuple):
@@ -129,3 +129,54 @@ COST = ("on-policy", "tis+ppo+kl", "jackpot")
 def cost(scale: Scale) -> dict[str, list[Run]]:
     """By world: one in which decoding dominates, and one in which it does not."""
     return {w: group(scale, w, COST, few=w != "chain") for w in ("chain long", "chain")}
+
+
+# The same sweep for every method, on seeds of its own: both learning rates together
+RATES = ((1e-4, 3e-4), (2e-4, 6e-4), (4e-4, 1.2e-3))
+TUNED = ("on-policy", "none", "kl", "tis", "tis+kl", "tis+ppo+kl", "jackpot", "jackpot expected")
+
+
+def tuning() -> list[Run]:
+    found = []
+    for policy_lr, actor_lr in RATES:
+        for method in TUNED:
+            rates = {"optim__policy_lr": policy_lr}
+            if method in ("kl", "tis+kl", "tis+ppo+kl", "jackpot", "jackpot expected"):
+                rates["optim__actor_lr"] = actor_lr
+            found += [run("chain", method, seed, **rates) for seed in TUNING_SEEDS]
+    return found
+
+
+# What might be steadier than TIS with the same actor losses where all methods wobble
+HOT: dict[str, Any] = {"optim__policy_lr": 4e-4, "optim__actor_lr": 1.2e-3}
+CONTROL: dict[str, Any] = {
+    "control__kl_target": 0.02,
+    "control__actor_lr": False,
+    "control__gain": 0.2,
+}
+CANDIDATES: dict[str, tuple[str, dict[str, Any]]] = {
+    "TIS + the same actor losses": ("tis+ppo+kl", {}),
+    "TIS, controlled": ("tis+ppo+kl", CONTROL),
+    "Jackpot": ("jackpot", {}),
+    "expected mask": ("jackpot expected", {}),
+    "expected mask, controlled": ("jackpot expected", CONTROL),
+    "expected mask, Z of the batch, controlled": (
+        "jackpot expected",
+        {"correction__z": "batch", **CONTROL},
+    ),
+    "expected mask, c1 = 1, controlled": ("jackpot expected", {"correction__c1": 1.0, **CONTROL}),
+    "expected mask, distil x 3": ("jackpot expected", {"loss__distill_coef": 3.0}),
+    "expected mask, no actor PPO, controlled": (
+        "jackpot expected",
+        {"loss__actor_ppo": False, **CONTROL},
+    ),
+}
+CANDIDATE_SEEDS = (0, 1, 2, 3)
+JUDGED_SEEDS = tuple(range(100, 108))
+
+
+def candidates(seeds: Sequence[int] = CANDIDATE_SEEDS) -> dict[str, list[Run]]:
+    return {
+        name: [run("chain", method, s, **HOT, **extra) for s in seeds]
+        for name, (method, extra) in CANDIDATES.items()
+    }
