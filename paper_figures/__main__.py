@@ -13,6 +13,7 @@ FIGURES = {
     "fig5": ("paper_figures.fig5", "stale training without the PPO clip"),
     "beyond": ("paper_figures.beyond", "cost, every factor of the weight, long runs, a real model"),
     "tune": ("paper_figures.tune", "learning rates and candidates, on seeds of their own"),
+    "steadier": ("paper_figures.steadier", "a setting of our own where learning rates are hot"),
     "demo": ("paper_figures.demo", "pass rate and KL against step, for the runs of make demo"),
     "fig2": ("paper_figures.fig2", "acceptance and KL after rejection against KL before"),
 }

@@ -180,3 +180,19 @@ def candidates(seeds: Sequence[int] = CANDIDATE_SEEDS) -> dict[str, list[Run]]:
         name: [run("chain", method, s, **HOT, **extra) for s in seeds]
         for name, (method, extra) in CANDIDATES.items()
     }
+
+
+CHOSEN = "expected mask, controlled"  # by `tune`, on CANDIDATE_SEEDS
+BASE = "TIS + the same actor losses"
+SHOWN = (BASE, "TIS, controlled", "Jackpot", "expected mask", CHOSEN)
+
+
+def steadier(scale: Scale) -> dict[str, list[Run]]:
+    """What is judged: the chosen setting, what it must beat, and what tells its parts apart."""
+    if scale.length == 1:
+        return {name: found for name, found in candidates(JUDGED_SEEDS).items() if name in SHOWN}
+    return {
+        name: group(scale, "chain", (method,), few=True, **HOT, **extra)
+        for name, (method, extra) in CANDIDATES.items()
+        if name in (BASE, CHOSEN)
+    }
