@@ -15,12 +15,12 @@ from llm.correction import (
     actor_weights,
     forward_tail,
     next_state,
-    tail_terms,
     token_weights,
 )
 from llm.lam import batch_lam, state_lam
 from llm.losses import ppo_clip_sum
 from llm.settings import ControlConfig, CorrectionConfig, LossConfig
+from llm.tail import tail_terms
 
 INF = float("inf")
 FIELDS = ("weight", "log_ratio", "accept_prob", "accepted", "z", "capped", "lam", "out_of_reach")
