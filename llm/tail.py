@@ -97,7 +97,7 @@ def above(logp: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def entries_above(x: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
-    """Row and value of every entry that exceeds the floor of its row: (n, v), (n,) -> (m,) twice."""
+    """Row and value of each entry that exceeds its row's floor: (n, v), (n,) -> (m,) twice."""
     whole = x.shape[1] - x.shape[1] % _STRETCH
     stretches = x[:, :whole].unflatten(1, (-1, _STRETCH))
     row, place = (stretches.amax(-1) > floor[:, None]).nonzero(as_tuple=True)
