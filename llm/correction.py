@@ -8,7 +8,7 @@ is a `CorrectionState`; it moves once a step, after the step's coins were judged
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ from .control import Decision
 from .lam import batch_lam, limited, moderate, state_lam
 from .logprobs import log_tail
 from .settings import ControlConfig, CorrectionConfig, LossConfig
-from .tail import lumped_tail, tail_terms
+from .tail import lumped_tail, tail_floor, tail_terms
 
 _TAIL_DECAY = 0.9  # the tail's ratio remembers about ten steps (docs/theory_topk.md, D4)
 
@@ -140,26 +140,31 @@ def actor_weights(
     return truncated_ratio(loss.actor_correction, cfg, logp_actor_ref - logp_inf)
 
 
+Counted = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]  # `tail.above` of p's rows
+
+
 @torch.no_grad()
 def forward_tail(
     cfg: CorrectionConfig,
     state: CorrectionState,
-    full_logp: torch.Tensor,
-    topk_ids: torch.Tensor,
+    topk_logp: torch.Tensor,
     topk_logp_inf: torch.Tensor,
+    counted: Counted,
 ) -> torch.Tensor | None:
-    """`tail_terms` where Z needs them and lam is known while p's rows are in memory, else None.
+    """`tail_terms` where Z needs them and lam is known while p's states are in memory, else None.
 
     lam = batch, and the first step of a tracked lam, wait for all tokens of the update; the tail
-    then counts as one token in its bound, which needs no rows (DEVIATIONS.md, 4). Whether that is
-    so never depends on the size of a microbatch.
+    then counts as one token in its bound, which needs no states (DEVIATIONS.md, 4). Whether that
+    is so never depends on the size of a microbatch. `counted` is asked at `tail_floor`.
     """
     if not needs_tail(cfg):
         return None
     lam: float | torch.Tensor | None = lam_before(cfg, state)
     if cfg.lam_from == "state":
-        lam, _ = state_lam(full_logp.gather(-1, topk_ids), topk_logp_inf, cfg.budget)
-    return None if lam is None else tail_terms(full_logp, topk_ids, topk_logp_inf, lam)
+        lam, _ = state_lam(topk_logp, topk_logp_inf, cfg.budget)
+    if lam is None:
+        return None
+    return tail_terms(topk_logp, topk_logp_inf, *counted(tail_floor(topk_logp_inf, lam)), lam)
 
 
 def needs_tail(cfg: CorrectionConfig) -> bool:

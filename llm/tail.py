@@ -25,24 +25,6 @@ _MARGIN = 1e-3  # nats, what rounding may do to a log-sum-exp
 _TAIL_ROUNDING = 1e-4
 
 
-@torch.no_grad()
-def tail_terms(
-    full_logp: Tensor,
-    topk_ids: Tensor,
-    topk_logp_inf: Tensor,
-    lam: float | Tensor,
-) -> Tensor:
-    """U' of each token's state: the most that the tokens outside q's top k can add to Z, (n,).
-
-    Args:
-        full_logp: log p over the vocabulary, (n, v): as a forward pass has it, a chunk at a time.
-        topk_ids, topk_logp_inf: q's k likeliest tokens and their log q, (n, k).
-        lam: threshold, a number or (n,).
-    """
-    count, mass = above(full_logp, tail_floor(topk_logp_inf, lam))
-    return tail_from(full_logp.gather(-1, topk_ids), topk_logp_inf, count, mass, lam)
-
-
 def tail_floor(topk_logp_inf: Tensor, lam: float | Tensor) -> Tensor:
     """log(lam c), (n,): only tokens with p above it make U' smaller than the lumped bound."""
     log_lam = lam.log() if isinstance(lam, Tensor) else math.log(lam)
@@ -50,14 +32,14 @@ def tail_floor(topk_logp_inf: Tensor, lam: float | Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def tail_from(
+def tail_terms(
     topk_logp: Tensor,
     topk_logp_inf: Tensor,
     count: Tensor,
     mass: Tensor,
     lam: float | Tensor,
 ) -> Tensor:
-    """`tail_terms` without p's rows, (n,).
+    """U' of each token's state: the most that the tokens outside q's top k can add to Z, (n,).
 
     Args:
         topk_logp, topk_logp_inf: log p and log q of q's k likeliest tokens, (n, k).

@@ -26,6 +26,7 @@ from .optim import adamw, lr_factor, set_lr
 from .parts import full
 from .rollout import Batch
 from .setup import Setup
+from .tail import above
 
 Optimizers = dict[str, torch.optim.Optimizer]
 
@@ -141,11 +142,12 @@ def tokens(
 ) -> Tokens:
     """From full log-probabilities (n, v) to those that the weights need, without gradient."""
     logp, real = logp.detach(), batch.is_completion
-    topk_ids, taken = batch.topk_ids[real], chosen(logp, batch.completion_ids[real])
-    tail = None
+    taken = chosen(logp, batch.completion_ids[real])
+    topk_logp, tail = logp.gather(-1, batch.topk_ids[real]), None
     if is_target and bool(torch.isfinite(taken).all()):  # else the guard stops at `taken`
-        tail = forward_tail(cfg.correction, state, logp, topk_ids, batch.topk_logp_inf[real])
-    return Tokens(taken, logp.gather(-1, topk_ids), tail)
+        known = topk_logp, batch.topk_logp_inf[real]
+        tail = forward_tail(cfg.correction, state, *known, lambda floor: above(logp, floor))
+    return Tokens(taken, topk_logp, tail)
 
 
 @torch.no_grad()

@@ -32,7 +32,7 @@ from llm.head import (
     scores,
     token_logprobs,
 )
-from llm.tail import tail_floor, tail_from
+from llm.tail import tail_floor, tail_terms
 
 N, V = 7, 23
 CHUNKS = [Chunk(1, 1), Chunk(3, 5), Chunk(7, 23), Chunk(2, 22), Chunk(100, 100)]
@@ -372,7 +372,7 @@ def test_u_prime_of_one_pass_is_that_of_the_core(chunk, lam):
     lam = torch.linspace(0.5, 2, 12).double() if lam == "per state" else lam
     core = jackpot.tail_bound(logp, mask, log_p_tail, log_q_tail, log_q[:, -1], lam)
     (x,), _ = scores([Side(*m, ids=known, floor=tail_floor(log_q, lam))], (), 0.8, chunk)
-    ours = tail_from(x.logp_ids, log_q, x.n_above, x.mass_above, lam)
+    ours = tail_terms(x.logp_ids, log_q, x.n_above, x.mass_above, lam)
     assert bool(
         (core < jackpot.acceptance_rate(log_p_tail[:, None], log_q_tail[:, None], lam) - 1e-3).any()
     ), "c must bind somewhere"
