@@ -8,7 +8,7 @@ is a `CorrectionState`; it moves once a step, after the step's coins were judged
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -142,52 +142,56 @@ def actor_weights(
     return truncated_ratio(loss.actor_correction, cfg, logp_actor_ref - logp_inf)
 
 
+Sharp = Callable[
+    [torch.Tensor, torch.Tensor, torch.Tensor, float | torch.Tensor], torch.Tensor
+]  # log p_T, log q_T, log c (n,), lam -> U' (n,), as `jackpot.tail_bound` has them
+
+
 @torch.no_grad()
 def forward_tail(
     cfg: CorrectionConfig,
     state: CorrectionState,
-    full_logp: torch.Tensor,
-    topk_ids: torch.Tensor,
+    topk_logp: torch.Tensor,
     topk_logp_inf: torch.Tensor,
+    sharp: Sharp,
 ) -> torch.Tensor | None:
-    """`tail_terms` where Z needs them and lam is known while p's rows are in memory, else None.
+    """`tail_terms` where Z needs them and lam is known while p's states are in memory, else None.
 
     lam = batch, and the first step of a tracked lam, wait for all tokens of the update; the tail
-    then counts as one token in its bound, which needs no rows (DEVIATIONS.md, 4). Whether that is
-    so never depends on the size of a microbatch.
+    then counts as one token in its bound, which needs no states (DEVIATIONS.md, 4). Whether that
+    is so never depends on the size of a microbatch.
     """
     if cfg.name != "jackpot" or cfg.z != "state" or cfg.z_tail != "ratio":
         return None
     if cfg.lam_from == "value":
-        return tail_terms(full_logp, topk_ids, topk_logp_inf, cfg.lam)
+        return tail_terms(topk_logp, topk_logp_inf, cfg.lam, sharp)
     if cfg.lam_from == "state":
-        lam, _ = state_lam(full_logp.gather(-1, topk_ids), topk_logp_inf, cfg.budget)
-        return tail_terms(full_logp, topk_ids, topk_logp_inf, lam)
+        lam, _ = state_lam(topk_logp, topk_logp_inf, cfg.budget)
+        return tail_terms(topk_logp, topk_logp_inf, lam, sharp)
     if cfg.lam_from == "tracked" and state.log_lam is not None:
-        return tail_terms(full_logp, topk_ids, topk_logp_inf, math.exp(state.log_lam))
+        return tail_terms(topk_logp, topk_logp_inf, math.exp(state.log_lam), sharp)
     return None
 
 
 @torch.no_grad()
 def tail_terms(
-    full_logp: torch.Tensor,
-    topk_ids: torch.Tensor,
+    topk_logp: torch.Tensor,
     topk_logp_inf: torch.Tensor,
     lam: float | torch.Tensor,
+    sharp: Sharp,
 ) -> torch.Tensor:
     """U' of each token's state: the most that the tokens outside q's top k can add to Z, (n,).
 
     Args:
-        full_logp: log p over the vocabulary, (n, v): as a forward pass has it, a chunk at a time.
-        topk_ids, topk_logp_inf: q's k likeliest tokens and their log q, (n, k).
+        topk_logp, topk_logp_inf: log p and log q of q's k likeliest tokens, (n, k).
         lam: threshold, a number or (n,).
+        sharp: sums over p's tail, a chunk of the vocabulary or all of it at a time.
     """
-    known = torch.zeros_like(full_logp, dtype=torch.bool).scatter(-1, topk_ids, True)
-    log_p_tail = log_tail(full_logp.gather(-1, topk_ids))
+    log_p_tail = log_tail(topk_logp)
     log_q_tail, log_q_cap = log_tail(topk_logp_inf), topk_logp_inf.min(dim=-1).values
-    sharp = jackpot.tail_bound(full_logp, known, log_p_tail, log_q_tail, log_q_cap, lam)
+    bound = sharp(log_p_tail, log_q_tail, log_q_cap, lam)
     lumped = _lumped_tail(log_p_tail, log_q_tail, lam)
-    return torch.where(lumped - sharp > _TAIL_ROUNDING, sharp, lumped)
+    return torch.where(lumped - bound > _TAIL_ROUNDING, bound, lumped)
 
 
 def _lumped_tail(

@@ -25,13 +25,11 @@ from llm.head import (
     Pair,
     Side,
     dense,
-    head_of,
-    heads_of,
-    hidden_states,
     scores,
     tail_bound,
     token_logprobs,
 )
+from llm.heads import head_of, heads_of, hidden_states
 
 N, V = 7, 23
 CHUNKS = [Chunk(1, 1), Chunk(3, 5), Chunk(7, 23), Chunk(2, 22), Chunk(100, 100)]

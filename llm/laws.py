@@ -1,0 +1,231 @@
+"""What the models say at the tokens of a batch: a forward pass of each, and then their heads.
+
+A model's side of it is either states and a head, whose logits then only exist in blocks, or whole
+logits (`Setup.chunked`); `read` takes both. Everything here is of real completion tokens, flat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+import jackpot
+
+from . import head
+from .control import Controls
+from .correction import CorrectionState, forward_tail
+from .head import Head, Pair, Scores, Side
+from .heads import hidden_states, own_head
+from .logprobs import positions
+from .losses import bucketed
+from .models import Model, recomputing
+from .rollout import Batch
+from .settings import LossConfig
+from .setup import Setup
+from .sharding import gathered
+
+
+class Tokens(NamedTuple):
+    """The policy's view of the real tokens of a batch, flat, without gradient."""
+
+    logp: torch.Tensor  # (n,) of the sampled token
+    topk_logp: torch.Tensor  # (n, k) of q's k likeliest tokens
+    tail_bound: torch.Tensor | None  # (n,) what the others can add to Z; None where unused
+
+
+class Weighing(NamedTuple):
+    """What `tokens` needs besides the policy. is_target: the policy as it is now is the target."""
+
+    state: CorrectionState
+    is_target: bool
+
+
+class Joint(NamedTuple):
+    """All that the losses need of the models at n tokens, (n,) each, with gradient.
+
+    kl: "anchor", "distill" (at the distillation temperature), "control" (no gradient), where used.
+    tokens: for the weights, where they were asked for.
+    """
+
+    policy: torch.Tensor
+    actor: torch.Tensor | None
+    entropy: torch.Tensor  # without gradient
+    kl: dict[str, torch.Tensor]
+    tokens: Tokens | None
+
+
+def forward(setup: Setup, model: Model, batch: Batch) -> Side:
+    """One forward pass, up to where `read` goes on."""
+    found = own_head(model)[0] if setup.chunked else None
+    with recomputing(model):
+        width = batch.is_completion.shape[1]
+        states = completion_states(model, batch.ids, batch.is_real, width, found is not None)
+    states = states[batch.is_completion]
+    if found is None:
+        return Side(logits=states)
+    bias = None if found.bias is None else gathered(found.bias)
+    return Side(states, Head(gathered(found.weight), bias, found.softcap))
+
+
+def completion_states(
+    model: Model, ids: torch.Tensor, is_real: torch.Tensor, completion_width: int, split: bool
+) -> torch.Tensor:
+    """What the law of each completion token is computed from.
+
+    Args:
+        ids: prompt (left-padded) then completion (right-padded), shape (b, t_prompt + t).
+        is_real: True where `ids` holds a token rather than padding; same shape.
+        completion_width: t, the positions wanted.
+        split: stop before the head.
+
+    Returns:
+        Logits (b, t, v), or with `split` what the head is applied to, (b, t, h), in the model's
+        dtype: entry [:, i] belongs to the distribution that completion token i is drawn from.
+    """
+    inputs = {
+        "input_ids": ids,
+        "attention_mask": is_real.long(),
+        "position_ids": positions(is_real),
+        "use_cache": False,
+    }
+    if split:
+        return hidden_states(model, **inputs)[:, -completion_width - 1 : -1]
+    return model(**inputs, logits_to_keep=completion_width + 1).logits[:, :-1]
+
+
+def read(
+    setup: Setup, sides: list[Side], pairs: Sequence[Pair] = (), further: float = 1.0
+) -> tuple[list[Scores], list[torch.Tensor]]:
+    """`head.scores`, or `head.dense` where a side has whole logits, at the sampling temperature.
+
+    further: multiplies that temperature.
+    """
+    split = all(side.head is not None for side in sides)
+    return (head.scores if split else head.dense)(
+        sides, pairs, setup.cfg.rollout.temperature * further
+    )
+
+
+def taken(side: Side, batch: Batch) -> Side:
+    """The side with the sampled tokens, whose log-probability is wanted."""
+    return side._replace(tokens=batch.completion_ids[batch.is_completion])
+
+
+def joint(setup: Setup, batch: Batch, controls: Controls, weighing: Weighing | None) -> Joint:
+    """One forward pass of each model that has a part in the losses. weighing: also `tokens`."""
+    loss, role = setup.cfg.loss, setup.trained
+    sides, pairs = [taken(forward(setup, role["policy"], batch), batch)], {}
+    sides[0] = sides[0]._replace(entropy=True)
+    if weighing is not None:
+        sides[0] = sides[0]._replace(ids=batch.topk_ids[batch.is_completion])
+    if setup.anchor is not None:
+        with torch.no_grad():
+            sides.append(forward(setup, setup.anchor, batch))
+        pairs["anchor"] = Pair(0, 1, train_q=False)
+    actor, distilled = len(sides), controls.distill_coef > 0
+    apart = loss.distill_top_k > 0 or loss.distill_temperature != 1.0
+    if setup.actor.trained:
+        sides.append(taken(forward(setup, role["actor"], batch), batch))
+        if distilled and not apart:
+            pairs["distill"] = _distilling(loss, 0, actor)
+        if setup.cfg.control.kl_target > 0:
+            pairs["control"] = Pair(0, actor, train_p=False, train_q=False)
+    scores, found = read(setup, sides, list(pairs.values()))
+    kl = dict(zip(pairs, found, strict=True))
+    if setup.actor.trained and distilled and apart:
+        kl["distill"] = _distill_apart(setup, sides[0], sides[actor])
+    if "control" in kl:
+        kl["control"] = kl["control"].detach()
+    policy = scores[0]
+    assert policy.logp is not None and policy.entropy is not None
+    return Joint(
+        policy.logp,
+        scores[actor].logp if setup.actor.trained else None,
+        policy.entropy.detach(),
+        kl,
+        None if weighing is None else tokens(setup, sides[0], policy, batch, weighing),
+    )
+
+
+def _distilling(loss: LossConfig, policy: int, actor: int) -> Pair:
+    """Eq. 7: KL(policy || actor), or the reverse; it trains the actor alone."""
+    if loss.distill_direction == "forward":
+        return Pair(policy, actor, train_p=False)
+    return Pair(actor, policy, train_q=False)
+
+
+def _distill_apart(setup: Setup, policy: Side, actor: Side) -> torch.Tensor:
+    """The KL at another temperature, or of bucketed laws: in a pass of its own, (n,)."""
+    loss = setup.cfg.loss
+    policy, actor = _alone(_detached(policy)), _alone(actor)
+    pair = [_distilling(loss, 0, 1)]
+    if not loss.distill_top_k:
+        return read(setup, [policy, actor], pair, loss.distill_temperature)[1][0]
+    warm = loss.distill_temperature * setup.cfg.rollout.temperature
+    laws = [torch.log_softmax(_logits(side) / warm, dim=-1) for side in (policy, actor)]
+    coarse = bucketed(laws[0], laws[1], loss.distill_top_k)
+    return head.dense([Side(logits=x) for x in coarse], pair)[1][0]
+
+
+@torch.no_grad()
+def policy_tokens(setup: Setup, batch: Batch, weighing: Weighing) -> Tokens:
+    """`tokens` by a forward pass of the policy alone."""
+    side = taken(forward(setup, setup.trained["policy"], batch), batch)
+    side = side._replace(ids=batch.topk_ids[batch.is_completion])
+    return tokens(setup, side, read(setup, [side])[0][0], batch, weighing)
+
+
+@torch.no_grad()
+def tokens(setup: Setup, side: Side, scores: Scores, batch: Batch, weighing: Weighing) -> Tokens:
+    """What the weights need of the policy's side and its scores."""
+    assert scores.logp is not None and scores.logp_ids is not None and side.ids is not None
+    logp, topk_logp = scores.logp.detach(), scores.logp_ids.detach()
+    bound, cfg, known = None, setup.cfg, side.ids
+    if weighing.is_target and bool(torch.isfinite(logp).all()):  # else the guard stops at `logp`
+
+        def sharp(
+            log_p_tail: torch.Tensor,
+            log_q_tail: torch.Tensor,
+            log_q_cap: torch.Tensor,
+            lam: float | torch.Tensor,
+        ) -> torch.Tensor:
+            own, warm = _detached(side), cfg.rollout.temperature
+            masses = log_p_tail, log_q_tail, log_q_cap, lam
+            if own.hidden is not None and own.head is not None:
+                lse = scores.lse.detach()
+                return head.tail_bound(own.hidden, own.head, lse, known, *masses, warm)
+            full = torch.log_softmax(_logits(own) / warm, dim=-1)
+            is_known = torch.zeros_like(full, dtype=torch.bool).scatter(-1, known, True)
+            return jackpot.tail_bound(full, is_known, *masses)
+
+        topk_logp_inf = batch.topk_logp_inf[batch.is_completion]
+        bound = forward_tail(cfg.correction, weighing.state, topk_logp, topk_logp_inf, sharp)
+    return Tokens(logp, topk_logp, bound)
+
+
+@torch.no_grad()
+def exact_kls(setup: Setup, policy: Side, actor: Side) -> dict[str, float]:
+    """Both KLs over the full vocabulary, nats per token, mean over states."""
+    forth, back = read(setup, [policy, actor], [Pair(0, 1), Pair(1, 0)])[1]
+    return {"kl_policy_actor": float(forth.mean()), "kl_actor_policy": float(back.mean())}
+
+
+def _alone(side: Side) -> Side:
+    """Nothing asked of it but a KL."""
+    return Side(side.hidden, side.head, logits=side.logits)
+
+
+def _detached(side: Side) -> Side:
+    if side.hidden is None or side.head is None:
+        return side if side.logits is None else side._replace(logits=side.logits.detach())
+    bias = None if side.head.bias is None else side.head.bias.detach()
+    own = Head(side.head.weight.detach(), bias, side.head.softcap)
+    return side._replace(hidden=side.hidden.detach(), head=own)
+
+
+def _logits(side: Side) -> torch.Tensor:
+    """Whole ones, (n, v) float32, before the temperature."""
+    assert side.logits is not None
+    return side.logits.float()
