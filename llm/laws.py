@@ -96,16 +96,11 @@ def completion_states(
 
 
 def read(
-    setup: Setup, sides: list[Side], pairs: Sequence[Pair] = (), further: float = 1.0
+    sides: list[Side], temperature: float, pairs: Sequence[Pair] = ()
 ) -> tuple[list[Scores], list[torch.Tensor]]:
-    """`head.scores`, or `head.dense` where a side has whole logits, at the sampling temperature.
-
-    further: multiplies that temperature.
-    """
+    """`head.scores`, or `head.dense` where a side has whole logits."""
     split = all(side.head is not None for side in sides)
-    return (head.scores if split else head.dense)(
-        sides, pairs, setup.cfg.rollout.temperature * further
-    )
+    return (head.scores if split else head.dense)(sides, pairs, temperature)
 
 
 def taken(side: Side, batch: Batch) -> Side:
@@ -115,7 +110,7 @@ def taken(side: Side, batch: Batch) -> Side:
 
 def joint(setup: Setup, batch: Batch, controls: Controls, weighing: Weighing | None) -> Joint:
     """One forward pass of each model that has a part in the losses. weighing: also `tokens`."""
-    loss, role = setup.cfg.loss, setup.trained
+    loss, role, warm = setup.cfg.loss, setup.trained, setup.cfg.rollout.temperature
     sides, pairs = [taken(forward(setup, role["policy"], batch), batch)], {}
     sides[0] = sides[0]._replace(entropy=True)
     if weighing is not None:
@@ -132,10 +127,10 @@ def joint(setup: Setup, batch: Batch, controls: Controls, weighing: Weighing | N
             pairs["distill"] = _distilling(loss, 0, actor)
         if setup.cfg.control.kl_target > 0:
             pairs["control"] = Pair(0, actor, train_p=False, train_q=False)
-    scores, found = read(setup, sides, list(pairs.values()))
+    scores, found = read(sides, warm, list(pairs.values()))
     kl = dict(zip(pairs, found, strict=True))
     if setup.actor.trained and distilled and apart:
-        kl["distill"] = _distill_apart(setup, sides[0], sides[actor])
+        kl["distill"] = distill_kl(loss, sides[0], sides[actor], warm)
     if "control" in kl:
         kl["control"] = kl["control"].detach()
     policy = scores[0]
@@ -156,16 +151,17 @@ def _distilling(loss: LossConfig, policy: int, actor: int) -> Pair:
     return Pair(actor, policy, train_q=False)
 
 
-def _distill_apart(setup: Setup, policy: Side, actor: Side) -> torch.Tensor:
-    """The KL at another temperature, or of bucketed laws: in a pass of its own, (n,)."""
-    loss = setup.cfg.loss
+def distill_kl(loss: LossConfig, policy: Side, actor: Side, temperature: float) -> torch.Tensor:
+    """The KL of Eq. 7 in a pass of its own: at its own temperature or of bucketed laws, (n,).
+
+    temperature: of sampling. Laws of k tokens and a bucket need whole logits.
+    """
     policy, actor = _alone(_detached(policy)), _alone(actor)
-    pair = [_distilling(loss, 0, 1)]
+    pair, temperature = [_distilling(loss, 0, 1)], temperature * loss.distill_temperature
     if not loss.distill_top_k:
-        return read(setup, [policy, actor], pair, loss.distill_temperature)[1][0]
-    warm = loss.distill_temperature * setup.cfg.rollout.temperature
-    laws = [torch.log_softmax(_logits(side) / warm, dim=-1) for side in (policy, actor)]
-    coarse = bucketed(laws[0], laws[1], loss.distill_top_k)
+        return read([policy, actor], temperature, pair)[1][0]
+    full = [torch.log_softmax(_logits(side) / temperature, dim=-1) for side in (policy, actor)]
+    coarse = bucketed(full[0], full[1], loss.distill_top_k)
     return head.dense([Side(logits=x) for x in coarse], pair)[1][0]
 
 
@@ -174,7 +170,7 @@ def policy_tokens(setup: Setup, batch: Batch, weighing: Weighing) -> Tokens:
     """`tokens` by a forward pass of the policy alone."""
     side = taken(forward(setup, setup.trained["policy"], batch), batch)
     side = side._replace(ids=batch.topk_ids[batch.is_completion])
-    return tokens(setup, side, read(setup, [side])[0][0], batch, weighing)
+    return tokens(setup, side, read([side], setup.cfg.rollout.temperature)[0][0], batch, weighing)
 
 
 @torch.no_grad()
@@ -206,9 +202,9 @@ def tokens(setup: Setup, side: Side, scores: Scores, batch: Batch, weighing: Wei
 
 
 @torch.no_grad()
-def exact_kls(setup: Setup, policy: Side, actor: Side) -> dict[str, float]:
+def exact_kls(policy: Side, actor: Side, temperature: float) -> dict[str, float]:
     """Both KLs over the full vocabulary, nats per token, mean over states."""
-    forth, back = read(setup, [policy, actor], [Pair(0, 1), Pair(1, 0)])[1]
+    forth, back = read([policy, actor], temperature, [Pair(0, 1), Pair(1, 0)])[1]
     return {"kl_policy_actor": float(forth.mean()), "kl_actor_policy": float(back.mean())}
 
 

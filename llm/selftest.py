@@ -96,7 +96,8 @@ def _compared(
 ) -> dict[str, Any]:
     real = batch.is_completion
     side = laws.taken(laws.forward(setup, model, batch), batch)
-    found_ref = laws.read(setup, [side._replace(ids=batch.topk_ids[real])])[0][0]
+    side = side._replace(ids=batch.topk_ids[real])
+    found_ref = laws.read([side], setup.cfg.rollout.temperature)[0][0]
     ref, topk_ref = found_ref.logp, found_ref.logp_ids
     assert ref is not None and topk_ref is not None
     sampled = _distance(batch.logp_inf[real], ref)  # (n,), n sampled tokens

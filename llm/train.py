@@ -236,7 +236,8 @@ def check_models(setup: Setup, batch: Batch, guard: Guard, step: int) -> None:
     models = {"policy": setup.policy, "actor": setup.actor.model, **setup.trained}
     for name, model in models.items():
         side = laws.forward(setup, model, batch.rows(torch.arange(1)))._replace(entropy=True)
-        entropy: Any = laws.read(setup, [side])[0][0].entropy  # of all log-probabilities
+        found = laws.read([side], setup.cfg.rollout.temperature)[0][0]
+        entropy: Any = found.entropy  # takes in all log-probabilities
         guard.finite(step, **{f"log-probability of {name} after the update": entropy})
 
 
@@ -277,8 +278,8 @@ def evaluation(setup: Setup, batch: Batch) -> dict[str, float]:
         for mb, _ in microbatches(setup.cfg, batch):
             n = int(mb.is_completion.sum())
             if n:
-                sides = (laws.forward(setup, m, mb) for m in (policy, actor))
-                kls = laws.exact_kls(setup, *sides)
+                one, other = (laws.forward(setup, m, mb) for m in (policy, actor))
+                kls = laws.exact_kls(one, other, setup.cfg.rollout.temperature)
                 sums = {k: v + n * {**kls, "tokens": 1}[k] for k, v in sums.items()}
         *both, total = distributed.add_up(list(sums.values()), setup.device)
         found |= {k: kl / total for k, kl in zip(sums, both, strict=False)}

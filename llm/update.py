@@ -123,7 +123,8 @@ def before_updates(
     if cfg.loss.actor_correction == "none" or not setup.actor.trained:
         return ref, None
     micro, actor = microbatches(cfg, batch), setup.trained["actor"]
-    found = [read(setup, [taken(forward(setup, actor, mb), mb)])[0][0].logp for mb, _ in micro]
+    sides = (taken(forward(setup, actor, mb), mb) for mb, _ in micro)
+    found = [read([side], cfg.rollout.temperature)[0][0].logp for side in sides]
     return ref, in_order(found, micro)  # type: ignore[arg-type]  # they were asked for
 
 
