@@ -123,6 +123,11 @@ def _check_fit(cfg: Any) -> None:
             "--rollout.engine vllm cannot sample from --actor.kind quantized, whose weights are "
             "torchao's: use --rollout.engine hf or process"
         )
+    if cfg.optim.head == "chunked" and cfg.loss.distill_top_k > 0:
+        raise ConfigError(
+            "--optim.head chunked cannot compute --loss.distill_top_k, which needs whole logits: "
+            "use --optim.head auto or dense"
+        )
     if n.kl_target > 0 and not (n.distill or n.actor_lr):
         raise ConfigError(
             "--control.kl-target is set and nothing is driven: --control.distill or "

@@ -3,13 +3,12 @@
 `scores` computes in one pass what a step needs of several models, and its backward pass shares
 every recomputed logit between all of their gradients.
 Exact over the full vocabulary: only blocks of (tokens, vocabulary) are ever held, and `dense` is
-the same from whole logits, for models whose head has another form.
+the same from whole logits, for models whose head has another form (`heads.py`).
 """
 
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -18,14 +17,12 @@ import torch
 
 import jackpot
 
-from .config_checks import ConfigError
 from .head_backward import Pair, Plan, Scan
 from .head_blocks import Chunk
 from .tail import above
 
 Tensor = torch.Tensor
 CHUNK = Chunk()
-SOFTCAPS = ("final_logit_softcapping", "logits_soft_cap")  # their names in transformers' configs
 
 
 @dataclass(frozen=True)
@@ -160,77 +157,6 @@ def token_logprobs(
 ) -> Tensor:
     """log p of one token at each state: (n, h), (n,) -> (n,). Details and errors: `scores`."""
     return scores([Side(hidden, head, tokens)], (), temperature, chunk)[0][0].logp  # type: ignore[return-value]
-
-
-def head_of(model: Any) -> tuple[Head | None, str]:
-    """The head of a transformers causal language model, or None and the reason.
-
-    Whatever a model does between hidden states and logits, two tokens tell: the logits of its own
-    forward pass must be those of the formula on `hidden_states`. No gradient, no randomness.
-    """
-    try:
-        linear = _inner(model).get_output_embeddings()
-        config = _inner(model).config.get_text_config()
-    except (AttributeError, NotImplementedError) as e:
-        return None, f"it is not a transformers causal language model ({e})"
-    if type(linear) is not torch.nn.Linear:
-        return None, f"its head is {type(linear).__name__}, not a plain linear layer"
-    if type(linear.weight) is not torch.nn.Parameter:  # a quantised one, say
-        return None, f"its head's weight is stored as {type(linear.weight).__name__}"
-    if linear.bias is not None and not bool(linear.bias.isfinite().all()):
-        return None, "its head's bias is not finite"
-    softcap = next((c for c in (getattr(config, x, None) for x in SOFTCAPS) if c), None)
-    head = Head(linear.weight, linear.bias, softcap)
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()  # dropout would make the two passes differ
-    try:
-        with torch.no_grad():
-            ids = torch.tensor([[0, min(1, len(linear.weight) - 1)]], device=linear.weight.device)
-            inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
-            found = model(**inputs).logits[0].float()
-            ours = head.logits(hidden_states(model, **inputs)[0]).float()
-    except Exception as e:  # an unusual model may fail in any way; the dense path then still works
-        return None, f"its hidden states cannot be had separately ({type(e).__name__}: {e})"
-    finally:
-        for module, training in modes:
-            module.training = training
-    gap = float((found - ours).abs().max()) if found.shape == ours.shape else math.inf
-    if not gap <= 32 * torch.finfo(linear.weight.dtype).eps * float(found.abs().max()):
-        return None, f"its logits are not those of its head's weight: they differ by {gap:.3g}"
-    return head, ""
-
-
-def hidden_states(model: Any, **inputs: Any) -> Tensor:
-    """What the head is applied to, (b, t, h): the model without its head, same inputs."""
-    return _inner(model).base_model(**inputs).last_hidden_state
-
-
-def heads_of(models: dict[str, Any], wanted: str = "auto") -> dict[str, Head] | None:
-    """The heads of all models, by role, or None for the dense path: one odd head forces it on all.
-
-    wanted: "auto" (dense with a warning where need be), "chunked" (a ConfigError instead), "dense".
-    """
-    if wanted not in ("auto", "chunked", "dense"):
-        raise ConfigError(f'head must be "auto", "chunked" or "dense", got "{wanted}"')
-    if wanted == "dense":
-        return None
-    found = {role: head_of(model) for role, model in models.items()}
-    reasons = [f"the {role}: {why}" for role, (head, why) in found.items() if head is None]
-    sizes = {len(head.weight) for head, _ in found.values() if head is not None}
-    if len(sizes) > 1:
-        reasons.append(f"the models' vocabularies have {sorted(sizes)} ids")
-    if not reasons:
-        return {role: head for role, (head, _) in found.items() if head is not None}
-    why = "; ".join(reasons)
-    if wanted == "chunked":
-        raise ConfigError(f'head = "chunked" is out of reach for {why}. Use head = "auto"')
-    warnings.warn(f"whole logits are held in memory, for {why}", stacklevel=2)
-    return None
-
-
-def _inner(model: Any) -> Any:
-    """The transformers model itself, where adapters are wrapped around it."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def _all_ids(side: Side) -> Tensor | None:

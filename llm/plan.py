@@ -17,7 +17,7 @@ from transformers import AutoConfig
 
 from . import cost, memory, models
 from .config import Config, ConfigError, ModelConfig, load
-from .head_backward import Chunk
+from .head_blocks import Chunk
 from .memory import Layout
 from .models import Model
 from .train_command import split_arguments

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from . import distributed, evaluate, metrics, samples, selftest, sharding, trackers
+from . import distributed, evaluate, laws, metrics, samples, selftest, sharding, trackers
 from .advantages import group_advantage
 from .alarm import Alarms, NonFinite, writable
 from .checkpoint import (
@@ -39,7 +39,6 @@ from .rollout import Batch
 from .setup import Setup, open_setup
 from .update import (
     Share,
-    forward,
     merge,
     open_optimizers,
     set_learning_rates,
@@ -236,8 +235,10 @@ def check_models(setup: Setup, batch: Batch, guard: Guard, step: int) -> None:
     """Only models that still give finite log-probabilities are worth a checkpoint."""
     models = {"policy": setup.policy, "actor": setup.actor.model, **setup.trained}
     for name, model in models.items():
-        logp = forward(setup, model, batch.rows(torch.arange(1)))
-        guard.finite(step, **{f"log-probability of {name} after the update": logp})
+        side = laws.forward(setup, model, batch.rows(torch.arange(1)))._replace(entropy=True)
+        found = laws.read([side], setup.cfg.rollout.temperature)[0][0]
+        entropy: Any = found.entropy  # takes in all log-probabilities
+        guard.finite(step, **{f"log-probability of {name} after the update": entropy})
 
 
 def rollout_metrics(batch: Batch, setup: Setup, step: int) -> dict[str, float]:
@@ -277,7 +278,8 @@ def evaluation(setup: Setup, batch: Batch) -> dict[str, float]:
         for mb, _ in microbatches(setup.cfg, batch):
             n = int(mb.is_completion.sum())
             if n:
-                kls = metrics.exact_kls(forward(setup, policy, mb), forward(setup, actor, mb))
+                one, other = (laws.forward(setup, m, mb) for m in (policy, actor))
+                kls = laws.exact_kls(one, other, setup.cfg.rollout.temperature)
                 sums = {k: v + n * {**kls, "tokens": 1}[k] for k, v in sums.items()}
         *both, total = distributed.add_up(list(sums.values()), setup.device)
         found |= {k: kl / total for k, kl in zip(sums, both, strict=False)}

@@ -25,6 +25,7 @@ RUN = (
     "--run.checkpoint-every 1 --optim.policy-lr 1e-3"
 ).split()
 FSDP = ["--run.sharding", "fsdp"]
+BLOCKS = ["--optim.head", "chunked"]
 SETTINGS = {  # each with statistics of the whole batch that a rank's own part would change
     "batch": (
         "--correction.z-tail lumped --correction.kappa True --correction.lam-from batch "
@@ -105,15 +106,15 @@ def test_two_ranks_replicated_or_sharded_repeat_the_run_of_one(home):
     or its loss is NaN (then no rank steps). What two ranks saved, sharded, one goes on with."""
     found = []
     for setting, micro, how in (
-        ("batch", "whole", []),
-        ("batch", "budget", FSDP),
+        ("batch", "whole", BLOCKS),
+        ("batch", "budget", [*FSDP, *BLOCKS]),
         ("tracked", "budget", []),
-        ("rejected", "three", FSDP),
+        ("rejected", "three", [*FSDP, *BLOCKS]),
         ("poisoned", "whole", FSDP),
     ):
         made = scene(home, f"two_{setting}_{len(how)}", setting, *MICRO[micro].split(), *how)
         found.append((setting, made))
-    found.append(("plain", scene(home, "cut", "plain", *FSDP, stop_at=1)))
+    found.append(("plain", scene(home, "cut", "plain", *FSDP, *BLOCKS, stop_at=1)))
     for setting in SETTINGS:
         alone(home, setting)
     ranks(2, [s for _, s in found])
@@ -122,9 +123,9 @@ def test_two_ranks_replicated_or_sharded_repeat_the_run_of_one(home):
     for setting, s in found:
         assert_same(alone(home, setting), Path(s.folder))
     assert [r.get("updates_skipped") for r in rows(home / "two_poisoned_2")] == [0, 2, 0, None]
-    half = [r for r in rows(home / "two_rejected_2", "samples") if r["sequence"] >= 8]
+    half = [r for r in rows(home / "two_rejected_4", "samples") if r["sequence"] >= 8]
     assert half and not any(any(r["accepted"]) for r in half)  # all of rank 1
-    assert 0 < rows(home / "two_rejected_2")[0]["accept_rate"] < 1
+    assert 0 < rows(home / "two_rejected_4")[0]["accept_rate"] < 1
 
 
 def test_a_budget_of_tokens_and_recomputed_activations_change_only_rounding(home):

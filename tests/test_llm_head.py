@@ -26,12 +26,10 @@ from llm.head import (
     Pair,
     Side,
     dense,
-    head_of,
-    heads_of,
-    hidden_states,
     scores,
     token_logprobs,
 )
+from llm.heads import head_of, heads_of, hidden_states
 from llm.tail import tail_floor, tail_terms
 
 N, V = 7, 23

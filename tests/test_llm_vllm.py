@@ -13,12 +13,11 @@ import torch
 pytest.importorskip("vllm")
 
 from llm_runs import rows
-from llm_world import PROBLEMS, TOKENIZER, world
+from llm_world import PROBLEMS, TOKENIZER, full_logprobs, world
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from llm import config, engine_vllm, run, selftest, train
 from llm.engine import open_engine
-from llm.logprobs import completion_logprobs
 
 pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("default")]
 TEMPERATURE = 0.7
@@ -54,7 +53,7 @@ def moved(model, factor: float) -> None:
 def differences(batch, model) -> tuple[float, float, float]:
     """Of sampled tokens, of the listed likeliest, and of the list from the true k likeliest."""
     width, real = batch.is_completion.shape[1], batch.is_completion
-    full = completion_logprobs(model, batch.ids, batch.is_real, width, TEMPERATURE).detach()
+    full = full_logprobs(model, batch.ids, batch.is_real, width, TEMPERATURE).detach()
     k = batch.topk_ids.shape[-1]
     pairs = [
         (full.gather(-1, batch.completion_ids[..., None])[..., 0], batch.logp_inf),
