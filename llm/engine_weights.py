@@ -6,11 +6,14 @@ Nothing is pickled. All tensors go, buffers included, so the copy computes bit b
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 
 from .config import Config, ConfigError, ModelConfig
+from .engine import Order, Result, fill
 from .models import Model, plain, quiet, with_lora
 from .parts import alone, place_of
 
@@ -61,6 +64,20 @@ def build_shell(shape: dict[str, Any], device: str) -> Model:
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in shape["trained"])
     return model.eval().to(device)
+
+
+class Shell:
+    """The copy in the process of engine_process.py, which samples as the engine hf does."""
+
+    def __init__(self, start: dict[str, Any]) -> None:
+        self._model = build_shell(start["shape"], start["device"])
+
+    def take(self, weights: Path) -> None:
+        """Fill it from the file of `weights_of`."""
+        take(self._model, load_file(weights))
+
+    def fill(self, order: Order, version: int) -> Result:
+        return fill(self._model, order, version)
 
 
 def plain_tensors(model: Model) -> dict[str, torch.Tensor]:

