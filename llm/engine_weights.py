@@ -92,9 +92,14 @@ def plain_tensors(model: Model) -> dict[str, torch.Tensor]:
 
 
 def weights_of(model: Model) -> dict[str, torch.Tensor]:
-    """`plain_tensors` to be saved: on the CPU, tied ones once, none sharing memory."""
+    """`plain_tensors` to be saved."""
+    return once(plain_tensors(model))
+
+
+def once(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What a file can hold: on the CPU, tied ones once, none sharing memory."""
     found, seen = {}, set()
-    for name, tensor in plain_tensors(model).items():
+    for name, tensor in tensors.items():
         if place_of(tensor) not in seen:
             seen.add(place_of(tensor))
             found[name] = alone(tensor.cpu())

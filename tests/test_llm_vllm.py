@@ -15,6 +15,7 @@ import torch
 
 pytest.importorskip("vllm")
 
+from llm_ranks import Scene, assert_same, play, ranks
 from llm_runs import rows
 from llm_world import PROBLEMS, TOKENIZER, world
 from transformers import Qwen3Config, Qwen3ForCausalLM
@@ -188,3 +189,19 @@ def test_two_models_train_jointly_with_it(tmp_path: Path, d: int):
     assert [r["staleness"] for r in found[:-1]] == [min(t, d) for t in range(4)]
     assert all(r["engine_restarts"] == 0 for r in found[:-1])
     assert found[-1]["kl_policy_actor"] < found[0]["kl_policy_actor"]
+
+
+def test_two_ranks_each_with_its_own_vllm_repeat_the_run_of_one(tmp_path: Path):
+    """Sharded, a step ahead of the updates, one rank's engine killed in the first step."""
+    for role, seed in (("policy", 3), ("actor", 4)):
+        model_of(seed, layers=2 if role == "policy" else 1).save_pretrained(tmp_path / role)
+    flags = f"--policy.path {tmp_path}/policy --actor.path {tmp_path}/actor --run.steps 3"
+    flags += " --run.eval-every 2 --run.eval-prompts 8 --run.checkpoint-every 2"
+    flags += " --rollout.engine vllm --rollout.max-staleness 1 --rollout.prompts-per-step 4"
+    one, two = (Scene(str(tmp_path / name), flags.split()) for name in ("one", "two"))
+    two.flags += ["--run.sharding", "fsdp"]
+    two.kill = 0
+    play(one)
+    ranks(2, [two])
+    assert sum(r["engine_restarts"] for r in rows(tmp_path / "two")[:-1]) == 1
+    assert_same(tmp_path / "one", tmp_path / "two")
