@@ -77,12 +77,13 @@ def both(child):
 def test_hf_gives_what_the_sampler_gives(child):
     """The engine adds nothing but the version: same stream, same settings."""
     _, model = child
-    engine = opened("hf", model)
-    rng = data.stream(0, "sampling", 2)
-    plain = sample(
-        model, TOKENIZER, PROBLEMS, rng, max_new_tokens=9, temperature=1.0, top_k=4, group=3
-    )
-    assert equal(engine.generate(2, PROBLEMS), plain)
+    engine = opened("hf", model, "--rollout.temperature", "0.7")
+    other = random_pair()[0].eval()
+    for version, sampling in enumerate((model, other)):
+        engine.update(sampling, version)
+        rng, how = data.stream(0, "sampling", 2), {"temperature": 0.7, "top_k": 4, "group": 3}
+        plain = sample(sampling, TOKENIZER, PROBLEMS, rng, max_new_tokens=9, version=version, **how)
+        assert equal(engine.generate(2, PROBLEMS), plain)
 
 
 def test_a_process_gives_bit_for_bit_what_hf_gives_before_and_after_an_update(both):
