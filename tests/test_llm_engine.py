@@ -396,12 +396,13 @@ def killing(patch: pytest.MonkeyPatch) -> None:
 
 def test_a_checkpoint_holds_the_batches_that_wait(tmp_path, warm):
     start(tmp_path, warm, *SHORT, "--run.steps", "4", "--rollout.max-staleness", "2")
-    kept = sorted((tmp_path / "checkpoints").glob("step_*"))[0]
+    kept, last = sorted((tmp_path / "checkpoints").glob("step_*"))
     manifest = json.loads((kept / "manifest.json").read_text())
     assert "rollouts.safetensors" in manifest["files"]
     found = load_file(kept / "rollouts.safetensors")
     assert {k.split(".")[0] for k in found} == {"2", "3"}
     assert int(found["2.version"].max()) == 0 and int(found["3.version"].min()) == 1
+    assert {k.split(".")[0] for k in load_file(last / "rollouts.safetensors")} == {"4"}
 
 
 ON_POLICY = (*POLICY, *COMMON, "--actor.kind", "self", *UNTRAINED)
