@@ -231,7 +231,7 @@ def _needs(cfg: Any) -> list[tuple[str, bool, str]]:
             not cfg.policy.path or (other and not a.path),
             "a model that is built and warmed up",
         ),
-        ("rollout.engine_timeout", cfg.rollout.engine == "process", "rollout.engine process"),
+        ("rollout.engine_timeout", cfg.rollout.engine != "hf", "rollout.engine process or vllm"),
         ("rollout.engine_memory", cfg.rollout.engine == "vllm", "rollout.engine vllm"),
         ("correction.lam", jackpot and c.lam_from == "value", "name = jackpot, lam_from = value"),
         (

@@ -247,7 +247,7 @@ def memory_of(
         sharded=sharded,
         checkpointing=choice.checkpointing,
         chunk=(Chunk().tokens, Chunk().vocab) if choice.head == "chunked" else None,
-        engine_copy=choice.engine != "hf" or sharded,
+        engine_copy=choice.engine != "hf",
         keeps_cache=choice.engine == "vllm",
         tokens_per_microbatch=choice.tokens_per_microbatch,
         foreach=True,

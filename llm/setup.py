@@ -59,12 +59,6 @@ def open_setup(cfg: Config, folder: Path) -> Setup:
             positions, a missing package or device.
     """
     torch.set_num_threads(cfg.run.threads)
-    r = cfg.rollout
-    if distributed.size() > 1 and (r.engine != "hf" or r.max_staleness > 0):
-        raise ConfigError(
-            "several processes sample with --rollout.engine hf and --rollout.max_staleness 0 so "
-            f"far, got {r.engine} and {r.max_staleness}"
-        )
     device = open_device(cfg.run.device)
     tokenizer = open_tokenizer(cfg)
     task = data.open_task(cfg.task, tokenizer)

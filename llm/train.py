@@ -29,7 +29,7 @@ from .config import Config
 from .control import Controls, initial_controls, next_controls
 from .correction import CorrectionState, TokenWeights, next_state
 from .data import Problem
-from .engine import Engine, order_ahead
+from .engine import Engine, EngineError, order_ahead
 from .interrupt import Interrupts, Stopped
 from .metrics import NoFiles, RunFiles
 from .microbatches import microbatches
@@ -179,6 +179,7 @@ def _train(setup: Setup, folder: Path, tracker: trackers.Tracker, interrupts: In
         row = note(row, decisions)
         alarms.enforce(step)
         if due:
+            engine.gather()
             save_state(checkpoints, done, whole, now(done), cfg.run.checkpoints_kept, whose)
         progress.show(done, progress_text(row))
         if wished and done < cfg.run.steps:
@@ -224,7 +225,7 @@ def rollout(setup: Setup, step: int, guard: Guard, ahead: int | None = None) -> 
             check=lambda logq: here.finite(step, **{"log-probability of the sampling model": logq}),
         )
 
-    batch = distributed.together(sampled, NonFinite)
+    batch = distributed.together(sampled, NonFinite, EngineError)
     reward = evaluate.rewards(batch, setup.scorer).to(setup.device)
     advantage = group_advantage(reward, r.rollouts_per_prompt, cfg.loss.advantage)
     return replace(batch, reward=reward, advantage=advantage)
@@ -253,15 +254,15 @@ def rollout_metrics(batch: Batch, setup: Setup, step: int) -> dict[str, float]:
         "finished": float(distributed.gather(batch.finished).float().mean()),
         "tokens": int(lengths.sum()),
         "staleness": float((step - batch.version[batch.is_completion]).float().mean()),
-        **engine_of(setup).counts(),
-        **_counts(setup),
+        **_sums(engine_of(setup).counts()),
+        **_sums(setup.scorer.counts()),
     }
 
 
-def _counts(setup: Setup) -> dict[str, int]:
-    """What went wrong in scoring, on all ranks together."""
-    found = distributed.gather_json(setup.scorer.counts())
-    return {k: sum(counts[k] for counts in found) for k in found[0]}
+def _sums(counts: dict[str, int]) -> dict[str, int]:
+    """What was counted on all ranks together."""
+    found = distributed.gather_json(counts)
+    return {k: sum(each[k] for each in found) for k in counts}
 
 
 @torch.no_grad()
@@ -283,7 +284,7 @@ def evaluation(setup: Setup, batch: Batch) -> dict[str, float]:
                 sums = {k: v + n * {**kls, "tokens": 1}[k] for k, v in sums.items()}
         *both, total = distributed.add_up(list(sums.values()), setup.device)
         found |= {k: kl / total for k, kl in zip(sums, both, strict=False)}
-    found |= {f"eval_{k}": v for k, v in _counts(setup).items()}
+    found |= {f"eval_{k}": v for k, v in _sums(setup.scorer.counts()).items()}
     found["seconds_eval"] = time.perf_counter() - clock
     return found
 
