@@ -28,9 +28,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import torch
-from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from llm import config, cost, data, rewards, update
+from llm import config, cost, data, models, rewards, update
 from llm.actors import Actor
 from llm.checkpoint import Guard
 from llm.control import initial_controls
@@ -38,6 +37,9 @@ from llm.correction import CorrectionState
 from llm.rollout import Batch, sample
 from llm.setup import Setup
 from llm.text import CharTokenizer
+
+with models.quiet():
+    from transformers import Qwen3Config, Qwen3ForCausalLM
 
 VOCABULARY = 4096
 POLICY, ACTOR = (8, 512), (2, 256)  # layers, hidden

@@ -72,7 +72,11 @@ CASES = [
 
 def write_model(folder: Path, shape: tuple[int, int, int, int, int], vocabulary: int) -> None:
     import torch
-    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    from llm.models import quiet
+
+    with quiet():
+        from transformers import Qwen3Config, Qwen3ForCausalLM
 
     layers, hidden, heads, kv_heads, inner = shape
     torch.manual_seed(0)

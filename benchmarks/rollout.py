@@ -22,7 +22,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -31,6 +30,9 @@ from llm.data import Problem
 from llm.logprobs import chosen
 from llm.rollout import inverse_cdf, sample
 from llm.text import CharTokenizer, HubTokenizer
+
+with models.quiet():
+    from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 
 TOP_K = 20
 SMOLLM2 = Path(__file__).parents[1] / "runs/smollm2/model"

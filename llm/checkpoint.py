@@ -43,7 +43,9 @@ __all__ = [
 _FORMAT = 2
 _SLACK = 1 << 20  # bytes for headers and JSON
 # A run may be moved, followed in another way, and go on with other processes.
-IDENTITY_IGNORES = {"run.folder", "run.tracker", "run.checkpoints_kept", "run.sharding"}
+IDENTITY_IGNORES = {
+    "run.folder", "run.tracker", "run.checkpoints_kept", "run.sharding", "optim.head",
+}  # fmt: skip
 
 
 class CheckpointError(ValueError):

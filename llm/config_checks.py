@@ -124,6 +124,11 @@ def _check_fit(cfg: Any) -> None:
             "--rollout.engine vllm cannot sample from --actor.kind quantized, whose weights are "
             "torchao's: use --rollout.engine hf or process"
         )
+    if cfg.optim.head == "chunked" and cfg.loss.distill_top_k > 0:
+        raise ConfigError(
+            "--optim.head chunked cannot compute --loss.distill_top_k, which needs whole logits: "
+            "use --optim.head auto or dense"
+        )
     if n.kl_target > 0 and not (n.distill or n.actor_lr):
         raise ConfigError(
             "--control.kl-target is set and nothing is driven: --control.distill or "
@@ -232,7 +237,7 @@ def _needs(cfg: Any) -> list[tuple[str, bool, str]]:
             not cfg.policy.path or (other and not a.path),
             "a model that is built and warmed up",
         ),
-        ("rollout.engine_timeout", cfg.rollout.engine == "process", "rollout.engine process"),
+        ("rollout.engine_timeout", cfg.rollout.engine != "hf", "rollout.engine process or vllm"),
         ("rollout.engine_memory", cfg.rollout.engine == "vllm", "rollout.engine vllm"),
         ("correction.lam", jackpot and c.lam_from == "value", "name = jackpot, lam_from = value"),
         (

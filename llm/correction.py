@@ -8,7 +8,7 @@ is a `CorrectionState`; it moves once a step, after the step's coins were judged
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -21,11 +21,9 @@ from .control import Decision
 from .lam import batch_lam, limited, moderate, state_lam
 from .logprobs import log_tail
 from .settings import ControlConfig, CorrectionConfig, LossConfig
+from .tail import lumped_tail, tail_floor, tail_terms
 
 _TAIL_DECAY = 0.9  # the tail's ratio remembers about ten steps (docs/theory_topk.md, D4)
-# A tail mass is 1 minus a float32 sum, which misses by as much over a large vocabulary: a bound
-# that is sharper by less says nothing, and p = q must give Z = 1 to the last bit.
-_TAIL_ROUNDING = 1e-4
 
 
 @dataclass(frozen=True)
@@ -142,59 +140,44 @@ def actor_weights(
     return truncated_ratio(loss.actor_correction, cfg, logp_actor_ref - logp_inf)
 
 
+Counted = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]  # `tail.above` of p's rows
+
+
 @torch.no_grad()
 def forward_tail(
     cfg: CorrectionConfig,
     state: CorrectionState,
-    full_logp: torch.Tensor,
-    topk_ids: torch.Tensor,
+    topk_logp: torch.Tensor,
     topk_logp_inf: torch.Tensor,
+    counted: Counted,
 ) -> torch.Tensor | None:
-    """`tail_terms` where Z needs them and lam is known while p's rows are in memory, else None.
+    """`tail_terms` where Z needs them and lam is known while p's states are in memory, else None.
 
     lam = batch, and the first step of a tracked lam, wait for all tokens of the update; the tail
-    then counts as one token in its bound, which needs no rows (DEVIATIONS.md, 4). Whether that is
-    so never depends on the size of a microbatch.
+    then counts as one token in its bound, which needs no states (DEVIATIONS.md, 4). Whether that
+    is so never depends on the size of a microbatch. `counted` is asked at `tail_floor`.
     """
-    if cfg.name != "jackpot" or cfg.z != "state" or cfg.z_tail != "ratio":
+    if not needs_tail(cfg):
         return None
-    if cfg.lam_from == "value":
-        return tail_terms(full_logp, topk_ids, topk_logp_inf, cfg.lam)
+    lam: float | torch.Tensor | None = lam_before(cfg, state)
     if cfg.lam_from == "state":
-        lam, _ = state_lam(full_logp.gather(-1, topk_ids), topk_logp_inf, cfg.budget)
-        return tail_terms(full_logp, topk_ids, topk_logp_inf, lam)
-    if cfg.lam_from == "tracked" and state.log_lam is not None:
-        return tail_terms(full_logp, topk_ids, topk_logp_inf, math.exp(state.log_lam))
-    return None
+        lam, _ = state_lam(topk_logp, topk_logp_inf, cfg.budget)
+    if lam is None:
+        return None
+    return tail_terms(topk_logp, topk_logp_inf, *counted(tail_floor(topk_logp_inf, lam)), lam)
 
 
-@torch.no_grad()
-def tail_terms(
-    full_logp: torch.Tensor,
-    topk_ids: torch.Tensor,
-    topk_logp_inf: torch.Tensor,
-    lam: float | torch.Tensor,
-) -> torch.Tensor:
-    """U' of each token's state: the most that the tokens outside q's top k can add to Z, (n,).
-
-    Args:
-        full_logp: log p over the vocabulary, (n, v): as a forward pass has it, a chunk at a time.
-        topk_ids, topk_logp_inf: q's k likeliest tokens and their log q, (n, k).
-        lam: threshold, a number or (n,).
-    """
-    known = torch.zeros_like(full_logp, dtype=torch.bool).scatter(-1, topk_ids, True)
-    log_p_tail = log_tail(full_logp.gather(-1, topk_ids))
-    log_q_tail, log_q_cap = log_tail(topk_logp_inf), topk_logp_inf.min(dim=-1).values
-    sharp = jackpot.tail_bound(full_logp, known, log_p_tail, log_q_tail, log_q_cap, lam)
-    lumped = _lumped_tail(log_p_tail, log_q_tail, lam)
-    return torch.where(lumped - sharp > _TAIL_ROUNDING, sharp, lumped)
+def needs_tail(cfg: CorrectionConfig) -> bool:
+    """Whether Z is computed from U'."""
+    return cfg.name == "jackpot" and cfg.z == "state" and cfg.z_tail == "ratio"
 
 
-def _lumped_tail(
-    log_p_tail: torch.Tensor, log_q_tail: torch.Tensor, lam: float | torch.Tensor
-) -> torch.Tensor:
-    """U = min(q_T, p_T / lam): the acceptance rate of a vocabulary that is one token, (n,)."""
-    return jackpot.acceptance_rate(log_p_tail[:, None], log_q_tail[:, None], lam)
+def lam_before(cfg: CorrectionConfig, state: CorrectionState) -> float | None:
+    """The threshold, where it is known before p is computed; else None."""
+    if cfg.lam_from == "value":
+        return cfg.lam
+    tracked = cfg.lam_from == "tracked" and state.log_lam is not None
+    return math.exp(state.log_lam) if tracked else None  # type: ignore[arg-type]
 
 
 def next_state(
@@ -327,7 +310,7 @@ def _state_z(
     if cfg.z_tail == "lumped":
         return upper / mass, None
     if bound is None:
-        bound = _lumped_tail(tail_p, tail_q, lam)
+        bound = lumped_tail(tail_p, tail_q, lam)
     beta = jackpot.tail_ratio(TailStatistic(state.tail_accepted, state.tail_bound))
     part = jackpot.tail_statistic(accept, ~in_topk, bound, tail_q)
     return jackpot.z_tail_ratio(known, bound, beta) / mass, part

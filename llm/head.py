@@ -3,29 +3,26 @@
 `scores` computes in one pass what a step needs of several models, and its backward pass shares
 every recomputed logit between all of their gradients.
 Exact over the full vocabulary: only blocks of (tokens, vocabulary) are ever held, and `dense` is
-the same from whole logits, for models whose head has another form.
+the same from whole logits, for models whose head has another form (`heads.py`).
 """
 
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from torch.utils.checkpoint import checkpoint
 
 import jackpot
 
-from .config_checks import ConfigError
-from .head_backward import Chunk, Pair, Plan, Scan, inside_block
+from .head_backward import Pair, Plan, Scan
+from .head_blocks import Chunk
+from .tail import above
 
 Tensor = torch.Tensor
 CHUNK = Chunk()
-RECOMPUTED: Any = {"use_reentrant": False, "preserve_rng_state": False}
-SOFTCAPS = ("final_logit_softcapping", "logits_soft_cap")  # their names in transformers' configs
 
 
 @dataclass(frozen=True)
@@ -52,6 +49,7 @@ class Side(NamedTuple):
     hidden: (n, h), the head's input. logits: (n, v), before the temperature.
     tokens: (n,), whose log-probability is wanted. ids: (n, k), further ones.
     top_k: how many of the likeliest tokens to return. entropy: whether to compute it.
+    floor: (n,), nats: count the tokens of larger log-probability (for U', `tail.tail_terms`).
     """
 
     hidden: Tensor | None = None
@@ -61,13 +59,15 @@ class Side(NamedTuple):
     top_k: int = 0
     entropy: bool = False
     logits: Tensor | None = None
+    floor: Tensor | None = None
 
 
 class Scores(NamedTuple):
     """Of one side, in nats, float32 (float64 if any side is); None where not asked for.
 
     logp (n,), logp_ids (n, k), lse (n,) the log-sum-exp of logits / temperature, entropy (n,): all
-    with gradient. topk_logp (n, top_k), falling, and topk_ids: without.
+    with gradient. topk_logp (n, top_k), falling, and topk_ids: without. n_above, mass_above (n,),
+    float64: number and probability of the tokens above the floor: without.
     """
 
     logp: Tensor | None
@@ -76,6 +76,8 @@ class Scores(NamedTuple):
     entropy: Tensor | None
     topk_logp: Tensor | None
     topk_ids: Tensor | None
+    n_above: Tensor | None = None
+    mass_above: Tensor | None = None
 
 
 @torch.compiler.disable  # a graph break: the loop over blocks would otherwise unroll
@@ -111,11 +113,17 @@ def scores(
     for side, head in zip(sides, heads, strict=True):
         tensors += [side.hidden, head.weight, head.bias, _all_ids(side)]
     wants = tuple(s.top_k for s in sides), tuple(s.entropy for s in sides), tuple(pairs)
-    plan = Plan(tuple(h.softcap for h in heads), *wants, float(temperature), chunk)
+    floors = tuple(s.floor for s in sides)
+    plan = Plan(tuple(h.softcap for h in heads), *wants, float(temperature), chunk, floors)
     with torch.autocast(tensors[0].device.type, enabled=False):
         found = Scan.apply(plan, *tensors)
     per_side = [_scores(side, *found[5 * i : 5 * i + 5]) for i, side in enumerate(sides)]
-    return per_side, list(found[5 * len(sides) :])
+    end = 5 * len(sides) + len(pairs)
+    high = iter(found[end:])
+    for i, side in enumerate(sides):
+        if side.floor is not None:
+            per_side[i] = per_side[i]._replace(n_above=next(high), mass_above=next(high))
+    return per_side, list(found[5 * len(sides) : end])
 
 
 def dense(
@@ -134,7 +142,8 @@ def dense(
         entropy = -(logp.exp() * logp).sum(-1) if side.entropy else None
         top = logp.detach().topk(side.top_k) if side.top_k else (None, None)
         at = None if ids is None else logp.gather(-1, ids)
-        found.append(_scores(side, at, logits.logsumexp(-1), entropy, *top))
+        high = (None, None) if side.floor is None else above(logp.detach(), side.floor)
+        found.append(_scores(side, at, logits.logsumexp(-1), entropy, *top, *high))
         logps.append(logp)
     for pair in pairs:
         log_p, log_q = logps[pair.p], logps[pair.q]
@@ -148,143 +157,6 @@ def token_logprobs(
 ) -> Tensor:
     """log p of one token at each state: (n, h), (n,) -> (n,). Details and errors: `scores`."""
     return scores([Side(hidden, head, tokens)], (), temperature, chunk)[0][0].logp  # type: ignore[return-value]
-
-
-@torch.compiler.disable
-def tail_bound(
-    hidden: Tensor,
-    head: Head,
-    lse: Tensor,
-    known_ids: Tensor,
-    log_p_tail: Tensor,
-    log_q_tail: Tensor,
-    log_q_cap: Tensor,
-    lam: float | Tensor,
-    temperature: float = 1.0,
-    chunk: Chunk = CHUNK,
-) -> Tensor:
-    """U' = min(q_T, sum over the tail of min(c, p / lam)), as `jackpot.tail_bound`, in one pass.
-
-    Meant for use without gradient: backward holds the weight's gradient twice.
-
-    Args:
-        hidden, head: of p, (n, h).
-        lse: `Scores.lse` of p at this temperature, (n,). Gradient passes through it, too.
-        known_ids: ids of the k tokens whose q is known, (n, k), int64.
-        log_p_tail, log_q_tail: log of the mass p and q put on the others, (n,).
-        log_q_cap: log of c, the smallest known q, (n,).
-        lam: threshold in (0, inf), a number or (n,).
-
-    Returns:
-        U', (n,), in [0, q_T], dtype of `lse`.
-
-    Raises:
-        ValueError, TypeError: as `scores`; lam outside (0, inf).
-
-    Source: docs/theory_topk.md, D2.
-    """
-    n = _check([Side(hidden, head, ids=known_ids)], (), temperature, chunk)
-    for x in (lse, log_p_tail, log_q_tail, log_q_cap):
-        _check_shape("each of lse, log_p_tail, log_q_tail and log_q_cap", x, (n,))
-    lam = torch.as_tensor(lam, dtype=lse.dtype, device=lse.device).expand(n)
-    if not bool(((lam > 0) & (lam < math.inf)).all()):
-        raise ValueError(f"lam must lie in (0, inf), got {lam}")
-    shift, wide = (lse + lam.log())[:, None], torch.promote_types(lse.dtype, torch.float32)
-
-    def part(rows: slice, start: int, weight: Tensor, bias: Tensor | None) -> tuple:
-        """Of a block: the sum of min(c, p / lam) over unknown tokens, and whether c bound."""
-        block = Head(weight.to(wide), None if bias is None else bias.to(wide), head.softcap)
-        with torch.autocast(hidden.device.type, enabled=False):
-            log_h = block.logits(hidden[rows].to(wide)) / temperature - shift[rows]
-        where, inside = inside_block(known_ids[rows], slice(start, start + len(weight)))
-        known = torch.zeros_like(log_h).scatter_add_(1, where, inside.to(wide)) > 0
-        log_h, cap = log_h.masked_fill(known, -math.inf), log_q_cap[rows, None].to(wide)
-        return torch.minimum(log_h, cap).exp().sum(1), (log_h > cap).any(1)
-
-    lumped = torch.minimum(log_q_tail, log_p_tail - lam.log()).exp()
-    weights, found = head.weight.split(chunk.vocab), []
-    biases = [None] * len(weights) if head.bias is None else head.bias.split(chunk.vocab)
-    for first in range(0, n, chunk.tokens):
-        rows = slice(first, first + chunk.tokens)
-        parts = [
-            checkpoint(part, rows, i * chunk.vocab, *block, **RECOMPUTED)
-            for i, block in enumerate(zip(weights, biases, strict=True))
-        ]
-        sums, binds = (torch.stack(x) for x in zip(*parts, strict=True))
-        sharp = torch.minimum(lumped[rows], sums.sum(0))
-        found.append(torch.where(binds.any(0), sharp, lumped[rows]))
-    return torch.cat(found) if found else lumped
-
-
-def head_of(model: Any) -> tuple[Head | None, str]:
-    """The head of a transformers causal language model, or None and the reason.
-
-    Whatever a model does between hidden states and logits, two tokens tell: the logits of its own
-    forward pass must be those of the formula on `hidden_states`. No gradient, no randomness.
-    """
-    try:
-        linear = _inner(model).get_output_embeddings()
-        config = _inner(model).config.get_text_config()
-    except (AttributeError, NotImplementedError) as e:
-        return None, f"it is not a transformers causal language model ({e})"
-    if type(linear) is not torch.nn.Linear:
-        return None, f"its head is {type(linear).__name__}, not a plain linear layer"
-    if type(linear.weight) is not torch.nn.Parameter:  # a quantised one, say
-        return None, f"its head's weight is stored as {type(linear.weight).__name__}"
-    if linear.bias is not None and not bool(linear.bias.isfinite().all()):
-        return None, "its head's bias is not finite"
-    softcap = next((c for c in (getattr(config, x, None) for x in SOFTCAPS) if c), None)
-    head = Head(linear.weight, linear.bias, softcap)
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()  # dropout would make the two passes differ
-    try:
-        with torch.no_grad():
-            ids = torch.tensor([[0, min(1, len(linear.weight) - 1)]], device=linear.weight.device)
-            inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
-            found = model(**inputs).logits[0].float()
-            ours = head.logits(hidden_states(model, **inputs)[0]).float()
-    except Exception as e:  # an unusual model may fail in any way; the dense path then still works
-        return None, f"its hidden states cannot be had separately ({type(e).__name__}: {e})"
-    finally:
-        for module, training in modes:
-            module.training = training
-    gap = float((found - ours).abs().max()) if found.shape == ours.shape else math.inf
-    if not gap <= 32 * torch.finfo(linear.weight.dtype).eps * float(found.abs().max()):
-        return None, f"its logits are not those of its head's weight: they differ by {gap:.3g}"
-    return head, ""
-
-
-def hidden_states(model: Any, **inputs: Any) -> Tensor:
-    """What the head is applied to, (b, t, h): the model without its head, same inputs."""
-    return _inner(model).base_model(**inputs).last_hidden_state
-
-
-def heads_of(models: dict[str, Any], wanted: str = "auto") -> dict[str, Head] | None:
-    """The heads of all models, by role, or None for the dense path: one odd head forces it on all.
-
-    wanted: "auto" (dense with a warning where need be), "chunked" (a ConfigError instead), "dense".
-    """
-    if wanted not in ("auto", "chunked", "dense"):
-        raise ConfigError(f'head must be "auto", "chunked" or "dense", got "{wanted}"')
-    if wanted == "dense":
-        return None
-    found = {role: head_of(model) for role, model in models.items()}
-    reasons = [f"the {role}: {why}" for role, (head, why) in found.items() if head is None]
-    sizes = {len(head.weight) for head, _ in found.values() if head is not None}
-    if len(sizes) > 1:
-        reasons.append(f"the models' vocabularies have {sorted(sizes)} ids")
-    if not reasons:
-        return {role: head for role, (head, _) in found.items() if head is not None}
-    why = "; ".join(reasons)
-    if wanted == "chunked":
-        raise ConfigError(f'head = "chunked" is out of reach for {why}. Use head = "auto"')
-    warnings.warn(f"whole logits are held in memory, for {why}", stacklevel=2)
-    return None
-
-
-def _inner(model: Any) -> Any:
-    """The transformers model itself, where adapters are wrapped around it."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def _all_ids(side: Side) -> Tensor | None:
@@ -314,6 +186,8 @@ def _check(sides: list[Side], pairs: Sequence[Pair], temperature: float, chunk: 
     for side in sides:
         if not 0 <= side.top_k <= v:
             raise ValueError(f"top_k must lie in [0, {v}], got {side.top_k}")
+        if side.floor is not None:
+            _check_shape("floor", side.floor, (n,))
         for name, x, shape in (("tokens", side.tokens, (n,)), ("ids", side.ids, (n, -1))):
             if x is not None:
                 _check_shape(name, x, shape)

@@ -18,19 +18,14 @@ exact and only sums round, and a gradient is rounded to its tensor's dtype once,
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
 
+from .head_blocks import Chunk, HeadBlocks, blocks, buffers, inside_block, view
+from .tail import Above, above
+
 Tensor = torch.Tensor
-
-
-class Chunk(NamedTuple):
-    """A block's size. Buffers hold tokens x vocab x 4 bytes, two for each model and two more."""
-
-    tokens: int = 1024
-    vocab: int = 2048
 
 
 class Pair(NamedTuple):
@@ -57,6 +52,7 @@ class Plan(NamedTuple):
     pairs: tuple[Pair, ...]
     temperature: float
     chunk: Chunk
+    floor: tuple[Tensor | None, ...]  # (n,) each, nats: see `tail.above`
 
 
 class Scan(torch.autograd.Function):
@@ -64,7 +60,8 @@ class Scan(torch.autograd.Function):
 
     Tensors, four for each side: hidden (n, h), weight (v, h), bias (v,) or None and ids (n, k) or
     None. Returns, five for each side: logp_ids (n, k) or None, lse (n,), entropy (n,) or None,
-    top-k log-probabilities and ids (n, top_k) or None; then KL (n,) of each pair.
+    top-k log-probabilities and ids (n, top_k) or None; then KL (n,) of each pair; then count and
+    mass (n,) of the tokens above each side's floor, where it has one.
     """
 
     @staticmethod
@@ -72,16 +69,16 @@ class Scan(torch.autograd.Function):
         sides = _open(plan, tensors)
         runs = [_Running(s, plan, i, tensors[4 * i + 3]) for i, s in enumerate(sides)]
         cross = [torch.zeros_like(runs[0].total) for _ in plan.pairs]
-        centred, (spare, *exps) = (_buffers(sides[0], plan.chunk, len(sides) + i) for i in (0, 1))
-        for cols, rows in _blocks(sides, plan.chunk):
+        centred, (spare, *exps) = (buffers(sides[0], plan.chunk, len(sides) + i) for i in (0, 1))
+        for cols, rows in blocks(sides, plan.chunk):
             c, e = [], []
             for side, run, one, two in zip(sides, runs, centred, exps, strict=True):
                 c.append(side.logits(rows, one))
-                e.append(_view(two, c[0]))
-                run.add(rows, cols, c[-1], e[-1], _view(spare, c[0]))
+                e.append(view(two, c[0]))
+                run.add(rows, cols, c[-1], e[-1], view(spare, c[0]))
             for x, pair in zip(cross, plan.pairs, strict=True):
                 p, q = runs[pair.p], runs[pair.q]
-                gap = torch.sub(c[pair.p], c[pair.q], out=_view(spare, c[0]))
+                gap = torch.sub(c[pair.p], c[pair.q], out=view(spare, c[0]))
                 part = gap.mul_(e[pair.p]).sum(1).double()
                 x[rows] = x[rows] * p.shrink + part + p.part * (p.peak - q.peak)[rows].double()
         found, keep = [], []
@@ -92,12 +89,14 @@ class Scan(torch.autograd.Function):
             kl = x / runs[pair.p].total - runs[pair.p].lse + runs[pair.q].lse
             keep.append(kl.clamp_(min=0.0))  # rounding alone makes it negative
             found.append(kl.to(sides[0].dtype))
+        high = [y for side, run in zip(sides, runs, strict=True) for y in run.above_floor(side)]
+        found += high
         ctx.plan = plan
         ctx.save_for_backward(*tensors, *keep)
         ctx.set_materialize_grads(False)
         # Which tokens are the likeliest has no gradient; scored as given ids they have one.
         top = [x for i in range(len(sides)) for x in found[5 * i + 3 : 5 * i + 5] if x is not None]
-        ctx.mark_non_differentiable(*top)
+        ctx.mark_non_differentiable(*top, *high)
         return tuple(found)
 
     @staticmethod
@@ -108,7 +107,8 @@ class Scan(torch.autograd.Function):
         grads = tuple(None if g is None else g / plan.temperature for g in grads)
         on = [any(needs[4 * i : 4 * i + 3]) for i in range(m)]
         pulls = [_Pull.of(grads[5 * i :], keep[2 * i + 1]) if on[i] else _Pull() for i in range(m)]
-        pairs = zip(plan.pairs, grads[5 * m :], keep[2 * m :], strict=True)
+        of_pairs = grads[5 * m : 5 * m + len(plan.pairs)]
+        pairs = zip(plan.pairs, of_pairs, keep[2 * m :], strict=True)
         kls = [(pair, g, kl) for pair, g, kl in pairs if g is not None]
         hidden = tensors[0::4]
         nowhere, active = torch.zeros_like(keep[0], dtype=torch.bool), []
@@ -141,26 +141,26 @@ def _pull_back(
     dtype, trained = sides[0].dtype, [bool(x.any()) for x in active]
     kls = [x for x in kls if any(trained[i] and x[0].trains(i) for i in x[0][:2])]
     needed = [i for i, t in enumerate(trained) if t or any(i in pair[:2] for pair, _, _ in kls)]
-    centred, probs = (_buffers(sides[0], plan.chunk, len(sides)) for _ in "cp")
-    dl_buffer, gap_buffer = _buffers(sides[0], plan.chunk, 2)
+    centred, probs = (buffers(sides[0], plan.chunk, len(sides)) for _ in "cp")
+    dl_buffer, gap_buffer = buffers(sides[0], plan.chunk, 2)
     for side, trains in zip(sides, trained, strict=True):
         if side.softcap is not None and trains:
-            (side.tanh,) = _buffers(side, plan.chunk, 1)
+            (side.tanh,) = buffers(side, plan.chunk, 1)
     lse = [x.to(dtype)[:, None] for x in lse]
     kls = [(pair, g[:, None], kl.to(dtype)[:, None]) for pair, g, kl in kls]
     size = plan.chunk.tokens  # below: rows with a gradient by side and token chunk, None for all
     picked = [[None if a.all() else a.nonzero()[:, 0] for a in x.split(size)] for x in active]
-    for cols, rows in _blocks(sides, plan.chunk):
+    for cols, rows in blocks(sides, plan.chunk):
         c, p = {}, {}
         for i in needed:
             c[i] = sides[i].logits(rows, centred[i]).sub_(lse[i][rows])
-            p[i] = torch.exp(c[i], out=_view(probs[i], c[i]))
+            p[i] = torch.exp(c[i], out=view(probs[i], c[i]))
         for i in needed:
             pick = picked[i][rows.start // size]
             if pick is not None and not len(pick):
                 continue
-            pull, dl, gap = pulls[i].at(rows), _view(dl_buffer, c[i]), _view(gap_buffer, c[i])
-            torch.mul(p[i], 0.0 if pull.row is None else pull.row[:, None], out=dl)
+            pull, dl, gap = pulls[i].at(rows), view(dl_buffer, c[i]), view(gap_buffer, c[i])
+            dl.zero_() if pull.row is None else torch.mul(p[i], pull.row[:, None], out=dl)
             if pull.entropy is not None:
                 dl.addcmul_(torch.mul(p[i], c[i], out=gap), pull.entropy[:, None], value=-1.0)
             for pair, g, kl in kls:
@@ -175,86 +175,26 @@ def _pull_back(
             sides[i].add(rows, cols, dl, pick)
 
 
-class _Side:
-    """One head during a pass: its logits by block, and the gradients of its three tensors."""
-
-    tanh: Tensor | None = None  # of the block at hand: a buffer where a soft-cap needs its slope
-
-    def __init__(self, plan: Plan, i: int, dtype: torch.dtype, tensors: Any) -> None:
-        hidden, self.weight, self.bias, _ = tensors
-        self.dtype, self.hidden = dtype, hidden.to(dtype)
-        self.softcap, self.temperature = plan.softcap[i], plan.temperature
-        self.dw: Any = None
-
-    def load(self, cols: slice) -> None:
-        self.w = self.weight[cols].to(self.dtype)
-        self.b = None if self.bias is None else self.bias[cols].to(self.dtype)
-        if self.dw is not None:
-            part, self.fresh = self.dw[cols], True
-            self.dw_block = part if part.dtype == self.dtype else torch.zeros_like(self.w)
-
-    def close(self, cols: slice) -> None:
-        if self.dw is not None and self.dw.dtype != self.dtype:
-            self.dw[cols].copy_(self.dw_block)
-
-    def logits(self, rows: slice, buffer: Tensor) -> Tensor:
-        """softcap(h W^T + b) / temperature of a token chunk and the loaded block, (r, c)."""
-        hidden = self.hidden[rows]
-        out = buffer[: len(hidden) * len(self.w)].view(len(hidden), len(self.w))
-        scale = 1.0 / (self.softcap or self.temperature)
-        torch.addmm(out, hidden, self.w.t(), beta=0, alpha=scale, out=out)
-        if self.b is not None:
-            out.add_(self.b, alpha=scale)
-        if self.softcap is not None:
-            out.tanh_()
-            if self.tanh is not None:
-                _view(self.tanh, out).copy_(out)
-            out.mul_(self.softcap / self.temperature)
-        return out
-
-    def start_gradients(self, needs: tuple[bool, bool, bool]) -> None:
-        self.dh = torch.zeros_like(self.hidden) if needs[0] else None
-        self.dw = torch.zeros_like(self.weight) if needs[1] else None
-        self.db = torch.zeros_like(self.bias, dtype=self.dtype) if needs[2] else None
-
-    def add(self, rows: slice, cols: slice, dl: Tensor, pick: Tensor | None) -> None:
-        """Take in dl = d loss / d logits of a chunk, (r, c); only rows in `pick` are not 0."""
-        if self.tanh is not None:
-            tanh = _view(self.tanh, dl)
-            dl.addcmul_(dl * tanh, tanh, value=-1.0)
-        hidden = self.hidden[rows]
-        if pick is not None:
-            dl, hidden = dl[pick], hidden[pick]
-        if self.db is not None:
-            self.db[cols] += dl.sum(0)
-        if self.dw is not None:
-            beta, self.fresh = 0 if self.fresh else 1, False  # beta 0 spares reading zeros
-            self.dw_block.addmm_(dl.t(), hidden, beta=beta)
-        if self.dh is not None and pick is None:
-            self.dh[rows].addmm_(dl, self.w)
-        elif self.dh is not None:
-            self.dh[rows].index_add_(0, pick, dl @ self.w)  # type: ignore[arg-type]
-
-    def gradients(self, like: Tensor, kept: Tensor | None) -> tuple[Tensor | None, ...]:
-        """Gradients of hidden, weight and bias, in their dtypes; `kept`: the rows of `like`."""
-        dh = None if self.dh is None else self.dh.to(like.dtype)
-        if dh is not None and kept is not None:
-            dh = torch.zeros_like(like).index_copy_(0, kept, dh)
-        return dh, self.dw, None if self.db is None else self.db.to(self.bias.dtype)
-
-
 class _Running:
     """Sums of one side in forward, float64, of exponentials relative to the peak so far."""
 
-    def __init__(self, side: _Side, plan: Plan, i: int, ids: Tensor | None) -> None:
+    def __init__(self, side: HeadBlocks, plan: Plan, i: int, ids: Tensor | None) -> None:
         n, k, like = len(side.hidden), plan.top_k[i], side.hidden
-        self.ids, self.dtype = ids, side.dtype
+        self.ids, self.dtype, self.chunk, self.floor = ids, side.dtype, plan.chunk, plan.floor[i]
         self.peak = like.new_full((n,), -math.inf)
         self.total = like.new_zeros((n,), dtype=torch.float64)
         self.mean = torch.zeros_like(self.total) if plan.entropy[i] else None  # sum of l exp(l)
         self.at: Any = None if ids is None else like.new_zeros(ids.shape)
         self.top: Any = like.new_full((n, k), -math.inf) if k else None
         self.top_ids: Any = like.new_zeros((n, k), dtype=torch.long) if k else None
+        self.high = None
+        if self.floor is not None:
+            known = (
+                self.peak
+                if ids is None or not ids.shape[1]
+                else side.logit_of_given(ids, plan.chunk)
+            )
+            self.high = Above(self.floor, known)
 
     def add(self, rows: slice, cols: slice, logits: Tensor, e: Tensor, spare: Tensor) -> None:
         """Take a block in; leaves logits - peak in `logits` and its exponential in `e`."""
@@ -264,6 +204,9 @@ class _Running:
         block_peak = logits.amax(1)
         if self.top is not None:
             self._merge_top(rows, cols, logits, block_peak)
+        if self.high is not None:
+            seen = (self.peak[rows].double() + self.total[rows].log()).to(self.dtype)
+            self.high.add(rows, logits, torch.maximum(seen, block_peak))
         old, new = self.peak[rows], torch.maximum(self.peak[rows], block_peak)
         torch.exp(logits.sub_(new[:, None]), out=e)
         self.shrink, self.part = (old - new).double().exp(), e.sum(1).double()
@@ -292,6 +235,20 @@ class _Running:
         found = [logp, self.lse, self.entropy, top]
         return [*(None if x is None else x.to(self.dtype) for x in found), self.top_ids]
 
+    def above_floor(self, side: HeadBlocks) -> tuple[Tensor, ...]:
+        """Count and mass; one more pass where candidates were too many to be kept."""
+        if self.high is None or self.floor is None:
+            return ()
+        found = self.high.results(self.lse, self.dtype)
+        if found is None:
+            found = torch.zeros_like(self.total), torch.zeros_like(self.total)
+            (buffer,) = buffers(side, self.chunk, 1)
+            for _, rows in blocks([side], self.chunk):
+                logp = (side.logits(rows, buffer) - self.lse[rows, None]).to(self.dtype)
+                for x, part in zip(found, above(logp, self.floor[rows]), strict=True):
+                    x[rows] += part
+        return found
+
 
 class _Pull(NamedTuple):
     """Upstream gradients of one side: of its ids' log-probabilities, of P, of its entropy."""
@@ -316,35 +273,8 @@ class _Pull(NamedTuple):
         return found if self.ids is None else [*found, (self.ids != 0).any(1)]
 
 
-def _open(plan: Plan, tensors: Any) -> list[_Side]:
+def _open(plan: Plan, tensors: Any) -> list[HeadBlocks]:
     wide = any(x is not None and x.dtype == torch.float64 for x in tensors)
     dtype = torch.float64 if wide else torch.float32
-    return [_Side(plan, i, dtype, tensors[4 * i : 4 * i + 4]) for i in range(len(plan.softcap))]
-
-
-def _blocks(sides: list[_Side], chunk: Chunk) -> Iterator[tuple[slice, slice]]:
-    """Vocabulary blocks, loaded, and within each the token chunks."""
-    n, v = len(sides[0].hidden), len(sides[0].weight)
-    for start in range(0, v if n else 0, chunk.vocab):
-        cols = slice(start, min(start + chunk.vocab, v))
-        for side in sides:
-            side.load(cols)
-        for first in range(0, n, chunk.tokens):
-            yield cols, slice(first, min(first + chunk.tokens, n))
-        for side in sides:
-            side.close(cols)
-
-
-def _buffers(side: _Side, chunk: Chunk, count: int) -> list[Tensor]:
-    rows, cols = min(chunk.tokens, len(side.hidden)), min(chunk.vocab, len(side.weight))
-    return [side.hidden.new_empty(rows * cols) for _ in range(count)]
-
-
-def _view(buffer: Tensor, like: Tensor) -> Tensor:
-    return buffer[: like.numel()].view(like.shape)
-
-
-def inside_block(ids: Tensor, cols: slice) -> tuple[Tensor, Tensor]:
-    """Places of ids within a vocabulary block, clamped into it; and which really lie there."""
-    inside = (ids >= cols.start) & (ids < cols.stop)
-    return (ids - cols.start).clamp_(0, cols.stop - cols.start - 1), inside
+    shared = plan.temperature, dtype
+    return [HeadBlocks(tensors[4 * i : 4 * i + 4], x, *shared) for i, x in enumerate(plan.softcap)]

@@ -1,38 +1,8 @@
-"""From a model and token ids to log-probabilities of the completion, in float32."""
+"""Small formulas of positions and log-probabilities."""
 
 from __future__ import annotations
 
 import torch
-
-
-def completion_logprobs(
-    model: torch.nn.Module,
-    ids: torch.Tensor,
-    is_real: torch.Tensor,
-    completion_width: int,
-    temperature: float,
-) -> torch.Tensor:
-    """Full-vocabulary log-probabilities at every completion position.
-
-    Args:
-        model: causal language model.
-        ids: prompt (left-padded) then completion (right-padded), shape (b, t_prompt + t).
-        is_real: True where `ids` holds a token rather than padding; same shape.
-        completion_width: t, the positions scored.
-        temperature: divides the logits, as it did when sampling.
-
-    Returns:
-        log-probabilities, nats, float32, shape (b, t, v): entry [:, i] is the distribution that
-        completion token i is drawn from.
-    """
-    out = model(
-        input_ids=ids,
-        attention_mask=is_real.long(),
-        position_ids=positions(is_real),
-        logits_to_keep=completion_width + 1,
-        use_cache=False,
-    )
-    return torch.log_softmax(out.logits[:, :-1].float() / temperature, dim=-1)
 
 
 def positions(is_real: torch.Tensor) -> torch.Tensor:
@@ -57,8 +27,3 @@ def log_tail(logp_known: torch.Tensor) -> torch.Tensor:
 def with_tail(logp_known: torch.Tensor) -> torch.Tensor:
     """The known tokens and, last, all others as one, (..., k) -> (..., k + 1)."""
     return torch.cat([logp_known, log_tail(logp_known).unsqueeze(-1)], dim=-1)
-
-
-def entropy(logp: torch.Tensor) -> torch.Tensor:
-    """Entropy in nats, (..., v) -> (...)."""
-    return -(logp.exp() * logp).sum(dim=-1)

@@ -10,8 +10,6 @@ from typing import Literal
 
 import torch
 
-import jackpot
-
 
 def token_scale(
     denominator: Literal["proposed", "accepted", "sequence"],
@@ -76,46 +74,26 @@ def ppo_clip_sum(
     return -(terms * (scale[kept] if isinstance(scale, torch.Tensor) else scale)).sum()
 
 
-def distill_sum(
-    logp_policy: torch.Tensor,
-    logp_actor: torch.Tensor,
-    direction: Literal["forward", "reverse"] = "forward",
-    top_k: int = 0,
-    temperature: float = 1.0,
-) -> torch.Tensor:
-    """sum over states of the KL between SG(policy) and actor, (n, v) each (Eq. 7).
+def distill_sum(kl: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
+    """Eq. 7 as a sum over states, from the KL of each at the distillation temperature, (n,).
 
-    forward: KL(policy || actor), as Eq. 7 defines it; the paper's text also calls it "reverse"
-    (DEVIATIONS.md, 7). reverse: KL(actor || policy). It trains the actor alone.
-
-    Args:
-        logp_policy, logp_actor: full log-probabilities, nats; the second with gradient.
-        direction: which KL.
-        top_k: above 0, between the laws of the policy's k likeliest tokens and one bucket that
-            holds all others: at most the full KL. 0: full vocabulary.
-        temperature: divides both models' log-probabilities, which are normalised again; the loss
-            is multiplied by its square, so that its gradient keeps its size (arXiv 1503.02531).
-
-    Returns:
-        The loss, a scalar sum over states, >= 0, exactly 0 for equal models.
+    Multiplied by the temperature's square, so that its gradient keeps its size (arXiv 1503.02531).
     """
-    logp_policy = logp_policy.detach()
-    if temperature != 1.0:
-        logp_policy = torch.log_softmax(logp_policy / temperature, dim=-1)
-        logp_actor = torch.log_softmax(logp_actor / temperature, dim=-1)
-    if 0 < top_k < logp_policy.shape[-1]:
-        top = logp_policy.topk(top_k, dim=-1).indices
-        logp_policy, logp_actor = _bucketed(logp_policy, top), _bucketed(logp_actor, top)
-    kl = jackpot.kl_p_q if direction == "forward" else jackpot.kl_q_p
-    return temperature**2 * kl(logp_policy, logp_actor).sum()
+    return temperature**2 * kl.sum()
 
 
-def anchor_sum(logp_new: torch.Tensor, logp_anchor: torch.Tensor) -> torch.Tensor:
-    """sum over states of KL(policy || SG(anchor)), (n, v) each, with gradient to the policy.
+def bucketed(
+    logp_policy: torch.Tensor, logp_actor: torch.Tensor, top_k: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both laws over the policy's k likeliest tokens and, last, all others as one token.
 
-    Not in the paper.
+    The KL between them is at most the full one. (n, v) each -> (n, k + 1); as they are where k is
+    the whole vocabulary.
     """
-    return jackpot.kl_p_q(logp_new, logp_anchor.detach()).sum()
+    if top_k >= logp_policy.shape[-1]:
+        return logp_policy, logp_actor
+    top = logp_policy.topk(top_k, dim=-1).indices
+    return _bucketed(logp_policy, top), _bucketed(logp_actor, top)
 
 
 def _bucketed(logp: torch.Tensor, top: torch.Tensor) -> torch.Tensor:

@@ -37,10 +37,11 @@ class Layout(NamedTuple):
     """How a run lies on its devices; the defaults are one process with its own sampler.
 
     ranks: processes, each with a device and an equal share of the sequences.
-    sharded: weights, gradients and optimiser state are divided among the ranks (fully_shard).
+    sharded: weights, gradients and optimiser state of what is trained are divided among the ranks
+        (fully_shard); a whole copy of its weights, which samples, stays on each (sharding.py).
     checkpointing: a layer keeps only its input, and is computed again in the backward pass.
     chunk: (tokens, vocabulary) of a block of the chunked head; None: dense logits.
-    engine_copy: the sampler is a whole copy of its own on every rank.
+    engine_copy: the engine is a process with a copy of the sampler of its own, one on every rank.
     keeps_cache: the sampler's key-value cache stays in memory during updates.
     at_once: sequences that a rank samples at once; 0: all of its share.
     tokens_per_microbatch: 0: by optim.sequences_per_microbatch.
@@ -87,14 +88,18 @@ def estimate(
     policy: Model,
     actor: Model | None,
     prompt_tokens: int,
-    layout: Layout = Layout(),  # noqa: B008  # a NamedTuple of constants
+    layout: Layout | None = None,
 ) -> Parts:
     """Bytes by part, per rank, at the peak of a step: what is always held, and the largest phase.
 
     Args:
         policy, actor: from `shape`; None for an actor that is derived from the policy.
         prompt_tokens: of the longest prompt.
+        layout: None: one process, its engine as set.
     """
+    if layout is None:
+        engine = cfg.rollout.engine
+        layout = Layout(engine_copy=engine != "hf", keeps_cache=engine == "vllm")
     held, phases = by_phase(cfg, policy, actor, prompt_tokens, layout)
     largest = max(phases.values(), key=lambda parts: sum(parts.values()))
     return {k: n for k, n in (held | largest).items() if n > 0}
@@ -123,28 +128,28 @@ def by_phase(
         "update": _update(cfg, trained, share, prompt_tokens, layout),
         "optimiser step": _optimiser_step(trained, layout),
     }
-    if layout.sharded and not layout.engine_copy and layout.ranks > 1:
-        phases["sampling"] |= {"gathered layers": _gathered(sampler, its, trained=False)}
     return held, phases
 
 
 def _always_held(cfg: Config, policy: Model, actor: Model | None, layout: Layout) -> Parts:
-    shards = layout.ranks if layout.sharded else 1
     held = {f"policy {k}": n for k, n in _held(size(policy, cfg.policy), cfg.policy).items()}
     whole = held["policy weights"]
     sampler = whole
     if actor is not None:
         of_actor = _held(size(actor, cfg.actor), cfg.actor)
         sampler = of_actor["weights"]
-        if cfg.actor.kind == "frozen":
-            of_actor = {"weights": sampler}
-        held |= {f"actor {k}": n for k, n in of_actor.items()}
-    else:
+        if cfg.actor.kind == "separate":
+            held |= {f"actor {k}": n for k, n in of_actor.items()}
+    if layout.sharded and layout.ranks > 1:
+        trained = sum(n for k, n in held.items() if k.endswith(" weights"))
+        held = {k: -(-n // layout.ranks) for k, n in held.items()} | {"whole copies": trained}
+    if cfg.actor.kind == "frozen":
+        held["actor weights"] = sampler
+    if actor is None:
         copies = {"stale": cfg.actor.lag + 2, "noisy": 2, "quantized": 2}.get(cfg.actor.kind, 0)
         held["actor weights"] = copies * whole
     if cfg.loss.anchor_coef > 0:
         held["anchor weights"] = whole
-    held = {k: -(-n // shards) for k, n in held.items()}
     if layout.engine_copy:
         held["engine's copy"] = sampler
     return held
@@ -190,7 +195,7 @@ def _update(
         ),
     }
     if layout.sharded and layout.ranks > 1:
-        found["gathered layers"] = sum(_gathered(m, part, trained=True) for _, m, part in trained)
+        found["gathered layers"] = sum(_gathered(m, part) for _, m, part in trained)
     return found
 
 
@@ -208,7 +213,7 @@ def _optimiser_step(trained: list[tuple[str, Model, ModelConfig]], layout: Layou
     return {"gradients of masters": grads, "Adam's temporaries": temporaries}
 
 
-def _gathered(model: Model, part: ModelConfig, trained: bool) -> int:
+def _gathered(model: Model, part: ModelConfig) -> int:
     """Whole layers on a rank while shards are gathered: embedding and head throughout, of the
     layers the present and the next one; gradients of the former, and of one layer."""
     layers = layers_and_width(model.config)[0]
@@ -216,7 +221,7 @@ def _gathered(model: Model, part: ModelConfig, trained: bool) -> int:
              for p in m.parameters()}  # fmt: skip
     total = sum(p.numel() for p in model.parameters())
     layer = (total - sum(outer.values())) // layers
-    gradients = sum(outer.values()) + layer if trained and not part.lora_rank else 0
+    gradients = sum(outer.values()) + layer if not part.lora_rank else 0
     return _BYTES[part.dtype] * (sum(outer.values()) + 2 * layer + gradients)
 
 

@@ -39,8 +39,6 @@ from typing import Any
 
 import torch
 
-import jackpot
-
 from .checkpoint import write_json
 from .config import Config
 from .correction import TokenWeights
@@ -100,14 +98,6 @@ def clip_fraction(
     ratio = torch.exp(logp_new.detach() - logp_ref)
     outside = ((ratio > 1 + high) & (advantage > 0)) | ((ratio < 1 - low) & (advantage < 0))
     return outside.float()
-
-
-def exact_kls(logp_policy: torch.Tensor, logp_actor: torch.Tensor) -> dict[str, float]:
-    """Both KLs between full distributions (n, v), nats per token, mean over states."""
-    return {
-        "kl_policy_actor": float(jackpot.kl_p_q(logp_policy, logp_actor).mean()),
-        "kl_actor_policy": float(jackpot.kl_q_p(logp_policy, logp_actor).mean()),
-    }
 
 
 class MetricsFile:

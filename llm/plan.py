@@ -17,7 +17,7 @@ from transformers import AutoConfig
 
 from . import cost, memory, models
 from .config import Config, ConfigError, ModelConfig, load
-from .head_backward import Chunk
+from .head_blocks import Chunk
 from .memory import Layout
 from .models import Model
 from .train_command import split_arguments
@@ -247,7 +247,7 @@ def memory_of(
         sharded=sharded,
         checkpointing=choice.checkpointing,
         chunk=(Chunk().tokens, Chunk().vocab) if choice.head == "chunked" else None,
-        engine_copy=choice.engine != "hf" or sharded,
+        engine_copy=choice.engine != "hf",
         keeps_cache=choice.engine == "vllm",
         tokens_per_microbatch=choice.tokens_per_microbatch,
         foreach=True,

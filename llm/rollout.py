@@ -17,6 +17,7 @@ from .text import Tokenizer
 
 _COMPACT_BELOW = 0.75  # share of unfinished sequences at which the finished ones leave the cache
 _BLOCK = 512  # ids per block of the two-level search for a token
+_TOGETHER = 1 << 20  # entries searched together on a CPU: larger float64 copies cost page faults
 
 
 @dataclass(frozen=True)
@@ -188,8 +189,15 @@ def inverse_cdf(logq: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
     """
     if logq.shape[-1] <= 2 * _BLOCK:
         return _search(logq.double().exp(), uniform)[0]
+    size = max(1, _TOGETHER // logq.shape[-1] if logq.device.type == "cpu" else len(logq))
+    pairs = zip(logq.split(size), uniform.split(size), strict=True)
+    return torch.cat([_in_two_levels(*pair) for pair in pairs])
+
+
+def _in_two_levels(logq: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
+    """`inverse_cdf` of rows that fit into the cache."""
     q = torch.nn.functional.pad(logq.exp(), (0, -logq.shape[-1] % _BLOCK))
-    blocks = q.view(len(q), -1, _BLOCK)
+    blocks = q.unflatten(1, (-1, _BLOCK))
     block, within = _search(blocks.sum(dim=-1, dtype=torch.float64), uniform)
     inside = blocks[torch.arange(len(q), device=q.device), block].double()
     return block * _BLOCK + _search(inside, within)[0]

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from . import data, logprobs, rollout, update
+from . import data, laws, rollout
 from .config import ConfigError
 from .data import Problem
 from .models import Model
@@ -95,10 +95,13 @@ def _compared(
     setup: Setup, model: Model, batch: Batch, allowed: Limits, name: str
 ) -> dict[str, Any]:
     real = batch.is_completion
-    logp = update.forward(setup, model, batch)  # (n, v), n sampled tokens
-    ref = logprobs.chosen(logp, batch.completion_ids[real])
-    sampled = _distance(batch.logp_inf[real], ref)  # (n,)
-    topk_inf, topk_ref = batch.topk_logp_inf[real], logp.gather(-1, batch.topk_ids[real])
+    side = laws.taken(laws.forward(setup, model, batch), batch)
+    side = side._replace(ids=batch.topk_ids[real])
+    found_ref = laws.read([side], setup.cfg.rollout.temperature)[0][0]
+    ref, topk_ref = found_ref.logp, found_ref.logp_ids
+    assert ref is not None and topk_ref is not None
+    sampled = _distance(batch.logp_inf[real], ref)  # (n,), n sampled tokens
+    topk_inf = batch.topk_logp_inf[real]
     topk = _distance(topk_inf, topk_ref).amax(dim=-1)
     worst = int(torch.maximum(sampled, topk).argmax())
     row, position = real.nonzero()[worst].tolist()

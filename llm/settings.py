@@ -137,15 +137,15 @@ class RolloutConfig:
     """Longest completion, in tokens, end-of-sequence included."""
     engine: Literal["hf", "process", "vllm"] = "hf"
     """hf: transformers, in this process, the actor's own model; process: the same in a process of
-    its own with a copy of the model, which can work while this one trains; vllm: vLLM in this
-    process, with a copy of the model."""
+    its own with a copy of the model, which can work while this one trains; vllm: vLLM in such a
+    process. Each rank has one, on its own device."""
     max_staleness: int = 0
     """The batch of step t is sampled from the weights after step t - 1 - max_staleness (at first
     the initial ones), in every engine; 0: from the present ones. Above 0 batches are sampled ahead
     of the updates."""
     engine_timeout: float = 600.0
-    """process: seconds without an answer after which the engine's process counts as hung and is
-    replaced."""
+    """process, vllm: seconds without an answer after which the engine's process counts as hung and
+    is replaced. The start of vLLM counts."""
     engine_memory: float = 0.4
     """vllm: share of the GPU's memory that it may take, its weights and cache together."""
 
@@ -261,6 +261,11 @@ class OptimConfig:
     tokens_per_microbatch: int = 0
     """Tokens per forward pass, padding included: sequences of like length together, each at least
     alone; 0: off. Changes memory and time, not the result."""
+    head: Literal["auto", "chunked", "dense"] = "auto"
+    """Log-probabilities and KLs from the vocabulary's logits in blocks (chunked), never all at
+    once, or from whole logits (dense). auto: chunked from 16,384 ids, where the models' heads and
+    the losses (not loss.distill_top_k) allow it. Changes memory and time, results by rounding;
+    a run may go on with another choice."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-from . import actors, data, distributed, models, rewards, sharding, text
+from . import actors, data, distributed, heads, models, rewards, sharding, text
 from .actors import Actor
 from .config import Config, ConfigError
 from .engine import Engine, open_engine
@@ -19,7 +19,8 @@ from .models import Model
 class Setup(NamedTuple):
     """anchor: the policy as it was at the start, frozen; None where the loss has no anchor.
     engine: samples the rollouts; None where there are none.
-    shards: by role, what is trained in place of a model that is spread over ranks."""
+    shards: by role, what is trained in place of a model that is spread over ranks.
+    chunked: logits are computed in blocks, for all models that have a head of their own form."""
 
     cfg: Config
     tokenizer: text.Tokenizer
@@ -31,6 +32,7 @@ class Setup(NamedTuple):
     device: torch.device
     engine: Engine | None = None
     shards: Mapping[str, Model] = {}
+    chunked: bool = False
 
     @property
     def whole(self) -> dict[str, Model]:
@@ -57,12 +59,6 @@ def open_setup(cfg: Config, folder: Path) -> Setup:
             positions, a missing package or device.
     """
     torch.set_num_threads(cfg.run.threads)
-    r = cfg.rollout
-    if distributed.size() > 1 and (r.engine != "hf" or r.max_staleness > 0):
-        raise ConfigError(
-            "several processes sample with --rollout.engine hf and --rollout.max_staleness 0 so "
-            f"far, got {r.engine} and {r.max_staleness}"
-        )
     device = open_device(cfg.run.device)
     tokenizer = open_tokenizer(cfg)
     task = data.open_task(cfg.task, tokenizer)
@@ -77,6 +73,7 @@ def open_setup(cfg: Config, folder: Path) -> Setup:
     scorer = rewards.open_scorer(cfg.task, tokenizer)
     engine = open_engine(cfg, tokenizer, actor.model, device)
     setup = Setup(cfg, tokenizer, task, scorer, policy, actor, anchor, device, engine)
+    setup = setup._replace(chunked=heads.chunked(cfg, policy, actor.model))
     if cfg.run.sharding == "fsdp" and distributed.size() > 1:
         shards = {role: sharding.shard(model) for role, model in setup.whole.items()}
         setup = setup._replace(shards=shards)

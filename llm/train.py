@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from . import distributed, evaluate, metrics, samples, selftest, sharding, trackers
+from . import distributed, evaluate, laws, metrics, samples, selftest, sharding, trackers
 from .advantages import group_advantage
 from .alarm import Alarms, NonFinite, writable
 from .checkpoint import (
@@ -29,7 +29,7 @@ from .config import Config
 from .control import Controls, initial_controls, next_controls
 from .correction import CorrectionState, TokenWeights, next_state
 from .data import Problem
-from .engine import Engine, order_ahead
+from .engine import Engine, EngineError, order_ahead
 from .interrupt import Interrupts, Stopped
 from .metrics import NoFiles, RunFiles
 from .microbatches import microbatches
@@ -39,7 +39,6 @@ from .rollout import Batch
 from .setup import Setup, open_setup
 from .update import (
     Share,
-    forward,
     merge,
     open_optimizers,
     set_learning_rates,
@@ -185,6 +184,7 @@ def _train(setup: Setup, folder: Path, tracker: trackers.Tracker, interrupts: In
         row = note(row, decisions)
         alarms.enforce(step)
         if due:
+            engine.gather()
             save_state(checkpoints, done, whole, now(done), cfg.run.checkpoints_kept, whose)
         progress.show(done, progress_text(row))
         if wished and done < cfg.run.steps:
@@ -230,7 +230,7 @@ def rollout(setup: Setup, step: int, guard: Guard, ahead: int | None = None) -> 
             check=lambda logq: here.finite(step, **{"log-probability of the sampling model": logq}),
         )
 
-    batch = distributed.together(sampled, NonFinite)
+    batch = distributed.together(sampled, NonFinite, EngineError)
     reward = evaluate.rewards(batch, setup.scorer).to(setup.device)
     advantage = group_advantage(reward, r.rollouts_per_prompt, cfg.loss.advantage)
     return replace(batch, reward=reward, advantage=advantage)
@@ -241,8 +241,10 @@ def check_models(setup: Setup, batch: Batch, guard: Guard, step: int) -> None:
     """Only models that still give finite log-probabilities are worth a checkpoint."""
     models = {"policy": setup.policy, "actor": setup.actor.model, **setup.trained}
     for name, model in models.items():
-        logp = forward(setup, model, batch.rows(torch.arange(1)))
-        guard.finite(step, **{f"log-probability of {name} after the update": logp})
+        side = laws.forward(setup, model, batch.rows(torch.arange(1)))._replace(entropy=True)
+        found = laws.read([side], setup.cfg.rollout.temperature)[0][0]
+        entropy: Any = found.entropy  # takes in all log-probabilities
+        guard.finite(step, **{f"log-probability of {name} after the update": entropy})
 
 
 def rollout_metrics(batch: Batch, setup: Setup, step: int) -> dict[str, float]:
@@ -257,15 +259,15 @@ def rollout_metrics(batch: Batch, setup: Setup, step: int) -> dict[str, float]:
         "finished": float(distributed.gather(batch.finished).float().mean()),
         "tokens": int(lengths.sum()),
         "staleness": float((step - batch.version[batch.is_completion]).float().mean()),
-        **engine_of(setup).counts(),
-        **_counts(setup),
+        **_sums(engine_of(setup).counts()),
+        **_sums(setup.scorer.counts()),
     }
 
 
-def _counts(setup: Setup) -> dict[str, int]:
-    """What went wrong in scoring, on all ranks together."""
-    found = distributed.gather_json(setup.scorer.counts())
-    return {k: sum(counts[k] for counts in found) for k in found[0]}
+def _sums(counts: dict[str, int]) -> dict[str, int]:
+    """What was counted on all ranks together."""
+    found = distributed.gather_json(counts)
+    return {k: sum(each[k] for each in found) for k in counts}
 
 
 @torch.no_grad()
@@ -282,11 +284,12 @@ def evaluation(setup: Setup, batch: Batch) -> dict[str, float]:
         for mb, _ in microbatches(setup.cfg, batch):
             n = int(mb.is_completion.sum())
             if n:
-                kls = metrics.exact_kls(forward(setup, policy, mb), forward(setup, actor, mb))
+                one, other = (laws.forward(setup, m, mb) for m in (policy, actor))
+                kls = laws.exact_kls(one, other, setup.cfg.rollout.temperature)
                 sums = {k: v + n * {**kls, "tokens": 1}[k] for k, v in sums.items()}
         *both, total = distributed.add_up(list(sums.values()), setup.device)
         found |= {k: kl / total for k, kl in zip(sums, both, strict=False)}
-    found |= {f"eval_{k}": v for k, v in _counts(setup).items()}
+    found |= {f"eval_{k}": v for k, v in _sums(setup.scorer.counts()).items()}
     found["seconds_eval"] = time.perf_counter() - clock
     return found
 

@@ -14,28 +14,18 @@ from .correction import (
     CorrectionState,
     TokenWeights,
     actor_weights,
-    forward_tail,
     token_weights,
 )
 from .distributed import AllTokens
-from .logprobs import chosen, completion_logprobs, entropy
-from .losses import anchor_sum, distill_sum, ppo_clip_sum, token_scale
+from .laws import Joint, Tokens, Weighing, forward, joint, policy_tokens, read, taken
+from .losses import distill_sum, ppo_clip_sum, token_scale
 from .microbatches import in_order, microbatches, none_of
-from .models import Model, recomputing
 from .optim import adamw, lr_factor, set_lr
 from .parts import full
 from .rollout import Batch
 from .setup import Setup
 
 Optimizers = dict[str, torch.optim.Optimizer]
-
-
-class Tokens(NamedTuple):
-    """The policy's view of the real tokens of a batch, flat, without gradient."""
-
-    logp: torch.Tensor  # (n,) of the sampled token
-    topk_logp: torch.Tensor  # (n, k) of q's k likeliest tokens
-    tail_bound: torch.Tensor | None  # (n,) what the others can add to Z; None where unused
 
 
 def open_optimizers(setup: Setup) -> Optimizers:
@@ -104,48 +94,23 @@ def shares(setup: Setup, batch: Batch, state: CorrectionState, step: int) -> lis
     return found
 
 
-def forward(setup: Setup, model: Model, batch: Batch) -> torch.Tensor:
-    """Full log-probabilities of the real completion tokens, flat: (n, v) float32."""
-    width = batch.is_completion.shape[1]
-    temperature = setup.cfg.rollout.temperature
-    with recomputing(model):
-        logp = completion_logprobs(model, batch.ids, batch.is_real, width, temperature=temperature)
-    return logp[batch.is_completion]
-
-
-@torch.no_grad()
 def score(
     setup: Setup,
     batch: Batch,
     state: CorrectionState,
     *,
     is_target: bool,
-    only: torch.Tensor | None = None,
+    only: Tokens | None = None,
 ) -> Tokens:
-    """`tokens` of a whole batch under the policy, one microbatch after the other.
+    """`laws.tokens` of a whole batch under the policy, one microbatch after the other.
 
-    only: full log-probabilities of the only microbatch, from a forward pass that was made already.
+    only: of the only microbatch, from a forward pass that was made already.
     """
-    micro, policy = microbatches(setup.cfg, batch), setup.trained["policy"]
-    found = []
-    for mb, _ in micro:
-        law = forward(setup, policy, mb) if only is None else only
-        found.append(tokens(setup.cfg, law, mb, state, is_target=is_target))
+    micro, weighing = microbatches(setup.cfg, batch), Weighing(state, is_target)
+    found = [policy_tokens(setup, mb, weighing) if only is None else only for mb, _ in micro]
     logp, topk_logp, tail = zip(*found, strict=True)
     bound = None if tail[0] is None else in_order(tail, micro)
     return Tokens(in_order(logp, micro), in_order(topk_logp, micro), bound)
-
-
-def tokens(
-    cfg: Config, logp: torch.Tensor, batch: Batch, state: CorrectionState, *, is_target: bool
-) -> Tokens:
-    """From full log-probabilities (n, v) to those that the weights need, without gradient."""
-    logp, real = logp.detach(), batch.is_completion
-    topk_ids, taken = batch.topk_ids[real], chosen(logp, batch.completion_ids[real])
-    tail = None
-    if is_target and bool(torch.isfinite(taken).all()):  # else the guard stops at `taken`
-        tail = forward_tail(cfg.correction, state, logp, topk_ids, batch.topk_logp_inf[real])
-    return Tokens(taken, logp.gather(-1, topk_ids), tail)
 
 
 @torch.no_grad()
@@ -158,10 +123,9 @@ def before_updates(
     if cfg.loss.actor_correction == "none" or not setup.actor.trained:
         return ref, None
     micro, actor = microbatches(cfg, batch), setup.trained["actor"]
-    found = [
-        chosen(forward(setup, actor, mb), mb.completion_ids[mb.is_completion]) for mb, _ in micro
-    ]
-    return ref, in_order(found, micro)
+    sides = (taken(forward(setup, actor, mb), mb) for mb, _ in micro)
+    found = [read([side], cfg.rollout.temperature)[0][0].logp for side in sides]
+    return ref, in_order(found, micro)  # type: ignore[arg-type]  # they were asked for
 
 
 def update(
@@ -182,13 +146,14 @@ def update(
         NonFinite: NaN or inf; no optimiser was stepped.
     """
     cfg, batch, ref = setup.cfg, share.batch, share.ref
-    real, policy = batch.is_completion, setup.trained["policy"]
+    real = batch.is_completion
     micro = microbatches(cfg, batch)
     every = share.tokens()
     # Weights need statistics of the whole update: one forward pass serves if it is one microbatch
-    logp = forward(setup, policy, micro[0].batch) if len(micro) == 1 else None
     is_target = ref is None or cfg.correction.target == "new"
-    now = score(setup, batch, state, is_target=is_target, only=logp)
+    single = len(micro) == 1
+    only = joint(setup, micro[0].batch, controls, Weighing(state, is_target)) if single else None
+    now = score(setup, batch, state, is_target=is_target, only=only and only.tokens)
     guard.finite(step, logp_new=now.logp, logp_inf=batch.logp_inf[real])
     if ref is not None:
         guard.finite(step, logp_ref=ref.logp)
@@ -218,32 +183,29 @@ def update(
     for optimizer in optimizers.values():
         optimizer.zero_grad()
     for mb, piece in micro:
-        law = logp if logp is not None else forward(setup, policy, mb)
-        taken = mb.completion_ids[mb.is_completion]
+        found = only or joint(setup, mb, controls, None)
         advantage = mb.advantage[:, None].expand(mb.is_completion.shape)[mb.is_completion]
-        new, clip = chosen(law, taken), (cfg.loss.clip_low, cfg.loss.clip_high)
+        new, clip = found.policy, (cfg.loss.clip_low, cfg.loss.clip_high)
         terms = {
             "loss_policy": ppo_clip_sum(
                 new, ref.logp[piece], advantage, weight[piece], *clip, scale[piece]
             )
         }
-        if setup.anchor is not None:
-            with torch.no_grad():
-                anchor = forward(setup, setup.anchor, mb)
-            terms["loss_anchor"] = anchor_sum(law, anchor) / n_proposed
+        if "anchor" in found.kl:
+            terms["loss_anchor"] = found.kl["anchor"].sum() / n_proposed
         if setup.actor.trained:
             of_actor = None if share.ref_actor is None else share.ref_actor[piece]
-            terms |= actor_terms(setup, mb, law, of_actor, advantage, n_proposed, controls)
+            terms |= actor_terms(setup, mb, found, of_actor, advantage, n_proposed)
         # L_Jackpot (Eq. 8): policy and actor share no parameters, one backward serves both
         coefs = {"loss_anchor": cfg.loss.anchor_coef, "loss_distill": controls.distill_coef}
         trained = {k: v for k, v in terms.items() if k.startswith("loss_")}
-        joint = sum(coefs.get(name, 1.0) * term for name, term in trained.items())
-        assert isinstance(joint, torch.Tensor)
-        guard.finite(step, loss=joint)
-        joint.backward()
+        total = sum(coefs.get(name, 1.0) * term for name, term in trained.items())
+        assert isinstance(total, torch.Tensor)
+        guard.finite(step, loss=total)
+        total.backward()
         for name, term in terms.items():
             losses[name] = losses.get(name, 0.0) + float(term.detach())
-        entropies.append(entropy(law.detach()))
+        entropies.append(found.entropy)
         clips.append(metrics.clip_fraction(new, ref.logp[piece], advantage, *clip))
 
     losses = dict(zip(losses, distributed.add_up(list(losses.values()), real.device), strict=True))
@@ -269,32 +231,29 @@ def update(
 def actor_terms(
     setup: Setup,
     batch: Batch,
-    logp_policy: torch.Tensor,
+    found: Joint,
     ref_actor: torch.Tensor | None,
     advantage: torch.Tensor,
     n_proposed: int,
-    controls: Controls,
 ) -> dict[str, torch.Tensor]:
     """Eq. 6 and 7, those of them that are on, each per proposed token of the update.
 
     With closed-loop control also what it measures: the exact KL(policy || actor).
     """
-    loss, real = setup.cfg.loss, batch.is_completion
-    law, q = forward(setup, setup.trained["actor"], batch), batch.logp_inf[real]
+    loss, q, act = setup.cfg.loss, batch.logp_inf[batch.is_completion], found.actor
     terms = {}
-    if loss.actor_ppo:
-        act = chosen(law, batch.completion_ids[real])
+    if loss.actor_ppo and act is not None:
         anchor = q  # Eq. 6: q is the actor before these updates, so F(p_actor_ref / q) = 1
         if loss.actor_correction != "none":
             anchor = act.detach() if ref_actor is None else ref_actor
         weight = actor_weights(loss, setup.cfg.correction, anchor, q)
         clip = (loss.clip_low, loss.clip_high)
         terms["loss_actor_ppo"] = ppo_clip_sum(act, anchor, advantage, weight, *clip) / n_proposed
-    if controls.distill_coef > 0:
-        how = (loss.distill_direction, loss.distill_top_k, loss.distill_temperature)
-        terms["loss_distill"] = distill_sum(logp_policy, law, *how) / n_proposed
-    if setup.cfg.control.kl_target > 0:
-        terms["kl_policy_actor_now"] = distill_sum(logp_policy, law.detach()) / n_proposed
+    if "distill" in found.kl:
+        distill = distill_sum(found.kl["distill"], loss.distill_temperature)
+        terms["loss_distill"] = distill / n_proposed
+    if "control" in found.kl:
+        terms["kl_policy_actor_now"] = found.kl["control"].sum() / n_proposed
     return terms
 
 

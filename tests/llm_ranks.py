@@ -14,7 +14,9 @@ import sys
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+import pytest
 import torch
+from llm_runs import rows, weights
 
 ROOT = Path(__file__).resolve().parent.parent
 TIMEOUT = 240  # seconds: a hang fails
@@ -23,21 +25,26 @@ TIMEOUT = 240  # seconds: a hang fails
 @dataclass
 class Scene:
     """stop_at: the run is interrupted after this step. reject: all tokens of the last half of the
-    sequences are rejected, one by one. poison: in step 1 their advantages are NaN."""
+    sequences are rejected, one by one. poison: in step 1 their advantages are NaN. kill: the last
+    rank's engine is killed in this step. fails: and cannot be started again: what each rank says of
+    that is in the files failed_0, failed_1."""
 
     folder: str
     flags: list[str] = field(default_factory=list)
     stop_at: int = -1
     reject: bool = False
     poison: bool = False
+    kill: int = -1
+    fails: bool = False
 
 
 def play(scene: Scene) -> None:
     """The run of a scene, on this rank."""
     from llm import config, distributed, run, train
+    from llm.engine import EngineError
 
     cfg = config.load([], [*scene.flags, "--run.folder", scene.folder])
-    text, shares = train.progress_text, train.shares
+    text, shares, order = train.progress_text, train.shares, train.order_ahead
 
     def stopping(row):
         if row["step"] == scene.stop_at:
@@ -56,8 +63,14 @@ def play(scene: Scene) -> None:
             found.append(share._replace(coin=torch.where(last, 1.0 - 2.0**-53, share.coin)))
         return found
 
-    train.progress_text = stopping
-    train.shares = spoilt
+    def killing(engine, steps, *rest):
+        order(engine, steps, *rest)
+        if steps[0] == scene.kill and distributed.rank() == distributed.size() - 1:
+            if scene.fails:
+                engine._command = lambda: [sys.executable, "-S", "-c", "raise SystemExit(3)"]
+            os.kill(engine.pid, signal.SIGKILL)
+
+    train.progress_text, train.shares, train.order_ahead = stopping, spoilt, killing
     folder = Path(scene.folder)
     try:
         if distributed.is_main():
@@ -66,8 +79,11 @@ def play(scene: Scene) -> None:
         train.train(cfg, folder)
     except KeyboardInterrupt:
         assert scene.stop_at >= 0
+    except EngineError as e:
+        assert scene.fails
+        (folder / f"failed_{distributed.rank()}").write_text(str(e))
     finally:
-        train.progress_text, train.shares = text, shares
+        train.progress_text, train.shares, train.order_ahead = text, shares, order
         run.release(folder)
 
 
@@ -116,6 +132,37 @@ def pids(process: subprocess.Popen) -> dict[int, int]:
         if parent == process.pid:
             found |= {int(w[5:]): int(folder.name) for w in words if w.startswith(b"RANK=")}
     return found
+
+
+def assert_same(one: Path, other: Path) -> None:
+    """Rows of every file, and weights, moments of gradients among them, but for rounding."""
+    for name in ("metrics", "decisions", "samples", "histograms"):
+        a, b = rows(one, name), rows(other, name)
+        assert len(a) == len(b) and (a or name == "decisions")
+        for x, y in zip(a, b, strict=True):
+            x.pop("engine_restarts", 0), y.pop("engine_restarts", 0)
+            assert_near(x, y, f"{name} {x.get('step')}")
+    a, b = weights(one), weights(other)
+    assert a.keys() == b.keys()
+    for key in a:
+        scale = float(a[key].float().abs().max())
+        assert torch.allclose(a[key].float(), b[key].float(), rtol=1e-3, atol=1e-3 * scale), key
+
+
+def assert_near(x, y, where: str) -> None:
+    assert type(x) is type(y), where
+    if isinstance(x, dict):
+        assert x.keys() == y.keys(), where
+        for k in x:
+            assert_near(x[k], y[k], f"{where} {k}")
+    elif isinstance(x, list):
+        assert len(x) == len(y), where
+        for i, (u, v) in enumerate(zip(x, y, strict=True)):
+            assert_near(u, v, f"{where} {i}")
+    elif isinstance(x, float):
+        assert x == pytest.approx(y, rel=1e-3, abs=1e-5), where
+    elif "because" not in where:  # a sentence with numbers in it
+        assert x == y, where
 
 
 def free_port() -> str:

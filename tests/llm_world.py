@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from llm import data, models, rewards
+from llm import data, heads, models, rewards
 from llm.actors import Actor
 from llm.checkpoint import Guard
 from llm.config import Config, ModelConfig
@@ -54,7 +54,9 @@ def world(cfg: Config, pair, kind: str = "separate") -> Setup:
     device = torch.device("cpu")
     engine = HfEngine(cfg, TOKENIZER, device)
     engine.update(actor, version=0)
-    return Setup(cfg, TOKENIZER, task, scorer, policy, held, anchor, device, engine)
+    chunked = heads.chunked(cfg, policy, actor)
+    parts = (cfg, TOKENIZER, task, scorer, policy, held, anchor, device, engine)
+    return Setup(*parts, chunked=chunked)
 
 
 def rollout(model, problems=PROBLEMS, seed=0, temperature=1.0, top_k=5, width=7, group=1):
@@ -68,6 +70,13 @@ def rollout(model, problems=PROBLEMS, seed=0, temperature=1.0, top_k=5, width=7,
         top_k=top_k,
         group=group,
     )
+
+
+def full_logprobs(model, ids, is_real, width, temperature):
+    """The law of every completion position, (b, width, v), by a plain forward pass."""
+    position = (is_real.long().cumsum(1) - 1).clamp(min=0)
+    out = model(input_ids=ids, attention_mask=is_real.long(), position_ids=position)
+    return torch.log_softmax(out.logits[:, -width - 1 : -1].float() / temperature, dim=-1)
 
 
 def start(cfg: Config):

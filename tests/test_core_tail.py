@@ -17,6 +17,7 @@ from jackpot import (
     merge_tail,
     smooth_tail,
     tail_bound,
+    tail_bound_above,
     tail_ratio,
     tail_statistic,
     z_bounds,
@@ -122,6 +123,35 @@ def bounds_of(backend, states):
 def test_the_tail_bound_is_the_rational_one(backend, states):
     """D2: U' = min(q_T, sum over the tail of min(c, p / lam)), zeros and empty tails included."""
     backend.check(tail_bound(*bound_args(backend, states)), [s.bound for s in states])
+
+
+@on_every_backend
+@given(states=splits())
+def test_the_tokens_that_the_cap_binds_give_the_same_bound(backend, states):
+    """D2, claim 5: their number and mass suffice, up to the rounding of p_T / lam."""
+    _, _, *logs, lam = bound_args(backend, states)
+    bound = [[i for i in s.tail if s.p[i] > s.lam * s.cap] for s in states]
+    count = backend.array([Fraction(len(x)) for x in bound])
+    mass = backend.array(
+        [sum((s.p[i] for i in x), ZERO) for s, x in zip(states, bound, strict=True)]
+    )
+    got = tail_bound_above(count, mass, *logs, lam)
+    scale = max(float(s.p_tail / s.lam) for s in states)
+    backend.check(got, [s.bound for s in states], scale)
+
+
+@on_every_backend
+def test_where_the_cap_binds_nothing_the_bound_is_the_lumped_one_to_the_last_bit(backend):
+    p_tail, q_tail, cap = (backend.array([x, x]) for x in (-1.3, -1.1, -4.0))
+    zeros, lam = backend.array([0.0, 0.0]), backend.array([0.7, 2.0])
+    got = tail_bound_above(zeros, zeros, p_tail, q_tail, cap, lam)
+    tail = p_tail[:, None], q_tail[:, None]
+    assert bool(backend.library.all(got == jackpot.acceptance_rate(*tail, lam)))
+    assert float(got[0]) > 1.2 * float(got[1])
+    for count, mass in ((-1.0, 0.1), (1.0, -0.1), (1.0, 1.1)):
+        count, mass = backend.array([count, count]), backend.array([mass, mass])
+        with pytest.raises(ValueError, match="must lie in"):
+            tail_bound_above(count, mass, p_tail, q_tail, cap, 1.0)
 
 
 @on_every_backend

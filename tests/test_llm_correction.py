@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from fractions import Fraction as F
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,12 +16,12 @@ from llm.correction import (
     actor_weights,
     forward_tail,
     next_state,
-    tail_terms,
     token_weights,
 )
 from llm.lam import batch_lam, state_lam
 from llm.losses import ppo_clip_sum
 from llm.settings import ControlConfig, CorrectionConfig, LossConfig
+from llm.tail import above, tail_floor, tail_terms
 
 INF = float("inf")
 FIELDS = ("weight", "log_ratio", "accept_prob", "accepted", "z", "capped", "lam", "out_of_reach")
@@ -57,8 +58,15 @@ def weights_of(cfg, p, q, x, u, k=None, state=None, control=None, ref=None):
         topk_logp_target=target.gather(1, top.indices),
         uniform=u,
         in_topk=(top.indices == x[:, None]).any(dim=1),
-        tail_bound=forward_tail(cfg, state, target, top.indices, top.values),
+        tail_bound=forward_tail(
+            cfg, state, target.gather(1, top.indices), top.values, partial(above, target)
+        ),
     )
+
+
+def tail_of(p, top, lam):
+    high = above(p, tail_floor(top.values, lam))
+    return tail_terms(p.gather(1, top.indices), top.values, *high, lam)
 
 
 def one_token(cfg, q, ref, new, u, topk_q, topk_p):
@@ -231,7 +239,7 @@ def test_the_tail_bound_of_a_state_is_the_formula(lam):
     p, q = log_softmax(9, 30, 25), log_softmax(10, 30, 25)
     top = q.topk(6, dim=-1)
     lams = torch.linspace(0.3, 3.0, 30) if lam == "per state" else torch.full((30,), lam)
-    found = tail_terms(p, top.indices, top.values, lams if lam == "per state" else lam)
+    found = tail_of(p, top, lams if lam == "per state" else lam)
     for i in range(30):
         known = set(top.indices[i].tolist())
         tail = [j for j in range(25) if j not in known]
@@ -245,10 +253,10 @@ def test_equal_policies_have_the_same_tail_to_the_last_bit():
     """Where q_T is little more than the rounding of 1 - sum, and lam is just below 1."""
     p = log_softmax(19, 4000, 60, 6.0)
     top = p.topk(20, dim=-1)
-    tail = tail_terms(p, top.indices, top.values, 1.0)
+    tail = tail_of(p, top, 1.0)
     assert float(tail.median()) < 1e-4
     for lam in (0.9999, 0.99, 0.3):
-        assert torch.equal(tail_terms(p, top.indices, top.values, lam), tail)
+        assert torch.equal(tail_of(p, top, lam), tail)
 
 
 def test_the_tail_ratio_finds_the_mean_rate_that_both_bounds_miss():
@@ -274,7 +282,7 @@ def test_the_tail_statistic_is_summed_over_a_steps_updates_and_fades():
     x, cfg, start = draw(q), CorrectionConfig(), CorrectionState(None, 3.0, 5.0)
     w = weights_of(cfg, p, q, x, uniform(20), k=4, state=start)
     top = q.topk(4, dim=-1)
-    bound = tail_terms(p, top.indices, top.values, 1.0).double()
+    bound = tail_of(p, top, 1.0).double()
     a = g = 0.0
     for i in range(20):
         if int(x[i]) not in top.indices[i].tolist():
@@ -499,7 +507,8 @@ def test_the_sharp_tail_bound_is_used_wherever_lam_is_known_in_the_forward_pass(
     top = q.topk(4, dim=-1)
 
     def bound(state=CorrectionState(), **settings):  # noqa: B008
-        return forward_tail(CorrectionConfig(**settings), state, p, top.indices, top.values)
+        of_topk, cfg = p.gather(1, top.indices), CorrectionConfig(**settings)
+        return forward_tail(cfg, state, of_topk, top.values, partial(above, p))
 
     lam = state_lam(p.gather(1, top.indices), top.values, 0.9)[0]
     past = CorrectionState(log_lam=float(np.log(17.0)))
@@ -509,7 +518,7 @@ def test_the_sharp_tail_bound_is_used_wherever_lam_is_known_in_the_forward_pass(
         "tracked": (bound(past, lam_from="tracked"), float(np.exp(past.log_lam))),
     }
     for found, value in known.values():
-        assert torch.equal(found, tail_terms(p, top.indices, top.values, value))
+        assert torch.equal(found, tail_of(p, top, value))
     assert len({float(found.sum()) for found, _ in known.values()}) == 3
     for settings in (
         {"lam_from": "batch"},

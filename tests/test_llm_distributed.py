@@ -9,8 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
-from llm_ranks import Scene, finish, pids, play, ranks, torchrun
+from llm_ranks import Scene, assert_near, assert_same, finish, pids, play, ranks, torchrun
 from llm_runs import rows, weights
 
 from llm import config, distributed
@@ -25,6 +24,7 @@ RUN = (
     "--run.checkpoint-every 1 --optim.policy-lr 1e-3"
 ).split()
 FSDP = ["--run.sharding", "fsdp"]
+BLOCKS = ["--optim.head", "chunked"]
 SETTINGS = {  # each with statistics of the whole batch that a rank's own part would change
     "batch": (
         "--correction.z-tail lumped --correction.kappa True --correction.lam-from batch "
@@ -69,62 +69,66 @@ def alone(home: Path, setting: str) -> Path:
     return _alone[setting]
 
 
-def assert_same(one: Path, other: Path) -> None:
-    """Rows of every file, and weights, moments of gradients among them, but for rounding."""
-    for name in ("metrics", "decisions", "samples", "histograms"):
-        a, b = rows(one, name), rows(other, name)
-        assert len(a) == len(b) and (a or name == "decisions")
-        for x, y in zip(a, b, strict=True):
-            assert_near(x, y, f"{name} {x.get('step')}")
-    a, b = weights(one), weights(other)
-    assert a.keys() == b.keys()
-    for key in a:
-        scale = float(a[key].float().abs().max())
-        assert torch.allclose(a[key].float(), b[key].float(), rtol=1e-3, atol=1e-3 * scale), key
+PROCESS, AHEAD = ["--rollout.engine", "process"], ["--rollout.max-staleness", "2"]
+TWO = {  # (setting, its flags) of a run on two ranks
+    "batch": ("batch", BLOCKS),
+    "batch_sharded": ("batch", [*MICRO["budget"].split(), *FSDP, *BLOCKS]),
+    "tracked": ("tracked", MICRO["budget"].split()),
+    "rejected": ("rejected", [*MICRO["three"].split(), *FSDP, *BLOCKS]),
+    "poisoned": ("poisoned", FSDP),
+    "cut": ("plain", [*FSDP, *BLOCKS]),
+    "present": ("tracked", [*PROCESS, *FSDP]),
+    "ahead": ("tracked", [*PROCESS, *AHEAD]),
+    "moving": ("tracked", AHEAD),
+}
 
 
-def assert_near(x, y, where: str) -> None:
-    assert type(x) is type(y), where
-    if isinstance(x, dict):
-        assert x.keys() == y.keys(), where
-        for k in x:
-            assert_near(x[k], y[k], f"{where} {k}")
-    elif isinstance(x, list):
-        assert len(x) == len(y), where
-        for i, (u, v) in enumerate(zip(x, y, strict=True)):
-            assert_near(u, v, f"{where} {i}")
-    elif isinstance(x, float):
-        assert x == pytest.approx(y, rel=1e-3, abs=1e-5), where
-    elif "because" not in where:  # a sentence with numbers in it
-        assert x == y, where
+@pytest.fixture(scope="module")
+def two(home) -> dict[str, Scene]:
+    """What two ranks have run: all in one start of torchrun."""
+    made = {name: scene(home, name, setting, *flags) for name, (setting, flags) in TWO.items()}
+    made["cut"].stop_at = 1
+    made["present"].kill, made["present"].fails = 2, True
+    made["ahead"].kill = 0
+    for setting in SETTINGS:
+        alone(home, setting)
+    play(scene(home, "moving", "tracked", *AHEAD, stop_at=0))
+    made["moving"].stop_at = 1
+    ranks(2, list(made.values()))
+    return made
 
 
-def test_two_ranks_replicated_or_sharded_repeat_the_run_of_one(home):
+def test_two_ranks_replicated_or_sharded_repeat_the_run_of_one(home, two):
     """Statistics of the batch are of all ranks, gradients sums with denominators of all; also where
     a rank has no sequence of a share (two sequences each), or every token of its own is rejected,
     or its loss is NaN (then no rank steps). What two ranks saved, sharded, one goes on with."""
-    found = []
-    for setting, micro, how in (
-        ("batch", "whole", []),
-        ("batch", "budget", FSDP),
-        ("tracked", "budget", []),
-        ("rejected", "three", FSDP),
-        ("poisoned", "whole", FSDP),
-    ):
-        made = scene(home, f"two_{setting}_{len(how)}", setting, *MICRO[micro].split(), *how)
-        found.append((setting, made))
-    found.append(("plain", scene(home, "cut", "plain", *FSDP, stop_at=1)))
-    for setting in SETTINGS:
-        alone(home, setting)
-    ranks(2, [s for _, s in found])
     assert latest(home / "cut/checkpoints").name == "step_00000002"
     play(scene(home, "cut", "plain"))
-    for setting, s in found:
-        assert_same(alone(home, setting), Path(s.folder))
-    assert [r.get("updates_skipped") for r in rows(home / "two_poisoned_2")] == [0, 2, 0, None]
-    half = [r for r in rows(home / "two_rejected_2", "samples") if r["sequence"] >= 8]
+    for name in ("batch", "batch_sharded", "tracked", "rejected", "poisoned", "cut"):
+        assert_same(alone(home, TWO[name][0]), home / name)
+    assert [r.get("updates_skipped") for r in rows(home / "poisoned")] == [0, 2, 0, None]
+    half = [r for r in rows(home / "rejected", "samples") if r["sequence"] >= 8]
     assert half and not any(any(r["accepted"]) for r in half)  # all of rank 1
-    assert 0 < rows(home / "two_rejected_2")[0]["accept_rate"] < 1
+    assert 0 < rows(home / "rejected")[0]["accept_rate"] < 1
+
+
+def test_engines_of_two_ranks_repeat_the_run_of_one_though_one_is_killed(home, two):
+    """From the present weights, gathered; two steps ahead, where a checkpoint of one process is
+    taken over by two ranks and theirs by one. The end of a rank's engine is no other's; if it
+    cannot be replaced all ranks end with one message."""
+    whole = alone(home, " ".join([SETTINGS["tracked"], *AHEAD]))
+    play(scene(home, "moving", "tracked", *AHEAD))
+    assert_same(whole, home / "moving")
+    assert_same(whole, home / "ahead")
+    assert sum(r["engine_restarts"] for r in rows(home / "ahead")[:-1]) == 1
+    found, wanted = rows(home / "present"), rows(alone(home, "tracked"))
+    assert len(found) == 2
+    for one, other in zip(found, wanted, strict=False):
+        assert one.pop("engine_restarts") == 0
+        assert_near(one, other, "present")
+    said = [(home / f"present/failed_{r}").read_text() for r in (0, 1)]
+    assert said[0] == said[1]
+    assert said[0].startswith("--rollout.engine process: the process that samples of rank 1 failed")
 
 
 def test_a_budget_of_tokens_and_recomputed_activations_change_only_rounding(home):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from llm import __main__ as command
-from llm import config, doctor, memory, models, rollout, run, update
+from llm import config, doctor, laws, memory, models, rollout, run
 from llm.doctor import OK, PROBLEM, WARNING, diagnose
 
 TINY = [
@@ -128,10 +128,8 @@ def test_too_little_disk_is_a_problem(tmp_path, monkeypatch):
 
 
 def test_a_sampler_that_disagrees_with_the_scorer_is_a_problem(tmp_path, monkeypatch):
-    real = update.completion_logprobs
-    monkeypatch.setattr(
-        update, "completion_logprobs", lambda *a, temperature: real(*a, temperature * 2)
-    )
+    states = laws.completion_states
+    monkeypatch.setattr(laws, "completion_states", lambda *a: states(*a) / 2)
     found = lines(tmp_path)
     assert found["self-test"].status == PROBLEM and "temperature" in found["self-test"].found
     assert found["one step"].status == OK  # later checks still run

@@ -77,12 +77,13 @@ def both(child):
 def test_hf_gives_what_the_sampler_gives(child):
     """The engine adds nothing but the version: same stream, same settings."""
     _, model = child
-    engine = opened("hf", model)
-    rng = data.stream(0, "sampling", 2)
-    plain = sample(
-        model, TOKENIZER, PROBLEMS, rng, max_new_tokens=9, temperature=1.0, top_k=4, group=3
-    )
-    assert equal(engine.generate(2, PROBLEMS), plain)
+    engine = opened("hf", model, "--rollout.temperature", "0.7")
+    other = random_pair()[0].eval()
+    for version, sampling in enumerate((model, other)):
+        engine.update(sampling, version)
+        rng, how = data.stream(0, "sampling", 2), {"temperature": 0.7, "top_k": 4, "group": 3}
+        plain = sample(sampling, TOKENIZER, PROBLEMS, rng, max_new_tokens=9, version=version, **how)
+        assert equal(engine.generate(2, PROBLEMS), plain)
 
 
 def test_a_process_gives_bit_for_bit_what_hf_gives_before_and_after_an_update(both):
@@ -208,6 +209,8 @@ def test_a_process_that_goes_on_failing_is_an_error_after_three_replacements(
         ("topk_ids", lambda x: x.fill_(48), "outside the vocabulary"),
         ("is_completion", lambda x: x[:, 0].fill_(False), "has a gap"),
         ("ids", lambda x: x[:, 4].fill_(7), "its prompts are others"),
+        ("version", lambda x: x[0].fill_(3), "from other weights than version 4"),
+        ("index", lambda x: x.resize_(9), r"index has the shape (9,), not (10,)"),
     ],
 )
 def test_an_answer_that_cannot_be_one_is_nonsense(child, name, change, said):
@@ -263,6 +266,35 @@ time.sleep(60)
     while running(int(pid)) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not running(int(pid)) and not Path(folder).exists()
+
+
+def test_a_signal_to_the_whole_group_is_the_trainers_to_handle(both):
+    """torchrun and schedulers send SIGTERM to all: the trainer then saves, with what is ordered."""
+    engine, hf, _ = both
+    for number in (signal.SIGTERM, signal.SIGINT):
+        os.kill(engine.pid, number)
+    assert equal(engine.generate(30, PROBLEMS), hf.generate(30, PROBLEMS))
+    assert engine.counts() == {"engine_restarts": 0}
+
+
+def test_the_process_is_no_rank_and_sees_the_ranks_gpu_alone(monkeypatch):
+    """What torchrun 2.13 sets; numbers and names of GPUs."""
+    of_rank = (
+        "GROUP_RANK GROUP_WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE MASTER_ADDR MASTER_PORT RANK "
+        "ROLE_NAME ROLE_RANK ROLE_WORLD_SIZE TORCHELASTIC_RUN_ID TORCHELASTIC_USE_AGENT_STORE "
+        "WORLD_SIZE"
+    ).split()
+    for name in (*of_rank, "NCCL_DEBUG"):
+        monkeypatch.setenv(name, "1")
+    found = engine_process.environment(CPU)
+    assert not found.keys() & set(of_rank) and found["NCCL_DEBUG"] == "1"
+    seen = []
+    for visible in ("", "4,6", "GPU-a, GPU-b"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        found = engine_process.environment(torch.device("cuda", 1))
+        seen.append(found["CUDA_VISIBLE_DEVICES"])
+    assert seen == ["1", "6", "GPU-b"]
+    assert found["PYTHONPATH"].split(os.pathsep)[0] == str(ROOT)
 
 
 def running(pid: int) -> bool:
@@ -364,12 +396,13 @@ def killing(patch: pytest.MonkeyPatch) -> None:
 
 def test_a_checkpoint_holds_the_batches_that_wait(tmp_path, warm):
     start(tmp_path, warm, *SHORT, "--run.steps", "4", "--rollout.max-staleness", "2")
-    kept = sorted((tmp_path / "checkpoints").glob("step_*"))[0]
+    kept, last = sorted((tmp_path / "checkpoints").glob("step_*"))
     manifest = json.loads((kept / "manifest.json").read_text())
     assert "rollouts.safetensors" in manifest["files"]
     found = load_file(kept / "rollouts.safetensors")
     assert {k.split(".")[0] for k in found} == {"2", "3"}
     assert int(found["2.version"].max()) == 0 and int(found["3.version"].min()) == 1
+    assert {k.split(".")[0] for k in load_file(last / "rollouts.safetensors")} == {"4"}
 
 
 ON_POLICY = (*POLICY, *COMMON, "--actor.kind", "self", *UNTRAINED)

@@ -18,6 +18,7 @@ from transformers import (
 )
 
 import jackpot
+from llm import tail
 from llm.config_checks import ConfigError
 from llm.head import (
     Chunk,
@@ -25,13 +26,11 @@ from llm.head import (
     Pair,
     Side,
     dense,
-    head_of,
-    heads_of,
-    hidden_states,
     scores,
-    tail_bound,
     token_logprobs,
 )
+from llm.heads import head_of, heads_of, hidden_states
+from llm.tail import tail_floor, tail_terms
 
 N, V = 7, 23
 CHUNKS = [Chunk(1, 1), Chunk(3, 5), Chunk(7, 23), Chunk(2, 22), Chunk(100, 100)]
@@ -311,8 +310,9 @@ def test_nothing_as_large_as_the_logits_is_ever_held():
         sides = [Side(*a, ids(n, seed=1, v=v), ids(n, 5, seed=1, v=v), 5, True), Side(*b)]
         (x, _), (kl, lk) = scores(sides, [Pair(0, 1), Pair(1, 0)], 0.7, chunk)
         (x.logp.sum() + x.entropy.sum() + kl.sum() + lk.sum()).backward(retain_graph=True)
-        tail = torch.full((n,), -1.0, dtype=torch.float64)
-        tail_bound(*a, x.lse, sides[0].ids, tail, tail, tail, 1.0, 0.7, chunk).sum().backward()
+        floor = torch.full((n,), -3.0, dtype=torch.float64)
+        (y,), _ = scores([Side(*b, floor=floor)], (), 0.7, chunk)
+    assert float(y.n_above.sum()) > 0
     assert seen.size == v * h  # the gradients of the weights
 
 
@@ -327,53 +327,56 @@ def test_top_k_is_that_of_whole_logits(chunk, k):
     assert not x.topk_logp.requires_grad
 
 
-def tail_case(seed, bias, softcap, n=12, k=4, tilt=1.0):
-    """p of a model; q all but uniform, so that c binds; its top k are known."""
-    m = model(seed, n=n, bias=bias, softcap=softcap, scale=tilt)
-    _, logp = reference_logp(*m, 0.8)
-    q = torch.log_softmax(0.2 * random(n, V, seed=seed + 5), -1).detach()
-    log_q, known = q.topk(k)
-    mask = torch.zeros_like(q, dtype=torch.bool).scatter(1, known, True)
-    log_q_tail = q.masked_fill(mask, -torch.inf).logsumexp(-1)
-    return m, logp, known, mask, log_q_tail, log_q[:, -1]
+@pytest.mark.parametrize("chunk", [*CHUNKS, Chunk(5, 300)], ids=str)
+@pytest.mark.parametrize("bias, softcap", [(False, None), (True, 1.5)])
+@pytest.mark.parametrize("kept", [256, 1])
+def test_tokens_above_a_floor_are_counted_and_summed(chunk, bias, softcap, kept, monkeypatch):
+    """Also where candidates are too many to be kept, with no known ids, and by whole logits."""
+    monkeypatch.setattr(tail, "_PER_TOKEN", kept)
+    v = 311 if chunk.vocab == 300 else V
+    m = model(0, n=12, v=v, bias=bias, softcap=softcap, scale=2.0)
+    logp = reference_logp(*m, 0.8)[1].detach()
+    floor = torch.linspace(-9.0, -1.0, 12).double()
+    floor[3], floor[4] = -torch.inf, 0.0
+    high = logp > floor[:, None]
+    assert high[3].all() and not high[4].any() and ((0 < high.sum(1)) & (high.sum(1) < v)).any()
+    for known in (None, ids(12, 3, seed=0, v=v)):
+        sides = [Side(*model(5, n=12, v=v)), Side(*m, ids=known, floor=floor)]
+        for (other, x), _ in (scores(sides, [Pair(0, 1)], 0.8, chunk), dense(sides, (), 0.8)):
+            assert other.n_above is None and not x.mass_above.requires_grad
+            assert torch.equal(x.n_above, high.sum(1).double())
+            torch.testing.assert_close(x.mass_above, (logp.exp() * high).sum(1))
+
+
+def test_a_floor_costs_no_product_unless_too_many_tokens_exceed_it(monkeypatch):
+    m, floor = model(0, n=8), torch.full((8,), -3.0).double()
+    for kept, products in ((256, 1), (1, 2)):
+        monkeypatch.setattr(tail, "_PER_TOKEN", kept)
+        with Products() as done, torch.no_grad():
+            scores([Side(*m, floor=floor)], (), 1.0, Chunk(8, 4))
+        assert done.count == products * 8 * V * 5
 
 
 @pytest.mark.parametrize("chunk", CHUNKS, ids=str)
-@pytest.mark.parametrize("bias, softcap", [(False, None), (True, 1.5)])
-@pytest.mark.parametrize("lam", [0.6, 1.0])
-def test_u_prime_and_its_gradient_are_those_of_the_core(chunk, bias, softcap, lam):
-    m, logp, known, mask, log_q_tail, cap = tail_case(0, bias, softcap)
-    log_p_tail = logp.masked_fill(mask, -torch.inf).logsumexp(-1)
-    (x,), _ = scores([Side(*m)], (), 0.8, chunk)
-    ours = tail_bound(*m, x.lse, known, log_p_tail, log_q_tail, cap, lam, 0.8, chunk)
-    core = jackpot.tail_bound(logp, mask, log_p_tail, log_q_tail, cap, lam)
-    torch.testing.assert_close(ours, core, rtol=1e-12, atol=0)
-    lumped = torch.minimum(log_q_tail, log_p_tail - torch.tensor(lam).log()).exp()
-    assert 0 < int((core < lumped * (1 - 1e-9)).sum()), "c must bind somewhere"
-    for one, two in zip(gradients([ours], leaves(m)), gradients([core], leaves(m)), strict=True):
-        torch.testing.assert_close(one, two, rtol=1e-10, atol=1e-12)
-
-
-def test_u_prime_keeps_no_block_for_its_gradient():
-    """Forward one product; backward the logits again, then two."""
-    m, logp, known, _, log_q_tail, cap = tail_case(0, False, None)
-    tail, lse = logp[:, 0].detach(), logp[:, 1].detach()
-    with Products() as done:
-        tail_bound(*m, lse, known, tail, log_q_tail, cap, 1.0, 0.8, Chunk(5, 8)).sum().backward()
-    assert done.count == 4 * len(m[0]) * V * 5
-
-
-def test_u_prime_takes_a_lam_for_each_token_and_no_token():
-    m, logp, known, mask, log_q_tail, cap = tail_case(0, False, None)
-    tail = logp.masked_fill(mask, -torch.inf).logsumexp(-1).detach()
-    lse, lam = (
-        reference_logp(*m, 0.8)[0].logsumexp(-1).detach(),
-        torch.linspace(0.5, 2, 12).double(),
-    )
-    ours = tail_bound(*m, lse, known, tail, log_q_tail, cap, lam, 0.8)
-    torch.testing.assert_close(ours, jackpot.tail_bound(logp, mask, tail, log_q_tail, cap, lam))
-    none = tail_bound(m[0][:0], m[1], *(x[:0] for x in (lse, known, tail, tail, tail)), 1.0)
-    assert none.shape == (0,)
+@pytest.mark.parametrize("lam", [0.6, 1.0, "per state"])
+def test_u_prime_of_one_pass_is_that_of_the_core(chunk, lam):
+    """q all but uniform, so that c binds; a batch of no token has none."""
+    m = model(0, n=12)
+    logp = reference_logp(*m, 0.8)[1].detach()
+    q = torch.log_softmax(0.2 * random(12, V, seed=5), -1).detach()
+    log_q, known = q.topk(4)
+    mask = torch.zeros_like(q, dtype=torch.bool).scatter(1, known, True)
+    log_p_tail, log_q_tail = (x.masked_fill(mask, -torch.inf).logsumexp(-1) for x in (logp, q))
+    lam = torch.linspace(0.5, 2, 12).double() if lam == "per state" else lam
+    core = jackpot.tail_bound(logp, mask, log_p_tail, log_q_tail, log_q[:, -1], lam)
+    (x,), _ = scores([Side(*m, ids=known, floor=tail_floor(log_q, lam))], (), 0.8, chunk)
+    ours = tail_terms(x.logp_ids, log_q, x.n_above, x.mass_above, lam)
+    assert bool(
+        (core < jackpot.acceptance_rate(log_p_tail[:, None], log_q_tail[:, None], lam) - 1e-3).any()
+    ), "c must bind somewhere"
+    torch.testing.assert_close(ours, core, rtol=0, atol=1.1e-4)  # less than 1e-4 is ignored
+    none = scores([Side(m[0][:0], m[1], ids=known[:0], floor=log_q[:0, -1])])[0][0]
+    assert none.n_above.shape == none.mass_above.shape == (0,)
 
 
 def test_dense_gives_the_same_from_hidden_states_or_logits():
@@ -558,16 +561,9 @@ HEAD = Head(torch.zeros(V, 5))
             "not finite",
         ),
         ([Side(H, Head(HEAD.weight, None, -1.0))], (), {}, ValueError, "softcap"),
+        ([Side(H, HEAD, floor=torch.zeros(2))], (), {}, ValueError, "floor must have shape"),
     ],
 )
 def test_what_cannot_be_computed_is_refused(sides, pairs, settings, error, match):
     with pytest.raises(error, match=match):
         scores(sides, pairs, **settings)
-
-
-def test_u_prime_refuses_a_threshold_that_is_none():
-    x = torch.zeros(N)
-    with pytest.raises(ValueError, match=r"lam must lie in \(0, inf\)"):
-        tail_bound(H, HEAD, x, ids(N, 2, seed=0), x, x, x, 0.0)
-    with pytest.raises(ValueError, match="log_q_cap must have shape"):
-        tail_bound(H, HEAD, x, ids(N, 2, seed=0), x, x, x[:2], 1.0)

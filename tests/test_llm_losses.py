@@ -10,7 +10,9 @@ import torch
 
 from llm.advantages import group_advantage
 from llm.correction import CorrectionState, token_weights
-from llm.losses import anchor_sum, distill_sum, ppo_clip_sum, token_scale
+from llm.head import Pair, Side
+from llm.laws import distill_kl, read
+from llm.losses import distill_sum, ppo_clip_sum, token_scale
 from llm.settings import ControlConfig, CorrectionConfig, LossConfig
 
 INF, NAN = float("inf"), float("nan")
@@ -22,6 +24,15 @@ def normal(seed: int, *shape: int) -> torch.Tensor:
 
 def log_softmax(seed: int, n: int, v: int, scale: float = 1.0) -> torch.Tensor:
     return torch.log_softmax(scale * normal(seed, n, v), dim=-1)
+
+
+def distillation(policy, actor, direction="forward", top_k=0, temperature=1.0):
+    """The loss of Eq. 7 of two models' logits."""
+    loss = LossConfig(
+        distill_direction=direction, distill_top_k=top_k, distill_temperature=temperature
+    )
+    kl = distill_kl(loss, Side(logits=policy), Side(logits=actor), 1.0)
+    return distill_sum(kl, temperature)
 
 
 @pytest.mark.parametrize("advantage", [1.5, -1.5])
@@ -153,7 +164,7 @@ class Grid:
                 actor.gather(1, x)[:, 0], q[:, 0], adv[:, 0], one, *clip, 1 / len(flat["x"])
             )
             settings = (loss.distill_direction, loss.distill_top_k, loss.distill_temperature)
-            distill = distill_sum(new, actor, *settings) / len(flat["x"])
+            distill = distillation(new, actor, *settings) / len(flat["x"])
             terms = (policy, own * loss.actor_ppo, loss.distill_coef * distill)
             sum(terms).backward()
             totals += torch.tensor([float(t.detach()) for t in terms])
@@ -242,10 +253,10 @@ def reference_distillation(policy, actor, direction, top_k, temperature):
 def test_distillation_and_its_gradient_are_those_of_plain_float64(direction, top_k, temperature):
     policy = (2 * normal(1, 12, 9)).requires_grad_()
     found = []
-    for loss in (distill_sum, reference_distillation):
+    for loss in (distillation, reference_distillation):
         actor = (2 * normal(2, 12, 9)).requires_grad_()
         inputs = (policy, actor)
-        if loss is distill_sum:
+        if loss is distillation:
             inputs = tuple(torch.log_softmax(x, -1) for x in inputs)
         total = loss(*inputs, direction, top_k, temperature)
         total.backward()
@@ -260,7 +271,7 @@ def test_distillation_is_forward_kl_and_trains_only_the_actor():
     policy = normal(1, 5, 6).requires_grad_()
     actor = normal(2, 5, 6).requires_grad_()
     p, q = torch.log_softmax(policy, -1), torch.log_softmax(actor, -1)
-    loss = distill_sum(p, q)
+    loss = distillation(p, q)
     loss.backward()
     rows = (p.detach().double(), q.detach().double())
     plain = (rows[0].exp() * (rows[0] - rows[1])).sum()
@@ -274,7 +285,7 @@ def test_equal_models_have_a_distillation_loss_of_exactly_zero_and_no_gradient(d
     for top_k, temperature in ((0, 1.0), (3, 1.0), (3, 2.0), (8, 1.0), (20, 0.7)):
         p = log_softmax(3, 40, 9, 4.0)
         q = p.clone().requires_grad_()
-        loss = distill_sum(p, q, direction, top_k, temperature)
+        loss = distillation(p, q, direction, top_k, temperature)
         loss.backward()
         assert float(loss.detach()) == 0.0
         assert float(q.grad.abs().max()) < 2e-6
@@ -284,7 +295,7 @@ def test_a_coarser_vocabulary_never_raises_the_distillation_loss():
     """Data processing: k tokens and a bucket have at most the full KL, growing with k up to it."""
     p, q = log_softmax(4, 60, 15, 2.0), log_softmax(5, 60, 15, 2.0)
     for direction in ("forward", "reverse"):
-        losses = [float(distill_sum(p, q, direction, k)) for k in (*range(1, 15), 15, 16, 0)]
+        losses = [float(distillation(p, q, direction, k)) for k in (*range(1, 15), 15, 16, 0)]
         assert all(a <= b * (1 + 1e-6) for a, b in pairwise(losses))
         assert losses[-3] == losses[-2] == losses[-1] and losses[0] < 0.9 * losses[-1]
 
@@ -293,7 +304,8 @@ def test_the_anchor_holds_the_policy_and_is_itself_held_still():
     """KL(policy || anchor): gradient p (log(p / a) - KL) on the policy's logits, none elsewhere."""
     logits, anchor = normal(6, 7, 8).requires_grad_(), normal(7, 7, 8).requires_grad_()
     log_p, log_a = torch.log_softmax(logits, -1), torch.log_softmax(anchor, -1)
-    loss = anchor_sum(log_p, log_a)
+    sides = [Side(logits=log_p), Side(logits=log_a)]
+    loss = read(sides, 1.0, [Pair(0, 1, train_q=False)])[1][0].sum()
     loss.backward()
     p, gap = log_p.detach().double().exp(), (log_p - log_a).detach().double()
     kl = (p * gap).sum(1, keepdim=True)

@@ -80,15 +80,40 @@ def policy_only(*flags: str):
     return config.load([], [*base, "--loss.distill_coef", "0", *flags])
 
 
-def test_sharding_divides_what_is_trained_and_adds_a_whole_copy_for_the_engine():
+def test_sharding_divides_what_is_trained_and_keeps_a_whole_copy_and_the_engines():
     model, cfg = tiny(), policy_only("--policy.dtype", "bfloat16")
     n = sum(p.numel() for p in model.parameters())
     held, _ = memory.by_phase(cfg, model, None, 4, Layout(ranks=4, sharded=True, engine_copy=True))
     assert held["policy weights"] == held["policy gradients"] == pytest.approx(2 * n / 4, abs=1)
     assert held["policy optimiser"] == pytest.approx(12 * n / 4, abs=1)  # masters, two moments
-    assert held["engine's copy"] == 2 * n
+    assert held["engine's copy"] == held["whole copies"] == 2 * n
     whole, _ = memory.by_phase(cfg, model, None, 4, Layout(ranks=4))
-    assert whole["policy weights"] == 2 * n and "engine's copy" not in whole
+    assert whole["policy weights"] == 2 * n
+    assert "engine's copy" not in whole and "whole copies" not in whole
+
+
+@pytest.mark.parametrize("kind", ["separate", "frozen"])
+def test_of_two_models_the_trained_ones_are_whole_once_more_and_the_actor_is_the_engines(kind):
+    """Float32, 2 ranks. 4 bytes of a weight: whole copies of what is trained, the engine's of the
+    actor; a frozen actor and the anchor are not divided."""
+    untrained = ["--loss.actor_ppo", "False", "--loss.distill_coef", "0"]
+    flags = ["--actor.kind", kind, "--loss.anchor_coef", "0.1", *untrained * (kind == "frozen")]
+    cfg, policy, actor = config.load([], flags), tiny(), tiny(num_hidden_layers=1)
+    p, a = (4 * sum(x.numel() for x in m.parameters()) for m in (policy, actor))
+    held, _ = memory.by_phase(cfg, policy, actor, 4, Layout(2, sharded=True, engine_copy=True))
+    assert held["whole copies"] == p + (a if kind == "separate" else 0)
+    assert held["actor weights"] == pytest.approx(a / 2 if kind == "separate" else a, abs=1)
+    assert held["anchor weights"] == p and held["engine's copy"] == a
+
+
+def test_the_estimate_counts_the_copy_of_an_engine_in_a_process_of_its_own():
+    found = {}
+    for engine in ("hf", "process", "vllm"):
+        cfg = policy_only("--rollout.engine", engine)
+        found[engine] = memory.estimate(cfg, tiny(), None, 4)
+    n = 4 * sum(p.numel() for p in tiny().parameters())
+    assert "engine's copy" not in found["hf"]
+    assert found["process"]["engine's copy"] == found["vllm"]["engine's copy"] == n
 
 
 def test_cache_and_head_workspace_are_as_by_hand():

@@ -7,9 +7,9 @@ import copy
 import numpy as np
 import pytest
 import torch
-from llm_world import PROBLEMS, TOKENIZER, random_pair, rollout
+from llm_world import PROBLEMS, TOKENIZER, full_logprobs, random_pair, rollout
 
-from llm.logprobs import completion_logprobs, log_tail
+from llm.logprobs import log_tail
 from llm.rollout import _BLOCK, inverse_cdf, sample
 
 EOS = next(iter(TOKENIZER.eos))
@@ -25,7 +25,7 @@ def test_logp_inf_is_the_log_probability_of_the_distribution_sampled_from(pair, 
     """Temperature included: equal to a full forward pass divided by the same temperature."""
     _, actor = pair
     b = rollout(actor, temperature=temperature)
-    full = completion_logprobs(actor, b.ids, b.is_real, 7, temperature).detach()
+    full = full_logprobs(actor, b.ids, b.is_real, 7, temperature).detach()
     real = b.is_completion
     taken = full.gather(-1, b.completion_ids[..., None])[..., 0]
     assert torch.allclose(b.logp_inf[real], taken[real], atol=2e-5)
@@ -96,7 +96,7 @@ def test_finished_sequences_leave_the_forward_pass(pair):
     b = rollout(actor, problems=PROBLEMS * 20, width=40)
     hook.remove()
     assert sizes[0] == 100 and sizes[-1] < 50 and sizes[1:] == sorted(sizes[1:], reverse=True)
-    full = completion_logprobs(actor, b.ids, b.is_real, 40, 1.0).detach()
+    full = full_logprobs(actor, b.ids, b.is_real, 40, 1.0).detach()
     taken = full.gather(-1, b.completion_ids[..., None])[..., 0]
     real = b.is_completion
     assert torch.allclose(b.logp_inf[real], taken[real], atol=2e-5)
@@ -156,7 +156,7 @@ def test_log_probabilities_of_a_bfloat16_model_are_normalised_in_float32(pair):
     """The softmax is over float32 logits: probabilities sum to 1 far closer than bfloat16 could."""
     model = copy.deepcopy(pair[1]).to(torch.bfloat16)
     b = rollout(model)
-    logp = completion_logprobs(model, b.ids, b.is_real, 7, 1.0).detach()
+    logp = full_logprobs(model, b.ids, b.is_real, 7, 1.0).detach()
     total = logp[b.is_completion].double().exp().sum(dim=-1)
     assert logp.dtype == torch.float32 and float((total - 1.0).abs().max()) < 1e-6
     assert b.topk_logp_inf.dtype == torch.float32

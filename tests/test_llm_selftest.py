@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from llm_world import full_logprobs
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from llm import actors, config, data, logprobs, models, rewards, rollout, text, update
+from llm import actors, config, data, heads, laws, logprobs, models, rewards, rollout, text
 from llm.config import ConfigError
 from llm.selftest import SelfTestError, limits, self_test
 from llm.setup import Setup
@@ -36,7 +37,9 @@ def opened(*flags: str, dropout: float = 0.0, absolute: bool = False) -> Setup:
     tokenizer = text.CharTokenizer()
     task, scorer = data.open_task(cfg.task, tokenizer), rewards.open_scorer(cfg.task, tokenizer)
     actor = actors.open_actor(cfg, policy, Path("unused"))
-    return Setup(cfg, tokenizer, task, scorer, policy, actor, None, torch.device("cpu"))
+    chunked = heads.chunked(cfg, policy, actor.model)
+    parts = (cfg, tokenizer, task, scorer, policy, actor, None, torch.device("cpu"))
+    return Setup(*parts, chunked=chunked)
 
 
 def test_a_sound_setup_passes_with_rounding_alone():
@@ -66,38 +69,33 @@ def test_bfloat16_has_wider_limits_and_a_setting_overrides_both():
 def test_bfloat16_rounding_hides_no_wrong_temperature(factor, monkeypatch):
     """Every token within what bfloat16 may do to one, and the scale of all tells."""
     setup = opened("--policy.dtype", "bfloat16")
-    score = logprobs.completion_logprobs
-    monkeypatch.setattr(
-        update,
-        "completion_logprobs",
-        lambda *a, temperature: score(*a, temperature=temperature * factor),
-    )
+    states = laws.completion_states
+    monkeypatch.setattr(laws, "completion_states", lambda *a: states(*a) / factor)
     with pytest.raises(SelfTestError, match=r"scaled by .* look at the temperature"):
         self_test(setup)
 
 
 def planted(fault: str, patch: pytest.MonkeyPatch, setup: Setup) -> None:
     """One side made wrong, the other left right."""
-    score: Any = logprobs.completion_logprobs
+    states: Any = laws.completion_states
     sampler, noted = rollout._forward, rollout.sample
-    positions = logprobs.positions
+    positions, warm = laws.positions, setup.cfg.rollout.temperature
 
     def raw(*args, **kwargs):
         batch = noted(*args, **kwargs)
-        logp = score(setup.policy, batch.ids, batch.is_real, batch.is_completion.shape[1], 1.0)
+        width = batch.is_completion.shape[1]
+        logp = full_logprobs(setup.policy, batch.ids, batch.is_real, width, 1.0)
         batch.logp_inf.copy_(logprobs.chosen(logp, batch.completion_ids))
         return batch
 
     scorers = {
-        "scorer at temperature 1": lambda m, ids, real, t, temperature: score(m, ids, real, t, 1.0),
-        "scored one token late": lambda *a, temperature: score(*a, temperature).roll(1, dims=1),
-        "another prompt is scored": lambda m, ids, *a, temperature: score(
-            m, ids + (ids == 5), *a, temperature
-        ),
-        "NaN": lambda *a, temperature: score(*a, temperature) * math.nan,
-        "scorer sees padding": _unmasked,
-        "scorer pads on the right": lambda m, ids, real, t, temperature: score(
-            m, _right(ids, real, t), _right(real, real, t), t, temperature
+        "scorer at temperature 1": lambda *a: states(*a) * warm,
+        "scored one token late": lambda *a: states(*a).roll(1, dims=1),
+        "another prompt is scored": lambda m, ids, *a: states(m, ids + (ids == 5), *a),
+        "NaN": lambda *a: states(*a) * math.nan,
+        "scorer sees padding": lambda m, ids, real, *a: _unmasked(states, m, ids, real, *a),
+        "scorer pads on the right": lambda m, ids, real, t, split: states(
+            m, _right(ids, real, t), _right(real, real, t), t, split
         ),
     }
     samplers = {
@@ -113,11 +111,11 @@ def planted(fault: str, patch: pytest.MonkeyPatch, setup: Setup) -> None:
         "scorer's positions count padding": lambda real: positions(torch.ones_like(real)),
     }
     if fault in scorers:
-        patch.setattr(update, "completion_logprobs", scorers[fault])
+        patch.setattr(laws, "completion_states", scorers[fault])
     elif fault in samplers:
         patch.setattr(rollout, "_forward", samplers[fault])
     elif fault in orders:
-        patch.setattr(logprobs, "positions", orders[fault])
+        patch.setattr(laws, "positions", orders[fault])
     elif fault == "sampler notes raw log-probabilities":
         patch.setattr(rollout, "sample", raw)
     else:
@@ -125,15 +123,12 @@ def planted(fault: str, patch: pytest.MonkeyPatch, setup: Setup) -> None:
         setup.policy.train()
 
 
-def _unmasked(m, ids, real, t, temperature):
-    out = m(
-        input_ids=ids,
-        attention_mask=torch.ones_like(ids),
-        position_ids=logprobs.positions(real),
-        logits_to_keep=t + 1,
-        use_cache=False,
-    )
-    return torch.log_softmax(out.logits[:, :-1].float() / temperature, dim=-1)
+def _unmasked(states, m, ids, real, *a):
+    """Only positions know of the padding."""
+    position = laws.positions(real)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(laws, "positions", lambda _: position)
+        return states(m, ids, torch.ones_like(real), *a)
 
 
 def _right(x, real, t):

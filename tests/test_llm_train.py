@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 import torch
 from llm_runs import COMMON, TINY, rows, settings, start, weights
+from llm_world import full_logprobs
 from safetensors.torch import load_file
 
-from llm import config, data, run, setup, train, update, warmup
+from llm import config, data, laws, run, setup, train, update, warmup
 from llm.checkpoint import Diverged, Guard, latest
 from llm.metrics import MetricsFile, ess
 
@@ -120,8 +121,8 @@ def test_policy_forwards_per_step_are_one_per_update_and_one_for_p_ref(
 ):
     """Sec. 4.4.3: no extra log-prob evaluations. With one update p_ref needs no pass of its own."""
     calls = []
-    forward = update.forward
-    monkeypatch.setattr(update, "forward", lambda *a: calls.append(1) or forward(*a))
+    states = laws.completion_states
+    monkeypatch.setattr(laws, "completion_states", lambda *a: calls.append(1) or states(*a))
     monkeypatch.setattr(train, "evaluation", lambda *a: {"pass_rate": 0.0, "kl_policy_actor": 0.0})
     monkeypatch.setattr(train, "check_models", lambda *a: None)  # once a checkpoint, one sequence
     monkeypatch.setattr(train.selftest, "self_test", lambda *a: None)  # once a run
@@ -154,8 +155,8 @@ def test_p_ref_is_each_model_before_the_updates_at_every_update_of_a_step(
         assert torch.allclose(ref.tail_bound, expected.tail_bound, atol=1e-5)
         real = batch.is_completion
         if kind == "tis":
-            full = update.forward(world, before[step][1], batch).detach()
-            taken = full.gather(1, batch.completion_ids[real][:, None])[:, 0]
+            full = full_logprobs(before[step][1], batch.ids, batch.is_real, real.shape[1], 1.0)
+            taken = full.gather(2, batch.completion_ids[..., None])[..., 0][real].detach()
             assert torch.allclose(share.ref_actor, taken, atol=1e-5)
         else:
             assert share.ref_actor is None
@@ -198,21 +199,21 @@ def test_a_non_finite_value_stops_the_run_naming_step_tensor_and_checkpoint(
 
         monkeypatch.setattr(update, "distill_sum", poisoned)
     elif name == "gradient":
-        original = update.entropy
+        original = update.metrics.clip_fraction
 
-        def poisoned(logp):
+        def poisoned(*args):
             seen.append(1)
             if len(seen) == 5:
                 parameter = next(iter(policies[-1].parameters()))
                 parameter.grad[0, 0] = float("inf")
-            return original(logp)
+            return original(*args)
 
         policies = []
         build = train.open_setup
         monkeypatch.setattr(
             train, "open_setup", lambda *a: policies.append((m := build(*a)).policy) or m
         )
-        monkeypatch.setattr(update, "entropy", poisoned)
+        monkeypatch.setattr(update.metrics, "clip_fraction", poisoned)
     elif name == "weight":
         original = update.token_weights
 
@@ -225,13 +226,15 @@ def test_a_non_finite_value_stops_the_run_naming_step_tensor_and_checkpoint(
 
         monkeypatch.setattr(update, "token_weights", poisoned)
     else:
-        original = update.tokens
+        original = laws.joint
 
-        def poisoned(cfg, logp, *args, **kw):
+        def poisoned(*args):
             seen.append(1)
-            return original(cfg, logp + (float("nan") if len(seen) == 5 else 0.0), *args, **kw)
+            found = original(*args)
+            bad = found.tokens.logp + (float("nan") if len(seen) == 5 else 0.0)
+            return found._replace(tokens=found.tokens._replace(logp=bad))
 
-        monkeypatch.setattr(update, "tokens", poisoned)
+        monkeypatch.setattr(update, "joint", poisoned)
     with pytest.raises(Diverged, match=rf"step 4: ({wording}).*step_00000003"):
         start(tmp_path, warm)
     assert all(bool(torch.isfinite(v).all()) for v in weights(tmp_path).values())

@@ -8,14 +8,14 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from llm_world import NOWHERE, PROBLEMS, random_pair, rollout, start, world
+from llm_world import NOWHERE, PROBLEMS, full_logprobs, random_pair, rollout, start, world
 
-from llm import data, evaluate, metrics, train
-from llm import update as update_module
+from llm import data, evaluate, laws, metrics, train
 from llm.advantages import group_advantage
 from llm.config import Config, CorrectionConfig
 from llm.control import Controls
 from llm.correction import CorrectionState, TokenWeights, token_weights
+from llm.head import Side
 from llm.settings import ControlConfig, LossConfig, OptimConfig, RolloutConfig
 from llm.update import Share, update
 
@@ -134,7 +134,8 @@ def test_the_actors_ratio_is_to_the_actor_before_the_updates(pair, scene):
     batch, coin = scene
     cfg = config(name="none")
     cfg = dataclasses.replace(cfg, loss=dataclasses.replace(cfg.loss, actor_correction="tis"))
-    now = update_module.forward(world(cfg, pair), pair[1], batch).detach()
+    real = batch.is_completion
+    now = full_logprobs(pair[1], batch.ids, batch.is_real, real.shape[1], 1.0)[real].detach()
     taken = batch.completion_ids[batch.is_completion]
     act, q = now.gather(1, taken[:, None])[:, 0], batch.logp_inf[batch.is_completion]
     before = act - 0.3  # as if the actor had since moved by 0.3 nats at every token
@@ -280,8 +281,8 @@ def test_gradients_are_clipped_to_the_norm_asked_for(pair, scene):
 
 def test_both_exact_kls_have_the_direction_of_their_name():
     """By hand: p = (1/2, 1/2), q = (1/4, 3/4)."""
-    p, q = torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[0.25, 0.75]]).log()
-    found = metrics.exact_kls(p, q)
+    p, q = (Side(logits=torch.tensor([x]).log()) for x in ([0.5, 0.5], [0.25, 0.75]))
+    found = laws.exact_kls(p, q, 1.0)
     assert found["kl_policy_actor"] == pytest.approx(
         0.5 * np.log(2) + 0.5 * np.log(2 / 3), rel=1e-5
     )

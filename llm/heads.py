@@ -1,0 +1,113 @@
+"""Which models' heads can be computed in blocks, and what is then asked of the models."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any
+
+import torch
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
+
+from . import models, sharding
+from .config import Config, ConfigError
+from .head import Head
+from .models import Model, plain
+
+BLOCKS_FROM = 16_384  # ids from which "auto" means blocks; smaller logits are faster whole
+SOFTCAPS = ("final_logit_softcapping", "logits_soft_cap")  # their names in transformers' configs
+
+
+def in_blocks(cfg: Config, vocabulary: int) -> bool:
+    """Whether the settings ask for blocks, as far as the models allow them."""
+    if cfg.optim.head != "auto":
+        return cfg.optim.head == "chunked"
+    return vocabulary >= BLOCKS_FROM and not cfg.loss.distill_top_k
+
+
+def chunked(cfg: Config, policy: Model, actor: Model) -> bool:
+    """Whether the run's logits are computed in blocks.
+
+    Raises:
+        ConfigError: that was demanded, and a model's head is of another form.
+    """
+    if not in_blocks(cfg, models.logits_width(policy)):
+        return False
+    own = cfg.actor.kind in ("separate", "frozen")  # the others have the policy's head
+    roles = {"policy": policy} | ({"actor": actor} if own else {})
+    return heads_of(roles, cfg.optim.head) is not None
+
+
+def head_of(model: Model) -> tuple[Head | None, str]:
+    """The head of a transformers causal language model, or None and the reason.
+
+    Whatever a model does between hidden states and logits, two tokens tell: the logits of its own
+    forward pass must be those of the formula on `hidden_states`. No gradient, no randomness.
+    """
+    head, why = own_head(model)
+    if head is None:
+        return None, why
+    if head.bias is not None and not bool(head.bias.isfinite().all()):
+        return None, "its head's bias is not finite"
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()  # dropout would make the two passes differ
+    try:
+        with torch.no_grad():
+            ids = torch.tensor([[0, min(1, len(head.weight) - 1)]], device=head.weight.device)
+            inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
+            found = model(**inputs).logits[0].float()
+            ours = head.logits(hidden_states(model, **inputs)[0]).float()
+    except Exception as e:  # an unusual model may fail in any way; the dense path then still works
+        return None, f"its hidden states cannot be had separately ({type(e).__name__}: {e})"
+    finally:
+        for module, training in modes:
+            module.training = training
+    gap = float((found - ours).abs().max()) if found.shape == ours.shape else math.inf
+    if not gap <= 32 * torch.finfo(head.weight.dtype).eps * float(found.abs().max()):
+        return None, f"its logits are not those of its head's weight: they differ by {gap:.3g}"
+    return head, ""
+
+
+def own_head(model: Model) -> tuple[Head | None, str]:
+    """As `head_of` by its form alone, without a forward pass; of a sharded model, sharded."""
+    try:
+        linear = plain(model).get_output_embeddings()
+        config = plain(model).config.get_text_config()
+    except (AttributeError, NotImplementedError) as e:
+        return None, f"it is not a transformers causal language model ({e})"
+    kind = type(linear).__bases__[-1] if isinstance(linear, FSDPModule) else type(linear)
+    if kind is not torch.nn.Linear:
+        return None, f"its head is {kind.__name__}, not a plain linear layer"
+    if type(linear.weight) not in (torch.nn.Parameter, DTensor):  # a quantised one, say
+        return None, f"its head's weight is stored as {type(linear.weight).__name__}"
+    softcap = next((c for c in (getattr(config, x, None) for x in SOFTCAPS) if c), None)
+    return Head(linear.weight, linear.bias, softcap), ""
+
+
+def hidden_states(model: Model, **inputs: Any) -> torch.Tensor:
+    """What the head is applied to, (b, t, h): the model without its head, same inputs."""
+    return sharding.as_forward(model, lambda: plain(model).base_model(**inputs).last_hidden_state)
+
+
+def heads_of(models: dict[str, Model], wanted: str = "auto") -> dict[str, Head] | None:
+    """The heads of all models, by role, or None for the dense path: one odd head forces it on all.
+
+    wanted: "auto" (dense with a warning where need be), "chunked" (a ConfigError instead), "dense".
+    """
+    if wanted not in ("auto", "chunked", "dense"):
+        raise ConfigError(f'head must be "auto", "chunked" or "dense", got "{wanted}"')
+    if wanted == "dense":
+        return None
+    found = {role: head_of(model) for role, model in models.items()}
+    reasons = [f"the {role}: {why}" for role, (head, why) in found.items() if head is None]
+    sizes = {len(head.weight) for head, _ in found.values() if head is not None}
+    if len(sizes) > 1:
+        reasons.append(f"the models' vocabularies have {sorted(sizes)} ids")
+    if not reasons:
+        return {role: head for role, (head, _) in found.items() if head is not None}
+    why = "; ".join(reasons)
+    if wanted == "chunked":
+        raise ConfigError(f'head = "chunked" is out of reach for {why}. Use head = "auto"')
+    warnings.warn(f"whole logits are held in memory, for {why}", stacklevel=2)
+    return None
