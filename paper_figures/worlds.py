@@ -65,7 +65,7 @@ WORLDS: dict[str, Settings] = {
     "chain": _CHAIN,
     "chain weak": _CHAIN | {"warmup.actor_error": 0.35},
     "chain small": _CHAIN | {"actor.width": 16},
-    "chain forms": _CHAIN | {"task.forms": 201},
+    "chain forms": _CHAIN | {"task.forms": 201, "warmup.actor_steps": 1000},
     "chain near": _CHAIN | {"actor.layers": 2, "actor.width": 48},
 }
 
