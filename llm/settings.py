@@ -107,7 +107,8 @@ class ActorConfig(ModelConfig):
 @dataclass(frozen=True)
 class WarmupConfig:
     folder: str = ""
-    """Where warmed-up models are kept and found again; empty: inside the run folder."""
+    """Where warmed-up models are kept and found again, each in a folder of its own recipe, so that
+    runs of any settings may share it; empty: inside the run folder."""
     policy_steps: int = 400
     """Supervised steps of the policy before reinforcement learning."""
     actor_steps: int = 600
