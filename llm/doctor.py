@@ -219,14 +219,13 @@ def _disk(cfg: Config, policy: Any, actor: Any) -> Line:
 def _models(cfg: Config, scratch: Path) -> tuple[tuple[Setup, bool], list[Line]]:
     """Both models opened, and whether any is random for want of a warm-up."""
     folder = Path(cfg.run.folder)
-    home = Path(cfg.warmup.folder) if cfg.warmup.folder else folder / "warmup"
     roles = ["policy"] * (not cfg.policy.path)
     if cfg.actor.kind in ("separate", "frozen") and not cfg.actor.path:
         roles.append("actor")
-    finished = [(home / role / "recipe.json").exists() for role in roles]
+    finished = [warmup.is_kept(cfg, role, folder) for role in roles]
     for role, is_there in zip(roles, finished, strict=True):
         if is_there:
-            warmup.warmed(cfg, role, folder)  # refuses one of other settings
+            warmup.warmed(cfg, role, folder)  # refuses a damaged one
     is_random = not all(finished)
     if is_random:
         steps = {f"{role}_steps": 0 for role in roles}

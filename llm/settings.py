@@ -17,6 +17,9 @@ class TaskConfig:
     """Fewest digits in a prompt; in each number for add and arithmetic."""
     digits_max: int = 8
     """Most digits."""
+    forms: int = 1
+    """Characters that each digit of an answer may be written with; any of them counts. A built
+    model then has 48 + 10 (forms - 1) token ids: 2,048 with 201."""
     source: str = ""
     """problems: a .jsonl or .parquet file, a hub dataset id, or gsm8k, math, deepscaler; a file
     with a preset's columns and answers: gsm8k:train.jsonl."""
@@ -107,7 +110,8 @@ class ActorConfig(ModelConfig):
 @dataclass(frozen=True)
 class WarmupConfig:
     folder: str = ""
-    """Where warmed-up models are kept and found again; empty: inside the run folder."""
+    """Where warmed-up models are kept and found again, each in a folder of its own recipe, so that
+    runs of any settings may share it; empty: inside the run folder."""
     policy_steps: int = 400
     """Supervised steps of the policy before reinforcement learning."""
     actor_steps: int = 600

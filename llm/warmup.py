@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,22 +22,35 @@ from .tasks import DigitTask
 from .text import CharTokenizer
 
 _DEPENDS_ON = (
-    "task.name task.digits_min task.digits_max {role}.path {role}.layers {role}.width "
+    "task.name task.digits_min task.digits_max task.forms {role}.path {role}.layers {role}.width "
     "warmup.{role}_steps warmup.{role}_error warmup.batch_size warmup.lr run.seed"
 )
 
 
 def warmed(cfg: Config, role: str, run_folder: Path) -> str:
-    """Folder of the warmed-up model of a role; trained now unless an equal one is kept there.
+    """Folder of the warmed-up model of a role; trained now unless one of its recipe is kept.
 
     Warm-ups are shared by runs with the same settings of them; an interrupted one goes on.
 
     Raises:
-        ConfigError: the folder holds a model warmed up with other settings.
+        ConfigError: a damaged or edited folder: it does not hold what its name says.
     """
+    folder = kept_in(cfg, role, run_folder)
+    with _alone_in(folder):
+        return _warmed(cfg, role, folder)
+
+
+def kept_in(cfg: Config, role: str, run_folder: Path) -> Path:
+    """Where the warmed-up model of a role is kept: one folder for each recipe, named by its hash,
+    so that recipes share `warmup.folder` and never meet."""
     home = Path(cfg.warmup.folder) if cfg.warmup.folder else run_folder / "warmup"
-    with _alone_in(home / role):
-        return _warmed(cfg, role, home / role)
+    recipe = json.dumps(_recipe(cfg, role), sort_keys=True)
+    return home / f"{role}-{hashlib.sha256(recipe.encode()).hexdigest()[:10]}"
+
+
+def is_kept(cfg: Config, role: str, run_folder: Path) -> bool:
+    """True where `warmed` would find the model rather than train it."""
+    return (kept_in(cfg, role, run_folder) / "recipe.json").exists()
 
 
 @contextlib.contextmanager
@@ -50,18 +64,26 @@ def _alone_in(folder: Path) -> Iterator[None]:
 
 
 def _warmed(cfg: Config, role: str, folder: Path) -> str:
-    recipe = _recipe(cfg, role)
-    if (folder / "recipe.json").exists():
-        found = json.loads((folder / "recipe.json").read_text())
+    recipe, kept = _recipe(cfg, role), folder / "recipe.json"
+    if kept.exists():
+        try:
+            found = json.loads(kept.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as e:
+            raise ConfigError(f"cannot read {kept}: {e}; remove {folder}") from e
         if found != recipe:
-            differs = [k for k in recipe if found.get(k) != recipe[k]]
+            found = found if isinstance(found, dict) else {}
+            differs = [
+                f"{k} ({found.get(k)!r} there, {recipe.get(k)!r} wanted)"
+                for k in sorted(recipe.keys() | found.keys())
+                if found.get(k) != recipe.get(k)
+            ]
             raise ConfigError(
-                f"{folder} holds a model warmed up with other settings ({', '.join(differs)}); "
-                "choose another --warmup.folder or remove it"
+                f"{folder} is damaged or was edited: its name is of another recipe than the one in "
+                f"recipe.json: {', '.join(differs)}. Remove it or choose another --warmup.folder"
             )
     else:
         _warm_up(cfg, role, folder).save_pretrained(folder / "model")
-        write_json(folder / "recipe.json", recipe)  # written last: its presence says "complete"
+        write_json(kept, recipe)  # written last: its presence says "complete"
     return str(folder / "model")
 
 
@@ -76,7 +98,7 @@ def _warm_up(cfg: Config, role: str, folder: Path) -> Model:
     w = cfg.warmup
     steps = w.policy_steps if role == "policy" else w.actor_steps
     error = w.policy_error if role == "policy" else w.actor_error
-    model = build(getattr(cfg, role), seed=seed_of(cfg, role))
+    model = build(getattr(cfg, role), seed_of(cfg, role), cfg.task.forms)
     optimizer = torch.optim.AdamW(model.parameters(), lr=w.lr, weight_decay=0.0)
     parts = {"model": model, "optimizer": optimizer}
     start, kept = 0, latest(folder / "checkpoints")
@@ -114,7 +136,7 @@ def demonstrations(
     cfg: Config, rng: np.random.Generator, error: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Prompt, answer and end-of-sequence, right-padded; and which ids are answer. (b, t) each."""
-    tokenizer = CharTokenizer()
+    tokenizer = CharTokenizer(cfg.task.forms)
     (eos,) = tokenizer.eos
     task = DigitTask(cfg.task)
     prompts = [p for p, _ in task.problems(rng, cfg.warmup.batch_size)]

@@ -51,7 +51,10 @@ def test_a_finished_warm_up_is_used_and_not_touched(tmp_path):
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == before
     assert set(statuses(found).values()) <= {WARNING}  # two steps of warm-up make no good policy
     other = lines(tmp_path, "--warmup.policy_steps", "3")
-    assert other["models"].status == PROBLEM and "other settings" in other["models"].found
+    assert "random weights" in other["models"].found
+    (recipe,) = tmp_path.glob("warmup/policy-*/recipe.json")
+    recipe.write_text("{}")
+    assert lines(tmp_path)["models"].status == PROBLEM
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@ weights."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -224,15 +226,51 @@ def test_every_character_task_warms_up_and_an_equal_warm_up_is_found_again(task,
         *("--policy.dtype", "bfloat16"),
     ]
     model = models.open_policy(settings(*flags), tmp_path / "run")
-    file = tmp_path / "policy/model/model.safetensors"
+    (file,) = tmp_path.glob("policy-*/model/model.safetensors")
     written = file.stat().st_mtime_ns
     again = models.open_policy(settings(*flags, "--run.steps", "7"), tmp_path / "other")
     assert file.stat().st_mtime_ns == written
     assert same(model, again)
     assert next(model.parameters()).dtype == torch.bfloat16
     assert load_file(file)["lm_head.weight"].dtype == torch.float32  # warmed up in full precision
-    with pytest.raises(ConfigError, match=r"other settings \(warmup\.policy_error\)"):
-        models.open_policy(settings(*flags, "--warmup.policy_error", "0.3"), tmp_path / "other")
+    for other in (["--warmup.policy_error", "0.3"], ["--run.seed", "1"]):
+        assert not same(model, models.open_policy(settings(*flags, *other), tmp_path / "other"))
+    assert len(list(tmp_path.glob("policy-*"))) == 3 and file.stat().st_mtime_ns == written
+
+
+def test_a_warm_up_is_named_by_the_hash_of_its_recipe(tmp_path):
+    """By hand, from recipe.json: 10 hex digits of the SHA-256 of the JSON with sorted keys."""
+    flags = ("--warmup.folder", str(tmp_path), "--warmup.actor-steps", "1", "--actor.width", "16")
+    models.open_model(settings(*flags), "actor", tmp_path)
+    (folder,) = (p for p in tmp_path.iterdir() if p.is_dir())
+    recipe = json.loads((folder / "recipe.json").read_text())
+    text = (
+        "{" + ", ".join(f"{json.dumps(k)}: {json.dumps(recipe[k])}" for k in sorted(recipe)) + "}"
+    )
+    assert folder.name == f"actor-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+    assert recipe["warmup.actor_steps"] == 1 and "run.steps" not in recipe
+
+
+@pytest.mark.parametrize(
+    ("edited", "match"),
+    [
+        (
+            '"warmup.policy_error": 0.3',
+            r"edited.*warmup\.policy_error \(0\.3 there, 0\.15 wanted\)",
+        ),
+        ('"warmup.policy_error": 0.15, "x": 1', r"edited.*x \(1 there, None wanted\)"),
+        ('"warmup.policy_error": ', r"cannot read .*recipe\.json"),
+    ],
+)
+def test_a_warm_up_whose_recipe_is_not_that_of_its_name_is_refused(tmp_path, edited, match):
+    cfg = settings("--warmup.folder", str(tmp_path), "--warmup.policy-steps", "0")
+    models.open_policy(cfg, tmp_path)
+    (file,) = tmp_path.glob("policy-*/recipe.json")
+    whole = file.read_text()
+    assert whole.count('"warmup.policy_error": 0.15') == 1
+    file.write_text(whole.replace('"warmup.policy_error": 0.15', edited))
+    with pytest.raises(ConfigError, match=match):
+        models.open_policy(cfg, tmp_path)
 
 
 def test_demonstrations_show_prompt_answer_and_end_and_mark_the_answer():

@@ -207,7 +207,8 @@ def test_sigterm_in_a_warm_up_saves_it(tmp_path, monkeypatch):
     with pytest.raises(Stopped) as stopped:
         start(tmp_path / "r", tmp_path / "warm")
     assert stopped.value.exit_code == 143
-    assert latest(tmp_path / "warm/policy/checkpoints").name == "step_00000010"
+    (folder,) = (tmp_path / "warm").glob("policy-*")
+    assert latest(folder / "checkpoints").name == "step_00000010"
     start(tmp_path / "r", tmp_path / "warm", "--run.steps", "12")
     assert len(calls) == 120 + 80
 

@@ -243,19 +243,22 @@ def test_a_non_finite_value_stops_the_run_naming_step_tensor_and_checkpoint(
     assert [r["alarms"] for r in found] == [[], [], [], [], ["non_finite"]]
 
 
-def test_a_warm_up_is_reused_and_one_with_other_settings_is_refused(tmp_path, warm):
+def test_a_warm_up_is_reused_and_other_settings_get_one_of_their_own(tmp_path, warm):
     cfg = settings(tmp_path, warm)
     a, b = (opened(cfg, tmp_path)[0].state_dict() for _ in range(2))
     assert all(torch.equal(a[k], b[k]) for k in a)
     other = settings(tmp_path, warm, "--warmup.policy-error", "0.3")
-    with pytest.raises(ValueError, match=r"warmup\.policy_error"):
-        opened(other, tmp_path)
+    c = opened(other, tmp_path)[0].state_dict()
+    assert not all(torch.equal(a[k], c[k]) for k in a)
+    d = opened(cfg, tmp_path)[0].state_dict()
+    assert all(torch.equal(a[k], d[k]) for k in a)
 
 
 def test_a_pretrained_folder_can_be_policy_and_actor(tmp_path, warm):
     cfg = settings(tmp_path / "first", warm)
     opened(cfg, tmp_path)
-    flags = ["--policy.path", str(warm / "policy/model"), "--actor.path", str(warm / "actor/model")]
+    kept = {role: warmup.kept_in(cfg, role, tmp_path) / "model" for role in ("policy", "actor")}
+    flags = [f"--{role}.path={path}" for role, path in kept.items()]
     keep = [*COMMON[:6], *COMMON[10:]]
     cfg = config.load([], [*keep, *flags, "--run.steps", "1", "--run.folder", str(tmp_path / "r")])
     train_in(cfg)
@@ -325,7 +328,7 @@ def test_on_policy_runs_need_no_actor(tmp_path, warm):
     train_in(cfg)
     kept = latest(tmp_path / "checkpoints")
     assert sorted(p.stem for p in kept.glob("*.safetensors")) == ["optimizer_policy", "policy"]
-    assert not (tmp_path / "warmup" / "actor").exists()
+    assert [p.name[:6] for p in (tmp_path / "warmup").iterdir()] == ["policy"]
     found = rows(tmp_path)
     assert (
         found[0]["ess_raw"] == pytest.approx(1.0, abs=1e-4) and found[0]["kl_policy_actor"] == 0.0
