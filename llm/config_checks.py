@@ -6,6 +6,8 @@ import dataclasses
 import math
 from typing import Any
 
+from .forms import MOST
+
 
 class ConfigError(ValueError):
     """A setting that is out of bounds, unknown, or without effect."""
@@ -21,7 +23,7 @@ _POSITIVE = (
     "correction.tis_cap correction.icepop_high loss.clip_low loss.clip_high "
     "loss.updates_per_rollout loss.distill_temperature control.gain control.lam_min "
     "control.lam_max optim.policy_lr optim.actor_lr optim.grad_clip alarm.kl_max alarm.ratio_max "
-    "alarm.patience alarm.lower_factor run.steps run.eval_every run.eval_prompts "
+    "task.forms alarm.patience alarm.lower_factor run.steps run.eval_every run.eval_prompts "
     "run.checkpoint_every run.checkpoints_kept run.threads"
 ).split()
 _NOT_NEGATIVE = (
@@ -37,6 +39,7 @@ _MAY_BE_INFINITE = set(
     "loss.clip_high optim.grad_clip alarm.kl_max alarm.ratio_max".split()
 )
 _AT_MOST = {
+    "task.forms": MOST,
     "warmup.lr": 10,
     "optim.policy_lr": 10,
     "optim.actor_lr": 10,
@@ -204,6 +207,7 @@ def _needs(cfg: Any) -> list[tuple[str, bool, str]]:
     warm_policy = not cfg.policy.path and cfg.warmup.policy_steps > 0
     warm_actor = other and not a.path and cfg.warmup.actor_steps > 0
     characters = t.name in CHARACTER_TASKS
+    spelled = not cfg.policy.path or _character_model(cfg.policy.path)
     verified = t.scorer == "math_verify" or (t.scorer == "auto" and t.name == "problems")
     distilled = loss.distill_coef > 0
     caps = (c.name, loss.actor_correction)
@@ -296,6 +300,11 @@ def _needs(cfg: Any) -> list[tuple[str, bool, str]]:
             "task.digits_min task.digits_max",
             characters or t.name == "arithmetic",
             "a task made of digits",
+        ),
+        (
+            "task.forms",
+            characters and t.scorer in ("auto", "exact") and spelled,
+            "a task of characters, the scorer exact, and a model over the character alphabet",
         ),
         (
             "task.source task.split task.eval_source task.eval_split task.prompt_column "

@@ -112,6 +112,11 @@ def open_evaluation(own: Config, cfg: Config, folder: Path, checkpoint: Path) ->
     from .checkpoint import load_state
     from .setup import Setup, open_device
 
+    if cfg.task.forms != own.task.forms:
+        raise ConfigError(
+            f"--task.forms {cfg.task.forms} makes a vocabulary that differs from that of the run's "
+            f"models, which were built with task.forms {own.task.forms}: leave it out"
+        )
     torch.set_num_threads(cfg.run.threads)
     device = open_device(cfg.run.device)
     tokenizer = text.tokenizer_for(cfg.policy.path, cfg.task)

@@ -62,11 +62,12 @@ class Layout(NamedTuple):
 Parts = dict[str, int]
 
 
-def shape(part: ModelConfig, config: Any = None) -> Model:
-    """The model without its weights; of a transformers `config`, if one is given."""
+def shape(part: ModelConfig, config: Any = None, forms: int = 1) -> Model:
+    """The model without its weights; of a transformers `config`, if one is given; a built one with
+    so many forms of a digit (task.forms)."""
     with torch.device("meta"):
         if config is None and not part.path:
-            return models.build(part, seed=0)
+            return models.build(part, 0, forms)
         config = config or AutoConfig.from_pretrained(
             part.path, local_files_only=is_local(part.path), trust_remote_code=False
         )

@@ -209,7 +209,7 @@ def open_shapes(cfg: Config, sizes: list[str]) -> Pair:
     with models.quiet():
         for role, part in roles.items():
             config, source[role] = _config_of(role, part, given.get(role, ""))
-            found[role] = memory.shape(part, config)
+            found[role] = memory.shape(part, config, cfg.task.forms)
     widths = {role: memory.vocabulary(m) for role, m in found.items()}
     if len(set(widths.values())) > 1:
         raise ConfigError(f"the models' vocabularies differ: {widths}")

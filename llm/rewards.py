@@ -11,6 +11,7 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import Any, Protocol
 
+from .forms import read
 from .settings import TaskConfig
 from .text import CharTokenizer
 
@@ -60,6 +61,8 @@ def open_scorer(cfg: TaskConfig, tokenizer: Any) -> Scorer:
     if name == "number":
         return TextScorer(tokenizer, same_number)
     strict = isinstance(tokenizer, CharTokenizer)
+    if strict and cfg.forms > 1:
+        return TextScorer(tokenizer, lambda text, answer: read(text, cfg.forms) == answer)
     return TextScorer(tokenizer, same_text if strict else same_stripped_text)
 
 

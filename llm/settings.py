@@ -17,6 +17,9 @@ class TaskConfig:
     """Fewest digits in a prompt; in each number for add and arithmetic."""
     digits_max: int = 8
     """Most digits."""
+    forms: int = 1
+    """Characters that each digit of an answer may be written with; any of them counts. A built
+    model then has 48 + 10 (forms - 1) token ids: 2,048 with 201."""
     source: str = ""
     """problems: a .jsonl or .parquet file, a hub dataset id, or gsm8k, math, deepscaler; a file
     with a preset's columns and answers: gsm8k:train.jsonl."""

@@ -10,6 +10,7 @@ import numpy as np
 
 from .config_checks import ConfigError
 from .data import Problem, is_held_out, stream, with_instruction
+from .forms import written
 from .settings import TaskConfig
 
 _FEW = 2000  # prompts of so short a task are enumerated, to see that some are held out
@@ -45,8 +46,10 @@ class DigitTask:
         """An answer whose steps are, with probability `error`, random digits.
 
         In `chain` a wrong step carries over to the later ones; elsewhere it stays one wrong digit.
+        Where digits have several forms, each is written in one drawn from `forms.law`.
         """
-        return _DEMONSTRATIONS[self.cfg.name](prompt, rng, error)
+        digits, forms = _DEMONSTRATIONS[self.cfg.name](prompt, rng, error), self.cfg.forms
+        return digits if forms == 1 else written(digits, forms, rng)
 
     @property
     def _operands(self) -> int:

@@ -15,6 +15,7 @@ from typing import Any
 from .config import Config
 from .config_checks import ConfigError
 from .data import Task
+from .forms import further
 from .settings import TaskConfig
 
 _CHARACTERS = "0123456789=+-*/().,:;?!<>_ abcdefghijklmnopqrs"  # with padding and end, 48 ids
@@ -24,15 +25,21 @@ _TOKENIZER_FILES = (
     *("tokenizer_config.json", "tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt"),
     *("merges.txt", "spiece.model", "tekken.json"),
 )
-_ID = {c: i + 2 for i, c in enumerate(_CHARACTERS)}
 
 
 class CharTokenizer:
-    """One id for each character of a fixed alphabet."""
+    """One id for each character of a fixed alphabet, with `forms` characters for each digit.
 
-    vocab_size: int = len(_CHARACTERS) + 2
+    48 + 10 (forms - 1) ids: 2,048 with 201 forms. Those of fewer forms are the first ones.
+    """
+
     pad: int = 0
     eos: frozenset[int] = frozenset({1})
+
+    def __init__(self, forms: int = 1) -> None:
+        self._characters = _CHARACTERS + further(forms)
+        self._ids = {c: i + 2 for i, c in enumerate(self._characters)}
+        self.vocab_size: int = len(self._characters) + 2
 
     def prompt(self, text: str) -> list[int]:
         """Ids of a prompt: those of its characters."""
@@ -45,9 +52,9 @@ class CharTokenizer:
             ValueError: a character outside the alphabet, named with its position.
         """
         for i, c in enumerate(text):
-            if c not in _ID:
+            if c not in self._ids:
                 raise ValueError(f"character {c!r} at {i} of {text!r} is not in the alphabet")
-        return [_ID[c] for c in text]
+        return [self._ids[c] for c in text]
 
     def decode(self, ids: list[int]) -> str:
         """Text of ids up to end-of-sequence; padding inside shows as <pad>."""
@@ -57,7 +64,7 @@ class CharTokenizer:
         """What each id stands for."""
         names = {self.pad: "<pad>", 1: "<eos>"}
         known = range(2, self.vocab_size)
-        return [_CHARACTERS[i - 2] if i in known else names.get(i, f"<id {i}>") for i in ids]
+        return [self._characters[i - 2] if i in known else names.get(i, f"<id {i}>") for i in ids]
 
 
 class HubTokenizer:
@@ -185,7 +192,7 @@ def tokenizer_for(path: str, task: TaskConfig) -> Tokenizer:
     if not path or (
         is_local(path) and not any((Path(path) / f).exists() for f in _TOKENIZER_FILES)
     ):
-        return CharTokenizer()
+        return CharTokenizer(task.forms)
     return HubTokenizer(path, task.prompt_format)
 
 
@@ -201,8 +208,10 @@ def prompt_lengths(cfg: Config, task: Task, tokenizer: Tokenizer) -> list[int]:
 def differences(a: Tokenizer, b: Tokenizer) -> list[str]:
     """What differs between two tokenizers, in words: vocabulary, special ids, chat template."""
     if isinstance(a, CharTokenizer) or isinstance(b, CharTokenizer):
-        same = type(a) is type(b)
-        return [] if same else ["one reads the character alphabet, the other has its own tokenizer"]
+        if type(a) is not type(b):
+            return ["one reads the character alphabet, the other has its own tokenizer"]
+        same = a.vocab_size == b.vocab_size
+        return [] if same else [f"vocabulary ({a.vocab_size} and {b.vocab_size} characters)"]
     found = []
     va, vb = a._vocabulary, b._vocabulary
     if va != vb:

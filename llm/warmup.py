@@ -22,7 +22,7 @@ from .tasks import DigitTask
 from .text import CharTokenizer
 
 _DEPENDS_ON = (
-    "task.name task.digits_min task.digits_max {role}.path {role}.layers {role}.width "
+    "task.name task.digits_min task.digits_max task.forms {role}.path {role}.layers {role}.width "
     "warmup.{role}_steps warmup.{role}_error warmup.batch_size warmup.lr run.seed"
 )
 
@@ -98,7 +98,7 @@ def _warm_up(cfg: Config, role: str, folder: Path) -> Model:
     w = cfg.warmup
     steps = w.policy_steps if role == "policy" else w.actor_steps
     error = w.policy_error if role == "policy" else w.actor_error
-    model = build(getattr(cfg, role), seed=seed_of(cfg, role))
+    model = build(getattr(cfg, role), seed_of(cfg, role), cfg.task.forms)
     optimizer = torch.optim.AdamW(model.parameters(), lr=w.lr, weight_decay=0.0)
     parts = {"model": model, "optimizer": optimizer}
     start, kept = 0, latest(folder / "checkpoints")
@@ -136,7 +136,7 @@ def demonstrations(
     cfg: Config, rng: np.random.Generator, error: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Prompt, answer and end-of-sequence, right-padded; and which ids are answer. (b, t) each."""
-    tokenizer = CharTokenizer()
+    tokenizer = CharTokenizer(cfg.task.forms)
     (eos,) = tokenizer.eos
     task = DigitTask(cfg.task)
     prompts = [p for p, _ in task.problems(rng, cfg.warmup.batch_size)]
