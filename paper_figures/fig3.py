@@ -11,7 +11,7 @@ import argparse
 import csv
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -198,8 +198,8 @@ def draw_box(ax: Axes, node: Node, fields: tuple[str, ...] = ()) -> None:
     name = shown(node.names[0][0])
     if len(name) * 0.0505 > width:  # inches per letter
         name = name.replace(".", ".\n", 1)
-    mono = {"family": "DejaVu Sans Mono", "ha": "center", "linespacing": 1.15}
-    inner = [(name, 6.0, mono | {"weight": "bold"})]
+    mono: dict[str, Any] = {"family": "DejaVu Sans Mono", "ha": "center", "linespacing": 1.15}
+    inner: list[tuple[str, float, dict[str, Any]]] = [(name, 6.0, mono | {"weight": "bold"})]
     inner += [(node.text, 6.0, {"ha": "center", "linespacing": 1.15})] if node.text else []
     below = [*(shown(n) for n, _ in node.names[1:]), *fields]
     inner += [("\n".join(below), 5.5, mono | {"linespacing": 1.3})] if below else []
