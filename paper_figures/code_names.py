@@ -74,20 +74,24 @@ def check_call(name: str, caller: str, root: Path = ROOT) -> None:
         raise Stale(f"{caller} ({place.place}) does not call {last}{_hint(last, called)}")
 
 
-def check_carried(carried: str, target: str, root: Path = ROOT) -> None:
-    """`carried` is a parameter or field of `target`, or a string constant in the target's file.
+def check_carried(carried: str, targets: list[str], root: Path = ROOT) -> str:
+    """The first target of which `carried` is a parameter or field, or a string in its file.
 
     Raises:
-        Stale: it is none of these.
+        Stale: there is none.
     """
-    found = find(target, root)
-    strings = {
-        n.value
-        for n in ast.walk(_tree(root / found.file))
-        if isinstance(n, ast.Constant) and isinstance(n.value, str)
-    }
-    if carried not in found.takes | strings:
-        raise Stale(f"{target} ({found.place}) takes no {carried}{_hint(carried, found.takes)}")
+    known: set[str] = set()
+    for target in targets:
+        found = find(target, root)
+        strings = {
+            n.value
+            for n in ast.walk(_tree(root / found.file))
+            if isinstance(n, ast.Constant) and isinstance(n.value, str)
+        }
+        if carried in found.takes | strings:
+            return target
+        known |= found.takes
+    raise Stale(f"{', '.join(targets)} ({found.place}) takes no {carried}{_hint(carried, known)}")
 
 
 def _file(root: Path, package: str, rest: list[str]) -> tuple[Path, list[str]]:

@@ -41,7 +41,7 @@ class Node(NamedTuple):
 
 
 class Edge(NamedTuple):
-    """carried: parameters or fields of the target, or what it is called in its file. path: points
+    """carried: parameters or fields of the target, or strings in its file. path: points
     in inches, from the upper left. label: where what is carried is written; None: nowhere."""
 
     source: str
@@ -87,11 +87,11 @@ NODES: dict[str, Node] = {
         (3.02, 0.40, 1.28, 0.92), OBRS, UPDATE, "OBRS: mask, Z, weight",
     ),
     "score": Node(
-        (("llm.update.score", "llm.update.update"), ("llm.update.forward", "llm.update.score")),
+        (("llm.update.score", "llm.update.update"), ("llm.laws.forward", "llm.laws.joint")),
         (3.02, 1.54, 1.28, 0.50), POLICY, UPDATE, "the policy's p",
     ),
     "actor": Node(
-        (("llm.update.forward", "llm.update.actor_terms"),),
+        (("llm.laws.forward", "llm.laws.joint"),),
         (3.02, 2.30, 1.28, 0.42), ACTOR, UPDATE, "the actor's law",
     ),
     "eq5": Node(
@@ -99,8 +99,8 @@ NODES: dict[str, Node] = {
         (4.90, 0.54, 1.08, 0.56), POLICY, UPDATE, "policy update,\nEq. 5",
     ),
     "eq7": Node(
-        (("llm.losses.distill_sum", "llm.update.actor_terms"),),
-        (4.90, 1.52, 1.08, 0.56), ACTOR, UPDATE, "distillation,\nEq. 7",
+        (("llm.losses.distill_sum", "llm.update.actor_terms"), ("llm.laws.read", "llm.laws.joint")),
+        (4.90, 1.52, 1.08, 0.56), ACTOR, UPDATE, "distillation, Eq. 7",
     ),
     "eq6": Node(
         ((LOSS, "llm.update.actor_terms"),),
@@ -142,8 +142,8 @@ EDGES = (
     Edge("weights", "eq5", ("weight",), ((4.30, 0.72), (4.90, 0.72)), (4.40, 0.69)),
     Edge("score", "eq5", ("logp_new",), ((4.30, 1.68), (4.35, 1.68), (4.35, 0.92), (4.90, 0.92)),
          (4.375, 1.02)),
-    Edge("score", "eq7", ("logp_policy",), ((4.30, 1.82), (4.90, 1.82)), (4.32, 1.79)),
-    Edge("actor", "eq7", ("logp_actor",),
+    Edge("score", "eq7", ("sides",), ((4.30, 1.82), (4.90, 1.82)), (4.375, 1.79)),
+    Edge("actor", "eq7", ("sides",),
          ((4.30, 2.40), (4.35, 2.40), (4.35, 1.96), (4.90, 1.96)), (4.375, 2.06)),
     Edge("actor", "eq6", ("logp_new",), ((4.30, 2.56), (4.90, 2.56)), (4.375, 2.53)),
     Edge("eq5", "update", ("loss_policy",), ((5.98, 0.82), (6.19, 0.82))),
@@ -171,9 +171,9 @@ def verify(root: Path = ROOT) -> list[dict[str, str]]:
             rows.append({"kind": "node", "box": key, "name": name, "called_in": caller,
                          "phase": node.phase, "defined_at": place})  # fmt: skip
     for edge in EDGES:
-        target = NODES[edge.target].names[0][0]
-        for carried in edge.carried:
-            check_carried(carried, target, root)
+        takers = [name for name, _ in NODES[edge.target].names]
+        by = {x: check_carried(x, takers, root) for x in edge.carried}
+        target = next(iter(by.values()))
         rows.append({"kind": "edge", "from": edge.source, "to": edge.target, "name": target,
                      "carries": " ".join(edge.carried), "phase": NODES[edge.target].phase,
                      "defined_at": find(target, root).place})  # fmt: skip

@@ -66,8 +66,8 @@ def test_every_box_is_what_python_imports_under_that_name():
 
 def test_an_arrow_carries_a_real_parameter():
     for edge in fig3.EDGES:
-        target = imported(fig3.NODES[edge.target].names[0][0])
-        known = set(inspect.signature(target).parameters)
+        targets = [imported(name) for name, _ in fig3.NODES[edge.target].names]
+        known = {x for target in targets for x in inspect.signature(target).parameters}
         if edge.target == "update":  # the losses, by their names in the sum
             source = inspect.getsource(importlib.import_module("llm.update"))
             known = {name for name in edge.carried if f'"{name}"' in source}
