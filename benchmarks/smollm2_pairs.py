@@ -24,7 +24,7 @@ import os
 import sys
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -113,17 +113,19 @@ ACTORS: dict[str, Callable] = {
 
 @torch.no_grad()
 def log_probs(model, ids, is_real, rows, columns) -> np.ndarray:
-    """Log-probabilities of the next token at (rows, columns), (states, v), float32."""
+    """Log-probabilities of the next token at (rows, columns), (states, v), float64."""
     position_ids = (is_real.cumsum(-1) - 1).clamp(min=0)
     hidden = model.model(input_ids=ids, attention_mask=is_real, position_ids=position_ids)[0]
     logits = model.lm_head(hidden[rows, columns])
-    return torch.log_softmax(logits.double(), dim=-1).float().numpy()
+    return torch.log_softmax(logits.double(), dim=-1).numpy()
 
 
 @torch.no_grad()
-def visited(policy, actor, tokenizer, states: int, seed: int) -> tuple[np.ndarray, ...]:
-    """log p, log q and the sampled token at `states` positions that the actor visited."""
-    chats = [[{"role": "user", "content": text}] for text in PROMPTS]
+def visited(
+    policy, actor, tokenizer, states: int, seed: int, prompts: Sequence[str] = PROMPTS
+) -> tuple[np.ndarray, ...]:
+    """log p, log q, sampled token and number of the prompt at `states` positions of the actor."""
+    chats = [[{"role": "user", "content": text}] for text in prompts]
     texts = [
         tokenizer.apply_chat_template(c, add_generation_prompt=True, tokenize=False) for c in chats
     ]
@@ -144,7 +146,7 @@ def visited(policy, actor, tokenizer, states: int, seed: int) -> tuple[np.ndarra
     chosen = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:states]
     rows, steps = rows[chosen], steps[chosen]
     at = (ids, is_real, rows, width + steps - 1)
-    return log_probs(policy, *at), log_probs(actor, *at), new[rows, steps].numpy()
+    return log_probs(policy, *at), log_probs(actor, *at), new[rows, steps].numpy(), rows.numpy()
 
 
 def main() -> int:
@@ -165,9 +167,9 @@ def main() -> int:
         start = time.perf_counter()
         actor = copy.deepcopy(policy)
         change(actor)
-        found = visited(policy, actor, tokenizer, args.states, args.seed)
-        arrays |= dict(zip((f"log_p/{name}", f"log_q/{name}", f"token/{name}"), found, strict=True))
-        log_p, log_q = (x.astype(np.float64) for x in found[:2])
+        log_p, log_q, token, _ = visited(policy, actor, tokenizer, args.states, args.seed)
+        arrays |= {f"log_p/{name}": log_p.astype(np.float32), f"token/{name}": token}
+        arrays[f"log_q/{name}"] = log_q.astype(np.float32)
         kl = (np.exp(log_q) * (log_q - log_p)).sum(-1).mean()
         print(f"{name:<18} KL(q||p) {kl:.4f} nats, {time.perf_counter() - start:.0f} s", flush=True)
     target = args.out / "pairs.npz"

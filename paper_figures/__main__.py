@@ -16,6 +16,7 @@ FIGURES = {
     "steadier": ("paper_figures.steadier", "a setting of our own where learning rates are hot"),
     "demo": ("paper_figures.demo", "pass rate and KL against step, for the runs of make demo"),
     "fig2": ("paper_figures.fig2", "acceptance and KL after rejection against KL before"),
+    "fig3": ("paper_figures.fig3", "the pipeline, drawn from the code's own names"),
 }
 
 

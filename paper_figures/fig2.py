@@ -1,7 +1,8 @@
 """Figure 2: what rejection at lam = 1 does to the mismatch, and at what acceptance.
 
-Top row: the paper's three panels at the project page's range. Bottom row: the same up to a nat, and
+Top row: the paper's three panels at the project page's range. Second row: the same up to a nat, and
 KL at a fixed acceptance of 95%. Families, numbers and floors are those of `python -m sim sweep`.
+Last row: where cheaper and older versions of a real model lie on these curves (fig2_ladder.py).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from matplotlib.figure import Figure
 from sim import sweep
 from sim.arguments import seed
 
-from . import style
+from . import fig2_ladder, style
 from .paths import OUT, PAPER_FIG2, out_dir
 
 PAGE_RANGE = 0.031  # nats, the project page's horizontal axis
@@ -72,16 +73,6 @@ def draw_paper(ax: Axes, y: str) -> None:
     ax.plot(x, [float(row[y]) for row in rows], label="paper (read off)", **style.PAPER)
 
 
-def draw_settings(ax: Axes) -> None:
-    """The mismatch of real settings that the project page marks, as labelled vertical lines."""
-    for row in paper_rows("settings"):
-        x = float(row["paper_kl_before"])
-        ax.axvline(x, color=style.GREY, lw=0.6, ls=(0, (4, 3)), zorder=0)
-        label = f"{row['paper_label']} (paper)"
-        ax.annotate(label, (x, 0.02), xycoords=("data", "axes fraction"), rotation=90,
-                    ha="right", va="bottom", fontsize=5.5, color=style.GREY)  # fmt: skip
-
-
 def draw_shares(ax: Axes, x: np.ndarray) -> None:
     """Guides: KL unchanged, and a tenth of it."""
     ax.plot(x, x, color=style.GREY, lw=0.7, ls=":")
@@ -123,7 +114,6 @@ def draw_top(axes: list[Axes], tokens: list[dict], rows: list[dict]) -> None:
 def draw_bottom(axes: list[Axes], rows: list[dict]) -> None:
     """The wide range, and the fixed budget."""
     draw_families(axes[0], rows, "z", spread=True)
-    draw_settings(axes[0])
     draw_paper(axes[0], "paper_z")
     axes[0].set(xscale="log", xlim=WIDE, ylim=(0.4, 1.02), ylabel="acceptance Z")
     style.note(axes[0], "shaded: 10–90%\nof states", (1.2, 0.97), ha="right", va="center")
@@ -143,17 +133,20 @@ def draw_bottom(axes: list[Axes], rows: list[dict]) -> None:
     style.panel_title(axes[2], "f", "as (e), but at Z = 0.95")
 
 
-def draw(tokens: list[dict], rows: list[dict]) -> Figure:
+def draw(tokens: list[dict], rows: list[dict], rungs: list[dict[str, str]]) -> Figure:
     """The whole figure."""
-    figure = Figure(figsize=(style.TEXT_WIDTH, 4.75), layout="constrained")
+    figure = Figure(figsize=(style.TEXT_WIDTH, 7.05), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(2, 3)
+    parts: Any = figure.subfigures(2, 1, height_ratios=(4.75, 2.3))
+    upper, lower = parts
+    axes = upper.subplots(2, 3)
     draw_top(list(axes[0]), tokens, rows)
     draw_bottom(list(axes[1]), rows)
     for ax in axes.flat[1:]:
         ax.set_xlabel("KL(p‖q) before, nats")
     handles, labels = axes[0, 1].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4)
+    upper.legend(handles, labels, loc="outside lower center", ncols=4)
+    fig2_ladder.draw_row(list(lower.subplots(1, 3)), rows, rungs, paper_rows("settings"))
     return figure
 
 
@@ -168,11 +161,13 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     tokens, rows = sweep.toy(), sweep.sweep(args.seed, args.quick)
+    rungs = fig2_ladder.read_rungs()
     with rc_context(style.RC):
-        save(draw(tokens, rows), args.out)
+        save(draw(tokens, rows, rungs), args.out)
     sweep.write_csv(args.out / "fig2.csv", rows)
     sweep.write_csv(args.out / "fig2_toy.csv", tokens)
-    names = ("fig2.png", "fig2.pdf", "fig2.csv", "fig2_toy.csv")
+    sweep.write_csv(args.out / "fig2_ladder.csv", rungs)
+    names = ("fig2.png", "fig2.pdf", "fig2.csv", "fig2_toy.csv", "fig2_ladder.csv")
     print("wrote", *(args.out / name for name in names), file=sys.stderr)
     return 0
 

@@ -9,7 +9,7 @@ import pytest
 from matplotlib import rc_context
 from matplotlib.text import Annotation
 
-from paper_figures import fig2, paths, style
+from paper_figures import fig2, fig2_ladder, paths, style
 from paper_figures.__main__ import main as figures_main
 from sim import sweep
 
@@ -19,7 +19,7 @@ def drawn():
     """The rows and the figure, full size, rendered once; tick labels depend on the rc in force."""
     rows = sweep.sweep()
     with rc_context(style.RC):
-        figure = fig2.draw(sweep.toy(), rows)
+        figure = fig2.draw(sweep.toy(), rows, fig2_ladder.read_rungs())
         figure.canvas.draw()
         yield rows, figure
 
@@ -48,7 +48,7 @@ def test_the_papers_points_stand_apart(drawn):
         assert list(stars.get_ydata()) == y
         assert stars.get_marker() == "*"
         assert all(line(figure.axes[panel], name).get_marker() != "*" for name in sweep.FAMILIES)
-    settings = [t.get_text() for t in figure.axes[3].texts if "(paper)" in t.get_text()]
+    settings = [t.get_text() for t in figure.axes[6].texts if "(paper)" in t.get_text()]
     assert len(settings) == 3
 
 
@@ -65,7 +65,9 @@ def test_no_two_labels_overlap(drawn):
     _, figure = drawn
     renderer = figure.canvas.get_renderer()
     for ax in figure.axes:
-        texts = [*ax.texts, *_ticks(ax), ax.xaxis.label, ax.yaxis.label, ax._left_title]
+        texts = [*ax.texts, ax._left_title]
+        if ax.axison:
+            texts += [*_ticks(ax), ax.xaxis.label, ax.yaxis.label]
         boxes = [(t.get_text(), _box(t, renderer)) for t in texts if t.get_text().strip()]
         assert len(boxes) > 8
         for (a, one), (b, other) in itertools.combinations(boxes, 2):
@@ -94,6 +96,78 @@ def _box(text, renderer):
     return text.get_window_extent(renderer).shrunk(0.98, 0.98)
 
 
+def stored() -> list[dict]:
+    with paths.LADDER.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_rung_says_where_it_is_from_and_is_measured_as_claimed():
+    rows = stored()
+    assert {row["kind"] for row in rows} == set(fig2_ladder.KINDS)
+    for row in rows:
+        assert row["model"] and "smollm2_ladder.py" in row["command"] and "torch" in row["versions"]
+        assert int(row["states"]) >= 256 and int(row["vocabulary"]) == 49152
+        number = {k: float(row[k]) for k in ("kl_before", "kl_q_p", "z", "kl_after", "kl_ratio")}
+        for name in ("kl_before", "kl_q_p", "z", "kl_after", "top20"):
+            assert float(row[f"{name}_low"]) <= float(row[name]) <= float(row[f"{name}_high"]), row
+        assert number["kl_ratio"] == pytest.approx(number["kl_after"] / number["kl_before"], 1e-4)
+        # 1 - Z is the total variation: Pinsker. Rejection never adds to the KL: Theorem 3.3
+        assert 1 - number["z"] <= math.sqrt(min(number["kl_before"], number["kl_q_p"]) / 2)
+        assert 0 < number["kl_after"] <= number["kl_before"]
+
+
+def test_the_rungs_agree_with_the_states_measured_for_the_top_k_study():
+    """bfloat16 at the same states: stored separately, by another program, from float32."""
+    path = paths.HERE.parent / "sim/data/topk_smollm2.csv"
+    lines = [x for x in path.read_text().splitlines() if not x.startswith("#")]
+    (z,) = {float(row["z"]) for row in csv.DictReader(lines) if row["source"] == "bfloat16"}
+    (mine,) = [float(row["z"]) for row in stored() if row["actor"] == "bfloat16"]
+    assert mine == pytest.approx(z, abs=1e-5)
+
+
+def test_real_actors_accept_as_much_as_the_families_do(drawn):
+    """README's claim: within what the families span, wherever two or more of them reach."""
+    rows, _ = drawn
+    seen = 0
+    for row in stored():
+        kl, z = float(row["kl_before"]), float(row["z"])
+        at = [sweep.interpolate(rows, name, kl, lambda r: r["z"]) for name in sweep.FAMILIES]
+        if sum(x == x for x in at) >= 2:
+            assert np.nanmin(at) - 1e-3 <= z <= np.nanmax(at) + 1e-3, row["actor"]
+            seen += 1
+    assert seen >= 9
+
+
+def test_every_rung_is_marked_once_inside_the_axes_and_named_in_the_key(drawn):
+    _, figure = drawn
+    rows = sorted(stored(), key=lambda row: float(row["kl_before"]))
+    for ax, y in ((figure.axes[6], "z"), (figure.axes[7], "kl_after")):
+        marks = {c.get_label(): c for c in ax.containers}
+        assert list(marks) == [str(i) for i in range(1, len(rows) + 1)]
+        for row, mark in zip(rows, marks.values(), strict=True):
+            ((x_at, y_at),) = zip(*mark.lines[0].get_data(), strict=True)
+            assert (x_at, y_at) == (float(row["kl_before"]), float(row[y]))
+            assert ax.get_xlim()[0] < x_at < ax.get_xlim()[1]
+            assert ax.get_ylim()[0] < y_at < ax.get_ylim()[1]
+        numbers = [t.get_text() for t in ax.texts if t.get_text().isdigit()]
+        assert sorted(numbers, key=int) == list(marks)
+    key = [t.get_text() for t in figure.axes[8].texts]
+    for i, row in enumerate(rows, start=1):
+        at = key.index(str(i))
+        assert key[at + 1].removesuffix(" *") == row["actor"]
+
+
+def test_kinds_of_actor_differ_in_colour_and_in_marker():
+    looks = list(fig2_ladder.KINDS.values())
+    assert len({c for c, _ in looks}) == len({m for _, m in looks}) == len(looks)
+
+
+def test_crowded_numbers_are_spread_and_keep_their_order():
+    found = fig2_ladder.spread([0.0, 0.1, 0.15, 2.0], 0.5)
+    assert found == pytest.approx([-0.4167, 0.0833, 0.5833, 2.0], abs=1e-3)
+    assert fig2_ladder.spread([1.0, 0.0], 0.5) == [0.0, 1.0]
+
+
 def test_text_is_legible_when_printed(drawn):
     """No text under 5.5 points in a figure as wide as the text block."""
     _, figure = drawn
@@ -119,7 +193,9 @@ def test_the_papers_numbers_live_in_columns_named_after_it():
 def test_the_command_writes_pictures_and_the_numbers_in_them(tmp_path, capsys):
     out = tmp_path / "out"
     assert figures_main(["fig2", "--quick", "--seed", "2", "--out", str(out)]) == 0
-    assert {f.name for f in out.iterdir()} == {"fig2.png", "fig2.pdf", "fig2.csv", "fig2_toy.csv"}
+    assert {f.name for f in out.iterdir()} == {
+        *("fig2.png", "fig2.pdf", "fig2.csv", "fig2_toy.csv", "fig2_ladder.csv")
+    }
     assert (out / "fig2.png").read_bytes()[:4] == b"\x89PNG"
     assert (out / "fig2.pdf").read_bytes()[:4] == b"%PDF"
     with (out / "fig2.csv").open(newline="") as file:
