@@ -19,21 +19,19 @@ _POSITIVE = (
     "actor.layers actor.width actor.lora_alpha actor.lag actor.exit_layers actor.noise "
     "warmup.batch_size warmup.lr rollout.prompts_per_step rollout.temperature rollout.top_k "
     "rollout.max_new_tokens rollout.engine_timeout rollout.engine_memory correction.lam "
-    "correction.budget correction.c1 correction.c2 "
-    "correction.tis_cap correction.icepop_high loss.clip_low loss.clip_high "
-    "loss.updates_per_rollout loss.distill_temperature control.gain control.lam_min "
-    "control.lam_max optim.policy_lr optim.actor_lr optim.grad_clip alarm.kl_max alarm.ratio_max "
-    "task.forms alarm.patience alarm.lower_factor run.steps run.eval_every run.eval_prompts "
-    "run.checkpoint_every run.checkpoints_kept run.threads"
+    "correction.budget correction.c1 correction.c2 correction.tis_cap correction.icepop_high "
+    "loss.clip_low loss.clip_high loss.updates_per_rollout loss.distill_temperature control.gain "
+    "control.lam_min control.lam_max optim.policy_lr optim.actor_lr optim.grad_clip task.forms "
+    "alarm.kl_max alarm.ratio_max alarm.patience alarm.lower_factor run.steps run.eval_every "
+    "run.eval_prompts run.checkpoint_every run.checkpoints_kept run.threads"
 ).split()
 _NOT_NEGATIVE = (
     "policy.lora_rank actor.lora_rank warmup.policy_steps warmup.actor_steps "
     "rollout.max_staleness loss.distill_coef loss.distill_top_k loss.anchor_coef "
-    "control.kl_target control.lam_decay "
-    "correction.icepop_low optim.lr_warmup_steps optim.weight_decay "
-    "optim.sequences_per_microbatch optim.tokens_per_microbatch alarm.accept_min "
-    "alarm.entropy_min alarm.lowerings_max run.seed run.eval_updates run.samples_kept "
-    "run.self_test_max"
+    "control.kl_target control.lam_decay correction.icepop_low optim.lr_warmup_steps "
+    "optim.weight_decay optim.sequences_per_microbatch optim.tokens_per_microbatch "
+    "alarm.accept_min alarm.entropy_min alarm.lowerings_max run.seed run.eval_updates "
+    "run.samples_kept run.self_test_max"
 ).split()
 _MAY_BE_INFINITE = set(
     "correction.c1 correction.c2 correction.tis_cap correction.icepop_high loss.clip_low "
@@ -212,7 +210,7 @@ def _needs(cfg: Any) -> list[tuple[str, bool, str]]:
     verified = t.scorer == "math_verify" or (t.scorer == "auto" and t.name == "problems")
     distilled = loss.distill_coef > 0
     caps = (c.name, loss.actor_correction)
-    several = loss.updates_per_rollout > 1
+    updates = loss.updates_per_rollout
     alarm = cfg.alarm
     limits = (alarm.kl_max, alarm.ratio_max) != (math.inf, math.inf)
     limits = limits or alarm.accept_min > 0 or alarm.entropy_min > 0
@@ -225,14 +223,10 @@ def _needs(cfg: Any) -> list[tuple[str, bool, str]]:
         ),
         (
             "loss.clip_low loss.clip_high",
-            several or loss.actor_ppo,
+            updates > 1 or loss.actor_ppo,
             "updates_per_rollout > 1 or actor_ppo (else every PPO ratio is 1)",
         ),
-        (
-            "run.eval_updates",
-            cfg.run.eval_updates < loss.updates_per_rollout,
-            "loss.updates_per_rollout above it",
-        ),
+        ("run.eval_updates", cfg.run.eval_updates < updates, "loss.updates_per_rollout above it"),
         ("alarm.patience", limits, "a limit: alarm.kl_max, ratio_max, accept_min, entropy_min"),
         ("task.split", hub, "a source on the hub"),
         ("task.eval_split", bool(t.eval_source) and eval_hub, "an eval_source on the hub"),
