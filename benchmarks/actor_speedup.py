@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 import torch
 
-from llm import config, cost, data, models, rewards, update
+from llm import config, cost, data, heads, models, rewards, update
 from llm.actors import Actor
 from llm.checkpoint import Guard
 from llm.control import initial_controls
@@ -96,7 +96,9 @@ class World:
         task = data.open_task(cfg.task, tokenizer)
         scorer = rewards.open_scorer(cfg.task, tokenizer)
         actor, device = Actor(kind, sampler), torch.device("cpu")
-        return Setup(cfg, tokenizer, task, scorer, self.policy, actor, None, device)
+        chunked = heads.in_blocks(cfg, self.policy.config.vocab_size)
+        parts = (cfg, tokenizer, task, scorer, self.policy, actor, None, device)
+        return Setup(*parts, chunked=chunked)
 
     def rollout(self, setup: Setup, sequences: int, tokens: int) -> Batch:
         problems = setup.task.batch(0, 0, sequences // 4)

@@ -35,6 +35,8 @@ SELF = ["--actor.kind", "self", "--correction.name", "none"]
 NO_LOSSES = ["--loss.actor_ppo", "False", "--loss.distill_coef", "0"]
 NO_KL = ["--loss.distill_coef", "0"]
 SEPARATE = ["--actor.kind", "separate"]
+MICRO = ["--optim.sequences_per_microbatch"]
+DENSE, BLOCKS = ["--optim.head", "dense"], ["--optim.head", "chunked"]
 BF16 = ["--policy.dtype", "bfloat16", "--actor.dtype", "bfloat16"]
 
 
@@ -53,20 +55,29 @@ class Case(NamedTuple):
 
 SMALL, MID, WIDE = (2, 256, 4, 2, 512), (6, 384, 6, 3, 1024), (4, 768, 12, 4, 2048)
 CASES = [
-    Case("one model, large vocabulary", "fit", SMALL, None, 16384, 16, 64, SELF + NO_LOSSES),
+    Case("one model, large vocabulary", "fit", SMALL, None, 16384, 16, 64,
+         SELF + NO_LOSSES + DENSE),
     Case("one model, its activations", "test", MID, None, 512, 32, 128, SELF + NO_LOSSES),
-    Case("one model, its optimiser", "test", WIDE, None, 8192, 4, 16, SELF + NO_LOSSES),
-    Case("two models, no distillation", "fit", MID, SMALL, 8192, 16, 64, SEPARATE + NO_KL),
-    Case("two models, distillation", "fit", MID, SMALL, 8192, 16, 64, SEPARATE),
-    Case("the same, larger vocabulary", "test", SMALL, SMALL, 32768, 8, 64, SEPARATE),
+    Case("one model, its optimiser", "test", WIDE, None, 8192, 4, 16,
+         SELF + NO_LOSSES + DENSE),
+    Case("two models, no distillation", "fit", MID, SMALL, 8192, 16, 64,
+         SEPARATE + NO_KL + DENSE),
+    Case("two models, distillation", "fit", MID, SMALL, 8192, 16, 64, SEPARATE + DENSE),
+    Case("the same, larger vocabulary", "test", SMALL, SMALL, 32768, 8, 64, SEPARATE + DENSE),
     Case("micro-batches of 4", "test", MID, SMALL, 8192, 16, 64,
-         [*SEPARATE, "--optim.sequences_per_microbatch", "4"]),
+         [*SEPARATE, *DENSE, *MICRO, "4"]),
     Case("micro-batches of 2, two updates", "test", SMALL, SMALL, 16384, 16, 64,
-         [*SEPARATE, "--optim.sequences_per_microbatch", "2", "--loss.updates_per_rollout", "2"]),
+         [*SEPARATE, *DENSE, *MICRO, "2", "--loss.updates_per_rollout", "2"]),
     Case("with an anchor", "fit", SMALL, SMALL, 16384, 8, 64,
-         [*SEPARATE, "--loss.anchor_coef", "0.1"]),
-    Case("bfloat16, two models", "fit", MID, SMALL, 8192, 16, 64, SEPARATE + BF16),
-    Case("bfloat16, mostly weights", "test", WIDE, SMALL, 16384, 4, 16, SEPARATE + BF16),
+         [*SEPARATE, *DENSE, "--loss.anchor_coef", "0.1"]),
+    Case("bfloat16, two models", "fit", MID, SMALL, 8192, 16, 64,
+         SEPARATE + BF16 + DENSE),
+    Case("bfloat16, mostly weights", "test", WIDE, SMALL, 16384, 4, 16,
+         SEPARATE + BF16 + DENSE),
+    Case("blocks, two models", "test", SMALL, SMALL, 32768, 32, 64, SEPARATE + BLOCKS),
+    Case("blocks, an anchor, micro-batches of 8", "test", WIDE, SMALL, 16384, 32, 64,
+         [*SEPARATE, *BLOCKS, "--loss.anchor_coef", "0.1", *MICRO, "8"]),
+    Case("blocks, bfloat16", "test", WIDE, SMALL, 16384, 32, 32, SEPARATE + BF16 + BLOCKS),
 ]  # fmt: skip
 
 

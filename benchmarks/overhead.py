@@ -3,9 +3,10 @@
     python benchmarks/overhead.py [--vocab 151936] [--head dense] [--repeats 5] [--quick]
 
 One rollout of a small random policy and actor; then the same optimiser step on the same batch, in
-turns: with OBRS, with TIS and the same actor losses, and with PPO of the policy alone. Prints the
-median of the turns' ratios of processor seconds (one thread) and their range. OBRS costs the same
-for each token and id whatever the width, so models wider than these pay a smaller share for it.
+turns: with OBRS, with TIS and the same actor losses, and with PPO of the policy alone; and what the
+head saves where three quarters of the sequences have no advantage. Prints the median of the turns'
+ratios of processor seconds (one thread) and their range. OBRS costs the same for each token and id
+whatever the width, so models wider than these pay a smaller share for it.
 Model passes per step are counted in tests/test_llm_train.py.
 """
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import dataclasses
 import json
 import statistics
 import time
@@ -41,6 +43,7 @@ MODES = {
         *("--loss.actor-ppo", "False", "--loss.distill-coef", "0"),
     ),
 }
+SPARSE = {"sparse jackpot": "jackpot", "sparse ppo": "ppo"}  # most advantages 0, as of equal groups
 
 
 class Numbers:
@@ -129,11 +132,17 @@ def main() -> None:
         )
         for name, cfg in configs.items()
     }
-    seconds: dict[str, list[float]] = {name: [] for name in MODES}
+    seconds: dict[str, list[float]] = {name: [] for name in [*MODES, *SPARSE]}
+    useless = batch.advantage * (torch.arange(len(batch.advantage)) % 4 == 0)
+    sparse = dataclasses.replace(batch, advantage=useless)
     for turn in range(args.repeats + 1):
         for name, cfg in sorted(configs.items(), reverse=turn % 2 == 1):
             taken = step(cfg, policy, actor, tools[name], batch)
             if turn:  # the first turn fills caches and Adam's state
+                seconds[name].append(taken)
+        for name, mode in SPARSE.items():
+            taken = step(configs[mode], policy, actor, tools[mode], sparse)
+            if turn:
                 seconds[name].append(taken)
     proposed = int(batch.is_completion.sum())
     print(
@@ -143,11 +152,14 @@ def main() -> None:
         f"TIS step {statistics.median(seconds['tis']):.2f} s"
     )
     found = []
-    for rival, what, target in (
-        ("tis", "step with OBRS over TIS with the same actor losses", 1.03),
-        ("ppo", "step with OBRS and actor losses over PPO of the policy alone", None),
+    quarter = "with advantages in a quarter of the sequences over all"
+    for ours, rival, what, target in (
+        ("jackpot", "tis", "step with OBRS over TIS with the same actor losses", 1.03),
+        ("jackpot", "ppo", "step with OBRS and actor losses over PPO of the policy alone", None),
+        ("sparse jackpot", "jackpot", f"step with OBRS and actor losses, {quarter}", None),
+        ("sparse ppo", "ppo", f"step of PPO alone, {quarter}", None),
     ):
-        pairs = [a / b for a, b in zip(seconds["jackpot"], seconds[rival], strict=True)]
+        pairs = [a / b for a, b in zip(seconds[ours], seconds[rival], strict=True)]
         ratio = statistics.median(pairs)
         spread = [round(min(pairs), 3), round(max(pairs), 3)]
         print(f"{what}: {ratio:.3f} ({spread[0]} to {spread[1]} over {args.repeats} turns)")

@@ -15,7 +15,7 @@ from .config import Config, ConfigError
 from .head import Head
 from .models import Model, plain
 
-BLOCKS_FROM = 16_384  # ids from which "auto" means blocks; smaller logits are faster whole
+BLOCKS_FROM = 1_024  # ids from which "auto" means blocks: fewer are not slower whole
 SOFTCAPS = ("final_logit_softcapping", "logits_soft_cap")  # their names in transformers' configs
 
 

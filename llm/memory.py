@@ -11,6 +11,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from . import models
 from .config import Config, ModelConfig
+from .head_blocks import Chunk
+from .heads import in_blocks
 from .models import Model
 from .text import is_local
 
@@ -40,7 +42,7 @@ class Layout(NamedTuple):
     sharded: weights, gradients and optimiser state of what is trained are divided among the ranks
         (fully_shard); a whole copy of its weights, which samples, stays on each (sharding.py).
     checkpointing: a layer keeps only its input, and is computed again in the backward pass.
-    chunk: (tokens, vocabulary) of a block of the chunked head; None: dense logits.
+    blocks: whether the head works in blocks; None: by the settings.
     engine_copy: the engine is a process with a copy of the sampler of its own, one on every rank.
     keeps_cache: the sampler's key-value cache stays in memory during updates.
     at_once: sequences that a rank samples at once; 0: all of its share.
@@ -51,7 +53,7 @@ class Layout(NamedTuple):
     ranks: int = 1
     sharded: bool = False
     checkpointing: bool | None = None
-    chunk: tuple[int, int] | None = None
+    blocks: bool | None = None
     engine_copy: bool = False
     keeps_cache: bool = False
     at_once: int = 0
@@ -176,18 +178,16 @@ def _update(
     if recomputed is None:
         recomputed = cfg.run.activation_checkpointing
     policy = trained[0][1]
-    if layout.chunk is None:
+    blocks = in_blocks(cfg, vocabulary(policy)) if layout.blocks is None else layout.blocks
+    if not blocks:
         copies = _LOGIT_COPIES + _WAITING_COPIES * (len(trained) - 1)
         copies += _ROUNDED_COPIES * sum(part.dtype == "bfloat16" for _, _, part in trained)
         copies += _DISTILL_COPIES * (len(trained) > 1 and cfg.loss.distill_coef > 0)
         copies += _ANCHOR_COPIES * (cfg.loss.anchor_coef > 0)
         logits = int(4 * copies * micro * (new + 1) * vocabulary(policy))
-    else:  # two blocks for each model and two more; the gradient of each hidden state
-        both = len(trained) + (cfg.loss.anchor_coef > 0)
-        logits = 4 * (2 * both + 2) * layout.chunk[0] * layout.chunk[1]
-        logits += sum(
-            4 * micro * new * layers_and_width(model.config)[1] for _, model, _ in trained
-        )
+    else:
+        several = micro * cfg.loss.updates_per_rollout < share and not layout.sharded
+        logits = _in_blocks(cfg, trained, micro * new, several)
     found = {
         "logits of a micro-batch": logits,
         "activations of a micro-batch": sum(
@@ -196,8 +196,30 @@ def _update(
         ),
     }
     if layout.sharded and layout.ranks > 1:
-        found["gathered layers"] = sum(_gathered(m, part) for _, m, part in trained)
+        found["gathered layers"] = sum(
+            _gathered(m, part) + blocks * _gathered_head(m, part) for _, m, part in trained
+        )
     return found
+
+
+def _in_blocks(cfg: Config, trained: list, tokens: int, several: bool) -> int:
+    """Two blocks for each model and two more; hidden states and their gradients, in
+    bfloat16 widened, too; `several`: a head's gradient besides that of earlier micro-batches."""
+    held = len(trained) + (cfg.loss.anchor_coef > 0)
+    rows, cols = min(Chunk().tokens, tokens), min(Chunk().vocab, vocabulary(trained[0][1]))
+    total = 4 * (2 * held + 2) * rows * cols
+    for _, model, part in trained:
+        width, w = layers_and_width(model.config)[1], _BYTES[part.dtype]
+        total += width * (tokens * (8 if w == 4 else 12) + 4 * cols)
+        total += w * width * vocabulary(model) * (several and not part.lora_rank)
+    return total
+
+
+def _gathered_head(model: Model, part: ModelConfig) -> int:
+    """The whole weight of a head in blocks besides a tied embedding, and its float32 gradient."""
+    weight, trained = model.get_output_embeddings().weight, not part.lora_rank
+    tied = weight is model.get_input_embeddings().weight
+    return weight.numel() * (_BYTES[part.dtype] * (1 + trained) * tied + 4 * trained)
 
 
 def _optimiser_step(trained: list[tuple[str, Model, ModelConfig]], layout: Layout) -> Parts:

@@ -17,7 +17,7 @@ from transformers import AutoConfig
 
 from . import cost, memory, models
 from .config import Config, ConfigError, ModelConfig, load
-from .head_blocks import Chunk
+from .heads import in_blocks
 from .memory import Layout
 from .models import Model
 from .train_command import split_arguments
@@ -103,8 +103,8 @@ def main(argv: list[str]) -> int:
     """Exit codes: 0 fits, 1 does not, 2 a setting, a flag or an unknown model."""
     args, files, flags = _arguments(argv)
     cfg = load(files, flags, prog="python -m llm plan")
-    choice = choice_of(cfg, args)
     pair = open_shapes(cfg, args.model_sizes)
+    choice = choice_of(cfg, pair, args)
     usable = int(args.gpu_memory * _USABLE)
     found = memory_of(cfg, pair, choice, usable, args.prompt_tokens)
     device = cost.Device(
@@ -140,7 +140,7 @@ def _arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str], list[str
     )
     add("--sharding", choices=["none", "fsdp"], help="default: the setting, else fsdp if N > 1")
     add("--engine", choices=["hf", "process", "vllm"], help="default: the setting, else hf")
-    add("--head", choices=["dense", "chunked"], help="default: dense")
+    add("--head", choices=["dense", "chunked"], help="default: as optim.head")
     add("--checkpointing", choices=["on", "off"], help="of activations; default: the setting")
     add("--tokens-per-microbatch", type=int, help="default: the setting, else sequences")
     add("--prompt-tokens", type=int, help="longest; default: task.prompt_tokens_max, or few")
@@ -171,14 +171,14 @@ def _bytes_of(text: str) -> int:
     return int(float(found[1]) * _UNITS[found[2].upper()])
 
 
-def choice_of(cfg: Config, args: argparse.Namespace) -> Choice:
+def choice_of(cfg: Config, pair: Pair, args: argparse.Namespace) -> Choice:
     """From the flags, else from the settings."""
     checkpointing = cfg.run.activation_checkpointing
     choice = Choice(
         gpus=args.gpus,
         sharding=args.sharding or ("fsdp" if args.gpus > 1 else cfg.run.sharding),
         checkpointing=args.checkpointing == "on" if args.checkpointing else checkpointing,
-        head=args.head or "dense",
+        head=args.head or ("dense", "chunked")[in_blocks(cfg, memory.vocabulary(pair.policy))],
         engine=args.engine or cfg.rollout.engine,
         sequences_per_microbatch=cfg.optim.sequences_per_microbatch,
         tokens_per_microbatch=args.tokens_per_microbatch or cfg.optim.tokens_per_microbatch,
@@ -246,7 +246,7 @@ def memory_of(
         ranks=choice.gpus,
         sharded=sharded,
         checkpointing=choice.checkpointing,
-        chunk=(Chunk().tokens, Chunk().vocab) if choice.head == "chunked" else None,
+        blocks=choice.head == "chunked",
         engine_copy=choice.engine != "hf",
         keeps_cache=choice.engine == "vllm",
         tokens_per_microbatch=choice.tokens_per_microbatch,

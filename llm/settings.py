@@ -266,7 +266,7 @@ class OptimConfig:
     alone; 0: off. Changes memory and time, not the result."""
     head: Literal["auto", "chunked", "dense"] = "auto"
     """Log-probabilities and KLs from the vocabulary's logits in blocks (chunked), never all at
-    once, or from whole logits (dense). auto: chunked from 16,384 ids, where the models' heads and
+    once, or from whole logits (dense). auto: chunked from 1,024 ids, where the models' heads and
     the losses (not loss.distill_top_k) allow it. Changes memory and time, results by rounding;
     a run may go on with another choice."""
 

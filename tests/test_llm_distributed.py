@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from llm_ranks import Scene, assert_near, assert_same, finish, pids, play, ranks, torchrun
 from llm_runs import rows, weights
+from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from llm import config, distributed
 from llm.checkpoint import latest
@@ -131,6 +132,27 @@ def test_engines_of_two_ranks_repeat_the_run_of_one_though_one_is_killed(home, t
     assert said[0].startswith("--rollout.engine process: the process that samples of rank 1 failed")
 
 
+def test_two_ranks_train_a_tied_head_in_blocks_as_one_does_whole(home):
+    """Its sharded weight gets one gradient as an embedding and another as a head; v is odd."""
+    fields = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "head_dim": 8}
+    fields |= {"num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": 51}
+    shape = Qwen3Config(**fields, tie_word_embeddings=True, pad_token_id=0, initializer_range=0.3)
+    for seed, role in enumerate(("policy", "actor")):
+        torch.manual_seed(seed)
+        Qwen3ForCausalLM(shape).save_pretrained(home / f"tied/{role}")
+    drop = ("--policy", "--actor", "--warmup")
+    pairs = zip(RUN[::2], RUN[1::2], strict=True)
+    flags = [w for k, v in pairs if not k.startswith(drop) for w in (k, v)]
+    for role in ("policy", "actor"):
+        flags += [f"--{role}.path", str(home / f"tied/{role}")]
+    one, two = (Scene(str(home / f"tied_{n}"), list(flags)) for n in (1, 2))
+    two.flags += [*FSDP, *BLOCKS, *MICRO["three"].split()]
+    play(one)
+    ranks(2, [two])
+    assert_same(Path(one.folder), Path(two.folder))
+    assert rows(Path(one.folder))[1]["grad_norm_actor"] > 0.01
+
+
 def test_a_budget_of_tokens_and_recomputed_activations_change_only_rounding(home):
     for micro in ("budget", "again"):
         play(scene(home, micro, "batch", *MICRO[micro].split()))
@@ -145,7 +167,7 @@ def test_no_factorisation_into_ranks_and_microbatches_changes_anything(home, n, 
     scenes = [
         scene(home, f"{n}_{setting}_{micro}_{len(how)}", setting, *MICRO[micro].split(), *how)
         for micro in MICRO
-        for how in ([], FSDP)
+        for how in ([], [*FSDP, *BLOCKS])
     ]
     alone(home, setting)
     ranks(n, scenes)
@@ -171,7 +193,7 @@ def test_every_kind_of_model_and_actor_trains_on_two_ranks(home):
     drop = ("--actor.layers", "--actor.width", "--warmup.actor-steps")
     scenes = {}
     for kind, setting in flags.items():
-        for how in (None, [], FSDP):
+        for how in (None, [], [*FSDP, *BLOCKS]):
             made = scene(home, f"{kind}_{how and len(how)}", setting, *(how or []))
             if "kind" in setting:
                 kept = zip(made.flags[::2], made.flags[1::2], strict=True)
@@ -182,7 +204,7 @@ def test_every_kind_of_model_and_actor_trains_on_two_ranks(home):
             play(made)
     ranks(2, [s for (_, how), s in scenes.items() if how is not None])
     for kind in flags:
-        for how in (0, 2):
+        for how in (0, 4):
             one, other = (Path(scenes[kind, h].folder) for h in (None, how))
             if kind == "bfloat16":
                 assert len(rows(one)) == len(rows(other)) and weights(one).keys()
