@@ -58,7 +58,7 @@ def curve(run: Run, column: str, home: Path = HOME) -> tuple[np.ndarray, np.ndar
 
 
 def diverged(run: Run, home: Path = HOME) -> bool:
-    """Whether it was stopped by a loss, weight or gradient that was no number."""
+    """Whether an alarm stopped it; in the figures only one on NaN or inf is set."""
     return bool(outcome(run, home)["exit"] != 0)
 
 
@@ -79,7 +79,9 @@ def pass_rates(run: Run, home: Path = HOME) -> tuple[np.ndarray, np.ndarray]:
 
 # What a comparison is of: a run -> one number, higher is better unless it says otherwise
 def final(run: Run, home: Path = HOME) -> float:
-    """Mean held-out pass rate of the last three evaluations."""
+    """Mean held-out pass rate of the last three evaluations; 0 if the run diverged."""
+    if diverged(run, home):
+        return 0.0
     return float(pass_rates(run, home)[1][-3:].mean())
 
 

@@ -82,7 +82,10 @@ def _all(jobs: list[tuple], names: list[str], workers: int) -> None:
                 running[pool.submit(function, *arguments)] = name
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 name = running.pop(future)
-                said, seconds, fault = future.result()
+                try:
+                    said, seconds, fault = future.result()
+                except Exception as e:  # whatever a worker died of, told with the run's name
+                    said, seconds, fault = f"{type(e).__name__}: {e}", 0.0, True
                 done, spent = done + 1, spent + seconds
                 left = spent / done * (len(jobs) - done) / workers
                 sys.stderr.write(

@@ -138,7 +138,7 @@ def page(scale: Scale, out: Path) -> str:
     libraries = ("torch", "transformers", "numpy", "scipy", "matplotlib")
     facts = {
         "code version": f"{code_version()} (hash of all code that training can reach)",
-        "seeds": f"{', '.join(map(str, FULL.seeds))} at full scale, where a section names no others",
+        "seeds": f"{', '.join(map(str, FULL.seeds))}, where a section names no others",
         "libraries": ", ".join(f"{x} {importlib.metadata.version(x)}" for x in libraries),
     }
     return html.page(TITLE, Html(f"<p>{html.text(LEAD)}</p>"), facts, sections, STYLE)
