@@ -5,6 +5,7 @@ A claim counts as reproduced only if its whole 95 % interval lies beyond the thr
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 import tomllib
@@ -237,15 +238,17 @@ def _of_gain(claim: Claim, scale: Scale) -> list[Run]:
 
 def _sweep(claim: Claim) -> Interval:
     """A column of Figure 2 at a KL before rejection, over seeds of the families' states."""
-    return curves.mean([
-        sweep.interpolate(
-            sweep.sweep(seed, families=(claim.family,)),
-            claim.family,
-            claim.kl,
-            lambda row: row[claim.metric],
-        )
-        for seed in range(claim.seeds)
-    ])  # fmt: skip
+
+    def at(seed: int) -> float:
+        rows = _family(claim.family, seed)
+        return sweep.interpolate(rows, claim.family, claim.kl, lambda row: row[claim.metric])
+
+    return curves.mean([at(seed) for seed in range(claim.seeds)])
+
+
+@functools.cache
+def _family(name: str, seed: int) -> list[dict]:
+    return sweep.sweep(seed, families=(name,))
 
 
 def _names(own: list[Run], home: Path) -> tuple[str, ...]:

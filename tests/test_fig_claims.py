@@ -339,6 +339,7 @@ def test_the_page_shows_tables_verdicts_and_what_is_missing(drawn):
     assert "0.510 / 0.875" in page
     assert page.count('class="word') == 2
     assert "cannot be tested here" in page
+    assert "x over y<br><small>above 0.1</small>" in page
     assert f"python -m paper_figures fig1 --out {out}" in page
     assert "seeds 900, 901, 902" in page
 
