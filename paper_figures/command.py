@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from . import paths, pool
+from . import made, paths, pool
 from .studies import FULL, QUICK, Scale
 from .worlds import Run
 
@@ -24,14 +24,21 @@ class Figure(NamedTuple):
     evaluations: Callable[[Scale], Iterable[pool.Evaluation]] = lambda scale: ()
 
 
-def arguments(name: str, about: str, argv: list[str] | None) -> argparse.Namespace:
-    """--quick, --out, --workers; `scale` is set from the first."""
+def arguments(
+    name: str,
+    about: str,
+    argv: list[str] | None,
+    more: Callable[[argparse.ArgumentParser], None] | None = None,
+) -> argparse.Namespace:
+    """--quick, --out, --workers and what `more` adds; `scale` is set from the first."""
     parser = argparse.ArgumentParser(prog=f"python -m paper_figures {name}", description=about)
     parser.add_argument("--quick", action="store_true", help="one seed, a fifth of the steps")
     parser.add_argument("--out", type=paths.out_dir, default=paths.OUT, help="folder to write into")
     parser.add_argument(
         "--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)"
     )
+    if more:
+        more(parser)
     args = parser.parse_args(argv)
     if args.workers < 1:
         parser.error(f"--workers must be at least 1, got {args.workers}")
@@ -54,6 +61,7 @@ def make(figures: Iterable[Figure], scale: Scale, out: Path, workers: int) -> in
         return 130
     for figure in figures:
         sys.stdout.write(figure.draw(scale, out))
+        made.note(out, figure.name, scale, figure.runs(scale))
     return 0
 
 

@@ -12,9 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
-from .runs import HOME, folder
+from .runs import HOME, folder, outcome, resolved
 from .worlds import Run
 
+SEEDS_MIN = 3  # below this there is no interval
+LASTING = 0.8  # share of its best below which a run counts as broken down
 LATE = 1 / 3  # share of a run before which a low point does not count: it starts low
 
 
@@ -55,27 +57,49 @@ def curve(run: Run, column: str, home: Path = HOME) -> tuple[np.ndarray, np.ndar
     return np.asarray(steps, dtype=float), np.asarray(values, dtype=float)
 
 
+def diverged(run: Run, home: Path = HOME) -> bool:
+    """Whether an alarm stopped it; in the figures only one on NaN or inf is set."""
+    return bool(outcome(run, home)["exit"] != 0)
+
+
+def pass_rates(run: Run, home: Path = HOME) -> tuple[np.ndarray, np.ndarray]:
+    """The curve that runs are judged by: held-out pass rates, 0 at evaluations never reached.
+
+    A run that diverged has no policy at the steps after, and no answer of it counts as right.
+    """
+    steps, values = curve(run, "pass_rate", home)
+    if not diverged(run, home):
+        return steps, values
+    cfg = resolved(run, home).run
+    every, last = cfg.eval_every, steps[-1] if len(steps) else -1
+    missed = [s for s in (*range(0, cfg.steps, every), cfg.steps) if s > last]
+    zeros = np.zeros(len(missed))
+    return np.append(steps, np.asarray(missed, dtype=float)), np.append(values, zeros)
+
+
 # What a comparison is of: a run -> one number, higher is better unless it says otherwise
 def final(run: Run, home: Path = HOME) -> float:
-    """Mean held-out pass rate of the last three evaluations."""
-    return float(curve(run, "pass_rate", home)[1][-3:].mean())
+    """Mean held-out pass rate of the last three evaluations; 0 if the run diverged."""
+    if diverged(run, home):
+        return 0.0
+    return float(pass_rates(run, home)[1][-3:].mean())
 
 
 def area(run: Run, home: Path = HOME) -> float:
     """Mean height of the curve of held-out pass rates (its area over its length)."""
-    steps, values = curve(run, "pass_rate", home)
+    steps, values = pass_rates(run, home)
     return float(np.trapezoid(values, steps) / (steps[-1] - steps[0]))
 
 
 def lowest_late(run: Run, home: Path = HOME) -> float:
     """Lowest held-out pass rate after the first third of the steps."""
-    steps, values = curve(run, "pass_rate", home)
+    steps, values = pass_rates(run, home)
     return float(values[steps >= LATE * steps[-1]].min())
 
 
 def drop(run: Run, home: Path = HOME) -> float:
     """Largest fall of the held-out pass rate below its own earlier best; lower is better."""
-    values = curve(run, "pass_rate", home)[1]
+    values = pass_rates(run, home)[1]
     return float((np.maximum.accumulate(values) - values).max())
 
 
@@ -89,15 +113,37 @@ def kl_highest(run: Run, home: Path = HOME) -> float:
     return float(curve(run, "kl_policy_actor", home)[1].max())
 
 
+def lasts(run: Run, home: Path = HOME) -> float:
+    """Last step at which the pass rate was at least LASTING of its best so far; the last step of
+    all if it never fell below for good."""
+    steps, values = pass_rates(run, home)
+    (held,) = np.nonzero(values >= LASTING * np.maximum.accumulate(values))
+    return float(steps[held[-1]])
+
+
+def seconds_rollout(run: Run, home: Path = HOME) -> float:
+    """Median over steps of the seconds of sampling; lower is better."""
+    return float(np.median(curve(run, "seconds_rollout", home)[1]))
+
+
+def seconds_update(run: Run, home: Path = HOME) -> float:
+    """Median over steps of the seconds of all updates; lower is better."""
+    return float(np.median(curve(run, "seconds_update", home)[1]))
+
+
 METRICS: dict[str, Callable[..., float]] = {
-    f.__name__: f for f in (final, area, lowest_late, drop, kl_last, kl_highest)
+    f.__name__: f
+    for f in (
+        *(final, area, lowest_late, drop, kl_last, kl_highest, lasts),
+        *(seconds_rollout, seconds_update),
+    )
 }
 
 
 def mean(values: Sequence[float]) -> Interval:
     """Mean and bootstrap interval (BCa); with fewer than three values, smallest to largest."""
     x = np.asarray(values, dtype=float)
-    if len(x) < 3 or np.ptp(x) == 0:
+    if len(x) < SEEDS_MIN or np.ptp(x) == 0:
         return Interval(float(x.mean()), float(x.min()), float(x.max()))
     found = stats.bootstrap(
         (x,), np.mean, n_resamples=9999, method="BCa", random_state=np.random.default_rng(0)

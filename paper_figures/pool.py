@@ -49,9 +49,12 @@ def evaluate(evaluations: Iterable[Evaluation], workers: int, home: Path = HOME)
     Raises:
         Failed: as `train`.
     """
-    todo = [e for e in dict.fromkeys(evaluations) if entry(e, home) is None]
-    names = [f"{e.run.text()}: {' '.join(e.flags)}" for e in todo]
-    _all([(_evaluate_one, e, home) for e in todo], names, workers)
+    todo: dict[Path, list[Evaluation]] = {}  # all of one run in one job: they share a file
+    for e in dict.fromkeys(evaluations):
+        if entry(e, home) is None:
+            todo.setdefault(folder(e.run, home), []).append(e)
+    names = [f"{own[0].run.text()} on {len(own)} held-out sets" for own in todo.values()]
+    _all([(_evaluate_run, own, home) for own in todo.values()], names, workers)
 
 
 def entry(evaluation: Evaluation, home: Path = HOME) -> dict | None:
@@ -82,7 +85,10 @@ def _all(jobs: list[tuple], names: list[str], workers: int) -> None:
                 running[pool.submit(function, *arguments)] = name
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 name = running.pop(future)
-                said, seconds, fault = future.result()
+                try:
+                    said, seconds, fault = future.result()
+                except Exception as e:  # whatever a worker died of, told with the run's name
+                    said, seconds, fault = f"{type(e).__name__}: {e}", 0.0, True
                 done, spent = done + 1, spent + seconds
                 left = spent / done * (len(jobs) - done) / workers
                 sys.stderr.write(
@@ -128,17 +134,19 @@ def _train_one(run: Run, home: Path) -> tuple[str, float, bool]:
     return said, seconds, False
 
 
-def _evaluate_one(evaluation: Evaluation, home: Path) -> tuple[str, float, bool]:
+def _evaluate_run(evaluations: list[Evaluation], home: Path) -> tuple[str, float, bool]:
+    """All evaluations of one run, one after the other."""
     from llm import evaluate_command
 
-    start = time.monotonic()
-    where = Path(resolved(evaluation.run, home).run.folder)
-    numbers = ("--prompts", str(evaluation.prompts), "--samples", str(evaluation.samples))
+    start, found = time.monotonic(), []
+    where = folder(evaluations[0].run, home)
     with _quietly(where / "eval_log.txt"):
-        evaluate_command.main([str(where), *evaluation.flags, *numbers])
-    found = entry(evaluation, home)
-    assert found is not None
-    said = f"mean@{evaluation.samples} {found['models']['policy']['mean_at_k']['value']:.3f}"
+        for e in evaluations:
+            numbers = ("--prompts", str(e.prompts), "--samples", str(e.samples))
+            evaluate_command.main([str(where), *e.flags, *numbers])
+            found.append(entry(e, home) or {})
+    values = [f["models"]["policy"]["mean_at_k"]["value"] for f in found]
+    said = "mean@k " + ", ".join(f"{v:.3f}" for v in values)
     return said, time.monotonic() - start, False
 
 

@@ -31,6 +31,11 @@ FORMS = "chain forms"  # 2,048 ids
 STALE = ("clipped", "no clip", "capped", "tis new", "jackpot new", "jackpot expected new")
 STALENESS = (16, 64, 128)
 STALE_UPDATES = 256
+KEPT_STALENESS = 64  # of Table 2
+KEPT = ("clipped", "jackpot clipped")
+INT8 = ("int8", "int8 tis", "int8 jackpot")
+WITHOUT_KL = ("tis+ppo", "jackpot+ppo")
+WITHOUT_KL_STEPS = 400
 DIGITS = (4, 6, 8, 10)  # held-out sets of Table 1
 LONG_STEPS = 600
 
@@ -60,24 +65,42 @@ def fig4(scale: Scale) -> dict[str, list[Run]]:
     return found
 
 
+def stale(scale: Scale, updates: int, methods: Sequence[str]) -> list[Run]:
+    """One rollout batch for so many updates; the same number of updates for every staleness."""
+    extra = {
+        "rollout.prompts_per_step": WORLDS["chain"]["rollout.prompts_per_step"] * updates,
+        "loss.updates_per_rollout": updates,
+        "run.steps": max(1, round(STALE_UPDATES * scale.length / updates)),
+        "run.eval_every": 1,
+        "run.checkpoint_every": 1,
+    }
+    if updates > 16:
+        extra["run.eval_updates"] = 16
+    return [Run("chain", m, s, tuple(sorted(extra.items()))) for m in methods for s in scale.few]
+
+
 def fig5(scale: Scale) -> dict[int, list[Run]]:
-    """By staleness: updates per rollout. The same number of updates everywhere."""
-    found = {}
-    for updates in STALENESS:
-        size = WORLDS["chain"]["rollout.prompts_per_step"]
-        extra = {
-            "rollout.prompts_per_step": size * updates,
-            "loss.updates_per_rollout": updates,
-            "run.steps": max(1, round(STALE_UPDATES * scale.length / updates)),
-            "run.eval_every": 1,
-            "run.checkpoint_every": 1,
-        }
-        if updates > 16:
-            extra["run.eval_updates"] = 16
-        found[updates] = [
-            Run("chain", m, s, tuple(sorted(extra.items()))) for m in STALE for s in scale.few
-        ]
-    return found
+    """By staleness: updates per rollout."""
+    return {updates: stale(scale, updates, STALE) for updates in STALENESS}
+
+
+def table2(scale: Scale) -> dict[str, list[Run]]:
+    """Where rejection should make no difference: the PPO clip kept; a small mismatch."""
+    int8 = {
+        "rollout__prompts_per_step": 2 * WORLDS["chain"]["rollout.prompts_per_step"],
+        "loss__updates_per_rollout": 2,  # so that the clip can bind
+        "run__steps": WORLDS["chain"]["run.steps"] // 2,
+        "run__eval_every": WORLDS["chain"]["run.eval_every"] // 2,
+    }
+    return {
+        "stale": stale(scale, KEPT_STALENESS, KEPT),
+        "int8": group(scale, "chain", INT8, few=True, **int8),
+    }
+
+
+def without_kl(scale: Scale) -> list[Run]:
+    """The project page's extra: the actor learns by PPO alone."""
+    return group(scale, "chain", WITHOUT_KL, few=True, run__steps=WITHOUT_KL_STEPS)
 
 
 # Jackpot with one factor of its weight, or one actor loss, changed; settings in `run`'s spelling

@@ -48,6 +48,10 @@ METHOD_LOOKS = {
     "tis new": ("TIS on the new policy", "tis+distill", "-"),
     "jackpot new": ("Jackpot, no clip", "jackpot", "-"),
     "jackpot expected new": ("Jackpot, expected mask, no clip", "jackpot expected mask", "-"),
+    "jackpot clipped": ("Jackpot with the PPO clip", "jackpot", "-"),
+    "int8": ("no correction", "none", "-"),
+    "int8 tis": ("TIS", "tis", "-"),
+    "int8 jackpot": ("Jackpot", "jackpot", "-"),
 }
 
 # families of (p, q) in the numerical figures: colour, marker

@@ -88,6 +88,7 @@ _ACTOR = ("actor.layers", "actor.width", "warmup.actor_", "optim.actor_lr")
 _NO_ACTOR_LOSSES: Settings = {"loss.actor_ppo": False, "loss.distill_coef": 0.0}
 _FROZEN: Settings = {"actor.kind": "frozen", **_NO_ACTOR_LOSSES}
 _SELF: Settings = {"actor.kind": "self", **_NO_ACTOR_LOSSES}
+_INT8: Settings = {"actor.kind": "quantized", "actor.bits": 8, **_NO_ACTOR_LOSSES}
 _NO_CLIP: Settings = {"loss.clip_low": float("inf"), "loss.clip_high": float("inf")}
 _JACKPOT: Settings = {"correction.name": "jackpot"}
 _EXPECTED: Settings = {**_JACKPOT, "correction.mask": "expected"}
@@ -121,6 +122,11 @@ METHODS: dict[str, Settings] = {
     },
     "jackpot new": {**_SELF, **_NO_CLIP, **_JACKPOT, "correction.target": "new"},
     "jackpot expected new": {**_SELF, **_NO_CLIP, **_EXPECTED, "correction.target": "new"},
+    "jackpot clipped": {**_SELF, **_JACKPOT, "correction.target": "new"},
+    # the policy's own copy in 8 bits samples: reduced precision alone
+    "int8": {**_INT8, "correction.name": "none"},
+    "int8 tis": {**_INT8, "correction.name": "tis"},
+    "int8 jackpot": {**_INT8, **_JACKPOT},
 }  # fmt: skip
 
 

@@ -160,8 +160,10 @@ def _value(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def page(title: str, lead: Html, facts: dict[str, str], sections: Sequence[tuple]) -> str:
-    """The whole document; a section is (anchor, heading, content as Html)."""
+def page(
+    title: str, lead: Html, facts: dict[str, str], sections: Sequence[tuple], style: str = ""
+) -> str:
+    """The whole document; a section is (anchor, heading, content as Html), `style` more CSS."""
     links = "".join(f'<a href="#{text(a)}">{text(h)}</a>' for a, h, _ in sections)
     items = "".join(f"<dt>{text(k)}</dt><dd>{text(v)}</dd>" for k, v in facts.items())
     body = "\n".join(
@@ -170,7 +172,7 @@ def page(title: str, lead: Html, facts: dict[str, str], sections: Sequence[tuple
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{text(title)}</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<style>{STYLE}</style></head>\n<body><div class="frame">\n<h1>{text(title)}</h1>\n{lead}'
-        f'\n<nav aria-label="contents">{links}</nav>\n<dl>{items}</dl>\n{body}\n'
+        f'<style>{STYLE}{style}</style></head>\n<body><div class="frame">\n<h1>{text(title)}</h1>\n'
+        f'{lead}\n<nav aria-label="contents">{links}</nav>\n<dl>{items}</dl>\n{body}\n'
         "</div></body></html>\n"
     )

@@ -1,0 +1,47 @@
+"""Everything that `all` draws and `report` shows, in the order of the page."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+from .command import Figure
+from .studies import FULL, Scale
+
+# modules with a FIGURE, several FIGURES, or a `main` alone that draws without any training
+ALL = (
+    "fig1",
+    "fig2",
+    "fig4",
+    "fig5",
+    "table1",
+    "table2",
+    "table3",
+    "beyond",
+    "steadier",
+    "claims",
+)
+QUICK_OPTIONS = {"fig2": ["--quick"]}  # what the last kind takes at a smaller scale
+
+
+def figures() -> dict[str, list[Figure]]:
+    """By command, what it draws."""
+    found = {}
+    for name in ALL:
+        module = importlib.import_module(f"{__package__}.{name}")
+        if hasattr(module, "FIGURES"):
+            found[name] = list(module.FIGURES)
+        else:
+            found[name] = [module.FIGURE if hasattr(module, "FIGURE") else _plain(name, module)]
+    return found
+
+
+def _plain(name: str, module) -> Figure:
+    def draw(scale: Scale, out: Path) -> str:
+        quick = QUICK_OPTIONS.get(name, []) if scale.length < FULL.length else []
+        code = module.main(["--out", str(out), *quick])
+        if code:
+            raise RuntimeError(f"{name} ended with code {code}")
+        return ""
+
+    return Figure(name, (module.__doc__ or "").splitlines()[0], lambda scale: (), draw)

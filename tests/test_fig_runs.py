@@ -1,0 +1,245 @@
+"""Runs of the figures: what names them, what is kept, and the numbers taken from them."""
+
+import ast
+import json
+import math
+from concurrent.futures import ThreadPoolExecutor
+
+import fig_runs
+import numpy as np
+import pytest
+from scipy import stats
+
+from paper_figures import curves, pool, runs, studies, worlds
+from paper_figures.worlds import Run, run
+
+TINY = {
+    "policy.layers": 1,
+    "policy.width": 16,
+    "task.digits_min": 1,
+    "task.digits_max": 2,
+    "rollout.max_new_tokens": 4,
+    "warmup.policy_steps": 20,
+    "rollout.prompts_per_step": 2,
+    "run.steps": 4,
+    "run.eval_every": 2,
+    "run.eval_prompts": 8,
+}
+SEED = 900  # of no figure
+
+
+def tiny(method: str = "on-policy", **extra) -> Run:
+    more = {k.replace("__", "."): v for k, v in extra.items()}
+    return Run("chain", method, SEED, tuple(sorted((TINY | more).items())))
+
+
+@pytest.fixture
+def in_threads(monkeypatch):
+    """The pool's work in this process."""
+    monkeypatch.setattr(pool, "ProcessPoolExecutor", lambda n, context: ThreadPoolExecutor(1))
+
+
+@pytest.fixture
+def code(monkeypatch, tmp_path):
+    """A function: the version of the code if a module had this appended."""
+    found = runs._file
+
+    def version(module: str, appended: str) -> str:
+        changed = tmp_path / "changed.py"
+        changed.write_text(found(module).read_text() + appended)
+        monkeypatch.setattr(runs, "_file", lambda m: changed if m == module else found(m))
+        return runs.code_version.__wrapped__()
+
+    return version
+
+
+def test_any_setting_gives_a_run_another_name():
+    base = run("chain", "jackpot", SEED)
+    others = [
+        base._replace(seed=SEED + 1),
+        base._replace(method="tis"),
+        base._replace(world="chain weak"),
+        run("chain", "jackpot", SEED, correction__lam=0.99),
+        run("chain", "jackpot", SEED, run__eval_every=15),
+    ]
+    names = {runs.folder(r).name for r in (base, *others)}
+    assert len(names) == 1 + len(others)
+
+
+def test_where_it_lies_is_no_part_of_a_name(tmp_path):
+    base = run("chain", "jackpot", SEED)
+    assert runs.folder(base, tmp_path).name == runs.folder(base).name
+    assert runs.folder(base, tmp_path).parent == tmp_path
+
+
+@pytest.mark.parametrize("module", ["llm.evaluate", "jackpot.weights"])
+def test_a_change_of_code_changes_the_version_and_words_do_not(code, module):
+    assert runs._file(module) is not None
+    same = code(module, "\n# a remark\n\n")
+    assert same == runs.code_version()
+    assert code(module, "\nADDED = 1\n") != same
+
+
+def test_a_docstring_is_no_code():
+    one, other = (ast.parse(f'def f(x):\n    "{text}"\n    return x\n') for text in ("a", "b"))
+    assert ast.dump(runs._without_docstrings(one)) == ast.dump(runs._without_docstrings(other))
+
+
+def test_two_runs_really_train_once_and_one_that_diverged_is_kept(tmp_path, capfd, monkeypatch):
+    """Through worker processes; the second is stopped by an alarm, as NaN would stop it."""
+    good, bad = tiny(), tiny(alarm__entropy_min=100.0, run__steps=6)
+    pool.train([good, bad, good], 1, tmp_path)
+    said = capfd.readouterr().err
+    assert "[2/2]" in said
+    assert "diverged" in said
+    assert runs.outcome(good, tmp_path)["exit"] == 0
+    assert runs.outcome(bad, tmp_path)["exit"] == 3
+    assert "alarm entropy" in runs.outcome(bad, tmp_path)["message"]
+    assert not curves.diverged(good, tmp_path)
+    assert curves.diverged(bad, tmp_path)
+    steps, rates = curves.pass_rates(bad, tmp_path)
+    assert list(steps) == [0, 2, 4, 6]
+    assert list(rates[-3:]) == [0, 0, 0]
+    assert list(curves.pass_rates(good, tmp_path)[0]) == [0, 2, 4]
+    monkeypatch.setattr(pool, "_train_one", lambda r, home: pytest.fail("trained again"))
+    pool.train([good, bad], 1, tmp_path)
+
+
+def test_a_run_that_failed_is_told_and_not_kept(tmp_path, in_threads):
+    (tmp_path / "warmup").write_text("a file where a folder should be")
+    failing = tiny()
+    with pytest.raises(pool.Failed, match=r"seed 900: error: .*warmup"):
+        pool.train([failing], 1, tmp_path)
+    assert not runs.finished(failing, tmp_path)
+
+
+def test_what_a_worker_dies_of_is_told_with_the_run(tmp_path, in_threads, monkeypatch):
+    def broken(r, home):
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(pool, "_train_one", broken)
+    with pytest.raises(pool.Failed, match=r"chain on-policy .*seed 900: MemoryError: no room"):
+        pool.train([tiny()], 1, tmp_path)
+
+
+def test_nothing_more_is_started_after_a_fault(tmp_path, in_threads, monkeypatch):
+    started = []
+    monkeypatch.setattr(pool, "_train_one", lambda r, home: (started.append(r), 0.0, True))
+    with pytest.raises(pool.Failed):
+        pool.train([tiny(run__steps=n) for n in (4, 5, 6)], 1, tmp_path)
+    assert len(started) == 1
+
+
+def test_an_evaluation_is_found_by_its_flags_and_numbers(tmp_path):
+    own = tiny()
+    fig_runs.write(own, tmp_path, [0.1, 0.2, 0.3])
+    wanted = pool.Evaluation(own, ("--task.digits-max", "2"))
+    assert pool.entry(wanted, tmp_path) is None
+    fig_runs.write_eval(wanted, tmp_path, 0.25, 0.5)
+    assert pool.entry(wanted, tmp_path)["models"]["policy"]["mean_at_k"]["value"] == 0.25
+    assert pool.entry(wanted._replace(prompts=64), tmp_path) is None
+    assert pool.entry(wanted._replace(flags=()), tmp_path) is None
+
+
+def metrics(home, rates, **keywords) -> dict[str, float]:
+    """All metrics of a run of 240 steps, evaluated every 48."""
+    own = run("chain", "jackpot", SEED, run__eval_every=48)
+    fig_runs.write(own, home, rates, **keywords)
+    curves.rows.cache_clear()
+    return {name: f(own, home) for name, f in curves.METRICS.items()}
+
+
+def test_metrics_of_a_curve_by_hand(tmp_path):
+    """Trapezoids of width 48: (.2 + .6)/2, (.6 + .8)/2, (.8 + .5)/2, (.5 + .7)/2, (.7 + .9)/2."""
+    rates, kl = [0.2, 0.6, 0.8, 0.5, 0.7, 0.9], [0.3, 0.1, 0.6, 0.1, 0.2, 0.3]
+    found = metrics(tmp_path, rates, kl=kl, seconds=2.5)
+    assert found["final"] == pytest.approx(0.7)
+    assert found["area"] == pytest.approx((0.4 + 0.7 + 0.65 + 0.6 + 0.8) / 5)
+    assert found["lowest_late"] == pytest.approx(0.5)  # from step 80 on
+    assert found["drop"] == pytest.approx(0.3)
+    assert found["kl_last"] == pytest.approx(0.2)
+    assert found["kl_highest"] == pytest.approx(0.6)
+    assert found["lasts"] == 240
+    assert found["seconds_rollout"] == found["seconds_update"] == 2.5
+
+
+@pytest.mark.parametrize(
+    ("rates", "step"),
+    [
+        ([0.2, 0.4, 0.6, 0.8, 0.9, 1.0], 240),
+        ([0.2, 1.0, 0.7, 0.7, 0.7, 0.7], 48),  # below 80 % of 1 for good
+        ([0.2, 1.0, 0.7, 0.85, 0.7, 0.1], 144),  # once back
+        ([0.2, 1.0, 0.8, 0.8, 0.8, 0.8], 240),  # at 80 % is not below
+        ([0.5, 0.3, 0.3, 0.3, 0.3, 0.3], 0),
+    ],
+)
+def test_a_run_lasts_until_it_falls_below_for_good(tmp_path, rates, step):
+    assert metrics(tmp_path, rates)["lasts"] == step
+
+
+def test_a_run_that_diverged_counts_as_zero_from_there_on(tmp_path):
+    found = metrics(tmp_path, [0.3, 0.6, 0.9, 0.9], code=3)  # none at 192, 240
+    assert found["final"] == 0
+    assert found["area"] == pytest.approx((0.45 + 0.75 + 0.9 + 0.45) / 5)
+    assert found["drop"] == pytest.approx(0.9)
+    assert found["lasts"] == 144
+
+
+def test_pass_rates_within_a_step_stand_at_fractions_of_it(tmp_path):
+    own = run("chain", "clipped", SEED, run__steps=1, loss__updates_per_rollout=4)
+    folder = fig_runs.write(own, tmp_path, [0.1, 0.5])
+    first, last = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    first["pass_rate_updates"] = [[1, 0.2], [3, 0.4]]
+    (folder / "metrics.jsonl").write_text(f"{json.dumps(first)}\n{json.dumps(last)}\n")
+    curves.rows.cache_clear()
+    steps, values = curves.curve(own, "pass_rate", tmp_path)
+    assert list(steps) == [0, 0.25, 0.75, 1]
+    assert list(values) == [0.1, 0.2, 0.4, 0.5]
+
+
+def test_the_interval_of_a_mean_is_that_of_theory_where_theory_holds():
+    """400 normal values: Student's interval, within 5 % of its width."""
+    x = np.random.default_rng(3).normal(0.3, 0.2, 400)
+    found = curves.mean(x)
+    low, high = stats.t.interval(0.95, 399, x.mean(), stats.sem(x))
+    assert found.value == pytest.approx(x.mean())
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.05 * (high - low))
+
+
+def test_few_or_equal_values_have_their_range_for_an_interval():
+    assert curves.mean([0.2, 0.4]) == pytest.approx((0.3, 0.2, 0.4))
+    assert curves.mean([0.25, 0.25, 0.25]) == (0.25, 0.25, 0.25)
+
+
+def test_runs_are_paired_by_seed(tmp_path):
+    """What differs between seeds cancels: a constant difference has an interval of no width."""
+    a, b = ([run("chain", m, s) for s in (901, 902, 903)] for m in ("jackpot", "tis"))
+    n = len(fig_runs.evaluated_steps(a[0]))
+    for i, (one, other) in enumerate(zip(a, b, strict=True)):
+        fig_runs.write(one, tmp_path, [0.25 * i + 0.125] * n)
+        fig_runs.write(other, tmp_path, [0.25 * i] * n)
+    assert curves.paired(a, b[::-1], "final", tmp_path) == (0.125, 0.125, 0.125)
+    with pytest.raises(ValueError, match="cannot be paired"):
+        curves.paired(a, b[:2], "final", tmp_path)
+
+
+@pytest.mark.parametrize("scale", [studies.FULL, studies.QUICK], ids=["full", "quick"])
+def test_no_figure_uses_a_seed_that_choices_were_made_on(scale):
+    drawn = [*studies.fig1(scale), *studies.without_kl(scale)]
+    for groups in (studies.fig4, studies.fig5, studies.table2, studies.ablation, studies.cost):
+        drawn += [r for own in groups(scale).values() for r in own]
+    chosen = {*worlds.TUNING_SEEDS, *studies.CANDIDATE_SEEDS}
+    assert {r.seed for r in drawn} <= set(worlds.FIGURE_SEEDS)
+    assert not chosen & set(worlds.FIGURE_SEEDS)
+
+
+def test_table_2_has_settings_that_the_trainer_takes():
+    """Two updates of as many prompts as elsewhere, sampled by an int8 copy; the clip kept."""
+    for own in studies.table2(studies.FULL).values():
+        for r in own:
+            cfg = runs.resolved(r)
+            updates = cfg.loss.updates_per_rollout
+            assert cfg.rollout.prompts_per_step == 8 * updates
+            assert math.isfinite(cfg.loss.clip_high)
+            kind = "quantized" if r.method.startswith("int8") else "self"
+            assert (cfg.actor.kind, updates) == (kind, 2 if kind == "quantized" else 64)
