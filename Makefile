@@ -2,11 +2,12 @@
 PYTHON ?= python3
 VENV := .venv
 VLLM := .venv-vllm
+TRL := .venv-trl
 VLLM_NEEDS := 'numpy>=2.1' array-api-compat tyro matplotlib peft pytest hypothesis
 DEMO := llm/configs/demo.toml
 RUN := OMP_NUM_THREADS=1 $(VENV)/bin/python
 
-.PHONY: help install demo test test-slow test-vllm check format bench clean
+.PHONY: help install demo test test-slow test-vllm check format bench bench-trl clean
 
 help:
 	@echo "make demo     check the core, train a policy from a smaller actor's rollouts, draw the pictures"
@@ -15,6 +16,7 @@ help:
 	@echo "make test-vllm  vLLM as the rollout engine, on the CPU, in an environment of its own (3.5 GB)"
 	@echo "make check    tests, lint, format and types"
 	@echo "make bench    the benchmarks (ratios measured in one run)"
+	@echo "make bench-trl  beside TRL's trainer, in an environment of its own (1.6 GB, more with CUDA's libraries)"
 	@echo "make install  only make .venv"
 
 install: $(VENV)/.installed
@@ -64,5 +66,14 @@ format: install
 bench: install
 	$(RUN) benchmarks/all.py
 
+$(TRL)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(TRL)
+	$(TRL)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[llm]' trl==1.16.0
+	@touch $@
+
+bench-trl: $(TRL)/.installed
+	@mkdir -p benchmarks/out
+	$(TRL)/bin/python benchmarks/beside_trl.py --json benchmarks/out/beside_trl.json
+
 clean:
-	rm -rf $(VENV) $(VLLM) build *.egg-info
+	rm -rf $(VENV) $(VLLM) $(TRL) build *.egg-info

@@ -26,6 +26,7 @@ BENCHMARKS: dict[str, list[str]] = {
     "rollout": ["--repeats", "2"],
     "actor_speedup": ["--repeats", "2"],
     "memory_model": [],
+    "slopes": ["--png", str(HERE / "out" / "slopes.png")],
 }
 
 

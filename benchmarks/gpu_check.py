@@ -1,0 +1,295 @@
+"""One check for whoever has a GPU: are results right in bfloat16, and memory and time as promised.
+
+    python benchmarks/gpu_check.py [--device cuda] [--quick] [--json FILE]
+
+Against float64 on the same weights and inputs: the vocabulary head (llm/head.py) with its
+gradients, the core (jackpot/) on arrays of the device, what each rollout engine says of its samples
+(hf; vllm if it is installed), and a whole training step of two bfloat16 models. Then peak memory of
+such steps against llm/memory.py, and a step of Jackpot over one of TIS with the same actor losses.
+The limits are in LIMITS; those of the bfloat16 step and engines are about three times what a CPU
+showed. Exit status: 0, 1 where a limit is broken, 2 without a GPU. `--device cpu` runs the same code,
+and judges neither memory nor time there (benchmarks/memory_model.py and overhead.py do).
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import gc
+import importlib.util
+import json
+import math
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+from gpu_scene import PROMPT_TOKENS, QUICK, Size, pair, sampled, settings, setup, stepped, wait
+from head import Inputs, chunked, lean_torch
+from memory_model import resident
+
+import jackpot
+from llm import memory
+from llm.head import Pair, scores
+from llm.logprobs import chosen, completion_logprobs, log_tail
+from llm.update import open_optimizers
+
+Tensor = torch.Tensor
+LIMITS = {
+    "head float32: log-probability, nats": 1e-4,
+    "head float32: KL, nats": 1e-4,
+    "head float32: gradients, relative": 1e-5,
+    "head bfloat16: log-probability, nats": 1e-4,
+    "head bfloat16: KL, nats": 1e-4,
+    "head bfloat16: gradients, relative": 4e-3,  # each is rounded once
+    "core: acceptance rate, relative": 1e-5,
+    "core: lam for a budget, relative": 1e-4,
+    "core: weight, relative": 1e-4,
+    "core: KL, relative": 1e-4,
+    "core: Z from top k, relative": 1e-4,
+    "core: tail bound, relative": 1e-3,  # of a tail mass that is 1 minus a sum
+    "engine hf: log-probability, mean nats": 0.04,
+    "engine vllm: log-probability, mean nats": 0.04,
+    "step bfloat16: log-probability, mean nats": 0.035,
+    "step bfloat16: weights, mean": 0.03,
+    "step bfloat16: losses, of their size": 0.03,
+    "step bfloat16: gradient of policy, relative": 0.06,
+    "step bfloat16: gradient of actor, relative": 0.06,
+    "memory: prediction over peak, less 1": 0.15,
+    "time: step of Jackpot over TIS": 1.03,
+}
+JUDGED_ON_GPUS = ("memory", "time")
+
+
+class Row(NamedTuple):
+    name: str
+    value: float
+
+    def ok(self, device: torch.device) -> bool | None:
+        """None: not judged."""
+        limit = LIMITS.get(self.name)
+        if limit is None or (device.type == "cpu" and self.name.startswith(JUDGED_ON_GPUS)):
+            return None
+        return math.isfinite(self.value) and abs(self.value) <= limit
+
+
+def off(found: Tensor, exact: Tensor) -> float:
+    """Largest relative error."""
+    gap = (found.double() - exact).abs() / exact.abs().clamp(min=1e-30)
+    return float(torch.where(found.double() == exact, 0.0, gap).max())
+
+
+def head(device: torch.device, size: tuple[int, int, int], kind: str) -> list[Row]:
+    """Scores in blocks and their gradients, against whole logits in float64."""
+    x = Inputs(size, getattr(torch, kind))
+    exact = copy.copy(x)
+    for each, dtype in ((exact, torch.float64), (x, getattr(torch, kind))):
+        place: dict[str, Any] = {"device": device, "dtype": dtype}
+        each.hidden = [y.detach().to(**place).requires_grad_() for y in x.hidden]
+        each.weight = [y.detach().to(**place).requires_grad_() for y in x.weight]
+        each.tokens, each.coef = x.tokens.to(device), x.coef.to(device)
+    with torch.no_grad():
+        sides = x.sides()
+        (policy, _), (kl,) = scores(sides, [Pair(0, 1)])
+        logp, logq = (torch.log_softmax(s.head.logits(s.hidden), -1) for s in exact.sides())
+        errors = {
+            "log-probability, nats": chosen(logp, x.tokens) - policy.logp.double(),
+            "KL, nats": (logp.exp() * (logp - logq)).sum(-1) - kl.double(),
+        }
+    found = [Row(f"head {kind}: {name}", float(e.abs().max())) for name, e in errors.items()]
+    chunked(x).backward()
+    lean_torch(exact).backward()
+    pairs = zip(x.leaves(), exact.leaves(), strict=True)
+    worst = max(float((a.grad.double() - b.grad).norm() / b.grad.norm()) for a, b in pairs)
+    return [*found, Row(f"head {kind}: gradients, relative", worst)]
+
+
+def core(device: torch.device, vocabulary: int) -> list[Row]:
+    """Float32 on the device against float64 on the CPU, from the same bfloat16 logits."""
+    torch.manual_seed(0)
+    p = (3 * torch.randn(64, vocabulary)).bfloat16()
+    q = p + (0.5 * torch.randn(64, vocabulary)).bfloat16()
+    found, exact = (
+        _core(*(torch.log_softmax(x.to(**place), -1) for x in (p, q)))
+        for place in ({"device": device, "dtype": torch.float32}, {"dtype": torch.float64})
+    )
+    return [Row(f"core: {name}, relative", off(found[name].cpu(), exact[name])) for name in exact]
+
+
+def _core(log_p: Tensor, log_q: Tensor) -> dict[str, Tensor]:
+    lam, k = 0.9, 20
+    ids = log_q.topk(k, dim=-1).indices
+    top_p, top_q = log_p.gather(-1, ids), log_q.gather(-1, ids)
+    known = torch.zeros_like(log_p, dtype=torch.bool).scatter(-1, ids, True)
+    tails = log_tail(top_p), log_tail(top_q)
+    z = jackpot.acceptance_rate(log_p, log_q, lam)
+    ratio = (log_p - log_q)[:, 0]
+    return {
+        "acceptance rate": z,
+        "lam for a budget": jackpot.lam_for_budget(log_p, log_q, 0.8),
+        "weight": jackpot.obrs_weight(ratio, lam, z),
+        "KL": jackpot.kl_p_q(log_p, log_q),
+        "Z from top k": jackpot.z_topk(top_p, top_q, lam, *tails)[1],
+        "tail bound": jackpot.tail_bound(log_p, known, *tails, top_q.min(-1).values, lam),
+    }
+
+
+def engines(device: torch.device, size: Size) -> list[Row]:
+    """What an engine says of its samples, against the same weights in float64."""
+    actor, found = pair(size, device)[1], []
+    exact = copy.deepcopy(actor).double()
+    for name in ["hf", *(["vllm"] if importlib.util.find_spec("vllm") else [])]:
+        cfg = settings(size, device, engine=name)
+        batch, seconds = sampled(cfg, size, actor, device)
+        real, tokens = batch.is_completion, batch.completion_ids
+        with torch.no_grad():
+            law = completion_logprobs(exact, batch.ids, batch.is_real, real.shape[1], 1.0)
+        gap = (chosen(law, tokens) - batch.logp_inf)[real].abs().double().mean()
+        found.append(Row(f"engine {name}: log-probability, mean nats", float(gap)))
+        found.append(Row(f"engine {name}: tokens/s", int(real.sum()) / seconds))
+    return found
+
+
+def training_step(device: torch.device, size: Size) -> list[Row]:
+    policy, actor = pair(size, device)
+    cfg = settings(size, device)
+    batch, _ = sampled(cfg, size, actor, device)
+    results = []
+    for models in (
+        (copy.deepcopy(policy), copy.deepcopy(actor)),
+        (policy.double(), actor.double()),
+    ):
+        scene = setup(cfg, *models, device)
+        found = stepped(scene, open_optimizers(scene), batch)
+        grads = {
+            role: torch.cat([p.grad.double().flatten() for p in x.parameters()])
+            for role, x in scene.trained.items()
+        }
+        results.append((found, grads))
+        del scene, models
+    (ours, ours_grads), (exact, exact_grads) = results
+    logp, weight = (
+        float((getattr(ours["weights"], x) - getattr(exact["weights"], x)).abs().mean())
+        for x in ("log_ratio", "weight")
+    )
+    losses = [k for k in exact if k.startswith("loss_")]
+    size_of = max(abs(exact[k]) for k in losses)
+    rows = [
+        Row("step bfloat16: log-probability, mean nats", logp),
+        Row("step bfloat16: weights, mean", weight),
+        Row("step bfloat16: losses, of their size",
+            max(abs(ours[k] - exact[k]) for k in losses) / size_of),
+    ]  # fmt: skip
+    for role, right in exact_grads.items():
+        gap = float((ours_grads[role] - right).norm() / right.norm())
+        rows.append(Row(f"step bfloat16: gradient of {role}, relative", gap))
+    return rows
+
+
+def peak_memory(device: torch.device, size: Size) -> list[Row]:
+    """Two steps, and what llm/memory.py says of them."""
+    gc.collect()
+    before = _start_peak(device)
+    policy, actor = pair(size, device)
+    cfg = settings(size, device)
+    predicted = sum(
+        memory.estimate(
+            cfg, policy, actor, PROMPT_TOKENS, memory.Layout(foreach=device.type == "cuda")
+        ).values()
+    )
+    scene = setup(cfg, policy, actor, device)
+    optimizers = open_optimizers(scene)
+    for _ in range(2):
+        stepped(scene, optimizers, sampled(cfg, size, actor, device)[0])
+    peak = _peak(device) - before
+    return [
+        Row("memory: peak, MB", peak / 1e6),
+        Row("memory: prediction over peak, less 1", predicted / peak - 1),
+    ]
+
+
+def _start_peak(device: torch.device) -> int:
+    """Bytes in use; the peak is counted from here."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+        return torch.cuda.memory_allocated(device)
+    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
+    return resident("VmRSS")
+
+
+def _peak(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resident("VmHWM")
+
+
+def step_time(device: torch.device, size: Size) -> list[Row]:
+    """Both kinds of step over the same models and batch, in turns; the median of the ratios."""
+    policy, actor = pair(size, device)
+    batch, _ = sampled(settings(size, device), size, actor, device)
+    scenes = [
+        setup(settings(size, device, correction=name), policy, actor, device)
+        for name in ("jackpot", "tis")
+    ]
+    tools, ratios, seconds = open_optimizers(scenes[0]), [], []
+    for turn in range(size.repeats + 1):
+        taken = []
+        for scene in scenes:
+            wait(device)
+            clock = time.perf_counter()
+            stepped(scene, tools, batch)
+            wait(device)
+            taken.append(time.perf_counter() - clock)
+        if turn:  # the first fills caches
+            ratios.append(taken[0] / taken[1])
+            seconds.append(taken[0])
+    return [
+        Row("time: step of Jackpot, ms", 1e3 * statistics.median(seconds)),
+        Row("time: step of Jackpot over TIS", statistics.median(ratios)),
+    ]
+
+
+def check(device: torch.device, size: Size) -> list[Row]:
+    rows = peak_memory(device, size)  # first, while nothing else was ever allocated
+    for kind in ("float32", "bfloat16"):
+        rows += head(device, size.head, kind)
+    rows += core(device, size.vocabulary)
+    return rows + engines(device, size) + training_step(device, size) + step_time(device, size)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--device", default="cuda", help="cuda, cuda:1 or cpu")
+    parser.add_argument("--quick", action="store_true", help="a tiny size, to see that it runs")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args(argv)
+    device = torch.device(args.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        sys.stderr.write(
+            f"error: no GPU: torch {torch.__version__} finds no CUDA device. Run this where there "
+            "is one, or try it on the CPU: --device cpu --quick\n"
+        )
+        return 2
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    print(f"{name}, torch {torch.__version__}{', tiny sizes' if args.quick else ''}")
+    rows = check(device, QUICK if args.quick else Size())
+    found = []
+    for row in rows:
+        ok, limit = row.ok(device), LIMITS.get(row.name)
+        shown = "" if limit is None else f"{limit:g}"
+        verdict = {True: "ok", False: "BROKEN", None: ""}[ok]
+        print(f"{row.name:46}{row.value:12.3g}{shown:>9} {verdict}")
+        entry = {"name": row.name, "ratio": row.value, "target": limit, "met": ok}
+        found.append(entry | {"spread": [row.value, row.value]})
+    if args.json:
+        args.json.write_text(json.dumps(found, indent=1) + "\n")
+    return 1 if any(row.ok(device) is False for row in rows) else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

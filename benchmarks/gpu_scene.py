@@ -1,0 +1,104 @@
+"""What gpu_check.py measures on: two random bfloat16 models, a batch, one optimiser step."""
+
+from __future__ import annotations
+
+import copy
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+import torch
+from overhead import Numbers, model
+
+from llm import config
+from llm.actors import Actor
+from llm.checkpoint import Guard
+from llm.config import Config
+from llm.control import initial_controls
+from llm.correction import CorrectionState
+from llm.data import Problem
+from llm.engine import open_engine
+from llm.rollout import Batch
+from llm.setup import Setup
+from llm.update import shares, update
+
+
+class Size(NamedTuple):
+    """head: (tokens, vocabulary, hidden) of its check; the others are of the training step."""
+
+    head: tuple[int, int, int] = (1024, 151_936, 1024)
+    vocabulary: int = 151_936
+    width: int = 1024
+    layers: int = 8
+    prompts: int = 4
+    group: int = 4
+    new: int = 32
+    repeats: int = 5
+
+
+QUICK = Size((64, 3000, 64), 1000, 64, 2, 2, 2, 12, 1)
+PROMPT_TOKENS = 16
+
+
+def settings(
+    size: Size, device: torch.device, correction: str = "jackpot", engine: str = "hf"
+) -> Config:
+    """Nothing is drawn, clipped or moved, so that results of two precisions can be compared."""
+    own = {
+        "correction.name": correction, "rollout.engine": engine, "run.device": device.type,
+        "optim.policy-lr": 1e-9, "optim.actor-lr": 1e-9, "optim.grad-clip": 1e9,
+        "policy.dtype": "bfloat16", "actor.dtype": "bfloat16",
+        "rollout.prompts-per-step": size.prompts, "rollout.rollouts-per-prompt": size.group,
+        "rollout.max-new-tokens": size.new,
+    } | ({"correction.mask": "expected"} if correction == "jackpot" else {})  # fmt: skip
+    return config.load([], [f"--{name}={value}" for name, value in own.items()])
+
+
+def pair(size: Size, device: torch.device) -> tuple[Any, Any]:
+    """A policy with logits of spread 2, and an actor that differs by some noise, in bfloat16."""
+    policy = model(size.vocabulary, size.width, size.layers, seed=0)
+    with torch.no_grad():
+        policy.lm_head.weight.mul_(2.0 / policy.lm_head.weight.std() / size.width**0.5)
+        actor = copy.deepcopy(policy)
+        for x in actor.parameters():
+            x.add_(0.1 * x.square().mean().sqrt() * torch.randn_like(x))
+    place: dict[str, Any] = {"device": device, "dtype": torch.bfloat16}
+    return policy.to(**place).eval(), actor.to(**place).eval()
+
+
+def setup(cfg: Config, policy: Any, actor: Any, device: torch.device) -> Setup:
+    return Setup(cfg, Numbers(), None, None, policy, Actor("separate", actor), None, device)  # type: ignore[arg-type]
+
+
+def sampled(cfg: Config, size: Size, actor: Any, device: torch.device) -> tuple[Batch, float]:
+    """A batch of the actor with random advantages; seconds of it."""
+    rng = np.random.default_rng(0)
+    asked = rng.integers(size.vocabulary, size=(size.prompts, PROMPT_TOKENS))
+    problems = [Problem(" ".join(map(str, ids)), "") for ids in asked]
+    engine = open_engine(cfg, Numbers(), actor, device)  # type: ignore[arg-type]
+    try:
+        wait(device)
+        clock = time.perf_counter()
+        batch = engine.trial(problems, size.group, size.new, cfg.rollout.top_k)
+        wait(device)
+        taken = time.perf_counter() - clock
+    finally:
+        engine.close()
+    batch.advantage.copy_(torch.from_numpy(rng.standard_normal(len(batch.answers))))
+    return batch, taken
+
+
+def stepped(scene: Setup, optimizers: Any, batch: Batch) -> dict[str, Any]:
+    state = CorrectionState()
+    share = shares(scene, batch, state, 0)[0]
+    controls = initial_controls(scene.cfg)
+    return update(scene, optimizers, share, controls, state, Guard(Path("nowhere")), 0)
+
+
+def wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
