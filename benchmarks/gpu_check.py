@@ -7,8 +7,8 @@ gradients, the core (jackpot/) on arrays of the device, what each rollout engine
 (hf; vllm if it is installed), and a whole training step of two bfloat16 models. Then peak memory of
 such steps against llm/memory.py, and a step of Jackpot over one of TIS with the same actor losses.
 The limits are in LIMITS; those of the bfloat16 step and engines are about three times what a CPU
-showed. Exit status: 0, 1 where a limit is broken, 2 without a GPU. `--device cpu` runs the same code,
-and judges neither memory nor time there (benchmarks/memory_model.py and overhead.py do).
+showed. Exit status: 0, 1 where a limit is broken, 2 without a GPU. `--device cpu` runs the same
+code, and judges neither memory nor time there (benchmarks/memory_model.py and overhead.py do).
 """
 
 from __future__ import annotations
