@@ -70,8 +70,9 @@ def pair(size: Size, device: torch.device) -> tuple[Any, Any]:
     return policy.to(**place).eval(), actor.to(**place).eval()
 
 
-def setup(cfg: Config, policy: Any, actor: Any, device: torch.device) -> Setup:
-    return Setup(cfg, Numbers(), None, None, policy, Actor("separate", actor), None, device)  # type: ignore[arg-type]
+def setup(cfg: Config, policy: Any, actor: Any, device: torch.device, head: str = "dense") -> Setup:
+    parts = cfg, Numbers(), None, None, policy, Actor("separate", actor), None, device
+    return Setup(*parts, chunked=head == "chunked")  # type: ignore[arg-type]
 
 
 def sampled(cfg: Config, size: Size, actor: Any, device: torch.device) -> tuple[Batch, float]:

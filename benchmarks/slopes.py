@@ -3,9 +3,10 @@
     python benchmarks/slopes.py [--quick] [--repeats 2] [--json FILE] [--png FILE]
 
 A step of a small random policy and an actor of its size: the actor samples, then one optimiser step
-with OBRS, both PPO losses and distillation. From one base each size is varied alone: sequences,
-tokens of each, vocabulary, k, layers, width; and ranks, which share the largest batch of sequences
-out (gloo, weights replicated). Each point is a process of its own, and the points take turns.
+with OBRS, both PPO losses and distillation, the vocabulary's head in blocks. From one base each
+size is varied alone: sequences, tokens of each, vocabulary (with whole logits, too), k, layers,
+width; and ranks, which share the largest batch of sequences out (gloo, weights replicated). Each
+point is a process of its own, and the points take turns.
 
 rollout, update: processor seconds of the process, all its threads, of a rank for ranks: on a
 machine with fewer cores than ranks wall-clock time would say more of the machine. memory: peak
@@ -49,6 +50,7 @@ from llm.setup import Setup
 from llm.update import open_optimizers
 
 PROMPT_TOKENS, GROUP = 16, 4
+WHOLE = "vocabulary (whole logits)"
 
 
 class Size(NamedTuple):
@@ -61,25 +63,29 @@ class Size(NamedTuple):
     layers: int = 4
     width: int = 256
     ranks: int = 1
+    head: str = "chunked"
 
 
 AXES = {
     "sequences": [8, 16, 32, 64],
     "tokens": [8, 16, 32, 64],
     "vocabulary": [2048, 8192, 32_768, 131_072],
+    WHOLE: [2048, 8192, 32_768],
     "k": [5, 20, 80, 320],
     "layers": [2, 4, 8, 16],
     "width": [64, 128, 256, 512],
     "ranks": [1, 2, 4],
 }
 QUICK = {
-    "sequences": [8, 16], "tokens": [8, 16], "vocabulary": [2048, 8192], "k": [5, 20],
-    "layers": [2, 4], "width": [128, 256], "ranks": [1, 2],
+    "sequences": [8, 16], "tokens": [8, 16], "vocabulary": [2048, 8192], WHOLE: [2048, 8192],
+    "k": [5, 20], "layers": [2, 4], "width": [128, 256], "ranks": [1, 2],
 }  # fmt: skip
 MEASURES = {"rollout": "seconds", "update": "seconds", "memory": "MB"}
 
 
 def size_of(axis: str, value: int, axes: dict[str, list[int]]) -> Size:
+    if axis == WHOLE:
+        return Size(vocabulary=value, head="dense")
     changed = {axis: value}
     if axis == "ranks":  # a batch that every number of ranks divides into whole groups
         changed["sequences"] = max(axes["sequences"])
@@ -113,7 +119,9 @@ def measure(size: Size, rank: int) -> dict[str, float]:
     with torch.no_grad():
         for x in actor.parameters():
             x.mul_(1.02)
-    cfg = config.load([], ["--optim.policy-lr", "1e-9", "--optim.actor-lr", "1e-9"])
+    cfg = config.load(
+        [], ["--optim.head", size.head, "--optim.policy-lr", "1e-9", "--optim.actor-lr", "1e-9"]
+    )
     setup = Setup(cfg, None, None, None, policy, Actor("separate", actor), None, None)  # type: ignore[arg-type]
     optimizers = open_optimizers(setup)
     for optimizer in optimizers.values():  # Adam's state exists before anything is measured
@@ -205,7 +213,7 @@ def draw(path: Path, axes: dict, turns: list[dict], found: list[dict]) -> None:
 
     shape = (len(MEASURES), len(axes))
     figure, panels = plt.subplots(
-        *shape, figsize=(13, 5.6), sharey="row", sharex="col", layout="constrained"
+        *shape, figsize=(14, 5.6), sharey="row", sharex="col", layout="constrained"
     )
     table, slopes = ["axis,size,measure,turn,value"], iter(found)
     for column, (axis, sizes) in enumerate(axes.items()):
@@ -232,7 +240,7 @@ def draw(path: Path, axes: dict, turns: list[dict], found: list[dict]) -> None:
             if column == 0:
                 panel.set_ylabel(f"{name}, {unit}")
             if row == len(MEASURES) - 1:
-                panel.set_xlabel(axis)
+                panel.set_xlabel(axis.replace(" (", "\n("))
     for row in range(len(MEASURES)):  # room for the numbers, and for the steepest line
         values = [turn[s][list(MEASURES)[row]] for turn in turns for s in turn]
         panels[row][0].set_ylim(min(values) / 2, max(values) * 6)
