@@ -10,6 +10,8 @@ import sys
 FIGURES = {
     "all": ("paper_figures.everything", "all that follows but demo and tune, and the report"),
     "fig1": ("paper_figures.fig1", "pass rate and KL of nine methods, one pair of models"),
+    "fig2": ("paper_figures.fig2", "acceptance and KL after rejection against KL before"),
+    "fig3": ("paper_figures.fig3", "the pipeline, drawn from the code's own names"),
     "fig4": ("paper_figures.fig4", "the same for three pairs, and with 2,048 token ids"),
     "fig5": ("paper_figures.fig5", "stale training without the PPO clip"),
     "table1": ("paper_figures.table1", "mean@4 and pass@4 on held-out sets of four difficulties"),
@@ -21,8 +23,6 @@ FIGURES = {
     "claims": ("paper_figures.claims", "the paper's claims, tested and judged"),
     "report": ("paper_figures.report", "one page of everything drawn so far"),
     "demo": ("paper_figures.demo", "pass rate and KL against step, for the runs of make demo"),
-    "fig2": ("paper_figures.fig2", "acceptance and KL after rejection against KL before"),
-    "fig3": ("paper_figures.fig3", "the pipeline, drawn from the code's own names"),
 }
 
 

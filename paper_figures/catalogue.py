@@ -12,6 +12,7 @@ from .studies import FULL, Scale
 ALL = (
     "fig1",
     "fig2",
+    "fig3",
     "fig4",
     "fig5",
     "table1",

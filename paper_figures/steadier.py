@@ -6,6 +6,7 @@ Chosen on other seeds (`tune`), judged on eight that no choice has seen, paired 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from . import command, curves, draw, fig1, studies, style
 from .curves import Interval
@@ -44,7 +45,8 @@ def figure(scale: Scale, out: Path) -> str:
         for ax, column in zip(axes, ("pass_rate", "kl_policy_actor"), strict=True):
             for name, own in by_name.items():
                 colour, line = LOOKS[name]
-                look = {"color": style.METHOD_COLOURS[colour], "linestyle": line, "label": name}
+                look: dict[str, Any] = {"color": style.METHOD_COLOURS[colour], "linestyle": line}
+                look["label"] = name
                 draw.seeds_and_mean(ax, own, column, **look)
         axes[0].set(xlabel="step", ylabel="held-out pass rate", ylim=(0, 1))
         axes[1].set(xlabel="step", ylabel="KL(policy || actor), nats per token")
