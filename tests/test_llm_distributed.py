@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from llm_ranks import Scene, assert_near, assert_same, finish, pids, play, ranks, torchrun
 from llm_runs import rows, weights
 from transformers import Qwen3Config, Qwen3ForCausalLM
