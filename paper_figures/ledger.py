@@ -43,7 +43,7 @@ STUDIES: dict[str, Callable[[Scale], list[Run]]] = {
 }
 UNITS = {"kl_highest": "nats", "kl_last": "nats", "lasts": "steps", "z": "share"}
 WAY = 0.8  # kind gain: share of the way to on-policy's end, as cost.LEVELS
-_SOLVED = re.compile(r"mean@4 of (\d+) digits")
+_SOLVED = re.compile(r"mean@4 at (\d\.\d)")
 
 
 class Claim(NamedTuple):
@@ -168,10 +168,10 @@ def evaluations(claims: list[Claim], scale: Scale, home: Path = HOME) -> list[Ev
     """All evaluations on other sets that they need; the runs must be finished."""
     found = []
     for c in claims:
-        digits = _SOLVED.fullmatch(c.metric)
-        for s in "ab" if digits else "":
+        at = _SOLVED.fullmatch(c.metric)
+        for s in "ab" if at else "":
             own = [r for r in side(c, s, scale) if not curves.diverged(r, home)]
-            found += [table1.evaluation(r, int(digits[1])) for r in own]  # type: ignore[index]
+            found += [table1.evaluation(r, float(at[1])) for r in own]  # type: ignore[index]
     return found
 
 
@@ -211,9 +211,9 @@ def decide(claim: Claim, effect: Interval) -> tuple[str, str]:
 
 
 def _measure(claim: Claim, run: Run, home: Path) -> float:
-    digits = _SOLVED.fullmatch(claim.metric)
-    if digits:
-        return table1.solved(run, int(digits[1]), any_of_four=False, home=home)
+    at = _SOLVED.fullmatch(claim.metric)
+    if at:
+        return table1.solved(run, float(at[1]), any_of_four=False, home=home)
     return float(curves.METRICS[claim.metric](run, home))
 
 

@@ -36,7 +36,7 @@ KEPT = ("clipped", "jackpot clipped")
 INT8 = ("int8", "int8 tis", "int8 jackpot")
 WITHOUT_KL = ("tis+ppo", "jackpot+ppo")
 WITHOUT_KL_STEPS = 400
-DIGITS = (4, 6, 8, 10)  # held-out sets of Table 1
+TEMPERATURES = (0.7, 1.0, 1.3, 1.6)  # of Table 1
 LONG_STEPS = 600
 
 

@@ -129,7 +129,7 @@ def test_every_claim_finds_its_runs_one_per_seed(scale):
     for claim in found:
         sides = [ledger.side(claim, s, scale) for s in "ab" if getattr(claim, s)]
         assert all({r.seed for r in s} == {r.seed for r in sides[0]} for s in sides)
-        others = ("", "z", "kl_ratio", "mean@4 of 10 digits", "seconds")
+        others = ("", "z", "kl_ratio", "mean@4 at 1.6", "seconds")
         assert claim.metric in (*curves.METRICS, *others)
     assert len({r.text() for r in ledger.runs(found, scale)}) > 20
 
@@ -246,8 +246,8 @@ def test_table_1_has_our_means_beside_the_papers(drawn):
     found = {row["method"]: row for row in rows(out / "table1.csv")}
     assert list(found) == list(studies.HEADLINE)
     mine = found["jackpot"]
-    assert float(mine["10 digits mean@4"]) == pytest.approx(0.51)
-    assert float(mine["4 digits pass@4"]) == 0.875
+    assert float(mine["T = 1.6 mean@4"]) == pytest.approx(0.51)
+    assert float(mine["T = 0.7 pass@4"]) == 0.875
     assert mine["paper MATH-500 mean@4"] == "0.8265"
     assert found["tis+ppo+kl"]["paper GSM8K mean@4"] == ""
     assert all((home / name).is_dir() for name in mine["runs"].split())
