@@ -9,7 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from paper_figures import pool, runs
+from paper_figures.ledger import Claim
+from paper_figures.studies import Scale
 from paper_figures.worlds import Run
+
+SCALE = Scale("full", (900, 901, 902), (900, 901, 902), 1.0)  # seeds of no figure
+A = {"study": "fig1", "world": "chain", "method": "jackpot"}
+B = {"study": "fig1", "world": "chain", "method": "tis"}
+CLAIM = Claim("x", "Fig. 1", "Words | of the paper <b>", "difference", "x over y", "final", A, B, 3)
 
 
 def evaluated_steps(run: Run) -> list[int]:
