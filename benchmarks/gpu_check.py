@@ -36,7 +36,6 @@ from memory_model import resident
 import jackpot
 from llm import memory
 from llm.head import Pair, scores
-from llm.head_backward import Chunk
 from llm.logprobs import chosen, log_tail, positions
 from llm.rollout import Batch
 from llm.setup import Setup
@@ -210,7 +209,7 @@ def peak_memory(device: torch.device, size: Size) -> list[Row]:
     before = _start_peak(device)
     policy, actor = pair(size, device)
     cfg = settings(size, device)
-    layout = memory.Layout(foreach=device.type == "cuda", chunk=tuple(Chunk()))
+    layout = memory.Layout(foreach=device.type == "cuda", blocks=True)
     predicted = sum(memory.estimate(cfg, policy, actor, PROMPT_TOKENS, layout).values())
     scene = setup(cfg, policy, actor, device, "chunked")
     optimizers = open_optimizers(scene)
