@@ -16,7 +16,7 @@ from .worlds import Run
 METRICS = ("lowest_late", "drop", "final", "area")
 LOOKS = {
     "TIS + the same actor losses": ("tis+distill", "-"),
-    "TIS, controlled": ("tis+distill", "--"),
+    "TIS + KL": ("tis+distill", "--"),
     "Jackpot": ("jackpot", "-"),
     "expected mask": ("jackpot expected mask", "-"),
     studies.CHOSEN: ("jackpot expected mask", "--"),
