@@ -153,7 +153,10 @@ def update(
     is_target = ref is None or cfg.correction.target == "new"
     single = len(micro) == 1
     only = joint(setup, micro[0].batch, controls, Weighing(state, is_target)) if single else None
-    now = score(setup, batch, state, is_target=is_target, only=only and only.tokens)
+    if ref is not None and not (single or is_target):
+        now = ref  # the weights are of p_ref alone: no pass over all microbatches before the first
+    else:
+        now = score(setup, batch, state, is_target=is_target, only=only and only.tokens)
     guard.finite(step, logp_new=now.logp, logp_inf=batch.logp_inf[real])
     if ref is not None:
         guard.finite(step, logp_ref=ref.logp)

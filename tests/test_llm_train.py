@@ -16,6 +16,7 @@ import torch
 from llm_runs import COMMON, TINY, rows, settings, start, weights
 from llm_world import full_logprobs
 from safetensors.torch import load_file
+from transformers.models.qwen3.modeling_qwen3 import Qwen3Model
 
 from llm import config, data, laws, run, setup, train, update, warmup
 from llm.checkpoint import Diverged, Guard, latest
@@ -115,21 +116,45 @@ def test_a_resume_at_every_step_repeats_the_uninterrupted_run(tmp_path, warm, mo
     assert rows(tmp_path / "cut") == rows(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("updates", [1, 4])
-def test_policy_forwards_per_step_are_one_per_update_and_one_for_p_ref(
-    tmp_path, warm, monkeypatch, updates
+@pytest.mark.parametrize(
+    ("updates", "micro", "target", "head", "passes"),
+    [
+        (1, 0, "ref", "auto", 2),  # policy and actor: p_ref is p_new
+        (1, 6, "ref", "chunked", 3),  # statistics of the whole step before its first microbatch
+        (4, 0, "ref", "auto", 3),  # PPO's own pass for p_ref
+        (4, 0, "new", "chunked", 3),
+        (4, 3, "ref", "auto", 3),
+        (4, 3, "new", "auto", 4),
+    ],
+)
+def test_passes_over_a_batch_are_one_of_each_model_and_one_for_p_ref(
+    tmp_path, warm, monkeypatch, updates, micro, target, head, passes
 ):
-    """Sec. 4.4.3: no extra log-prob evaluations. With one update p_ref needs no pass of its own."""
-    calls = []
-    states = laws.completion_states
-    monkeypatch.setattr(laws, "completion_states", lambda *a: calls.append(1) or states(*a))
+    """Sec. 4.4.3: no extra log-prob evaluations; more only as DEVIATIONS 12 says. Sequences that go
+    through a model without a cache, that is not for sampling, over those of the batch."""
+    sequences = []
+    forward = Qwen3Model.forward
+
+    def counted(self, *args, **kwargs):
+        if not kwargs["use_cache"]:
+            sequences.append(len(kwargs["input_ids"]))
+        return forward(self, *args, **kwargs)
+
+    def from_here(setup_):
+        found = opened(setup_)
+        sequences.clear()  # before training: the warm-up, and a look at the heads
+        return found
+
+    opened = train.open_optimizers
+    monkeypatch.setattr(train, "open_optimizers", from_here)
+    monkeypatch.setattr(Qwen3Model, "forward", counted)
     monkeypatch.setattr(train, "evaluation", lambda *a: {"pass_rate": 0.0, "kl_policy_actor": 0.0})
     monkeypatch.setattr(train, "check_models", lambda *a: None)  # once a checkpoint, one sequence
     monkeypatch.setattr(train.selftest, "self_test", lambda *a: None)  # once a run
-    extra = ("--run.steps", "3", "--loss.updates-per-rollout", str(updates))
+    extra = ["--run.steps", "3", "--loss.updates-per-rollout", str(updates), "--optim.head", head]
+    extra += ["--optim.sequences-per-microbatch", str(micro), "--correction.target", target]
     start(tmp_path, warm, *extra)
-    per_step = 2 if updates == 1 else 1 + 2 * updates  # policy and actor; p_ref once if it differs
-    assert len(calls) == 3 * per_step
+    assert sum(sequences) == 3 * 16 * passes
 
 
 @pytest.mark.parametrize("kind", ["none", "tis"])
