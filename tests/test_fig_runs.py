@@ -228,9 +228,12 @@ def test_no_figure_uses_a_seed_that_choices_were_made_on(scale):
     drawn = [*studies.fig1(scale), *studies.without_kl(scale)]
     for groups in (studies.fig4, studies.fig5, studies.table2, studies.ablation, studies.cost):
         drawn += [r for own in groups(scale).values() for r in own]
+    drawn += [r for own in studies.steadier(scale).values() for r in own]
     chosen = {*worlds.TUNING_SEEDS, *studies.CANDIDATE_SEEDS}
-    assert {r.seed for r in drawn} <= set(worlds.FIGURE_SEEDS)
-    assert not chosen & set(worlds.FIGURE_SEEDS)
+    own = {*studies.JUDGED_SEEDS} if scale is studies.FULL else {*studies.QUICK.seeds}
+    assert {r.seed for r in drawn} == own
+    assert not chosen & {*studies.JUDGED_SEEDS, *studies.QUICK.seeds}
+    assert not {*studies.JUDGED_SEEDS} & {*studies.QUICK.seeds}
 
 
 def test_table_2_has_settings_that_the_trainer_takes():
