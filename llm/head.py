@@ -29,7 +29,8 @@ CHUNK = Chunk()
 class Head:
     """logits = softcap(hidden weight^T + bias), softcap(x) = cap tanh(x / cap).
 
-    weight: (v, h), the parameter itself, so tied embeddings and later updates need no care.
+    weight: (v, h), the parameter itself, so tied embeddings and later updates need no care; of a
+        quantised model its values, which are updated nowhere.
     bias: (v,), finite, or None. softcap: cap > 0, or None.
     """
 
@@ -40,7 +41,11 @@ class Head:
     def logits(self, hidden: Tensor) -> Tensor:
         """The dense formula, (n, h) -> (n, v) in the dtype of `hidden`."""
         out = torch.nn.functional.linear(hidden, self.weight, self.bias)
-        return out if self.softcap is None else self.softcap * torch.tanh(out / self.softcap)
+        return self.capped(out)
+
+    def capped(self, x: Tensor) -> Tensor:
+        """softcap(x)."""
+        return x if self.softcap is None else self.softcap * torch.tanh(x / self.softcap)
 
 
 class Side(NamedTuple):
