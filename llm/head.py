@@ -152,6 +152,10 @@ def dense(
         logps.append(logp)
     for pair in pairs:
         log_p, log_q = logps[pair.p], logps[pair.q]
+        both = found[pair.p].lse + found[pair.q].lse
+        if not bool(both.isfinite().all()):  # as in blocks: the caller's guard names the culprit
+            kls.append(both.detach() * math.nan)
+            continue
         log_p = log_p if pair.train_p else log_p.detach()
         kls.append(jackpot.kl_p_q(log_p, log_q if pair.train_q else log_q.detach()))
     return found, kls

@@ -16,9 +16,7 @@ from .head import Head
 from .models import Model, plain
 
 BLOCKS_FROM = 1_024  # ids from which "auto" means blocks: fewer are not slower whole
-ROUNDINGS = (
-    32  # of the dtype, that logits of one formula may differ by, in slope and of the largest
-)
+ROUNDINGS = 32  # that logits of one formula may differ by, in slope and of the largest
 SLOPE, GAP = 0.005, 2**-5  # at most these, however coarse the dtype
 WIDE = 300.0  # the largest logit of a trial
 SOFTCAPS = ("final_logit_softcapping", "logits_soft_cap")  # their names in transformers' configs

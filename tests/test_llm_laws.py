@@ -261,16 +261,19 @@ def test_auto_means_blocks_only_for_large_vocabularies_and_losses_that_allow_it(
 def test_nan_logits_reach_the_guard_without_their_tail_being_counted(
     head_kind, lam, scene, monkeypatch
 ):
-    trio = models("untied")
-    trio[0].lm_head.weight.data.fill_(float("nan"))
+    policy, actor, _ = models("untied")
     cfg = settings(f"--correction.lam-from {lam}", head_kind)
+    setup = world(cfg, (policy, actor))
+    assert setup.chunked == (head_kind == "chunked")
+    policy.lm_head.weight.data[3] = float("nan")  # as an update would leave it
 
     def counted(*args):
         raise AssertionError("U' of NaN")
 
     monkeypatch.setattr(laws, "forward_tail", counted)
+    optimizers = {k: torch.optim.SGD(m.parameters(), lr=0.0) for k, m in setup.trained.items()}
     with pytest.raises(NonFinite, match="logp_new"):
-        updated(trio, cfg, scene)
+        update(setup, optimizers, Share(*scene, None, None), *start(cfg), NOWHERE, 0)
 
 
 @pytest.mark.parametrize("bits", ["8", "4"])
