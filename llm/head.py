@@ -29,7 +29,8 @@ CHUNK = Chunk()
 class Head:
     """logits = softcap(hidden weight^T + bias), softcap(x) = cap tanh(x / cap).
 
-    weight: (v, h), the parameter itself, so tied embeddings and later updates need no care.
+    weight: (v, h), the parameter itself, so tied embeddings and later updates need no care; of a
+        quantised model its values, which are updated nowhere.
     bias: (v,), finite, or None. softcap: cap > 0, or None.
     """
 
@@ -40,7 +41,11 @@ class Head:
     def logits(self, hidden: Tensor) -> Tensor:
         """The dense formula, (n, h) -> (n, v) in the dtype of `hidden`."""
         out = torch.nn.functional.linear(hidden, self.weight, self.bias)
-        return out if self.softcap is None else self.softcap * torch.tanh(out / self.softcap)
+        return self.capped(out)
+
+    def capped(self, x: Tensor) -> Tensor:
+        """softcap(x)."""
+        return x if self.softcap is None else self.softcap * torch.tanh(x / self.softcap)
 
 
 class Side(NamedTuple):
@@ -147,6 +152,10 @@ def dense(
         logps.append(logp)
     for pair in pairs:
         log_p, log_q = logps[pair.p], logps[pair.q]
+        both = found[pair.p].lse + found[pair.q].lse
+        if not bool(both.isfinite().all()):  # as in blocks: the caller's guard names the culprit
+            kls.append(both.detach() * math.nan)
+            continue
         log_p = log_p if pair.train_p else log_p.detach()
         kls.append(jackpot.kl_p_q(log_p, log_q if pair.train_q else log_q.detach()))
     return found, kls

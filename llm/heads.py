@@ -16,6 +16,9 @@ from .head import Head
 from .models import Model, plain
 
 BLOCKS_FROM = 1_024  # ids from which "auto" means blocks: fewer are not slower whole
+ROUNDINGS = 32  # that logits of one formula may differ by, in slope and of the largest
+SLOPE, GAP = 0.005, 2**-5  # at most these, however coarse the dtype
+WIDE = 300.0  # the largest logit of a trial
 SOFTCAPS = ("final_logit_softcapping", "logits_soft_cap")  # their names in transformers' configs
 
 
@@ -36,14 +39,24 @@ def chunked(cfg: Config, policy: Model, actor: Model) -> bool:
         return False
     own = cfg.actor.kind in ("separate", "frozen")  # the others have the policy's head
     roles = {"policy": policy} | ({"actor": actor} if own else {})
-    return heads_of(roles, cfg.optim.head) is not None
+    if heads_of(roles, cfg.optim.head) is None:
+        return False
+    head, why = own_head(actor)
+    if head is None:
+        warnings.warn(
+            f"evaluation holds whole logits in memory, for the actor: {why}", stacklevel=2
+        )
+    return True
 
 
 def head_of(model: Model) -> tuple[Head | None, str]:
     """The head of a transformers causal language model, or None and the reason.
 
-    Whatever a model does between hidden states and logits, two tokens tell: the logits of its own
-    forward pass must be those of the formula on `hidden_states`. No gradient, no randomness.
+    Whatever a model does between hidden states and logits, a few tokens tell: the logits of its own
+    forward pass must be those of the formula on `hidden_states`; and what it makes of float32
+    logits up to `WIDE`, put in place of its head's, must be what the formula makes of them, which
+    shows a scale that bfloat16 would hide and a cap that small logits would. No gradient, no
+    randomness.
     """
     head, why = own_head(model)
     if head is None:
@@ -54,35 +67,83 @@ def head_of(model: Model) -> tuple[Head | None, str]:
     model.eval()  # dropout would make the two passes differ
     try:
         with torch.no_grad():
-            ids = torch.tensor([[0, min(1, len(head.weight) - 1)]], device=head.weight.device)
+            ids = torch.arange(min(8, len(head.weight)), device=head.weight.device)[None]
             inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
-            found = model(**inputs).logits[0].float()
-            ours = head.logits(hidden_states(model, **inputs)[0]).float()
+            found = model(**inputs).logits[0]
+            ours = head.logits(hidden_states(model, **inputs)[0])
+            wide = torch.linspace(-WIDE, WIDE, ours.numel(), device=ours.device).view_as(ours)
+            replaced = own_layer(model).register_forward_hook(lambda *_: wide[None])
+            try:
+                made = model(**inputs).logits[0]
+            finally:
+                replaced.remove()
     except Exception as e:  # an unusual model may fail in any way; the dense path then still works
         return None, f"its hidden states cannot be had separately ({type(e).__name__}: {e})"
     finally:
         for module, training in modes:
             module.training = training
-    gap = float((found - ours).abs().max()) if found.shape == ours.shape else math.inf
-    if not gap <= 32 * torch.finfo(head.weight.dtype).eps * float(found.abs().max()):
-        return None, f"its logits are not those of its head's weight: they differ by {gap:.3g}"
+    eps = max(torch.finfo(x.dtype).eps for x in (found, ours))
+    for one, two, rounding in (
+        (found, ours, eps),
+        (made, head.capped(wide), torch.finfo(made.dtype).eps),
+    ):
+        slope, gap = differences(one, two)
+        limits = (min(ROUNDINGS * rounding, most) for most in (SLOPE, GAP))
+        if not all(x <= limit for x, limit in zip((slope, gap), limits, strict=True)):
+            return None, (
+                "its logits are not those of its head's weight: they differ by "
+                f"{slope:.3g} in scale, and by up to {gap:.3g} of the largest"
+            )
     return head, ""
 
 
+def differences(found: torch.Tensor, ours: torch.Tensor) -> tuple[float, float]:
+    """|1 - regression slope through 0|, and the largest gap over the largest value, (n, v) each."""
+    if found.shape != ours.shape:
+        return math.inf, math.inf
+    a, b = found.float(), ours.float()
+    square = float((b * b).sum(dtype=torch.float64))
+    if square == 0.0:
+        return 0.0, math.inf if bool(a.any()) else 0.0
+    slope = float((a * b).sum(dtype=torch.float64)) / square
+    return abs(1.0 - slope), float((a - b).abs().max() / b.abs().max())
+
+
+def own_layer(model: Model) -> Any:
+    """The layer that makes logits, of whatever class."""
+    return plain(model).get_output_embeddings()
+
+
 def own_head(model: Model) -> tuple[Head | None, str]:
-    """As `head_of` by its form alone, without a forward pass; of a sharded model, sharded."""
+    """As `head_of` by its form alone, without a forward pass; of a sharded model, sharded.
+
+    A quantised weight is given dequantised, a copy without gradient.
+    """
     try:
-        linear = plain(model).get_output_embeddings()
+        linear = own_layer(model)
         config = plain(model).config.get_text_config()
     except (AttributeError, NotImplementedError) as e:
         return None, f"it is not a transformers causal language model ({e})"
     kind = type(linear).__bases__[-1] if isinstance(linear, FSDPModule) else type(linear)
     if kind is not torch.nn.Linear:
         return None, f"its head is {kind.__name__}, not a plain linear layer"
-    if type(linear.weight) not in (torch.nn.Parameter, DTensor):  # a quantised one, say
-        return None, f"its head's weight is stored as {type(linear.weight).__name__}"
+    weight = linear.weight
+    if type(weight) not in (torch.nn.Parameter, DTensor):  # a quantised one, say
+        weight = dequantized(weight)
+        if weight is None:
+            return None, f"its head's weight is stored as {type(linear.weight).__name__}"
     softcap = next((c for c in (getattr(config, x, None) for x in SOFTCAPS) if c), None)
-    return Head(linear.weight, linear.bias, softcap), ""
+    return Head(weight, linear.bias, softcap), ""
+
+
+@torch.no_grad()
+def dequantized(weight: Any) -> torch.Tensor | None:
+    """The values of a weight of torchao, (v, h), a plain tensor; None of one that has none."""
+    try:
+        found = weight.dequantize()
+    except Exception:  # each kind of tensor fails in its own way, and whole logits still work
+        return None
+    return found if type(found) is torch.Tensor and found.shape == weight.shape else None
 
 
 def hidden_states(model: Model, **inputs: Any) -> torch.Tensor:

@@ -1,5 +1,7 @@
 """The head in blocks against whole logits in float64, written out here with log_softmax alone."""
 
+import copy
+import functools
 import itertools
 import warnings
 
@@ -18,7 +20,7 @@ from transformers import (
 )
 
 import jackpot
-from llm import tail
+from llm import config, heads, tail
 from llm.config_checks import ConfigError
 from llm.head import (
     Chunk,
@@ -357,6 +359,41 @@ def test_a_floor_costs_no_product_unless_too_many_tokens_exceed_it(monkeypatch):
         assert done.count == products * 8 * V * 5
 
 
+@pytest.mark.parametrize("chunk", [Chunk(1, 1), Chunk(3, 5), Chunk(100, 100)], ids=str)
+def test_tokens_above_a_floor_are_counted_with_a_bias_and_at_another_temperature(chunk):
+    """Known ids lose half of their large logits to the bias and two thirds to the temperature:
+    taken for what they were, they would hide the tokens just above the floor."""
+    hidden, head = random(12, 5, seed=0).detach(), Head(random(V, 5, seed=1).detach())
+    known = torch.tensor([[4, 9, 2]]).expand(12, 3)
+    head.weight[4] = 0.0
+    head.weight[4, 0], hidden[:, 0] = 30.0, 1.0
+    head = Head(head.weight, random(V, seed=2).detach())
+    head.bias[4] = -15.0
+    logp = reference_logp(hidden, head, 3.0)[1]
+    floor = torch.full((12,), -6.0).double()
+    high = logp > floor[:, None]
+    assert bool((high.sum(1) > 3).all()) and not bool(high.all())
+    (x,), _ = scores([Side(hidden, head, ids=known, floor=floor)], (), 3.0, chunk)
+    assert torch.equal(x.n_above, high.sum(1).double())
+    torch.testing.assert_close(x.mass_above, (logp.exp() * high).sum(1))
+
+
+def test_autocast_around_a_pass_changes_nothing():
+    a, b = (model(s, dtype=torch.float32, bias=True) for s in (0, 10))
+    floor, more = torch.full((N,), -3.0), ids(N, 3, seed=2)
+
+    def values():
+        sides = [Side(*a, ids(N, seed=1), more, 3, True, floor=floor), Side(*b)]
+        (x, _), kls = scores(sides, [Pair(0, 1)], 0.7, Chunk(3, 5))
+        return [*(y for y in x if y is not None), *kls]
+
+    with torch.autocast("cpu", torch.bfloat16):
+        found = values()
+        assert (a[0] @ a[1].weight.T).dtype == torch.bfloat16
+    for one, two in zip(found, values(), strict=True):
+        assert torch.equal(one, two)
+
+
 @pytest.mark.parametrize("chunk", CHUNKS, ids=str)
 @pytest.mark.parametrize("lam", [0.6, 1.0, "per state"])
 def test_u_prime_of_one_pass_is_that_of_the_core(chunk, lam):
@@ -521,6 +558,120 @@ def test_another_kind_of_head_is_named_and_left_to_the_dense_path(make, reason):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert heads_of(models, "dense") is None
+
+
+def scale_of(scaling, dtype):
+    return transformer(GraniteForCausalLM, GraniteConfig, logits_scaling=scaling).to(dtype)
+
+
+def scaled_input(dtype):
+    """Something between the last hidden state and the head, where its logits do not show it."""
+    net = tied(False).to(dtype)
+    net.lm_head.register_forward_pre_hook(lambda _, x: (x[0] * 1.02,))
+    return net
+
+
+def one_id_off(dtype):
+    """By a sixth of the largest logit, too little for the slope over all ids."""
+    net = tied(False).to(dtype)
+
+    def shift(_, x, out):
+        least = out.abs().amax((0, 1)).argmin()
+        out[..., least] += 0.16 * out.abs().max()
+
+    net.lm_head.register_forward_hook(shift)
+    return net
+
+
+def hidden_cap(dtype):
+    """Of 100, which a model with logits below 10 hardly shows; its name is not among those read."""
+    net = gemma().to(dtype)
+    net.config.final_logit_softcapping, net.lm_head = None, copy.deepcopy(net.lm_head)
+    forward = net.forward
+
+    def capped(**inputs):
+        out = forward(**inputs)
+        out.logits = 100.0 * torch.tanh(out.logits / 100.0)
+        return out
+
+    net.forward = capped
+    return net
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    "make",
+    [
+        *(functools.partial(scale_of, s) for s in (1.02, 1.2, 0.98, 1.0001)),
+        scaled_input,
+        one_id_off,
+        hidden_cap,
+    ],
+    ids=["1.02", "1.2", "0.98", "1.0001", "input", "one id", "cap"],
+)
+def test_a_head_that_is_nearly_the_formula_is_refused_in_every_dtype(make, dtype):
+    head, why = head_of(make(dtype))
+    assert head is None and "not those of its head's weight" in why
+
+
+def another_order(make, dtype):
+    """The same formula with logits made in float32 and the soft-cap's scale multiplied."""
+    net = make().to(dtype)
+    cap = getattr(net.config, "final_logit_softcapping", None)
+    net.config.final_logit_softcapping = None
+    forward = net.forward
+
+    def wider(_, x, out):
+        bias = None if net.lm_head.bias is None else net.lm_head.bias.float()
+        return torch.nn.functional.linear(x[0].float(), net.lm_head.weight.float(), bias)
+
+    def capped(**inputs):
+        net.config.final_logit_softcapping = None
+        out = forward(**inputs)
+        net.config.final_logit_softcapping = cap
+        if cap is not None:
+            out.logits = torch.tanh(out.logits * (1.0 / cap)) * cap
+        return out
+
+    net.lm_head.register_forward_hook(wider)
+    net.config.final_logit_softcapping, net.forward = cap, capped
+    return net
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("make", [lambda: tied(True), lambda: tied(False), gemma, phi])
+def test_a_right_head_is_found_in_every_dtype_however_it_rounds(make, dtype):
+    for net in (make().to(dtype), another_order(make, dtype)):
+        head, why = head_of(net)
+        assert head is not None, why
+
+
+def own(kind):
+    return config.load([], ["--actor.kind", kind, "--loss.actor-ppo", "False",
+                            "--loss.distill-coef", "0"])  # fmt: skip
+
+
+@pytest.mark.parametrize("role", ["policy", "actor"])
+def test_auto_falls_back_to_whole_logits_with_one_warning_for_a_policy_or_an_actors_own_head(
+    role, monkeypatch
+):
+    monkeypatch.setattr(heads, "BLOCKS_FROM", 50)
+    pair = {"policy": tied(False), "actor": tied(False)} | {role: scale_of(1.02, torch.bfloat16)}
+    with pytest.warns(UserWarning, match=f"whole logits .* the {role}: its logits") as seen:
+        assert not heads.chunked(own("frozen"), **pair)
+    assert len(seen) == 1
+
+
+def test_a_derived_actor_whose_head_cannot_be_read_is_warned_of_once(monkeypatch):
+    monkeypatch.setattr(heads, "BLOCKS_FROM", 50)
+    with pytest.warns(
+        UserWarning, match="whole logits .* the actor: its head is Sequential"
+    ) as seen:
+        assert heads.chunked(own("quantized"), tied(False), wrapped())
+    assert len(seen) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert heads.chunked(own("quantized"), tied(False), tied(True))
 
 
 def test_plain_heads_are_all_found():

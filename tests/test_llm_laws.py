@@ -18,10 +18,11 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from llm import config, head, head_blocks, laws
+from llm import actors, config, head, head_blocks, laws
+from llm.checkpoint import NonFinite
 from llm.config import ConfigError
 from llm.head import Chunk
-from llm.heads import BLOCKS_FROM, in_blocks
+from llm.heads import in_blocks
 from llm.settings import LossConfig, OptimConfig
 from llm.update import Share, before_updates, update
 
@@ -29,6 +30,7 @@ SHAPE = {
     "vocab_size": 48, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1,
     "num_attention_heads": 2, "num_key_value_heads": 2, "pad_token_id": 0,
 }  # fmt: skip
+UNTRAINED = "--loss.actor-ppo False --loss.distill-coef 0"
 KINDS = {
     "tied": (Qwen3ForCausalLM, Qwen3Config, {"head_dim": 8, "tie_word_embeddings": True}),
     "untied": (Qwen3ForCausalLM, Qwen3Config, {"head_dim": 8}),
@@ -248,7 +250,54 @@ def test_blocks_are_refused_with_a_loss_that_needs_whole_logits():
 
 def test_auto_means_blocks_only_for_large_vocabularies_and_losses_that_allow_it():
     plain, coarse = (config.load([], x) for x in ([], ["--loss.distill-top-k", "3"]))
-    assert [in_blocks(plain, v) for v in (48, BLOCKS_FROM - 1, BLOCKS_FROM)] == [False, False, True]
-    assert not in_blocks(coarse, BLOCKS_FROM)
+    assert [in_blocks(plain, v) for v in (48, 1_023, 1_024)] == [False, False, True]
+    assert not in_blocks(coarse, 1_024)
     assert in_blocks(settings("", "chunked"), 48)
     assert not in_blocks(settings("", "dense"), 10**6)
+
+
+@pytest.mark.parametrize("head_kind", ["chunked", "dense"])
+@pytest.mark.parametrize("lam", ["value", "state"])
+def test_nan_logits_reach_the_guard_without_their_tail_being_counted(
+    head_kind, lam, scene, monkeypatch
+):
+    policy, actor, _ = models("untied")
+    cfg = settings(f"--correction.lam-from {lam}", head_kind)
+    setup = world(cfg, (policy, actor))
+    assert setup.chunked == (head_kind == "chunked")
+    policy.lm_head.weight.data[3] = float("nan")  # as an update would leave it
+
+    def counted(*args):
+        raise AssertionError("U' of NaN")
+
+    monkeypatch.setattr(laws, "forward_tail", counted)
+    optimizers = {k: torch.optim.SGD(m.parameters(), lr=0.0) for k, m in setup.trained.items()}
+    with pytest.raises(NonFinite, match="logp_new"):
+        update(setup, optimizers, Share(*scene, None, None), *start(cfg), NOWHERE, 0)
+
+
+@pytest.mark.parametrize("bits", ["8", "4"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_quantised_actors_kls_come_from_blocks_and_are_those_of_whole_logits(
+    bits, dtype, scene, monkeypatch
+):
+    policy = models("tied")[0].to(dtype)
+    flags = f"--actor.kind quantized --actor.bits {bits} {UNTRAINED}"
+    found = {}
+    for way in ("chunked", "dense"):
+        actor = actors.quantized(policy, int(bits))
+        setup = world(settings(flags, way), (policy, actor), "quantized")
+        assert setup.chunked == (way == "chunked")
+        with torch.no_grad():
+            sides = [laws.forward(setup, m, scene[0]) for m in (policy, actor)]
+        with monkeypatch.context() as patch:
+            if way == "chunked":
+                assert all(side.logits is None for side in sides)
+                assert sides[1].head.weight.dtype == dtype
+                assert not sides[1].head.weight.requires_grad
+                patch.setattr(head, "dense", None)
+            found[way] = laws.exact_kls(*sides, 1.0)
+    for name, kl_whole in found["dense"].items():
+        assert kl_whole > 1e-6
+        error = 1e-5 if dtype == torch.float32 else 0.3  # whole logits are rounded to bfloat16
+        assert found["chunked"][name] == pytest.approx(kl_whole, rel=error, abs=1e-6)

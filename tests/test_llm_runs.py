@@ -15,7 +15,7 @@ import pytest
 import torch
 from llm_runs import POLICY, TINY, UNTRAINED, derived, rows, settings, start, weights
 
-from llm import actors, checkpoint, config, setup, train, update, warmup
+from llm import actors, checkpoint, config, head, setup, train, update, warmup
 from llm.checkpoint import Diverged, latest
 from llm.interrupt import Stopped
 
@@ -34,6 +34,24 @@ KINDS = {
 @pytest.fixture(scope="module")
 def warm(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("warm")
+
+
+def test_a_quantised_run_with_its_head_in_blocks_never_holds_whole_logits(
+    warm, tmp_path, monkeypatch
+):
+    """Nor at its evaluation and the check of its models; both KLs are those of whole logits."""
+    flags = ("--run.steps", "1", "--run.eval-every", "1")
+    base, found = (*KINDS["quantized"], "--actor.bits", "4"), {}
+    for way in ("dense", "chunked"):
+        if way == "chunked":
+            monkeypatch.setattr(head, "dense", None)
+        start(tmp_path / way, warm, *flags, "--optim.head", way, base=base)
+        found[way] = rows(tmp_path / way)
+    assert len(found["dense"]) == 2  # a step, and the end
+    for whole, ours in zip(found["dense"], found["chunked"], strict=True):
+        for name in ("kl_policy_actor", "kl_actor_policy"):
+            assert whole[name] > 0
+            assert ours[name] == pytest.approx(whole[name], rel=1e-3, abs=1e-6)
 
 
 @pytest.fixture

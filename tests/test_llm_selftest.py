@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from llm_world import full_logprobs
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, GraniteConfig, GraniteForCausalLM
 
 from llm import actors, config, data, heads, laws, logprobs, models, rewards, rollout, text
 from llm.config import ConfigError
@@ -63,6 +63,22 @@ def test_bfloat16_has_wider_limits_and_a_setting_overrides_both():
     assert abs(found["scale"] - 1.0) < 0.01
     with pytest.raises(SelfTestError, match="allowed for one 1e-06"):
         self_test(opened("--run.self_test_max", "1e-6", "--policy.dtype", "bfloat16"))
+
+
+def test_a_policy_that_scales_its_logits_passes_with_whole_ones(monkeypatch):
+    """By 1.1 in bfloat16; taken for unscaled it would fail here."""
+    torch.manual_seed(0)
+    shape: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}
+    shape |= {"num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": 48}
+    granite = GraniteConfig(**shape, logits_scaling=1.1, initializer_range=0.3, pad_token_id=0)
+    policy = GraniteForCausalLM(granite).to(torch.bfloat16).eval()
+    monkeypatch.setattr(models, "build", lambda *a, **k: policy)
+    monkeypatch.setattr(heads, "BLOCKS_FROM", 48)
+    policy.model.layers[0].self_attn.attention_dropout = 0.0
+    with pytest.warns(UserWarning, match="whole logits") as seen:
+        setup = opened("--policy.dtype", "bfloat16")
+    assert len(seen) == 1 and not setup.chunked
+    assert abs(self_test(setup)["scale"] - 1.0) < 0.02
 
 
 @pytest.mark.parametrize("factor", [0.9, 1.1, 1.3])
