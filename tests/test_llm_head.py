@@ -379,18 +379,23 @@ def test_tokens_above_a_floor_are_counted_with_a_bias_and_at_another_temperature
 
 
 def test_autocast_around_a_pass_changes_nothing():
-    a, b = (model(s, dtype=torch.float32, bias=True) for s in (0, 10))
-    floor, more = torch.full((N,), -3.0), ids(N, 3, seed=2)
+    """Nor a count, which goes by the logits of known ids: here of 100 and more, which bfloat16
+    rounds by tenths, with a token 0.01 nats above the floor."""
+    a, b = (model(s, n=64, dtype=torch.float32, bias=True, scale=40.0) for s in (0, 10))
+    logp = reference_logp(*a, 0.7)[1].detach().topk(2)
+    floor, known = (logp.values[:, 1] - 0.01).float(), logp.indices[:, :1]
 
     def values():
-        sides = [Side(*a, ids(N, seed=1), more, 3, True, floor=floor), Side(*b)]
-        (x, _), kls = scores(sides, [Pair(0, 1)], 0.7, Chunk(3, 5))
-        return [*(y for y in x if y is not None), *kls]
+        sides = [Side(*a, ids(64, seed=1), known, 3, True, floor=floor), Side(*b)]
+        (x, _), kls = scores(sides, [Pair(0, 1)], 0.7, Chunk(30, 5))
+        return x, kls[0]
 
     with torch.autocast("cpu", torch.bfloat16):
-        found = values()
+        found, kl = values()
         assert (a[0] @ a[1].weight.T).dtype == torch.bfloat16
-    for one, two in zip(found, values(), strict=True):
+    assert bool((found.n_above == 2).all())
+    plain, plain_kl = values()
+    for one, two in zip((*found, kl), (*plain, plain_kl), strict=True):
         assert torch.equal(one, two)
 
 
