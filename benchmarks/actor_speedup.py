@@ -20,6 +20,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -64,12 +65,13 @@ CASES = [
 def model(shape: tuple[int, int], seed: int) -> Any:
     torch.manual_seed(seed)
     layers, hidden = shape
-    return Qwen3ForCausalLM(Qwen3Config(
+    found: Any = Qwen3ForCausalLM(Qwen3Config(
         vocab_size=VOCABULARY, hidden_size=hidden, intermediate_size=3 * hidden,
         num_hidden_layers=layers, num_attention_heads=hidden // 64,
         num_key_value_heads=hidden // 128, head_dim=64, max_position_embeddings=512,
         pad_token_id=0, eos_token_id=1, tie_word_embeddings=False,
-    )).to(torch.bfloat16).eval()  # fmt: skip
+    ))  # fmt: skip
+    return found.to(torch.bfloat16).eval()
 
 
 class NoEnd(CharTokenizer):
@@ -148,15 +150,15 @@ def one_turn(world: World, case: Case) -> Turn:
     sampling, training, steps = {}, {}, {}
     for name, setup in kinds.items():
         first, second = (
-            seconds(lambda n=n, s=setup: world.rollout(s, case.sequences, n)) for n in short_long
+            seconds(partial(world.rollout, setup, case.sequences, n)) for n in short_long
         )
         sampling[name] = first, second
     batches = [world.rollout(world.joint, case.sequences, n) for n in small_large]
     for name, setup in kinds.items():
-        first, second = (seconds(lambda b=b, s=setup: world.train(s, b)) for b in batches)
+        first, second = (seconds(partial(world.train, setup, b)) for b in batches)
         training[name] = first, second
     for name, setup in kinds.items():
-        steps[name] = seconds(lambda s=setup: world.step(s, case))
+        steps[name] = seconds(partial(world.step, setup, case))
     return Turn(sampling, training, steps)
 
 
@@ -210,8 +212,8 @@ def main() -> int:
             })  # fmt: skip
             over_turns = [expected / s - 1 for s in single]
             entries.append({
-                "name": "cheap actor: predicted over measured S, less 1", "ratio": abs(error),
-                "target": 0.15, "met": abs(error) <= 0.15,
+                "name": "cheap actor: predicted over measured S, less 1 (aim: either way)",
+                "ratio": error, "target": 0.15, "met": abs(error) <= 0.15,
                 "spread": [min(over_turns), max(over_turns)],
             })  # fmt: skip
         else:
@@ -224,7 +226,7 @@ def main() -> int:
             )
             entries.append({
                 "name": "cheap actor: S with a large batch and short completions",
-                "ratio": measured, "target": None, "met": True,
+                "ratio": measured, "target": None, "met": None,
                 "spread": [min(single), max(single)],
             })  # fmt: skip
     print(verdict)

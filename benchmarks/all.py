@@ -2,8 +2,8 @@
 
     python benchmarks/all.py [--only NAME ...]
 
-The vocabulary head runs at its quick size here, without targets; at full size (15 minutes):
-python benchmarks/head.py. All numbers are ratios of things measured in one run on one thread.
+The vocabulary head runs at its short size here; at full size (15 minutes): python
+benchmarks/head.py. All numbers are ratios of things measured in one run on one thread.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 BENCHMARKS: dict[str, list[str]] = {
     "lam_solver": ["--repeats", "2"],
-    "head": ["--quick"],
-    "overhead": ["--repeats", "3"],
+    "head": ["--short", "--repeats", "2"],
+    "overhead": ["--repeats", "2"],
     "rollout": ["--repeats", "2"],
     "actor_speedup": ["--repeats", "2"],
     "memory_model": [],

@@ -32,6 +32,7 @@ import torch
 from gpu_scene import PROMPT_TOKENS, QUICK, Size, pair, sampled, settings, setup, stepped, wait
 from head import Inputs, chunked, lean_torch
 from memory_model import resident
+from torch import Tensor
 
 import jackpot
 from llm import memory
@@ -41,7 +42,7 @@ from llm.rollout import Batch
 from llm.setup import Setup
 from llm.update import open_optimizers
 
-Tensor, FLOAT = torch.Tensor, torch.float32
+FLOAT = torch.float32
 LIMITS = {
     "head float32: log-probability, nats": 1e-4,
     "head float32: KL, nats": 1e-4,
@@ -104,7 +105,10 @@ def head(device: torch.device, size: tuple[int, int, int], kind: str) -> list[Ro
     with torch.no_grad():
         sides = x.sides()
         (policy, _), (kl,) = scores(sides, [Pair(0, 1)])
-        logp, logq = (torch.log_softmax(s.head.logits(s.hidden), -1) for s in exact.sides())
+        logp, logq = (
+            torch.log_softmax(torch.nn.functional.linear(hidden, weight), -1)
+            for hidden, weight in zip(exact.hidden, exact.weight, strict=True)
+        )
         errors = {
             "log-probability, nats": chosen(logp, x.tokens) - policy.logp.double(),
             "KL, nats": (logp.exp() * (logp - logq)).sum(-1) - kl.double(),
@@ -112,8 +116,8 @@ def head(device: torch.device, size: tuple[int, int, int], kind: str) -> list[Ro
     found = [Row(f"head {kind}: {name}", float(e.abs().max())) for name, e in errors.items()]
     chunked(x).backward()
     lean_torch(exact).backward()
-    pairs = zip(x.leaves(), exact.leaves(), strict=True)
-    worst = max(float((a.grad.double() - b.grad).norm() / b.grad.norm()) for a, b in pairs)
+    pairs = zip(x.gradients(), exact.gradients(), strict=True)
+    worst = max(float((a.double() - b).norm() / b.norm()) for a, b in pairs)
     return [*found, Row(f"head {kind}: gradients, relative", worst)]
 
 
@@ -272,17 +276,28 @@ def check(device: torch.device, size: Size) -> list[Row]:
     return rows + engines(device, size) + training_step(device, size) + step_time(device, size)
 
 
+def _device(text: str) -> torch.device:
+    try:
+        found = torch.device(text)
+    except RuntimeError:
+        found = None
+    if found is None or found.type not in ("cuda", "cpu"):
+        raise argparse.ArgumentTypeError(f"{text!r} is none of cuda, cuda:1, ..., cpu")
+    return found
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--device", default="cuda", help="cuda, cuda:1 or cpu")
+    parser.add_argument("--device", type=_device, default="cuda", help="cuda, cuda:1 or cpu")
     parser.add_argument("--quick", action="store_true", help="a tiny size, to see that it runs")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(argv)
-    device = torch.device(args.device)
-    if device.type == "cuda" and not torch.cuda.is_available():
+    device: torch.device = args.device
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device.type == "cuda" and (device.index or 0) >= gpus:
         sys.stderr.write(
-            f"error: no GPU: torch {torch.__version__} finds no CUDA device. Run this where there "
-            "is one, or try it on the CPU: --device cpu --quick\n"
+            f"error: no GPU {device}: torch {torch.__version__} finds {gpus} CUDA devices. Run "
+            "this where there is one, or try it on the CPU: --device cpu --quick\n"
         )
         return 2
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

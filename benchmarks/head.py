@@ -1,6 +1,6 @@
 """The chunked head against whole logits: workspace and time of a joint step's head, in ratios.
 
-    python benchmarks/head.py [--quick] [--repeats 3] [--dtypes float32] [--json FILE]
+    python benchmarks/head.py [--short | --quick] [--repeats 3] [--dtypes float32] [--json FILE]
 
 A step is sum c logp(token) of the policy plus KL(SG(policy) || actor), forward and backward, at
 2,048 tokens x 151,936 x hidden 1,024 in one thread. Two dense rivals: `torch`, the leanest we could
@@ -11,7 +11,8 @@ Workspace: peak resident memory above the inputs less the gradients, each varian
 its own. Time: processor seconds of the one thread, which other work on the machine disturbs less
 than the clock; all variants in turns in one process, the median of the ratios and their range.
 Accuracy: every gradient against float64, in relative norm, at 256 tokens x 8,192. What leaving out
-tokens saves: at 1,024 tokens x 16,384. The full size needs 8 GB and some 15 minutes.
+tokens saves: at 1,024 tokens x 16,384, not with --short. The full
+size needs 8 GB and some 15 minutes.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from llm.head import Head, Pair, Side, dense, scores
 
 FULL = (2_048, 151_936, 1_024)
+SHORT = (768, 151_936, 512)
 QUICK = (512, 16_384, 256)
 SMALL = (256, 8_192, 1_024)
 MEDIUM = (1_024, 16_384, 1_024)
@@ -59,6 +61,9 @@ class Inputs:
 
     def leaves(self) -> list[torch.Tensor]:
         return [*self.hidden, *self.weight]
+
+    def gradients(self) -> list[torch.Tensor]:
+        return [x.grad for x in self.leaves() if x.grad is not None]
 
     def sides(self) -> list[Side]:
         policy, actor = (Head(w) for w in self.weight)
@@ -114,8 +119,10 @@ def workspace(name: str, size: tuple[int, int, int], dtype: torch.dtype) -> int:
         before = int(f.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     step(name, x)
     status = Path("/proc/self/status").read_text()  # ru_maxrss would include the parent's peak
-    peak = int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024
-    return peak - before - sum(y.grad.nbytes for y in x.leaves() if y.grad is not None)
+    found = re.search(r"VmHWM:\s+(\d+) kB", status)
+    assert found is not None
+    peak = int(found[1]) * 1024
+    return peak - before - sum(g.nbytes for g in x.gradients())
 
 
 def in_fresh_process(name: str, size: tuple[int, int, int], dtype: str) -> int:
@@ -139,8 +146,8 @@ def gradient_errors(name: str, dtype: torch.dtype) -> float:
     for part in (exact.hidden, exact.weight):
         part[:] = [y.detach().double().requires_grad_() for y in part]
     step("torch", exact)
-    pairs = zip(x.leaves(), exact.leaves(), strict=True)
-    return max(float((a.grad - b.grad).norm() / b.grad.norm()) for a, b in pairs)
+    pairs = zip(x.gradients(), exact.gradients(), strict=True)
+    return max(float((a - b).norm() / b.norm()) for a, b in pairs)
 
 
 def row(name: str, ratios: list[float], target: float | None = None) -> dict:
@@ -150,29 +157,31 @@ def row(name: str, ratios: list[float], target: float | None = None) -> dict:
     return {"name": name, "ratio": ratio, "target": target, "met": met, "spread": spread}
 
 
-def measure(size: tuple[int, int, int], repeats: int, full: bool, dtypes: list[str]) -> list[dict]:
+def measure(
+    size: tuple[int, int, int], repeats: int, judged: bool, dtypes: list[str]
+) -> list[dict]:
     rows = []
-    rivals = ("torch",) if full else ("torch", "trainer")
+    rivals = ("torch",) if judged else ("torch", "trainer")
     for kind in dtypes:
         dtype = getattr(torch, kind)
         used = {name: in_fresh_process(name, size, kind) for name in (*rivals, "chunked")}
         print(kind, {k: f"{b / 2**20:.0f} MiB" for k, b in used.items()}, flush=True)
         for rival in rivals:
-            target = TARGETS["workspace"] if full and rival == "torch" else None
+            target = TARGETS["workspace"] if judged and rival == "torch" else None
             ratio = used["chunked"] / used[rival]
             rows.append(row(f"workspace, {kind}, chunked / {rival}", [ratio], target))
         x = Inputs(size, dtype)
         seconds = in_turns([*rivals, "chunked"], x, repeats)
         print(kind, {k: [f"{s:.1f} s" for s in v] for k, v in seconds.items()}, flush=True)
         for rival in rivals:
-            target = TARGETS[f"time {kind}"] if full and rival == "torch" else None
+            target = TARGETS[f"time {kind}"] if judged and rival == "torch" else None
             ratios = [a / b for a, b in zip(seconds["chunked"], seconds[rival], strict=True)]
             rows.append(row(f"time, {kind}, chunked / {rival}", ratios, target))
         for name in ("torch", "chunked"):
             target = TARGETS["gradient"] if name == "chunked" and kind == "float32" else None
             error = gradient_errors(name, dtype)
             rows.append(row(f"gradient error, {kind}, {name}", [error], target))
-        if dtype is torch.float32:
+        if dtype is torch.float32 and size != SHORT:
             rows += skipped(repeats)
     return rows
 
@@ -204,7 +213,9 @@ def machine() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help=f"at {QUICK}; no targets")
+    sizes = parser.add_mutually_exclusive_group()
+    sizes.add_argument("--short", action="store_true", help=f"at {SHORT}; the same targets")
+    sizes.add_argument("--quick", action="store_true", help=f"at {QUICK}; no targets")
     parser.add_argument("--repeats", type=int, default=3)
     kinds = ["float32", "bfloat16"]
     parser.add_argument("--dtypes", nargs="+", choices=kinds, default=kinds)
@@ -213,10 +224,10 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.child:
-        name, dtype, *size = args.child
-        print(workspace(name, tuple(map(int, size)), getattr(torch, dtype)))
+        name, dtype, n, v, h = args.child
+        print(workspace(name, (int(n), int(v), int(h)), getattr(torch, dtype)))
         return
-    size = QUICK if args.quick else FULL
+    size = QUICK if args.quick else SHORT if args.short else FULL
     print(f"{machine()}\n{size[0]} tokens x {size[1]} x hidden {size[2]}, two models")
     rows = measure(size, args.repeats, not args.quick, args.dtypes)
     print(f"\n{'':58s} {'ratio':>9s} {'range':>19s} {'target':>8s}")

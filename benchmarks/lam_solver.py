@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -68,14 +71,15 @@ def sort_rows(log_p, log_q, budget):
     return lam
 
 
-def timed(rivals: dict, repeats: int) -> dict[str, float]:
-    best = dict.fromkeys(rivals, float("inf"))
+def timed(rivals: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+    """Processor seconds of each in every turn."""
+    seconds: dict[str, list[float]] = {name: [] for name in rivals}
     for _ in range(repeats):
         for name, call in rivals.items():
-            start = time.perf_counter()
+            start = time.process_time()
             call()
-            best[name] = min(best[name], time.perf_counter() - start)
-    return best
+            seconds[name].append(time.process_time() - start)
+    return seconds
 
 
 def main() -> None:
@@ -87,27 +91,29 @@ def main() -> None:
     args = parser.parse_args()
     found = []
     torch.set_num_threads(1)
-    print(f"{args.rows} x {args.vocab} float64 rows, one thread, best of {args.repeats}")
+    print(f"{args.rows} x {args.vocab} float64 rows, one thread, {args.repeats} turns")
     arrays = rows(args.rows, args.vocab)
     tensors = tuple(torch.from_numpy(x) for x in arrays)
     for library, (lp, lq, b), bisect in (
         ("numpy", arrays, bisect_numpy),
         ("torch", tensors, bisect_torch),
     ):
-        rivals = {
-            "ours": lambda lp=lp, lq=lq, b=b: lam_for_budget(lp, lq, b),
-            "60 bisections": lambda lp=lp, lq=lq, b=b, f=bisect: f(lp, lq, b),
-            "brentq by row": lambda: brentq_rows(*arrays),
-            "sort by row": lambda: sort_rows(*arrays),
+        rivals: dict[str, Callable[[], object]] = {
+            "ours": partial(lam_for_budget, lp, lq, b),
+            "60 bisections": partial(bisect, lp, lq, b),
+            "brentq by row": partial(brentq_rows, *arrays),
+            "sort by row": partial(sort_rows, *arrays),
         }
         seconds = timed(rivals, args.repeats)
         error = abs(acceptance_rate(lp, lq, lam_for_budget(lp, lq, b)) - b).max()
         for name in list(rivals)[1:]:
-            ratio = seconds[name] / seconds["ours"]
-            print(f"{library}: {name:14s} / ours = {ratio:6.1f}")
+            pairs = [a / b for a, b in zip(seconds[name], seconds["ours"], strict=True)]
+            ratio, low, high = statistics.median(pairs), min(pairs), max(pairs)
+            print(f"{library}: {name:14s} / ours = {ratio:6.1f} ({low:.1f} to {high:.1f})")
             entry = {"name": f"time of {name} over lam_for_budget, {library}", "ratio": ratio}
-            found.append({**entry, "target": None, "met": None, "spread": None})
-        print(f"{library}: ours {seconds['ours']:.3f} s, largest |Z - budget| = {float(error):.1e}")
+            found.append({**entry, "target": None, "met": None, "spread": [low, high]})
+        ours = min(seconds["ours"])
+        print(f"{library}: ours {ours:.3f} s, largest |Z - budget| = {float(error):.1e}")
     if args.json:
         args.json.write_text(json.dumps(found, indent=1) + "\n")
 

@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -113,8 +114,8 @@ def in_turns(fast: Callable[[int], int], slow: Callable[[int], int], repeats: in
 
 
 def tiny(repeats: int, quick: bool) -> list[float]:
-    size = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
-    heads = {"num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 16}
+    size: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
+    heads: dict[str, Any] = {"num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 16}
     torch.manual_seed(0)
     model = Qwen3ForCausalLM(Qwen3Config(vocab_size=512, pad_token_id=0, **size, **heads)).eval()
     tokenizer = Ending(CharTokenizer(), list(range(1, 17)))  # ends once in 32 tokens

@@ -86,7 +86,7 @@ MEASURES = {"rollout": "seconds", "update": "seconds", "memory": "MB"}
 def size_of(axis: str, value: int, axes: dict[str, list[int]]) -> Size:
     if axis == WHOLE:
         return Size(vocabulary=value, head="dense")
-    changed = {axis: value}
+    changed: dict[str, Any] = {axis: value}
     if axis == "ranks":  # a batch that every number of ranks divides into whole groups
         changed["sequences"] = max(axes["sequences"])
     return Size()._replace(**changed)

@@ -178,7 +178,7 @@ def intervals(by_state: dict[str, np.ndarray], answer: np.ndarray, seed: int) ->
     means["kl_ratio"] = means["kl_after"] / means["kl_before"]
     point = {k: float(x.mean()) for k, x in by_state.items()}
     point["kl_ratio"] = point["kl_after"] / point["kl_before"]
-    row = {}
+    row: dict[str, float] = {}
     for name, value in point.items():
         low, high = np.quantile(means[name], (0.025, 0.975))
         row |= {name: value, f"{name}_low": float(low), f"{name}_high": float(high)}

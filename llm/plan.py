@@ -17,6 +17,7 @@ from transformers import AutoConfig
 
 from . import cost, memory, models
 from .config import Config, ConfigError, ModelConfig, load
+from .distributed import check_groups
 from .heads import in_blocks
 from .memory import Layout
 from .models import Model
@@ -172,7 +173,9 @@ def _bytes_of(text: str) -> int:
 
 
 def choice_of(cfg: Config, pair: Pair, args: argparse.Namespace) -> Choice:
-    """From the flags, else from the settings."""
+    """From the flags, else from the settings.
+
+    Raises ConfigError for GPUs that the trainer would refuse as ranks."""
     checkpointing = cfg.run.activation_checkpointing
     choice = Choice(
         gpus=args.gpus,
@@ -183,13 +186,7 @@ def choice_of(cfg: Config, pair: Pair, args: argparse.Namespace) -> Choice:
         sequences_per_microbatch=cfg.optim.sequences_per_microbatch,
         tokens_per_microbatch=args.tokens_per_microbatch or cfg.optim.tokens_per_microbatch,
     )
-    sequences = cfg.rollout.prompts_per_step * cfg.rollout.rollouts_per_prompt
-    if cfg.rollout.prompts_per_step < args.gpus:
-        raise ConfigError(
-            f"--gpus {args.gpus}: a step has {cfg.rollout.prompts_per_step} prompts "
-            f"({sequences} sequences), so some ranks would have none; use fewer GPUs or raise "
-            "--rollout.prompts_per_step"
-        )
+    check_groups(cfg, args.gpus, "--gpus")
     return choice
 
 
@@ -388,7 +385,8 @@ def remedies(
             return [(" ".join(names), every, fits)]
     for gpus in (2, 4, 8, 16, 32, 64, 128):
         more = every._replace(gpus=gpus, sharding="fsdp")
-        if choice.gpus < gpus <= cfg.rollout.prompts_per_step and (fits := tried(more)):
+        shared = cfg.rollout.prompts_per_step % gpus == 0
+        if choice.gpus < gpus and shared and (fits := tried(more)):
             return [(" ".join([f"--gpus {gpus}", *names]), more, fits)]
     return []
 

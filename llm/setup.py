@@ -13,6 +13,7 @@ from . import actors, data, distributed, heads, models, rewards, sharding, text
 from .actors import Actor
 from .config import Config, ConfigError
 from .engine import Engine, open_engine
+from .engine_vllm import check_installed
 from .models import Model
 
 
@@ -58,6 +59,8 @@ def open_setup(cfg: Config, folder: Path) -> Setup:
         ConfigError: models that share no tokenizer, bad data, sequences longer than a model's
             positions, a missing package or device.
     """
+    if cfg.rollout.engine == "vllm":
+        check_installed()  # before warm-ups, which may take long
     torch.set_num_threads(cfg.run.threads)
     device = open_device(cfg.run.device)
     tokenizer = open_tokenizer(cfg)

@@ -38,6 +38,14 @@ def test_without_a_gpu_it_says_so_with_exit_status_2(script, monkeypatch, capsys
     assert "no GPU" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["tpu", "meta", "gpu0"])
+def test_a_device_of_another_kind_is_an_error_of_usage(script, capsys, name):
+    with pytest.raises(SystemExit) as stopped:
+        script.main(["--device", name])
+    assert stopped.value.code == 2
+    assert f"'{name}' is none of cuda, cuda:1, ..., cpu" in capsys.readouterr().err
+
+
 def test_a_number_that_is_not_finite_breaks_its_limit(script):
     row = script.Row("core: weight, relative", float("nan"))
     assert row.ok(torch.device("cpu")) is False

@@ -21,11 +21,11 @@ from llm_runs import COMMON, POLICY, UNTRAINED, rows, start, weights
 from llm_world import NOWHERE, PROBLEMS, TOKENIZER, random_pair, world
 from safetensors.torch import load_file
 
-from llm import actors, config, data, engine_process, engine_weights, models, selftest, train
+from llm import actors, config, data, engine_process, engine_weights, models, selftest, setup, train
 from llm.checkpoint import NonFinite
 from llm.config import ConfigError
 from llm.engine import FIELDS, EngineError, HfEngine, fill, open_engine
-from llm.engine_vllm import likeliest, to_result
+from llm.engine_vllm import likeliest, limits_of, to_result
 from llm.metrics import MetricsFile
 from llm.rollout import sample
 
@@ -183,6 +183,10 @@ def test_a_hung_process_is_replaced_and_gives_the_same_batch(both, monkeypatch, 
         ('print(\'{"error": "MemoryError: 8 GB"}\')', "failed: MemoryError: 8 GB"),
         ("sys.exit(3)", "ended with exit code 3. It wrote: first line"),
         ("time.sleep(9)", "gave no answer for 0.5 s"),
+        (  # a byte now and then is no answer
+            "[(print(end='{', flush=True), time.sleep(0.1)) for _ in range(20)]; sys.exit(4)",
+            "gave no answer for 0.5 s",
+        ),
     ],
 )
 def test_a_process_that_goes_on_failing_is_an_error_after_three_replacements(
@@ -467,3 +471,29 @@ def test_a_missing_vllm_is_named_with_what_to_do():
         pytest.skip("vllm is here")
     with pytest.raises(ConfigError, match="needs the package vllm"):
         opened("vllm", random_pair()[1])
+
+
+def test_a_missing_vllm_is_told_before_any_model_is_built(tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(models, "open_policy", lambda *_: pytest.fail("a model was built"))
+    with pytest.raises(ConfigError, match=r"needs the package vllm .*Install it"):
+        setup.open_setup(cfg_of("vllm"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("top_k", "width", "expected"), [(4, 1000, 20), (30, 1000, 30), (30, 25, 25), (30, 9, 20)]
+)
+def test_vllm_is_told_of_the_longest_sequence_and_of_all_log_probabilities(top_k, width, expected):
+    flags = ["--rollout.top-k", str(top_k), "--rollout.max-new-tokens", "70"]
+    flags += [
+        "--task.name",
+        "problems",
+        "--task.source",
+        "gsm8k",
+        "--task.prompt-tokens-max",
+        "300",
+    ]
+    cfg = cfg_of("vllm", *flags, "--policy.path", "p", "--actor.path", "a")
+    for positions, longest in ((4096, 370), (256, 256)):
+        found = limits_of(cfg, positions, width)
+        assert found == {"max_model_len": longest, "max_logprobs": expected}

@@ -349,12 +349,21 @@ def test_a_bad_flag_is_an_error_that_says_what_is_wanted(flags, message, capsys)
         (["--policy.path", "me/mine"], r"policy 'me/mine' is not known.*Qwen/Qwen3-8B.*--model-s"),
         (["--model-sizes", "critic=Qwen/Qwen3-8B"], "write ROLE=MODEL, ROLE one of policy, actor"),
         (["--model-sizes", "policy"], "write ROLE=MODEL"),
-        (["--gpus", "128"], "a step has 64 prompts .512 sequences., so some ranks"),
+        (["--gpus", "128"], "prompts_per_step 64 must be a multiple of the 128 ranks"),
+        (["--gpus", "7"], "64 must be a multiple of the 7 ranks.*change it, or --gpus"),
     ],
 )
 def test_an_unknown_model_or_too_many_gpus_is_an_error(flags, message):
     with pytest.raises(ConfigError, match=message):
         plan.main([EIGHT_B, *ON_8, *flags])
+
+
+def test_gpus_are_offered_only_if_the_prompts_divide_among_them(capsys):
+    """64 prompts can be shared by the GPUs offered, one prompt more by no power of two."""
+    argv = ["plan", EIGHT_B, "--gpus", "1", "--gpu-memory", "80GB", *LEAN]
+    for prompts, offers in (("64", True), ("65", False)):
+        assert command.main([*argv, "--rollout.prompts-per-step", prompts]) == 1
+        assert ("--gpus" in capsys.readouterr().out) is offers
 
 
 def test_sizes_are_read_with_their_units():
