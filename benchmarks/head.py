@@ -35,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from llm.head import Head, Pair, Side, dense, scores
 
 FULL = (2_048, 151_936, 1_024)
-SHORT = (768, 151_936, 512)
+SHORT = (1_024, 151_936, 384)
 QUICK = (512, 16_384, 256)
 SMALL = (256, 8_192, 1_024)
 MEDIUM = (1_024, 16_384, 1_024)

@@ -19,11 +19,11 @@ from .text import is_local
 _BYTES = {"float32": 4, "bfloat16": 2}
 # Fitted to peaks of real runs on the CPU (benchmarks/memory_model.py), in float32 arrays of
 # (tokens, vocabulary); all else here is counted.
-_LOGIT_COPIES = 3.6  # of a model in its backward pass
-_WAITING_COPIES = 0.7  # of another trained model meanwhile
-_ROUNDED_COPIES = 1.3  # more of each in bfloat16: its logits before they are float32
-_DISTILL_COPIES = 15.6  # more, of Eq. 7
-_ANCHOR_COPIES = 13.3  # more, of the anchor's KL
+_LOGIT_COPIES = 5.2  # of a model in its backward pass
+_WAITING_COPIES = 3.1  # of another trained model meanwhile
+_ROUNDED_COPIES = 0.1  # more of each in bfloat16: its logits before they are float32
+_DISTILL_COPIES = 17.0  # more, of Eq. 7
+_ANCHOR_COPIES = 14.1  # more, of the anchor's KL
 _SAMPLING_COPIES = 6  # of the logits after one token; not fitted
 
 
