@@ -45,7 +45,11 @@ class Watch(threading.Thread):
                 self._end_if_late(f"rank {other}", since)
 
     def stop(self) -> None:
+        """End the thread, and wait for that: a process that ends while it asks the store would be
+        aborted by Python's own end."""
         self._done.set()
+        if self.is_alive():
+            self.join(_MISSED_SECONDS)
 
     def report(self, message: str) -> bool:
         """Leave word of the end of the run; whether this was the first word."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from llm import config, distributed
 from llm.checkpoint import latest
 from llm.config import ConfigError
+from llm.watch import Watch
 
 RUN = (
     "--policy.layers 2 --policy.width 32 --actor.layers 1 --actor.width 16 --task.digits-min 1 "
@@ -273,3 +275,24 @@ def test_prompts_that_cannot_be_dealt_evenly_are_refused_before_any_work(monkeyp
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(ConfigError, match="prompts_per_step 16 must be a multiple of the 3 ranks"):
         distributed.check(config.Config())
+
+
+def test_a_stopped_watch_is_no_longer_in_the_store():
+    """A thread inside a call into torch when Python ends aborts the process, complete or not."""
+
+    class SlowStore:
+        def set(self, key, value):
+            pass
+
+        def get(self, key):
+            asking.set()
+            time.sleep(0.2)
+            return b"1"
+
+    asking = threading.Event()
+    watch = Watch(SlowStore(), 0, 2)
+    watch.start()
+    assert asking.wait(20)
+    watch.stop()
+    assert not watch.is_alive()
+    watch.stop()  # once more, as after an error
