@@ -25,8 +25,8 @@ BENCHMARKS: dict[str, list[str]] = {
     "overhead": ["--repeats", "2"],
     "rollout": ["--repeats", "2"],
     "actor_speedup": ["--repeats", "2"],
-    "memory_model": [],
-    "slopes": ["--png", str(HERE / "out" / "slopes.png")],
+    "memory_model": ["--quick"],
+    "slopes": ["--repeats", "1"],
 }
 
 

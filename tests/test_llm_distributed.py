@@ -190,7 +190,8 @@ KINDS = {
 
 @pytest.mark.slow
 def test_every_kind_of_model_and_actor_trains_on_two_ranks(home):
-    """In bfloat16 gradients are rounded at another place in the sum: there, only that it trains."""
+    """In bfloat16 gradients are rounded at another place in the sum, and a last digit of a weight
+    may change its int8 copy by a whole step: there, only that it trains."""
     untrained = "--loss.actor-ppo False --loss.distill-coef 0"
     flags = {k: f"{v} {untrained if 'kind' in v else ''}" for k, v in KINDS.items()}
     drop = ("--actor.layers", "--actor.width", "--warmup.actor-steps")
@@ -209,7 +210,7 @@ def test_every_kind_of_model_and_actor_trains_on_two_ranks(home):
     for kind in flags:
         for how in (0, 4):
             one, other = (Path(scenes[kind, h].folder) for h in (None, how))
-            if kind == "bfloat16":
+            if kind in ("bfloat16", "quantized"):
                 assert len(rows(one)) == len(rows(other)) and weights(one).keys()
             else:
                 assert_same(one, other)
