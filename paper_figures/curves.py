@@ -178,12 +178,9 @@ def plotted(runs: Iterable[Run], columns: Sequence[str], home: Path = HOME) -> l
     """One row for each evaluation of each run, with the run it came from."""
     found = []
     for r in runs:
+        where = {"run": folder(r, home).name, "world": r.world, "method": r.method, "seed": r.seed}
+        where["extra"] = " ".join(f"{k}={v}" for k, v in r.extra)
         for row in rows(r, home):
             if "pass_rate" in row:
-                values = {c: row.get(c, "") for c in columns}
-                where = {"world": r.world, "method": r.method, "seed": r.seed}
-                more = {"extra": " ".join(f"{k}={v}" for k, v in r.extra)}
-                found.append(
-                    {"run": folder(r, home).name, **where, **more, "step": row["step"], **values}
-                )
+                found.append({**where, "step": row["step"], **{c: row.get(c, "") for c in columns}})
     return found

@@ -63,6 +63,12 @@ def kl_axis(ax: Any, top: float) -> None:
     ax.minorticks_off()
 
 
+def legend(fig: Any, ax: Any, columns: int) -> None:
+    """One legend below all panels, of what is labelled in one of them."""
+    handles, labels = ax.get_legend_handles_labels()
+    fig.legend(handles, labels, loc="outside lower center", ncols=columns)
+
+
 def save(fig: Any, out: Path, name: str) -> list[Path]:
     """PNG and PDF, and the figure closed."""
     paths = [out / f"{name}.{suffix}" for suffix in ("png", "pdf")]

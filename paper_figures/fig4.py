@@ -38,8 +38,7 @@ def figure(scale: Scale, out: Path) -> str:
             draw.kl_axis(axes[1, i], top=3)
         axes[0, 0].set_ylabel("pass rate of the policy")
         axes[1, 0].set_ylabel("KL(policy || actor), nats")
-        handles, labels = axes[0, 0].get_legend_handles_labels()
-        fig.legend(handles, labels, loc="outside lower center", ncols=3)
+        draw.legend(fig, axes[0, 0], 3)
         draw.save(fig, out, "fig4")
     curves.write_csv(out / "fig4.csv", curves.plotted(runs(scale), fig1.COLUMNS))
     parts = [f"{TITLES[w]}\n{fig1.table(own, out / 'fig4.png')}" for w, own in by_world.items()]

@@ -35,8 +35,7 @@ def figure(scale: Scale, out: Path) -> str:
             axes[i].set(xlabel="updates", ylim=(0, 1))
             style.panel_title(axes[i], "abc"[i], f"{updates} updates per rollout")
         axes[0].set_ylabel("held-out pass rate")
-        handles, labels = axes[0].get_legend_handles_labels()
-        fig.legend(handles, labels, loc="outside lower center", ncols=4)
+        draw.legend(fig, axes[0], 4)
         draw.save(fig, out, "fig5")
     curves.write_csv(
         out / "fig5.csv", curves.plotted(runs(scale), ("pass_rate", "pass_rate_updates"))

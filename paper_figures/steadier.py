@@ -56,8 +56,7 @@ def figure(scale: Scale, out: Path) -> str:
             axes[0], "a", f"learning rate {rate:g}, {len(by_name[studies.BASE])} seeds"
         )
         style.panel_title(axes[1], "b", "distance of policy and actor")
-        handles, labels = axes[0].get_legend_handles_labels()
-        fig.legend(handles, labels, loc="outside lower center", ncols=3)
+        draw.legend(fig, axes[0], 3)
         draw.save(fig, out, "steadier")
     curves.write_csv(out / "steadier.csv", curves.plotted(runs(scale), fig1.COLUMNS))
     return text(scale)
