@@ -27,7 +27,7 @@ _POSITIVE = (
 ).split()
 _NOT_NEGATIVE = (
     "policy.lora_rank actor.lora_rank warmup.policy_steps warmup.actor_steps "
-    "rollout.max_staleness loss.distill_coef loss.distill_top_k loss.anchor_coef "
+    "rollout.max_staleness task.slots loss.distill_coef loss.distill_top_k loss.anchor_coef "
     "control.kl_target control.lam_decay correction.icepop_low optim.lr_warmup_steps "
     "optim.weight_decay optim.sequences_per_microbatch optim.tokens_per_microbatch "
     "alarm.accept_min alarm.entropy_min alarm.lowerings_max run.seed run.eval_updates "
@@ -87,6 +87,8 @@ def _check_fit(cfg: Any) -> None:
     """Settings that must agree with each other."""
     t, r, c, n = cfg.task, cfg.rollout, cfg.correction, cfg.control
     _require(t.digits_min <= t.digits_max, "task.digits_max", t.digits_max, ">= task.digits_min")
+    if t.slots:
+        _require(t.slots >= t.digits_max, "task.slots", t.slots, "at least task.digits_max, or 0")
     if t.name in CHARACTER_TASKS:
         longest = t.digits_max + (2 if t.name == "add" else 1)
         _require(
@@ -130,10 +132,10 @@ def _check_fit(cfg: Any) -> None:
             "--optim.head chunked cannot compute --loss.distill_top_k, which needs whole logits: "
             "use --optim.head auto or dense"
         )
-    if n.kl_target > 0 and not (n.distill or n.actor_lr):
+    if n.kl_target > 0 and not (n.distill or n.actor_lr or n.policy_lr):
         raise ConfigError(
-            "--control.kl-target is set and nothing is driven: --control.distill or "
-            "--control.actor-lr must be True"
+            "--control.kl-target is set and nothing is driven: --control.distill, "
+            "--control.actor-lr or --control.policy-lr must be True"
         )
     if n.kl_target > 0 and n.distill and cfg.loss.distill_coef == 0:
         raise ConfigError(
@@ -239,7 +241,7 @@ def _needs(cfg: Any) -> list[tuple[str, bool, str]]:
         ("rollout.engine_memory", cfg.rollout.engine == "vllm", "rollout.engine vllm"),
         ("correction.lam", jackpot and c.lam_from == "value", "name = jackpot, lam_from = value"),
         (
-            "correction.lam_from correction.mask correction.z correction.c1",
+            "correction.lam_from correction.mask correction.scope correction.z correction.c1",
             jackpot,
             "name = jackpot",
         ),
@@ -268,7 +270,7 @@ def _needs(cfg: Any) -> list[tuple[str, bool, str]]:
         ),
         ("control.kl_target", trained, "a trained actor"),
         (
-            "control.distill control.actor_lr control.gain control.factor_max",
+            "control.distill control.actor_lr control.policy_lr control.gain control.factor_max",
             cfg.control.kl_target > 0,
             "control.kl_target > 0",
         ),
@@ -301,6 +303,7 @@ def _needs(cfg: Any) -> list[tuple[str, bool, str]]:
             characters or t.name == "arithmetic",
             "a task made of digits",
         ),
+        ("task.slots", characters and t.name != "add", "task.name chain, sort or reverse"),
         (
             "task.forms",
             characters and t.scorer in ("auto", "exact") and spelled,

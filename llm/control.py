@@ -8,7 +8,7 @@ correction.py (`next_state`).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TypedDict
 
 from .config import Config
@@ -33,6 +33,7 @@ class Controls:
 
     distill_coef: float
     actor_lr_factor: float = 1.0
+    policy_lr_factor: float = 1.0
 
 
 def initial_controls(cfg: Config) -> Controls:
@@ -44,7 +45,9 @@ def next_controls(cfg: Config, controls: Controls, kl: float) -> tuple[Controls,
     """One step of integral control in logs: each driven value is multiplied by (kl / target)^gain.
 
     The logarithm counts as at most 1 either way, so a step changes a value by at most e^gain, and
-    the value stays within `factor_max` of the configured one. Without a target nothing moves.
+    the value stays within `factor_max` of the configured one. The policy's learning rate is
+    divided instead, so that the policy waits for its actor, and never exceeds the configured one.
+    Without a target nothing moves.
 
     Args:
         cfg: the run's settings; `control`, `loss.distill_coef` are read.
@@ -69,16 +72,19 @@ def next_controls(cfg: Config, controls: Controls, kl: float) -> tuple[Controls,
         return controls, []
     error = max(-1.0, min(1.0, math.log(kl / c.kl_target))) if kl > 0 else -1.0
     because = f"KL(policy || actor) {kl:.4g}, target {c.kl_target:.4g}"
-    values = {"distill_coef": controls.distill_coef, "actor_lr_factor": controls.actor_lr_factor}
-    driven = []
+    values = asdict(controls)
+    driven = []  # setting, value, the configured one, sign, highest multiple of it
     if c.distill:
-        driven.append(("loss.distill_coef", "distill_coef", cfg.loss.distill_coef))
+        base = cfg.loss.distill_coef
+        driven.append(("loss.distill_coef", "distill_coef", base, 1, c.factor_max))
     if c.actor_lr:
-        driven.append(("optim.actor_lr factor", "actor_lr_factor", 1.0))
+        driven.append(("optim.actor_lr factor", "actor_lr_factor", 1.0, 1, c.factor_max))
+    if c.policy_lr:
+        driven.append(("optim.policy_lr factor", "policy_lr_factor", 1.0, -1, 1.0))
     decisions = []
-    for setting, name, base in driven:
-        wanted = values[name] * math.exp(c.gain * error)
-        after = max(base / c.factor_max, min(base * c.factor_max, wanted))
+    for setting, name, base, sign, top in driven:
+        wanted = values[name] * math.exp(sign * c.gain * error)
+        after = max(base / c.factor_max, min(base * top, wanted))
         decisions.append(
             Decision(
                 setting=setting,

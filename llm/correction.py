@@ -76,6 +76,7 @@ def token_weights(
     topk_logp_target: torch.Tensor,
     uniform: torch.Tensor,
     in_topk: torch.Tensor,
+    sequence: torch.Tensor | None = None,
     tail_bound: torch.Tensor | None = None,
 ) -> TokenWeights:
     """Mask(x) SG(F(p / q~) p_ref / p) for every proposed token of an update (Alg. 1, l. 18-24).
@@ -89,19 +90,26 @@ def token_weights(
         topk_logp_inf, topk_logp_target: log q and log p of q's k likeliest tokens, (n, k).
         uniform: the acceptance coin of each token, in [0, 1), (n,).
         in_topk: True where the sampled token is one of those k, (n,).
+        sequence: a number for each token's completion, (n,) integer; its tokens stand together and
+            in order. Needed where `cfg.scope` is prefix.
         tail_bound: `forward_tail` of p, (n,); None: the tail counts as one token in its bound.
 
     Returns:
         TokenWeights.
 
     Raises:
-        ValueError: NaN, or q = 0 at a sampled token.
+        ValueError: NaN, q = 0 at a sampled token, or no `sequence` where it is needed.
     """
     logp_target = logp_new if cfg.target == "new" else logp_ref
     log_ratio = logp_target - logp_inf
     if cfg.name == "jackpot":
         tokens = _Tokens(logp_target, logp_inf, topk_logp_target, topk_logp_inf, log_ratio)
-        found = _obrs(cfg, control, state, tokens, uniform, in_topk, tail_bound)
+        before = None
+        if cfg.scope == "prefix":
+            if sequence is None:
+                raise ValueError("scope = prefix needs the sequence of each token, and got None")
+            before = _kept_before(sequence)
+        found = _obrs(cfg, control, state, tokens, uniform, in_topk, before, tail_bound)
     else:
         one, none = torch.ones_like(log_ratio), torch.zeros_like(log_ratio)
         weight = truncated_ratio(cfg.name, cfg, log_ratio)
@@ -237,33 +245,52 @@ def _obrs(
     tokens: _Tokens,
     uniform: torch.Tensor,
     in_topk: torch.Tensor,
+    before: Callable[[torch.Tensor], torch.Tensor] | None,
     tail_bound: torch.Tensor | None,
 ) -> TokenWeights:
-    """Mask and min(Z max(lam, r), c1) of each token (Eq. 5)."""
+    """Mask and min(Z max(lam, r), c1) of each token (Eq. 5); `before` as `_kept_before` gives."""
     log_ratio = tokens.log_ratio
     lam, out_of_reach = _lam(cfg, control, state, tokens)
     # the vocabulary axis of the core, with the sampled token as its only entry
     accept = jackpot.accept_prob(tokens.p[:, None], tokens.q[:, None], lam)[:, 0]
     bernoulli = cfg.mask == "bernoulli"
-    accepted = (uniform < accept).float() if bernoulli else accept
+    coin = (uniform < accept).float() if bernoulli else accept
+    reached = torch.ones_like(accept) if before is None else before(coin)
+    accepted = coin * reached
     z, kappa, tail = torch.ones_like(accept), 1.0, None
     if cfg.z == "batch":
         z = torch.full_like(accept, float(accepted.double().mean()))
     elif cfg.z == "state":
         z, tail = _state_z(cfg, state, tokens, lam, accept, in_topk, tail_bound)
         if cfg.kappa and bool(z.any()):
-            kappa = jackpot.kappa(accepted, z)
+            kappa = jackpot.kappa(coin, z)
             z = kappa * z
     uncapped = jackpot.obrs_weight(log_ratio, lam, z)
     if bernoulli:
         weight = accepted * uncapped.clamp(max=cfg.c1)
     else:
-        weight = jackpot.expected_weight(log_ratio, lam, z, cfg.c1)
+        weight = reached * jackpot.expected_weight(log_ratio, lam, z, cfg.c1)
     used = torch.zeros_like(accept) + lam
     capped = (uncapped > cfg.c1).float()
     return TokenWeights(
         weight, log_ratio, accept, accepted, z, capped, used.float(), out_of_reach, kappa, tail
     )
+
+
+def _kept_before(sequence: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+    """A function of each token's chance to be kept (or coin), (n,): the product of those before it
+    in its completion, 1 at the first, (n,). At lam = 1 it is V-trace's (arXiv 1802.01561).
+    """
+    _, row, lengths = torch.unique_consecutive(sequence, return_inverse=True, return_counts=True)
+    column = torch.arange(len(row), device=row.device) - (lengths.cumsum(0) - lengths)[row]
+
+    def product(kept: torch.Tensor) -> torch.Tensor:
+        width = int(lengths.max()) if len(lengths) else 0
+        grid = kept.new_ones((len(lengths), width + 1))
+        grid[row, column + 1] = kept  # moved by one: the product up to here leaves out its own
+        return grid.cumprod(dim=1)[row, column]
+
+    return product
 
 
 def _lam(

@@ -17,6 +17,10 @@ class TaskConfig:
     """Fewest digits in a prompt; in each number for add and arithmetic."""
     digits_max: int = 8
     """Most digits."""
+    slots: int = 0
+    """chain, sort, reverse: prompts of fewer digits are filled up to so many places with ".". Digits
+    then keep their distance to their place in the answer, and tiny models can learn several lengths
+    at once; 0: no filling."""
     forms: int = 1
     """Characters that each digit of an answer may be written with; any of them counts. A built
     model then has 48 + 10 (forms - 1) token ids: 2,048 with 201."""
@@ -169,6 +173,9 @@ class CorrectionConfig:
     """Wanted acceptance rate (lam_from = state, batch or tracked)."""
     mask: Literal["bernoulli", "expected"] = "bernoulli"
     """Draw the acceptance coin, or use its expectation (jackpot)."""
+    scope: Literal["token", "prefix"] = "token"
+    """token: a rejected token alone is left out (the paper); prefix: all after it in its completion
+    too, so that a token counts only where all before it were accepted (jackpot)."""
     z: Literal["state", "batch", "none"] = "state"
     """Z per state from top-k (the paper), the batch's acceptance rate (unbiased), or 1
     (jackpot)."""
@@ -231,6 +238,9 @@ class ControlConfig:
     """Drive loss.distill_coef (kl_target > 0)."""
     actor_lr: bool = False
     """Drive the actor's learning rate (kl_target > 0)."""
+    policy_lr: bool = False
+    """Drive the policy's learning rate the other way, never above its own: while the measured KL is
+    too high the policy waits for its actor (kl_target > 0)."""
     gain: float = 0.1
     """Change of the logarithm per step, per unit of log(KL / kl_target), which counts as at most 1
     either way (kl_target > 0)."""

@@ -13,6 +13,7 @@ from .data import Problem, is_held_out, stream, with_instruction
 from .forms import written
 from .settings import TaskConfig
 
+_FILLING = "."  # of the places of a prompt that hold no digit
 _FEW = 2000  # prompts of so short a task are enumerated, to see that some are held out
 
 
@@ -48,7 +49,8 @@ class DigitTask:
         In `chain` a wrong step carries over to the later ones; elsewhere it stays one wrong digit.
         Where digits have several forms, each is written in one drawn from `forms.law`.
         """
-        digits, forms = _DEMONSTRATIONS[self.cfg.name](prompt, rng, error), self.cfg.forms
+        asked = prompt.replace(_FILLING, "")
+        digits, forms = _DEMONSTRATIONS[self.cfg.name](asked, rng, error), self.cfg.forms
         return digits if forms == 1 else written(digits, forms, rng)
 
     @property
@@ -63,9 +65,10 @@ class DigitTask:
         return "".join(map(str, [rng.integers(1, 10), *rng.integers(10, size=length - 1)]))
 
     def _prompt(self, numbers: tuple[str, ...]) -> str:
+        """`slots` is 0 where there are several numbers."""
         if self.cfg.name == "arithmetic":
             return f"What is {' + '.join(numbers)}?"
-        return "+".join(numbers) + "="
+        return "+".join(numbers).ljust(self.cfg.slots, _FILLING) + "="
 
     def _answer(self, numbers: tuple[str, ...]) -> str:
         return _ANSWERS[self.cfg.name](*numbers)

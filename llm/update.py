@@ -40,9 +40,9 @@ def open_optimizers(setup: Setup) -> Optimizers:
 def set_learning_rates(
     cfg: Config, optimizers: Optimizers, controls: Controls, lowered: float, step: int
 ) -> dict[str, float]:
-    """This step's rates: configured, scheduled, lowered by alarms, the actor's also controlled."""
+    """This step's rates: configured, scheduled, lowered by alarms, and controlled."""
     factor = lowered * lr_factor(cfg.optim, step, cfg.run.steps)
-    rates = {"policy": cfg.optim.policy_lr * factor}
+    rates = {"policy": cfg.optim.policy_lr * factor * controls.policy_lr_factor}
     rates["actor"] = cfg.optim.actor_lr * factor * controls.actor_lr_factor
     for name, optimizer in optimizers.items():
         set_lr(optimizer, rates[name])
@@ -174,6 +174,7 @@ def update(
         topk_logp_target=every.whole(target.topk_logp),
         uniform=every.whole(share.coin),
         in_topk=every.whole(in_topk),
+        sequence=every.sequence,
         tail_bound=None if target.tail_bound is None else every.whole(target.tail_bound),
     )
     guard.finite(step, ratio=weights.log_ratio.double().exp(), weight=weights.weight)

@@ -22,8 +22,8 @@ from .tasks import DigitTask
 from .text import CharTokenizer
 
 _DEPENDS_ON = (
-    "task.name task.digits_min task.digits_max task.forms {role}.path {role}.layers {role}.width "
-    "warmup.{role}_steps warmup.{role}_error warmup.batch_size warmup.lr run.seed"
+    "task.name task.digits_min task.digits_max task.slots task.forms {role}.path {role}.layers "
+    "{role}.width warmup.{role}_steps warmup.{role}_error warmup.batch_size warmup.lr run.seed"
 )
 
 

@@ -8,10 +8,12 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
 
 from llm.config import Config, load
 from llm.control import Controls, initial_controls, next_controls
-from llm.settings import ControlConfig, LossConfig
+from llm.settings import ControlConfig, LossConfig, OptimConfig
+from llm.update import set_learning_rates
 
 CONFIGS = Path(__file__).resolve().parent.parent / "llm" / "configs"
 
@@ -55,6 +57,32 @@ def test_only_what_is_driven_moves(distill, actor_lr):
     controls, decisions = next_controls(cfg, Controls(1.0, 1.0), 0.2)
     assert (controls.distill_coef != 1.0, controls.actor_lr_factor != 1.0) == (distill, actor_lr)
     assert len(decisions) == distill + actor_lr
+
+
+def test_the_policy_waits_while_the_kl_is_too_high_and_never_exceeds_its_own_rate():
+    """Its factor is divided where the others are multiplied, and stops at 1."""
+    cfg = config(policy_lr=True, distill=False, actor_lr=False, gain=0.5, factor_max=4.0)
+    slower, (move,) = next_controls(cfg, initial_controls(cfg), 0.06)
+    assert slower == Controls(1.0, 1.0, pytest.approx(1.2**-0.5))
+    assert (move["setting"], move["limited"]) == ("optim.policy_lr factor", False)
+    again, _ = next_controls(cfg, slower, 0.045)
+    assert again.policy_lr_factor == pytest.approx(1.2**-0.5 * 0.9**-0.5)
+    full, (move,) = next_controls(cfg, again, 1e-9)
+    assert (full.policy_lr_factor, move["limited"]) == (1.0, True)
+    for _ in range(9):
+        full, (move,) = next_controls(cfg, full, 9.0)
+    assert (full.policy_lr_factor, move["limited"]) == (0.25, True)
+
+
+def test_the_policys_rate_in_force_is_the_controlled_one():
+    cfg = dataclasses.replace(Config(), optim=OptimConfig(policy_lr=1e-3, actor_lr=1e-2))
+    optimizers = {
+        name: torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+        for name in ("policy", "actor")
+    }
+    rates = set_learning_rates(cfg, optimizers, Controls(1.0, 3.0, 0.25), 0.5, 0)
+    assert rates == {"lr_policy": 1.25e-4, "lr_actor": 1.5e-2}
+    assert [optimizers[n].param_groups[0]["lr"] for n in ("policy", "actor")] == [1.25e-4, 1.5e-2]
 
 
 def test_values_stay_within_their_factor_of_the_configured_one_and_say_so():

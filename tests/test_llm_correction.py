@@ -41,7 +41,7 @@ def draw(q: torch.Tensor, seed: int = 0) -> torch.Tensor:
     return torch.multinomial(q.exp(), 1, generator=generator)[:, 0]
 
 
-def weights_of(cfg, p, q, x, u, k=None, state=None, control=None, ref=None):
+def weights_of(cfg, p, q, x, u, k=None, state=None, control=None, ref=None, sequence=None):
     """token_weights for tokens x (n,) of states with laws p (the policy now) and q, (n, v)."""
     ref = p if ref is None else ref
     state, control = state or CorrectionState(), control or ControlConfig()
@@ -58,6 +58,7 @@ def weights_of(cfg, p, q, x, u, k=None, state=None, control=None, ref=None):
         topk_logp_target=target.gather(1, top.indices),
         uniform=u,
         in_topk=(top.indices == x[:, None]).any(dim=1),
+        sequence=sequence,
         tail_bound=forward_tail(
             cfg, state, target.gather(1, top.indices), top.values, partial(above, target)
         ),
@@ -190,6 +191,83 @@ def test_coin_and_weight_average_to_the_expected_mask(z):
     total = weights_of(cfg, *many).weight.double().reshape(grid, 6).sum(0)
     expected = weights_of(dataclasses.replace(cfg, mask="expected"), p, q, x, torch.zeros(6)).weight
     assert torch.allclose(total / grid, expected.double(), atol=1e-3)
+
+
+ROWS = [4, 4, 4, 1, 1, 9, 7, 7, 7, 7]  # completions of three, two, one and four tokens
+
+
+@pytest.mark.parametrize("mask", ["bernoulli", "expected"])
+@pytest.mark.parametrize("z", ["state", "none"])
+def test_with_scope_prefix_a_token_counts_as_far_as_all_before_it_were_kept(mask, z):
+    """The weight of scope token times the product of what came before in the completion, by hand;
+    the token's own chance is in its weight already and stands there once."""
+    p, q = log_softmax(40, 10, 6), log_softmax(41, 10, 6)
+    x, u = draw(q), uniform(10, seed=3)
+    cfg = CorrectionConfig(mask=mask, z=z, lam=0.8)
+    alone = weights_of(cfg, p, q, x, u)
+    found = weights_of(
+        dataclasses.replace(cfg, scope="prefix"), p, q, x, u, sequence=torch.tensor(ROWS)
+    )
+    before, kept = [], 1.0
+    for i, row in enumerate(ROWS):
+        kept = 1.0 if i == 0 or ROWS[i - 1] != row else kept * float(alone.accepted[i - 1])
+        before.append(kept)
+    assert 0.0 in before or mask == "expected"
+    assert len(set(before)) > 2 or mask == "bernoulli"
+    assert found.weight.tolist() == pytest.approx((alone.weight * torch.tensor(before)).tolist())
+    assert found.accepted.tolist() == pytest.approx(
+        (alone.accepted * torch.tensor(before)).tolist()
+    )
+    assert torch.equal(found.accept_prob, alone.accept_prob) and torch.equal(found.z, alone.z)
+
+
+def test_coins_of_a_whole_prefix_average_to_the_expected_prefix():
+    """C6: over a fine grid of both coins of a completion, the second token's weight averages to
+    a(x_1) times what it would have alone."""
+    p, q, x = log_softmax(3, 2, 5), log_softmax(4, 2, 5), torch.tensor([1, 2])
+    cfg, side = CorrectionConfig(c1=0.9, scope="prefix"), 120
+    coin = (torch.arange(side, dtype=torch.float64) + 0.5) / side
+    coins = torch.cartesian_prod(coin, coin).reshape(-1)
+    n = side * side
+    many = (p.repeat(n, 1), q.repeat(n, 1), x.repeat(n), coins)
+    rows = torch.arange(n).repeat_interleave(2)
+    mean = weights_of(cfg, *many, sequence=rows).weight.double().reshape(n, 2).mean(0)
+    exact = dataclasses.replace(cfg, mask="expected")
+    wanted = weights_of(exact, p, q, x, torch.zeros(2), sequence=torch.zeros(2)).weight
+    assert 0.05 < float(wanted[1]) < 0.9
+    assert torch.allclose(mean, wanted.double(), atol=0.02)
+
+
+def test_with_scope_prefix_lam_1_z_none_it_is_v_trace():
+    """Espeholt et al. (arXiv 1802.01561): rho_t = min(c1, r_t), times c_i = min(1, r_i) before."""
+    p, q = log_softmax(42, 10, 6), log_softmax(43, 10, 6)
+    x = draw(q)
+    cfg = CorrectionConfig(mask="expected", scope="prefix", z="none", c1=1.7)
+    found = weights_of(cfg, p, q, x, uniform(10), sequence=torch.tensor(ROWS)).weight
+    r = (p.double() - q.double()).exp().gather(1, x[:, None])[:, 0].numpy()
+    start = [ROWS.index(row) for row in ROWS]
+    wanted = [min(1.7, r[i]) * np.minimum(1, r[start[i] : i]).prod() for i in range(10)]
+    assert found.tolist() == pytest.approx(wanted, rel=1e-5)
+
+
+def test_scope_prefix_leaves_equal_policies_alone_and_needs_the_sequences():
+    p = log_softmax(44, 10, 6)
+    cfg = CorrectionConfig(scope="prefix")
+    u, rows = torch.full((10,), 0.999999), torch.tensor(ROWS)
+    assert torch.equal(weights_of(cfg, p, p, draw(p), u, sequence=rows).weight, torch.ones(10))
+    with pytest.raises(ValueError, match="needs the sequence of each token"):
+        weights_of(cfg, p, p, draw(p), u)
+
+
+def test_kappa_calibrates_by_each_tokens_own_coin_whatever_the_scope():
+    p, q = log_softmax(45, 10, 6), log_softmax(46, 10, 6)
+    cfg = CorrectionConfig(kappa=True, z_tail="lumped")
+    args, rows = (p, q, draw(q), uniform(10, seed=3)), torch.tensor(ROWS)
+    both = [
+        weights_of(dataclasses.replace(cfg, scope=s), *args, k=3, sequence=rows).kappa
+        for s in ("token", "prefix")
+    ]
+    assert both[0] == both[1] != 1.0
 
 
 @pytest.mark.parametrize("z_tail", ["ratio", "lumped", "dropped"])
@@ -539,6 +617,8 @@ CHANGES = [
     # settings of both, what is changed, what changes with it (kappa and tail apart)
     (FREE, {"lam": 1.5}, "weight accept_prob accepted z lam"),
     (BASE, {"mask": "expected"}, "weight accepted"),
+    (BASE, {"scope": "prefix"}, "weight accepted"),
+    ({"mask": "expected"}, {"scope": "prefix"}, "weight accepted"),
     (FREE, {"z": "batch"}, "weight z"),
     (FREE, {"z": "none"}, "weight z"),
     (FREE, {"z_tail": "lumped"}, "weight z"),
@@ -560,8 +640,11 @@ CHANGES = [
 def test_each_setting_changes_what_it_says_and_nothing_else(both, change, changed):
     ref, new, q = (log_softmax(seed, 300, 20, 1.0) for seed in (20, 21, 22))
     new = torch.log_softmax(ref + 0.3 * new, dim=-1)
+    rows = torch.arange(300) // 7
     found = [
-        weights_of(CorrectionConfig(**s), new, q, draw(q), uniform(300), k=5, ref=ref)
+        weights_of(
+            CorrectionConfig(**s), new, q, draw(q), uniform(300), k=5, ref=ref, sequence=rows
+        )
         for s in (both, both | change)
     ]
     same = [name for name in FIELDS if torch.equal(*(getattr(w, name) for w in found))]

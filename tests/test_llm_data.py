@@ -48,6 +48,30 @@ def numbered(n: int) -> list[dict]:
 # Tasks made of digits
 
 
+@pytest.mark.parametrize("name, answer", [("chain", "374"), ("sort", "347"), ("reverse", "743")])
+def test_with_slots_a_short_prompt_is_filled_and_means_the_same(name, answer):
+    """Digit i of the prompt is slots + 1 places before place i of the answer, whatever the length;
+    prompts, answers and demonstrations are those without slots but for the filling."""
+    plain = digits(name, 3, 6)
+    cfg = TaskConfig(name=name, digits_min=3, digits_max=6, slots=8)
+    task = open_task(cfg, CHARS)
+    for held in (False, True):
+        for problem in task.problems(stream(1, "x"), 40, held_out=held):
+            assert len(problem.prompt) == 9 and problem.prompt.endswith("=")
+            asked = problem.prompt.rstrip("=").rstrip(".")
+            assert asked.isdigit() and len(asked) == len(problem.answer)
+            rngs = [stream(2, "y"), stream(2, "y")]
+            one, other = (
+                t.demonstration(p, rng, 0.5)
+                for t, p, rng in zip(
+                    (plain, task), (f"{asked}=", problem.prompt), rngs, strict=True
+                )
+            )
+            assert one == other and len(one) == len(asked)
+    assert (task._prompt(("347",)), task._answer(("347",))) == ("347.....=", answer)
+    assert task.demonstration("347.....=", stream(0, "z"), 0.0) == answer
+
+
 def test_chain_draws_the_problems_it_always_drew():
     """Written down from the first version: old warm-ups and runs repeat."""
     task = digits("chain", 8, 8)

@@ -69,6 +69,8 @@ SETTINGS = [
     {"name": "jackpot", "z_tail": "lumped", "kappa": True, "lam_from": "batch"},
     {"name": "jackpot", "lam_from": "state", "target": "new"},
     {"name": "jackpot", "z": "batch"},
+    {"name": "jackpot", "scope": "prefix"},
+    {"name": "jackpot", "scope": "prefix", "mask": "expected", "z": "batch"},
     {"name": "jackpot", "mask": "expected", "target": "new"},
     {"name": "tis"},
 ]
