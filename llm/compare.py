@@ -93,6 +93,8 @@ def method(flat: dict[str, Any]) -> str:
     name = str(flat.get("correction.name", "none"))
     if flat.get("actor.kind") == "self" or flat.get("rollout.source") == "policy":
         return "on-policy"
+    if name == "jackpot" and flat.get("correction.scope") == "prefix":
+        return "jackpot on prefixes"
     if name == "jackpot" and flat.get("correction.mask") == "expected":
         return "jackpot expected mask"
     coef = flat.get("loss.distill_coef", 0)

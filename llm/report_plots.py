@@ -12,6 +12,7 @@ import numpy as np
 
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 BLUE, VERMILION, PURPLE, GREY = "#0072B2", "#D55E00", "#CC79A7", "#777777"
+WINE = "#882255"
 
 # those of paper_figures/style.py, which a test compares: a method has one colour everywhere
 METHOD_COLOURS = {
@@ -23,6 +24,7 @@ METHOD_COLOURS = {
     "importance": PURPLE,
     "jackpot": VERMILION,
     "jackpot expected mask": GREEN,
+    "jackpot on prefixes": WINE,
 }
 _CYCLE = (BLUE, ORANGE, GREEN, PURPLE, GREY)
 

@@ -18,9 +18,9 @@ class TaskConfig:
     digits_max: int = 8
     """Most digits."""
     slots: int = 0
-    """chain, sort, reverse: prompts of fewer digits are filled up to so many places with ".". Digits
-    then keep their distance to their place in the answer, and tiny models can learn several lengths
-    at once; 0: no filling."""
+    """chain, sort, reverse: prompts of fewer digits are filled up to so many places with ".", so a
+    digit keeps its distance to its place in the answer and tiny models can learn several lengths at
+    once; 0: no filling."""
     forms: int = 1
     """Characters that each digit of an answer may be written with; any of them counts. A built
     model then has 48 + 10 (forms - 1) token ids: 2,048 with 201."""

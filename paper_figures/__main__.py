@@ -14,7 +14,7 @@ FIGURES = {
     "fig3": ("paper_figures.fig3", "the pipeline, drawn from the code's own names"),
     "fig4": ("paper_figures.fig4", "the same for three pairs, and with 2,048 token ids"),
     "fig5": ("paper_figures.fig5", "stale training without the PPO clip"),
-    "table1": ("paper_figures.table1", "mean@4 and pass@4 at four difficulties"),
+    "table1": ("paper_figures.table1", "mean@4 and pass@4 at three difficulties"),
     "table2": ("paper_figures.table2", "where it should not help: clip kept, int8 rollouts"),
     "table3": ("paper_figures.table3", "stale training without the PPO clip, as numbers"),
     "beyond": ("paper_figures.beyond", "cost, every factor of the weight, long runs, a real model"),

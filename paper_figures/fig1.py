@@ -2,37 +2,68 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from . import command, curves, draw, studies, style
+from .paths import HERE
 from .studies import Scale
 from .worlds import WORLDS, Run
 
+RATES = HERE / "data" / "tuning_rates.csv"  # by `tune rates`
 COLUMNS = ("pass_rate", "pass_rate_actor", "kl_policy_actor", "kl_actor_policy")
 
 
 def runs(scale: Scale) -> list[Run]:
-    return studies.fig1(scale)
+    return studies.fig1(scale) + studies.own_rates(scale)
 
 
 def figure(scale: Scale, out: Path) -> str:
-    own = runs(scale)
+    own = studies.fig1(scale)
     examples = WORLDS["chain"]["rollout.prompts_per_step"]
     plt = draw.plt()
     with plt.rc_context(style.RC):
-        fig, axes = plt.subplots(1, 2, figsize=(style.TEXT_WIDTH, 3.0), layout="constrained")
+        fig, axes = plt.subplots(
+            1, 3, figsize=(style.TEXT_WIDTH, 3.0), layout="constrained", width_ratios=(3, 3, 2)
+        )
         draw.methods(axes[0], own, "pass_rate", examples)
         draw.methods(axes[1], [r for r in own if "on-policy" not in r.method], "kl_policy_actor")
         axes[0].set(xlabel="examples", ylabel="held-out pass rate of the policy", ylim=(0, 1))
         axes[1].set(xlabel="step", ylabel="KL(policy || actor), nats per token")
         draw.kl_axis(axes[1], top=3)
+        _sweep(axes[2])
         style.panel_title(axes[0], "a", "the policy, trained on the actor's rollouts")
         style.panel_title(axes[1], "b", "distance of policy and actor")
+        style.panel_title(axes[2], "c", "mean of (a), by rate")
         draw.legend(fig, axes[0], 3)
         draw.save(fig, out, "fig1")
-    curves.write_csv(out / "fig1.csv", curves.plotted(own, COLUMNS))
-    return table(own, out / "fig1.png")
+    curves.write_csv(out / "fig1.csv", curves.plotted(runs(scale), COLUMNS))
+    return table(own, out / "fig1.png") + _own_rates(scale)
+
+
+def _sweep(ax: Any) -> None:
+    """Mean height of the curves at each learning rate swept, seeds of their own, from RATES."""
+    found: dict[str, dict[float, list[float]]] = {}
+    with RATES.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            method, rate = row["name"].rsplit(", ", 1)
+            found.setdefault(method, {}).setdefault(float(rate), []).append(float(row["area"]))
+    for method, by_rate in found.items():
+        means = [sum(v) / len(v) for v in by_rate.values()]
+        ax.plot(list(by_rate), means, **style.method_style(method), marker="o", markersize=2)
+    ax.set(xscale="log", xlabel="learning rate of the policy", ylim=(0, 1))
+    ax.axvline(WORLDS["chain"]["optim.policy_lr"], color=style.GREY, linewidth=0.5, zorder=0)
+    rates = sorted({rate for by_rate in found.values() for rate in by_rate})
+    ax.set_xticks(rates, [f"{1e4 * rate:g}e-4" for rate in rates])
+    ax.minorticks_off()
+
+
+def _own_rates(scale: Scale) -> str:
+    """The methods that do better at a lower rate, there."""
+    lines = [f"at their own best rate of the sweep, {studies.OWN_RATE:g}:\n"]
+    return lines[0] + table(studies.own_rates(scale), Path("none drawn"))
 
 
 def table(own: Sequence[Run], picture: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from . import command, curves, draw, studies, style
+from .runs import folder
 from .studies import Scale
 from .worlds import Run
 
@@ -19,7 +20,7 @@ def on_policy(scale: Scale) -> list[Run]:
     return studies.group(scale, "chain", ("on-policy",), few=True, **STEPS)
 
 
-STEPS = {"run__steps": studies.STALE_UPDATES}
+STEPS = {"run__steps": max(studies.STALE_UPDATES.values())}
 
 
 def figure(scale: Scale, out: Path) -> str:
@@ -32,15 +33,27 @@ def figure(scale: Scale, out: Path) -> str:
         for i, (updates, own) in enumerate(by_staleness.items()):
             draw.methods(axes[i], on_policy(scale), "pass_rate")
             draw.methods(axes[i], own, "pass_rate", updates)
-            axes[i].set(xlabel="updates", ylim=(0, 1))
+            last = max(curves.curve(r, "pass_rate")[0][-1] for r in own) * updates
+            axes[i].set(xlabel="updates", ylim=(0, 1), xlim=(0, last))
             style.panel_title(axes[i], "abc"[i], f"{updates} updates per rollout")
         axes[0].set_ylabel("held-out pass rate")
         draw.legend(fig, axes[0], 4)
         draw.save(fig, out, "fig5")
-    curves.write_csv(
-        out / "fig5.csv", curves.plotted(runs(scale), ("pass_rate", "pass_rate_updates"))
-    )
+    curves.write_csv(out / "fig5.csv", plotted(runs(scale)))
     return table(scale)
+
+
+def plotted(own: list[Run]) -> list[dict]:
+    """One row for each point, those between the updates of a step too."""
+    found = []
+    for r in own:
+        steps, rates = curves.curve(r, "pass_rate")
+        updates = dict(r.extra).get("loss.updates_per_rollout", 1)
+        where = {"run": folder(r).name, "world": r.world, "method": r.method, "seed": r.seed}
+        for step, rate in zip(steps, rates, strict=True):
+            row = {"updates_per_rollout": updates, "updates": round(step * updates)}
+            found.append({**where, **row, "pass_rate": rate})
+    return found
 
 
 def table(scale: Scale) -> str:

@@ -33,6 +33,8 @@ UNDECIDED = "straddles the threshold"
 
 STUDIES: dict[str, Callable[[Scale], list[Run]]] = {
     "fig1": studies.fig1,
+    "own rates": studies.own_rates,
+    "table1": studies.table1,
     "fig4": lambda scale: [r for own in studies.fig4(scale).values() for r in own],
     "fig5": lambda scale: [r for own in studies.fig5(scale).values() for r in own],
     "on-policy of fig5": fig5.on_policy,
@@ -43,7 +45,7 @@ STUDIES: dict[str, Callable[[Scale], list[Run]]] = {
 }
 UNITS = {"kl_highest": "nats", "kl_last": "nats", "lasts": "steps", "z": "share"}
 WAY = 0.8  # kind gain: share of the way to on-policy's end, as cost.LEVELS
-_SOLVED = re.compile(r"mean@4 at (\d\.\d)")
+_SOLVED = re.compile(r"mean@4 of (\d+) digits")
 
 
 class Claim(NamedTuple):
@@ -171,7 +173,7 @@ def evaluations(claims: list[Claim], scale: Scale, home: Path = HOME) -> list[Ev
         at = _SOLVED.fullmatch(c.metric)
         for s in "ab" if at else "":
             own = [r for r in side(c, s, scale) if not curves.diverged(r, home)]
-            found += [table1.evaluation(r, float(at[1])) for r in own]  # type: ignore[index]
+            found += [table1.evaluation(r, int(at[1])) for r in own]  # type: ignore[index]
     return found
 
 
@@ -213,7 +215,7 @@ def decide(claim: Claim, effect: Interval) -> tuple[str, str]:
 def _measure(claim: Claim, run: Run, home: Path) -> float:
     at = _SOLVED.fullmatch(claim.metric)
     if at:
-        return table1.solved(run, float(at[1]), any_of_four=False, home=home)
+        return table1.solved(run, int(at[1]), any_of_four=False, home=home)
     return float(curves.METRICS[claim.metric](run, home))
 
 

@@ -6,17 +6,20 @@ import contextlib
 import json
 import multiprocessing
 import os
+import signal
 import sys
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .runs import HOME, code_version, finished, folder, resolved
 from .worlds import Run
 
 _DIVERGED, _INTERRUPTED = 3, (130, 143)
+_WATCH_SECONDS, _SAVING_SECONDS = 2, 20  # of a worker whose parent is gone
 
 
 class Evaluation(NamedTuple):
@@ -74,7 +77,12 @@ def _all(jobs: list[tuple], names: list[str], workers: int) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"  # read by the workers when they import torch
     context = multiprocessing.get_context("spawn")
     start, spent, faults = time.monotonic(), 0.0, []
-    with ProcessPoolExecutor(min(workers, len(jobs)), context) as pool:
+    with (
+        ProcessPoolExecutor(
+            min(workers, len(jobs)), context, initializer=_end_with, initargs=(os.getpid(),)
+        ) as pool,
+        _terminated_as_interrupted(pool),
+    ):
         # no more is handed out than is worked on, so that an interrupt leaves nothing running
         waiting = list(zip(jobs, names, strict=True))[::-1]
         running: dict[Future, str] = {}
@@ -101,6 +109,38 @@ def _all(jobs: list[tuple], names: list[str], workers: int) -> None:
     if faults:
         raise Failed("; ".join(faults))
     sys.stderr.write(f"{len(jobs)} done in {time.monotonic() - start:.0f} s\n")
+
+
+@contextlib.contextmanager
+def _terminated_as_interrupted(pool: ProcessPoolExecutor) -> Iterator[None]:
+    """SIGTERM is passed on to the workers, which save what they train, and then is a Ctrl-C."""
+
+    def passed_on(number: int, frame: Any) -> None:
+        for pid in list(getattr(pool, "_processes", None) or {}):
+            os.kill(pid, signal.SIGTERM)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, passed_on)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _end_with(parent: int) -> None:
+    """In a worker: end some seconds after its parent did, however that ended; a run is saved."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_WATCH_SECONDS)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(_SAVING_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _train_one(run: Run, home: Path) -> tuple[str, float, bool]:

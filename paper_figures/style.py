@@ -12,6 +12,7 @@ TEXT_WIDTH = 6.9
 
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 BLUE, VERMILION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
+WINE = "#882255"  # Tol's; dark, and apart from the eight in lightness
 GREY = "#777777"
 
 METHOD_COLOURS = {
@@ -23,6 +24,7 @@ METHOD_COLOURS = {
     "importance": PURPLE,
     "jackpot": VERMILION,
     "jackpot expected mask": GREEN,
+    "jackpot on prefixes": WINE,
 }
 
 # method of worlds.METHODS: label, colour above, line
@@ -40,6 +42,8 @@ METHOD_LOOKS = {
     "icepop+ppo+kl": ("IcePop + the same actor losses", "icepop", "-"),
     "jackpot": ("Jackpot", "jackpot", "-"),
     "jackpot expected": ("Jackpot, expected mask", "jackpot expected mask", "-"),
+    "jackpot prefixes": ("Jackpot on prefixes, KL alone (ours)", "jackpot on prefixes", "-"),
+    "tis prefixes": ("TIS on prefixes (V-trace), KL alone", "jackpot on prefixes", ":"),
     "jackpot frozen": ("Jackpot, actor fixed", "jackpot", "--"),
     "jackpot+ppo": ("Jackpot without KL", "jackpot", "-"),
     "clipped": ("PPO clip", "icepop", "-"),

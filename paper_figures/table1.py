@@ -1,7 +1,7 @@
-"""Table 1: mean@4 and pass@4 of the final policies at four difficulties.
+"""Table 1: mean@4 and pass@4 of the final policies on held-out sets of three difficulties.
 
-Models of this size, trained on eight digits, solve no other number of digits. So the held-out
-problems stay the same and the sampling temperature makes them harder: every token must be right.
+Every policy was trained on problems of four to eight digits; each set has one number of digits, and
+every one of them must be right.
 """
 
 from __future__ import annotations
@@ -31,31 +31,32 @@ PAPER_METRICS = (
 
 
 def runs(scale: Scale) -> list[Run]:
-    return studies.fig1(scale)
+    return studies.table1(scale)
 
 
-def evaluation(run: Run, temperature: float) -> pool.Evaluation:
-    """A run's final policy at a temperature; it was trained at 1."""
-    return pool.Evaluation(run, ("--rollout.temperature", f"{temperature:g}"))
+def evaluation(run: Run, digits: int) -> pool.Evaluation:
+    """A run's final policy on held-out problems of so many digits."""
+    least, most = "--task.digits_min", "--task.digits_max"
+    return pool.Evaluation(run, (least, str(digits), most, str(digits)))
 
 
 def evaluations(scale: Scale, home: Path = HOME) -> list[pool.Evaluation]:
     """Of all runs that have a final policy; they must be finished."""
     own = [r for r in runs(scale) if not curves.diverged(r, home)]
-    return [evaluation(r, t) for r in own for t in studies.TEMPERATURES]
+    return [evaluation(r, t) for r in own for t in studies.LENGTHS]
 
 
-def solved(run: Run, temperature: float, any_of_four: bool, home: Path = HOME) -> float:
-    """mean@4, or pass@4, at a temperature; 0 if the run diverged.
+def solved(run: Run, digits: int, any_of_four: bool, home: Path = HOME) -> float:
+    """mean@4, or pass@4, on problems of so many digits; 0 if the run diverged.
 
     Raises:
         LookupError: it was not evaluated.
     """
     if curves.diverged(run, home):
         return 0.0
-    entry = pool.entry(evaluation(run, temperature), home)
+    entry = pool.entry(evaluation(run, digits), home)
     if entry is None:
-        raise LookupError(f"{run.text()} was not evaluated at {temperature:g}")
+        raise LookupError(f"{run.text()} was not evaluated on {digits} digits")
     policy = entry["models"]["policy"]
     found = next(p for p in policy["pass_at_k"] if p["k"] == 4) if any_of_four else None
     return float((found or policy["mean_at_k"])["value"])
@@ -64,13 +65,13 @@ def solved(run: Run, temperature: float, any_of_four: bool, home: Path = HOME) -
 def numbers(scale: Scale, home: Path = HOME) -> list[dict[str, Any]]:
     """One row per method: ours with intervals over seeds, and the paper's."""
     found = []
-    for method in studies.HEADLINE:
+    for method in studies.TABLE1:
         mine = [r for r in runs(scale) if r.method == method]
         row: dict[str, Any] = {"method": method, "label": style.method_label(method)}
-        for t in studies.TEMPERATURES:
+        for t in studies.LENGTHS:
             for name, any_of_four in (("mean@4", False), ("pass@4", True)):
                 got = curves.mean([solved(r, t, any_of_four, home) for r in mine])
-                column = f"T = {t:g} {name}"
+                column = f"{t} digits {name}"
                 row |= {column: got.value, f"{column} low": got.low, f"{column} high": got.high}
         pair, name = PAPER.get(method, ("", ""))
         theirs = tables.paper(1, pair, name) if pair else {}
@@ -85,8 +86,8 @@ def table(found: list[dict[str, Any]]) -> tables.Table:
     rows = []
     for row in found:
         cells = [row["label"]]
-        for t in studies.TEMPERATURES:
-            mean, best = (f"T = {t:g} {m}" for m in ("mean@4", "pass@4"))
+        for t in studies.LENGTHS:
+            mean, best = (f"{t} digits {m}" for m in ("mean@4", "pass@4"))
             got = curves.Interval(*(row[f"{mean}{end}"] for end in ("", " low", " high")))
             first, *interval = tables.cell(got, row["seeds"]).split("\n")
             cells.append("\n".join([f"{first} / {row[best]:.3f}", *interval]))
@@ -97,12 +98,12 @@ def table(found: list[dict[str, Any]]) -> tables.Table:
     seeds = found[0]["seeds"]
     return tables.Table(
         "table1",
-        "Table 1: the final policies at four difficulties, mean@4 / pass@4",
-        ("", *(f"T = {t:g}" for t in studies.TEMPERATURES), *tables.paper_head(), "paper\npair"),
+        "Table 1: the final policies at three difficulties, mean@4 / pass@4",
+        ("", *(f"{t} digits" for t in studies.LENGTHS), *tables.paper_head(), "paper\npair"),
         tuple(rows),
         (
-            f"Ours: {seeds} seed{'s' * (seeds > 1)}, 128 held-out prompts, the same at every "
-            "sampling temperature T (training: 1); brackets: 95 % interval of mean@4 over seeds.",
+            f"Ours: {seeds} seed{'s' * (seeds > 1)}, 128 held-out problems of each length; "
+            "brackets: 95 % interval of mean@4 over seeds.",
             "Paper: mean@4 of its Table 1 for the pair named; the sets are not the same, only the "
             "order of methods can be compared.",
         ),

@@ -1,6 +1,6 @@
 """Choices made before any figure: learning rates, and a setting of our own, on seeds of their own.
 
-    python -m paper_figures tune [rates|stale|candidates ...]
+    python -m paper_figures tune [rates|stale|caps|candidates ...]
 
 Every method of a sweep gets the same runs. Nothing trained here is drawn or judged in a figure.
 """
@@ -54,6 +54,7 @@ def by_rate(runs: Sequence[Run]) -> dict[str, list[Run]]:
 SWEEPS = {
     "rates": lambda: by_rate(studies.tuning()),
     "stale": lambda: by_rate([r for own in studies.stale_tuning().values() for r in own]),
+    "caps": studies.cap_tuning,
     "candidates": studies.candidates,
 }
 

@@ -45,6 +45,7 @@ _CHAIN: Settings = {
     "actor.layers": 1,
     "actor.width": 32,
     "warmup.folder": WARMUPS,
+    "warmup.batch_size": 64,
     "warmup.policy_steps": 400,
     "warmup.actor_steps": 600,
     "warmup.actor_error": 0.25,
@@ -53,9 +54,9 @@ _CHAIN: Settings = {
     "rollout.max_new_tokens": 9,
     "optim.policy_lr": 4e-4,  # by `tune`: best for all but the uncorrected one
     "optim.actor_lr": 1.2e-3,
-    "run.steps": 240,
-    "run.eval_every": 16,
-    "run.eval_prompts": 192,
+    "run.steps": 144,
+    "run.eval_every": 8,
+    "run.eval_prompts": 96,
     "run.checkpoint_every": 100,
     "run.checkpoints_kept": 1,
     "run.keep_best": False,
@@ -65,8 +66,14 @@ WORLDS: dict[str, Settings] = {
     "chain": _CHAIN,
     "chain weak": _CHAIN | {"warmup.actor_error": 0.35},
     "chain small": _CHAIN | {"actor.width": 16},
-    "chain forms": _CHAIN | {"task.forms": 201, "warmup.actor_steps": 1000},
     "chain near": _CHAIN | {"actor.layers": 2, "actor.width": 48},
+    # 2,048 ids, so that q's top 20 are not all of it
+    "chain forms": _CHAIN | {"task.forms": 201, "warmup.actor_steps": 1000},
+    # several difficulties at once: the longer, the harder
+    "chain lengths": _CHAIN
+    | {
+        **{"task.digits_min": 4, "task.slots": 8, "warmup.actor_error": 0.35},
+    },
 }
 
 # Decoding dominates: twice the tokens, few sequences, and a policy four times as deep.
@@ -92,6 +99,7 @@ _INT8: Settings = {"actor.kind": "quantized", "actor.bits": 8, **_NO_ACTOR_LOSSE
 _NO_CLIP: Settings = {"loss.clip_low": float("inf"), "loss.clip_high": float("inf")}
 _JACKPOT: Settings = {"correction.name": "jackpot"}
 _EXPECTED: Settings = {**_JACKPOT, "correction.mask": "expected"}
+_PREFIXES: Settings = {**_EXPECTED, "correction.scope": "prefix", "loss.actor_ppo": False}
 
 METHODS: dict[str, Settings] = {
     "on-policy": {**_SELF, "correction.name": "none"},
@@ -107,6 +115,9 @@ METHODS: dict[str, Settings] = {
     "icepop+ppo+kl": {"correction.name": "icepop"},
     "jackpot": _JACKPOT,
     "jackpot expected": _EXPECTED,
+    # ours; and TIS in its place, min(r, C) for min(Z r, c1), which makes it V-trace's weight
+    "jackpot prefixes": _PREFIXES,
+    "tis prefixes": {**_PREFIXES, "correction.z": "none", "correction.c1": 2.0},
     "jackpot frozen": {**_FROZEN, **_JACKPOT},
     "jackpot+ppo": {**_JACKPOT, "loss.distill_coef": 0.0},
     # stale: the policy samples itself, updates_per_rollout comes from the run

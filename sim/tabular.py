@@ -28,8 +28,9 @@ class Estimator:
 
     `mask` says what becomes of the acceptance coin: flipped (`coin`), replaced by its probability
     (`expected`), or forgotten (`all`: every token kept at weight w, Algorithm 1 as printed).
-    `target` is the law in the ratio: `ref` gives F(p_ref / q) r_theta, the decoupled form, `new`
-    gives F(p / q). `per` is the number of tokens a batch is divided by.
+    `scope` is what a rejected token takes with it: nothing (`token`), or all that follows it in its
+    path (`prefix`). `target` is the law in the ratio: `ref` gives F(p_ref / q) r_theta, the
+    decoupled form, `new` gives F(p / q). `per` is the number of tokens a batch is divided by.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Estimator:
     high: float = math.inf  # icepop
     lam: float = 1.0  # jackpot, and all that follow
     mask: Literal["coin", "expected", "all"] = "coin"
+    scope: Literal["token", "prefix"] = "token"
     z: Literal["state", "batch"] = "state"
     c1: float = math.inf
     c2: float = math.inf
@@ -128,6 +130,10 @@ def terms(world: World, est: Estimator) -> Terms:
 def moments(world: World, est: Estimator) -> Moments:
     """Exact mean and variance of one path; limit, variance and drift of the ratio, if it is one."""
     tree, t = world.tree, terms(world, est)
+    if est.scope == "prefix" and est.mask == "coin" and est.per == "accepted":
+        raise ValueError(
+            "the coins of a prefix are not independent: scope prefix takes per proposed"
+        )
     prob = path_prob(tree, world.log_q)[:, None]
     coef = t.weight * advantage(world)[:, None]
     mean = _expected(world, prob * t.keep * coef)
@@ -161,7 +167,13 @@ def sample_estimates(world: World, est: Estimator, n_paths: int, repeats: int, s
     rng = np.random.default_rng([seed, n_paths, repeats])
     prob = path_prob(tree, world.log_q)
     path = rng.choice(prob.size, size=(repeats, n_paths), p=prob / prob.sum())
-    kept = rng.random((repeats, n_paths, tree.horizon)) < t.keep[path]
+    keep = t.keep
+    if est.scope == "prefix":  # each token's own coin, from the chance of it and all before it
+        before = np.concatenate([np.ones((len(keep), 1)), keep[:, :-1]], axis=1)
+        keep = np.divide(keep, before, out=np.zeros_like(keep), where=before > 0)
+    kept = rng.random((repeats, n_paths, tree.horizon)) < keep[path]
+    if est.scope == "prefix":
+        kept = np.logical_and.accumulate(kept, axis=2)
     coef = kept * t.weight[path] * advantage(world)[path][..., None]
     size = tree.n_states * tree.vocab
     node = (tree.states * tree.vocab + tree.tokens)[path]
@@ -205,8 +217,12 @@ def _jackpot_terms(world: World, est: Estimator) -> Terms:
     back = np.exp(_log_ratio(world, world.log_ref, log_t))
     ppo = np.minimum(back, est.c2) * np.exp(_log_ratio(world, world.log_p, world.log_ref))
     ones = np.ones_like(accept)
+    reached = ones
+    if est.scope == "prefix":
+        reached = np.concatenate([ones[:, :1], np.cumprod(accept, axis=1)[:, :-1]], axis=1)
+        accept = accept * reached
     if est.mask == "expected":
-        weight = jackpot.expected_weight(log_ratio, est.lam, z_at, est.c1)
+        weight = reached * jackpot.expected_weight(log_ratio, est.lam, z_at, est.c1)
         return Terms(ones, weight * ppo, accept)
     weight = np.minimum(jackpot.obrs_weight(log_ratio, est.lam, z_at), est.c1) * ppo
     return Terms(accept, weight, accept) if est.mask == "coin" else Terms(ones, weight, ones)

@@ -36,7 +36,7 @@ def tiny(method: str = "on-policy", **extra) -> Run:
 @pytest.fixture
 def in_threads(monkeypatch):
     """The pool's work in this process."""
-    monkeypatch.setattr(pool, "ProcessPoolExecutor", lambda n, context: ThreadPoolExecutor(1))
+    monkeypatch.setattr(pool, "ProcessPoolExecutor", lambda n, context, **_: ThreadPoolExecutor(1))
 
 
 @pytest.fixture
@@ -143,7 +143,7 @@ def test_an_evaluation_is_found_by_its_flags_and_numbers(tmp_path):
 
 def metrics(home, rates, **keywords) -> dict[str, float]:
     """All metrics of a run of 240 steps, evaluated every 48."""
-    own = run("chain", "jackpot", SEED, run__eval_every=48)
+    own = run("chain", "jackpot", SEED, run__eval_every=48, run__steps=240)
     fig_runs.write(own, home, rates, **keywords)
     curves.rows.cache_clear()
     return {name: f(own, home) for name, f in curves.METRICS.items()}

@@ -70,6 +70,7 @@ FROZEN = ["--actor.kind", "frozen", "--loss.actor_ppo", "False", "--loss.distill
     [
         ([], "jackpot"),
         (["--correction.mask", "expected"], "jackpot expected mask"),
+        (["--correction.scope", "prefix"], "jackpot on prefixes"),
         (["--correction.name", "tis"], "tis+distill"),
         (["--correction.name", "tis", *FROZEN], "tis"),
         (["--correction.name", "none", *FROZEN], "none"),

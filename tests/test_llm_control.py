@@ -131,6 +131,7 @@ WANTED = {
     "capped": ("tis", {"clip_low": math.inf, "clip_high": math.inf, "updates_per_rollout": 2}),
     "jackpot": ("jackpot", {}),
     "jackpot_expected": ("jackpot", {}),
+    "jackpot_prefixes": ("jackpot", {}),
 }
 
 
@@ -144,7 +145,10 @@ def test_a_control_loads_after_a_main_configuration_and_changes_the_correction_a
     assert found.correction.name == correction
     assert found.loss == dataclasses.replace(plain.loss, **loss)
     assert dataclasses.replace(found, correction=plain.correction, loss=plain.loss) == plain
-    assert (found.correction.mask == "expected") == (name == "jackpot_expected")
+    assert (found.correction.mask == "expected") == (
+        name in ("jackpot_expected", "jackpot_prefixes")
+    )
+    assert (found.correction.scope == "prefix") == (name == "jackpot_prefixes")
 
 
 def test_every_control_configuration_is_tested():

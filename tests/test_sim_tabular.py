@@ -1,4 +1,4 @@
-"""C1 to C5 of docs/theory_estimators.md, and the exact laboratory that shows them.
+"""C1 to C6 of docs/theory_estimators.md, and the exact laboratory that shows them.
 
 The oracle below enumerates paths and coins in rational arithmetic and shares no code with `jackpot`
 or `sim`: every weight, mean and second moment is a Fraction, compared at 1e-11.
@@ -108,10 +108,12 @@ def outcomes(est: Estimator, p, ref, q):
                 F(0),
                 dict.fromkeys(itertools.product(p, range(V)), 0),
             )
+            before = F(1)  # what the coins, or chances, of the tokens before multiply to
             for t, (s, x, a, w) in enumerate(steps):
                 kept = {"coin": coins[t] if coins else 1, "expected": a, "all": 1}[est.mask]
                 if est.mask == "coin":
                     chance *= a if coins[t] else 1 - a
+                before, kept = before * kept, kept * (before if est.scope == "prefix" else 1)
                 count += kept
                 for y in range(V):
                     grad[s, y] += kept * w * advantage * ((x == y) - p[s][y])
@@ -159,6 +161,11 @@ GRID = [
     *jackpot_grid(1.5, 0.5, 1.0),  # c1 < lam Z: the other branch of C2
     *(replace(e, target="ref") for e in jackpot_grid(1.0, 1.125, 1.0)),
 ]
+PREFIX = [
+    Estimator("prefix", "jackpot", mask=mask, scope="prefix", lam=lam, z=z, c1=c1, target=target)
+    for mask in ("coin", "expected")
+    for lam, c1, z, target in ((0.75, 1.125, "state", "new"), (1.5, INF, "batch", "ref"))
+]
 SEEDS = [0, 1, 2]
 
 
@@ -173,7 +180,9 @@ def jp(mask: str = "coin", **options) -> Estimator:
 # ---- the laboratory is exact ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("est", BASIC + GRID, ids=lambda e: f"{e.rule} {e.name} {e.target}".strip())
+@pytest.mark.parametrize(
+    "est", BASIC + GRID + PREFIX, ids=lambda e: f"{e.rule} {e.name} {e.target}".strip()
+)
 def test_moments_equal_the_enumeration_of_paths_and_coins(est):
     """Mean, variance, drift and acceptance of every estimator, in rational arithmetic."""
     limit, variance, drift, share = expected(est)
@@ -184,7 +193,7 @@ def test_moments_equal_the_enumeration_of_paths_and_coins(est):
     assert m.acceptance == pytest.approx(float(share), rel=RTOL)
 
 
-@pytest.mark.parametrize("est", [*BASIC, jp(), jp("expected", c1=1.125, per="accepted")])
+@pytest.mark.parametrize("est", [*BASIC, *PREFIX, jp(), jp("expected", c1=1.125, per="accepted")])
 def test_moments_are_exact_where_the_policy_never_goes(est):
     """States below a token with p = 0 < q are reached by the actor alone."""
     limit, variance, _, _ = expected(est, p=P_DEAD, ref=P_DEAD)
@@ -546,10 +555,81 @@ def test_c5_tokens_without_gradient_cost_nothing():
     assert subsampling.second_moment(q, r, size, blind) == INF
 
 
+# ---- C6: what a rejected token takes with it -----------------------------------------------------
+
+
+@pytest.mark.parametrize("lam", [0.6, 1.0, 2.5])
+def test_c6_a_state_counts_as_the_product_of_min_q_p_over_lam(lam):
+    """Claim 1: uncapped, the mean gradient of a state is mu(s) Z(s) E_p of its score times what
+    its paths earn, mu the product of min(q, p / lam) on the way: not the actor's frequency."""
+    lam = F(lam)
+    base = sum(prob(path, Q) * REWARD.get(path, 0) for path in PATHS)
+    for s in P:
+        mu = F(1)
+        for t in range(len(s)):
+            mu *= min(Q[s[:t]][s[t]], P[s[:t]][s[t]] / lam)
+        z = acceptance(P[s], Q[s], lam)
+        ahead = [
+            sum(prob((*s, x, *rest), Q) / prob_of(s, Q) / Q[s][x] * REWARD.get((*s, x, *rest), 0)
+                for rest in itertools.product(range(V), repeat=H - len(s) - 1))
+            for x in range(V)
+        ]  # fmt: skip
+        wanted = [
+            mu * z * sum(P[s][x] * (ahead[x] - base) * ((x == y) - P[s][y]) for x in range(V))
+            for y in range(V)
+        ]
+        for mask in ("coin", "expected"):
+            found = moments(world_of(), jp(mask, lam=float(lam), scope="prefix")).mean
+            assert found[list(P).index(s)] == pytest.approx([float(w) for w in wanted], rel=RTOL)
+
+
+def prob_of(s, laws) -> F:
+    return math.prod((laws[s[:t]][s[t]] for t in range(len(s))), start=F(1))
+
+
+def test_c6_states_the_policy_never_reaches_train_nothing():
+    """What no weight on single tokens does (C3): a rejected token takes what follows with it."""
+    world = world_of(p=P_DEAD, ref=P_DEAD)
+    below = 1  # the state after root token 0
+    for mask in ("coin", "expected"):
+        assert np.all(moments(world, jp(mask, scope="prefix")).mean[below] == 0)
+        assert np.linalg.norm(moments(world, jp(mask)).mean[below]) > 0.01
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_c6_at_no_mismatch_nothing_is_rejected(seed):
+    world = some_world(seed, kl=0.0, spread=0.0)
+    for one, other in (
+        (jp(), jp(scope="prefix")),
+        (jp("expected"), jp("expected", scope="prefix")),
+    ):
+        a, b = moments(world, one), moments(world, other)
+        np.testing.assert_allclose(a.mean, b.mean, rtol=RTOL, atol=1e-13)
+        assert a.variance == pytest.approx(b.variance, rel=RTOL)
+
+
+@pytest.mark.parametrize("kl", [0.03, 0.3, 1.0])
+def test_c6_on_small_trees_prefixes_point_nearer_to_the_true_gradient(kl):
+    """As a mean over worlds, with their spread: the table of docs/theory_estimators.md."""
+    token, prefix = studies.JACKPOT[1], studies.JACKPOT[5]
+    assert (prefix.scope, prefix.mask, token.mask) == ("prefix", "expected", "expected")
+    cases = [studies.make_case(make_tree(5, 3), seed, kl=kl) for seed in range(12)]
+    rows = [[studies.describe(case, e) for e in (token, prefix)] for case in cases]
+    gain = np.array([b["cos_true"] - a["cos_true"] for a, b in rows])
+    assert gain.mean() > 2 * gain.std(ddof=1) / math.sqrt(len(gain))
+
+
+def test_c6_a_ratio_of_dependent_coins_is_refused():
+    with pytest.raises(ValueError, match="not independent"):
+        moments(some_world(0), jp(scope="prefix", per="accepted"))
+
+
 # ---- errors, samples, the command ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("est", [jp(lam=3.0), jp(lam=3.0, z="batch", per="accepted")])
+@pytest.mark.parametrize(
+    "est", [jp(lam=3.0), jp(lam=3.0, z="batch", per="accepted"), jp(lam=2.0, scope="prefix")]
+)
 def test_predicted_error_is_the_error_of_sampled_batches(est):
     """Seeded Monte Carlo, 6000 batches of 60 paths: within 4 standard errors of the formula."""
     world = some_world(0)
