@@ -60,7 +60,9 @@ def make(figures: Iterable[Figure], scale: Scale, out: Path, workers: int) -> in
         sys.stderr.write("interrupted; the same command goes on from what is kept\n")
         return 130
     for figure in figures:
-        sys.stdout.write(figure.draw(scale, out))
+        text = figure.draw(scale, out)
+        sys.stdout.write(text)
+        (out / f"{figure.name}.txt").write_text(text, encoding="utf-8")
         made.note(out, figure.name, scale, figure.runs(scale))
     return 0
 

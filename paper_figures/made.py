@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from .runs import code_version
+from .runs import ROOT, code_version
 from .studies import FULL, Scale
 from .worlds import Run
 
 FILE = "made.json"
+_DRAWN_BY = ("paper_figures/*.py", "paper_figures/*.toml", "paper_figures/**/*.csv", "sim/*.py")
+
+
+@functools.cache
+def version() -> str:
+    """12 hexadecimal digits of the code that trains, the code that draws, and the data it reads."""
+    own = sorted(p for pattern in _DRAWN_BY for p in ROOT.glob(pattern) if "out" not in p.parts)
+    parts = [code_version(), *(hashlib.sha256(p.read_bytes()).hexdigest() for p in own)]
+    return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:12]
 
 
 def note(out: Path, name: str, scale: Scale, runs: Iterable[Run]) -> None:
     """Write down that a figure was drawn now, from these runs."""
     found = read(out)
     seeds = sorted({r.seed for r in runs})
-    found[name] = {"scale": scale.name, "seeds": seeds, "code": code_version()}
+    found[name] = {"scale": scale.name, "seeds": seeds, "code": version()}
     text = json.dumps(dict(sorted(found.items())), indent=1) + "\n"
     draft = out / f"{FILE}.draft"
     draft.write_text(text, encoding="utf-8")
@@ -36,7 +47,7 @@ def fresh(out: Path, name: str) -> str:
     found = read(out).get(name)
     if found is None:
         return "not made yet"
-    if found["code"] != code_version():
+    if found["code"] != version():
         return "made by another version of the code"
     return ""
 

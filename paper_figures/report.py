@@ -25,6 +25,7 @@ LEAD = (
 STYLE = """
 figure { overflow-x: auto; }
 figure img { min-width: 640px; }
+pre { overflow-x: auto; font-size: 0.8rem; }
 .part { display: block; white-space: normal; max-width: 18rem; }
 """
 BADGES = {ledger.REPRODUCED: "good", ledger.NOT: "refuted"}  # others: absent
@@ -63,6 +64,9 @@ def section(figure: Figure, out: Path) -> Html | None:
         parts.append(table((out / f"{figure.name}.md").read_text(encoding="utf-8")))
         return Html("\n".join(parts))
     parts += [html.picture(p, f"{heading(figure)}: {words}") for p in shown]
+    numbers = out / f"{figure.name}.txt"
+    if figure.name != "claims" and numbers.exists():
+        parts.append(f"<pre>{html.text(numbers.read_text(encoding='utf-8'))}</pre>")
     return Html("\n".join(parts))
 
 

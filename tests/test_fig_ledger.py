@@ -105,7 +105,7 @@ def test_every_claim_finds_its_runs_one_per_seed(scale):
     for claim in found:
         sides = [ledger.side(claim, s, scale) for s in "ab" if getattr(claim, s)]
         assert all({r.seed for r in s} == {r.seed for r in sides[0]} for s in sides)
-        others = ("", "z", "kl_ratio", "mean@4 at 1.6", "seconds")
+        others = ("", "z", "kl_ratio", "mean@4 of 8 digits", "seconds")
         assert claim.metric in (*curves.METRICS, *others)
     assert len({r.text() for r in ledger.runs(found, scale)}) > 20
 

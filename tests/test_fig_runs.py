@@ -3,7 +3,13 @@
 import ast
 import json
 import math
+import os
+import signal
+import subprocess
+import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import fig_runs
 import numpy as np
@@ -120,6 +126,60 @@ def test_what_a_worker_dies_of_is_told_with_the_run(tmp_path, in_threads, monkey
     monkeypatch.setattr(pool, "_train_one", broken)
     with pytest.raises(pool.Failed, match=r"chain on-policy .*seed 900: MemoryError: no room"):
         pool.train([tiny()], 1, tmp_path)
+
+
+LONG_RUN = """
+import sys
+from pathlib import Path
+from paper_figures import pool
+sys.path.insert(0, "tests")
+from test_fig_runs import tiny
+
+if __name__ == "__main__":
+    try:
+        pool.train([tiny(run__steps=100_000)], 1, Path(sys.argv[1]))
+    except KeyboardInterrupt:
+        sys.exit(130)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts processes in /proc")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda n: n.name)
+def test_a_command_that_is_ended_leaves_no_worker_and_a_run_to_go_on_with(tmp_path, number):
+    """SIGTERM is a Ctrl-C; after SIGKILL the workers see that they are alone."""
+    script = tmp_path / "long_run.py"
+    script.write_text(LONG_RUN)
+    home = tmp_path / "home"
+    command = [sys.executable, str(script), str(home)]
+    parent = subprocess.Popen(command, cwd=runs.ROOT, env=os.environ | {"PYTHONPATH": "."})
+    own = runs.folder(tiny(run__steps=100_000), home)
+    wait_for(lambda: (own / "metrics.jsonl").exists() and (own / "metrics.jsonl").stat().st_size)
+    workers = children(parent.pid)
+    assert workers
+    parent.send_signal(number)
+    assert parent.wait(60) == (130 if number == signal.SIGTERM else -signal.SIGKILL)
+    wait_for(lambda: not [p for p in workers if alive(p)])
+    assert list(own.glob("checkpoints/step_*"))
+    assert not (own / "outcome.json").exists()
+
+
+def children(pid: int) -> list[int]:
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(x) for x in text.split()]
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_for(condition, seconds: float = 90.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.1)
 
 
 def test_nothing_more_is_started_after_a_fault(tmp_path, in_threads, monkeypatch):
