@@ -279,7 +279,7 @@ def _obrs(
 
 def _kept_before(sequence: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
     """A function of each token's chance to be kept (or coin), (n,): the product of those before it
-    in its completion, 1 at the first, (n,). DEVIATIONS.md, 21; at lam = 1 V-trace's (arXiv 1802.01561).
+    in its completion, 1 at the first, (n,). DEVIATIONS.md, 21.
     """
     _, row, lengths = torch.unique_consecutive(sequence, return_inverse=True, return_counts=True)
     column = torch.arange(len(row), device=row.device) - (lengths.cumsum(0) - lengths)[row]
