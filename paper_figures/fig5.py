@@ -11,16 +11,14 @@ from .worlds import Run
 
 
 def runs(scale: Scale) -> list[Run]:
-    own = [r for found in studies.fig5(scale).values() for r in found]
-    return own + on_policy(scale)
+    own = studies.fig5(scale)
+    return [r for n, found in own.items() for r in (*found, *on_policy(scale, n))]
 
 
-def on_policy(scale: Scale) -> list[Run]:
-    """One update per rollout: the same for every staleness."""
-    return studies.group(scale, "chain", ("on-policy",), few=True, **STEPS)
-
-
-STEPS = {"run__steps": max(studies.STALE_UPDATES.values())}
+def on_policy(scale: Scale, staleness: int) -> list[Run]:
+    """One update per rollout, and as many of them as the runs of a staleness have."""
+    steps = studies.STALE_UPDATES[staleness]
+    return studies.group(scale, "chain", ("on-policy",), few=True, run__steps=steps)
 
 
 def figure(scale: Scale, out: Path) -> str:
@@ -31,7 +29,7 @@ def figure(scale: Scale, out: Path) -> str:
             1, len(by_staleness), figsize=size, layout="constrained", sharey=True
         )
         for i, (updates, own) in enumerate(by_staleness.items()):
-            draw.methods(axes[i], on_policy(scale), "pass_rate")
+            draw.methods(axes[i], on_policy(scale, updates), "pass_rate")
             draw.methods(axes[i], own, "pass_rate", updates)
             last = max(curves.curve(r, "pass_rate")[0][-1] for r in own) * updates
             axes[i].set(xlabel="updates", ylim=(0, 1), xlim=(0, last))
@@ -39,7 +37,7 @@ def figure(scale: Scale, out: Path) -> str:
         axes[0].set_ylabel("held-out pass rate")
         draw.legend(fig, axes[0], 4)
         draw.save(fig, out, "fig5")
-    curves.write_csv(out / "fig5.csv", plotted(runs(scale)))
+    curves.write_csv(out / "fig5.csv", plotted(list(dict.fromkeys(runs(scale)))))
     return table(scale)
 
 

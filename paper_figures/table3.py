@@ -31,7 +31,7 @@ OURS = ("final", "area", "lowest_late")
 
 def groups(scale: Scale) -> dict[int, list[Run]]:
     """Runs by updates per rollout batch; 1: on-policy."""
-    return {1: fig5.on_policy(scale), **studies.fig5(scale)}
+    return {1: fig5.on_policy(scale, max(studies.STALENESS)), **studies.fig5(scale)}
 
 
 def numbers(scale: Scale, home: Path = HOME) -> list[dict[str, Any]]:

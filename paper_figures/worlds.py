@@ -54,8 +54,8 @@ _CHAIN: Settings = {
     "rollout.max_new_tokens": 9,
     "optim.policy_lr": 4e-4,  # by `tune`: best for all but the uncorrected one
     "optim.actor_lr": 1.2e-3,
-    "run.steps": 144,
-    "run.eval_every": 8,
+    "run.steps": 130,
+    "run.eval_every": 10,
     "run.eval_prompts": 96,
     "run.checkpoint_every": 100,
     "run.checkpoints_kept": 1,
@@ -68,7 +68,7 @@ WORLDS: dict[str, Settings] = {
     "chain small": _CHAIN | {"actor.width": 16},
     "chain near": _CHAIN | {"actor.layers": 2, "actor.width": 48},
     # 2,048 ids, so that q's top 20 are not all of it
-    "chain forms": _CHAIN | {"task.forms": 201, "warmup.actor_steps": 1000},
+    "chain forms": _CHAIN | {"task.forms": 201, "warmup.actor_steps": 800},
     # several difficulties at once: the longer, the harder
     "chain lengths": _CHAIN
     | {
@@ -81,13 +81,12 @@ WORLDS["chain long"] = _CHAIN | {
     "task.digits_min": 16,
     "task.digits_max": 16,
     "policy.layers": 8,
-    "warmup.policy_steps": 300,
+    "warmup.policy_steps": 200,
     "warmup.policy_error": 0.08,
     "warmup.actor_error": 0.12,
     "rollout.prompts_per_step": 4,
     "rollout.max_new_tokens": 17,
-    "run.steps": 160,
-    "run.eval_prompts": 128,
+    "run.steps": 100,
 }
 
 # settings without effect where the actor is made from the policy
