@@ -17,8 +17,9 @@ def runs(scale: Scale) -> list[Run]:
 
 def on_policy(scale: Scale, staleness: int) -> list[Run]:
     """One update per rollout, and as many of them as the runs of a staleness have."""
+    extra = {"rollout__prompts_per_step": studies.STALE_PROMPTS}
     steps = studies.STALE_UPDATES[staleness]
-    return studies.group(scale, "chain", ("on-policy",), few=True, run__steps=steps)
+    return studies.group(scale, "chain", ("on-policy",), few=True, run__steps=steps, **extra)
 
 
 def figure(scale: Scale, out: Path) -> str:

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import importlib.metadata
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from llm.config import Config, flatten
 from .worlds import Run, settings
 
 ROOT = Path(__file__).resolve().parents[1]
-HOME = ROOT / "runs" / "paper"
+HOME = Path(os.environ.get("JACKPOT_FIGURE_RUNS", ROOT / "runs" / "paper")).absolute()
 _DOORS = ("llm.train_command", "llm.evaluate_command")  # what `pool` runs
 _LIBRARIES = ("torch", "transformers", "numpy")
 _PLACES = {"run.folder", "warmup.folder"}  # where things lie changes no number

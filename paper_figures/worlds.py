@@ -86,7 +86,7 @@ WORLDS["chain long"] = _CHAIN | {
     "warmup.actor_error": 0.12,
     "rollout.prompts_per_step": 4,
     "rollout.max_new_tokens": 17,
-    "run.steps": 100,
+    "run.steps": 70,
 }
 
 # settings without effect where the actor is made from the policy
