@@ -8,7 +8,7 @@ import sys
 
 # name: (module, one line for --help); a module is imported only when its figure is drawn
 FIGURES = {
-    "all": ("paper_figures.everything", "all that follows but demo and tune, and the report"),
+    "all": ("paper_figures.everything", "all that follows but demo, tune and steadier"),
     "fig1": ("paper_figures.fig1", "pass rate and KL of nine methods, one pair of models"),
     "fig2": ("paper_figures.fig2", "acceptance and KL after rejection against KL before"),
     "fig3": ("paper_figures.fig3", "the pipeline, drawn from the code's own names"),

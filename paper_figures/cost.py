@@ -80,13 +80,16 @@ def gain(
 ) -> Interval | None:
     """On-policy's cost of a level over a method's, geometric mean over seeds; above 1 it pays.
 
-    None if some seed of either never reached it.
+    None if some seed of either never reached it, or on-policy training learnt nothing.
     """
     found = []
     for base in (r for r in own if r.method == "on-policy"):
         other = next(r for r in own if r.method == method and r.seed == base.seed)
         start = curves.curve(base, "pass_rate", home)[1][0]
-        level = start + share * (curves.final(base, home) - start)
+        learnt = curves.final(base, home) - start
+        if learnt <= 0:
+            return None
+        level = start + share * learnt
         both = [reached(r, level, unit, home) for r in (base, other)]
         if math.inf in both:
             return None
