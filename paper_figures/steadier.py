@@ -6,7 +6,6 @@ Chosen on other seeds (`tune`), judged on eight that no choice has seen, paired 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from . import command, curves, draw, fig1, studies, style
 from .curves import Interval
@@ -14,13 +13,6 @@ from .studies import Scale
 from .worlds import Run
 
 METRICS = ("lowest_late", "drop", "final", "area")
-LOOKS = {
-    "TIS + the same actor losses": ("tis+distill", "-"),
-    "TIS + KL": ("tis+distill", "--"),
-    "Jackpot": ("jackpot", "-"),
-    "expected mask": ("jackpot expected mask", "-"),
-    studies.CHOSEN: ("jackpot expected mask", "--"),
-}
 
 
 def runs(scale: Scale) -> list[Run]:
@@ -44,9 +36,7 @@ def figure(scale: Scale, out: Path) -> str:
         fig, axes = plt.subplots(1, 2, figsize=(style.TEXT_WIDTH, 2.9), layout="constrained")
         for ax, column in zip(axes, ("pass_rate", "kl_policy_actor"), strict=True):
             for name, own in by_name.items():
-                colour, line = LOOKS[name]
-                look: dict[str, Any] = {"color": style.METHOD_COLOURS[colour], "linestyle": line}
-                look["label"] = name
+                look = style.method_style(own[0].method) | {"label": name}
                 draw.seeds_and_mean(ax, own, column, **look)
         axes[0].set(xlabel="step", ylabel="held-out pass rate", ylim=(0, 1))
         axes[1].set(xlabel="step", ylabel="KL(policy || actor), nats per token")
