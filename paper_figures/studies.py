@@ -27,8 +27,9 @@ HEADLINE = (
 )
 PAIRS = ("chain small", "chain", "chain near")  # from a small actor to one near the policy
 FORMS = "chain forms"  # 2,048 ids
+SLOW_WARMUPS = (FORMS, "chain long")  # cut short at less than full scale
 PAIR_STEPS = 100  # of Figure 4
-SHORT_STEPS = 60  # of Table 1 and of the ablation
+SHORT_STEPS = 60  # of 2,048 ids, of Table 1 and of the ablation
 LENGTHS = (4, 6, 8)  # digits of Table 1's held-out sets
 TABLE1 = (
     *("on-policy", "on-policy small", "kl", "tis+kl", "tis+ppo+kl"),
@@ -42,7 +43,7 @@ KEPT_STALENESS = 64  # of Table 2
 KEPT = ("clipped", "jackpot clipped")
 INT8 = ("int8", "int8 tis", "int8 jackpot")
 WITHOUT_KL = ("tis+ppo", "jackpot+ppo")
-WITHOUT_KL_STEPS = 150
+WITHOUT_KL_STEPS = 120
 LONG_STEPS = 240
 
 
@@ -52,6 +53,8 @@ def group(scale: Scale, world: str, methods: Sequence[str], few: bool, **extra: 
     if scale.length < 1:
         steps = max(2, round(steps * scale.length))
         extra = {**extra, "run__eval_every": max(1, steps // 6)}
+        if world in SLOW_WARMUPS:
+            extra["warmup__policy_steps"] = 100
     if steps != WORLDS[world]["run.steps"]:
         extra["run__steps"] = steps
     seeds = scale.few if few else scale.seeds
@@ -77,7 +80,8 @@ def fig4(scale: Scale) -> dict[str, list[Run]]:
     found = {"chain": fig1(scale)}
     for world in (*PAIRS, FORMS):
         if world != "chain":
-            found[world] = group(scale, world, HEADLINE, few=True, run__steps=PAIR_STEPS)
+            steps = SHORT_STEPS if world == FORMS else PAIR_STEPS
+            found[world] = group(scale, world, HEADLINE, few=True, run__steps=steps)
     return {world: found[world] for world in (*PAIRS, FORMS)}
 
 

@@ -68,7 +68,7 @@ WORLDS: dict[str, Settings] = {
     "chain small": _CHAIN | {"actor.width": 16},
     "chain near": _CHAIN | {"actor.layers": 2, "actor.width": 48},
     # 2,048 ids, so that q's top 20 are not all of it
-    "chain forms": _CHAIN | {"task.forms": 201, "warmup.actor_steps": 800},
+    "chain forms": _CHAIN | {"task.forms": 201, "warmup.actor_steps": 500},
     # several difficulties at once: the longer, the harder
     "chain lengths": _CHAIN
     | {
@@ -81,7 +81,7 @@ WORLDS["chain long"] = _CHAIN | {
     "task.digits_min": 16,
     "task.digits_max": 16,
     "policy.layers": 8,
-    "warmup.policy_steps": 200,
+    "warmup.policy_steps": 160,
     "warmup.policy_error": 0.08,
     "warmup.actor_error": 0.12,
     "rollout.prompts_per_step": 4,
