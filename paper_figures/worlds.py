@@ -81,7 +81,7 @@ WORLDS["chain long"] = _CHAIN | {
     "task.digits_min": 16,
     "task.digits_max": 16,
     "policy.layers": 8,
-    "warmup.policy_steps": 160,
+    "warmup.policy_steps": 300,
     "warmup.policy_error": 0.08,
     "warmup.actor_error": 0.12,
     "rollout.prompts_per_step": 4,
