@@ -223,6 +223,20 @@ def stale_tuning() -> dict[float, list[Run]]:
     return found
 
 
+LONG_TUNED = ("on-policy", "tis+ppo+kl", "jackpot", "jackpot prefixes")
+
+
+def long_tuning() -> list[Run]:
+    """The same sweep where decoding dominates."""
+    found = []
+    for policy_lr, actor_lr in RATES:
+        for method in LONG_TUNED:
+            rates = {"optim__policy_lr": policy_lr}
+            rates |= {} if method == "on-policy" else {"optim__actor_lr": actor_lr}
+            found += [run("chain long", method, seed, **rates) for seed in TUNING_SEEDS]
+    return found
+
+
 # What might be steadier than TIS with the same actor losses, at twice the highest rate of the
 # sweep, where on-policy training is still well and all others waver
 HOT: dict[str, Any] = {"optim__policy_lr": 8e-4, "optim__actor_lr": 2.4e-3}

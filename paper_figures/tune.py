@@ -1,6 +1,6 @@
 """Choices made before any figure: learning rates, and a setting of our own, on seeds of their own.
 
-    python -m paper_figures tune [rates|stale|caps|candidates ...]
+    python -m paper_figures tune [rates|stale|caps|long|candidates ...]
 
 Every method of a sweep gets the same runs. Nothing trained here is drawn or judged in a figure.
 """
@@ -55,6 +55,7 @@ SWEEPS = {
     "rates": lambda: by_rate(studies.tuning()),
     "stale": lambda: by_rate([r for own in studies.stale_tuning().values() for r in own]),
     "caps": studies.cap_tuning,
+    "long": lambda: by_rate(studies.long_tuning()),
     "candidates": studies.candidates,
 }
 
