@@ -1,10 +1,10 @@
-"""Beyond the paper: cost, ablation of every factor, long runs, and a real model."""
+"""Beyond the paper: cost, ablation, long runs, training without KL, and a real model."""
 
 from __future__ import annotations
 
 from . import command, cost, factors, smollm2
 
-FIGURES = (cost.FIGURE, factors.ABLATION, factors.LONG, smollm2.FIGURE)
+FIGURES = (cost.FIGURE, factors.ABLATION, factors.LONG, factors.WITHOUT_KL, smollm2.FIGURE)
 
 
 def main(argv: list[str] | None = None) -> int:

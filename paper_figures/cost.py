@@ -41,9 +41,9 @@ def weights(run: Run, role: str, home: Path = HOME) -> int:
 def spent(run: Run, unit: str, home: Path = HOME) -> tuple[np.ndarray, np.ndarray]:
     """At each evaluation: seconds or FLOPs spent before it, and the pass rate."""
     wanted, total, found = settings(run), 0.0, []
-    policy = weights(run, "policy", home)
-    alone = "on-policy" in run.method
-    actor = policy if alone else weights(run, "actor", home)
+    alone, counted = "on-policy" in run.method, unit == "FLOPs"
+    policy = weights(run, "policy", home) if counted else 0
+    actor = policy if alone or not counted else weights(run, "actor", home)
     prompts = wanted["rollout.prompts_per_step"]
     sequences = prompts * wanted["rollout.rollouts_per_prompt"]
     prompt_tokens = wanted["task.digits_max"] + 1

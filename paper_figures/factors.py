@@ -48,6 +48,7 @@ def ablation_figure(scale: Scale, out: Path) -> str:
         fig, axes = plt.subplots(
             1, 2, figsize=(style.TEXT_WIDTH, 3.4), layout="constrained", sharey=True
         )
+        titles = ("mean of the curve", "lowest point")
         for i, (ax, metric) in enumerate(zip(axes, METRICS, strict=True)):
             ax.axvline(0, color=style.GREY, linewidth=0.6)
             for row in (r for r in table if r["metric"] == metric):
@@ -55,7 +56,7 @@ def ablation_figure(scale: Scale, out: Path) -> str:
                 ax.plot((row["low"], row["high"]), (y, y), color=style.VERMILION, linewidth=1.2)
                 ax.plot(row["value"], y, "o", color=style.VERMILION)
             ax.set_xlabel(f"difference in {METRICS[metric]}")
-            style.panel_title(ax, "ab"[i], "worse than Jackpot as it is <- 0 -> better")
+            style.panel_title(ax, "ab"[i], f"{titles[i]}: right of 0 is better")
         axes[0].set_yticks([-i for i in range(len(names))], names)
         draw.save(fig, out, "beyond_ablation")
     curves.write_csv(out / "beyond_ablation.csv", table)
@@ -68,24 +69,57 @@ def ablation_figure(scale: Scale, out: Path) -> str:
 
 
 def long_figure(scale: Scale, out: Path) -> str:
-    own, plt = studies.long_runs(scale), draw.plt()
+    own = studies.long_runs(scale)
+    text = _two_panels(
+        own, out, "beyond_long", "grey: where the paper saw runs diverge", (300, 500)
+    )
+    return text + _kept(own)
+
+
+def without_figure(scale: Scale, out: Path) -> str:
+    own = studies.without_kl(scale)
+    title = f"no distillation, learning rate {studies.HOT['optim__policy_lr']:g}"
+    return _two_panels(own, out, "beyond_without_kl", title, (140, 200)) + _kept(own)
+
+
+def _two_panels(
+    own: list[Run], out: Path, name: str, title: str, paper: tuple[float, float]
+) -> str:
+    """Pass rate and KL against step; paper: steps that the paper speaks of, in grey."""
+    plt = draw.plt()
     with plt.rc_context(style.RC):
         fig, axes = plt.subplots(1, 2, figsize=(style.TEXT_WIDTH, 2.8), layout="constrained")
         draw.methods(axes[0], own, "pass_rate")
-        draw.methods(axes[1], [r for r in own if r.method != "on-policy"], "kl_policy_actor")
-        axes[0].axvspan(300, 500, color="#eeeeee", zorder=0)
+        draw.methods(axes[1], own, "kl_policy_actor")
+        axes[0].axvspan(*paper, color="#eeeeee", zorder=0)
         axes[0].set(xlabel="step", ylabel="held-out pass rate", ylim=(0, 1))
         axes[1].set(xlabel="step", ylabel="KL(policy || actor), nats per token")
-        draw.kl_axis(axes[1], top=3)
-        style.panel_title(axes[0], "a", "grey: where the paper saw runs diverge")
+        draw.kl_axis(axes[1], top=10)
+        style.panel_title(axes[0], "a", title)
         style.panel_title(axes[1], "b", "distance of policy and actor")
-        draw.legend(fig, axes[0], 4)
-        draw.save(fig, out, "beyond_long")
-    curves.write_csv(out / "beyond_long.csv", curves.plotted(own, fig1.COLUMNS))
-    return fig1.table(own, out / "beyond_long.png")
+        draw.legend(fig, axes[0], 3)
+        draw.save(fig, out, name)
+    curves.write_csv(out / f"{name}.csv", curves.plotted(own, fig1.COLUMNS))
+    return fig1.table(own)
+
+
+def _kept(own: list[Run]) -> str:
+    """How long each method's runs kept LASTING of their best, and how far they fell below it."""
+    lines = [f"{'':38}{'last step at 80 % of its best':>34}{'largest fall below it':>26}"]
+    for name in dict.fromkeys(r.method for r in own):
+        mine = [r for r in own if r.method == name]
+        kept, fall = (curves.mean([f(r) for r in mine]) for f in (curves.lasts, curves.drop))
+        lines.append(f"{style.method_label(name):38}{kept.text(0):>34}{fall.text():>26}")
+    return "\n".join([*lines, ""])
 
 
 ABLATION = command.Figure(
     "beyond_ablation", "each factor of the weight changed alone", ablation_runs, ablation_figure
 )
 LONG = command.Figure("beyond_long", "what long runs do", studies.long_runs, long_figure)
+WITHOUT_KL = command.Figure(
+    "beyond_without_kl",
+    "without distillation: who lasts longer",
+    studies.without_kl,
+    without_figure,
+)

@@ -40,7 +40,7 @@ def figure(scale: Scale, out: Path) -> str:
         draw.legend(fig, axes[0], 3)
         draw.save(fig, out, "fig1")
     curves.write_csv(out / "fig1.csv", curves.plotted(runs(scale), COLUMNS))
-    return table(own, out / "fig1.png") + _own_rates(scale)
+    return table(own) + _own_rates(scale)
 
 
 def _sweep(ax: Any) -> None:
@@ -62,11 +62,11 @@ def _sweep(ax: Any) -> None:
 
 def _own_rates(scale: Scale) -> str:
     """The methods that do better at a lower rate, there."""
-    lines = [f"at their own best rate of the sweep, {studies.OWN_RATE:g}:\n"]
-    return lines[0] + table(studies.own_rates(scale), Path("none drawn"))
+    head = f"at the rate of the sweep that is best for them, {studies.OWN_RATE:g}:\n"
+    return head + table(studies.own_rates(scale))
 
 
-def table(own: Sequence[Run], picture: Path) -> str:
+def table(own: Sequence[Run]) -> str:
     """Methods and what their runs came to, mean and 95 % interval over seeds."""
     names = list(dict.fromkeys(r.method for r in own))
     seeds = len({r.seed for r in own})
@@ -80,7 +80,7 @@ def table(own: Sequence[Run], picture: Path) -> str:
             f"{found['lowest_late'].value:>8.3f}{found['kl_last'].value:>9.3f}"
             f"{found['kl_highest'].value:>9.3f}"
         )
-    return "\n".join([*lines, f"{seeds} seeds; picture {picture}", ""])
+    return "\n".join([*lines, f"{seeds} seed{'s' * (seeds > 1)}", ""])
 
 
 FIGURE = command.Figure("fig1", __doc__.splitlines()[0], runs, figure)

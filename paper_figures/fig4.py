@@ -41,7 +41,7 @@ def figure(scale: Scale, out: Path) -> str:
         draw.legend(fig, axes[0, 0], 3)
         draw.save(fig, out, "fig4")
     curves.write_csv(out / "fig4.csv", curves.plotted(runs(scale), fig1.COLUMNS))
-    parts = [f"{TITLES[w]}\n{fig1.table(own, out / 'fig4.png')}" for w, own in by_world.items()]
+    parts = [f"{TITLES[w]}\n{fig1.table(own)}" for w, own in by_world.items()]
     return "\n".join(parts)
 
 

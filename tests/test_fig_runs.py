@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from paper_figures import curves, pool, runs, studies, worlds
+from paper_figures import cost, curves, pool, runs, studies, worlds
 from paper_figures.worlds import Run, run
 
 TINY = {
@@ -243,6 +243,39 @@ def test_a_run_that_diverged_counts_as_zero_from_there_on(tmp_path):
     assert found["area"] == pytest.approx((0.45 + 0.75 + 0.9 + 0.45) / 5)
     assert found["drop"] == pytest.approx(0.9)
     assert found["lasts"] == 144
+
+
+def cost_of(home, rates: dict[str, list[float]], seconds: dict[str, float]):
+    """The gain of Jackpot at 80 % of the way, from runs whose steps all take as long."""
+    own = [run("chain", m, SEED, run__steps=40, run__eval_every=10) for m in rates]
+    for r in own:
+        folder = fig_runs.write(r, home, rates[r.method], seconds=seconds[r.method] / 2)
+        lines = (folder / "metrics.jsonl").read_text().splitlines()
+        found = [json.loads(x) | {"tokens": 1} for x in lines]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in found))
+    curves.rows.cache_clear()
+    return cost.gain(own, "jackpot", 0.8, "seconds", home)
+
+
+def test_the_gain_is_the_cost_of_the_same_pass_rate_by_hand(tmp_path):
+    """On-policy goes from .2 to .7 (mean of its last three), so 80 % is at .6; it gets there after
+    2 rows of 3 seconds, Jackpot, half way between rows 2 and 3, after 2.5 of 1 second."""
+    both = {"on-policy": [0.2, 0.4, 0.6, 0.75, 0.75], "jackpot": [0.2, 0.3, 0.5, 0.7, 0.7]}
+    found = cost_of(tmp_path, both, {"on-policy": 3.0, "jackpot": 1.0})
+    assert found.value == pytest.approx(6.0 / 2.5)
+
+
+@pytest.mark.parametrize(
+    ("base", "other"),
+    [
+        ([0.2, 0.4, 0.6, 0.75, 0.75], [0.2, 0.3, 0.5, 0.59, 0.59]),  # never reached
+        ([0.0, 0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0, 0.0]),  # nothing learnt
+        ([0.5, 0.4, 0.3, 0.3, 0.3], [0.5, 0.6, 0.6, 0.6, 0.6]),
+    ],
+)
+def test_there_is_no_gain_where_a_level_is_not_reached_or_nothing_learnt(tmp_path, base, other):
+    rates = {"on-policy": base, "jackpot": other}
+    assert cost_of(tmp_path, rates, {"on-policy": 1.0, "jackpot": 1.0}) is None
 
 
 def test_pass_rates_within_a_step_stand_at_fractions_of_it(tmp_path):
