@@ -111,7 +111,7 @@ def figure(scale: Scale, out: Path) -> str:
         letters = iter("abcd")
         for i, (world, own) in enumerate(by_world.items()):
             for ax, unit in zip(axes[i], ("seconds", "FLOPs"), strict=True):
-                for method in studies.COST:
+                for method in studies.COST[world]:
                     mine = [spent(r, unit) for r in own if r.method == method]
                     look = style.method_style(method)
                     for x, y in mine:
@@ -121,7 +121,7 @@ def figure(scale: Scale, out: Path) -> str:
                 ax.set(xlabel=f"{unit} of training", ylim=(0, 1))
                 style.panel_title(ax, next(letters), TITLES[world])
             axes[i, 0].set_ylabel("held-out pass rate")
-        draw.legend(fig, axes[0, 0], 3)
+        draw.legend(fig, axes, 4)
         draw.save(fig, out, "beyond_cost")
     curves.write_csv(out / "beyond_cost.csv", table(scale))
     return text(scale)
@@ -145,7 +145,7 @@ def text(scale: Scale) -> str:
     lines = [f"{'gain over on-policy (above 1: cheaper)':60}{'80 % of the way':>22}{'95 %':>22}"]
     for world, own in studies.cost(scale).items():
         parts = WORLDS[world]["policy.layers"], WORLDS[world]["task.digits_max"]
-        for method in studies.COST[1:]:
+        for method in studies.COST[world][1:]:
             for unit in ("seconds", "FLOPs"):
                 cells = [gain(own, method, share, unit) for share in LEVELS]
                 shown = [f"{c.text(2) if c else 'not reached':>22}" for c in cells]

@@ -63,10 +63,13 @@ def kl_axis(ax: Any, top: float) -> None:
     ax.minorticks_off()
 
 
-def legend(fig: Any, ax: Any, columns: int) -> None:
-    """One legend below all panels, of what is labelled in one of them."""
-    handles, labels = ax.get_legend_handles_labels()
-    fig.legend(handles, labels, loc="outside lower center", ncols=columns)
+def legend(fig: Any, axes: Any, columns: int) -> None:
+    """One legend below all panels, of what is labelled in these axes, each label once."""
+    found: dict[str, Any] = {}
+    for ax in np.ravel(axes):
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    fig.legend(found.values(), found.keys(), loc="outside lower center", ncols=columns)
 
 
 def save(fig: Any, out: Path, name: str) -> list[Path]:

@@ -38,7 +38,7 @@ def figure(scale: Scale, out: Path) -> str:
             draw.kl_axis(axes[1, i], top=3)
         axes[0, 0].set_ylabel("pass rate of the policy")
         axes[1, 0].set_ylabel("KL(policy || actor), nats")
-        draw.legend(fig, axes[0, 0], 3)
+        draw.legend(fig, axes, 3)
         draw.save(fig, out, "fig4")
     curves.write_csv(out / "fig4.csv", curves.plotted(runs(scale), fig1.COLUMNS))
     parts = [f"{TITLES[w]}\n{fig1.table(own)}" for w, own in by_world.items()]

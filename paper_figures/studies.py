@@ -168,12 +168,15 @@ def long_runs(scale: Scale) -> list[Run]:
     return group(scale, "chain", LONG, few=True, run__steps=LONG_STEPS, run__eval_every=20)
 
 
-COST = ("on-policy", "tis+ppo+kl", "jackpot")
+COST = {
+    "chain long": ("on-policy", "jackpot", "jackpot prefixes"),
+    "chain": ("on-policy", "tis+ppo+kl", "jackpot"),
+}
 
 
 def cost(scale: Scale) -> dict[str, list[Run]]:
     """By world: one in which decoding dominates, and one in which it does not."""
-    return {w: group(scale, w, COST, few=w != "chain") for w in ("chain long", "chain")}
+    return {w: group(scale, w, own, few=w != "chain") for w, own in COST.items()}
 
 
 # The same sweep for every method, on seeds of its own: both learning rates together
