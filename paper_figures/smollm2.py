@@ -2,34 +2,20 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 
 from . import command, curves, draw, style
 from .runs import ROOT
 from .studies import Scale
-from .worlds import WORLDS, Run, run
+from .worlds import SMOLLM2, Run, run
 
-CONFIG = ROOT / "llm" / "configs" / "smollm2_cpu.toml"
 MODEL = ROOT / "runs" / "smollm2" / "model"
-WORLD = "smollm2"
 MISSING = "SmolLM2 is not here, so its figure was left out; get it by python -m llm fetch smollm2\n"
-
-
-def _world() -> dict:
-    """The settings of the configuration, less those of the folder."""
-    table = tomllib.loads(CONFIG.read_text(encoding="utf-8"))
-    flat = {f"{s}.{k}": v for s, values in table.items() for k, v in values.items()}
-    own = {"run.steps": 8, "run.eval_every": 4}
-    return {k: v for k, v in flat.items() if k != "run.folder"} | own | {"run.checkpoint_every": 8}
-
-
-WORLDS[WORLD] = _world()
 
 
 def runs(scale: Scale) -> list[Run]:
     """One run of one seed, and none at a scale of less than all or without the model."""
-    return [run(WORLD, "jackpot", scale.seeds[0])] if scale.length == 1 and MODEL.is_dir() else []
+    return [run(SMOLLM2, "jackpot", scale.seeds[0])] if scale.length == 1 and MODEL.is_dir() else []
 
 
 def figure(scale: Scale, out: Path) -> str:

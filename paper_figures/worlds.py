@@ -6,6 +6,8 @@ named here has the trainer's default; `runs.resolved` gives the whole.
 
 from __future__ import annotations
 
+import tomllib
+from pathlib import Path
 from typing import Any, NamedTuple
 
 Settings = dict[str, Any]
@@ -91,6 +93,20 @@ WORLDS["chain long"] = _CHAIN | {
     "optim.actor_lr": 6e-4,
     "run.steps": 70,
 }
+
+SMOLLM2 = "smollm2"  # a real model, and its int8 copy for an actor
+
+
+def _smollm2() -> Settings:
+    """The settings of its configuration, less its folder; fewer steps."""
+    file = Path(__file__).resolve().parents[1] / "llm" / "configs" / "smollm2_cpu.toml"
+    table = tomllib.loads(file.read_text(encoding="utf-8"))
+    flat = {f"{s}.{k}": v for s, values in table.items() for k, v in values.items()}
+    own = {"run.steps": 8, "run.eval_every": 4, "run.checkpoint_every": 8}
+    return {k: v for k, v in flat.items() if k != "run.folder"} | own
+
+
+WORLDS[SMOLLM2] = _smollm2()
 
 # settings without effect where the actor is made from the policy
 _ACTOR = ("actor.layers", "actor.width", "warmup.actor_", "optim.actor_lr")

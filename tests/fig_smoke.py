@@ -19,7 +19,6 @@ from paper_figures import (
     everything,
     fig1,
     pool,
-    smollm2,
     steadier,
     studies,
     table1,
@@ -42,7 +41,7 @@ def never(*_: object) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     for name, world in worlds.WORLDS.items():
-        if name != smollm2.WORLD:
+        if name != worlds.SMOLLM2:
             worlds.WORLDS[name] = world | TINY
     studies.TABLE1 = ("on-policy", "tis+kl", "jackpot")  # type: ignore[assignment]
     command.QUICK = SMOKE  # type: ignore[misc]

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from paper_figures import cost, curves, pool, runs, studies, worlds
+from paper_figures import catalogue, cost, curves, pool, runs, smollm2, studies, worlds
+from paper_figures.studies import FULL
 from paper_figures.worlds import Run, run
 
 TINY = {
@@ -327,6 +328,23 @@ def test_no_figure_uses_a_seed_that_choices_were_made_on(scale):
     assert {r.seed for r in drawn} == own
     assert not chosen & {*studies.JUDGED_SEEDS, *studies.QUICK.seeds}
     assert not {*studies.JUDGED_SEEDS} & {*studies.QUICK.seeds}
+
+
+def test_a_worker_that_imports_no_figure_knows_every_world():
+    text = "from paper_figures import worlds; print(*worlds.WORLDS, sep=chr(10))"
+    found = subprocess.run(
+        [sys.executable, "-c", text], cwd=runs.ROOT, capture_output=True, text=True, check=True
+    )
+    wanted = {r.world for own in catalogue.figures().values() for f in own for r in f.runs(FULL)}
+    assert wanted | {worlds.SMOLLM2} <= set(found.stdout.split("\n"))
+
+
+def test_the_real_model_has_a_run_where_it_was_fetched(monkeypatch, tmp_path):
+    monkeypatch.setattr(smollm2, "MODEL", tmp_path)
+    (own,) = smollm2.runs(FULL)
+    cfg = runs.resolved(own)
+    assert (cfg.actor.kind, cfg.actor.bits, cfg.run.steps) == ("quantized", 8, 8)
+    assert smollm2.runs(studies.QUICK) == []
 
 
 def test_table_2_has_settings_that_the_trainer_takes():
