@@ -281,6 +281,14 @@ def candidates(seeds: Sequence[int] = CANDIDATE_SEEDS) -> dict[str, list[Run]]:
     }
 
 
+def hot_on_policy(seeds: Sequence[int]) -> list[Run]:
+    """That the rate is not too hot in itself."""
+    rate = HOT["optim__policy_lr"]
+    return [
+        run("chain", "on-policy", s, optim__policy_lr=rate, run__steps=HOT_STEPS) for s in seeds
+    ]
+
+
 CHOSEN = "prefixes, KL alone"  # by `tune`, on CANDIDATE_SEEDS
 BASE = "TIS + the same actor losses"
 SHOWN = (BASE, "TIS + KL", "TIS on prefixes (V-trace), KL alone", CHOSEN)
@@ -289,7 +297,8 @@ SHOWN = (BASE, "TIS + KL", "TIS on prefixes (V-trace), KL alone", CHOSEN)
 def steadier(scale: Scale) -> dict[str, list[Run]]:
     """What is judged: the chosen setting, what it must beat, and what tells its parts apart."""
     if scale.length == 1:
-        return {name: found for name, found in candidates(JUDGED_SEEDS).items() if name in SHOWN}
+        found = {name: own for name, own in candidates(JUDGED_SEEDS).items() if name in SHOWN}
+        return {**found, "on-policy": hot_on_policy(JUDGED_SEEDS)}
     return {
         name: group(scale, "chain", (method,), few=True, **HOT, **extra)
         for name, (method, extra) in CANDIDATES.items()
