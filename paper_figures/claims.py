@@ -18,7 +18,12 @@ from .worlds import Run
 # how a verdict is drawn: words, colour, marker, whether it is filled
 LOOKS = {
     "reproduced": ("reproduced at our scale", style.GREEN, "o", True),
-    "contradicted": ("not reproduced: wholly on the other side", style.VERMILION, "X", True),
+    "contradicted": (
+        "not reproduced: wholly on the other side of the threshold",
+        style.VERMILION,
+        "X",
+        True,
+    ),
     "undecided": ("not reproduced: straddles the threshold", style.BLUE, "D", False),
     "open": ("no verdict: too few seeds", style.GREY, "s", False),
 }
@@ -78,7 +83,8 @@ def summary(found: list[Judgement]) -> str:
     counts = [(v, sum(j.verdict == v for j in found)) for v in verdicts]
     contradicted = sum(j.detail == CONTRADICTED for j in found)
     parts = [f"{n} {v}" for v, n in counts if n]
-    return f"{len(found)} claims: {', '.join(parts)} ({contradicted} contradicted)"
+    other = f"{contradicted} of those not reproduced lie {CONTRADICTED}"
+    return f"{len(found)} claims: {', '.join(parts)}; {other}"
 
 
 def text(found: list[Judgement]) -> str:

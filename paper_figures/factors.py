@@ -70,20 +70,18 @@ def ablation_figure(scale: Scale, out: Path) -> str:
 
 def long_figure(scale: Scale, out: Path) -> str:
     own = studies.long_runs(scale)
-    text = _two_panels(
-        own, out, "beyond_long", "grey: where the paper saw runs diverge", (300, 500)
-    )
-    return text + _kept(own)
+    title, paper = "grey: where the paper saw runs diverge", (300, 500)
+    return _two_panels(own, out, "beyond_long", title, paper) + _kept(own)
 
 
 def without_figure(scale: Scale, out: Path) -> str:
     own = studies.without_kl(scale)
     title = f"no distillation, learning rate {studies.HOT['optim__policy_lr']:g}"
-    return _two_panels(own, out, "beyond_without_kl", title, (140, 200)) + _kept(own)
+    return _two_panels(own, out, "beyond_without_kl", title) + _kept(own)
 
 
 def _two_panels(
-    own: list[Run], out: Path, name: str, title: str, paper: tuple[float, float]
+    own: list[Run], out: Path, name: str, title: str, paper: tuple[float, float] | None = None
 ) -> str:
     """Pass rate and KL against step; paper: steps that the paper speaks of, in grey."""
     plt = draw.plt()
@@ -91,7 +89,8 @@ def _two_panels(
         fig, axes = plt.subplots(1, 2, figsize=(style.TEXT_WIDTH, 2.8), layout="constrained")
         draw.methods(axes[0], own, "pass_rate")
         draw.methods(axes[1], own, "kl_policy_actor")
-        axes[0].axvspan(*paper, color="#eeeeee", zorder=0)
+        if paper:
+            axes[0].axvspan(*paper, color="#eeeeee", zorder=0)
         axes[0].set(xlabel="step", ylabel="held-out pass rate", ylim=(0, 1))
         axes[1].set(xlabel="step", ylabel="KL(policy || actor), nats per token")
         draw.kl_axis(axes[1], top=10)

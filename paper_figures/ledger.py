@@ -28,7 +28,7 @@ REPRODUCED = "reproduced at our scale"
 NOT = "not reproduced"
 CANNOT = "cannot be tested here"
 OPEN = "no verdict"  # fewer seeds than an interval needs
-CONTRADICTED = "wholly on the other side"
+CONTRADICTED = "wholly on the other side of the threshold"
 UNDECIDED = "straddles the threshold"
 
 STUDIES: dict[str, Callable[[Scale], list[Run]]] = {

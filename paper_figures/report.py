@@ -36,7 +36,11 @@ def heading(figure: Figure) -> str:
     found = re.fullmatch(r"(fig|table)(\d+)", figure.name)
     if found:
         return f"{'Figure' if found[1] == 'fig' else 'Table'} {found[2]}"
-    return "Claims" if figure.name == "claims" else figure.name.replace("_", ": ").capitalize()
+    return (
+        "Claims"
+        if figure.name == "claims"
+        else figure.name.replace("_", ": ", 1).replace("_", " ").capitalize()
+    )
 
 
 def about(text: str) -> str:
@@ -65,7 +69,7 @@ def section(figure: Figure, out: Path) -> Html | None:
         return Html("\n".join(parts))
     parts += [html.picture(p, f"{heading(figure)}: {words}") for p in shown]
     numbers = out / f"{figure.name}.txt"
-    if figure.name != "claims" and numbers.exists():
+    if figure.name != "claims" and numbers.exists() and numbers.stat().st_size:
         parts.append(f"<pre>{html.text(numbers.read_text(encoding='utf-8'))}</pre>")
     return Html("\n".join(parts))
 
@@ -99,8 +103,8 @@ def claims(file: Path) -> Html:
     rows = []
     for c in whole["claims"]:
         contradicted = c["detail"] == ledger.CONTRADICTED
-        words = "contradicted" if contradicted else c["verdict"]
-        badge = html.badge("bad" if contradicted else BADGES.get(c["verdict"], "absent"), words)
+        look = "bad" if contradicted else BADGES.get(c["verdict"], "absent")
+        badge = html.badge(look, c["verdict"])
         name = Html(
             f"<code>{html.text(c['id'])}</code><br><small>{html.text(c['section'])}</small>"
         )
