@@ -221,14 +221,14 @@ def test_another_number_of_forms_is_refused_with_its_reason(trained):
     assert models.logits_width(models.open_policy(config.load([], flags), trained)) == 2048
 
 
-def test_a_warm_up_of_other_forms_is_another_one(tmp_path):
+def test_a_warm_up_of_other_forms_or_slots_is_another_one(tmp_path):
     flags = [*TINY, *SHORT, "--warmup.folder", str(tmp_path)]
     for role in ("policy", "actor"):
         names = {
             warmup.kept_in(config.load([], [*flags, *more]), role, tmp_path)
-            for more in ((), ("--task.forms", "2"), FEW)
+            for more in ((), ("--task.forms", "2"), FEW, ("--task.slots", "9"))
         }
-        assert len(names) == 3
+        assert len(names) == 4
 
 
 def test_a_warm_up_with_forms_learns_digits_and_forms(tmp_path):

@@ -69,8 +69,6 @@ SETTINGS = [
     {"name": "jackpot", "z_tail": "lumped", "kappa": True, "lam_from": "batch"},
     {"name": "jackpot", "lam_from": "state", "target": "new"},
     {"name": "jackpot", "z": "batch"},
-    {"name": "jackpot", "scope": "prefix"},
-    {"name": "jackpot", "scope": "prefix", "mask": "expected", "z": "batch"},
     {"name": "jackpot", "mask": "expected", "target": "new"},
     {"name": "tis"},
 ]
@@ -154,6 +152,41 @@ def test_the_order_of_sequences_changes_neither_loss_nor_gradient(pair, scene, s
     cfg = config(**setting)
     order = torch.randperm(20, generator=torch.Generator().manual_seed(1))
     assert_same(scored_update(pair, cfg, *scene), scored_update(pair, cfg, *scene, order=order))
+
+
+@pytest.fixture(scope="module")
+def near(pair):
+    """A policy and an actor of which it accepts most tokens, and a batch of that actor's."""
+    actor = copy.deepcopy(pair[0])
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for p in actor.parameters():
+            p.add_(0.02 * p.std() * torch.randn(p.shape, generator=generator))
+    batch = rollout(actor, problems=PROBLEMS * 4, seed=3)
+    batch = dataclasses.replace(batch, advantage=torch.linspace(-1.5, 2.0, 20))
+    coin = torch.rand((20, 7), generator=torch.Generator().manual_seed(4))
+    return (pair[0], actor), batch, coin
+
+
+@pytest.mark.parametrize("mask", ["bernoulli", "expected"])
+@pytest.mark.parametrize("size", [0, 3])
+@pytest.mark.parametrize("order", [None, torch.arange(20).flip(0)], ids=["as is", "reversed"])
+def test_a_prefix_is_of_one_sequence(near, mask, size, order):
+    """With scope prefix each sequence's tokens count as far as those before them in it do,
+    whatever the microbatches and the order of the sequences."""
+    models, batch, coin = near
+    found = {}
+    for scope in ("token", "prefix"):
+        cfg = config(name="jackpot", mask=mask, scope=scope)
+        cfg = dataclasses.replace(cfg, optim=OptimConfig(sequences_per_microbatch=size))
+        found[scope] = scored_update(models, cfg, batch, coin, order)[0]["weights"]
+    real = batch.is_completion if order is None else batch.is_completion[order]
+    alone = torch.ones(real.shape)
+    alone[real] = found["token"].accepted
+    before = torch.cat([torch.ones(len(real), 1), alone.cumprod(dim=1)[:, :-1]], dim=1)[real]
+    assert 0.2 < float(before.mean()) < 0.95
+    assert torch.allclose(found["prefix"].weight, found["token"].weight * before, atol=1e-6)
+    assert torch.allclose(found["prefix"].accepted, found["token"].accepted * before, atol=1e-6)
 
 
 def widened(batch, coin, left, right):
