@@ -65,7 +65,13 @@ def ablation_figure(scale: Scale, out: Path) -> str:
         cells = [r for r in table if r["change"] == name]
         shown = [curves.Interval(c["value"], c["low"], c["high"]).signed() for c in cells]
         lines.append(f"{name:34}" + "".join(f"{c:>26}" for c in shown))
-    return "\n".join([*lines, f"{len(scale.few)} seeds, paired with Jackpot as it is", ""])
+    return "\n".join(
+        [
+            *lines,
+            f"{len(scale.few)} seeds, paired with Jackpot as it is (2 updates: with p_ref)",
+            "",
+        ]
+    )
 
 
 def long_figure(scale: Scale, out: Path) -> str:

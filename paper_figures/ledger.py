@@ -28,7 +28,7 @@ REPRODUCED = "reproduced at our scale"
 NOT = "not reproduced"
 CANNOT = "cannot be tested here"
 OPEN = "no verdict"  # fewer seeds than an interval needs
-CONTRADICTED = "wholly on the other side of the threshold"
+CONTRADICTED = "wholly short of the threshold"
 UNDECIDED = "straddles the threshold"
 
 STUDIES: dict[str, Callable[[Scale], list[Run]]] = {
@@ -68,6 +68,7 @@ class Claim(NamedTuple):
     family: str = ""
     kl: float = 0.0
     reason: str = ""
+    seen: str = ""
 
     @property
     def unit(self) -> str:
@@ -124,7 +125,7 @@ def load(file: Path = FILE) -> list[Claim]:
         name, kind = entry.get("id", "?"), entry.get("kind", "?")
         if kind not in _FIELDS:
             raise ValueError(f"claim {name}: kind {kind!r} is none of {', '.join(_FIELDS)}")
-        rest = entry.keys() - {"id", "section", "paper", "kind"} - _FIELDS[kind]
+        rest = entry.keys() - {"id", "section", "paper", "kind", "seen"} - _FIELDS[kind]
         missing = ({"id", "section", "paper"} | _FIELDS[kind]) - entry.keys()
         if missing or rest not in (_SIDES if kind != "none" else (set(),)):
             raise ValueError(

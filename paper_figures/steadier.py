@@ -56,6 +56,12 @@ def text(scale: Scale) -> str:
     lines = [f"{'against TIS + the same actor losses':42}" + "".join(f"{m:>26}" for m in METRICS)]
     for name, found in effects(scale).items():
         lines.append(f"{name:42}" + "".join(f"{found[m].signed():>26}" for m in METRICS))
+    own = studies.steadier(scale)
+    for other in (o for o in ("TIS + KL", "only KL") if o in own):
+        chosen = own[studies.CHOSEN]
+        cells = [curves.paired(chosen, own[other], m).signed() for m in METRICS]
+        name = f"{studies.CHOSEN} against {other}"
+        lines.append(f"{name:42}" + "".join(f"{c:>26}" for c in cells))
     return "\n".join([*lines, "drop: lower is better; paired by seed, 95 % intervals", ""])
 
 

@@ -253,6 +253,7 @@ WAITS: dict[str, Any] = {
 LOW_LAM: dict[str, Any] = {"correction__lam": 0.5}
 CANDIDATES: dict[str, tuple[str, dict[str, Any]]] = {
     "TIS + the same actor losses": ("tis+ppo+kl", {}),
+    "only KL": ("kl", {}),
     "TIS + KL": ("tis+kl", {}),
     "TIS + KL, distil x 3": ("tis+kl", TRIPLE),
     "TIS, the policy waits": ("tis+ppo+kl", WAITS),
@@ -267,7 +268,7 @@ CANDIDATES: dict[str, tuple[str, dict[str, Any]]] = {
     "prefixes, KL alone, lam = 0.5": ("jackpot prefixes", LOW_LAM),
     "prefixes, KL alone, distil x 3": ("jackpot prefixes", TRIPLE),
     "prefixes, KL alone, the policy waits": ("jackpot prefixes", WAITS),
-    "TIS on prefixes (V-trace), KL alone": ("tis prefixes", {}),
+    "TIS on prefixes, KL alone": ("tis prefixes", {}),
 }
 HOT_STEPS = 190
 CANDIDATE_SEEDS = (0, 1, 2, 3)
@@ -291,7 +292,7 @@ def hot_on_policy(seeds: Sequence[int]) -> list[Run]:
 
 CHOSEN = "prefixes, KL alone"  # by `tune`, on CANDIDATE_SEEDS
 BASE = "TIS + the same actor losses"
-SHOWN = (BASE, "TIS + KL", "TIS on prefixes (V-trace), KL alone", CHOSEN)
+SHOWN = (BASE, "only KL", "TIS + KL", "TIS on prefixes, KL alone", CHOSEN)
 
 
 def steadier(scale: Scale) -> dict[str, list[Run]]:

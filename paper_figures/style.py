@@ -43,7 +43,7 @@ METHOD_LOOKS = {
     "jackpot": ("Jackpot", "jackpot", "-"),
     "jackpot expected": ("Jackpot, expected mask", "jackpot expected mask", "-"),
     "jackpot prefixes": ("Jackpot on prefixes, KL alone (ours)", "jackpot on prefixes", "-"),
-    "tis prefixes": ("TIS on prefixes (V-trace), KL alone", "jackpot on prefixes", ":"),
+    "tis prefixes": ("TIS on prefixes, KL alone", "jackpot on prefixes", ":"),
     "jackpot frozen": ("Jackpot, actor fixed", "jackpot", "--"),
     "jackpot+ppo": ("Jackpot without KL", "jackpot", "-"),
     "clipped": ("PPO clip", "icepop", "-"),

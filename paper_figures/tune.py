@@ -27,6 +27,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("sweeps", nargs="*", metavar="SWEEP", help=f"{', '.join(SWEEPS)}; all")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     args = parser.parse_args(argv)
+    if args.workers < 1:
+        parser.error(f"--workers must be at least 1, got {args.workers}")
     unknown = set(args.sweeps) - set(SWEEPS)
     if unknown:
         parser.error(f"no sweep {', '.join(sorted(unknown))}; there are {', '.join(SWEEPS)}")
@@ -37,6 +39,9 @@ def main(argv: list[str] | None = None) -> int:
         except pool.Failed as e:
             sys.stderr.write(f"error: {e}\n")
             return 1
+        except KeyboardInterrupt:
+            sys.stderr.write("interrupted; the same command goes on from what is kept\n")
+            return 130
         file = DATA / f"tuning_{name}.csv"
         curves.write_csv(file, [row(k, r) for k, own in by_name.items() for r in own])
         sys.stdout.write(f"{name}\n{table(by_name)}wrote {file}\n")

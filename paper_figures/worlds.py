@@ -133,7 +133,7 @@ METHODS: dict[str, Settings] = {
     "icepop+ppo+kl": {"correction.name": "icepop"},
     "jackpot": _JACKPOT,
     "jackpot expected": _EXPECTED,
-    # ours; and TIS in its place, min(r, C) for min(Z r, c1), which makes it V-trace's weight
+    # ours; and TIS in its place, min(r, C) for min(Z r, c1)
     "jackpot prefixes": _PREFIXES,
     "tis prefixes": {**_PREFIXES, "correction.z": "none", "correction.c1": 2.0},
     "jackpot frozen": {**_FROZEN, **_JACKPOT},

@@ -1,6 +1,7 @@
 """Runs of the figures: what names them, what is kept, and the numbers taken from them."""
 
 import ast
+import csv
 import json
 import math
 import os
@@ -16,7 +17,18 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from paper_figures import catalogue, cost, curves, pool, runs, smollm2, studies, worlds
+from paper_figures import (
+    catalogue,
+    cost,
+    curves,
+    pool,
+    runs,
+    smollm2,
+    steadier,
+    studies,
+    tune,
+    worlds,
+)
 from paper_figures.studies import FULL
 from paper_figures.worlds import Run, run
 
@@ -319,7 +331,8 @@ def test_runs_are_paired_by_seed(tmp_path):
 
 @pytest.mark.parametrize("scale", [studies.FULL, studies.QUICK], ids=["full", "quick"])
 def test_no_figure_uses_a_seed_that_choices_were_made_on(scale):
-    drawn = [*studies.fig1(scale), *studies.without_kl(scale)]
+    drawn = [*studies.fig1(scale), *studies.without_kl(scale), *studies.long_runs(scale)]
+    drawn += [*studies.table1(scale), *studies.own_rates(scale)]
     for groups in (studies.fig4, studies.fig5, studies.table2, studies.ablation, studies.cost):
         drawn += [r for own in groups(scale).values() for r in own]
     drawn += [r for own in studies.steadier(scale).values() for r in own]
@@ -328,6 +341,88 @@ def test_no_figure_uses_a_seed_that_choices_were_made_on(scale):
     assert {r.seed for r in drawn} == own
     assert not chosen & {*studies.JUDGED_SEEDS, *studies.QUICK.seeds}
     assert not {*studies.JUDGED_SEEDS} & {*studies.QUICK.seeds}
+
+
+def test_methods_are_what_their_names_say():
+    """Which correction, which actor losses: what the figures' comparisons rest on."""
+    wanted = {
+        "none": ("none", "token", False, False),
+        "kl": ("none", "token", False, True),
+        "tis": ("tis", "token", False, False),
+        "tis+kl": ("tis", "token", False, True),
+        "tis+ppo+kl": ("tis", "token", True, True),
+        "tis+ppo": ("tis", "token", True, False),
+        "jackpot": ("jackpot", "token", True, True),
+        "jackpot+ppo": ("jackpot", "token", True, False),
+        "jackpot prefixes": ("jackpot", "prefix", False, True),
+        "tis prefixes": ("jackpot", "prefix", False, True),
+    }
+    for method, (name, scope, ppo, kl) in wanted.items():
+        cfg = runs.resolved(run("chain", method, SEED))
+        assert (cfg.correction.name, cfg.correction.scope) == (name, scope), method
+        assert (cfg.loss.actor_ppo, cfg.loss.distill_coef > 0) == (ppo, kl), method
+    same = runs.resolved(run("chain", "tis prefixes", SEED)).correction
+    tis = runs.resolved(run("chain", "tis+ppo+kl", SEED)).correction
+    assert (same.z, same.lam, same.mask, same.c1) == ("none", 1.0, "expected", tis.tis_cap)
+
+
+def test_what_was_chosen_is_what_the_kept_sweeps_say():
+    """The highest lowest late pass rate of the candidates (or a tie); the best rates by area."""
+
+    def best(name: str, column: str) -> dict[str, float]:
+        found: dict[str, list[float]] = {}
+        with (tune.DATA / f"tuning_{name}.csv").open(newline="") as file:
+            for row in csv.DictReader(file):
+                found.setdefault(row["name"], []).append(float(row[column]))
+        return {k: sum(v) / len(v) for k, v in found.items()}
+
+    late = best("candidates", "lowest_late")
+    assert late[studies.CHOSEN] == max(late.values())
+    assert studies.CHOSEN in studies.SHOWN and studies.BASE in studies.SHOWN
+    area: dict[str, dict[float, float]] = {}
+    for name, value in best("rates", "area").items():
+        method, rate = name.rsplit(", ", 1)
+        area.setdefault(method, {})[float(rate)] = value
+    for method, by_rate in area.items():
+        own = studies.OWN_RATE if method in studies.OWN_RATES else 4e-4
+        assert max(by_rate, key=by_rate.__getitem__) == own, method
+
+
+def test_the_headline_is_the_chosen_setting_less_the_base(tmp_path, monkeypatch):
+    """Its sign: a better chosen setting is a positive difference."""
+    rates = {studies.CHOSEN: 0.75, studies.BASE: 0.5}
+    own = {name: studies.candidates((901, 902, 903))[name] for name in rates}
+    for name, mine in own.items():
+        for r in mine:
+            fig_runs.write(r, tmp_path, [rates[name]] * len(fig_runs.evaluated_steps(r)))
+    monkeypatch.setattr(studies, "steadier", lambda scale: own)
+    paired = curves.paired
+    monkeypatch.setattr(curves, "paired", lambda a, b, m: paired(a, b, m, tmp_path))
+    found = steadier.effects(FULL)
+    assert set(found) == {studies.CHOSEN}
+    assert found[studies.CHOSEN]["lowest_late"] == (0.25, 0.25, 0.25)
+
+
+def test_flops_are_two_per_weight_sampled_and_six_per_weight_trained(tmp_path, monkeypatch):
+    """By hand: 8 prompts of 9 tokens and 100 tokens sampled; 64 sequences trained with prompts."""
+    monkeypatch.setattr(cost, "weights", lambda r, role, home: {"policy": 1000, "actor": 10}[role])
+    for method, sampler, trained in (("on-policy", 1000, 1000), ("jackpot", 10, 1010)):
+        own = run("chain", method, SEED, run__steps=10, run__eval_every=10)
+        folder = fig_runs.write(own, tmp_path, [0.2, 0.4])
+        lines = (folder / "metrics.jsonl").read_text().splitlines()
+        found = [json.loads(x) | {"tokens": 100} for x in lines]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in found))
+        curves.rows.cache_clear()
+        flops, _ = cost.spent(own, "FLOPs", tmp_path)
+        assert flops[1] == 2 * sampler * (100 + 8 * 9) + 6 * (100 + 64 * 9) * trained
+
+
+@pytest.mark.parametrize(("n", "low", "high"), [(3, 0.6, 0.85), (5, 0.7, 0.9), (8, 0.82, 0.96)])
+def test_intervals_of_few_seeds_cover_less_than_they_say(n, low, high):
+    """What claims.FEW says: of 150 samples of n normal values, whose interval holds the mean."""
+    rng = np.random.default_rng(n)
+    found = [curves.mean(rng.normal(size=n)) for _ in range(150)]
+    assert low < np.mean([f.low < 0 < f.high for f in found]) < high
 
 
 def test_a_worker_that_imports_no_figure_knows_every_world():

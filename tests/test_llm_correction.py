@@ -238,7 +238,7 @@ def test_coins_of_a_whole_prefix_average_to_the_expected_prefix():
     assert torch.allclose(mean, wanted.double(), atol=0.02)
 
 
-def test_with_scope_prefix_lam_1_z_none_it_is_v_trace():
+def test_with_scope_prefix_lam_1_z_none_it_is_v_traces_weight():
     """Espeholt et al. (arXiv 1802.01561): rho_t = min(c1, r_t), times c_i = min(1, r_i) before."""
     p, q = log_softmax(42, 10, 6), log_softmax(43, 10, 6)
     x = draw(q)
