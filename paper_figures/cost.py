@@ -142,7 +142,7 @@ def table(scale: Scale) -> list[dict]:
 
 def text(scale: Scale) -> str:
     """How much sooner a method reaches a level than on-policy training does."""
-    lines = [f"{'gain over on-policy (above 1: cheaper)':60}{'80 % of the way':>22}{'95 %':>22}"]
+    lines = [f"{'gain over on-policy (above 1: cheaper)':70}{'80 % of the way':>22}{'95 %':>22}"]
     for world, own in studies.cost(scale).items():
         parts = WORLDS[world]["policy.layers"], WORLDS[world]["task.digits_max"]
         for method in studies.COST[world][1:]:
@@ -150,7 +150,7 @@ def text(scale: Scale) -> str:
                 cells = [gain(own, method, share, unit) for share in LEVELS]
                 shown = [f"{c.text(2) if c else 'not reached':>22}" for c in cells]
                 name = f"{parts[0]} layers, {parts[1]} digits: {style.method_label(method)}, {unit}"
-                lines.append(f"{name:60}{''.join(shown)}")
+                lines.append(f"{name:70}{''.join(shown)}")
     return "\n".join([*lines, ""])
 
 

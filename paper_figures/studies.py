@@ -131,7 +131,7 @@ def without_kl(scale: Scale) -> list[Run]:
 # Jackpot with one factor of its weight, or one actor loss, changed; settings in `run`'s spelling
 ABLATIONS: dict[str, dict[str, Any]] = {
     "expected mask": {"correction__mask": "expected"},
-    "prefixes (ours)": {"correction__scope": "prefix"},
+    "prefixes": {"correction__scope": "prefix"},
     "Z = 1": {"correction__z": "none"},
     "Z of the batch": {"correction__z": "batch"},
     "Z from the top k, kappa (paper)": {"correction__z_tail": "dropped", "correction__kappa": True},
