@@ -32,7 +32,7 @@ def arguments(
 ) -> argparse.Namespace:
     """--quick, --out, --workers and what `more` adds; `scale` is set from the first."""
     parser = argparse.ArgumentParser(prog=f"python -m paper_figures {name}", description=about)
-    parser.add_argument("--quick", action="store_true", help="one seed, a fifth of the steps")
+    parser.add_argument("--quick", action="store_true", help="one seed, an eighth of the steps")
     parser.add_argument("--out", type=paths.out_dir, default=paths.OUT, help="folder to write into")
     parser.add_argument(
         "--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)"

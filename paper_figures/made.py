@@ -54,7 +54,7 @@ def fresh(out: Path, name: str) -> str:
 
 def scale_text(found: dict[str, Any]) -> str:
     """In words, for a caption."""
-    words = "full scale" if found["scale"] == FULL.name else "quick: a fifth of the steps"
+    words = "full scale" if found["scale"] == FULL.name else "quick: an eighth of the steps"
     seeds = ", ".join(str(s) for s in found["seeds"])
     many = "s" * (len(found["seeds"]) > 1)
     return f"{words}; seed{many} {seeds}" if seeds else ""

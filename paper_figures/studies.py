@@ -19,7 +19,7 @@ class Scale(NamedTuple):
 
 
 FULL = Scale("full", FIGURE_SEEDS, FIGURE_SEEDS[:3], 1.0)
-QUICK = Scale("quick", (10,), (10,), 0.2)
+QUICK = Scale("quick", (10,), (10,), 0.125)
 
 HEADLINE = (
     *("on-policy", "on-policy small", "none", "kl", "tis", "tis+kl", "tis+ppo+kl"),
@@ -54,7 +54,7 @@ def group(scale: Scale, world: str, methods: Sequence[str], few: bool, **extra: 
         steps = max(2, round(steps * scale.length))
         extra = {**extra, "run__eval_every": max(1, steps // 6)}
         if world in SLOW_WARMUPS:
-            extra["warmup__policy_steps"] = 100
+            extra["warmup__policy_steps"] = 60
     if steps != WORLDS[world]["run.steps"]:
         extra["run__steps"] = steps
     seeds = scale.few if few else scale.seeds
