@@ -184,15 +184,23 @@ RATES = ((1e-4, 3e-4), (2e-4, 6e-4), (4e-4, 1.2e-3))
 TUNED = ("on-policy", "none", "kl", "tis", "tis+kl", "tis+ppo+kl", "jackpot", "jackpot expected")
 
 
-def tuning() -> list[Run]:
+ACTOR_FIXED = ("on-policy", "none", "tis")  # methods without a learning rate of the actor
+
+
+def rate_sweep(world: str, methods: Sequence[str]) -> list[Run]:
+    """Every method at every pair of learning rates."""
     found = []
     for policy_lr, actor_lr in RATES:
-        for method in TUNED:
+        for method in methods:
             rates = {"optim__policy_lr": policy_lr}
-            if method in ("kl", "tis+kl", "tis+ppo+kl", "jackpot", "jackpot expected"):
+            if method not in ACTOR_FIXED:
                 rates["optim__actor_lr"] = actor_lr
-            found += [run("chain", method, seed, **rates) for seed in TUNING_SEEDS]
+            found += [run(world, method, seed, **rates) for seed in TUNING_SEEDS]
     return found
+
+
+def tuning() -> list[Run]:
+    return rate_sweep("chain", TUNED)
 
 
 # The same for caps, at the learning rates chosen: TIS's C, Jackpot's c1
@@ -231,13 +239,7 @@ LONG_TUNED = ("on-policy", "tis+ppo+kl", "jackpot", "jackpot prefixes")
 
 def long_tuning() -> list[Run]:
     """The same sweep where decoding dominates."""
-    found = []
-    for policy_lr, actor_lr in RATES:
-        for method in LONG_TUNED:
-            rates = {"optim__policy_lr": policy_lr}
-            rates |= {} if method == "on-policy" else {"optim__actor_lr": actor_lr}
-            found += [run("chain long", method, seed, **rates) for seed in TUNING_SEEDS]
-    return found
+    return rate_sweep("chain long", LONG_TUNED)
 
 
 # What might be steadier than TIS with the same actor losses, at twice the highest rate of the
