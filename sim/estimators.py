@@ -117,8 +117,26 @@ def report(tree: Tree, results: Results) -> None:
         _print_table(rows, "estimator", shown, COLUMNS)
         floor = _mean([r for r in rows if r["estimator"] == "token target"], "cos_true")
         print(f"  (the token-level target's own cosine with g is {floor:.3f})")
+    _report_prefixes(results)
     _report_special(results, shown)
     _report_answers(results)
+
+
+def _report_prefixes(results: Results) -> None:
+    """What a rejected token taking what follows with it changes (docs/theory_estimators.md, C6)."""
+    names = ("TIS", "Jackpot (expected)", "Jackpot on prefixes")
+    print("\nOn prefixes: cosine of the mean with g; error after the best step over TIS's")
+    heads = (*names, "N 64", "N 1024")
+    print(f"  {'mismatch':<10}" + "".join(f"{h:>22}" for h in heads))
+    for kl in dict.fromkeys(r["kl"] for r in results["mismatch"]):
+        rows = [r for r in results["mismatch"] if r["kl"] == kl]
+        by_name = {n: [r for r in rows if r["estimator"] == n] for n in names}
+        cells = [_mean_sd(by_name[n], "cos_true") for n in names]
+        for n in (64, 1024):
+            key = f"mse_best_step_true_{n}"
+            pairs = zip(by_name[names[2]], by_name[names[0]], strict=True)
+            cells.append(_mean_sd([{key: a[key] / b[key]} for a, b in pairs], key))
+        print(f"  {kl:<10g}" + "".join(f"{c:>22}" for c in cells))
 
 
 def _report_special(results: Results, shown: list[str]) -> None:

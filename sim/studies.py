@@ -44,6 +44,7 @@ JACKPOT = (
     replace(_JACKPOT, name="Jackpot (expected, batch Z)", mask="expected", z="batch"),
     replace(_JACKPOT, name="Jackpot (coin, per accepted)", per="accepted"),
     replace(_JACKPOT, name="Jackpot on prefixes", mask="expected", scope="prefix"),
+    replace(_JACKPOT, name="Jackpot on prefixes (coin)", scope="prefix"),
     replace(_JACKPOT, name="Algorithm 1 as printed", mask="all"),
 )
 
