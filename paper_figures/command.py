@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from . import made, paths, pool
+from . import made, paths, pool, runs
 from .studies import FULL, QUICK, Scale
 from .worlds import Run
 
@@ -59,6 +59,9 @@ def make(figures: Iterable[Figure], scale: Scale, out: Path, workers: int) -> in
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; the same command goes on from what is kept\n")
         return 130
+    own = {runs.folder(r): r for f in figures for r in f.runs(scale)}
+    minutes = sum(runs.outcome(r)["seconds"] for r in own.values()) / 60
+    sys.stderr.write(f"{len(own)} runs, {minutes / 2:.1f} minutes of two cores when trained\n")
     for figure in figures:
         text = figure.draw(scale, out)
         sys.stdout.write(text)

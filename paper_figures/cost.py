@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -76,7 +76,12 @@ def reached(run: Run, level: float, unit: str, home: Path = HOME) -> float:
 
 
 def gain(
-    own: Sequence[Run], method: str, share: float, unit: str, home: Path = HOME
+    own: Sequence[Run],
+    method: str,
+    share: float,
+    unit: str,
+    home: Path = HOME,
+    mean: Callable[[Sequence[float]], Interval] = curves.mean,
 ) -> Interval | None:
     """On-policy's cost of a level over a method's, geometric mean over seeds; above 1 it pays.
 
@@ -94,7 +99,7 @@ def gain(
         if math.inf in both:
             return None
         found.append(math.log(both[0] / both[1]))
-    return Interval(*(math.exp(x) for x in curves.mean(found)))
+    return Interval(*(math.exp(x) for x in mean(found)))
 
 
 def runs(scale: Scale) -> list[Run]:

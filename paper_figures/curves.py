@@ -151,7 +151,22 @@ def mean(values: Sequence[float]) -> Interval:
     return Interval(float(x.mean()), float(found.low), float(found.high))
 
 
-def paired(a: Iterable[Run], b: Iterable[Run], metric: str, home: Path = HOME) -> Interval:
+def student(values: Sequence[float]) -> Interval:
+    """Mean and Student's t interval, wider than `mean`'s for few values; below three the same."""
+    x = np.asarray(values, dtype=float)
+    if len(x) < SEEDS_MIN or np.ptp(x) == 0:
+        return mean(values)
+    low, high = stats.t.interval(0.95, len(x) - 1, x.mean(), stats.sem(x))
+    return Interval(float(x.mean()), float(low), float(high))
+
+
+def paired(
+    a: Iterable[Run],
+    b: Iterable[Run],
+    metric: str,
+    home: Path = HOME,
+    interval: Callable[[Sequence[float]], Interval] = mean,
+) -> Interval:
     """Mean difference a - b of a metric over runs of the same seeds, with its interval.
 
     Runs of one seed start from the same models, so the difference is taken within seeds.
@@ -163,7 +178,7 @@ def paired(a: Iterable[Run], b: Iterable[Run], metric: str, home: Path = HOME) -
     right = {r.seed: METRICS[metric](r, home) for r in b}
     if left.keys() != right.keys():
         raise ValueError(f"seeds {sorted(left)} and {sorted(right)} cannot be paired")
-    return mean([left[s] - right[s] for s in left])
+    return interval([left[s] - right[s] for s in left])
 
 
 def write_csv(path: Path, table: list[dict[str, Any]]) -> None:

@@ -9,7 +9,7 @@ import functools
 import math
 import re
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,6 +45,7 @@ STUDIES: dict[str, Callable[[Scale], list[Run]]] = {
     "cost": lambda scale: [r for own in studies.cost(scale).values() for r in own],
 }
 UNITS = {"kl_highest": "nats", "kl_last": "nats", "lasts": "steps", "z": "share"}
+Mean = Callable[[Sequence[float]], Interval]  # curves.mean or curves.student
 WAY = 0.8  # kind gain: share of the way to on-policy's end, as cost.LEVELS
 _SOLVED = re.compile(r"mean@4 of (\d+) digits")
 
@@ -93,7 +94,10 @@ class Claim(NamedTuple):
 
 
 class Judgement(NamedTuple):
-    """seeds: found; detail: why a verdict is not `reproduced`; runs: folders it came from."""
+    """seeds: found; detail: why a verdict is not `reproduced`; runs: folders it came from.
+
+    student: the effect with Student's t interval, which decides nothing.
+    """
 
     claim: Claim
     verdict: str
@@ -101,6 +105,7 @@ class Judgement(NamedTuple):
     effect: Interval | None
     seeds: int
     runs: tuple[str, ...]
+    student: Interval | None = None
 
 
 _FIELDS = {  # by kind: what an entry must hold beside id, section, paper and kind
@@ -183,25 +188,35 @@ def judge(claim: Claim, scale: Scale, home: Path = HOME) -> Judgement:
     """The effect and what it says of the claim."""
     if claim.kind == "none":
         return Judgement(claim, CANNOT, claim.reason, None, 0, ())
-    if claim.kind == "sweep":
-        effect, seeds, own = _sweep(claim), claim.seeds, []
-    elif claim.kind == "gain":
-        own = _of_gain(claim, scale)
-        seeds = len({r.seed for r in own})
-        method = (claim.a or {})["method"]
-        gain = cost.gain(own, method, WAY, claim.metric, home)
-        if gain is None:
-            found = (f"a seed never came {WAY:.0%} of the way", None, seeds, _names(own, home))
-            return Judgement(claim, NOT, *found)
-        effect = gain
-    else:
-        sides = [side(claim, s, scale) for s in "ab" if getattr(claim, s)]
-        seeds, own = len(sides[0]), [r for s in sides for r in s]
-        effect = _compare(claim, sides, home)
+    own = _runs_of(claim, scale)
+    seeds = len({r.seed for r in own}) or claim.seeds
+    effect, student = (_effect(claim, scale, home, m) for m in (curves.mean, curves.student))
+    if effect is None:
+        detail = f"a seed never came {WAY:.0%} of the way"
+        return Judgement(claim, NOT, detail, None, seeds, _names(own, home))
     verdict, detail = decide(claim, effect)
     if seeds < curves.SEEDS_MIN:
         verdict, detail = OPEN, f"{seeds} seed{'s' * (seeds > 1)}"
-    return Judgement(claim, verdict, detail, effect, seeds, _names(own, home))
+    return Judgement(claim, verdict, detail, effect, seeds, _names(own, home), student)
+
+
+def _runs_of(claim: Claim, scale: Scale) -> list[Run]:
+    """All runs that a claim's effect is of; none for kind sweep."""
+    if claim.kind == "sweep":
+        return []
+    if claim.kind == "gain":
+        return _of_gain(claim, scale)
+    return [r for s in "ab" if getattr(claim, s) for r in side(claim, s, scale)]
+
+
+def _effect(claim: Claim, scale: Scale, home: Path, mean: Mean) -> Interval | None:
+    """Estimate and interval; None where a gain's level was not reached."""
+    if claim.kind == "sweep":
+        return _sweep(claim, mean)
+    if claim.kind == "gain":
+        method, own = (claim.a or {})["method"], _of_gain(claim, scale)
+        return cost.gain(own, method, WAY, claim.metric, home, mean)
+    return _compare(claim, [side(claim, s, scale) for s in "ab" if getattr(claim, s)], home, mean)
 
 
 def decide(claim: Claim, effect: Interval) -> tuple[str, str]:
@@ -221,17 +236,17 @@ def _measure(claim: Claim, run: Run, home: Path) -> float:
     return float(curves.METRICS[claim.metric](run, home))
 
 
-def _compare(claim: Claim, sides: list[list[Run]], home: Path) -> Interval:
+def _compare(claim: Claim, sides: list[list[Run]], home: Path, mean: Mean) -> Interval:
     """Over seeds: the mean, mean difference or geometric mean ratio of a metric."""
     a, *b = ({r.seed: _measure(claim, r, home) for r in own} for own in sides)
     if not b:
-        return curves.mean(list(a.values()))
+        return mean(list(a.values()))
     if a.keys() != b[0].keys():
         raise ValueError(f"claim {claim.id}: seeds {sorted(a)} and {sorted(b[0])} do not pair")
     if claim.kind == "ratio":
-        logs = curves.mean([math.log(a[s] / b[0][s]) for s in a])
+        logs = mean([math.log(a[s] / b[0][s]) for s in a])
         return Interval(*(math.exp(x) for x in logs))
-    return curves.mean([a[s] - b[0][s] for s in a])
+    return mean([a[s] - b[0][s] for s in a])
 
 
 def _of_gain(claim: Claim, scale: Scale) -> list[Run]:
@@ -240,14 +255,14 @@ def _of_gain(claim: Claim, scale: Scale) -> list[Run]:
     return side(base, "a", scale) + side(claim, "a", scale)
 
 
-def _sweep(claim: Claim) -> Interval:
+def _sweep(claim: Claim, mean: Mean) -> Interval:
     """A column of Figure 2 at a KL before rejection, over seeds of the families' states."""
 
     def at(seed: int) -> float:
         rows = _family(claim.family, seed)
         return sweep.interpolate(rows, claim.family, claim.kl, lambda row: row[claim.metric])
 
-    return curves.mean([at(seed) for seed in range(claim.seeds)])
+    return mean([at(seed) for seed in range(claim.seeds)])
 
 
 @functools.cache

@@ -124,7 +124,10 @@ def claims(file: Path) -> Html:
         rows.append((name, detail, c["paper"], test, lines(found), seeds, runs))
     head = ("claim", "verdict", "the paper says", "test, wanted", "found", "seeds", "runs")
     classes = ("claim", "worst", "worst", "worst", "number", "number", "nowrap")
-    return Html(f"<p>{html.text(whole['summary'])}.</p>" + html.table(head, rows, classes))
+    return Html(
+        f"<p>{html.text(whole['summary'])}. {html.text(whole['student'])}.</p>"
+        + html.table(head, rows, classes)
+    )
 
 
 def page(scale: Scale, out: Path) -> str:

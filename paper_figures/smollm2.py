@@ -41,7 +41,13 @@ def figure(scale: Scale, out: Path) -> str:
     columns = ("reward_mean", "pass_rate", "accept_rate", "kl_policy_actor")
     curves.write_csv(out / "beyond_smollm2.csv", curves.plotted(own, columns))
     first, last = (curves.curve(own[0], "pass_rate")[1][i] for i in (0, -1))
-    return f"SmolLM2: pass rate {first:.2f} -> {last:.2f} on 16 prompts, one seed\n"
+    accepted = curves.curve(own[0], "accept_rate")[1]
+    seconds = curves.seconds_rollout(own[0]) + curves.seconds_update(own[0])
+    return (
+        f"SmolLM2: pass rate {first:.2f} -> {last:.2f} on 16 prompts, one seed; "
+        f"{accepted.min():.3f} to {accepted.max():.3f} of the tokens accepted, KL at the start "
+        f"{curves.curve(own[0], 'kl_policy_actor')[1][0]:.4f} nats, {seconds:.0f} s a step\n"
+    )
 
 
 FIGURE = command.Figure("beyond_smollm2", "a real model and its int8 copy", runs, figure)

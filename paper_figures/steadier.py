@@ -57,11 +57,17 @@ def text(scale: Scale) -> str:
     for name, found in effects(scale).items():
         lines.append(f"{name:42}" + "".join(f"{found[m].signed():>26}" for m in METRICS))
     own = studies.steadier(scale)
+    chosen = own[studies.CHOSEN]
     for other in (o for o in ("TIS + KL", "only KL") if o in own):
-        chosen = own[studies.CHOSEN]
         cells = [curves.paired(chosen, own[other], m).signed() for m in METRICS]
         name = f"{studies.CHOSEN} against {other}"
         lines.append(f"{name:42}" + "".join(f"{c:>26}" for c in cells))
+    wide = [
+        curves.paired(chosen, own[studies.BASE], m, interval=curves.student).signed()
+        for m in METRICS
+    ]
+    name = f"{studies.CHOSEN}, Student's t"
+    lines.append(f"{name:42}" + "".join(f"{c:>26}" for c in wide))
     return "\n".join([*lines, "drop: lower is better; paired by seed, 95 % intervals", ""])
 
 

@@ -15,6 +15,7 @@ from paper_figures import (
     catalogue,
     claims,
     command,
+    curves,
     fig1,
     ledger,
     made,
@@ -170,6 +171,23 @@ def test_the_ledger_is_written_for_machines(drawn):
     assert (second["verdict"], second["value"]) == (ledger.CANNOT, None)
     assert "2 claims" in texts["claims"]
     assert [row["id"] for row in rows(out / "claims.csv")] == ["x", "y"]
+
+
+def test_it_is_said_which_verdicts_rest_on_the_kind_of_interval():
+    """Only those reproduced count, and each is judged again by its other interval."""
+    wide = curves.Interval(0.5, -0.5, 1.5)
+    near = curves.Interval(0.5, 0.4, 0.6)
+    claim = CLAIM._replace(above=0.1)
+    judged = [
+        ledger.Judgement(claim._replace(id=i), v, "", near, 3, (), t)
+        for i, v, t in (
+            ("kept", ledger.REPRODUCED, near),
+            ("lost", ledger.REPRODUCED, wide),
+            ("never", ledger.NOT, wide),
+        )
+    ]
+    assert claims.by_student(judged).endswith("1 of the 2 reproduced would not be: lost")
+    assert claims.by_student(judged[:1]).endswith("0 of the 1 reproduced would not be")
 
 
 def test_the_page_needs_nothing_but_itself_and_runs_nothing(drawn):

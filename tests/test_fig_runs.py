@@ -312,6 +312,13 @@ def test_the_interval_of_a_mean_is_that_of_theory_where_theory_holds():
     assert (found.low, found.high) == pytest.approx((low, high), abs=0.05 * (high - low))
 
 
+def test_students_interval_by_hand():
+    """1, 2, 3: mean 2, standard error 1 / sqrt(3), 97.5 % quantile of t with 2 degrees 4.302653."""
+    half = 4.302653 / math.sqrt(3)
+    assert curves.student([1.0, 2.0, 3.0]) == pytest.approx((2, 2 - half, 2 + half), abs=1e-6)
+    assert curves.student([0.2, 0.4]) == curves.mean([0.2, 0.4])
+
+
 def test_few_or_equal_values_have_their_range_for_an_interval():
     assert curves.mean([0.2, 0.4]) == pytest.approx((0.3, 0.2, 0.4))
     assert curves.mean([0.25, 0.25, 0.25]) == (0.25, 0.25, 0.25)
