@@ -51,7 +51,7 @@ $(VLLM)/.installed: pyproject.toml
 	@touch $@
 
 test-vllm: $(VLLM)/.installed
-	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(VLLM)/bin/python -m pytest -m vllm -v tests/test_llm_vllm.py
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(VLLM)/bin/python -m pytest -m vllm -v tests/llm/rollout/engines/test_vllm_engine.py
 
 check: install
 	$(VENV)/bin/ruff check .

@@ -25,21 +25,27 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import torch
 
-from llm import config, cost, data, heads, models, rewards, update
-from llm.actors import Actor
-from llm.checkpoint import Guard
-from llm.control import initial_controls
-from llm.correction import CorrectionState
-from llm.rollout import Batch, sample
-from llm.setup import Setup
-from llm.text import CharTokenizer
+from llm import settings
+from llm.algorithm.control import initial_controls
+from llm.algorithm.correction import CorrectionState
+from llm.checkpoints.checkpoint import Guard
+from llm.models import loading
+from llm.models.actors import Actor
+from llm.models.lm_head import support
+from llm.planning import cost
+from llm.rewards import scorers
+from llm.rollout.sampling import Batch, sample
+from llm.tasks import problem
+from llm.tokenizers.pretrained import CharTokenizer
+from llm.training import update
+from llm.training.context import Setup
 
-with models.quiet():
+with loading.quiet():
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
 VOCABULARY = 4096
@@ -94,11 +100,11 @@ class World:
         self.optimizers = {id(s): update.open_optimizers(s) for s in (self.joint, self.own)}
 
     def _setup(self, flags: list[str], kind: str, sampler: Any) -> Setup:
-        cfg, tokenizer = config.load([], flags), NoEnd()
-        task = data.open_task(cfg.task, tokenizer)
-        scorer = rewards.open_scorer(cfg.task, tokenizer)
+        cfg, tokenizer = settings.load([], flags), NoEnd()
+        task = problem.open_task(cfg.task, tokenizer)
+        scorer = scorers.open_scorer(cfg.task, tokenizer)
         actor, device = Actor(kind, sampler), torch.device("cpu")
-        chunked = heads.in_blocks(cfg, self.policy.config.vocab_size)
+        chunked = support.in_blocks(cfg, self.policy.config.vocab_size)
         parts = (cfg, tokenizer, task, scorer, self.policy, actor, None, device)
         return Setup(*parts, chunked=chunked)
 

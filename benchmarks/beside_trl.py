@@ -34,14 +34,16 @@ from typing import NamedTuple
 
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM, TrainerCallback
 
-from llm import config, run, train
-from llm.rewards import same_number
+from llm import settings as config
+from llm import train
+from llm.rewards.scorers import same_number
+from llm.runs import run_folder
 
 PROMPTS, GROUP, PROMPT_TOKENS = 4, 8, 16
 STEPS, WARM = 7, 2
@@ -132,11 +134,11 @@ def ours(folder: Path, case: Case, scratch: Path, seed: int) -> Steps:
 
     train.progress_text = noted
     try:
-        prepared = run.prepare(cfg)
+        prepared = run_folder.prepare(cfg)
         train.train(cfg, prepared)
     finally:
         train.progress_text = text
-        run.release(scratch)
+        run_folder.release(scratch)
     return found
 
 

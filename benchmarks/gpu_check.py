@@ -2,10 +2,11 @@
 
     python benchmarks/gpu_check.py [--device cuda] [--quick] [--json FILE]
 
-Against float64 on the same weights and inputs: the vocabulary head (llm/head.py) with its
-gradients, the core (jackpot/) on arrays of the device, what each rollout engine says of its samples
-(hf; vllm if it is installed), and a whole training step of two bfloat16 models. Then peak memory of
-such steps against llm/memory.py, and a step of Jackpot over one of TIS with the same actor losses.
+Against float64 on the same weights and inputs: the vocabulary head with its gradients
+(llm/models/lm_head/chunked.py), the core (jackpot/) on arrays of the device, what each rollout
+engine says of its samples (hf; vllm if it is installed), and a whole training step of two bfloat16
+models. Then peak memory of such steps against llm/planning/memory.py, and a step of Jackpot over
+one of TIS with the same actor losses.
 The limits are in LIMITS; those of the bfloat16 step and engines are about three times what a CPU
 showed. Exit status: 0, 1 where a limit is broken, 2 without a GPU. `--device cpu` runs the same
 code, and judges neither memory nor time there (benchmarks/memory_model.py and overhead.py do).
@@ -26,7 +27,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 from gpu_scene import PROMPT_TOKENS, QUICK, Size, pair, sampled, settings, setup, stepped, wait
@@ -35,12 +36,12 @@ from memory_model import resident
 from torch import Tensor
 
 import jackpot
-from llm import memory
-from llm.head import Pair, scores
-from llm.logprobs import chosen, log_tail, positions
-from llm.rollout import Batch
-from llm.setup import Setup
-from llm.update import open_optimizers
+from llm.algorithm.logprobs import chosen, log_tail, positions
+from llm.models.lm_head.chunked import Pair, scores
+from llm.planning import memory
+from llm.rollout.sampling import Batch
+from llm.training.context import Setup
+from llm.training.update import open_optimizers
 
 FLOAT = torch.float32
 LIMITS = {
@@ -208,7 +209,7 @@ def _gradients(scene: Setup, batch: Batch) -> tuple[dict[str, Any], dict[str, Te
 
 
 def peak_memory(device: torch.device, size: Size) -> list[Row]:
-    """Two steps, and what llm/memory.py says of them."""
+    """Two steps, and what llm/planning/memory.py says of them."""
     gc.collect()
     before = _start_peak(device)
     policy, actor = pair(size, device)

@@ -8,23 +8,23 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import torch
 from overhead import Numbers, model
 
-from llm import config
-from llm.actors import Actor
-from llm.checkpoint import Guard
-from llm.config import Config
-from llm.control import initial_controls
-from llm.correction import CorrectionState
-from llm.data import Problem
-from llm.engine import open_engine
-from llm.rollout import Batch
-from llm.setup import Setup
-from llm.update import shares, update
+from llm import settings as config
+from llm.algorithm.control import initial_controls
+from llm.algorithm.correction import CorrectionState
+from llm.checkpoints.checkpoint import Guard
+from llm.models.actors import Actor
+from llm.rollout.engines.base import open_engine
+from llm.rollout.sampling import Batch
+from llm.settings.loading import Config
+from llm.tasks.problem import Problem
+from llm.training.context import Setup
+from llm.training.update import shares, update
 
 
 class Size(NamedTuple):

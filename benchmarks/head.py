@@ -32,7 +32,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from llm.head import Head, Pair, Side, dense, scores
+from llm.models.lm_head.chunked import Head, Pair, Side, dense, scores
 
 FULL = (2_048, 151_936, 1_024)
 SHORT = (1_024, 151_936, 384)

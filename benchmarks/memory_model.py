@@ -1,4 +1,4 @@
-"""The estimate of llm/memory.py beside what runs really took, on the CPU.
+"""The estimate of llm/planning/memory.py beside what runs really took, on the CPU.
 
     python benchmarks/memory_model.py [--all | --quick] [--json FILE] [--only NAME]
 
@@ -6,8 +6,8 @@ Each case is a run of two steps (evaluation and checkpoint included) of random m
 process. Measured is its peak resident memory above what the same process held after a run of tiny
 models, so that the libraries are not counted. Allocations of 256 kB and more return to the system
 when freed (MALLOC_MMAP_THRESHOLD_); else the peak would depend on what was freed where. The
-constants of llm/memory.py are fitted to the cases marked "fit" (shown with --all); those marked
-"test" fitted none of them, but one of them showed that Adam's temporaries had been left out.
+constants of llm/planning/memory.py are fitted to the cases marked "fit" (shown with --all); those
+marked "test" fitted none of them, but one of them showed that Adam's temporaries had been left out.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 BASE = [
     "--task.name", "chain", "--task.digits_min", "8", "--task.digits_max", "8",
@@ -84,7 +84,7 @@ CASES = [
 def write_model(folder: Path, shape: tuple[int, int, int, int, int], vocabulary: int) -> None:
     import torch
 
-    from llm.models import quiet
+    from llm.models.loading import quiet
 
     with quiet():
         from transformers import Qwen3Config, Qwen3ForCausalLM
@@ -118,15 +118,16 @@ def resident(field: str) -> int:
 
 
 def run_once(case: Case, folder: Path) -> None:
-    from llm import config, run
+    from llm import settings
+    from llm.runs import run_folder
     from llm.train import train
 
     write_model(folder / "policy", case.policy, case.vocabulary)
     if case.actor is not None:
         write_model(folder / "actor", case.actor, case.vocabulary)
-    cfg = config.load([], [*flags_of(case, folder), "--run.folder", str(folder / "run")])
+    cfg = settings.load([], [*flags_of(case, folder), "--run.folder", str(folder / "run")])
     with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
-        prepared = run.prepare(cfg)
+        prepared = run_folder.prepare(cfg)
         train(cfg, prepared)
 
 
@@ -164,14 +165,15 @@ def measured(case: Case) -> int:
 
 
 def predicted(case: Case) -> dict[str, int]:
-    from llm import config, memory
+    from llm import settings
+    from llm.planning import memory
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         write_model(folder / "policy", case.policy, case.vocabulary)
         if case.actor is not None:
             write_model(folder / "actor", case.actor, case.vocabulary)
-        cfg = config.load([], flags_of(case, folder))
+        cfg = settings.load([], flags_of(case, folder))
         policy = memory.shape(cfg.policy)
         actor = memory.shape(cfg.actor) if case.actor is not None else None
         return memory.estimate(cfg, policy, actor, prompt_tokens=9)

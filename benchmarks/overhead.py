@@ -7,7 +7,7 @@ turns: with OBRS, with TIS and the same actor losses, and with PPO of the policy
 head saves where three quarters of the sequences have no advantage. Prints the median of the turns'
 ratios of processor seconds (one thread) and their range. OBRS costs the same for each token and id
 whatever the width, so models wider than these pay a smaller share for it.
-Model passes per step are counted in tests/test_llm_train.py.
+Model passes per step are counted in tests/llm/test_train.py.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from llm.actors import Actor
-from llm.checkpoint import Guard
-from llm.config import Config, load
-from llm.control import initial_controls
-from llm.correction import CorrectionState
-from llm.data import Problem
-from llm.models import quiet
-from llm.rollout import Batch, sample
-from llm.setup import Setup
-from llm.update import open_optimizers, shares, update
+from llm.algorithm.control import initial_controls
+from llm.algorithm.correction import CorrectionState
+from llm.checkpoints.checkpoint import Guard
+from llm.models.actors import Actor
+from llm.models.loading import quiet
+from llm.rollout.sampling import Batch, sample
+from llm.settings.loading import Config, load
+from llm.tasks.problem import Problem
+from llm.training.context import Setup
+from llm.training.update import open_optimizers, shares, update
 
 MODES = {
     "jackpot": (),

@@ -26,13 +26,13 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from llm import models
-from llm.data import Problem
-from llm.logprobs import chosen
-from llm.rollout import inverse_cdf, sample
-from llm.text import CharTokenizer, HubTokenizer
+from llm.algorithm.logprobs import chosen
+from llm.models import loading
+from llm.rollout.sampling import inverse_cdf, sample
+from llm.tasks.problem import Problem
+from llm.tokenizers.pretrained import CharTokenizer, HubTokenizer
 
-with models.quiet():
+with loading.quiet():
     from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 
 TOP_K = 20
@@ -129,7 +129,7 @@ def tiny(repeats: int, quick: bool) -> list[float]:
 
 
 def smollm2(repeats: int, quick: bool) -> list[float]:
-    model = models.load(SMOLLM2)
+    model = loading.load(SMOLLM2)
     inner = HubTokenizer(str(SMOLLM2))
     tokenizer = Ending(inner, sorted({*inner.eos, *inner.encode(".,\n"), *inner.encode(" the")}))
     asked = ["Name three rivers.", "What is 12 + 30?", "Why is the sky blue?", "Tell me a story."]

@@ -35,19 +35,19 @@ from typing import Any, NamedTuple
 
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["MALLOC_MMAP_THRESHOLD_"] = "262144"  # what is freed leaves the resident memory at once
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import torch
 from memory_model import resident
 from overhead import Numbers, model, step
 
-from llm import config, distributed
-from llm.actors import Actor
-from llm.data import Problem
-from llm.rollout import Batch, sample
-from llm.setup import Setup
-from llm.update import open_optimizers
+from llm import distributed, settings
+from llm.models.actors import Actor
+from llm.rollout.sampling import Batch, sample
+from llm.tasks.problem import Problem
+from llm.training.context import Setup
+from llm.training.update import open_optimizers
 
 PROMPT_TOKENS, GROUP = 16, 4
 WHOLE = "vocabulary (whole logits)"
@@ -119,7 +119,7 @@ def measure(size: Size, rank: int) -> dict[str, float]:
     with torch.no_grad():
         for x in actor.parameters():
             x.mul_(1.02)
-    cfg = config.load(
+    cfg = settings.load(
         [], ["--optim.head", size.head, "--optim.policy-lr", "1e-9", "--optim.actor-lr", "1e-9"]
     )
     setup = Setup(cfg, None, None, None, policy, Actor("separate", actor), None, None)  # type: ignore[arg-type]

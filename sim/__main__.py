@@ -9,15 +9,24 @@ import sys
 
 # name: (module, one line for --help); modules are imported only when their command runs
 COMMANDS = {
-    "check": ("sim.check", "verify the claims of the paper and of docs/theory.md, one by one"),
-    "sweep": ("sim.sweep", "the numbers of Figure 2: acceptance and KL after, against KL before"),
-    "budgets": ("sim.budgets", "three ways to spend a budget over many states, and a tracked lam"),
+    "check": (
+        "sim.claims.check",
+        "verify the claims of the paper and of docs/theory.md, one by one",
+    ),
+    "sweep": (
+        "sim.studies.sweep",
+        "the numbers of Figure 2: acceptance and KL after, against KL before",
+    ),
+    "budgets": (
+        "sim.studies.budgets",
+        "three ways to spend a budget over many states, and a tracked lam",
+    ),
     "estimators": (
-        "sim.estimators",
+        "sim.studies.estimators",
         "exact bias, noise and error of policy-gradient estimators on small trees",
     ),
-    "topk": ("sim.topk", "errors of Z estimated from the actor's k likeliest tokens"),
-    "report": ("sim.report", "all of it, run anew, on one page of HTML"),
+    "topk": ("sim.studies.topk", "errors of Z estimated from the actor's k likeliest tokens"),
+    "report": ("sim.report.run", "all of it, run anew, on one page of HTML"),
 }
 
 

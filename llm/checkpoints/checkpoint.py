@@ -1,0 +1,311 @@
+"""Checkpoints that are complete or absent, and the guard that lets nothing non-finite train.
+
+A checkpoint is a folder `step_00000050` (or `best`) with one safetensors file per part,
+`state.json`, and `manifest.json`, which holds size and SHA-256 of every file and the settings of
+the run. Optimiser state is stored as tensors too: nothing is ever unpickled. A kill at any moment
+leaves everything older readable: `latest` and `best` find it (how: durable.py).
+
+Random numbers are functions of (seed, purpose, step) and prompts of (seed, step), so the step is
+the data position and the state of every random stream.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from llm import distributed
+from llm.settings.validation import flatten
+
+from . import atomic_files
+from .atomic_files import digest, drop, standing, standing_all, write_file, write_folder, write_json
+from .state_tensors import Part, Parts, bytes_of, frozen_mark, local, put_tensors, tensors_of
+
+__all__ = [
+    "IDENTITY_IGNORES",
+    "CheckpointError",
+    "Diverged",
+    "Guard",
+    "NonFinite",
+    "best",
+    "identity",
+    "latest",
+    "load_state",
+    "require_room",
+    "save_best",
+    "save_state",
+    "write_json",
+]
+
+_FORMAT = 2
+_SLACK = 1 << 20  # bytes for headers and JSON
+# A run may be moved, followed in another way, and go on with other processes.
+IDENTITY_IGNORES = {
+    "run.folder", "run.tracker", "run.checkpoints_kept", "run.sharding", "optim.head",
+}  # fmt: skip
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is damaged or belongs to something else."""
+
+
+class Diverged(RuntimeError):
+    """Training must not go on: an alarm, or something NaN or infinite."""
+
+
+class NonFinite(Diverged):
+    """NaN or inf in a tensor, found before it could be used."""
+
+
+def identity(cfg: Any) -> dict[str, str]:
+    """What makes a checkpoint this run's: every setting of a `Config`, but for its folder."""
+    return {k: repr(v) for k, v in flatten(cfg).items() if k not in IDENTITY_IGNORES}
+
+
+def save_state(
+    folder: Path,
+    step: int,
+    parts: Parts,
+    state: dict[str, Any],
+    keep: int = 2,
+    identity: dict[str, str] | None = None,
+) -> Path:
+    """Write a checkpoint atomically, then drop all but the newest `keep`. On rank 0; of several
+    ranks all must call, to put together what is spread over them.
+
+    Raises:
+        OSError: no room or no permission, with the file's name; older checkpoints are untouched.
+    """
+    final = folder / f"step_{step:08d}"
+    _write(final, parts, {**state, "step": step}, identity)
+    for old in _all(folder)[:-keep] if distributed.is_main() else ():
+        drop(old)
+    return final
+
+
+def save_best(
+    folder: Path,
+    step: int,
+    parts: Parts,
+    state: dict[str, Any],
+    identity: dict[str, str] | None = None,
+) -> Path:
+    """Write `folder`/best, as `save_state` does; `best` finds a complete one throughout.
+
+    Raises:
+        OSError: no room or no permission, with the file's name; the former best is untouched.
+    """
+    _write(folder / "best", parts, {**state, "step": step}, identity)
+    return folder / "best"
+
+
+def require_room(folder: Path, parts: Parts) -> None:
+    """Raises OSError if a first checkpoint of these parts has no room in `folder`."""
+    atomic_files.require_room(folder, "a checkpoint", _needed(parts))
+
+
+def latest(folder: Path) -> Path | None:
+    """The newest complete checkpoint, if there is one."""
+    found = _all(folder)
+    return found[-1] if found else None
+
+
+def best(folder: Path) -> Path | None:
+    """The complete checkpoint of the best evaluation, if there is one."""
+    return standing(folder / "best")
+
+
+def load_state(
+    checkpoint: Path, parts: Parts, identity: dict[str, str] | None = None
+) -> dict[str, Any]:
+    """Check a checkpoint, restore these parts in place and return the saved state.
+
+    Args:
+        checkpoint: from `latest` or `best`.
+        parts: all of the run's, or those wanted.
+        identity: of this run, to refuse another run's; None: whose it is does not matter.
+
+    Raises:
+        CheckpointError: a file missing, truncated, altered, of another shape or another run, named;
+            or the checkpoint was removed or replaced while it was read.
+    """
+    manifest = _manifest(checkpoint)
+    _check_identity(checkpoint, manifest, identity)
+    for name in parts:
+        if f"{name}.safetensors" not in manifest["files"]:
+            raise CheckpointError(f"{checkpoint} holds no part {name!r}: it is another run's")
+    for file in manifest["files"]:
+        _check_file(checkpoint / file, manifest["files"][file]["bytes"])
+    wanted = ["state.json", *(f"{name}.safetensors" for name in parts)]
+    for file in wanted:
+        if _digest(checkpoint / file) != manifest["files"][file]["sha256"]:
+            raise CheckpointError(
+                f"{checkpoint / file} was altered after it was written (its SHA-256 differs); "
+                f"{_older(checkpoint)}"
+            )
+    for name, part in parts.items():
+        path = checkpoint / f"{name}.safetensors"
+        if manifest["frozen"].get(name, "") != frozen_mark(part):
+            raise CheckpointError(
+                f"{path} was trained on top of other frozen weights than this run's {name} has: "
+                "the base model differs. Put the base model back, or choose another --run.folder"
+            )
+        try:
+            put_tensors(part, load_file(path))
+        except OSError as e:
+            raise _unreadable(path, e) from e
+        except (SafetensorError, KeyError, RuntimeError, ValueError) as e:
+            raise CheckpointError(f"{path} does not fit this run: {e}") from e
+    try:
+        state: dict[str, Any] = json.loads((checkpoint / "state.json").read_text())
+    except OSError as e:
+        raise _unreadable(checkpoint / "state.json", e) from e
+    if _manifest(checkpoint) != manifest:  # the parts may be of two checkpoints
+        raise CheckpointError(f"{checkpoint} was replaced while it was read; read it again")
+    return state
+
+
+class Guard:
+    """Stops a run at the first NaN or inf, naming the step, the tensor and the last checkpoint.
+
+    together: what one rank finds stops all of them; all must then make the same calls.
+    """
+
+    def __init__(self, checkpoints: Path, together: bool = False) -> None:
+        self.checkpoints, self.together = checkpoints, together
+
+    def finite(self, step: int, **tensors: torch.Tensor) -> None:
+        """Raises NonFinite unless every value is finite."""
+        found = None
+        for name, x in tensors.items():
+            if found is None and not bool(torch.isfinite(x).all()):
+                found = name, int((~torch.isfinite(x)).sum()), x.numel()
+        if self.together and distributed.largest(found is not None):
+            found = next(f for f in distributed.gather_json(found) if f)
+        if found is not None:
+            self._stop(step, *found)
+
+    def gradients(self, step: int, **models: torch.nn.Module) -> None:
+        """The same of all gradients: one check, and a search for the culprit only if it fails."""
+        found = {
+            f"gradient of {role}.{name}": local(parameter.grad)
+            for role, model in models.items()
+            for name, parameter in model.named_parameters()
+            if parameter.grad is not None
+        }
+        # the largest magnitude: unlike a sum of squares it cannot overflow, and it keeps NaN
+        parts = [x for x in found.values() if x.numel()]  # of a small tensor a rank may have none
+        largest = torch._foreach_norm(parts, float("inf")) if parts else []
+        norms = torch.stack([x.float() for x in largest]) if parts else torch.zeros(0)
+        bad = not bool(torch.isfinite(norms).all())
+        if distributed.largest(bad) if self.together else bad:
+            self.finite(step, **found)
+
+    def _stop(self, step: int, name: str, bad: int, count: int) -> None:
+        kept = latest(self.checkpoints)
+        raise NonFinite(
+            f"step {step}: {name} holds {bad} NaN or inf of {count} values, so training "
+            f"stopped before using it. Last good checkpoint: {kept if kept else 'none yet'}. "
+            "Lower the learning rate or the caps c1, c2 and start again from there."
+        )
+
+
+def _write(
+    final: Path, parts: Parts, state: dict[str, Any], identity: dict[str, str] | None
+) -> None:
+    if not distributed.is_main():
+        for part in parts.values():
+            tensors_of(part)
+        return
+
+    def fill(draft: Path) -> None:
+        for name, part in parts.items():
+            _save_part(draft / f"{name}.safetensors", part)
+        write_file(draft / "state.json", lambda path: write_json(path, state))
+        files = {
+            path.name: {"bytes": path.stat().st_size, "sha256": digest(path)}
+            for path in sorted(draft.iterdir())
+        }
+        frozen = {name: mark for name, part in parts.items() if (mark := frozen_mark(part))}
+        body = {"format": _FORMAT, "files": files, "frozen": frozen, "identity": identity}
+        write_file(draft / "manifest.json", lambda path: write_json(path, body))
+
+    write_folder(final, fill, _needed(parts))
+
+
+def _needed(parts: Parts) -> int:
+    return sum(bytes_of(part) for part in parts.values()) + _SLACK
+
+
+def _save_part(path: Path, part: Part) -> None:
+    write_file(path, lambda p: save_file(tensors_of(part), p))
+
+
+def _manifest(checkpoint: Path) -> dict[str, Any]:
+    path = checkpoint / "manifest.json"
+    try:
+        found = json.loads(path.read_text())
+        complete = {"format", "files", "frozen", "identity"}
+        if not isinstance(found, dict) or set(found) != complete or found["format"] != _FORMAT:
+            raise ValueError(f"it is not a manifest of format {_FORMAT}")
+    except (OSError, ValueError) as e:
+        raise CheckpointError(f"cannot read {path}: {e}; {_older(checkpoint)}") from e
+    return found
+
+
+def _check_identity(checkpoint: Path, manifest: dict, identity: dict[str, str] | None) -> None:
+    found = manifest["identity"]
+    if identity is None or found == identity:
+        return
+    if found is None:
+        raise CheckpointError(f"{checkpoint} does not say which run it is of; remove it")
+    keys = [k for k in {**identity, **found} if found.get(k) != identity.get(k)]
+    differs = [
+        f"{k} ({found.get(k, 'absent')} there, {identity.get(k, 'absent')} now)" for k in keys[:5]
+    ]
+    more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
+    raise CheckpointError(
+        f"{checkpoint} is of a run with other settings: {', '.join(differs)}{more}. "
+        "Remove it, or choose another --run.folder"
+    )
+
+
+def _check_file(path: Path, size: int) -> None:
+    try:
+        found = path.stat().st_size
+    except OSError as e:
+        raise _unreadable(path, e) from e
+    if found != size:
+        raise CheckpointError(
+            f"{path} holds {found} bytes, {size} were written; {_older(path.parent)}"
+        )
+
+
+def _digest(path: Path) -> str:
+    try:
+        return digest(path)
+    except OSError as e:
+        raise _unreadable(path, e) from e
+
+
+def _unreadable(path: Path, error: OSError) -> CheckpointError:
+    if not path.parent.is_dir():
+        return CheckpointError(
+            f"cannot read {path}: {path.parent.name} was removed meanwhile, as a run does with "
+            "old checkpoints; try again"
+        )
+    return CheckpointError(f"cannot read {path}: {error.strerror or error}; {_older(path.parent)}")
+
+
+def _older(checkpoint: Path) -> str:
+    return f"remove {checkpoint} to use an older one"
+
+
+def _all(folder: Path) -> list[Path]:
+    """Complete checkpoints, oldest first."""
+    return standing_all(folder, r"step_\d{8}")

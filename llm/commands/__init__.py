@@ -1,0 +1,1 @@
+"""One file for each python -m llm command; nothing else imports them."""

@@ -1,0 +1,219 @@
+"""`python -m llm compare RUN RUN ...`: runs over each other, seeds of one setting as a band."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llm.report import html
+from llm.report import plots as report_plots
+from llm.report.comparison_plots import BOUNDS, PANELS, Group, draw, interval, label, looks
+from llm.report.html import Html, facts, paragraph, picture, table
+from llm.report.run_files import RunFiles, read_run, write
+from llm.settings.validation import ConfigError
+
+# two runs that differ in these alone are two seeds of one setting; the rest of them changes what
+# is kept and shown, not what is learnt
+NOT_COMPARED = set(
+    "run.seed run.folder warmup.folder run.tracker run.threads run.checkpoint_every "
+    "run.checkpoints_kept run.keep_best run.samples_kept".split()
+)
+
+
+def main(argv: list[str]) -> int:
+    """Write the comparison and print its table; returns 0."""
+    parser = argparse.ArgumentParser(
+        prog="python -m llm compare",
+        description="Overlay runs. Runs whose settings differ by the seed only become one curve "
+        "with a band: a 95 % interval of the mean from 3 seeds on, smallest to largest for 2.",
+    )
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs/compare.html"),
+        help="a .html page or a .png picture (default runs/compare.html)",
+    )
+    parser.add_argument("--force", action="store_true", help="even if their tasks differ")
+    args = parser.parse_args(argv)
+    if args.out.suffix not in (".html", ".png"):
+        raise ConfigError(f"--out {args.out} must end in .html or .png")
+    runs = [read_run(r) for r in args.runs]
+    groups = grouped(runs, force=args.force)
+    for run in runs:
+        for note in run.notes:
+            if note.startswith("metrics.jsonl"):
+                sys.stderr.write(f"{run.folder}: {note}\n")
+    write(args.out, draw(groups) if args.out.suffix == ".png" else document(groups))
+    print(table_text(groups))
+    print(f"wrote {args.out}")
+    return 0
+
+
+def grouped(runs: Sequence[RunFiles], force: bool = False) -> list[Group]:
+    """Runs in groups of equal settings, in the order given.
+
+    Raises:
+        ConfigError: a run without settings or measurements; the same seed twice in a group; and,
+            unless forced, different tasks, since their rewards do not compare.
+    """
+    flat = [_flat(r) for r in runs]
+    for run in runs:
+        if not run.config or not run.rows:
+            raise ConfigError(
+                f"{run.folder} cannot be compared yet: its "
+                f"{'metrics.jsonl' if run.config else 'config.toml'} is empty or missing"
+            )
+    tasks = _varying([{k: v for k, v in f.items() if k.startswith("task.")} for f in flat])
+    if tasks and not force:
+        raise ConfigError(
+            f"these runs have different tasks (they differ in {', '.join(tasks)}), so their rates "
+            "do not compare. Leave some out, or give --force"
+        )
+    keys = [{k: v for k, v in f.items() if k not in NOT_COMPARED} for f in flat]
+    distinct: list[dict[str, Any]] = []
+    for key in keys:
+        if key not in distinct:
+            distinct.append(key)
+    differing = _varying(distinct)
+    groups = []
+    for key, (colour, line) in zip(distinct, looks([method(k) for k in distinct]), strict=True):
+        members = [r for r, k in zip(runs, keys, strict=True) if k == key]
+        _check_seeds(members)
+        groups.append(Group(_name(key, differing, members), members, colour, line))
+    return groups
+
+
+def method(flat: dict[str, Any]) -> str:
+    """The key of METHOD_COLOURS for flat settings."""
+    name = str(flat.get("correction.name", "none"))
+    if flat.get("actor.kind") == "self" or flat.get("rollout.source") == "policy":
+        return "on-policy"
+    if name == "jackpot" and flat.get("correction.scope") == "prefix":
+        return "jackpot on prefixes"
+    if name == "jackpot" and flat.get("correction.mask") == "expected":
+        return "jackpot expected mask"
+    coef = flat.get("loss.distill_coef", 0)
+    distilled = isinstance(coef, int | float) and coef > 0 and flat.get("actor.kind") != "frozen"
+    return "tis+distill" if name == "tis" and distilled else name
+
+
+def _flat(run: RunFiles) -> dict[str, Any]:
+    return {
+        f"{section}.{key}": value
+        for section, part in run.config.items()
+        if isinstance(part, dict)
+        for key, value in part.items()
+    }
+
+
+def _varying(flats: Sequence[dict[str, Any]]) -> list[str]:
+    names = dict.fromkeys(k for f in flats for k in f)
+    return [n for n in names if any(f.get(n) != flats[0].get(n) for f in flats)]
+
+
+def _name(key: dict[str, Any], differing: list[str], members: list[RunFiles]) -> str:
+    if not differing:
+        return members[0].folder.resolve().name if len(members) == 1 else "all runs"
+    return ", ".join(f"{_short(k)} {key.get(k, 'absent')}" for k in differing)
+
+
+def _short(key: str) -> str:
+    """correction.name says it all as 'correction'."""
+    return key.removesuffix(".name")
+
+
+def _check_seeds(members: list[RunFiles]) -> None:
+    seen: dict[Any, RunFiles] = {}
+    for run in members:
+        seed = str(_flat(run).get("run.seed"))
+        if seed in seen:
+            raise ConfigError(
+                f"{seen[seed].folder} and {run.folder} have the same settings and the same seed "
+                f"{seed}: they are one measurement, not two. Leave one out"
+            )
+        seen[seed] = run
+
+
+def final_rows(groups: Sequence[Group]) -> list[list[str]]:
+    """One row per group: name, seeds, steps, and final values with their interval."""
+    rows = []
+    for g in groups:
+        lasts = sorted({r.rows[-1]["step"] for r in g.runs})
+        steps = str(lasts[0]) if len(lasts) == 1 else f"{lasts[0]} to {lasts[-1]}"
+        if not all(r.finished for r in g.runs):
+            steps += " (not complete)"
+        cells = [g.name, str(len(g.runs)), steps]
+        for name, share in (
+            ("pass_rate", 0.0),
+            ("reward_mean", 0.1),
+            ("kl_policy_actor", 0.0),
+            ("accept_rate", 0.1),
+        ):
+            values = [_final(r, name, share) for r in g.runs]
+            known = np.array([v for v in values if v is not None])
+            cells.append(_value(known, BOUNDS[name]) if len(known) == len(values) else "-")
+        rows.append(cells)
+    return rows
+
+
+def _final(run: RunFiles, name: str, share: float) -> float | None:
+    """The last value, or the mean over the last `share` of the steps."""
+    _, values = report_plots.series(run.rows, name)
+    if not values:
+        return None
+    return float(np.mean(values[-max(1, round(share * len(values))) :]))
+
+
+def _value(values: np.ndarray, bounds: tuple[float, float]) -> str:
+    mean, low, high = (float(x[0]) for x in interval(values[:, None], bounds))
+    return f"{mean:.3g}" if len(values) == 1 else f"{mean:.3g} [{low:.3g}, {high:.3g}]"
+
+
+HEAD = (
+    "settings that differ",
+    "seeds",
+    "last step",
+    "pass rate, last",
+    "reward, last tenth",
+    "KL(policy, actor), last",
+    "accepted, last tenth",
+)
+
+
+def table_text(groups: Sequence[Group]) -> str:
+    """The table of final values for a terminal."""
+    lines = [list(HEAD), *final_rows(groups)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(HEAD))]
+    return "\n".join(
+        "  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+
+
+def document(groups: Sequence[Group]) -> str:
+    """The page."""
+    lead = paragraph(
+        "Curves are means over seeds; curves of more than 60 steps are means over equal windows. "
+        "Bands, and brackets in the table: a 95 % interval of the mean (Student's t) from 3 seeds "
+        "on (cut off where the quantity cannot be), smallest to largest for 2 seeds; with one seed "
+        "there is neither, and a difference may be chance. On a logarithmic axis a band that "
+        "reaches 0, or almost, leaves at the bottom."
+    )
+    names = "; ".join(label(g) for g in groups)
+    plots = "".join(
+        picture(draw(groups, [p]), f"{p.title} against the step for {names}") for p in PANELS
+    )
+    values = table(HEAD, final_rows(groups), ["", *["number"] * (len(HEAD) - 1)])
+    folders = facts((g.name, ", ".join(str(r.folder) for r in g.runs)) for g in groups)
+    sections = [
+        ("curves", "Curves", Html(f'<div class="plots two">{plots}</div>')),
+        ("values", "Final values", values),
+        ("runs", "Runs", folders),
+    ]
+    count = sum(len(g.runs) for g in groups)
+    return html.page(f"Comparison of {count} runs", lead, sections)

@@ -1,0 +1,229 @@
+"""`python -m llm eval RUN`: mean@k and pass@k of a run's checkpoint, on its own or any task."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llm import settings
+from llm.settings.loading import Config, ConfigError
+from llm.settings.validation import flatten
+
+if TYPE_CHECKING:
+    from llm.training.context import Setup
+
+_OVERRIDES = ("--task.", "--rollout.temperature", "--rollout.max_new_tokens", "--run.device")
+_PROG = "python -m llm eval"
+_RETRIES = 2  # a run in progress drops and replaces checkpoints
+
+
+def main(argv: list[str]) -> int:
+    """Evaluate, print a table, append to RUN/eval.json and draw RUN/eval.png; returns 0."""
+    flags, rest = split_overrides(argv)
+    args = _parser().parse_args(rest)
+    for name, least in (("prompts", 1), ("samples", 1), ("seed", 0)):
+        if getattr(args, name) < least:
+            raise ConfigError(f"--{name} must be at least {least}, got {getattr(args, name)}")
+    if not (args.run / "config.toml").is_file():
+        raise ConfigError(f"{args.run} is not a run folder: it holds no config.toml")
+    own = settings.load([str(args.run / "config.toml")], [], prog=_PROG)
+    cfg = settings.load([str(args.run / "config.toml")], flags, prog=_PROG)
+    earlier = _read_entries(args.run / "eval.json")
+    setup, step, checkpoint = _open(own, cfg, args.run, args.checkpoint)
+    try:
+        found = _evaluate(setup, args.prompts, args.samples, args.seed)
+        counts = setup.scorer.counts()
+    finally:
+        setup.scorer.close()
+    entry = {
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "checkpoint": checkpoint.name,
+        "step": step,
+        "seed": args.seed,
+        "overrides": flags,
+        "task": {k: v for k, v in flatten(cfg).items() if k.startswith("task.")},
+        "temperature": cfg.rollout.temperature,
+        "max_new_tokens": cfg.rollout.max_new_tokens,
+        "models": found,
+        **counts,
+    }
+    _save(args.run, [*earlier, entry], found)
+    sys.stdout.write(table(entry))
+    sys.stdout.write(f"wrote {args.run / 'eval.json'} and {args.run / 'eval.png'}\n")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=_PROG,
+        allow_abbrev=False,
+        description="mean@k and pass@k (unbiased) of a run's checkpoint on held-out problems, with "
+        "95 % intervals. --task.* settings, --rollout.temperature, --rollout.max_new_tokens and "
+        "--run.device replace the run's own, so a run can be evaluated on any task.",
+    )
+    parser.add_argument("run", type=Path, help="run folder")
+    parser.add_argument("--prompts", type=int, default=500, help="held-out prompts (default 500)")
+    parser.add_argument("--samples", type=int, default=4, help="samples of each (default 4)")
+    parser.add_argument(
+        "--seed", type=int, default=1, help="of prompts, samples and intervals (default 1)"
+    )
+    parser.add_argument("--checkpoint", choices=("newest", "best"), default="newest")
+    return parser
+
+
+def split_overrides(argv: list[str]) -> tuple[list[str], list[str]]:
+    """Flags that replace settings of the run, with their values; and all the rest.
+
+    Raises:
+        ConfigError: a setting that an evaluation does not read.
+    """
+    flags, rest = [], []
+    words = iter(argv)
+    for word in words:
+        name = word.split("=")[0].replace("-", "_").replace("__", "--", 1)
+        if not name.startswith("--") or "." not in name:
+            rest.append(word)
+            continue
+        if not (name.startswith("--task.") or name in _OVERRIDES):
+            raise ConfigError(
+                f"{word} does nothing in an evaluation; these settings can be replaced: --task.*, "
+                f"{', '.join(_OVERRIDES[1:])}"
+            )
+        flags.append(word)
+        if "=" not in word:
+            flags += [value for value in (next(words, None),) if value is not None]
+    return flags, rest
+
+
+def open_evaluation(own: Config, cfg: Config, folder: Path, checkpoint: Path) -> tuple[Setup, int]:
+    """Models as the run's settings say, from a checkpoint; task and sampling as `cfg` says.
+
+    Returns:
+        The setup, and the step of the checkpoint.
+    """
+    import torch
+
+    from llm.checkpoints.checkpoint import load_state
+    from llm.models import loading
+    from llm.models.actors import Actor
+    from llm.rewards import scorers
+    from llm.tasks import problem
+    from llm.tokenizers import pretrained
+    from llm.training.context import Setup, open_device
+
+    if cfg.task.forms != own.task.forms:
+        raise ConfigError(
+            f"--task.forms {cfg.task.forms} makes a vocabulary that differs from that of the run's "
+            f"models, which were built with task.forms {own.task.forms}: leave it out"
+        )
+    torch.set_num_threads(cfg.run.threads)
+    device = open_device(cfg.run.device)
+    tokenizer = pretrained.tokenizer_for(cfg.policy.path, cfg.task)
+    task = problem.open_task(cfg.task, tokenizer)
+    policy = loading.open_shell(own, "policy", folder)
+    actor = Actor("self", policy)
+    parts = {"policy": policy}
+    if own.actor.kind in ("separate", "frozen"):
+        separate = own.actor.kind == "separate"  # a frozen actor is in no checkpoint
+        opened = loading.open_shell if separate else loading.open_model
+        actor = Actor(own.actor.kind, opened(own, "actor", folder))
+        parts |= actor.parts()
+    state = load_state(checkpoint, parts)
+    for model in (policy, actor.model):
+        model.to(device)
+    scorer = scorers.open_scorer(cfg.task, tokenizer)
+    return Setup(cfg, tokenizer, task, scorer, policy, actor, None, device), int(state["step"])
+
+
+def _open(own: Config, cfg: Config, folder: Path, which: str) -> tuple[Setup, int, Path]:
+    """`open_evaluation` of the newest or best checkpoint, once more where the run replaced it."""
+    from llm.checkpoints.checkpoint import CheckpointError
+
+    for retries in reversed(range(_RETRIES + 1)):
+        checkpoint = _checkpoint(folder, which)
+        before = _written(checkpoint)
+        try:
+            return *open_evaluation(own, cfg, folder, checkpoint), checkpoint
+        except CheckpointError:
+            damaged = before is not None and _written(checkpoint) == before
+            if damaged or retries == 0:
+                raise
+    raise AssertionError("unreachable")
+
+
+def _written(checkpoint: Path) -> tuple[int, int] | None:
+    """What tells a checkpoint from its successor of the same name; None if it is gone."""
+    try:
+        found = (checkpoint / "manifest.json").stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
+def _evaluate(setup: Setup, prompts: int, samples: int, seed: int) -> dict[str, Any]:
+    from llm.training.evaluation import evaluate_many, summary
+
+    problems = setup.task.held_out(seed, prompts)
+    evaluated = {"policy": setup.policy}
+    if setup.actor.kind != "self":
+        evaluated["actor"] = setup.actor.model
+    return {
+        name: summary(evaluate_many(model, setup, problems, samples, seed), seed)
+        for name, model in evaluated.items()
+    }
+
+
+def _checkpoint(folder: Path, which: str) -> Path:
+    from llm.checkpoints import checkpoint
+
+    find = checkpoint.best if which == "best" else checkpoint.latest
+    # twice: between listing and looking, the only one may give way to its successor
+    found = find(folder / "checkpoints") or find(folder / "checkpoints")
+    if found is None:
+        hint = "; try --checkpoint newest" if which == "best" else ""
+        raise ConfigError(f"{folder} holds no complete {which} checkpoint{hint}")
+    return found
+
+
+def _read_entries(path: Path) -> list[Any]:
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+        if not isinstance(entries, list):
+            raise ValueError("it holds no list")
+    except (OSError, ValueError) as e:
+        raise ConfigError(f"{path} cannot be added to ({e}); move it away") from e
+    return entries
+
+
+def _save(folder: Path, entries: list[Any], found: dict[str, Any]) -> None:
+    from llm.checkpoints.atomic_files import write_json
+    from llm.report import plots
+    from llm.report.run_files import write
+
+    curves = [(name, s["pass_at_k"]) for name, s in found.items()]
+    try:
+        write_json(folder / "eval.json", entries)
+    except OSError as e:
+        raise ConfigError(f"cannot write {folder / 'eval.json'}: {e.strerror}") from e
+    write(folder / "eval.png", plots.pass_at_k(curves))
+
+
+def table(entry: dict[str, Any]) -> str:
+    """What an entry of eval.json says, for a terminal."""
+    lines = [
+        f"{entry['checkpoint']} (step {entry['step']}), task {entry['task']['task.name']}, "
+        f"temperature {entry['temperature']:g}, 95 % intervals"
+    ]
+    for name, s in entry["models"].items():
+        lines.append(f"{name}: {s['prompts']} held-out prompts, {s['samples']} samples each")
+        rows = [("mean@1", s["mean_at_1"])]
+        if s["samples"] > 1:
+            rows.append((f"mean@{s['samples']}", s["mean_at_k"]))
+            rows += [(f"pass@{p['k']}", p) for p in s["pass_at_k"] if p["k"] > 1]
+        for label, r in rows:
+            lines.append(f"  {label:<9}{r['value']:.3f}  {r['low']:.3f} to {r['high']:.3f}")
+    return "\n".join(lines) + "\n"

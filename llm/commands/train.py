@@ -1,0 +1,116 @@
+"""python -m llm train: read the settings, prepare the run folder, train or resume."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from llm.settings.loading import Config
+
+_AGAIN = "the same command goes on from the last checkpoint"
+
+
+def main(argv: list[str]) -> int:
+    """Exit codes: 0 complete, 1 another rank ended, 2 a setting or file, 3 diverged, 130 or 143
+    interrupted and saved. Of several ranks, the first that knows why says it."""
+    from llm import settings
+
+    files, flags = split_arguments(argv)
+    cfg = settings.load(files, [f for f in flags if f != "--dry-run"])
+    if "--dry-run" in flags:
+        sys.stdout.write(settings.dump(cfg))
+        return 0
+    from llm import distributed
+
+    distributed.check(cfg)
+    code = 0
+    try:
+        with distributed.joined(cfg.run.device):
+            try:
+                code = run_config(cfg)
+            except (Exception, distributed.Told) as e:
+                lost = distributed.lost(e)
+                if not lost:
+                    raise
+                code = _fail(f"{lost}; {_AGAIN}", 1)
+            if code:
+                raise _Failed
+    except BaseException as e:
+        if not isinstance(e, _Failed):
+            code = code or 1
+            if distributed.size() == 1:
+                raise
+            traceback.print_exc()
+        if distributed.size() > 1:  # the others may be gone: no good-byes
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+    return code
+
+
+class _Failed(Exception):
+    """The reason is on stderr."""
+
+
+def run_config(cfg: Config) -> int:
+    """Train or resume one run in this process; returns its exit code, with the reason on stderr."""
+    from llm import distributed
+    from llm.checkpoints.checkpoint import Diverged
+    from llm.runs import run_folder
+    from llm.runs.signals import Stopped
+    from llm.train import train
+
+    try:
+        folder = Path(cfg.run.folder)
+        if distributed.is_main():
+            folder = run_folder.prepare(cfg)
+        if distributed.share_json((folder / "summary.json").exists()):
+            _say(f"{folder}: already complete\n")
+            return 0
+        summary = train(cfg, folder)
+    except Stopped as e:
+        return _fail(f"stopped by a signal, after saving; {_AGAIN}", e.exit_code)
+    except Diverged as e:
+        return _fail(str(e), 3)
+    except KeyboardInterrupt:
+        return _fail(f"interrupted; {_AGAIN}", 130)
+    except OSError as e:
+        name = e.filename or cfg.run.folder
+        return _fail(f"cannot write {name}: {e.strerror or e}; what was saved is kept, {_AGAIN}", 2)
+    except ValueError as e:  # ConfigError and CheckpointError are ValueErrors
+        return _fail(str(e), 2)
+    _say(
+        f"{folder}: pass rate {summary['pass_rate_first']:.3f} -> {summary['pass_rate_last']:.3f} "
+        f"after {summary['steps']} steps\n"
+    )
+    return 0
+
+
+def split_arguments(argv: list[str]) -> tuple[list[str], list[str]]:
+    """Configuration files, wherever they stand, and flags with their values."""
+    files: list[str] = []
+    flags: list[str] = []
+    for i, word in enumerate(argv):
+        after = argv[i - 1] if i else ""
+        value = after.startswith("--") and "=" not in after and after != "--dry-run"
+        (files if word.endswith(".toml") and not value else flags).append(word)
+    return files, flags
+
+
+def _say(text: str) -> None:
+    from llm import distributed
+
+    if distributed.is_main():
+        sys.stdout.write(text)
+
+
+def _fail(message: str, code: int) -> int:
+    from llm import distributed
+
+    if distributed.reports(message):
+        sys.stderr.write(f"error: {message}\n")
+    return code

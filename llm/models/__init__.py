@@ -1,0 +1,1 @@
+"""Language models: loading, building, kinds of actor, sharding; no sampling and no losses."""

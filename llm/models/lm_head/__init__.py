@@ -1,0 +1,1 @@
+"""Log-probabilities and KLs from the vocabulary head, in blocks or whole."""

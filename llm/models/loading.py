@@ -1,0 +1,297 @@
+"""Language models: built small, or loaded from a folder or the hub; with adapters if asked for."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
+from transformers import logging as transformers_logging
+
+from llm.settings.loading import Config, ConfigError, ModelConfig
+from llm.tokenizers.pretrained import CharTokenizer, is_local, offline_hint, tokenizer_for
+
+Model = Any  # a transformers causal language model; its classes share no typed base
+
+transformers_logging.disable_progress_bar()
+
+
+def build(cfg: ModelConfig, seed: int, forms: int = 1) -> Model:
+    """A random Qwen3 model over the character alphabet with so many forms of a digit; the same seed
+    gives the same weights."""
+    with quiet():
+        from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    heads = max(4, cfg.width // 16)  # with two heads of 16 the task is hardly learnt
+    config = Qwen3Config(
+        vocab_size=CharTokenizer(forms).vocab_size,
+        hidden_size=cfg.width,
+        intermediate_size=2 * cfg.width,
+        num_hidden_layers=cfg.layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        head_dim=16,
+        max_position_embeddings=512,
+        initializer_range=0.1,  # the library's 0.02 is for wide models: these would learn late
+        pad_token_id=CharTokenizer.pad,
+        eos_token_id=min(CharTokenizer.eos),
+    )
+    if forms > 1:
+        config.digit_forms = forms  # kept in config.json
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = Qwen3ForCausalLM(config)
+    if forms > 1:
+        _liken_forms(model, forms)
+    return model
+
+
+@torch.no_grad()
+def _liken_forms(model: Model, forms: int) -> None:
+    """Let every form of a digit start near it, in embedding and head: its row and half its own.
+
+    From their own rows alone, 300 steps of warm-up with 201 forms learn no sums at all.
+    """
+    first, digits = CharTokenizer().vocab_size, CharTokenizer().encode("0123456789")
+    for part in (model.get_input_embeddings(), model.get_output_embeddings()):
+        own = part.weight[first:]
+        own.copy_(part.weight[digits].repeat(forms - 1, 1) + 0.5 * own)
+
+
+def load(path: str | Path, dtype: str = "float32") -> Model:
+    """A causal language model from safetensors. Nothing in the folder is executed.
+
+    Args:
+        path: a folder, or a hub id (owner/name) where there is no such folder.
+        dtype: float32 or bfloat16, of the weights. Log-probabilities are float32 either way.
+
+    Raises:
+        ConfigError: no model there, one whose weights are incomplete, too many, quantised, or kept
+            in another format than safetensors, or one that needs code of its own.
+    """
+    path = str(path)
+    where = {"local_files_only": is_local(path), "trust_remote_code": False}
+    try:
+        config: Any = AutoConfig.from_pretrained(path, **where)
+        if getattr(config, "quantization_config", None) is not None:
+            raise ValueError("its weights are quantised, and such weights cannot be trained")
+        with quiet():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                path,
+                config=config,
+                use_safetensors=True,
+                dtype=getattr(torch, dtype),
+                output_loading_info=True,
+                **where,
+            )
+        model, found = loaded
+        if found["missing_keys"]:
+            names = sorted(found["missing_keys"])
+            raise ValueError(f"{len(names)} weights are missing, {names[0]} among them")
+        if found["unexpected_keys"]:
+            names = sorted(found["unexpected_keys"])
+            raise ValueError(
+                f"its config.json has no place for {len(names)} of the weights, {names[0]} among "
+                "them: the two do not belong together"
+            )
+    except (
+        OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError,
+        SafetensorError,
+    ) as e:  # fmt: skip
+        raise ConfigError(
+            f"cannot load a safetensors model from {path}{offline_hint(path)}: {e}"
+        ) from e
+    return model.eval()  # no dropout: p_new must be the law that is compared with p_inf
+
+
+def open_policy(cfg: Config, run_folder: Path) -> Model:
+    """The policy: loaded, or built and warmed up; with adapters if it has a LoRA rank.
+
+    Raises:
+        ConfigError: see `load` and `check_cache`; a vocabulary smaller than its tokenizer's, or for
+            another number of forms of a digit.
+    """
+    return open_model(cfg, "policy", run_folder)
+
+
+def open_model(cfg: Config, role: str, run_folder: Path) -> Model:
+    """The model of a role ("policy" or "actor"), as `open_policy`."""
+    from .pretraining import warmed
+
+    part: ModelConfig = getattr(cfg, role)
+    folder = part.path or warmed(cfg, role, run_folder)
+    model = load(folder, part.dtype)
+    check_cache(model)
+    found, wanted = logits_width(model), tokenizer_for(part.path, cfg.task).vocab_size
+    if found < wanted:
+        raise ConfigError(
+            f"the model in {folder} has a vocabulary of {found} ids, its tokenizer one of {wanted}:"
+            " they do not belong together"
+        )
+    forms = getattr(model.config, "digit_forms", cfg.task.forms)
+    if forms != cfg.task.forms:
+        raise ConfigError(
+            f"the model in {folder} has a vocabulary of {found} ids, for --task.forms {forms}, and "
+            f"task.forms is {cfg.task.forms}: set it to {forms} or choose another model"
+        )
+    return with_lora(model, part, seed=seed_of(cfg, role)) if part.lora_rank else model
+
+
+def open_shell(cfg: Config, role: str, run_folder: Path) -> Model:
+    """The model of a role for a checkpoint to be loaded into: as `open_model`, but a built one
+    without adapters, whose weights are all in the checkpoint, is not warmed up."""
+    part: ModelConfig = getattr(cfg, role)
+    if part.path or part.lora_rank:
+        return open_model(cfg, role, run_folder)
+    return build(part, 0, cfg.task.forms).to(getattr(torch, part.dtype)).eval()
+
+
+def with_lora(model: Model, cfg: ModelConfig, seed: int) -> Model:
+    """Low-rank adapters on every linear layer but the head; nothing else is trained.
+
+    They start without effect (one factor is 0). Adapters are float32 whatever the model is.
+    """
+    try:
+        with quiet():
+            from peft import LoraConfig, get_peft_model
+    except ImportError as e:
+        raise ConfigError(
+            f"lora_rank {cfg.lora_rank} needs the package peft: pip install 'jackpot-obrs[peft]'"
+        ) from e
+    lora = LoraConfig(
+        r=cfg.lora_rank,
+        lora_alpha=cfg.lora_alpha,  # type: ignore[arg-type]  # any number will do
+        lora_dropout=0.0,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+    with torch.random.fork_rng(), quiet():
+        torch.manual_seed(seed)
+        return get_peft_model(model, lora).eval()
+
+
+def check_cache(model: Model) -> None:
+    """Refuse a model that cannot be sampled from, because its cache has no rows to select.
+
+    Raises:
+        ConfigError: a state-space or hybrid model, whose layers carry a state from token to token.
+    """
+    inner = plain(model)
+    if getattr(inner, "_is_stateful", False):
+        odd = ["a state that cannot be taken back"]
+    else:
+        layers = DynamicCache(config=inner.config).layers
+        odd = sorted({type(x).__name__ for x in layers if not _selects_rows(x)})
+    if odd:
+        raise ConfigError(
+            f"{type(inner).__name__} (model_type {inner.config.model_type}) cannot be sampled from "
+            f"here: its cache holds {', '.join(odd)}. Only models whose cache can be selected by "
+            "row are supported, which are those with attention in every layer"
+        )
+
+
+def _selects_rows(layer: Any) -> bool:
+    """Layers with attention and a state select only the keys and values."""
+    able = all(hasattr(layer, f"batch_{x}") for x in ("select_indices", "repeat_interleave"))
+    return able and not hasattr(layer, "update_conv_state")
+
+
+def check_positions(by_role: dict[str, Model], longest_prompt: int, max_new_tokens: int) -> None:
+    """Refuse sequences longer than a model's positions.
+
+    Learned positions end there; others were not trained beyond.
+
+    Raises:
+        ConfigError: says by how much.
+    """
+    needed = longest_prompt + max_new_tokens
+    for role, model in by_role.items():
+        limit = positions_of(model)
+        if limit is not None and needed > limit:
+            raise ConfigError(
+                f"the longest prompt has {longest_prompt} tokens, with {max_new_tokens} new ones "
+                f"that is {needed} tokens, and the {role} has {limit} positions: lower "
+                "--rollout.max_new_tokens or --task.prompt_tokens_max"
+            )
+
+
+def positions_of(model: Model) -> int | None:
+    """Tokens that a sequence may have; None where the model sets no limit."""
+    return getattr(plain(model).config, "max_position_embeddings", None)
+
+
+def plain(model: Model) -> Model:
+    """The transformers model itself, adapters (if any) in its layers; nothing is copied."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def enable_recomputing(model: Model) -> None:
+    """Let `recomputing` save the memory of this model's activations.
+
+    Raises:
+        ConfigError: a model without that, or one with dropout, which would then be switched on.
+    """
+    config = plain(model).config
+    on = [k for k, v in config.to_dict().items() if "drop" in k and isinstance(v, float) and v > 0]
+    if on:
+        raise ConfigError(
+            f"--run.activation_checkpointing True: the model has dropout ({', '.join(on)}), which "
+            "it would switch on; set it to 0 in the model's config.json"
+        )
+    try:
+        with quiet():
+            plain(model).gradient_checkpointing_enable({"use_reentrant": False})
+    except ValueError as e:
+        raise ConfigError(f"--run.activation_checkpointing True: {e}") from e
+
+
+@contextmanager
+def recomputing(model: Model) -> Iterator[None]:
+    """A forward pass within keeps no activations of layers, if that is enabled and it has a
+    gradient. Layers ask for it by their training mode, which is off otherwise."""
+    layers = [m for m in model.modules() if getattr(m, "gradient_checkpointing", False)]
+    layers = layers if torch.is_grad_enabled() else []
+    for layer in layers:
+        layer.training = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.training = False
+
+
+def frozen_copy(model: Model) -> Model:
+    """A copy that shares no memory and takes no gradient, adapters merged into its weights."""
+    other = copy.deepcopy(model)
+    if hasattr(other, "merge_and_unload"):
+        other = other.merge_and_unload()
+    return other.requires_grad_(False).eval()
+
+
+def logits_width(model: Model) -> int:
+    """Token ids that the model gives a probability; padding of the vocabulary included."""
+    return int(plain(model).get_output_embeddings().weight.shape[0])
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the log lines and warnings by which libraries tell each other of their versions."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def seed_of(cfg: Config, role: str) -> int:
+    """Of the weights that a role starts with: policy and actor differ."""
+    return cfg.run.seed * 2 + (role == "actor")

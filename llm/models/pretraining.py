@@ -1,0 +1,153 @@
+"""Supervised warm-up of built models on noisy demonstrations, kept and found again."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from llm.checkpoints.checkpoint import Guard, latest, load_state, save_state, write_json
+from llm.runs.progress import Progress
+from llm.runs.signals import Interrupts, Stopped
+from llm.settings.loading import Config, ConfigError, flatten
+from llm.tasks import problem
+from llm.tasks.digits import DigitTask
+from llm.tokenizers.pretrained import CharTokenizer
+
+from .loading import Model, build, seed_of
+
+_DEPENDS_ON = (
+    "task.name task.digits_min task.digits_max task.slots task.forms {role}.path {role}.layers "
+    "{role}.width warmup.{role}_steps warmup.{role}_error warmup.batch_size warmup.lr run.seed"
+)
+
+
+def warmed(cfg: Config, role: str, run_folder: Path) -> str:
+    """Folder of the warmed-up model of a role; trained now unless one of its recipe is kept.
+
+    Warm-ups are shared by runs with the same settings of them; an interrupted one goes on.
+
+    Raises:
+        ConfigError: a damaged or edited folder: it does not hold what its name says.
+    """
+    folder = kept_in(cfg, role, run_folder)
+    with _alone_in(folder):
+        return _warmed(cfg, role, folder)
+
+
+def kept_in(cfg: Config, role: str, run_folder: Path) -> Path:
+    """Where the warmed-up model of a role is kept: one folder for each recipe, named by its hash,
+    so that recipes share `warmup.folder` and never meet."""
+    home = Path(cfg.warmup.folder) if cfg.warmup.folder else run_folder / "warmup"
+    recipe = json.dumps(_recipe(cfg, role), sort_keys=True)
+    return home / f"{role}-{hashlib.sha256(recipe.encode()).hexdigest()[:10]}"
+
+
+def is_kept(cfg: Config, role: str, run_folder: Path) -> bool:
+    """True where `warmed` would find the model rather than train it."""
+    return (kept_in(cfg, role, run_folder) / "recipe.json").exists()
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Waits while another run warms up here; a lock of the kernel's, gone when its holder is."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a") as file:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.lockf(file, fcntl.LOCK_EX)
+        yield
+
+
+def _warmed(cfg: Config, role: str, folder: Path) -> str:
+    recipe, kept = _recipe(cfg, role), folder / "recipe.json"
+    if kept.exists():
+        try:
+            found = json.loads(kept.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as e:
+            raise ConfigError(f"cannot read {kept}: {e}; remove {folder}") from e
+        if found != recipe:
+            found = found if isinstance(found, dict) else {}
+            differs = [
+                f"{k} ({found.get(k)!r} there, {recipe.get(k)!r} wanted)"
+                for k in sorted(recipe.keys() | found.keys())
+                if found.get(k) != recipe.get(k)
+            ]
+            raise ConfigError(
+                f"{folder} is damaged or was edited: its name is of another recipe than the one in "
+                f"recipe.json: {', '.join(differs)}. Remove it or choose another --warmup.folder"
+            )
+    else:
+        _warm_up(cfg, role, folder).save_pretrained(folder / "model")
+        write_json(kept, recipe)  # written last: its presence says "complete"
+    return str(folder / "model")
+
+
+def _recipe(cfg: Config, role: str) -> dict:
+    """The settings a warmed-up model depends on, and no others."""
+    flat = flatten(cfg)
+    return {k: flat[k] for k in _DEPENDS_ON.format(role=role).split()}
+
+
+def _warm_up(cfg: Config, role: str, folder: Path) -> Model:
+    """Supervised training on noisy demonstrations: pass rates start above zero, and differ."""
+    w = cfg.warmup
+    steps = w.policy_steps if role == "policy" else w.actor_steps
+    error = w.policy_error if role == "policy" else w.actor_error
+    model = build(getattr(cfg, role), seed_of(cfg, role), cfg.task.forms)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=w.lr, weight_decay=0.0)
+    parts = {"model": model, "optimizer": optimizer}
+    start, kept = 0, latest(folder / "checkpoints")
+    if kept is not None:
+        start = load_state(kept, parts)["step"]
+    progress = Progress(f"warm-up {role}", steps, start)
+    guard = Guard(folder / "checkpoints")
+    with Interrupts() as interrupts:
+        for step in range(start, steps):
+            rng = problem.stream(cfg.run.seed, f"warm-up {role}", step)
+            ids, is_answer = demonstrations(cfg, rng, error)
+            logits = model(input_ids=ids).logits[:, :-1].float()
+            loss = torch.nn.functional.cross_entropy(
+                logits[is_answer[:, 1:]], ids[:, 1:][is_answer[:, 1:]]
+            )
+            for group in optimizer.param_groups:
+                group["lr"] = w.lr * min(1.0, (step + 1) / 20) * (1.0 - 0.9 * step / steps)
+            optimizer.zero_grad()
+            loss.backward()
+            guard.finite(step, loss=loss)
+            guard.gradients(step, **{role: model})
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            progress.show(step + 1, f"loss {float(loss.detach()):.3f}")
+            stopping = interrupts.requested
+            if ((step + 1) % 100 == 0 and step + 1 < steps) or stopping:
+                save_state(folder / "checkpoints", step + 1, parts, {"step": step + 1})
+                if stopping:
+                    raise Stopped(interrupts.exit_code)
+    progress.close()
+    return model
+
+
+def demonstrations(
+    cfg: Config, rng: np.random.Generator, error: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Prompt, answer and end-of-sequence, right-padded; and which ids are answer. (b, t) each."""
+    tokenizer = CharTokenizer(cfg.task.forms)
+    (eos,) = tokenizer.eos
+    task = DigitTask(cfg.task)
+    prompts = [p for p, _ in task.problems(rng, cfg.warmup.batch_size)]
+    rows = [
+        (tokenizer.encode(p), tokenizer.encode(task.demonstration(p, rng, error))) for p in prompts
+    ]
+    width = max(len(p) + len(a) + 1 for p, a in rows)
+    ids = torch.full((len(rows), width), tokenizer.pad)
+    is_answer = torch.zeros((len(rows), width), dtype=torch.bool)
+    for i, (p, a) in enumerate(rows):
+        ids[i, : len(p) + len(a) + 1] = torch.tensor([*p, *a, eos])
+        is_answer[i, len(p) : len(p) + len(a) + 1] = True
+    return ids, is_answer

@@ -1,0 +1,1 @@
+"""Pages and pictures from a run's files; imports no torch."""

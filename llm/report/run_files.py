@@ -1,0 +1,143 @@
+"""What a run folder holds, read for a report or a comparison; results written."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from llm.settings.validation import ConfigError
+
+from . import row_checks
+
+Row = dict[str, Any]
+FAULTS_NAMED = 3  # of one file
+
+
+class RunFiles(NamedTuple):
+    """What a run folder holds; what is missing or damaged is empty, and said in `notes`."""
+
+    folder: Path
+    config_text: str
+    config: dict[str, dict[str, Any]]
+    rows: list[Row]
+    decisions: list[Row]
+    samples: list[Row]
+    histograms: list[Row]
+    provenance: list[Row]
+    summary: Row
+    notes: list[str]
+
+    @property
+    def finished(self) -> bool:
+        return bool(self.summary)
+
+
+def write(out: Path, content: str | bytes) -> None:
+    """Write a result file, its folder made.
+
+    Raises:
+        ConfigError: that cannot be done.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
+        out.write_bytes(data)
+    except OSError as e:
+        raise ConfigError(f"cannot write {out}: {e.strerror}; give another file") from e
+
+
+def read_run(folder: Path) -> RunFiles:
+    """Everything in a run folder.
+
+    Raises:
+        ConfigError: it is no run folder.
+    """
+    if not (folder / "config.toml").is_file() and not (folder / "metrics.jsonl").is_file():
+        raise ConfigError(
+            f"{folder} is not a run folder: it holds neither config.toml nor metrics.jsonl"
+        )
+    notes: list[str] = []
+    config_text = _text(folder / "config.toml", notes)
+    config: dict[str, Any] = {}
+    try:
+        config = tomllib.loads(config_text)
+    except tomllib.TOMLDecodeError as e:
+        notes.append(f"config.toml is not TOML: {e}")
+    lines = {
+        name: _lines(folder / f"{name}.jsonl", notes)
+        for name in ("metrics", "decisions", "samples", "histograms")
+    }
+    provenance = _json(folder / "provenance.json", notes)
+    summary = _json(folder / "summary.json", [])
+    return RunFiles(
+        folder,
+        config_text,
+        config,
+        _by_step(lines["metrics"]),
+        lines["decisions"],
+        lines["samples"],
+        lines["histograms"],
+        _entries(provenance, notes),
+        summary if isinstance(summary, dict) else {},
+        notes,
+    )
+
+
+def _text(path: Path, notes: list[str]) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError as e:
+        notes.append(f"{path.name} cannot be read: {e.strerror}")
+        return ""
+
+
+def _json(path: Path, notes: list[str]) -> Any:
+    content = _text(path, notes)
+    try:
+        return json.loads(content) if content else None
+    except ValueError as e:
+        notes.append(f"{path.name} is not JSON: {e}")
+        return None
+
+
+def _entries(provenance: Any, notes: list[str]) -> list[Row]:
+    given = provenance if isinstance(provenance, list) else []
+    entries = [e for e in given if isinstance(e, dict)]
+    if len(entries) < len(given) or not isinstance(provenance, list | None):
+        notes.append("provenance.json holds something else than a list of objects, left out")
+    return entries
+
+
+def _lines(path: Path, notes: list[str]) -> list[Row]:
+    """Rows of a .jsonl; a line that cannot be drawn is left out and noted."""
+    rows, faults = [], []
+    for number, line in enumerate(_text(path, notes).split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            fault = row_checks.fault(path.stem, row)
+        except (ValueError, RecursionError):
+            fault = "not JSON, or cut off"
+        if fault:
+            faults.append(f"line {number} ({fault})")
+        else:
+            rows.append(row)
+    if faults:
+        named = ", ".join(faults[:FAULTS_NAMED])
+        more = f" and {len(faults) - FAULTS_NAMED} more" if len(faults) > FAULTS_NAMED else ""
+        notes.append(f"{path.name}: left out, since they are no complete rows: {named}{more}")
+    return rows
+
+
+def _by_step(rows: list[Row]) -> list[Row]:
+    """One row a step, the last written, in order; with tokens per second."""
+    found = sorted({r["step"]: r for r in rows}.values(), key=lambda r: r["step"])
+    for r in found:
+        parts = [r.get("seconds_rollout"), r.get("seconds_update"), r.get("tokens")]
+        known = [x for x in parts if isinstance(x, int | float) and x > 0]
+        if len(known) == 3:
+            r["tokens_per_second"] = known[2] / (known[0] + known[1])
+    return found

@@ -1,0 +1,1 @@
+"""Scores of answers; answers are never executed."""

@@ -1,0 +1,1 @@
+"""Phase 1: sampling from the actor; weights and losses do not live here."""

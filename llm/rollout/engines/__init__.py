@@ -1,0 +1,1 @@
+"""Where sampling runs: this process, a child process, vLLM."""

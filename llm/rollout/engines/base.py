@@ -1,0 +1,341 @@
+"""Rollout engines: who samples a step's completions, from which weights, and how far ahead.
+
+Every engine does an `Order`, which is numbers alone, and notes what `rollout.sample` would, from
+the same random streams (vllm: from seeds of its own for each step and sequence). With
+rollout.max_staleness = d the batch of step t is ordered once step t - 1 - d is done, from the
+weights as they are then, so at most d + 1 batches wait and results never depend on timing. Batches
+that wait belong to a checkpoint (`tensors`, `put_tensors`): a resumed run takes them from there.
+
+Each rank has an engine of its own for its own sequences. What waits is put together from all ranks
+for a checkpoint (`gather`), and cut to each rank's part when it is read, so ranks may change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import torch
+
+from llm import distributed
+from llm.models.loading import Model
+from llm.rollout import sampling
+from llm.rollout.sampling import Batch
+from llm.settings.loading import Config, ConfigError
+from llm.tasks import problem
+from llm.tasks.problem import Problem
+from llm.tokenizers.pretrained import Tokenizer
+
+Check = Callable[[torch.Tensor], None]
+Result = dict[str, torch.Tensor]  # the tensors FIELDS of a Batch, or NON_FINITE alone
+FIELDS = (
+    *("ids", "is_real", "is_completion", "logp_inf", "topk_ids", "topk_logp_inf"),
+    *("index", "finished", "version"),
+)
+NON_FINITE = "non_finite"  # log-probabilities (rows, v) that sampling stopped at
+
+
+class EngineError(ConfigError):
+    """An engine that cannot sample, however often it is asked."""
+
+
+class Order(NamedTuple):
+    """What to sample. prompts: token ids, each for `group` sequences that are neighbours. place:
+    as for `rollout.sample`."""
+
+    seed: int
+    purpose: str
+    step: int
+    prompts: list[list[int]]
+    group: int
+    max_new_tokens: int
+    temperature: float
+    top_k: int
+    pad: int
+    eos: list[int]
+    place: tuple[int, int] | None = None
+
+    @property
+    def sequences(self) -> int:
+        return len(self.prompts) * self.group
+
+
+class _Ids:
+    """The part of a tokenizer that sampling needs: prompts are numbered, their ids known."""
+
+    def __init__(self, order: Order) -> None:
+        self._prompts, self.pad, self.eos = order.prompts, order.pad, frozenset(order.eos)
+
+    def prompt(self, number: str) -> list[int]:
+        return self._prompts[int(number)]
+
+
+class _NonFinite(Exception):
+    def __init__(self, logq: torch.Tensor) -> None:
+        super().__init__("log-probabilities that are not finite")
+        self.logq = logq
+
+
+def fill(model: Model, order: Order, version: int) -> Result:
+    """Sample an order from `model`, whose weights are of `version`."""
+
+    def check(logq: torch.Tensor) -> None:
+        if not bool(torch.isfinite(logq).all()):
+            raise _NonFinite(logq)
+
+    numbered: Any = _Ids(order)
+    try:
+        batch = sampling.sample(
+            model,
+            numbered,
+            [Problem(str(i), "") for i in range(len(order.prompts))],
+            problem.stream(order.seed, order.purpose, order.step),
+            max_new_tokens=order.max_new_tokens,
+            temperature=order.temperature,
+            top_k=order.top_k,
+            group=order.group,
+            place=order.place,
+            version=version,
+            check=check,
+        )
+    except _NonFinite as e:
+        return {NON_FINITE: e.logq}
+    return {name: getattr(batch, name) for name in FIELDS}
+
+
+class Engine:
+    """What all engines share: orders by step, ahead or not. Subclasses begin and finish one.
+
+    version: of the weights it samples from. `update` gives the next one, so it is the number of
+    steps whose updates the weights hold.
+    """
+
+    def __init__(self, cfg: Config, tokenizer: Tokenizer, device: torch.device) -> None:
+        self.cfg, self.tokenizer, self.device = cfg, tokenizer, device
+        self.version = 0
+        self._waiting: dict[int, Order | None] = {}  # by step; None: its result was put back
+        self._results: dict[int, Result] = {}
+        self._gathered: dict[int, Result] = {}  # of all ranks
+
+    def update(self, model: Model, version: int | None = None) -> None:
+        """Take over the sampling model's present weights. version: theirs; by default the next."""
+        self.version = self.version + 1 if version is None else version
+
+    def generate(
+        self,
+        step: int,
+        problems: list[Problem],
+        *,
+        place: tuple[int, int] | None = None,
+        check: Check = lambda logq: None,
+    ) -> Batch:
+        """Completions of a step's problems, `rollouts_per_prompt` of each.
+
+        place: as for `rollout.sample`. check: is given log q where it is not finite.
+
+        Raises:
+            EngineError: the engine failed, and went on failing when it was started again.
+        """
+        self.submit(step, problems, place=place)
+        return self.collect(step, problems, check=check)
+
+    def submit(
+        self, step: int, problems: list[Problem], *, place: tuple[int, int] | None = None
+    ) -> None:
+        """Order a step's completions from the present weights; nothing if that is done."""
+        if step not in self._waiting:
+            r = self.cfg.rollout
+            order = self._order(
+                "sampling", step, problems, r.rollouts_per_prompt, r.max_new_tokens, r.top_k, place
+            )
+            self._waiting[step] = order
+            self._begin(step, order)
+
+    def collect(
+        self, step: int, problems: list[Problem], *, check: Check = lambda logq: None
+    ) -> Batch:
+        """What was ordered for a step; waits for it where the engine works by itself."""
+        order = self._waiting[step]
+        if step not in self._results:
+            assert order is not None
+            self._results[step] = self._finish(step)
+        del self._waiting[step]
+        self._gathered.pop(step, None)
+        return self._batch(self._results.pop(step), problems, check)
+
+    def ordered(self, step: int) -> bool:
+        return step in self._waiting
+
+    def trial(self, problems: list[Problem], group: int, max_new_tokens: int, top_k: int) -> Batch:
+        """Completions for the self-test, which are not of any step."""
+        order = self._order("self-test", 0, problems, group, max_new_tokens, top_k, None)
+        self._begin(-1, order)
+        return self._batch(self._finish(-1), problems, lambda logq: None)
+
+    def counts(self) -> dict[str, int]:
+        """Metrics of the engine since the last call."""
+        return {}
+
+    def close(self) -> None:
+        """End what the engine has started."""
+
+    def gather(self) -> None:
+        """Put together what waits on all ranks, for `tensors`; waits for it. All ranks must ask.
+
+        Raises:
+            EngineError: the engine of a rank failed; on all ranks.
+        """
+
+        def finish() -> None:
+            for step in self._waiting:
+                if step not in self._results:
+                    self._results[step] = self._finish(step)
+
+        distributed.together(finish, EngineError)
+        for step in self._waiting:
+            if step not in self._gathered:
+                self._gathered[step] = _of_all_ranks(self._results[step], self.tokenizer.pad)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """What `gather` found, `step.field`: what a checkpoint must hold."""
+        return {f"{s}.{k}": v for s, found in self._gathered.items() for k, v in found.items()}
+
+    def put_tensors(self, tensors: dict[str, torch.Tensor]) -> None:
+        """Have again this rank's part of what `tensors` gave."""
+        for key, tensor in tensors.items():
+            step, name = key.split(".", 1)
+            if name not in (*FIELDS, NON_FINITE):
+                raise ValueError(f"{key} is no part of a batch")
+            self._gathered.setdefault(int(step), {})[name] = tensor
+        self._results |= {s: _of_this_rank(found) for s, found in self._gathered.items()}
+        self._waiting |= dict.fromkeys(self._results)
+
+    def _begin(self, key: int, order: Order) -> None:
+        raise NotImplementedError
+
+    def _finish(self, key: int) -> Result:
+        raise NotImplementedError
+
+    def _order(
+        self,
+        purpose: str,
+        step: int,
+        problems: list[Problem],
+        group: int,
+        max_new_tokens: int,
+        top_k: int,
+        place: tuple[int, int] | None,
+    ) -> Order:
+        return Order(
+            self.cfg.run.seed,
+            purpose,
+            step,
+            [self.tokenizer.prompt(p.prompt) for p in problems],
+            group,
+            max_new_tokens,
+            self.cfg.rollout.temperature,
+            top_k,
+            self.tokenizer.pad,
+            sorted(self.tokenizer.eos),
+            place,
+        )
+
+    def _batch(self, found: Result, problems: list[Problem], check: Check) -> Batch:
+        if NON_FINITE in found:
+            check(found[NON_FINITE])
+            raise EngineError("the sampling model gives log-probabilities that are not finite")
+        found = {name: x.to(self.device) for name, x in found.items()}
+        b = len(found["ids"])
+        group = b // len(problems)
+        blank = torch.zeros(b, device=self.device)
+        return Batch(
+            **found,  # type: ignore[arg-type]
+            prompts=[p.prompt for p in problems for _ in range(group)],
+            answers=[p.answer for p in problems for _ in range(group)],
+            reward=blank,
+            advantage=blank.clone(),
+        )
+
+
+def _of_all_ranks(found: Result, pad: int) -> Result:
+    """Results of all ranks, in rank order, padded on the left to one width; of all that hold
+    log-probabilities that are not finite the first, alone."""
+    bad = distributed.gather_json(NON_FINITE in found)
+    if any(bad):
+        mine = bad.index(True) == distributed.rank()
+        width = distributed.largest(found[NON_FINITE].shape[1] if mine else 0)
+        some = next(iter(found.values()))
+        here = found[NON_FINITE] if mine else some.new_zeros((0, width), dtype=torch.float32)
+        return {NON_FINITE: distributed.gather(here)}
+    more = distributed.largest(found["ids"].shape[1]) - found["ids"].shape[1]
+    wide = found | {
+        "ids": torch.nn.functional.pad(found["ids"], (more, 0), value=pad),
+        "is_real": torch.nn.functional.pad(found["is_real"], (more, 0)),
+    }
+    return {name: distributed.gather(wide[name]) for name in FIELDS}
+
+
+def _of_this_rank(found: Result) -> Result:
+    """This rank's sequences of a whole batch, without columns that are padding in all of them."""
+    if NON_FINITE in found:
+        return found
+    own = distributed.part(len(found["ids"]))
+    part = {name: x[own.start : own.stop] for name, x in found.items()}
+    first = int(part["is_real"].any(dim=0).nonzero()[0])
+    return part | {name: part[name][:, first:] for name in ("ids", "is_real")}
+
+
+class HfEngine(Engine):
+    """In this process, from the actor's own model, which is not copied; ahead, but not beside."""
+
+    def __init__(self, cfg: Config, tokenizer: Tokenizer, device: torch.device) -> None:
+        super().__init__(cfg, tokenizer, device)
+        self._model: Model = None
+        self._found: dict[int, Result] = {}
+
+    def update(self, model: Model, version: int | None = None) -> None:
+        super().update(model, version)
+        self._model = model
+
+    def _begin(self, key: int, order: Order) -> None:
+        self._found[key] = fill(self._model, order, self.version)
+
+    def _finish(self, key: int) -> Result:
+        return self._found.pop(key)
+
+
+def open_engine(cfg: Config, tokenizer: Tokenizer, model: Model, device: torch.device) -> Engine:
+    """The engine of a run, with the weights of the actor's model as version 0.
+
+    Raises:
+        ConfigError: a package is missing, or the engine cannot take such a model.
+    """
+    found: Engine
+    if cfg.rollout.engine == "process":
+        from .subprocess_engine import ProcessEngine
+
+        found = ProcessEngine(cfg, tokenizer, device, model)
+    elif cfg.rollout.engine == "vllm":
+        from .vllm_engine import VllmEngine
+
+        found = VllmEngine(cfg, tokenizer, device, model)
+    else:
+        found = HfEngine(cfg, tokenizer, device)
+    try:
+        found.update(model, version=0)
+    except BaseException:
+        found.close()
+        raise
+    return found
+
+
+def order_ahead(
+    engine: Engine,
+    steps: Iterable[int],
+    problems: Callable[[int], list[Problem]],
+    place: tuple[int, int] | None = None,
+) -> None:
+    """Order what is not yet ordered of these steps, in their order, from the present weights."""
+    for step in steps:
+        if not engine.ordered(step):
+            engine.submit(step, problems(step), place=place)

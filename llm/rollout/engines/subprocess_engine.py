@@ -1,0 +1,317 @@
+"""The sampler of rollout.py in a process of its own, with its own copy of the model.
+
+It can sample batches ahead while this process trains. A line of JSON says what to do or what is
+done; orders, weights and results are files in a private folder, tensors as safetensors, so nothing
+is pickled and no pipe fills up. A process that dies, says nothing for rollout.engine_timeout
+seconds or answers nonsense is replaced, given the weights again that each waiting order was for,
+and asked again: since an answer depends on weights and order alone, the run is the same.
+
+The process belongs to no group of torchrun's and sees one GPU, this rank's. Other ranks wait
+while a process is replaced.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import weakref
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from llm import distributed
+from llm.distributed import collectives
+from llm.models.loading import Model, logits_width
+from llm.settings.loading import Config, ConfigError
+from llm.tokenizers.pretrained import Tokenizer
+
+from .base import FIELDS, NON_FINITE, Engine, EngineError, Order, Result
+from .weights import shape_of, weights_of
+
+_RESTARTS_MAX = 3  # in a row, for one batch
+_LINE_MAX = 1 << 16
+# What torchrun sets for a rank: a library that finds it takes itself for one
+_OF_RANKS = (
+    *("RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "ROLE_NAME", "WORLD_SIZE"),
+    *("LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE", "ROLE_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
+)
+_ROOT = Path(__file__).resolve().parents[3]
+
+
+class _Lost(Exception):
+    """The process is of no more use; says why."""
+
+
+@dataclasses.dataclass
+class _Waiting:
+    number: int
+    order: Order
+    version: int
+
+
+class ProcessEngine(Engine):
+    """See the module. The process starts with the first `update` and ends with `close`, or when
+    this process does."""
+
+    def __init__(
+        self, cfg: Config, tokenizer: Tokenizer, device: torch.device, model: Model
+    ) -> None:
+        """Raises ConfigError if other ranks would lose patience with this one's process first."""
+        super().__init__(cfg, tokenizer, device)
+        longest = collectives.TIMEOUT.total_seconds() / 2 / (_RESTARTS_MAX + 1)
+        if distributed.size() > 1 and cfg.rollout.engine_timeout > longest:
+            raise ConfigError(
+                f"--rollout.engine_timeout {cfg.rollout.engine_timeout:g} is too long for several "
+                f"ranks: others wait while one's process is replaced {_RESTARTS_MAX} times. Give "
+                f"at most {longest:g}"
+            )
+        self._width = logits_width(model)
+        self._folder = Path(tempfile.mkdtemp(prefix="jackpot-engine-"))
+        self._remove = weakref.finalize(self, shutil.rmtree, self._folder, True)
+        description = {
+            "engine": cfg.rollout.engine,
+            "device": "cuda:0" if device.type == "cuda" else str(device),
+            "threads": torch.get_num_threads(),
+            **self._description(model),
+        }
+        (self._folder / "start.json").write_text(json.dumps(description))
+        self._process: subprocess.Popen | None = None
+        self._heard = b""
+        self._orders: dict[int, _Waiting] = {}  # by key, in the order of asking
+        self._answers: dict[int, Result] = {}
+        self._numbers = self._restarts = 0
+        self._told = -1  # version of the weights that the process was last told to load
+
+    @property
+    def pid(self) -> int:
+        """Of the process that samples."""
+        assert self._process is not None
+        return self._process.pid
+
+    def update(self, model: Model, version: int | None = None) -> None:
+        super().update(model, version)
+        draft = self._folder / "weights.draft"
+        self._save(model, draft)
+        os.replace(draft, self._weights(self.version))
+        self._told = -1
+        self._forget()
+        if self._process is None:
+            self._start()
+
+    def counts(self) -> dict[str, int]:
+        found, self._restarts = self._restarts, 0
+        return {"engine_restarts": found}
+
+    def close(self) -> None:
+        self._end()
+        self._remove()
+
+    def _begin(self, key: int, order: Order) -> None:
+        self._numbers += 1
+        waiting = self._orders[key] = _Waiting(self._numbers, order, self.version)
+        path = self._folder / f"order_{waiting.number}.json"
+        path.write_text(json.dumps(order._asdict()))
+        self._ask(waiting)
+
+    def _finish(self, key: int) -> Result:
+        failures = 0
+        while key not in self._answers:
+            try:
+                self._hear()
+            except _Lost as e:
+                failures += 1
+                self._replace(str(e), failures)
+        return self._answers.pop(key)
+
+    def _description(self, model: Model) -> dict[str, Any]:
+        """What the process must know of the model to build its copy."""
+        return {"shape": shape_of(model, self.cfg)}
+
+    def _save(self, model: Model, path: Path) -> None:
+        """Write the weights for the process."""
+        save_file(weights_of(model), path)
+
+    def _replace(self, reason: str, failures: int) -> None:
+        said = self._last_words()
+        self._end()
+        whose = f" of rank {distributed.rank()}" if distributed.size() > 1 else ""
+        if failures > _RESTARTS_MAX:
+            raise EngineError(
+                f"--rollout.engine {self.cfg.rollout.engine}: the process that samples{whose} "
+                f"failed {failures} times in a row; at last {reason}.{said} Is there memory for a "
+                "second copy of the model? Raise --rollout.engine_timeout if it is only slow, or "
+                "use --rollout.engine hf"
+            )
+        self._restarts += 1
+        sys.stderr.write(
+            f"rollout engine{whose}: {reason}; started again ({failures} of {_RESTARTS_MAX})\n"
+        )
+        self._start()
+        for waiting in self._orders.values():
+            self._ask(waiting)
+
+    def _start(self) -> None:
+        with (self._folder / "stderr").open("wb") as said:
+            self._process = subprocess.Popen(
+                self._command(),
+                bufsize=0,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=said,
+                env=environment(self.device),
+            )
+        self._heard, self._told = b"", -1
+
+    def _command(self) -> list[str]:
+        return [sys.executable, "-m", "llm.rollout.engines.worker", str(self._folder)]
+
+    def _end(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.wait()
+            for pipe in (process.stdin, process.stdout):
+                assert pipe is not None
+                pipe.close()
+
+    def _ask(self, waiting: _Waiting) -> None:
+        if waiting.version != self._told:
+            self._send({"weights": self._weights(waiting.version).name})
+            self._told = waiting.version
+        self._send({"order": waiting.number, "version": waiting.version})
+
+    def _send(self, message: dict[str, Any]) -> None:
+        assert self._process is not None and self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(message).encode() + b"\n")
+        except OSError:
+            pass  # it has died: the next `_hear` finds that out, and this is sent again
+
+    def _hear(self) -> None:
+        """Wait for one line and take it in.
+
+        Raises:
+            _Lost: there is none, or it makes no sense.
+        """
+        assert self._process is not None and self._process.stdout is not None
+        pipe = self._process.stdout.fileno()
+        deadline = time.monotonic() + self.cfg.rollout.engine_timeout
+        while b"\n" not in self._heard:
+            if not wait([pipe], max(0.0, deadline - time.monotonic())):
+                seconds = self.cfg.rollout.engine_timeout
+                raise _Lost(f"process {self.pid} gave no answer for {seconds:g} s")
+            said = os.read(pipe, _LINE_MAX)
+            if not said:
+                raise _Lost(f"process {self.pid} {_how_it_ended(self._process.wait())}")
+            self._heard += said
+            if len(self._heard) > _LINE_MAX:
+                break
+        line, _, self._heard = self._heard.partition(b"\n")
+        try:
+            message = json.loads(line)
+            if message == {"ready": True}:
+                return
+            if set(message) == {"error"}:
+                raise _Lost(f"process {self.pid} failed: {str(message['error'])[:500]}")
+            key = next(k for k, w in self._orders.items() if message == {"done": w.number})
+        except (ValueError, TypeError, StopIteration):
+            raise _Lost(f"process {self.pid} said {line[:80]!r}, which is no answer") from None
+        self._take_in(key)
+
+    def _take_in(self, key: int) -> None:
+        waiting = self._orders[key]
+        path = self._folder / f"result_{waiting.number}.safetensors"
+        try:
+            found = load_file(path)
+        except (OSError, SafetensorError, ValueError) as e:
+            raise _Lost(f"process {self.pid} left no readable answer ({e})") from None
+        wrong = _fault(found, waiting, self._width)
+        if wrong:
+            raise _Lost(f"process {self.pid} answered nonsense: {wrong}")
+        self._answers[key] = found
+        del self._orders[key]
+        path.unlink()
+        (self._folder / f"order_{waiting.number}.json").unlink()
+        self._forget()
+
+    def _forget(self) -> None:
+        """Delete weights that nothing waits for any more."""
+        needed = {w.version for w in self._orders.values()} | {self.version}
+        for path in self._folder.glob("weights_*.safetensors"):
+            if int(path.stem.removeprefix("weights_")) not in needed:
+                path.unlink()
+
+    def _weights(self, version: int) -> Path:
+        return self._folder / f"weights_{version}.safetensors"
+
+    def _last_words(self) -> str:
+        try:
+            lines = (self._folder / "stderr").read_text(errors="replace").strip().splitlines()
+        except OSError:
+            return ""
+        return f" It wrote: {lines[-1][:300]}." if lines else ""
+
+
+def environment(device: torch.device) -> dict[str, str]:
+    """Of the process that samples: no rank's, and of several GPUs it sees `device` alone."""
+    found = {k: v for k, v in os.environ.items() if k not in _OF_RANKS}
+    found = {k: v for k, v in found.items() if not k.startswith("TORCHELASTIC_")}
+    found["PYTHONPATH"] = os.pathsep.join(filter(None, (str(_ROOT), found.get("PYTHONPATH"))))
+    if device.type == "cuda":
+        number, seen = device.index or 0, found.get("CUDA_VISIBLE_DEVICES")
+        found["CUDA_VISIBLE_DEVICES"] = seen.split(",")[number].strip() if seen else str(number)
+    return found
+
+
+def _how_it_ended(code: int) -> str:
+    if code >= 0:
+        return f"ended with exit code {code}"
+    return f"was killed by {signal.Signals(-code).name}"
+
+
+def _fault(found: Result, waiting: _Waiting, vocabulary: int) -> str:
+    """What is wrong with an answer; "" if it can be one."""
+    if set(found) == {NON_FINITE}:
+        return ""
+    if set(found) != set(FIELDS):
+        return f"it holds {sorted(found)}"
+    order = waiting.order
+    b, t, k = order.sequences, order.max_new_tokens, min(order.top_k, vocabulary)
+    width = max(map(len, order.prompts))
+    shapes = {
+        **dict.fromkeys(("ids", "is_real"), (b, width + t)),
+        **dict.fromkeys(("is_completion", "logp_inf", "version"), (b, t)),
+        **dict.fromkeys(("topk_ids", "topk_logp_inf"), (b, t, k)),
+        **dict.fromkeys(("index", "finished"), (b,)),
+    }
+    for name, shape in shapes.items():
+        if tuple(found[name].shape) != shape:
+            return f"{name} has the shape {tuple(found[name].shape)}, not {shape}"
+    real = found["is_completion"]
+    prompts = [p for p in order.prompts for _ in range(order.group)]
+    seen = zip(found["ids"][:, :width], found["is_real"][:, :width], strict=True)
+    if any(ids[mask].tolist() != p for (ids, mask), p in zip(seen, prompts, strict=True)):
+        return "its prompts are others"
+    if not bool(real[:, 0].all()) or bool((real[:, 1:] & ~real[:, :-1]).any()):
+        return "a completion has a gap"
+    for name in ("ids", "topk_ids"):
+        if int(found[name].min()) < 0 or int(found[name].max()) >= max(vocabulary, order.pad + 1):
+            return f"{name} has ids outside the vocabulary"
+    for name in ("logp_inf", "topk_logp_inf"):
+        x = found[name]
+        if not bool(torch.isfinite(x).all()) or float(x.max()) > 1e-4:
+            return f"{name} holds what are no log-probabilities"
+    if not bool((found["version"] == waiting.version).all()):
+        return f"it was sampled from other weights than version {waiting.version}"
+    return ""

@@ -1,0 +1,150 @@
+"""A sampling model for another process: its shape as JSON, its weights as plain tensors.
+
+Nothing is pickled. All tensors go, buffers included, so the copy computes bit by bit the same.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from llm.checkpoints.state_tensors import alone, place_of
+from llm.models.loading import Model, plain, quiet, with_lora
+from llm.settings.loading import Config, ConfigError, ModelConfig
+
+from .base import Order, Result, fill
+
+
+def shape_of(model: Model, cfg: Config) -> dict[str, Any]:
+    """What `build_shell` needs, as values that JSON can hold."""
+    inner = plain(model)
+    part = cfg.actor if cfg.actor.kind in ("separate", "frozen") else cfg.policy
+    lora = any(".lora_A." in name for name, _ in model.named_parameters())
+    return {
+        "model": type(inner).__name__,
+        "config": type(inner.config).__name__,
+        "values": json.loads(inner.config.to_json_string(use_diff=False)),
+        "dtype": str(inner.dtype).removeprefix("torch."),
+        "attention": inner.config._attn_implementation,
+        "lora": [part.lora_rank, part.lora_alpha] if lora else [],
+        # torch multiplies frozen weights by another routine, whose last bits differ
+        "trained": [name for name, p in model.named_parameters() if p.requires_grad],
+        "wrapped": inner is not model,
+        "bits": cfg.actor.bits if cfg.actor.kind == "quantized" else 0,
+    }
+
+
+def build_shell(shape: dict[str, Any], device: str) -> Model:
+    """A model of that shape; what its weights are is undefined until `take`."""
+    with quiet():
+        import transformers
+
+    config = getattr(transformers, shape["config"]).from_dict(shape["values"])
+    with quiet(), torch.device("meta"):
+        model = getattr(transformers, shape["model"])._from_config(
+            config,
+            attn_implementation=shape["attention"],
+            dtype=getattr(torch, shape["dtype"]),
+        )
+    model = model.to_empty(device="cpu")
+    model.tie_weights()
+    if shape["lora"]:
+        rank, alpha = shape["lora"]
+        model = with_lora(model, ModelConfig(lora_rank=rank, lora_alpha=alpha), seed=0)
+        model = model if shape["wrapped"] else plain(model)
+    if shape["bits"]:
+        from llm.models.actors import quantized
+
+        for parameter in model.parameters():
+            parameter.data.zero_()
+        model = quantized(model, shape["bits"])
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in shape["trained"])
+    return model.eval().to(device)
+
+
+class Shell:
+    """The copy in the process of engine_process.py, which samples as the engine hf does."""
+
+    def __init__(self, start: dict[str, Any]) -> None:
+        self._model = build_shell(start["shape"], start["device"])
+
+    def take(self, weights: Path) -> None:
+        """Fill it from the file of `weights_of`."""
+        take(self._model, load_file(weights))
+
+    def fill(self, order: Order, version: int) -> Result:
+        return fill(self._model, order, version)
+
+
+def plain_tensors(model: Model) -> dict[str, torch.Tensor]:
+    """Parameters and all buffers by name, shared with the model; a quantised weight as its parts,
+    `name!part`."""
+    named = dict(model.named_parameters(remove_duplicate=False))
+    named |= dict(model.named_buffers(remove_duplicate=False))
+    found: dict[str, torch.Tensor] = {}
+    for name, tensor in named.items():
+        found |= _flat(name, tensor.detach() if type(tensor) is torch.nn.Parameter else tensor)
+    return found
+
+
+def weights_of(model: Model) -> dict[str, torch.Tensor]:
+    """`plain_tensors` to be saved."""
+    return once(plain_tensors(model))
+
+
+def once(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What a file can hold: on the CPU, tied ones once, none sharing memory."""
+    found, seen = {}, set()
+    for name, tensor in tensors.items():
+        if place_of(tensor) not in seen:
+            seen.add(place_of(tensor))
+            found[name] = alone(tensor.cpu())
+    return found
+
+
+@torch.no_grad()
+def take(model: Model, weights: dict[str, torch.Tensor]) -> None:
+    """Fill a model of the same shape from `weights_of` another.
+
+    Raises:
+        ConfigError: a tensor is missing, unknown, or of another shape.
+    """
+    own = plain_tensors(model)
+    for name, tensor in weights.items():
+        if name in own and own[name].dtype != tensor.dtype and own[name].shape == tensor.shape:
+            _retype(model, name, tensor.dtype)
+            own = plain_tensors(model)
+    filled = {place_of(own[name]) for name in weights if name in own}
+    odd = [name for name in weights if name not in own or own[name].shape != weights[name].shape]
+    odd += [name for name, x in own.items() if name not in weights and place_of(x) not in filled]
+    if odd:
+        raise ConfigError(
+            f"the copy of a {type(model).__name__} that another process builds has other weights, "
+            f"{odd[0]} among {len(odd)}: use --rollout.engine hf"
+        )
+    for name, tensor in weights.items():
+        own[name].copy_(tensor)
+
+
+def _flat(name: str, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
+    if not hasattr(tensor, "__tensor_flatten__") or type(tensor) is torch.Tensor:
+        return {name: tensor}
+    found: dict[str, torch.Tensor] = {}
+    for part in tensor.__tensor_flatten__()[0]:
+        found |= _flat(f"{name}!{part}", getattr(tensor, part))
+    return found
+
+
+def _retype(model: Model, name: str, dtype: torch.dtype) -> None:
+    """A parameter or buffer in another type, for all its ties."""
+    where, _, leaf = name.rpartition(".")
+    module = model.get_submodule(where)
+    kept = module._parameters if leaf in module._parameters else module._buffers
+    tensor = kept[leaf]
+    assert tensor is not None
+    tensor.data = tensor.data.to(dtype)

@@ -1,0 +1,85 @@
+"""The process of engine_process.py: a line of JSON in, a line out, tensors in files.
+
+It ends when its input does, in the middle of a batch too: then nobody waits for it, and it removes
+the folder that it shared with whoever started it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import shutil
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import IO, Any
+
+
+def main(folder: Path) -> None:
+    requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb", buffering=0)
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1):  # a library that prints must not be taken for a reply
+        os.dup2(null, descriptor)
+    for number in (signal.SIGINT, signal.SIGTERM):  # sent to a group: the parent's to handle
+        signal.signal(number, signal.SIG_IGN)
+    heard: queue.Queue[dict[str, Any]] = queue.Queue()
+    threading.Thread(target=_listen, args=(requests, heard, folder), daemon=True).start()
+    try:
+        _serve(folder, heard, replies)
+    except Exception as e:
+        import traceback
+
+        traceback.print_exc()
+        _reply(replies, {"error": f"{type(e).__name__}: {e}"})
+        os._exit(1)
+
+
+def _listen(requests: IO[bytes], heard: queue.Queue[dict[str, Any]], folder: Path) -> None:
+    for line in requests:
+        heard.put(json.loads(line))
+    shutil.rmtree(folder, ignore_errors=True)
+    os._exit(0)
+
+
+def _serve(folder: Path, heard: queue.Queue[dict[str, Any]], replies: IO[bytes]) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    from llm.checkpoints.state_tensors import alone
+
+    from .base import Order
+
+    start = json.loads((folder / "start.json").read_text())
+    torch.set_num_threads(start["threads"])
+    sampler: Any
+    if start["engine"] == "vllm":
+        from .vllm_engine import Sampler
+
+        sampler = Sampler(start, folder)
+    else:
+        from .weights import Shell
+
+        sampler = Shell(start)
+    _reply(replies, {"ready": True})
+    while True:
+        message = heard.get()
+        if "weights" in message:
+            sampler.take(folder / message["weights"])
+            continue
+        number = message["order"]
+        asked = Order(**json.loads((folder / f"order_{number}.json").read_text()))
+        place = None if asked.place is None else (asked.place[0], asked.place[1])
+        found = sampler.fill(asked._replace(place=place), message["version"])
+        found = {name: alone(x.cpu()) for name, x in found.items()}
+        save_file(found, folder / f"result_{number}.safetensors")
+        _reply(replies, {"done": number})
+
+
+def _reply(replies: IO[bytes], value: dict[str, Any]) -> None:
+    replies.write(json.dumps(value).encode() + b"\n")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,226 @@
+"""Phase 1: sample completions and keep, from the same forward pass, what the weights will need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import DynamicCache
+
+from llm.algorithm.logprobs import positions
+from llm.checkpoints.checkpoint import NonFinite
+from llm.tasks.problem import Problem
+from llm.tokenizers.pretrained import Tokenizer
+
+_COMPACT_BELOW = 0.75  # share of unfinished sequences at which the finished ones leave the cache
+_BLOCK = 512  # ids per block of the two-level search for a token
+_TOGETHER = 1 << 20  # entries searched together on a CPU: larger float64 copies cost page faults
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Sequences with what was known when they were sampled. b sequences, t completion positions.
+
+    ids: prompt left-padded, completion right-padded, (b, t_prompt + t).
+    is_real: a token, not padding, (b, t_prompt + t).
+    is_completion: a sampled token, end-of-sequence included, (b, t).
+    logp_inf: log q of the sampled token, 0 at padding, (b, t) float32.
+    topk_ids, topk_logp_inf: the k likeliest tokens of q and their log q, (b, t, k).
+    index: number of the sequence within the step's batch, (b,): what its random numbers belong to.
+    version: of the weights that each token was sampled from, (b, t): steps whose updates they hold.
+    finished: the completion ended itself, (b,).
+    prompts, answers: text of each prompt, and its right answer.
+    reward, advantage: (b,), filled in by the trainer.
+    """
+
+    ids: torch.Tensor
+    is_real: torch.Tensor
+    is_completion: torch.Tensor
+    logp_inf: torch.Tensor
+    topk_ids: torch.Tensor
+    topk_logp_inf: torch.Tensor
+    index: torch.Tensor
+    finished: torch.Tensor
+    version: torch.Tensor
+    prompts: list[str]
+    answers: list[str]
+    reward: torch.Tensor
+    advantage: torch.Tensor
+
+    @property
+    def completion_ids(self) -> torch.Tensor:
+        return self.ids[:, -self.is_completion.shape[1] :]
+
+    def rows(self, chosen: torch.Tensor) -> Batch:
+        """The sub-batch of these sequences, in this order."""
+        order = chosen.tolist()
+        picked: dict[str, Any] = {
+            k: v[chosen] if isinstance(v, torch.Tensor) else [v[i] for i in order]
+            for k, v in vars(self).items()
+        }
+        return replace(self, **picked)
+
+    def completions(self) -> list[list[int]]:
+        """Sampled ids of each sequence, without padding."""
+        lengths = self.is_completion.sum(dim=1).tolist()
+        rows = self.completion_ids.tolist()
+        return [row[:n] for row, n in zip(rows, lengths, strict=True)]
+
+
+@torch.no_grad()
+def sample(
+    model: Any,  # a transformers causal language model
+    tokenizer: Tokenizer,
+    problems: list[Problem],
+    rng: np.random.Generator,
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    top_k: int,
+    group: int = 1,
+    place: tuple[int, int] | None = None,
+    version: int = 0,
+    check: Callable[[torch.Tensor], None] | None = None,
+) -> Batch:
+    """`group` completions for each problem, neighbours, drawn from softmax(logits / temperature).
+
+    That very distribution, in float32, is what `logp_inf` and the top-k log-probabilities describe.
+    All random numbers are drawn first, one per (sequence, position), so a sequence does not depend
+    on which others are sampled with it: `place` is (first, all), where these sequences stand among
+    all those that share `rng`; None: they are all. A group shares the forward pass of its prompt,
+    and finished sequences leave the batch. `check` sees log q (rows, v) before each draw; None
+    refuses NaN. `version` is noted for every token.
+
+    Raises:
+        NonFinite: log q holds NaN (or what `check` raises).
+    """
+    device = model.device
+    b, t = len(problems) * group, max_new_tokens
+    first, everything = place or (0, b)
+    uniform = torch.from_numpy(rng.random((everything, t))[first : first + b]).to(device)
+    prompt, prompt_real = _left_padded([tokenizer.prompt(p.prompt) for p in problems], tokenizer)
+    prompt, prompt_real = prompt.to(device), prompt_real.to(device)
+    width = prompt.shape[1]
+    each = torch.arange(len(problems), device=device).repeat_interleave(group)
+    blank = torch.full((b, t), tokenizer.pad, device=device)
+    ids = torch.cat([prompt[each], blank], dim=1)
+    is_real = torch.cat([prompt_real[each], torch.zeros_like(blank, dtype=torch.bool)], dim=1)
+    k = min(top_k, model.config.vocab_size)
+    logp_inf = torch.zeros((b, t), device=device)
+    topk_ids = torch.zeros((b, t, k), dtype=torch.long, device=device)
+    topk_logp = torch.zeros((b, t, k), device=device)
+    finished = torch.zeros(b, dtype=torch.bool, device=device)
+    ends = torch.tensor(sorted(tokenizer.eos), device=device)
+
+    cache = DynamicCache(config=model.config)
+    logits = _forward(model, prompt, prompt_real, positions(prompt_real), cache)[each]
+    if group > 1:
+        cache.batch_repeat_interleave(group)
+    rows = torch.arange(b, device=device)  # the sequence in each row of the cache
+    position = prompt_real.sum(dim=1)[each]
+    for i in range(t):
+        logq = torch.log_softmax(logits / temperature, dim=-1)  # (rows, v)
+        (check or _refuse_nan)(logq)
+        token = inverse_cdf(logq, uniform[rows, i])
+        best = logq.topk(k, dim=-1)
+        open_ = ~finished[rows]
+        live = rows[open_]
+        ids[live, width + i] = token[open_]
+        is_real[live, width + i] = True
+        logp_inf[live, i] = logq.gather(1, token[:, None])[open_, 0]
+        topk_ids[live, i], topk_logp[live, i] = best.indices[open_], best.values[open_]
+        finished[live] = torch.isin(token[open_], ends)
+        stay = ~finished[rows]
+        left = int(stay.sum())
+        if left == 0 or i == t - 1:
+            break
+        if left < _COMPACT_BELOW * len(rows):
+            keep = stay.nonzero()[:, 0]
+            cache.batch_select_indices(keep)
+            rows = rows[keep]
+        new = ids[rows, width + i : width + i + 1]
+        past = is_real[rows, : width + i + 1]
+        logits = _forward(model, new, past, position[rows, None] + i, cache)
+    return Batch(
+        ids=ids,
+        is_real=is_real,
+        is_completion=is_real[:, width:],
+        logp_inf=logp_inf,
+        topk_ids=topk_ids,
+        topk_logp_inf=topk_logp,
+        index=torch.arange(first, first + b, device=device),
+        finished=finished,
+        version=torch.full((b, t), version, device=device),
+        prompts=[p.prompt for p in problems for _ in range(group)],
+        answers=[p.answer for p in problems for _ in range(group)],
+        reward=torch.zeros(b, device=device),
+        advantage=torch.zeros(b, device=device),
+    )
+
+
+def _forward(
+    model: Any, ids: torch.Tensor, is_real: torch.Tensor, position: torch.Tensor, cache: Any
+) -> torch.Tensor:
+    """Logits after the last of `ids`, float32, (rows, v)."""
+    out = model(
+        input_ids=ids,
+        attention_mask=is_real.long(),
+        position_ids=position,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    return out.logits[:, -1].float()
+
+
+def _refuse_nan(logq: torch.Tensor) -> None:
+    if bool(torch.isnan(logq).any()):
+        raise NonFinite("the log-probabilities of the model that samples hold NaN")
+
+
+def inverse_cdf(logq: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
+    """The token at which the cumulative probability first exceeds `uniform`: (b, v), (b,) -> (b,).
+
+    Exact sampling, sums in float64; a token of probability 0 is never drawn. Large vocabularies are
+    searched in two levels, a block and a token in it, which saves the cumulative sum of the rest.
+    """
+    if logq.shape[-1] <= 2 * _BLOCK:
+        return _search(logq.double().exp(), uniform)[0]
+    size = max(1, _TOGETHER // logq.shape[-1] if logq.device.type == "cpu" else len(logq))
+    pairs = zip(logq.split(size), uniform.split(size), strict=True)
+    return torch.cat([_in_two_levels(*pair) for pair in pairs])
+
+
+def _in_two_levels(logq: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
+    """`inverse_cdf` of rows that fit into the cache."""
+    q = torch.nn.functional.pad(logq.exp(), (0, -logq.shape[-1] % _BLOCK))
+    blocks = q.unflatten(1, (-1, _BLOCK))
+    block, within = _search(blocks.sum(dim=-1, dtype=torch.float64), uniform)
+    inside = blocks[torch.arange(len(q), device=q.device), block].double()
+    return block * _BLOCK + _search(inside, within)[0]
+
+
+def _search(mass: torch.Tensor, uniform: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The entry that holds the point `uniform` of the total, and where in the entry, in [0, 1]."""
+    cumulative = mass.cumsum(dim=-1)
+    total = cumulative[:, -1]
+    below = torch.nextafter(total, torch.zeros_like(total))  # rounding must not reach past the end
+    point = torch.minimum(uniform * total, below)[:, None]
+    entry = torch.searchsorted(cumulative, point, right=True)
+    start = cumulative.gather(1, (entry - 1).clamp(min=0)) * (entry > 0)
+    return entry[:, 0], ((point - start) / mass.gather(1, entry))[:, 0].clamp(0.0, 1.0)
+
+
+def _left_padded(
+    prompts: list[list[int]], tokenizer: Tokenizer
+) -> tuple[torch.Tensor, torch.Tensor]:
+    width = max(map(len, prompts))
+    ids = torch.full((len(prompts), width), tokenizer.pad)
+    real = torch.zeros((len(prompts), width), dtype=torch.bool)
+    for i, prompt in enumerate(prompts):
+        ids[i, width - len(prompt) :] = torch.tensor(prompt)
+        real[i, width - len(prompt) :] = True
+    return ids, real

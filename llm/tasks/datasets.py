@@ -1,0 +1,246 @@
+"""Problems from rows: files, hub data sets and presets, every row checked before training.
+
+A source is a .jsonl or .parquet file, a hub id (owner/name), or a preset, which knows its hub id,
+columns and where in a row the answer is. `gsm8k:/data/train.jsonl` reads a local copy as gsm8k.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from llm.rewards.scorers import (
+    gold_expression,
+    is_prose,
+    is_scientific,
+    last_boxed,
+    last_number,
+    scorer_name,
+)
+from llm.settings.schema import TaskConfig
+from llm.settings.validation import ConfigError
+
+from .problem import Problem, RowTask, is_held_out, with_instruction
+from .readers import Row, hub_rows, jsonl_rows, parquet_rows, shown
+
+_SHOWN = 5
+_DIGITS_MAX = 1000
+_PLAIN_NUMBER = re.compile(r"-?[0-9]{1,100}(?:\.[0-9]{1,100})?")
+
+
+@dataclass(frozen=True)
+class Preset:
+    hub_id: str
+    config: str | None
+    prompt: str
+    answer: str
+    gold: Callable[[str], str | None]
+    """The answer in the answer column; None where there is none."""
+
+
+def after_hashes(text: str) -> str | None:
+    """GSM8K's answer: what follows the last ####, without thousands commas."""
+    _, found, answer = text.rpartition("####")
+    return answer.replace(",", "").strip() if found else None
+
+
+def whole(text: str) -> str | None:
+    return text
+
+
+PRESETS = {
+    "gsm8k": Preset("openai/gsm8k", "main", "question", "answer", after_hashes),
+    "math": Preset(
+        "DigitalLearningGmbH/MATH-lighteval", "default", "problem", "solution", last_boxed
+    ),
+    "deepscaler": Preset(
+        "agentica-org/DeepScaleR-Preview-Dataset", None, "problem", "answer", whole
+    ),
+}
+_PLAIN = Preset("", None, "prompt", "answer", whole)
+
+
+def open_problems(cfg: TaskConfig, tokenizer: Any) -> RowTask:
+    """The task of `source`; held out are `eval_source`, or an eighth of the prompts.
+
+    A training prompt that `eval_source` also holds is left out of training.
+
+    Raises:
+        ConfigError: a source that cannot be read, bad rows that are refused, or nothing left.
+    """
+    rows, skipped = _problems(cfg, cfg.source, cfg.split, tokenizer)
+    if cfg.eval_source:
+        held, more = _problems(cfg, cfg.eval_source, cfg.eval_split, tokenizer)
+        taken = {p.prompt for p in held}
+        train, skipped = [p for p in rows if p.prompt not in taken], skipped + more
+        remedy = f"every prompt of it is also in --task.eval_source {cfg.eval_source}"
+    else:
+        train = [p for p in rows if not is_held_out(p.prompt)]
+        held = [p for p in rows if is_held_out(p.prompt)]
+        remedy = f"it has only {len(rows)} problems: give --task.eval_source"
+    if not train or not held:
+        kind = "held-out" if train else "training"
+        raise ConfigError(f"--task.source {cfg.source} leaves no {kind} problem: {remedy}")
+    return RowTask(instructed(train, cfg), instructed(held, cfg), skipped)
+
+
+def instructed(problems: list[Problem], cfg: TaskConfig) -> list[Problem]:
+    return [Problem(with_instruction(p.prompt, cfg), p.answer) for p in problems]
+
+
+def _problems(
+    cfg: TaskConfig, source: str, split: str, tokenizer: Any
+) -> tuple[list[Problem], int]:
+    preset, place = _resolve(source)
+    if cfg.answer_column and cfg.answer_column != preset.answer:
+        preset = Preset(preset.hub_id, preset.config, preset.prompt, cfg.answer_column, whole)
+    columns = [cfg.prompt_column or preset.prompt, preset.answer]
+
+    def checked() -> Iterator[tuple[str, Problem | str]]:
+        for where, row in _rows(place, preset, split, columns):
+            yield where, row if isinstance(row, str) else _problem(row, columns, preset.gold)
+
+    return checked_problems(checked(), cfg, tokenizer, source)
+
+
+def _resolve(source: str) -> tuple[Preset, str]:
+    """What is known of a source, and the file or hub id it names."""
+    name, _, place = source.partition(":")
+    if name in PRESETS:
+        return PRESETS[name], place or PRESETS[name].hub_id
+    known = {p.hub_id: p for p in PRESETS.values()}
+    return known.get(source, _PLAIN), source
+
+
+def _rows(place: str, preset: Preset, split: str, columns: list[str]) -> Iterable[Row]:
+    path = Path(place)
+    if path.suffix in (".jsonl", ".parquet"):
+        return jsonl_rows(path) if path.suffix == ".jsonl" else parquet_rows(path, columns)
+    if not path.exists() and re.fullmatch(r"[\w-][\w.-]*/[\w.-]*[\w-]", place, flags=re.ASCII):
+        config = preset.config if place == preset.hub_id else None
+        return hub_rows(place, config, split, columns)
+    what = "exists, but is neither" if path.exists() else "is no file and no hub id (owner/name)"
+    raise ConfigError(
+        f"the source {place} {what}: give a .jsonl or .parquet file, a hub data set, or one of "
+        f"{', '.join(PRESETS)}, each of which may be followed by a file: gsm8k:train.jsonl"
+    )
+
+
+def _problem(
+    row: dict[str, Any], columns: list[str], gold: Callable[[str], str | None]
+) -> Problem | str:
+    """A problem, or why the row is none."""
+    texts = []
+    for column, numbers_too in zip(columns, (False, True), strict=True):
+        if column not in row:
+            return f"no column {column!r}, but {shown(list(row))}"
+        value = row[column]
+        if numbers_too and type(value) is int:
+            if abs(value) >= 10**_DIGITS_MAX:
+                return f"{column!r} is a number of more than {_DIGITS_MAX} digits"
+            value = str(value)
+        if numbers_too and type(value) is float and math.isfinite(value):
+            value = format(Decimal(repr(value)), "f")  # 1e-07 would read as e times 1, minus 7
+        if not isinstance(value, str):
+            return f"{column!r} is a {type(value).__name__}, not a text"
+        if not value.strip():
+            return f"{column!r} is empty"
+        texts.append(value.strip())
+    answer = gold(texts[1])
+    if not answer:
+        return f"{columns[1]!r} ends in no answer (wanted: {_WANTED[gold]})"
+    return Problem(texts[0], answer)
+
+
+_WANTED: dict[Any, str] = {after_hashes: "#### and the number", last_boxed: r"\boxed{...}"}
+
+
+def checked_problems(
+    rows: Iterable[tuple[str, Problem | str]], cfg: TaskConfig, tokenizer: Any, source: str
+) -> tuple[list[Problem], int]:
+    """The good problems of `source` and how many were bad; `rows` gives the place of each.
+
+    Raises:
+        ConfigError: bad rows that are refused, with place and reason of the first; nothing good.
+    """
+    good: list[tuple[str, Problem]] = []
+    bad: list[tuple[str, str]] = []
+    for where, problem in rows:
+        reason = problem if isinstance(problem, str) else _unfit(problem, cfg, tokenizer)
+        if reason:
+            bad.append((where, reason))
+        else:
+            assert isinstance(problem, Problem)
+            good.append((where, problem))
+    if scorer_name(cfg) == "math_verify":
+        good, unreadable = _readable(good, cfg)
+        bad += unreadable
+    if bad and (cfg.bad_rows == "refuse" or not good):
+        lines = [f"  {source}, {where}: {reason}" for where, reason in bad[:_SHOWN]]
+        if len(bad) > _SHOWN:
+            lines.append(f"  and {len(bad) - _SHOWN} more")
+        remedy = (
+            "mend them, name other columns (--task.prompt_column, --task.answer_column), or leave "
+            "them out: --task.bad_rows skip"
+        )
+        raise ConfigError(
+            f"{len(bad)} bad rows of {len(bad) + len(good)} in {source}:\n"
+            + "\n".join(lines)
+            + (f"\n{remedy}" if good else "\nno good row is left, so there is nothing to train on")
+        )
+    if not good:
+        raise ConfigError(f"--task.source {source} holds no rows")
+    return [problem for _, problem in good], len(bad)
+
+
+def _unfit(problem: Problem, cfg: TaskConfig, tokenizer: Any) -> str:
+    """Why a problem cannot be used; empty if it can."""
+    try:
+        (problem.prompt + problem.answer).encode()
+        tokens = len(tokenizer.prompt(with_instruction(problem.prompt, cfg)))
+    except ConfigError:
+        raise
+    except ValueError as e:  # a lone surrogate, or a character outside a small alphabet
+        return f"the prompt cannot be read: {str(e)[:100]}"
+    if tokens > cfg.prompt_tokens_max:
+        return f"the prompt has {tokens} tokens, more than {cfg.prompt_tokens_max}"
+    if scorer_name(cfg) == "number" and last_number(problem.answer) is None:
+        return "the answer holds no number, which the scorer number needs"
+    if scorer_name(cfg) == "math_verify":
+        return _unclear(gold_expression(problem.answer))
+    return ""
+
+
+def _unclear(gold: str) -> str:
+    """Why math-verify would read an expression, but not as what is meant; empty if it would not."""
+    if is_scientific(gold):
+        return f"the answer {gold[:40]} may be a power of ten or a multiple of e: write it out"
+    if is_prose(gold):
+        return (
+            "the answer is prose, which math-verify takes for a product of letters: give "
+            r"\text{...} or --task.scorer exact"
+        )
+    return ""
+
+
+def _readable(
+    problems: list[tuple[str, Problem]], cfg: TaskConfig
+) -> tuple[list[tuple[str, Problem]], list[tuple[str, str]]]:
+    """Problems whose answer math-verify can compare with, and the others."""
+    from llm.rewards.math_verifier import Verifier
+
+    verifier = Verifier(cfg.score_workers, cfg.score_seconds)
+    golds = {p.answer: gold_expression(p.answer) for _, p in problems}
+    hard = [g for g in golds.values() if not _PLAIN_NUMBER.fullmatch(g)]  # no need to ask
+    try:
+        ok = dict(zip(hard, verifier.readable(hard), strict=True))
+    finally:
+        verifier.close()
+    good = [(w, p) for w, p in problems if ok.get(golds[p.answer], True)]
+    reason = "math-verify cannot read the answer"
+    return good, [(w, reason) for w, p in problems if not ok.get(golds[p.answer], True)]

@@ -1,0 +1,88 @@
+"""Problems to train on and to be held out: the protocol every task keeps, and which task it is."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from llm.settings.schema import TaskConfig
+
+
+class Problem(NamedTuple):
+    """A prompt as text, and the right answer."""
+
+    prompt: str
+    answer: str
+
+
+class Task(Protocol):
+    """Where a run's problems come from. No prompt is both trained on and held out."""
+
+    skipped: int
+    """Bad rows left out."""
+
+    def batch(self, seed: int, step: int, n: int) -> list[Problem]:
+        """Training problems of a step; depends on nothing but the arguments."""
+
+    def held_out(self, seed: int, n: int) -> list[Problem]:
+        """Problems that no `batch` ever holds: n, or all there are."""
+
+
+def open_task(cfg: TaskConfig, tokenizer: Any) -> Task:
+    """The task of a configuration, its data read and checked.
+
+    Raises:
+        ConfigError: a task without held-out problems, or prompts the tokenizer cannot read; for
+            rows and generators also a missing file, package or column, or bad rows.
+    """
+    if cfg.name == "problems":
+        from .datasets import open_problems
+
+        return open_problems(cfg, tokenizer)
+    if cfg.name == "gym":
+        from .reasoning_gym_task import open_gym
+
+        return open_gym(cfg, tokenizer)
+    from .digits import open_digits
+
+    return open_digits(cfg, tokenizer)
+
+
+def stream(seed: int, purpose: str, index: int = 0) -> np.random.Generator:
+    """A random stream of its own for each purpose and step: nothing to save, nothing shared.
+
+    Whatever the batch layout or the moment of a resume, the same (seed, purpose, index) gives the
+    same numbers.
+    """
+    return np.random.default_rng((seed, zlib.crc32(purpose.encode()), index))
+
+
+def is_held_out(prompt: str) -> bool:
+    """An eighth of all prompts, by a hash of the text: the same ones in every run and file."""
+    return zlib.crc32(prompt.encode()) % 8 == 0
+
+
+def with_instruction(prompt: str, cfg: TaskConfig) -> str:
+    return f"{prompt}\n{cfg.instruction}" if cfg.instruction else prompt
+
+
+class RowTask:
+    """Problems held in memory: a seeded permutation for each pass over them."""
+
+    def __init__(self, train: list[Problem], held: list[Problem], skipped: int) -> None:
+        self._train, self._held, self.skipped = train, held, skipped
+
+    def batch(self, seed: int, step: int, n: int) -> list[Problem]:
+        size = len(self._train)
+        found: list[Problem] = []
+        for i in range(step * n, (step + 1) * n):
+            if i % size == 0 or not found:
+                order = stream(seed, "prompts", i // size).permutation(size)
+            found.append(self._train[order[i % size]])
+        return found
+
+    def held_out(self, seed: int, n: int) -> list[Problem]:
+        order = stream(seed, "evaluation prompts").permutation(len(self._held))[:n]
+        return [self._held[i] for i in order]

@@ -1,0 +1,259 @@
+"""Text to token ids and back: the character alphabet of built models, or a model's own tokenizer.
+
+Both kinds offer the same: `vocab_size`, `pad`, `eos` (every id that ends a completion), `prompt`,
+`encode`, `decode`, `pieces`. An id may be both padding and end-of-sequence, so no mask comes from
+ids.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from llm.settings.loading import Config
+from llm.settings.schema import TaskConfig
+from llm.settings.validation import ConfigError
+from llm.tasks.problem import Task
+
+from .digit_synonyms import further
+
+_CHARACTERS = "0123456789=+-*/().,:;?!<>_ abcdefghijklmnopqrs"  # with padding and end, 48 ids
+_PROMPTS_SEEN = 4096
+_CHAT_MAX = 1_000_000  # characters that a chat template may add to a prompt
+_TOKENIZER_FILES = (
+    *("tokenizer_config.json", "tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt"),
+    *("merges.txt", "spiece.model", "tekken.json"),
+)
+
+
+class CharTokenizer:
+    """One id for each character of a fixed alphabet, with `forms` characters for each digit.
+
+    48 + 10 (forms - 1) ids: 2,048 with 201 forms. Those of fewer forms are the first ones.
+    """
+
+    pad: int = 0
+    eos: frozenset[int] = frozenset({1})
+
+    def __init__(self, forms: int = 1) -> None:
+        self._characters = _CHARACTERS + further(forms)
+        self._ids = {c: i + 2 for i, c in enumerate(self._characters)}
+        self.vocab_size: int = len(self._characters) + 2
+
+    def prompt(self, text: str) -> list[int]:
+        """Ids of a prompt: those of its characters."""
+        return self.encode(text)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text.
+
+        Raises:
+            ValueError: a character outside the alphabet, named with its position.
+        """
+        for i, c in enumerate(text):
+            if c not in self._ids:
+                raise ValueError(f"character {c!r} at {i} of {text!r} is not in the alphabet")
+        return [self._ids[c] for c in text]
+
+    def decode(self, ids: list[int]) -> str:
+        """Text of ids up to end-of-sequence; padding inside shows as <pad>."""
+        return "".join(self.pieces(_until_end(ids, self.eos)))
+
+    def pieces(self, ids: list[int]) -> list[str]:
+        """What each id stands for."""
+        names = {self.pad: "<pad>", 1: "<eos>"}
+        known = range(2, self.vocab_size)
+        return [self._characters[i - 2] if i in known else names.get(i, f"<id {i}>") for i in ids]
+
+
+class HubTokenizer:
+    """A transformers tokenizer, from a folder or a hub id. Nothing in there is executed."""
+
+    def __init__(self, path: str, prompt_format: str = "auto") -> None:
+        """Load it; `prompt_format` is auto, chat or plain (see TaskConfig).
+
+        Raises:
+            ConfigError: no usable tokenizer there, no token that ends a completion, or the format
+                chat without a chat template.
+        """
+        from transformers import AutoTokenizer, GenerationConfig
+
+        local = is_local(path)
+        try:
+            inner: Any = AutoTokenizer.from_pretrained(
+                path, local_files_only=local, trust_remote_code=False
+            )
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as e:
+            raise ConfigError(
+                f"cannot load a tokenizer from {path}{offline_hint(path)}: {e}"
+            ) from e
+        try:
+            ends = GenerationConfig.from_pretrained(path, local_files_only=local).eos_token_id
+        except (OSError, ValueError):
+            ends = None  # no such file: the tokenizer's own end is the only one
+        ids = {inner.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
+        if not ids:
+            raise ConfigError(
+                f"the tokenizer in {path} has no end-of-sequence token and generation_config.json "
+                "names none, so no completion could end: set eos_token in tokenizer_config.json"
+            )
+        if prompt_format == "chat" and not inner.chat_template:
+            raise ConfigError(
+                f"--task.prompt_format chat, but the tokenizer in {path} has no chat template: use "
+                "auto or plain, or a model tuned for chat"
+            )
+        self.path, self._inner = path, inner
+        self._vocabulary: dict[str, int] = inner.get_vocab()
+        self.is_chat = bool(inner.chat_template) and prompt_format != "plain"
+        self.chat_template: Any = inner.chat_template
+        self.eos = frozenset(ids)
+        self.pad: int = min(ids) if inner.pad_token_id is None else inner.pad_token_id
+        self.bos: int | None = inner.bos_token_id
+        self.vocab_size: int = max(self._vocabulary.values()) + 1
+
+    def prompt(self, text: str) -> list[int]:
+        """Ids of a prompt: one turn of a user in the chat template, or the text as it is.
+
+        Raises:
+            ConfigError: the chat template fails, leaves out the text, or gives too much or nothing.
+            ValueError: a plain text without any token.
+        """
+        if not self.is_chat:
+            ids = list(self._inner.encode(text))
+            if not ids:
+                raise ValueError(f"the tokenizer in {self.path} makes no token of {text[:100]!r}")
+            return ids[:-1] if len(ids) > 1 and ids[-1] in self.eos else ids
+        chat = self._chat(text)
+        ids = list(self._inner.encode(chat, add_special_tokens=False))
+        if not ids:
+            raise self._bad_template(f"gives no token for {text[:100]!r}")
+        return ids
+
+    def _chat(self, text: str) -> str:
+        """The template's text; a template is a program of others and may fail in any way."""
+        turn = [{"role": "user", "content": text}]
+        try:
+            chat = self._inner.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
+        except Exception as e:
+            what = f"{type(e).__name__}: {str(e)[:300]}"
+            raise self._bad_template(f"fails on {text[:100]!r}: {what}") from e
+        if len(chat) > _CHAT_MAX + len(text):
+            raise self._bad_template(f"makes {len(chat)} characters of {text[:100]!r}")
+        if text.strip() not in chat:
+            raise self._bad_template(f"leaves out the prompt: {text[:100]!r} gives {chat[:100]!r}")
+        return str(chat)
+
+    def _bad_template(self, what: str) -> ConfigError:
+        return ConfigError(
+            f"the chat template in {self.path} {what}. Set --task.prompt_format plain, or mend it"
+        )
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a plain text; no special token is added."""
+        return list(self._inner.encode(text, add_special_tokens=False))
+
+    def decode(self, ids: list[int]) -> str:
+        """Text of ids up to the first end-of-sequence, special tokens left out.
+
+        Bytes that are not UTF-8 become U+FFFD, ids outside the vocabulary nothing.
+        """
+        known = [i for i in _until_end(ids, self.eos) if 0 <= i < self.vocab_size]
+        return str(
+            self._inner.decode(known, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        )
+
+    def pieces(self, ids: list[int]) -> list[str]:
+        """A printable string for each id; part of a character shows as the vocabulary spells it."""
+        return [self._piece(i) for i in ids]
+
+    def _piece(self, i: int) -> str:
+        spelling = self._inner.convert_ids_to_tokens(i) if 0 <= i < self.vocab_size else None
+        if spelling is None:
+            return f"<id {i}>"
+        text = self._inner.decode([i], clean_up_tokenization_spaces=False)
+        if "\ufffd" in text or not text:
+            text = spelling
+        elif spelling.startswith("▁") and not text.startswith(" "):
+            text = " " + text  # SentencePiece drops the space of a first word
+        return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+Tokenizer = CharTokenizer | HubTokenizer
+
+
+def tokenizer_for(path: str, task: TaskConfig) -> Tokenizer:
+    """The tokenizer of the model in `path`; a built model (no path, or a folder without any file
+    of a tokenizer) reads characters.
+
+    Raises:
+        ConfigError: `path` is neither a folder nor a hub id, or its tokenizer cannot be used.
+    """
+    if not path or (
+        is_local(path) and not any((Path(path) / f).exists() for f in _TOKENIZER_FILES)
+    ):
+        return CharTokenizer(task.forms)
+    return HubTokenizer(path, task.prompt_format)
+
+
+def prompt_lengths(cfg: Config, task: Task, tokenizer: Tokenizer) -> list[int]:
+    """Tokens of the prompts that a run will see: all held-out ones, the first 4096 trained on."""
+    n = cfg.rollout.prompts_per_step
+    steps = max(1, min(cfg.run.steps, _PROMPTS_SEEN // n))
+    prompts = {p.prompt for step in range(steps) for p in task.batch(cfg.run.seed, step, n)}
+    prompts |= {p.prompt for p in task.held_out(cfg.run.seed, cfg.run.eval_prompts)}
+    return [len(tokenizer.prompt(p)) for p in prompts]
+
+
+def differences(a: Tokenizer, b: Tokenizer) -> list[str]:
+    """What differs between two tokenizers, in words: vocabulary, special ids, chat template."""
+    if isinstance(a, CharTokenizer) or isinstance(b, CharTokenizer):
+        if type(a) is not type(b):
+            return ["one reads the character alphabet, the other has its own tokenizer"]
+        same = a.vocab_size == b.vocab_size
+        return [] if same else [f"vocabulary ({a.vocab_size} and {b.vocab_size} characters)"]
+    found = []
+    va, vb = a._vocabulary, b._vocabulary
+    if va != vb:
+        odd = sorted(t for t in va.keys() | vb.keys() if va.get(t) != vb.get(t))
+        first = f"{odd[0]!r} is id {va.get(odd[0])} and {vb.get(odd[0])}"
+        sizes = f"{len(va)} and {len(vb)} tokens"
+        found.append(f"vocabulary ({sizes}, {len(odd)} with other ids; for example {first})")
+    for name in ("pad", "bos"):
+        if getattr(a, name) != getattr(b, name):
+            found.append(f"{name} id ({getattr(a, name)} and {getattr(b, name)})")
+    if a.eos != b.eos:
+        found.append(f"end-of-sequence ids ({sorted(a.eos)} and {sorted(b.eos)})")
+    if a.chat_template != b.chat_template:
+        found.append("chat template")
+    return found
+
+
+def is_local(path: str) -> bool:
+    """True for an existing folder, False for what looks like a hub id (owner/name).
+
+    Raises:
+        ConfigError: neither.
+    """
+    if Path(path).is_dir():
+        return True
+    if re.fullmatch(r"[\w-][\w.-]*/[\w.-]*[\w-]", path, flags=re.ASCII):
+        return False
+    raise ConfigError(
+        f"cannot load a model from {path}: there is no such folder, and it is not a hub id "
+        "(owner/name)"
+    )
+
+
+def offline_hint(path: str) -> str:
+    """For an error message: how `path` was looked for, where that is not obvious."""
+    if Path(path).is_dir():
+        return ""
+    off = os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "ON", "YES", "TRUE")
+    where = "only in the local hub cache, HF_HUB_OFFLINE is set" if off else "on the hub"
+    return f" (no such folder, so it was looked for as a hub id, {where})"
+
+
+def _until_end(ids: list[int], eos: frozenset[int]) -> list[int]:
+    return ids[: next((n for n, i in enumerate(ids) if i in eos), len(ids))]

@@ -1,0 +1,1 @@
+"""What train.py calls, one file a subject."""

@@ -1,0 +1,118 @@
+"""What a run works with, opened once and handed on: data, scorer, tokenizer, models."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from llm import distributed
+from llm.models import actors, loading, sharding
+from llm.models.actors import Actor
+from llm.models.lm_head import support
+from llm.models.loading import Model
+from llm.rewards import scorers
+from llm.rollout.engines.base import Engine, open_engine
+from llm.rollout.engines.vllm_engine import check_installed
+from llm.settings.loading import Config, ConfigError
+from llm.tasks import problem
+from llm.tokenizers import pretrained
+
+
+class Setup(NamedTuple):
+    """anchor: the policy as it was at the start, frozen; None where the loss has no anchor.
+    engine: samples the rollouts; None where there are none.
+    shards: by role, what is trained in place of a model that is spread over ranks.
+    chunked: logits are computed in blocks, for all models that have a head of their own form."""
+
+    cfg: Config
+    tokenizer: pretrained.Tokenizer
+    task: problem.Task
+    scorer: scorers.Scorer
+    policy: Model
+    actor: Actor
+    anchor: Model | None
+    device: torch.device
+    engine: Engine | None = None
+    shards: Mapping[str, Model] = {}
+    chunked: bool = False
+
+    @property
+    def whole(self) -> dict[str, Model]:
+        """The trained models, by role: those that sample, are evaluated and are saved."""
+        return {"policy": self.policy} | ({"actor": self.actor.model} if self.actor.trained else {})
+
+    @property
+    def trained(self) -> dict[str, Model]:
+        """The trained models, by role, as they are trained."""
+        return {**self.whole, **self.shards}
+
+    def close(self) -> None:
+        """End the processes of engine and scorer."""
+        if self.engine is not None:
+            self.engine.close()
+        self.scorer.close()
+
+
+def open_setup(cfg: Config, folder: Path) -> Setup:
+    """Data, scorer, models and engine of a run; built models are warmed up, in `folder` by default.
+
+    Raises:
+        ConfigError: models that share no tokenizer, bad data, sequences longer than a model's
+            positions, a missing package or device.
+    """
+    if cfg.rollout.engine == "vllm":
+        check_installed()  # before warm-ups, which may take long
+    torch.set_num_threads(cfg.run.threads)
+    device = open_device(cfg.run.device)
+    tokenizer = open_tokenizer(cfg)
+    task = problem.open_task(cfg.task, tokenizer)
+    policy = distributed.main_first(lambda: loading.open_policy(cfg, folder)).to(device)
+    actor = distributed.main_first(lambda: actors.open_actor(cfg, policy, folder))
+    longest = max(pretrained.prompt_lengths(cfg, task, tokenizer))
+    by_role = {"policy": policy, "actor": actor.model}
+    loading.check_positions(by_role, longest, cfg.rollout.max_new_tokens)
+    anchor = None
+    if cfg.loss.anchor_coef > 0:
+        anchor = copy.deepcopy(policy).requires_grad_(False)
+    scorer = scorers.open_scorer(cfg.task, tokenizer)
+    engine = open_engine(cfg, tokenizer, actor.model, device)
+    setup = Setup(cfg, tokenizer, task, scorer, policy, actor, anchor, device, engine)
+    setup = setup._replace(chunked=support.chunked(cfg, policy, actor.model))
+    if cfg.run.sharding == "fsdp" and distributed.size() > 1:
+        shards = {role: sharding.shard(model) for role, model in setup.whole.items()}
+        setup = setup._replace(shards=shards)
+    if cfg.run.activation_checkpointing:
+        for model in setup.trained.values():
+            loading.enable_recomputing(model)
+    return setup
+
+
+def open_tokenizer(cfg: Config) -> pretrained.Tokenizer:
+    """The policy's tokenizer, after checking that the actor's is the same."""
+    tokenizer = pretrained.tokenizer_for(cfg.policy.path, cfg.task)
+    if cfg.actor.kind in ("separate", "frozen") and cfg.actor.path != cfg.policy.path:
+        differs = pretrained.differences(
+            tokenizer, pretrained.tokenizer_for(cfg.actor.path, cfg.task)
+        )
+        if differs:
+            raise ConfigError(
+                f"policy {cfg.policy.path or '(built)'} and actor {cfg.actor.path or '(built)'} "
+                f"must share a tokenizer, and differ in: {'; '.join(differs)}. Rejection compares "
+                "their probabilities of the same token ids: choose models of one family"
+            )
+    return tokenizer
+
+
+def open_device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.zeros(1, device=name).device
+    except (RuntimeError, AssertionError) as e:
+        raise ConfigError(
+            f"--run.device {name} cannot be used: {str(e).splitlines()[0]}. Use auto or cpu"
+        ) from e

@@ -1,0 +1,84 @@
+"""AdamW that keeps float32 master weights of lower-precision models, and the learning rates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from llm.settings.schema import OptimConfig
+
+
+class MasterAdamW(torch.optim.AdamW):
+    """AdamW in float32 whatever the parameters are.
+
+    A step of a bfloat16 parameter is made on its float32 master and rounded; in bfloat16 itself a
+    step below 1/256 of a weight is lost. Float32 parameters are their own masters, and the
+    optimiser is then torch's. Masters are part of the state: a restored run repeats exactly.
+    """
+
+    def __init__(self, parameters: list[torch.nn.Parameter], **settings: Any) -> None:
+        trained = [p for p in parameters if p.requires_grad]
+        masters = [p if p.dtype == torch.float32 else p.detach().float() for p in trained]
+        self._pairs = [
+            (i, p, m) for i, (p, m) in enumerate(zip(trained, masters, strict=True)) if p is not m
+        ]
+        super().__init__(masters, **settings)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
+        for _, parameter, master in self._pairs:
+            master.grad = None if parameter.grad is None else parameter.grad.float()
+        super().step(closure)
+        for _, parameter, master in self._pairs:
+            master.grad = None
+            parameter.copy_(master)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        super().zero_grad(set_to_none)
+        for _, parameter, _ in self._pairs:
+            parameter.grad = None
+
+    def state_dict(self) -> dict[str, Any]:
+        found = super().state_dict()
+        state = dict(found["state"])
+        for i, _, master in self._pairs:
+            state[i] = {**state.get(i, {}), "master": master.detach()}
+        return {**found, "state": state}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        state = {i: dict(values) for i, values in state_dict["state"].items()}
+        masters = [(m, state[i].pop("master")) for i, _, m in self._pairs]
+        super().load_state_dict({**state_dict, "state": {i: v for i, v in state.items() if v}})
+        for master, kept in masters:
+            master.detach().copy_(kept)
+
+
+def adamw(model: torch.nn.Module, lr: float, weight_decay: float) -> MasterAdamW:
+    """AdamW (betas 0.9 and 0.95) over the parameters of `model` that are trained."""
+    return MasterAdamW(
+        list(model.parameters()), lr=lr, betas=(0.9, 0.95), weight_decay=weight_decay
+    )
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def lr_factor(cfg: OptimConfig, step: int, steps: int) -> float:
+    """What both learning rates are multiplied by at a step of `steps`.
+
+    Rises to 1 over lr_warmup_steps; then 1, or to 0 (linearly, or as a cosine), which it would
+    reach just after the last step: no step is without effect.
+    """
+    if step < cfg.lr_warmup_steps:
+        return (step + 1) / (cfg.lr_warmup_steps + 1)
+    done = (step - cfg.lr_warmup_steps) / max(1, steps - cfg.lr_warmup_steps)
+    if cfg.schedule == "linear":
+        return 1.0 - done
+    if cfg.schedule == "cosine":
+        return 0.5 * (1.0 + math.cos(math.pi * done))
+    return 1.0

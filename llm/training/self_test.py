@@ -1,0 +1,196 @@
+"""Before training: are the log-probabilities that sampling noted those that training will compute?
+
+The policy samples a few completions as an actor would, then scores them as training does. With
+actor = policy, p_inf and p_ref are one distribution, so log p_inf and log p_ref differ by rounding
+alone: the sampler works token by token with a cache, the scorer on whole padded sequences. A wrong
+temperature, mask, position, padding side or log-prob mode on either side shows here, and would
+otherwise look like a mismatch of actor and policy, to be "corrected" by the weights.
+
+An engine other than hf is then tried in the same way: it samples from its own copy of the actor's
+model, and the trainer scores the actor's model. Weights that were not taken over, log-probabilities
+before the temperature or without their normalisation, and a coarse arithmetic all show here.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+
+from llm.models.loading import Model
+from llm.rollout import sampling
+from llm.rollout.sampling import Batch
+from llm.settings.loading import ConfigError
+from llm.tasks import problem
+from llm.tasks.problem import Problem
+
+from . import forward
+from .context import Setup
+
+_PROMPTS = 4
+_GROUP = 2
+_TOKENS_MAX = 64
+_TOP_K_MAX = 5  # log-probabilities of very unlikely tokens are rounded too coarsely in bfloat16
+
+
+class SelfTestError(ConfigError):
+    """Sampling and training disagree about the policy's probabilities."""
+
+
+class Limits(NamedTuple):
+    """What rounding may do: to one token, nats; to the mean; to the scale of log-probabilities.
+
+    In bfloat16 single tokens round by up to a nat, which would hide a wrong temperature; over all
+    tokens rounding averages out, and a temperature does not.
+    """
+
+    token: float
+    mean: float = math.inf
+    scale: float = math.inf
+
+
+def limits(setup: Setup, dtype: str = "") -> Limits:
+    """run.self_test_max for a token, or by the precision, the policy's unless given."""
+    if setup.cfg.run.self_test_max:
+        return Limits(setup.cfg.run.self_test_max)
+    by_dtype = {"float32": Limits(1e-3), "bfloat16": Limits(2.0, 0.1, 0.03)}
+    return by_dtype[dtype or setup.cfg.policy.dtype]
+
+
+@torch.no_grad()
+def self_test(setup: Setup) -> dict[str, Any]:
+    """Compare log p_inf with log p_ref on completions that the policy itself samples.
+
+    Returns:
+        max, mean (absolute difference of sampled tokens, nats), max_topk (of the likeliest tokens),
+        scale (of log p_ref's differences between likeliest tokens over those of log p_inf),
+        tolerance (for one token), tokens, and worst: {prompt, position, token} of the largest;
+        `engine`: the same of the engine and the actor's model, unless the engine is hf.
+
+    Raises:
+        SelfTestError: a difference above the tolerance, or NaN; says where and what to look at.
+    """
+    cfg, width = setup.cfg, min(setup.cfg.rollout.max_new_tokens, _TOKENS_MAX)
+    batch = sampling.sample(
+        setup.policy,
+        setup.tokenizer,
+        _of_unequal_lengths(setup),
+        problem.stream(cfg.run.seed, "self-test"),
+        max_new_tokens=width,
+        temperature=cfg.rollout.temperature,
+        top_k=min(cfg.rollout.top_k, _TOP_K_MAX),
+        group=_GROUP,
+    )
+    found = _compared(setup, setup.policy, batch, limits(setup), "")
+    if setup.engine is not None and cfg.rollout.engine != "hf":
+        batch = setup.engine.trial(
+            _of_unequal_lengths(setup), _GROUP, width, min(cfg.rollout.top_k, _TOP_K_MAX)
+        )
+        own = cfg.actor.kind in ("separate", "frozen")
+        allowed = limits(setup, cfg.actor.dtype if own else cfg.policy.dtype)
+        name = f" (engine {cfg.rollout.engine}, the actor's model)"
+        found["engine"] = _compared(setup, setup.actor.model, batch, allowed, name)
+    return found
+
+
+def _compared(
+    setup: Setup, model: Model, batch: Batch, allowed: Limits, name: str
+) -> dict[str, Any]:
+    real = batch.is_completion
+    side = forward.taken(forward.forward(setup, model, batch), batch)
+    side = side._replace(ids=batch.topk_ids[real])
+    found_ref = forward.read([side], setup.cfg.rollout.temperature)[0][0]
+    ref, topk_ref = found_ref.logp, found_ref.logp_ids
+    assert ref is not None and topk_ref is not None
+    sampled = _distance(batch.logp_inf[real], ref)  # (n,), n sampled tokens
+    topk_inf = batch.topk_logp_inf[real]
+    topk = _distance(topk_inf, topk_ref).amax(dim=-1)
+    worst = int(torch.maximum(sampled, topk).argmax())
+    row, position = real.nonzero()[worst].tolist()
+    found: dict[str, Any] = {
+        "max": float(sampled.max()),
+        "mean": float(sampled.mean()),
+        "max_topk": float(topk.max()),
+        "scale": _scale(topk_inf, topk_ref),
+        "tolerance": allowed.token,
+        "tokens": len(sampled),
+        "worst": {
+            "prompt": batch.prompts[row],
+            "position": position,
+            "token": setup.tokenizer.pieces([int(batch.completion_ids[row, position])])[0],
+        },
+    }
+    far = torch.maximum(sampled, topk)
+    scaled = abs(found["scale"] - 1.0) > allowed.scale
+    if bool((far > allowed.token).any()) or found["mean"] > allowed.mean or scaled:
+        wrong = torch.zeros_like(real)
+        wrong[real] = far > min(allowed.token, 2.0 * allowed.mean)
+        right = found["mean"] <= min(allowed.token, allowed.mean)
+        raise SelfTestError(_message(found, wrong, ~batch.is_real[:, 0], scaled, right, name))
+    return found
+
+
+def _scale(topk_inf: torch.Tensor, topk_ref: torch.Tensor) -> float:
+    """Regression slope through 0 of differences within each row, (n, k) each; 1 where k is 1."""
+    a, b = (x.double() - x.double().mean(dim=-1, keepdim=True) for x in (topk_inf, topk_ref))
+    finite = (torch.isfinite(a) & torch.isfinite(b)).all(dim=-1)
+    a, b = a[finite], b[finite]
+    total = float((a * a).sum())
+    return float((a * b).sum()) / total if total > 1e-6 else 1.0
+
+
+def _distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """NaN is as far away as can be; two tokens of probability 0 agree."""
+    return torch.where(a == b, 0.0, (a - b).abs()).nan_to_num(nan=torch.inf, posinf=torch.inf)
+
+
+def _of_unequal_lengths(setup: Setup) -> list[Problem]:
+    """Training prompts from the shortest to the longest of 32, so that there is padding."""
+    some = setup.task.batch(setup.cfg.run.seed, 0, 32)
+    some = sorted(some, key=lambda p: len(setup.tokenizer.prompt(p.prompt)))
+    return [some[round(i * (len(some) - 1) / (_PROMPTS - 1))] for i in range(_PROMPTS)]
+
+
+def _message(
+    found: dict[str, Any],
+    wrong: torch.Tensor,
+    padded: torch.Tensor,
+    scaled: bool,
+    right: bool,
+    name: str,
+) -> str:
+    """wrong: tokens too far off, (b, t). padded: padding before the prompt, (b,). right: the
+    sampled tokens agree, so only the likeliest ones do not. name: of what was tested."""
+    where = found["worst"]
+    if scaled:
+        hint = (
+            f"log-probabilities are scaled by {found['scale']:.3g} between the two sides: look at "
+            "the temperature"
+        )
+    elif right:
+        hint = "sampled tokens are right: look at how the likeliest tokens are noted"
+    elif bool(padded.any()) and not bool(padded.all()) and not bool(wrong[~padded].any()):
+        hint = (
+            "only sequences with padded prompts are wrong: look at the padding side, the attention "
+            "mask and the position ids"
+        )
+    elif not bool(wrong[:, 0].any()):
+        hint = (
+            "the first token of every completion is right: look at what sampling with a cache "
+            "does differently (position ids, attention mask)"
+        )
+    else:
+        hint = (
+            "even first tokens are wrong: look at the temperature and the log-probabilities (of "
+            "raw logits, or after temperature?) on both sides, the chat template, and dropout "
+            "(is the model in train mode?)"
+        )
+    return (
+        f"self-test{name}: log p_inf and log p_ref of the same tokens under the same model differ "
+        f"by up to {max(found['max'], found['max_topk']):.3g} nats (mean {found['mean']:.3g}; "
+        f"{int(wrong.sum())} of {found['tokens']} tokens too far off; allowed for one "
+        f"{found['tolerance']:g}), most at token {where['position']} ({where['token']!r}) after "
+        f"{where['prompt']!r}. Training would correct for this as if it were a mismatch: {hint}. "
+        "If it is rounding, raise --run.self_test_max"
+    )

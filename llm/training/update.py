@@ -1,0 +1,277 @@
+"""Phase 2: one step's updates of the policy (Eq. 5) and of the actor (Eq. 6, 7)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from llm import distributed
+from llm.algorithm.control import Controls
+from llm.algorithm.correction import CorrectionState, TokenWeights, actor_weights, token_weights
+from llm.algorithm.losses import distill_sum, ppo_clip_sum, token_scale
+from llm.checkpoints.checkpoint import Guard
+from llm.checkpoints.state_tensors import full
+from llm.distributed.collectives import AllTokens
+from llm.rollout.sampling import Batch
+from llm.runs import metrics_files
+from llm.settings.loading import Config
+from llm.tasks import problem
+
+from .context import Setup
+from .forward import Joint, Tokens, Weighing, forward, joint, policy_tokens, read, taken
+from .microbatches import in_order, microbatches, none_of
+from .optimizer import adamw, lr_factor, set_lr
+
+Optimizers = dict[str, torch.optim.Optimizer]
+
+
+def open_optimizers(setup: Setup) -> Optimizers:
+    """One for each model that is trained."""
+    o = setup.cfg.optim
+    rates = {"policy": o.policy_lr, "actor": o.actor_lr}
+    return {
+        role: adamw(model, rates[role], o.weight_decay) for role, model in setup.trained.items()
+    }
+
+
+def set_learning_rates(
+    cfg: Config, optimizers: Optimizers, controls: Controls, lowered: float, step: int
+) -> dict[str, float]:
+    """This step's rates: configured, scheduled, lowered by alarms, and controlled."""
+    factor = lowered * lr_factor(cfg.optim, step, cfg.run.steps)
+    rates = {"policy": cfg.optim.policy_lr * factor * controls.policy_lr_factor}
+    rates["actor"] = cfg.optim.actor_lr * factor * controls.actor_lr_factor
+    for name, optimizer in optimizers.items():
+        set_lr(optimizer, rates[name])
+    return {f"lr_{name}": rates[name] for name in optimizers}
+
+
+class Share(NamedTuple):
+    """What one optimiser step works on: this rank's sequences of it."""
+
+    batch: Batch
+    coin: torch.Tensor  # (n,) float64, below 1
+    ref: Tokens | None  # p_ref; None: the update's own forward pass gives it
+    ref_actor: torch.Tensor | None  # (n,) p_actor_ref of the sampled token; None likewise
+    place: torch.Tensor | None = None  # (b,) of its sequences among all ranks'; None: 0 to b - 1
+
+    def places(self) -> torch.Tensor:
+        """`place`, written out."""
+        real = self.batch.is_completion
+        return torch.arange(len(real), device=real.device) if self.place is None else self.place
+
+    def tokens(self) -> AllTokens:
+        """Its tokens among all ranks'; all ranks must ask."""
+        return AllTokens(self.batch.is_completion, self.places())
+
+
+def shares(setup: Setup, batch: Batch, state: CorrectionState, step: int) -> list[Share]:
+    """The sequences of each optimiser step of a rollout: all of them, or random equal shares.
+
+    p_ref and p_actor_ref are scored here, before any update. Coins belong to (sequence, position).
+    The shares are of the sequences of all ranks, so of some a rank may have none.
+    """
+    cfg, device = setup.cfg, batch.ids.device
+    n = sum(distributed.gather_json(len(batch.answers)))
+    coins = problem.stream(cfg.run.seed, "rejection", step).random(
+        (n, batch.is_completion.shape[1])
+    )
+    coin = torch.from_numpy(coins).to(device)[batch.index][batch.is_completion]
+    if cfg.loss.updates_per_rollout == 1:
+        return [Share(batch, coin, None, None, batch.index)]
+    ref, ref_actor = before_updates(setup, batch, state)
+    order = problem.stream(cfg.run.seed, "shares", step).permutation(n)
+    found = []
+    for numbers in torch.from_numpy(order).to(device).reshape(cfg.loss.updates_per_rollout, -1):
+        rows, place = (batch.index[:, None] == numbers).nonzero().T
+        rows, place = rows[place.argsort()], place.sort().values
+        tail = None if ref.tail_bound is None else _pick(ref.tail_bound, batch, rows)
+        part = Tokens(_pick(ref.logp, batch, rows), _pick(ref.topk_logp, batch, rows), tail)
+        part_actor = None if ref_actor is None else _pick(ref_actor, batch, rows)
+        own = batch.rows(rows) if len(rows) else none_of(batch)
+        found.append(Share(own, _pick(coin, batch, rows), part, part_actor, place))
+    return found
+
+
+def score(
+    setup: Setup,
+    batch: Batch,
+    state: CorrectionState,
+    *,
+    is_target: bool,
+    only: Tokens | None = None,
+) -> Tokens:
+    """`laws.tokens` of a whole batch under the policy, one microbatch after the other.
+
+    only: of the only microbatch, from a forward pass that was made already.
+    """
+    micro, weighing = microbatches(setup.cfg, batch), Weighing(state, is_target)
+    found = [policy_tokens(setup, mb, weighing) if only is None else only for mb, _ in micro]
+    logp, topk_logp, tail = zip(*found, strict=True)
+    bound = None if tail[0] is None else in_order(tail, micro)
+    return Tokens(in_order(logp, micro), in_order(topk_logp, micro), bound)
+
+
+@torch.no_grad()
+def before_updates(
+    setup: Setup, batch: Batch, state: CorrectionState
+) -> tuple[Tokens, torch.Tensor | None]:
+    """p_ref and, where Eq. 6 has a correction, p_actor_ref, on a whole batch."""
+    cfg = setup.cfg
+    ref = score(setup, batch, state, is_target=cfg.correction.target == "ref")
+    if cfg.loss.actor_correction == "none" or not setup.actor.trained:
+        return ref, None
+    micro, actor = microbatches(cfg, batch), setup.trained["actor"]
+    sides = (taken(forward(setup, actor, mb), mb) for mb, _ in micro)
+    found = [read([side], cfg.rollout.temperature)[0][0].logp for side in sides]
+    return ref, in_order(found, micro)  # type: ignore[arg-type]  # they were asked for
+
+
+def update(
+    setup: Setup,
+    optimizers: Optimizers,
+    share: Share,
+    controls: Controls,
+    state: CorrectionState,
+    guard: Guard,
+    step: int,
+) -> dict:
+    """One optimiser step of the policy, and of the actor if it is trained, on the joint loss.
+
+    Weights, their statistics, denominators and metrics are of the tokens of all ranks; losses and
+    gradients of this rank's, and then summed.
+
+    Raises:
+        NonFinite: NaN or inf; no optimiser was stepped.
+    """
+    cfg, batch, ref = setup.cfg, share.batch, share.ref
+    real = batch.is_completion
+    micro = microbatches(cfg, batch)
+    every = share.tokens()
+    # Weights need statistics of the whole update: one forward pass serves if it is one microbatch
+    is_target = ref is None or cfg.correction.target == "new"
+    single = len(micro) == 1
+    only = joint(setup, micro[0].batch, controls, Weighing(state, is_target)) if single else None
+    if ref is not None and not (single or is_target):
+        now = ref  # the weights are of p_ref alone: no pass over all microbatches before the first
+    else:
+        now = score(setup, batch, state, is_target=is_target, only=only and only.tokens)
+    guard.finite(step, logp_new=now.logp, logp_inf=batch.logp_inf[real])
+    if ref is not None:
+        guard.finite(step, logp_ref=ref.logp)
+    ref = ref or now  # a single update per rollout: p_ref is p_new, without its gradient
+    target = now if is_target else ref
+    in_topk = (batch.topk_ids[real] == batch.completion_ids[real][:, None]).any(dim=-1)
+    weights = token_weights(
+        cfg.correction,
+        control=cfg.control,
+        state=state,
+        logp_inf=every.whole(batch.logp_inf[real]),
+        logp_ref=every.whole(ref.logp),
+        logp_new=every.whole(now.logp),
+        topk_logp_inf=every.whole(batch.topk_logp_inf[real]),
+        topk_logp_target=every.whole(target.topk_logp),
+        uniform=every.whole(share.coin),
+        in_topk=every.whole(in_topk),
+        sequence=every.sequence,
+        tail_bound=None if target.tail_bound is None else every.whole(target.tail_bound),
+    )
+    guard.finite(step, ratio=weights.log_ratio.double().exp(), weight=weights.weight)
+    n_proposed = len(weights.weight)
+    scale = token_scale(cfg.loss.denominator, weights.accepted, every.sequence, every.sequences)
+    weight, scale = every.mine(weights.weight), every.mine(scale)
+
+    losses: dict[str, float] = {}
+    entropies, clips = [], []
+    for optimizer in optimizers.values():
+        optimizer.zero_grad()
+    for mb, piece in micro:
+        found = only or joint(setup, mb, controls, None)
+        advantage = mb.advantage[:, None].expand(mb.is_completion.shape)[mb.is_completion]
+        new, clip = found.policy, (cfg.loss.clip_low, cfg.loss.clip_high)
+        terms = {
+            "loss_policy": ppo_clip_sum(
+                new, ref.logp[piece], advantage, weight[piece], *clip, scale[piece]
+            )
+        }
+        if "anchor" in found.kl:
+            terms["loss_anchor"] = found.kl["anchor"].sum() / n_proposed
+        if setup.actor.trained:
+            of_actor = None if share.ref_actor is None else share.ref_actor[piece]
+            terms |= actor_terms(setup, mb, found, of_actor, advantage, n_proposed)
+        # L_Jackpot (Eq. 8): policy and actor share no parameters, one backward serves both
+        coefs = {"loss_anchor": cfg.loss.anchor_coef, "loss_distill": controls.distill_coef}
+        trained = {k: v for k, v in terms.items() if k.startswith("loss_")}
+        total = sum(coefs.get(name, 1.0) * term for name, term in trained.items())
+        assert isinstance(total, torch.Tensor)
+        guard.finite(step, loss=total)
+        total.backward()
+        for name, term in terms.items():
+            losses[name] = losses.get(name, 0.0) + float(term.detach())
+        entropies.append(found.entropy)
+        clips.append(metrics_files.clip_fraction(new, ref.logp[piece], advantage, *clip))
+
+    losses = dict(zip(losses, distributed.add_up(list(losses.values()), real.device), strict=True))
+    norms = {}
+    for name in optimizers:
+        model = setup.trained[name]
+        if name not in setup.shards:  # those are summed already
+            distributed.sum_gradients(model.parameters())
+        guard.gradients(step, **{name: model})
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), cfg.optim.grad_clip)
+        norms[f"grad_norm_{name}"] = float(full(norm))
+    for optimizer in optimizers.values():
+        optimizer.step()
+    return {
+        "weights": weights,
+        **losses,
+        **norms,
+        "entropy_policy": float(every.whole(in_order(entropies, micro)).mean()),
+        "clip_fraction": float(every.whole(in_order(clips, micro)).mean()),
+    }
+
+
+def actor_terms(
+    setup: Setup,
+    batch: Batch,
+    found: Joint,
+    ref_actor: torch.Tensor | None,
+    advantage: torch.Tensor,
+    n_proposed: int,
+) -> dict[str, torch.Tensor]:
+    """Eq. 6 and 7, those of them that are on, each per proposed token of the update.
+
+    With closed-loop control also what it measures: the exact KL(policy || actor).
+    """
+    loss, q, act = setup.cfg.loss, batch.logp_inf[batch.is_completion], found.actor
+    terms = {}
+    if loss.actor_ppo and act is not None:
+        anchor = q  # Eq. 6: q is the actor before these updates, so F(p_actor_ref / q) = 1
+        if loss.actor_correction != "none":
+            anchor = act.detach() if ref_actor is None else ref_actor
+        weight = actor_weights(loss, setup.cfg.correction, anchor, q)
+        clip = (loss.clip_low, loss.clip_high)
+        terms["loss_actor_ppo"] = ppo_clip_sum(act, anchor, advantage, weight, *clip) / n_proposed
+    if "distill" in found.kl:
+        distill = distill_sum(found.kl["distill"], loss.distill_temperature)
+        terms["loss_distill"] = distill / n_proposed
+    if "control" in found.kl:
+        terms["kl_policy_actor_now"] = found.kl["control"].sum() / n_proposed
+    return terms
+
+
+def merge(seen: list[dict], weights: list[TokenWeights], cfg: Config) -> dict[str, float]:
+    """Metrics of a step from those of its updates: token metrics pooled, the others averaged."""
+    if not seen:
+        return {}
+    found = {k: sum(s[k] for s in seen) / len(seen) for k in seen[0]}
+    return metrics_files.correction_metrics(weights, cfg.correction.name) | found
+
+
+def _pick(flat: torch.Tensor, batch: Batch, rows: torch.Tensor) -> torch.Tensor:
+    """Entries of the tokens of some sequences, in their order: (n, ...) -> (m, ...)."""
+    real = batch.is_completion
+    grid = flat.new_zeros((*real.shape, *flat.shape[1:]))
+    grid[real] = flat
+    return grid[rows][real[rows]]

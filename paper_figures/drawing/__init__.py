@@ -1,0 +1,1 @@
+"""Plots, tables, colours and names, for all figures."""

@@ -1,0 +1,65 @@
+"""What was drawn into a folder, at which scale and by which code: nothing stale is shown."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from .configurations import Run
+from .run_lists import FULL, Scale
+from .run_store import ROOT, code_version
+
+FILE = "made.json"
+_DRAWN_BY = (
+    "paper_figures/**/*.py",
+    "paper_figures/**/*.toml",
+    "paper_figures/**/*.csv",
+    "sim/**/*.py",
+)
+
+
+@functools.cache
+def version() -> str:
+    """12 hexadecimal digits of the code that trains, the code that draws, and the data it reads."""
+    own = sorted(p for pattern in _DRAWN_BY for p in ROOT.glob(pattern) if "out" not in p.parts)
+    parts = [code_version(), *(hashlib.sha256(p.read_bytes()).hexdigest() for p in own)]
+    return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:12]
+
+
+def note(out: Path, name: str, scale: Scale, runs: Iterable[Run]) -> None:
+    """Write down that a figure was drawn now, from these runs."""
+    found = read(out)
+    seeds = sorted({r.seed for r in runs})
+    found[name] = {"scale": scale.name, "seeds": seeds, "code": version()}
+    text = json.dumps(dict(sorted(found.items())), indent=1) + "\n"
+    draft = out / f"{FILE}.draft"
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(out / FILE)
+
+
+def read(out: Path) -> dict[str, dict[str, Any]]:
+    """By name: scale, seeds and code version."""
+    file = out / FILE
+    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
+
+
+def fresh(out: Path, name: str) -> str:
+    """Empty if the figure is of the present code; else why it is not to be shown."""
+    found = read(out).get(name)
+    if found is None:
+        return "not made yet"
+    if found["code"] != version():
+        return "made by another version of the code"
+    return ""
+
+
+def scale_text(found: dict[str, Any]) -> str:
+    """In words, for a caption."""
+    words = "full scale" if found["scale"] == FULL.name else "quick: an eighth of the steps"
+    seeds = ", ".join(str(s) for s in found["seeds"])
+    many = "s" * (len(found["seeds"]) > 1)
+    return f"{words}; seed{many} {seeds}" if seeds else ""

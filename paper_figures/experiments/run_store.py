@@ -1,0 +1,123 @@
+"""Runs as folders, each named by its whole configuration and the code that trains it.
+
+A finished run is found again under that name, and a change of a setting or of the code gives
+another name: nothing is trained twice and nothing stale is read.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import importlib.metadata
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from llm.settings.loading import Config, flatten
+
+from .configurations import Run, settings
+
+ROOT = Path(__file__).resolve().parents[2]
+HOME = Path(os.environ.get("JACKPOT_FIGURE_RUNS", ROOT / "runs" / "paper")).absolute()
+_DOORS = ("llm.commands.train", "llm.commands.evaluate")  # what `pool` runs
+_LIBRARIES = ("torch", "transformers", "numpy")
+_PLACES = {"run.folder", "warmup.folder"}  # where things lie changes no number
+
+
+def resolved(run: Run, home: Path = HOME) -> Config:
+    """The whole configuration of a run, its folder included.
+
+    Raises:
+        TypeError, ConfigError: a setting that does not exist, or that nothing would read.
+    """
+    wanted = settings(run)
+    places = {"run.folder": str(home / key(_config(wanted)))}
+    if "warmup.folder" in wanted:
+        places["warmup.folder"] = str(home / "warmup")
+    return _config(wanted | places)
+
+
+def folder(run: Run, home: Path = HOME) -> Path:
+    return Path(resolved(run, home).run.folder)
+
+
+def key(cfg: Config) -> str:
+    """16 hexadecimal digits of the settings and of the code."""
+    flat = {k: v for k, v in flatten(cfg).items() if k not in _PLACES}
+    text = json.dumps([flat, code_version()], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def finished(run: Run, home: Path = HOME) -> bool:
+    """Whether it ran to its end, or diverged: both are results."""
+    return (folder(run, home) / "outcome.json").exists()
+
+
+def outcome(run: Run, home: Path = HOME) -> dict[str, Any]:
+    """How it ended: `exit` (0, or 3 where it diverged), `message`, `seconds`, `code`."""
+    found: dict[str, Any] = json.loads((folder(run, home) / "outcome.json").read_text())
+    return found
+
+
+def _config(wanted: dict[str, Any]) -> Config:
+    sections: dict[str, dict[str, Any]] = {}
+    for name, value in wanted.items():
+        section, setting = name.split(".")
+        sections.setdefault(section, {})[setting] = value
+    kinds = {name: f.default_factory for name, f in Config.__dataclass_fields__.items()}
+    return Config(**{name: kinds[name](**values) for name, values in sections.items()})  # type: ignore[operator,arg-type]
+
+
+@functools.cache
+def code_version() -> str:
+    """12 hexadecimal digits of all code that training can reach, comments and docstrings left out,
+    and of the versions of the libraries that compute."""
+    seen: dict[str, str] = {}
+    todo = list(_DOORS)
+    while todo:
+        name = todo.pop()
+        path = _file(name)
+        if path is None or name in seen:
+            continue
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        seen[name] = ast.dump(_without_docstrings(tree))
+        todo += _imported(tree, name if path.name == "__init__.py" else name.rpartition(".")[0])
+    versions = [importlib.metadata.version(library) for library in _LIBRARIES]
+    text = json.dumps([sorted(seen.items()), versions])
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _file(module: str) -> Path | None:
+    """Where a module of ours lies; None for those of others."""
+    if module.split(".")[0] not in ("llm", "jackpot"):
+        return None
+    path = ROOT / module.replace(".", "/")
+    found = [p for p in (path.with_suffix(".py"), path / "__init__.py") if p.is_file()]
+    return found[0] if found else None
+
+
+def _imported(tree: ast.AST, package: str) -> set[str]:
+    """Modules that a file names in imports, wherever they stand; and names that may be modules."""
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            inside = package.split(".")[: package.count(".") + 2 - node.level] if node.level else []
+            base = ".".join([*inside, *([node.module] if node.module else [])])
+            names |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
+    return names
+
+
+def _without_docstrings(tree: ast.AST) -> ast.AST:
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            node.body = [x for x in body if not _is_text(x)]  # type: ignore[attr-defined]
+    return tree
+
+
+def _is_text(node: ast.AST) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)

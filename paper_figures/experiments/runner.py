@@ -1,0 +1,206 @@
+"""Train the runs that are missing, several at once, one thread each; go on where it stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .configurations import Run
+from .run_store import HOME, code_version, finished, folder, resolved
+
+_DIVERGED, _INTERRUPTED = 3, (130, 143)
+_WATCH_SECONDS, _SAVING_SECONDS = 2, 20  # of a worker whose parent is gone
+
+
+class Evaluation(NamedTuple):
+    """mean@k and pass@k of a finished run's last checkpoint. flags: settings of `llm eval`."""
+
+    run: Run
+    flags: tuple[str, ...]
+    prompts: int = 128
+    samples: int = 4
+
+
+class Failed(RuntimeError):
+    """A run ended in a way that is no result, or the work was interrupted."""
+
+
+def train(runs: Iterable[Run], workers: int, home: Path = HOME) -> None:
+    """Bring every run to its end.
+
+    Raises:
+        Failed: a run ended otherwise, with its message; those that ended well are kept.
+    """
+    by_folder = {folder(r, home): r for r in runs}  # worlds may differ in what a method leaves out
+    todo = [r for r in by_folder.values() if not finished(r, home)]
+    _all([(_train_one, r, home) for r in todo], [r.text() for r in todo], workers)
+
+
+def evaluate(evaluations: Iterable[Evaluation], workers: int, home: Path = HOME) -> None:
+    """Bring every evaluation to its end; its entry is then in the run's eval.json.
+
+    Raises:
+        Failed: as `train`.
+    """
+    todo: dict[Path, list[Evaluation]] = {}  # all of one run in one job: they share a file
+    for e in dict.fromkeys(evaluations):
+        if entry(e, home) is None:
+            todo.setdefault(folder(e.run, home), []).append(e)
+    names = [f"{own[0].run.text()} on {len(own)} held-out sets" for own in todo.values()]
+    _all([(_evaluate_run, own, home) for own in todo.values()], names, workers)
+
+
+def entry(evaluation: Evaluation, home: Path = HOME) -> dict | None:
+    """What `llm eval` wrote of it; None if it has not run."""
+    file = Path(resolved(evaluation.run, home).run.folder) / "eval.json"
+    for found in json.loads(file.read_text()) if file.exists() else []:
+        policy = found["models"]["policy"]
+        same = (found["overrides"], policy["prompts"], policy["samples"])
+        if same == (list(evaluation.flags), evaluation.prompts, evaluation.samples):
+            return dict(found)
+    return None
+
+
+def _all(jobs: list[tuple], names: list[str], workers: int) -> None:
+    if not jobs:
+        return
+    os.environ["OMP_NUM_THREADS"] = "1"  # read by the workers when they import torch
+    context = multiprocessing.get_context("spawn")
+    start, spent, faults = time.monotonic(), 0.0, []
+    with (
+        ProcessPoolExecutor(
+            min(workers, len(jobs)), context, initializer=_end_with, initargs=(os.getpid(),)
+        ) as pool,
+        _terminated_as_interrupted(pool),
+    ):
+        # no more is handed out than is worked on, so that an interrupt leaves nothing running
+        waiting = list(zip(jobs, names, strict=True))[::-1]
+        running: dict[Future, str] = {}
+        done = 0
+        while waiting or running:
+            while waiting and len(running) < workers:
+                (function, *arguments), name = waiting.pop()
+                running[pool.submit(function, *arguments)] = name
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                name = running.pop(future)
+                try:
+                    said, seconds, fault = future.result()
+                except Exception as e:  # whatever a worker died of, told with the run's name
+                    said, seconds, fault = f"{type(e).__name__}: {e}", 0.0, True
+                done, spent = done + 1, spent + seconds
+                left = spent / done * (len(jobs) - done) / workers
+                sys.stderr.write(
+                    f"[{done}/{len(jobs)}] {name}: {said}, {seconds:.0f} s; "
+                    f"ETA {int(left) // 60}:{int(left) % 60:02d}\n"
+                )
+                if fault:
+                    faults.append(f"{name}: {said}")
+                    waiting.clear()
+    if faults:
+        raise Failed("; ".join(faults))
+    sys.stderr.write(f"{len(jobs)} done in {time.monotonic() - start:.0f} s\n")
+
+
+@contextlib.contextmanager
+def _terminated_as_interrupted(pool: ProcessPoolExecutor) -> Iterator[None]:
+    """SIGTERM is passed on to the workers, which save what they train, and then is a Ctrl-C."""
+
+    def passed_on(number: int, frame: Any) -> None:
+        for pid in list(getattr(pool, "_processes", None) or {}):
+            os.kill(pid, signal.SIGTERM)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, passed_on)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _end_with(parent: int) -> None:
+    """In a worker: end some seconds after its parent did, however that ended; a run is saved."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_WATCH_SECONDS)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(_SAVING_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _train_one(run: Run, home: Path) -> tuple[str, float, bool]:
+    """(what to say of it, seconds, whether it failed). What it prints goes to its log.txt."""
+    from llm.commands import train as train_command
+    from llm.runs import run_folder
+
+    cfg, start = resolved(run, home), time.monotonic()
+    where = Path(cfg.run.folder)
+    where.mkdir(parents=True, exist_ok=True)
+    with _quietly(where / "log.txt"):
+        code = train_command.run_config(cfg)
+    run_folder.release(where)
+    seconds = time.monotonic() - start
+    log = (where / "log.txt").read_text(encoding="utf-8")
+    if code not in (0, _DIVERGED):
+        said = "interrupted" if code in _INTERRUPTED else log[log.rfind("error:") :].strip()
+        return said, seconds, True
+    found = {
+        "exit": code,
+        "message": log[log.rfind("error:") :].strip() if code else "",
+        "seconds": seconds,
+        "code": code_version(),
+        "run": run._asdict(),
+    }
+    _write(where / "outcome.json", found)
+    if code:
+        return "diverged", seconds, False
+    summary = json.loads((where / "summary.json").read_text())
+    said = f"{summary['pass_rate_first']:.3f} -> {summary['pass_rate_last']:.3f}"
+    return said, seconds, False
+
+
+def _evaluate_run(evaluations: list[Evaluation], home: Path) -> tuple[str, float, bool]:
+    """All evaluations of one run, one after the other."""
+    from llm.commands import evaluate as evaluate_command
+
+    start, found = time.monotonic(), []
+    where = folder(evaluations[0].run, home)
+    with _quietly(where / "eval_log.txt"):
+        for e in evaluations:
+            numbers = ("--prompts", str(e.prompts), "--samples", str(e.samples))
+            evaluate_command.main([str(where), *e.flags, *numbers])
+            found.append(entry(e, home) or {})
+    values = [f["models"]["policy"]["mean_at_k"]["value"] for f in found]
+    said = "mean@k " + ", ".join(f"{v:.3f}" for v in values)
+    return said, time.monotonic() - start, False
+
+
+@contextlib.contextmanager
+def _quietly(log: Path):
+    with (
+        log.open("a", encoding="utf-8") as file,
+        contextlib.redirect_stdout(file),
+        contextlib.redirect_stderr(file),
+    ):
+        yield
+
+
+def _write(path: Path, found: dict) -> None:
+    draft = path.with_suffix(".draft")
+    draft.write_text(json.dumps(found, indent=1, default=str) + "\n", encoding="utf-8")
+    draft.replace(path)

@@ -1,0 +1,1 @@
+"""Everything drawn so far, on one page."""

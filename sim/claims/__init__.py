@@ -1,0 +1,1 @@
+"""Statements of the paper and of docs/theory*.md, each with a check and a verdict."""

@@ -1,0 +1,1 @@
+"""The independent reference: rational and interval arithmetic; imports nothing of ours."""

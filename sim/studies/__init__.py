@@ -1,0 +1,1 @@
+"""Numeric studies: tables and pictures from worlds."""

@@ -1,0 +1,1 @@
+"""Finite distributions, trees and families that studies and claims draw from."""

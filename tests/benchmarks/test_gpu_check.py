@@ -1,0 +1,51 @@
+"""benchmarks/gpu_check.py on the CPU, at a tiny size: the code that runs where there is a GPU."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def script():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(BENCHMARKS))
+        spec = importlib.util.spec_from_file_location("gpu_check", BENCHMARKS / "gpu_check.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        yield module
+
+
+def test_every_error_is_measured_and_within_its_limit_and_a_broken_limit_is_told(
+    script, monkeypatch, capsys
+):
+    torch.set_num_threads(1)
+    monkeypatch.setitem(script.LIMITS, "core: weight, relative", 0.0)
+    assert script.main(["--device", "cpu", "--quick"]) == 1
+    shown = capsys.readouterr().out
+    assert shown.count("BROKEN") == 1
+    assert next(x for x in shown.splitlines() if "BROKEN" in x).startswith("core: weight")
+    missing = {name for name in script.LIMITS if name not in shown}
+    assert {name for name in missing if "vllm" not in name} == set()
+
+
+def test_without_a_gpu_it_says_so_with_exit_status_2(script, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert script.main([]) == 2
+    assert "no GPU" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["tpu", "meta", "gpu0"])
+def test_a_device_of_another_kind_is_an_error_of_usage(script, capsys, name):
+    with pytest.raises(SystemExit) as stopped:
+        script.main(["--device", name])
+    assert stopped.value.code == 2
+    assert f"'{name}' is none of cuda, cuda:1, ..., cpu" in capsys.readouterr().err
+
+
+def test_a_number_that_is_not_finite_breaks_its_limit(script):
+    row = script.Row("core: weight, relative", float("nan"))
+    assert row.ok(torch.device("cpu")) is False

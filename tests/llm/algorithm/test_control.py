@@ -1,0 +1,155 @@
+"""The closed loop on distillation and learning rate, and the control configurations."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from llm.algorithm.control import Controls, initial_controls, next_controls
+from llm.settings.loading import Config, load
+from llm.settings.schema import ControlConfig, LossConfig, OptimConfig
+from llm.training.update import set_learning_rates
+
+CONFIGS = Path(__file__).resolve().parents[3] / "llm" / "configs"
+
+
+def config(distill_coef: float = 1.0, **control) -> Config:
+    return Config(
+        loss=LossConfig(distill_coef=distill_coef),
+        control=ControlConfig(**{"kl_target": 0.05, "actor_lr": True, **control}),
+    )
+
+
+@pytest.mark.parametrize(
+    "kl, factor",
+    [
+        (0.05, 1.0),
+        (0.06, 1.2**0.1),
+        (0.04, 0.8**0.1),
+        (5.0, math.exp(0.1)),
+        (1e-9, math.exp(-0.1)),
+        (0.0, math.exp(-0.1)),
+    ],
+)
+def test_driven_values_rise_above_the_target_and_fall_below_it(kl, factor):
+    """log factor moves by gain * clip(log(KL / target), -1, 1), by hand."""
+    cfg = config(distill_coef=2.0)
+    controls, decisions = next_controls(cfg, Controls(3.0, 0.5), kl)
+    assert controls.distill_coef == pytest.approx(3.0 * factor)
+    assert controls.actor_lr_factor == pytest.approx(0.5 * factor)
+    assert [d["setting"] for d in decisions] == ["loss.distill_coef", "optim.actor_lr factor"]
+    assert [d["before"] for d in decisions] == [3.0, 0.5]
+    assert [d["after"] for d in decisions] == [controls.distill_coef, controls.actor_lr_factor]
+    for decision in decisions:
+        assert decision["because"] == f"KL(policy || actor) {kl:.4g}, target 0.05"
+        assert not decision["limited"]
+        assert json.loads(json.dumps(decision)) == decision
+
+
+@pytest.mark.parametrize("distill, actor_lr", [(True, False), (False, True)])
+def test_only_what_is_driven_moves(distill, actor_lr):
+    cfg = config(distill=distill, actor_lr=actor_lr)
+    controls, decisions = next_controls(cfg, Controls(1.0, 1.0), 0.2)
+    assert (controls.distill_coef != 1.0, controls.actor_lr_factor != 1.0) == (distill, actor_lr)
+    assert len(decisions) == distill + actor_lr
+
+
+def test_the_policy_waits_while_the_kl_is_too_high_and_never_exceeds_its_own_rate():
+    """Its factor is divided where the others are multiplied, and stops at 1."""
+    cfg = config(policy_lr=True, distill=False, actor_lr=False, gain=0.5, factor_max=4.0)
+    slower, (move,) = next_controls(cfg, initial_controls(cfg), 0.06)
+    assert slower == Controls(1.0, 1.0, pytest.approx(1.2**-0.5))
+    assert (move["setting"], move["limited"]) == ("optim.policy_lr factor", False)
+    again, _ = next_controls(cfg, slower, 0.045)
+    assert again.policy_lr_factor == pytest.approx(1.2**-0.5 * 0.9**-0.5)
+    full, (move,) = next_controls(cfg, again, 1e-9)
+    assert (full.policy_lr_factor, move["limited"]) == (1.0, True)
+    for _ in range(9):
+        full, (move,) = next_controls(cfg, full, 9.0)
+    assert (full.policy_lr_factor, move["limited"]) == (0.25, True)
+
+
+def test_the_policys_rate_in_force_is_the_controlled_one():
+    cfg = dataclasses.replace(Config(), optim=OptimConfig(policy_lr=1e-3, actor_lr=1e-2))
+    optimizers = {
+        name: torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+        for name in ("policy", "actor")
+    }
+    rates = set_learning_rates(cfg, optimizers, Controls(1.0, 3.0, 0.25), 0.5, 0)
+    assert rates == {"lr_policy": 1.25e-4, "lr_actor": 1.5e-2}
+    assert [optimizers[n].param_groups[0]["lr"] for n in ("policy", "actor")] == [1.25e-4, 1.5e-2]
+
+
+def test_values_stay_within_their_factor_of_the_configured_one_and_say_so():
+    cfg = config(distill_coef=2.0, factor_max=1.5, gain=1.0)
+    controls = initial_controls(cfg)
+    assert controls == Controls(2.0, 1.0)
+    for kl, coef, factor in ((9.0, 3.0, 1.5), (1e-6, 2 / 1.5, 1 / 1.5)):
+        for _ in range(3):
+            controls, decisions = next_controls(cfg, controls, kl)
+        assert controls.distill_coef == pytest.approx(coef)
+        assert controls.actor_lr_factor == pytest.approx(factor)
+        assert [d["limited"] for d in decisions] == [True, True]
+
+
+def test_without_a_target_nothing_moves_and_nothing_is_logged():
+    controls = Controls(0.3, 0.7)
+    assert next_controls(Config(), controls, 5.0) == (controls, [])
+
+
+@pytest.mark.parametrize("kl", [float("nan"), float("inf"), -1e-9])
+@pytest.mark.parametrize("cfg", [config(), Config()], ids=["on", "off"])
+def test_a_kl_that_is_none_is_refused(cfg, kl):
+    with pytest.raises(ValueError, match="finite number >= 0"):
+        next_controls(cfg, Controls(1.0), kl)
+
+
+def test_the_loop_settles_at_the_target():
+    """A plant whose KL is inverse to the coefficient: from 3 times too much to the target."""
+    cfg = config(gain=0.2)
+    controls = initial_controls(cfg)
+    for _ in range(60):
+        controls, _ = next_controls(cfg, controls, 0.15 / controls.distill_coef)
+    assert 0.15 / controls.distill_coef == pytest.approx(0.05, rel=1e-3)
+
+
+def test_controls_survive_json():
+    controls = Controls(0.123, 4.5)
+    assert Controls(**json.loads(json.dumps(dataclasses.asdict(controls)))) == controls
+
+
+WANTED = {
+    "none": ("none", {}),
+    "tis": ("tis", {}),
+    "icepop": ("icepop", {}),
+    "areal": ("importance", {}),
+    "capped": ("tis", {"clip_low": math.inf, "clip_high": math.inf, "updates_per_rollout": 2}),
+    "jackpot": ("jackpot", {}),
+    "jackpot_expected": ("jackpot", {}),
+    "jackpot_prefixes": ("jackpot", {}),
+}
+
+
+@pytest.mark.parametrize("main", ["tiny_cpu.toml", "demo.toml"])
+@pytest.mark.parametrize("name", WANTED)
+def test_a_control_loads_after_a_main_configuration_and_changes_the_correction_alone(main, name):
+    """The same actor losses, models, task and rollouts as the run it is compared with."""
+    correction, loss = WANTED[name]
+    plain = load([str(CONFIGS / main)], [])
+    found = load([str(CONFIGS / main), str(CONFIGS / "controls" / f"{name}.toml")], [])
+    assert found.correction.name == correction
+    assert found.loss == dataclasses.replace(plain.loss, **loss)
+    assert dataclasses.replace(found, correction=plain.correction, loss=plain.loss) == plain
+    assert (found.correction.mask == "expected") == (
+        name in ("jackpot_expected", "jackpot_prefixes")
+    )
+    assert (found.correction.scope == "prefix") == (name == "jackpot_prefixes")
+
+
+def test_every_control_configuration_is_tested():
+    assert {p.stem for p in (CONFIGS / "controls").glob("*.toml")} == set(WANTED)

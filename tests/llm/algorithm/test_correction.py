@@ -1,0 +1,730 @@
+"""Weights, Z and lam of sampled tokens, against hand computation, enumeration and plain numpy."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from fractions import Fraction as F
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from llm.algorithm.correction import (
+    CorrectionState,
+    actor_weights,
+    forward_tail,
+    next_state,
+    token_weights,
+)
+from llm.algorithm.lam import batch_lam, state_lam
+from llm.algorithm.losses import ppo_clip_sum
+from llm.algorithm.z_tail import above, tail_floor, tail_terms
+from llm.settings.schema import ControlConfig, CorrectionConfig, LossConfig
+
+INF = float("inf")
+FIELDS = ("weight", "log_ratio", "accept_prob", "accepted", "z", "capped", "lam", "out_of_reach")
+
+
+def log_softmax(seed: int, n: int, v: int, scale: float = 2.0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.log_softmax(scale * torch.randn(n, v, generator=generator), dim=-1)
+
+
+def uniform(n: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand(n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def draw(q: torch.Tensor, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.multinomial(q.exp(), 1, generator=generator)[:, 0]
+
+
+def weights_of(cfg, p, q, x, u, k=None, state=None, control=None, ref=None, sequence=None):
+    """token_weights for tokens x (n,) of states with laws p (the policy now) and q, (n, v)."""
+    ref = p if ref is None else ref
+    state, control = state or CorrectionState(), control or ControlConfig()
+    target = p if cfg.target == "new" else ref
+    top = q.topk(k or q.shape[1], dim=-1)
+    return token_weights(
+        cfg,
+        control=control,
+        state=state,
+        logp_inf=q.gather(1, x[:, None])[:, 0],
+        logp_ref=ref.gather(1, x[:, None])[:, 0],
+        logp_new=p.gather(1, x[:, None])[:, 0],
+        topk_logp_inf=top.values,
+        topk_logp_target=target.gather(1, top.indices),
+        uniform=u,
+        in_topk=(top.indices == x[:, None]).any(dim=1),
+        sequence=sequence,
+        tail_bound=forward_tail(
+            cfg, state, target.gather(1, top.indices), top.values, partial(above, target)
+        ),
+    )
+
+
+def tail_of(p, top, lam):
+    high = above(p, tail_floor(top.values, lam))
+    return tail_terms(p.gather(1, top.indices), top.values, *high, lam)
+
+
+def one_token(cfg, q, ref, new, u, topk_q, topk_p):
+    """token_weights of a single token from plain probabilities."""
+
+    def log(*values: float) -> torch.Tensor:
+        return torch.log(torch.tensor(values))
+
+    return token_weights(
+        cfg,
+        control=ControlConfig(),
+        state=CorrectionState(),
+        logp_inf=log(q),
+        logp_ref=log(ref),
+        logp_new=log(new),
+        topk_logp_inf=log(*topk_q)[None],
+        topk_logp_target=log(*topk_p)[None],
+        uniform=torch.tensor([u]),
+        in_topk=torch.tensor([True]),
+    )
+
+
+SETTINGS = [
+    {"mask": mask, "z": z, "z_tail": tail, "target": target, "kappa": kappa}
+    for mask in ("bernoulli", "expected")
+    for z, tail, kappa in (
+        ("state", "ratio", False),
+        ("state", "lumped", False),
+        ("state", "lumped", True),
+        ("state", "dropped", False),
+        ("batch", "ratio", False),
+        ("none", "ratio", False),
+    )
+    for target in ("ref", "new")
+]
+WITH_TAIL = [s for s in SETTINGS if s["z_tail"] != "dropped"]
+
+
+@pytest.mark.parametrize("setting", WITH_TAIL, ids=lambda s: "-".join(map(str, s.values())))
+@pytest.mark.parametrize("lam", [1.0, 0.999, 0.3])
+@pytest.mark.parametrize("k", [3, 10, 11])
+def test_equal_policies_give_bit_equal_loss_and_gradient_to_plain_ppo(setting, lam, k):
+    """p == q and lam <= 1: accept is 1, every weight is exactly 1, nothing differs from PPO; in
+    later steps too. (With its tail dropped, Z is less than 1 by construction.)"""
+    logits = torch.randn(64, 11, generator=torch.Generator().manual_seed(1)) * 3
+    x = torch.arange(64) % 11
+    advantage = torch.randn(64, generator=torch.Generator().manual_seed(2))
+    cfgs, state = (CorrectionConfig(name="none"), CorrectionConfig(lam=lam, **setting)), None
+    for _step in range(3):
+        found = []
+        for cfg in cfgs:
+            leaf = logits.clone().requires_grad_()
+            full = torch.log_softmax(leaf, dim=-1)
+            p = full.detach()
+            w = weights_of(cfg, p, p, x, torch.full((64,), 0.999999), k=k, state=state)
+            assert torch.equal(w.weight, torch.ones(64))
+            new = full.gather(1, x[:, None])[:, 0]
+            loss = ppo_clip_sum(new, p.gather(1, x[:, None])[:, 0], advantage, w.weight, 0.2, 0.2)
+            loss.backward()
+            found.append((loss.detach(), leaf.grad))
+        assert torch.equal(found[0][0], found[1][0])
+        assert torch.equal(found[0][1], found[1][1])
+        state, _ = next_state(cfg, ControlConfig(), state or CorrectionState(), [w])
+
+
+def rational_pair():
+    """Two states over four tokens, q in 24ths so that a batch can hold each token in proportion."""
+    p = [[F(1, 2), F(1, 4), F(1, 8), F(1, 8)], [F(1, 12), F(1, 4), F(1, 6), F(1, 2)]]
+    q = [[F(1, 6), F(1, 3), F(5, 12), F(1, 12)], [F(1, 2), F(1, 8), F(1, 8), F(1, 4)]]
+    f = [[F(3), F(-1), F(2), F(5)], [F(-2), F(1), F(4), F(1, 2)]]
+    return p, q, f
+
+
+def enumerated_batch(p, q):
+    """Each token of each state 24 q(x) times: the batch is q itself, with no sampling error."""
+    states, x = [], []
+    for s, row in enumerate(q):
+        for token, mass in enumerate(row):
+            states += [s] * int(24 * mass)
+            x += [token] * int(24 * mass)
+    logs = [torch.tensor([[float(v) for v in row] for row in m]).log() for m in (p, q)]
+    return [m[states] for m in logs], torch.tensor(states), torch.tensor(x)
+
+
+@pytest.mark.parametrize("lam", [F(1, 2), F(1), F(2)])
+@pytest.mark.parametrize("denominator", ["proposed", "accepted"])
+@pytest.mark.parametrize("z", ["state", "batch", "none"])
+def test_weighted_mean_over_an_enumerated_vocabulary_has_its_closed_form(lam, z, denominator):
+    """C1-C3. The mean of w f per proposed token is E[Z_s mu_s] (state), Zbar E[mu_s] (batch) and
+    exactly the target mean E[mu_s] (none); per accepted one each of these over Zbar."""
+    p, q, f = rational_pair()
+    (log_p, log_q), states, x = enumerated_batch(p, q)
+    cfg = CorrectionConfig(mask="expected", z=z, lam=float(lam), c1=INF)
+    w = weights_of(cfg, log_p, log_q, x, torch.zeros(len(x)))
+    values = torch.tensor([float(f[s][t]) for s, t in zip(states, x, strict=True)])
+    n = len(x) if denominator == "proposed" else float(w.accepted.sum())
+    found = float((w.weight * values).double().sum()) / n
+
+    rate = [
+        sum(min(b, a / lam) for a, b in zip(*rows, strict=True)) for rows in zip(p, q, strict=True)
+    ]
+    mean = [sum(a * g for a, g in zip(*rows, strict=True)) for rows in zip(p, f, strict=True)]
+    zbar = sum(rate) / 2
+    exact = {
+        "state": sum(a * m for a, m in zip(rate, mean, strict=True)) / 2,
+        "batch": zbar * sum(mean) / 2,
+        "none": sum(mean) / 2,
+    }[z]
+    exact = exact if denominator == "proposed" else exact / zbar
+    assert found == pytest.approx(float(exact), rel=1e-5)
+
+
+@pytest.mark.parametrize("z", ["state", "none"])
+def test_coin_and_weight_average_to_the_expected_mask(z):
+    """C2: over a fine grid of coins, mask * min(w, c1) averages to expected_weight."""
+    p, q = log_softmax(3, 6, 5), log_softmax(4, 6, 5)
+    x, grid = torch.tensor([0, 1, 2, 3, 4, 0]), 4000
+    cfg = CorrectionConfig(c1=0.9, z=z)
+    coins = ((torch.arange(grid) + 0.5) / grid).repeat_interleave(6)
+    many = (p.repeat(grid, 1), q.repeat(grid, 1), x.repeat(grid), coins)
+    total = weights_of(cfg, *many).weight.double().reshape(grid, 6).sum(0)
+    expected = weights_of(dataclasses.replace(cfg, mask="expected"), p, q, x, torch.zeros(6)).weight
+    assert torch.allclose(total / grid, expected.double(), atol=1e-3)
+
+
+ROWS = [4, 4, 4, 1, 1, 9, 7, 7, 7, 7]  # completions of three, two, one and four tokens
+
+
+@pytest.mark.parametrize("mask", ["bernoulli", "expected"])
+@pytest.mark.parametrize("z", ["state", "none"])
+def test_with_scope_prefix_a_token_counts_as_far_as_all_before_it_were_kept(mask, z):
+    """The weight of scope token times the product of what came before in the completion, by hand;
+    the token's own chance is in its weight already and stands there once."""
+    p, q = log_softmax(40, 10, 6), log_softmax(41, 10, 6)
+    x, u = draw(q), uniform(10, seed=3)
+    cfg = CorrectionConfig(mask=mask, z=z, lam=0.8)
+    alone = weights_of(cfg, p, q, x, u)
+    found = weights_of(
+        dataclasses.replace(cfg, scope="prefix"), p, q, x, u, sequence=torch.tensor(ROWS)
+    )
+    before, kept = [], 1.0
+    for i, row in enumerate(ROWS):
+        kept = 1.0 if i == 0 or ROWS[i - 1] != row else kept * float(alone.accepted[i - 1])
+        before.append(kept)
+    assert 0.0 in before or mask == "expected"
+    assert len(set(before)) > 2 or mask == "bernoulli"
+    assert found.weight.tolist() == pytest.approx((alone.weight * torch.tensor(before)).tolist())
+    assert found.accepted.tolist() == pytest.approx(
+        (alone.accepted * torch.tensor(before)).tolist()
+    )
+    assert torch.equal(found.accept_prob, alone.accept_prob) and torch.equal(found.z, alone.z)
+
+
+def test_coins_of_a_whole_prefix_average_to_the_expected_prefix():
+    """C6: over a fine grid of both coins of a completion, the second token's weight averages to
+    a(x_1) times what it would have alone."""
+    p, q, x = log_softmax(3, 2, 5), log_softmax(4, 2, 5), torch.tensor([1, 2])
+    cfg, side = CorrectionConfig(c1=0.9, scope="prefix"), 120
+    coin = (torch.arange(side, dtype=torch.float64) + 0.5) / side
+    coins = torch.cartesian_prod(coin, coin).reshape(-1)
+    n = side * side
+    many = (p.repeat(n, 1), q.repeat(n, 1), x.repeat(n), coins)
+    rows = torch.arange(n).repeat_interleave(2)
+    mean = weights_of(cfg, *many, sequence=rows).weight.double().reshape(n, 2).mean(0)
+    exact = dataclasses.replace(cfg, mask="expected")
+    wanted = weights_of(exact, p, q, x, torch.zeros(2), sequence=torch.zeros(2)).weight
+    assert 0.05 < float(wanted[1]) < 0.9
+    assert torch.allclose(mean, wanted.double(), atol=0.02)
+
+
+def test_with_scope_prefix_lam_1_z_none_it_is_v_traces_weight():
+    """Espeholt et al. (arXiv 1802.01561): rho_t = min(c1, r_t), times c_i = min(1, r_i) before."""
+    p, q = log_softmax(42, 10, 6), log_softmax(43, 10, 6)
+    x = draw(q)
+    cfg = CorrectionConfig(mask="expected", scope="prefix", z="none", c1=1.7)
+    found = weights_of(cfg, p, q, x, uniform(10), sequence=torch.tensor(ROWS)).weight
+    r = (p.double() - q.double()).exp().gather(1, x[:, None])[:, 0].numpy()
+    start = [ROWS.index(row) for row in ROWS]
+    wanted = [min(1.7, r[i]) * np.minimum(1, r[start[i] : i]).prod() for i in range(10)]
+    assert found.tolist() == pytest.approx(wanted, rel=1e-5)
+
+
+def test_scope_prefix_leaves_equal_policies_alone_and_needs_the_sequences():
+    p = log_softmax(44, 10, 6)
+    cfg = CorrectionConfig(scope="prefix")
+    u, rows = torch.full((10,), 0.999999), torch.tensor(ROWS)
+    assert torch.equal(weights_of(cfg, p, p, draw(p), u, sequence=rows).weight, torch.ones(10))
+    with pytest.raises(ValueError, match="needs the sequence of each token"):
+        weights_of(cfg, p, p, draw(p), u)
+
+
+def test_kappa_calibrates_by_each_tokens_own_coin_whatever_the_scope():
+    p, q = log_softmax(45, 10, 6), log_softmax(46, 10, 6)
+    cfg = CorrectionConfig(kappa=True, z_tail="lumped")
+    args, rows = (p, q, draw(q), uniform(10, seed=3)), torch.tensor(ROWS)
+    both = [
+        weights_of(dataclasses.replace(cfg, scope=s), *args, k=3, sequence=rows).kappa
+        for s in ("token", "prefix")
+    ]
+    assert both[0] == both[1] != 1.0
+
+
+@pytest.mark.parametrize("z_tail", ["ratio", "lumped", "dropped"])
+@pytest.mark.parametrize("lam_from", ["value", "state", "batch", "tracked"])
+def test_everything_is_the_exact_obrs_when_top_k_is_the_vocabulary(z_tail, lam_from):
+    """lam spends the budget, Z = sum min(q, p / lam), w = Z max(lam, r): in plain numpy."""
+    n, budget = 40, 0.8
+    p, q = log_softmax(5, n, 9, 1.0), log_softmax(6, n, 9, 1.0)
+    x, u = draw(q), uniform(n)
+    cfg = CorrectionConfig(
+        lam=1.3, lam_from=lam_from, budget=budget, z_tail=z_tail, c1=INF, mask="bernoulli"
+    )
+    w = weights_of(cfg, p, q, x, u)
+    probs_p, probs_q, lam = p.double().exp().numpy(), q.double().exp().numpy(), w.lam.numpy()
+    z = np.minimum(probs_q, probs_p / lam[:, None]).sum(1)
+    r = probs_p[range(n), x] / probs_q[range(n), x]
+    accepted = u.numpy() < np.minimum(1.0, r / lam)
+    assert w.z.numpy() == pytest.approx(z, rel=1e-5)
+    assert w.weight.numpy() == pytest.approx(accepted * z * np.maximum(lam, r), rel=1e-4)
+    if lam_from == "value":
+        assert lam == pytest.approx(1.3)
+    elif lam_from == "state":
+        assert z == pytest.approx(budget, abs=1e-6) and len(set(w.lam.tolist())) == n
+    else:
+        assert np.minimum(1.0, r / lam).mean() == pytest.approx(budget, abs=1e-6)
+
+
+def test_dropped_tail_never_exceeds_z_and_lumped_never_falls_below_it():
+    """D1: the known tokens alone are a lower bound, with the tail as one token an upper bound, and
+    the sharper bound of the tail ratio lies between them."""
+    p, q, x = log_softmax(7, 50, 30), log_softmax(8, 50, 30), torch.zeros(50, dtype=int)
+    exact = torch.minimum(p.exp(), q.exp()).sum(-1)
+    for k in (1, 5, 20):
+        lower, sharp, upper = (
+            weights_of(CorrectionConfig(z_tail=tail), p, q, x, uniform(50), k=k).z
+            for tail in ("dropped", "ratio", "lumped")
+        )
+        assert bool((lower <= exact + 1e-6).all()) and bool((upper >= exact - 1e-6).all())
+        assert bool((sharp >= exact - 1e-6).all()) and bool((sharp <= upper + 1e-6).all())
+        assert float((upper - lower).max()) > 0.01
+    assert float((upper - sharp).max()) > 0.001
+
+
+@pytest.mark.parametrize("lam", [0.5, 1.0, 2.0, "per state"])
+def test_the_tail_bound_of_a_state_is_the_formula(lam):
+    """D2: U' = min(q_T, sum over the tail of min(c, p / lam)), token by token in numpy."""
+    p, q = log_softmax(9, 30, 25), log_softmax(10, 30, 25)
+    top = q.topk(6, dim=-1)
+    lams = torch.linspace(0.3, 3.0, 30) if lam == "per state" else torch.full((30,), lam)
+    found = tail_of(p, top, lams if lam == "per state" else lam)
+    for i in range(30):
+        known = set(top.indices[i].tolist())
+        tail = [j for j in range(25) if j not in known]
+        q_tail = q[i].double().exp()[tail].sum().item()
+        cap = top.values[i].min().double().exp().item()
+        capped = sum(min(cap, p[i, j].double().exp().item() / float(lams[i])) for j in tail)
+        assert float(found[i]) == pytest.approx(min(q_tail, capped), abs=1.1e-4)
+
+
+def test_equal_policies_have_the_same_tail_to_the_last_bit():
+    """Where q_T is little more than the rounding of 1 - sum, and lam is just below 1."""
+    p = log_softmax(19, 4000, 60, 6.0)
+    top = p.topk(20, dim=-1)
+    tail = tail_of(p, top, 1.0)
+    assert float(tail.median()) < 1e-4
+    for lam in (0.9999, 0.99, 0.3):
+        assert torch.equal(tail_of(p, top, lam), tail)
+
+
+def test_the_tail_ratio_finds_the_mean_rate_that_both_bounds_miss():
+    """D4: fed with the steps before, the mean of Z_K + beta U' is the mean of Z."""
+    cfg, state = CorrectionConfig(), CorrectionState()
+    p, q = log_softmax(11, 3000, 40, 1.0), log_softmax(12, 3000, 40, 1.0)
+    exact = float(torch.minimum(p.exp(), q.exp()).sum(-1).mean())
+    means = {}
+    for tail in ("dropped", "lumped"):
+        z = weights_of(CorrectionConfig(z_tail=tail), p, q, draw(q), uniform(3000), k=8).z
+        means[tail] = float(z.mean())
+    for step in range(4):
+        w = weights_of(cfg, p, q, draw(q, step), uniform(3000, step), k=8, state=state)
+        state, decisions = next_state(cfg, ControlConfig(), state, [w])
+        assert decisions == []
+    assert means["dropped"] < exact - 0.1 and means["lumped"] > exact + 0.05
+    assert float(w.z.mean()) == pytest.approx(exact, abs=0.01)
+
+
+def test_the_tail_statistic_is_summed_over_a_steps_updates_and_fades():
+    """0.9 of the past, plus sum of a and of U'/q_T over the tokens outside q's top k, by hand."""
+    p, q = log_softmax(13, 20, 12), log_softmax(14, 20, 12)
+    x, cfg, start = draw(q), CorrectionConfig(), CorrectionState(None, 3.0, 5.0)
+    w = weights_of(cfg, p, q, x, uniform(20), k=4, state=start)
+    top = q.topk(4, dim=-1)
+    bound = tail_of(p, top, 1.0).double()
+    a = g = 0.0
+    for i in range(20):
+        if int(x[i]) not in top.indices[i].tolist():
+            a += min(1.0, float((p[i, x[i]] - q[i, x[i]]).double().exp()))
+            g += float(bound[i]) / (1.0 - float(top.values[i].double().exp().sum()))
+    assert a > 0.0
+    state, _ = next_state(cfg, ControlConfig(), start, [w, w])
+    assert state.tail_accepted == pytest.approx(0.9 * 3 + 2 * a, rel=1e-5)
+    assert state.tail_bound == pytest.approx(0.9 * 5 + 2 * g, rel=1e-4)
+    tracked = dataclasses.replace(cfg, lam_from="tracked")
+    assert next_state(tracked, ControlConfig(), start, [w, w])[0].tail_bound == state.tail_bound
+    assert CorrectionState(**json.loads(json.dumps(dataclasses.asdict(state)))) == state
+
+
+def test_kappa_makes_the_mean_rate_the_accepted_share():
+    """Alg. 1: kappa = accepted share / mean Z_approx: the mean of kappa Z is the accepted share."""
+    p, q = log_softmax(9, 200, 12), log_softmax(10, 200, 12)
+    cfg = CorrectionConfig(z_tail="dropped", kappa=True)
+    w = weights_of(cfg, p, q, torch.arange(200) % 12, uniform(200), k=4)
+    assert float(w.z.mean()) == pytest.approx(float(w.accepted.mean()), rel=1e-6)
+    assert w.kappa != 1.0
+
+
+HAND = {
+    "none": [1, 1, 1, 1],
+    "importance": [0.25, 0.5, 2, 8],
+    "tis": [0.25, 0.5, 2, 3],
+    "icepop": [0, 0.5, 2, 0],
+}
+
+
+@pytest.mark.parametrize("name, expected", HAND.items())
+def test_controls_match_hand_computed_weights(name, expected):
+    """Sec. 2.2: 1, r, min(r, C), r inside the band; the same F for the actor (Eq. 6)."""
+    caps = CorrectionConfig(tis_cap=3.0, icepop_low=0.4, icepop_high=2.5)
+    q = torch.log(torch.tensor([0.8, 0.4, 0.2, 0.1]))
+    p = torch.log(torch.tensor([0.2, 0.2, 0.4, 0.8]))
+    k = torch.zeros(4, 1)
+    w = token_weights(
+        dataclasses.replace(caps, name=name),
+        control=ControlConfig(),
+        state=CorrectionState(),
+        logp_inf=q,
+        logp_ref=p,
+        logp_new=p,
+        topk_logp_inf=k,
+        topk_logp_target=k,
+        uniform=k[:, 0],
+        in_topk=k[:, 0] == 0,
+    )
+    assert w.weight.tolist() == pytest.approx(expected, rel=1e-6)
+    assert w.capped.tolist() == [
+        float(e != r and name != "none") for e, r in zip(expected, [0.25, 0.5, 2, 8], strict=True)
+    ]
+    actor = actor_weights(LossConfig(actor_correction=name), caps, p, q)
+    assert actor.tolist() == pytest.approx(expected, rel=1e-6)
+
+
+def test_target_new_takes_p_new_for_the_ratio_and_caps_p_ref_over_p_new():
+    """Alg. 1 l. 24: rho = min(w, c1) min(p_ref / p_new, c2), by hand on one token."""
+    cfg = CorrectionConfig(target="new", c2=3.0)
+    token = {"q": 0.25, "ref": 0.6, "new": 0.1, "topk_q": (0.25, 0.75), "topk_p": (0.1, 0.9)}
+    rate = 0.1 + 0.75
+    w = one_token(cfg, u=0.39, **token)  # a = 0.1 / 0.25 = 0.4; w = Z max(1, 0.4); 6 -> c2
+    assert float(w.weight) == pytest.approx(rate * 1.0 * 3.0, rel=1e-6)
+    w = one_token(dataclasses.replace(cfg, c2=INF), u=0.39, **token)
+    assert float(w.weight) == pytest.approx(rate * 1.0 * 6.0, rel=1e-6)
+    assert float(one_token(cfg, u=0.41, **token).weight) == 0.0
+
+
+@pytest.mark.parametrize("mask", ["bernoulli", "expected"])
+@pytest.mark.parametrize("z", ["state", "batch", "none"])
+def test_the_applied_weight_never_exceeds_c1(mask, z):
+    """|log ratio| up to 1e3: weights stay finite and capped."""
+    q = torch.tensor([-1e3, -1.0, -1e-3, -700.0])
+    p = torch.tensor([-1e-3, -1e3, -1.0, -5.0])
+    top = torch.log(torch.tensor([[0.5, 0.4]])).expand(4, 2)
+    w = token_weights(
+        CorrectionConfig(mask=mask, c1=2.5, z=z),
+        control=ControlConfig(),
+        state=CorrectionState(),
+        logp_inf=q,
+        logp_ref=p,
+        logp_new=p,
+        topk_logp_inf=top,
+        topk_logp_target=top,
+        uniform=torch.full((4,), 0.2),
+        in_topk=torch.tensor([True, True, False, False]),
+    )
+    assert bool(torch.isfinite(w.weight).all()) and float(w.weight.max()) <= 2.5
+    assert float(w.weight[0]) == 2.5 and float(w.weight[1]) == 0.0
+
+
+def test_a_budget_per_state_is_spent_with_the_tail_as_one_token():
+    """Thm 3.4 on k + 1 tokens: sum min(q, p / lam) = budget in each state, summed in numpy."""
+    p, q = log_softmax(15, 60, 50), log_softmax(16, 60, 50)
+    top = q.topk(7, dim=-1)
+    for budget in (0.3, 0.9, 0.999):
+        lam, within = state_lam(p.gather(1, top.indices), top.values, budget)
+        rows = [x.double().exp().numpy() for x in (p.gather(1, top.indices), top.values)]
+        rows_p, rows_q = (np.hstack([x, 1 - x.sum(1, keepdims=True)]) for x in rows)
+        z = np.minimum(rows_q, rows_p / lam.numpy()[:, None]).sum(1)
+        assert z == pytest.approx(budget, abs=1e-6) and bool(within.all())
+
+
+def test_a_state_whose_budget_is_out_of_reach_takes_the_largest_lam_that_accepts_the_rest():
+    """p = 0 on the tail, on a known token, on everything, nearly on everything: no exception."""
+    q = torch.log(torch.tensor([[0.5, 0.3]])).expand(5, 2)
+    p = torch.log(torch.tensor([[0.4, 0.6], [0.0, 0.9], [0.0, 0.0], [0.0, 1e-38], [0.0, 0.0]]))
+    p[4, 0] = -1000.0
+    lam, within = state_lam(p, q, 0.9)
+    assert within.tolist() == [False] * 5
+    assert lam[:3].tolist() == pytest.approx([0.8, 0.5, 5.0], rel=1e-6)  # 0.4/0.5, 0.1/0.2, 1/0.2
+    assert bool(torch.isfinite(lam.float()).all()) and bool((lam.float() > 0).all())
+
+
+@pytest.mark.parametrize("miss", [5e-5, -5e-5])
+def test_rows_whose_float32_sums_miss_one_have_a_lam_at_every_budget(miss):
+    """The sums of float32 log_softmax over 150,000 tokens miss 1 by up to 5e-5."""
+    q = torch.log_softmax(torch.arange(20.0), 0)[None] + miss
+    p = torch.log_softmax(torch.arange(20.0) * 0.5, 0)[None] - miss
+    for budget in (0.5, 0.99, 1.0):
+        lam, _ = state_lam(p, q, budget)
+        z = torch.minimum(q.double().exp(), p.double().exp() / lam[:, None]).sum()
+        assert float(z) == pytest.approx(budget, abs=2e-4)
+
+
+def test_a_budget_out_of_the_batchs_reach_takes_the_largest_lam_that_accepts_the_rest():
+    """E3: p = 0 on half of the tokens; on all; ratios that no float32 lam could follow."""
+    half = torch.tensor([-INF, 0.5, -INF, -0.5])
+    lam, within = batch_lam(half, 0.9)
+    assert lam == pytest.approx(np.exp(-0.5), rel=1e-6) and not within
+    assert batch_lam(torch.full((3,), -INF), 0.9) == (1.0, False)
+    lam, within = batch_lam(torch.tensor([1e3, 1e3, -1e3]), 0.6)
+    assert 0 < lam < 3e38 and within
+    w = weights_of(
+        CorrectionConfig(lam_from="batch"),
+        torch.log(torch.tensor([[1.0, 0.0], [0.5, 0.5]])),
+        torch.log(torch.tensor([[0.5, 0.5], [0.5, 0.5]])),
+        torch.tensor([1, 0]),
+        uniform(2),
+    )
+    assert w.out_of_reach.tolist() == [1.0, 1.0] and w.weight.tolist() == [0.0, 1.0]
+
+
+def test_where_p_is_zero_on_every_token_all_are_rejected_and_nothing_fails():
+    p = torch.log(torch.tensor([[0.0, 0.0, 1.0]])).expand(4, 3)
+    q = torch.log(torch.tensor([[0.5, 0.5, 0.0]])).expand(4, 3)
+    for lam_from in ("value", "state", "batch", "tracked"):
+        for z_tail, kappa in (("ratio", False), ("lumped", True), ("dropped", True)):
+            cfg = CorrectionConfig(lam_from=lam_from, z_tail=z_tail, kappa=kappa)
+            w = weights_of(cfg, p, q, torch.tensor([0, 1, 0, 1]), uniform(4), k=2)
+            assert w.weight.tolist() == [0.0] * 4
+            state, _ = next_state(cfg, ControlConfig(), CorrectionState(), [w])
+            assert state.log_lam is None
+
+
+def test_a_tracked_lam_judges_a_steps_tokens_by_the_steps_before():
+    """E3: other tokens, same lam; only the first step takes its own, within the limits."""
+    cfg = CorrectionConfig(lam_from="tracked", budget=0.7)
+    state = CorrectionState(log_lam=float(np.log(1.7)))
+    for seed in (1, 2):
+        p, q = log_softmax(seed, 30, 6, 1.0), log_softmax(seed + 5, 30, 6, 1.0)
+        w = weights_of(cfg, p, q, draw(q), uniform(30), state=state)
+        assert w.lam.tolist() == pytest.approx([1.7] * 30)
+    first = weights_of(cfg, p, q, draw(q), uniform(30))
+    spent = np.minimum(1.0, np.exp(first.log_ratio.double().numpy()) / float(first.lam[0]))
+    assert spent.mean() == pytest.approx(0.7, rel=1e-6)
+    for low, high, expected in ((5.0, 9.0, 5.0), (0.001, 0.01, 0.01)):
+        limits = ControlConfig(lam_min=low, lam_max=high)
+        w = weights_of(cfg, p, q, draw(q), uniform(30), control=limits)
+        assert float(w.lam[0]) == pytest.approx(expected)
+
+
+def tracked(log_ratio, state, **control):
+    cfg = CorrectionConfig(lam_from="tracked", budget=0.5)
+    q = torch.full_like(log_ratio, -30.0)
+    w = token_weights(
+        cfg,
+        control=ControlConfig(**control),
+        state=state,
+        logp_inf=q,
+        logp_ref=q + log_ratio,
+        logp_new=q + log_ratio,
+        topk_logp_inf=torch.zeros(len(q), 1),
+        topk_logp_target=torch.zeros(len(q), 1),
+        uniform=torch.zeros(len(q)),
+        in_topk=torch.ones(len(q), dtype=torch.bool),
+    )
+    return next_state(cfg, ControlConfig(**control), state, [w])
+
+
+def test_log_lam_moves_by_its_decay_and_every_move_is_written_down():
+    """All ratios 2: half of them are accepted at lam 4. log lam: 0.9 log 3 + 0.1 log 4."""
+    state, (decision,) = tracked(torch.full((8,), 2.0).log(), CorrectionState(float(np.log(3))))
+    assert state.log_lam == pytest.approx(0.9 * np.log(3) + 0.1 * np.log(4), rel=1e-6)
+    assert decision["setting"] == "correction.lam" and not decision["limited"]
+    assert decision["before"] == pytest.approx(3) and decision["after"] == pytest.approx(
+        np.exp(state.log_lam)
+    )
+    assert "acceptance 0.6667, budget 0.5" in decision["because"]
+    state, (decision,) = tracked(torch.full((8,), 2.0).log(), CorrectionState())
+    assert np.exp(state.log_lam) == pytest.approx(4, rel=1e-5)
+    assert decision["before"] == pytest.approx(4) == decision["after"]
+
+
+def test_lam_stops_at_its_limits_and_stays_where_the_budget_is_out_of_reach():
+    past = CorrectionState(float(np.log(3)))
+    state, (decision,) = tracked(torch.full((8,), 9.0).log(), past, lam_max=3.1)
+    assert np.exp(state.log_lam) == pytest.approx(3.1) and decision["limited"]
+    state, (decision,) = tracked(torch.full((8,), 0.01).log(), past, lam_min=2.9)
+    assert np.exp(state.log_lam) == pytest.approx(2.9) and decision["limited"]
+    gone = torch.tensor([-INF, -INF, 0.0])
+    state, (decision,) = tracked(gone, past)
+    assert state.log_lam == past.log_lam and decision["limited"]
+    assert "out of reach (p > 0 on 0.3333" in decision["because"]
+
+
+def test_the_sharp_tail_bound_is_used_wherever_lam_is_known_in_the_forward_pass():
+    """Not for lam = batch and the first tracked step, nor where nothing reads it."""
+    p, q = log_softmax(17, 10, 12), log_softmax(18, 10, 12)
+    top = q.topk(4, dim=-1)
+
+    def bound(state=CorrectionState(), **settings):  # noqa: B008
+        of_topk, cfg = p.gather(1, top.indices), CorrectionConfig(**settings)
+        return forward_tail(cfg, state, of_topk, top.values, partial(above, p))
+
+    lam = state_lam(p.gather(1, top.indices), top.values, 0.9)[0]
+    past = CorrectionState(log_lam=float(np.log(17.0)))
+    known = {
+        "value": (bound(lam=5.0), 5.0),
+        "state": (bound(lam_from="state"), lam),
+        "tracked": (bound(past, lam_from="tracked"), float(np.exp(past.log_lam))),
+    }
+    for found, value in known.values():
+        assert torch.equal(found, tail_of(p, top, value))
+    assert len({float(found.sum()) for found, _ in known.values()}) == 3
+    for settings in (
+        {"lam_from": "batch"},
+        {"lam_from": "tracked"},
+        {"z": "batch"},
+        {"z": "none"},
+        {"z_tail": "lumped"},
+        {"name": "tis"},
+    ):
+        assert bound(**settings) is None
+
+
+BASE: dict = {}
+NEW = {"target": "new"}
+LUMPED = {"z_tail": "lumped"}
+FREE = {"c1": INF}
+CHANGES = [
+    # settings of both, what is changed, what changes with it (kappa and tail apart)
+    (FREE, {"lam": 1.5}, "weight accept_prob accepted z lam"),
+    (BASE, {"mask": "expected"}, "weight accepted"),
+    (BASE, {"scope": "prefix"}, "weight accepted"),
+    ({"mask": "expected"}, {"scope": "prefix"}, "weight accepted"),
+    (FREE, {"z": "batch"}, "weight z"),
+    (FREE, {"z": "none"}, "weight z"),
+    (FREE, {"z_tail": "lumped"}, "weight z"),
+    (FREE, {"z_tail": "dropped"}, "weight z"),
+    (LUMPED | FREE, {"kappa": True}, "weight z"),
+    (BASE, {"c1": 0.7}, "weight capped"),
+    (FREE, {"target": "new"}, "weight log_ratio accept_prob accepted z"),
+    (NEW, {"c2": 0.5}, "weight"),
+    ({"lam_from": "batch"} | FREE, {"budget": 0.6}, "weight accept_prob accepted z lam"),
+    ({"lam_from": "state"} | FREE, {"budget": 0.6}, "weight accept_prob accepted z lam"),
+    (FREE, {"lam_from": "state"}, "weight accept_prob accepted z lam"),
+    ({"name": "tis"}, {"tis_cap": 0.9}, "weight capped"),
+    ({"name": "icepop"}, {"icepop_low": 0.9}, "weight capped"),
+    ({"name": "icepop"}, {"icepop_high": 1.1}, "weight capped"),
+]
+
+
+@pytest.mark.parametrize("both, change, changed", CHANGES, ids=lambda x: str(x)[:40])
+def test_each_setting_changes_what_it_says_and_nothing_else(both, change, changed):
+    ref, new, q = (log_softmax(seed, 300, 20, 1.0) for seed in (20, 21, 22))
+    new = torch.log_softmax(ref + 0.3 * new, dim=-1)
+    rows = torch.arange(300) // 7
+    found = [
+        weights_of(
+            CorrectionConfig(**s), new, q, draw(q), uniform(300), k=5, ref=ref, sequence=rows
+        )
+        for s in (both, both | change)
+    ]
+    same = [name for name in FIELDS if torch.equal(*(getattr(w, name) for w in found))]
+    assert set(FIELDS) - set(same) == set(changed.split())
+    assert (found[0].kappa == found[1].kappa) == ("kappa" not in change)
+
+
+def test_settings_of_other_methods_change_nothing():
+    """tis does not read c1, and so on: not one bit."""
+    p, q = log_softmax(23, 50, 9), log_softmax(24, 50, 9)
+    obrs = {"lam": 3.0, "mask": "expected", "z": "batch", "c1": 0.1}
+    caps = {"tis_cap": 0.1, "icepop_low": 0.9, "icepop_high": 0.95}
+    for name, others in (("tis", obrs), ("none", obrs | caps), ("importance", obrs | caps)):
+        a, b = (
+            weights_of(CorrectionConfig(name=name, **s), p, q, draw(q), uniform(50), k=3)
+            for s in ({}, others)
+        )
+        assert all(torch.equal(getattr(a, f), getattr(b, f)) for f in FIELDS)
+    a, b = (weights_of(CorrectionConfig(**s), p, q, draw(q), uniform(50), k=3) for s in ({}, caps))
+    assert all(torch.equal(getattr(a, f), getattr(b, f)) for f in FIELDS)
+
+
+@pytest.mark.parametrize("setting", SETTINGS[::2], ids=lambda s: "-".join(map(str, s.values())))
+@pytest.mark.parametrize("lam_from", ["value", "state", "batch", "tracked"])
+def test_the_order_of_the_tokens_does_not_matter(setting, lam_from):
+    """Statistics are sums over the update: permuted tokens have permuted weights."""
+    p, q = log_softmax(25, 120, 15), log_softmax(26, 120, 15)
+    x, u = draw(q), uniform(120)
+    order = torch.randperm(120, generator=torch.Generator().manual_seed(3))
+    cfg = CorrectionConfig(lam_from=lam_from, **setting)
+    a = weights_of(cfg, p, q, x, u, k=4)
+    b = weights_of(cfg, p[order], q[order], x[order], u[order], k=4)
+    for name in FIELDS:
+        assert torch.allclose(getattr(a, name)[order], getattr(b, name), rtol=1e-5, atol=0), name
+
+
+APART = [  # with an expected mask, the batch's mean of a contains a rejected token's own a
+    s for s in SETTINGS if s["mask"] == "bernoulli" or not (s["z"] == "batch" or s["kappa"])
+]
+
+
+@pytest.mark.parametrize("poison", [-INF, -1e30, -1e4])
+@pytest.mark.parametrize("setting", APART, ids=lambda s: "-".join(map(str, s.values())))
+def test_an_extreme_ratio_at_a_rejected_token_reaches_no_other_token(setting, poison):
+    """p = 0 (or nearly) at one token: weight 0 there, as for any rejected one, and the others'
+    weights are what they are beside a mildly unlikely rejected token."""
+    p, q = log_softmax(27, 20, 6), log_softmax(28, 20, 6)
+    x, u, top = draw(q), uniform(20), q.topk(3, dim=-1)
+    found = []
+    for value in (-9.0, poison):
+        at = p.gather(1, x[:, None])[:, 0].clone()
+        at[4], u[4] = value, 0.99
+        ref = at if setting["target"] == "ref" else at.masked_fill(at == value, -1.0)
+        cfg = CorrectionConfig(**setting)
+        w = token_weights(
+            cfg,
+            control=ControlConfig(),
+            state=CorrectionState(),
+            logp_inf=q.gather(1, x[:, None])[:, 0],
+            logp_ref=ref,
+            logp_new=at,
+            topk_logp_inf=top.values,
+            topk_logp_target=p.gather(1, top.indices),
+            uniform=u,
+            in_topk=(top.indices == x[:, None]).any(dim=1),
+        )
+        assert bool(torch.isfinite(w.weight).all())
+        found.append(w.weight)
+    others = torch.arange(20) != 4
+    assert torch.equal(found[0][others], found[1][others])
+    assert float(found[1][4]) == 0.0
+
+
+def test_nan_and_an_impossible_proposal_are_refused():
+    """q = 0 at a sampled token, or NaN: no weight is right, and none is made up."""
+    p, q = log_softmax(29, 4, 5), log_softmax(30, 4, 5)
+    for poison in (float("nan"), -INF):
+        bad = q.clone()
+        bad[2, 1] = poison
+        for name in ("importance", "tis", "icepop", "jackpot"):
+            cfg = CorrectionConfig(name=name, z="none")
+            with pytest.raises(ValueError, match=r"NaN|inf"):
+                weights_of(cfg, p, bad, torch.ones(4, dtype=int), uniform(4), k=1)

@@ -1,0 +1,356 @@
+"""PPO terms, denominators, distillation and advantages: formulas, autograd, layouts, poison."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from llm.algorithm.advantages import group_advantage
+from llm.algorithm.correction import CorrectionState, token_weights
+from llm.algorithm.losses import distill_sum, ppo_clip_sum, token_scale
+from llm.models.lm_head.chunked import Pair, Side
+from llm.settings.schema import ControlConfig, CorrectionConfig, LossConfig
+from llm.training.forward import distill_kl, read
+
+INF, NAN = float("inf"), float("nan")
+
+
+def normal(seed: int, *shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def log_softmax(seed: int, n: int, v: int, scale: float = 1.0) -> torch.Tensor:
+    return torch.log_softmax(scale * normal(seed, n, v), dim=-1)
+
+
+def distillation(policy, actor, direction="forward", top_k=0, temperature=1.0):
+    """The loss of Eq. 7 of two models' logits."""
+    loss = LossConfig(
+        distill_direction=direction, distill_top_k=top_k, distill_temperature=temperature
+    )
+    kl = distill_kl(loss, Side(logits=policy), Side(logits=actor), 1.0)
+    return distill_sum(kl, temperature)
+
+
+@pytest.mark.parametrize("advantage", [1.5, -1.5])
+@pytest.mark.parametrize("log_ratio", [-0.5, -0.1, 0.1, 0.5])
+def test_ppo_term_and_its_gradient_match_the_formula(advantage, log_ratio):
+    """Eq. 2: -w min(r A, clip(r) A); the gradient is -w r A where unclipped, else 0."""
+    new = torch.tensor([log_ratio - 1.0], requires_grad=True)
+    args = (torch.tensor([-1.0]), torch.tensor([advantage]), torch.tensor([0.7]), 0.2, 0.3)
+    loss = ppo_clip_sum(new, *args)
+    loss.backward()
+    r = torch.exp(torch.tensor(log_ratio)).item()
+    clipped = min(max(r, 0.8), 1.3)
+    assert loss.item() == pytest.approx(-0.7 * min(r * advantage, clipped * advantage), rel=1e-5)
+    active = r * advantage <= clipped * advantage
+    assert new.grad.item() == pytest.approx(-0.7 * r * advantage if active else 0.0, rel=1e-5)
+
+
+def test_infinite_clips_leave_the_ratio_alone():
+    new = torch.tensor([2.0, -3.0])
+    loss = ppo_clip_sum(new, torch.zeros(2), torch.tensor([1.0, -1.0]), torch.ones(2), INF, INF)
+    assert loss.item() == pytest.approx(-(torch.exp(new) * torch.tensor([1.0, -1.0])).sum().item())
+
+
+@pytest.mark.parametrize("poison", [1e3, -1e3, 1e30, INF, -INF, NAN])
+def test_extreme_ratios_at_rejected_tokens_change_neither_loss_nor_gradient(poison):
+    """A rejected token adds exactly 0, even where its own ratio would overflow."""
+    good = torch.tensor([-1.0, -2.0])
+    scale = torch.tensor([0.3, 0.4, poison])
+    new = torch.cat([good, torch.tensor([poison])]).requires_grad_()
+    ref = torch.tensor([-1.1, -1.9, -1.0])
+    advantage, weight = torch.tensor([1.0, -1.0, poison]), torch.tensor([0.5, 2.0, 0.0])
+    loss = ppo_clip_sum(new, ref, advantage, weight, 0.2, 0.2, scale)
+    loss.backward()
+    clean = good.clone().requires_grad_()
+    plain = ppo_clip_sum(clean, ref[:2], advantage[:2], weight[:2], 0.2, 0.2, scale[:2])
+    plain.backward()
+    assert torch.equal(loss, plain) and torch.equal(new.grad[:2], clean.grad)
+    assert float(new.grad[2]) == 0.0
+
+
+@pytest.mark.parametrize("denominator", ["proposed", "accepted", "sequence"])
+def test_when_everything_is_rejected_the_loss_is_zero_with_a_valid_gradient(denominator):
+    new = torch.tensor([-1.0, -2.0], requires_grad=True)
+    scale = token_scale(denominator, torch.zeros(2), torch.tensor([0, 1]), 2)
+    loss = ppo_clip_sum(new, new.detach(), torch.ones(2), torch.zeros(2), 0.2, 0.2, scale)
+    loss.backward()
+    assert loss.item() == 0.0 and torch.equal(new.grad, torch.zeros(2))
+
+
+def test_the_three_denominators_are_those_computed_by_hand():
+    """Three sequences of 1, 3 and 2 tokens; accepted 1 + 1.5 + 0 (an expected mask's share)."""
+    index = torch.tensor([0, 1, 1, 1, 2, 2])
+    accepted = torch.tensor([1.0, 0.0, 0.5, 1.0, 0.0, 0.0])
+    scale = {d: token_scale(d, accepted, index, 3) for d in ("proposed", "accepted", "sequence")}
+    assert scale["proposed"].tolist() == pytest.approx([1 / 6] * 6)
+    assert scale["accepted"].tolist() == pytest.approx([1 / 2.5] * 6)
+    assert scale["sequence"].tolist() == pytest.approx([1 / 3] + [1 / 9] * 3 + [1 / 6] * 2)
+
+
+class Grid:
+    """Sequences with padding: what an update reads, one row a sequence, poison where none is."""
+
+    lengths = (6, 1, 9, 7)
+    vocabulary, top_k = 9, 4
+
+    def __init__(self, side: str, width: int, poison: float) -> None:
+        n = sum(self.lengths)
+        p, q, actor = (log_softmax(seed, n, self.vocabulary) for seed in (1, 2, 3))
+        ref = torch.log_softmax(p + 0.5 * normal(4, n, self.vocabulary), -1)
+        x = torch.multinomial(q.exp(), 1, generator=torch.Generator().manual_seed(5))[:, 0]
+        coin = torch.rand(n, generator=torch.Generator().manual_seed(6))
+        self.real = torch.zeros(len(self.lengths), width, dtype=torch.bool)
+        for row, length in enumerate(self.lengths):
+            self.real[row, width - length if side == "left" else 0 :][:length] = True
+        assert self.real.sum() == n
+        self.advantage = torch.tensor([1.0, -0.5, 0.7, -1.2])
+        self.cells = {
+            name: self.spread(value, poison)
+            for name, value in {"p": p, "ref": ref, "q": q, "actor": actor, "coin": coin}.items()
+        }
+        self.x = self.spread(x, 0)
+
+    def spread(self, flat: torch.Tensor, poison: float) -> torch.Tensor:
+        cells = flat.new_full((*self.real.shape, *flat.shape[1:]), poison)
+        cells[self.real] = flat
+        return cells
+
+    def losses(self, cfg, loss, order=(0, 1, 2, 3), size=4):
+        """Policy, actor and distillation loss, and both gradients row by row in sequence order."""
+        rows = torch.tensor(order)
+        real = self.real[rows]
+        leaf = {n: self.cells[n].clone().requires_grad_() for n in ("p", "actor")}
+        flat = {n: c[rows][real] for n, c in (self.cells | {"x": self.x}).items()}
+        index = torch.arange(len(rows))[:, None].expand(real.shape)[real]
+        advantage = self.advantage[rows][index]
+
+        def at(log_probs):
+            return log_probs.gather(1, flat["x"][:, None])[:, 0]
+
+        top = flat["q"].topk(self.top_k, dim=-1)
+        w = token_weights(
+            cfg,
+            control=ControlConfig(),
+            state=CorrectionState(),
+            logp_inf=at(flat["q"]),
+            logp_ref=at(flat["ref"]),
+            logp_new=at(flat["p"]),
+            topk_logp_inf=top.values,
+            topk_logp_target=flat["ref"].gather(1, top.indices),
+            uniform=flat["coin"],
+            in_topk=(top.indices == flat["x"][:, None]).any(1),
+        )
+        scale = token_scale(loss.denominator, w.accepted, index, len(rows))
+        clip = (loss.clip_low, loss.clip_high)
+        totals, start = torch.zeros(3, dtype=torch.float64), 0
+        for first in range(0, len(rows), size):
+            part = rows[first : first + size]
+            mask = self.real[part]
+            piece = slice(start, start := start + int(mask.sum()))
+            new, actor = leaf["p"][part][mask], leaf["actor"][part][mask]
+            x, q, ref, adv = (
+                v[piece][:, None] for v in (flat["x"], at(flat["q"]), at(flat["ref"]), advantage)
+            )
+            policy = ppo_clip_sum(
+                new.gather(1, x)[:, 0], ref[:, 0], adv[:, 0], w.weight[piece], *clip, scale[piece]
+            )
+            one = torch.ones(len(x))
+            own = ppo_clip_sum(
+                actor.gather(1, x)[:, 0], q[:, 0], adv[:, 0], one, *clip, 1 / len(flat["x"])
+            )
+            settings = (loss.distill_direction, loss.distill_top_k, loss.distill_temperature)
+            distill = distillation(new, actor, *settings) / len(flat["x"])
+            terms = (policy, own * loss.actor_ppo, loss.distill_coef * distill)
+            sum(terms).backward()
+            totals += torch.tensor([float(t.detach()) for t in terms])
+        grads = [leaf[n].grad[self.real] for n in ("p", "actor")]
+        assert all(bool((leaf[n].grad[~self.real] == 0).all()) for n in leaf)
+        return totals, grads
+
+
+def assert_same(a, b):
+    assert torch.allclose(a[0], b[0], rtol=1e-5, atol=1e-8)
+    for x, y in zip(a[1], b[1], strict=True):
+        assert torch.allclose(x, y, rtol=1e-5, atol=1e-7)
+
+
+DENOMINATORS = ("proposed", "accepted", "sequence")
+CORRECTIONS = (
+    CorrectionConfig(),
+    CorrectionConfig(z_tail="lumped", kappa=True),
+    CorrectionConfig(z="batch", mask="expected", lam_from="batch", budget=0.8),
+    CorrectionConfig(lam_from="state", z="none"),
+    CorrectionConfig(name="tis"),
+)
+
+
+@pytest.mark.parametrize("denominator", DENOMINATORS)
+@pytest.mark.parametrize("cfg", CORRECTIONS, ids=["obrs", "kappa", "batch", "state lam", "tis"])
+def test_microbatches_order_and_padding_leave_loss_and_gradients_unchanged(cfg, denominator):
+    """With infinities and NaN at every padded position, on either side, however long."""
+    loss = LossConfig(denominator=denominator)
+    plain = Grid("right", 9, 0.0)
+    base = plain.losses(cfg, loss)
+    assert bool((base[0] != 0).all())
+    for size in (1, 2, 3):
+        assert_same(plain.losses(cfg, loss, size=size), base)
+    for order in ((3, 1, 0, 2), (2, 3, 1, 0)):
+        assert_same(plain.losses(cfg, loss, order=order, size=3), base)
+    for side, width, poison in (("left", 9, NAN), ("right", 14, INF), ("left", 11, 1e30)):
+        assert_same(Grid(side, width, poison).losses(cfg, loss, size=2), base)
+
+
+CHANGES = [
+    # both, changed, which of the policy's, the actor's and the distillation loss move with it
+    ({"clip_low": INF}, {"clip_low": 0.01}, "policy actor"),
+    ({"clip_high": INF}, {"clip_high": 0.01}, "policy actor"),
+    ({}, {"denominator": "accepted"}, "policy"),
+    ({}, {"denominator": "sequence"}, "policy"),
+    ({}, {"actor_ppo": False}, "actor"),
+    ({}, {"distill_coef": 2.0}, "distill"),
+    ({}, {"distill_direction": "reverse"}, "distill"),
+    ({}, {"distill_top_k": 3}, "distill"),
+    ({}, {"distill_temperature": 2.0}, "distill"),
+    ({"distill_coef": 0.0}, {"distill_direction": "reverse"}, ""),
+]
+
+
+@pytest.mark.parametrize("both, change, moved", CHANGES, ids=lambda x: str(x)[:40])
+def test_each_setting_moves_its_own_losses_and_no_other(both, change, moved):
+    grid = Grid("right", 9, NAN)
+    a, b = (grid.losses(CorrectionConfig(), LossConfig(**s)) for s in (both, both | change))
+    names = ("policy", "actor", "distill")
+    found = {n for n, x, y in zip(names, a[0].tolist(), b[0].tolist(), strict=True) if x != y}
+    assert found == set(moved.split())
+    trained = [torch.equal(x, y) for x, y in zip(a[1], b[1], strict=True)]
+    assert trained == ["policy" not in moved, not found & {"actor", "distill"}]
+
+
+def reference_distillation(policy, actor, direction, top_k, temperature):
+    """Plain float64: temper, lump all but the policy's likeliest, sum p log(p / q)."""
+    p, q = (torch.softmax(x.double() / temperature, -1) for x in (policy, actor))
+    if top_k:
+        order = p.argsort(dim=-1, descending=True)
+        p, q = (
+            torch.cat(
+                [x.gather(1, order[:, :top_k]), x.gather(1, order[:, top_k:]).sum(1, keepdim=True)],
+                1,
+            )
+            for x in (p, q)
+        )
+    p, q = (p.detach(), q) if direction == "forward" else (q, p.detach())
+    return temperature**2 * (p * (p.log() - q.log())).sum()
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 0.5])
+@pytest.mark.parametrize("top_k", [0, 1, 4])
+@pytest.mark.parametrize("direction", ["forward", "reverse"])
+def test_distillation_and_its_gradient_are_those_of_plain_float64(direction, top_k, temperature):
+    policy = (2 * normal(1, 12, 9)).requires_grad_()
+    found = []
+    for loss in (distillation, reference_distillation):
+        actor = (2 * normal(2, 12, 9)).requires_grad_()
+        inputs = (policy, actor)
+        if loss is distillation:
+            inputs = tuple(torch.log_softmax(x, -1) for x in inputs)
+        total = loss(*inputs, direction, top_k, temperature)
+        total.backward()
+        found.append((total.detach(), actor.grad))
+    assert policy.grad is None
+    assert float(found[0][0]) == pytest.approx(float(found[1][0]), rel=1e-5)
+    assert torch.allclose(found[0][1], found[1][1], rtol=1e-4, atol=1e-5)
+
+
+def test_distillation_is_forward_kl_and_trains_only_the_actor():
+    """Eq. 7: sum p log(p / p_actor); gradient q - p on the actor's logits, none on the policy's."""
+    policy = normal(1, 5, 6).requires_grad_()
+    actor = normal(2, 5, 6).requires_grad_()
+    p, q = torch.log_softmax(policy, -1), torch.log_softmax(actor, -1)
+    loss = distillation(p, q)
+    loss.backward()
+    rows = (p.detach().double(), q.detach().double())
+    plain = (rows[0].exp() * (rows[0] - rows[1])).sum()
+    assert loss.item() == pytest.approx(float(plain), rel=1e-5)
+    assert policy.grad is None
+    assert torch.allclose(actor.grad, (q.exp() - p.exp()).detach(), atol=1e-6)
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse"])
+def test_equal_models_have_a_distillation_loss_of_exactly_zero_and_no_gradient(direction):
+    for top_k, temperature in ((0, 1.0), (3, 1.0), (3, 2.0), (8, 1.0), (20, 0.7)):
+        p = log_softmax(3, 40, 9, 4.0)
+        q = p.clone().requires_grad_()
+        loss = distillation(p, q, direction, top_k, temperature)
+        loss.backward()
+        assert float(loss.detach()) == 0.0
+        assert float(q.grad.abs().max()) < 2e-6
+
+
+def test_a_coarser_vocabulary_never_raises_the_distillation_loss():
+    """Data processing: k tokens and a bucket have at most the full KL, growing with k up to it."""
+    p, q = log_softmax(4, 60, 15, 2.0), log_softmax(5, 60, 15, 2.0)
+    for direction in ("forward", "reverse"):
+        losses = [float(distillation(p, q, direction, k)) for k in (*range(1, 15), 15, 16, 0)]
+        assert all(a <= b * (1 + 1e-6) for a, b in pairwise(losses))
+        assert losses[-3] == losses[-2] == losses[-1] and losses[0] < 0.9 * losses[-1]
+
+
+def test_the_anchor_holds_the_policy_and_is_itself_held_still():
+    """KL(policy || anchor): gradient p (log(p / a) - KL) on the policy's logits, none elsewhere."""
+    logits, anchor = normal(6, 7, 8).requires_grad_(), normal(7, 7, 8).requires_grad_()
+    log_p, log_a = torch.log_softmax(logits, -1), torch.log_softmax(anchor, -1)
+    sides = [Side(logits=log_p), Side(logits=log_a)]
+    loss = read(sides, 1.0, [Pair(0, 1, train_q=False)])[1][0].sum()
+    loss.backward()
+    p, gap = log_p.detach().double().exp(), (log_p - log_a).detach().double()
+    kl = (p * gap).sum(1, keepdim=True)
+    assert loss.item() == pytest.approx(float(kl.sum()), rel=1e-5)
+    assert torch.allclose(logits.grad.double(), p * (gap - kl), atol=1e-6)
+    assert anchor.grad is None
+
+
+REWARD = [1.0, 0.0, 0.0, 1.0, 0.25, 1.0, 1.0, 0.5]
+
+
+@pytest.mark.parametrize("kind", ["grpo", "dr_grpo", "rloo"])
+def test_advantages_match_numpy_and_are_zero_for_equal_rewards(kind):
+    """Centred by the group and, for grpo alone, over its deviation; rloo leaves one out."""
+    found = group_advantage(torch.tensor(REWARD), 4, kind).numpy().reshape(2, 4)
+    for row, r in zip(found, np.reshape(REWARD, (2, 4)), strict=True):
+        if kind == "rloo":
+            exact = [r[i] - np.delete(r, i).mean() for i in range(4)]
+        else:
+            exact = (r - r.mean()) / (r.std(ddof=1) + 1e-4 if kind == "grpo" else 1.0)
+        assert row == pytest.approx(exact, rel=1e-5, abs=1e-7)
+        assert float(row.sum()) == pytest.approx(0.0, abs=1e-6)
+    for equal in (0.1, 0.3, 0.7):  # whose means over 7 are off by rounding
+        assert group_advantage(torch.full((14,), equal), 7, kind).tolist() == [0.0] * 14
+
+
+def test_grpo_is_the_default():
+    reward = torch.tensor(REWARD)
+    assert torch.equal(group_advantage(reward, 4), group_advantage(reward, 4, "grpo"))
+
+
+@pytest.mark.parametrize("kind", ["grpo", "dr_grpo", "rloo"])
+def test_rejection_changes_no_baseline_and_no_length(kind):
+    """A sequence rejected whole still counts in its group's mean and in the denominator."""
+    advantage = group_advantage(torch.tensor([1.0, 0.0, 0.0, 1.0]), 4, kind)
+    index = torch.tensor([0, 0, 1, 2, 2, 2, 3])
+    scales = [
+        token_scale("sequence", accepted, index, 4)
+        for accepted in (torch.ones(7), (index != 2).float())
+    ]
+    assert torch.equal(*scales)
+    weight = (index != 2).float()
+    kept = weight != 0
+    loss = ppo_clip_sum(
+        torch.zeros(7), torch.zeros(7), advantage[index], weight, 0.2, 0.2, scales[1]
+    )
+    exact = -sum(float(advantage[i]) / 4 for i in (0, 1, 3))
+    assert float(loss) == pytest.approx(exact, rel=1e-6) and int(kept.sum()) == 4

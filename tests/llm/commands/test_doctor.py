@@ -1,0 +1,236 @@
+"""The doctor: every problem is a line with a remedy, never a traceback; nothing is written."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from llm import __main__ as command
+from llm import settings
+from llm.commands import doctor
+from llm.commands.doctor import OK, PROBLEM, WARNING, diagnose
+from llm.models import loading
+from llm.planning import memory
+from llm.rollout import sampling
+from llm.runs import run_folder
+from llm.training import forward
+
+TINY = [
+    "--policy.width", "32", "--policy.layers", "1", "--rollout.prompts_per_step", "2",
+    "--rollout.rollouts_per_prompt", "2", "--run.eval_prompts", "8", "--warmup.policy_steps", "2",
+    "--warmup.actor_steps", "2", "--warmup.batch_size", "4", "--run.device", "cpu",
+]  # fmt: skip
+
+
+def lines(folder: Path, *flags: str) -> dict[str, doctor.Line]:
+    found = list(diagnose([*TINY, "--run.folder", str(folder), *flags]))
+    return {line.check: line for line in found}
+
+
+def statuses(found: dict[str, doctor.Line]) -> dict[str, str]:
+    return {line.check: line.status for line in found.values() if line.status != OK}
+
+
+def test_sound_settings_pass_every_check_and_nothing_is_written(tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert doctor.main([*TINY, "--run.folder", str(folder)]) == 0
+    out = capsys.readouterr().out
+    assert out.endswith("0 problem(s), 0 warning(s)\n") and "PROBLEM" not in out
+    for check in ("settings", "run folder", "device", "tokenizers", "data", "memory", "disk"):
+        assert f"ok       {check}" in out
+    for check in ("models", "positions", "self-test", "one step"):
+        assert f"ok       {check}" in out
+    assert "random weights here" in out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_finished_warm_up_is_used_and_not_touched(tmp_path):
+    cfg = settings.load([], [*TINY, "--run.folder", str(tmp_path)])
+    for role in ("policy", "actor"):
+        loading.open_model(cfg, role, tmp_path)
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
+    found = lines(tmp_path)
+    assert "random weights" not in found["models"].found
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == before
+    assert set(statuses(found).values()) <= {WARNING}  # two steps of warm-up make no good policy
+    other = lines(tmp_path, "--warmup.policy_steps", "3")
+    assert "random weights" in other["models"].found
+    (recipe,) = tmp_path.glob("warmup/policy-*/recipe.json")
+    recipe.write_text("{}")
+    assert lines(tmp_path)["models"].status == PROBLEM
+
+
+@pytest.mark.parametrize(
+    ("flags", "check", "text"),
+    [
+        (["--optim.policy_lr", "-1"], "settings", "optim.policy_lr must be greater than 0"),
+        (["no_such_file.toml"], "settings", "cannot read config file"),
+        (["--run.device", "tpu9"], "device", "cannot be used"),
+        (["--actor.kind", "early_exit"], "settings", "has an actor that is not trained"),
+        (["--run.device", "cpu", "--optim.polcy_lr", "1"], "settings", "optim.polcy_lr"),
+        (["--task.name", "problems", "--task.source", "x.jsonl"], "settings", "give --policy.path"),
+    ],
+)
+def test_bad_input_is_a_line_that_says_what(tmp_path, flags, check, text):
+    found = lines(tmp_path, *flags)
+    problems = [line for line in found.values() if line.status == PROBLEM]
+    assert [line.check for line in problems] == [check] and text in problems[0].found
+
+
+def test_a_problem_gives_exit_code_1(capsys):
+    assert doctor.main([*TINY, "--optim.polcy_lr", "1"]) == 1
+    assert "PROBLEM  settings" in capsys.readouterr().out
+
+
+def test_a_folder_of_another_run_or_a_complete_one_is_told(tmp_path):
+    cfg = settings.load([], [*TINY, "--run.folder", str(tmp_path)])
+    run_folder.release(run_folder.prepare(cfg))
+    assert "would go on" in lines(tmp_path)["run folder"].found
+    (tmp_path / "summary.json").write_text("{}")
+    assert lines(tmp_path)["run folder"].status == WARNING
+    found = lines(tmp_path, "--run.seed", "5")["run folder"]
+    assert found.status == PROBLEM and "run.seed (0 there, 5 now)" in found.found
+
+
+def test_a_file_in_place_of_the_run_folder_is_a_problem(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert lines(tmp_path / "file" / "run")["run folder"].status == PROBLEM
+
+
+def test_completions_longer_than_the_models_positions_are_a_problem(tmp_path):
+    found = lines(tmp_path, "--rollout.max_new_tokens", "504")
+    assert found["positions"].status == PROBLEM and "513 tokens" in found["positions"].found
+    assert "max_new_tokens" in found["positions"].found and "models" not in found
+
+
+def test_a_model_whose_cache_has_no_rows_is_a_problem_that_names_it(tmp_path):
+    from transformers import MambaConfig, MambaForCausalLM
+
+    small = MambaConfig(vocab_size=48, hidden_size=16, num_hidden_layers=1, state_size=4)
+    MambaForCausalLM(small).save_pretrained(tmp_path / "mamba")
+    flags = ["--run.folder", str(tmp_path / "run"), "--policy.path", str(tmp_path / "mamba")]
+    found = {line.check: line for line in diagnose(flags)}
+    assert "memory" in found and found["memory"].status != PROBLEM
+    assert found["models"].status == PROBLEM and "MambaForCausalLM" in found["models"].found
+
+
+def test_too_little_memory_stops_before_anything_is_loaded(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "available", lambda device: 1_000_000)
+    found = lines(tmp_path)
+    assert (
+        found["memory"].status == PROBLEM and "sequences_per_microbatch" in found["memory"].remedy
+    )
+    assert "models" not in found
+
+
+def test_too_little_disk_is_a_problem(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=300_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    found = lines(tmp_path, "--run.checkpoints_kept", "3")["disk"]
+    assert found.status == PROBLEM and "5 checkpoints" in found.found
+
+
+def test_a_sampler_that_disagrees_with_the_scorer_is_a_problem(tmp_path, monkeypatch):
+    states = forward.completion_states
+    monkeypatch.setattr(forward, "completion_states", lambda *a: states(*a) / 2)
+    found = lines(tmp_path)
+    assert found["self-test"].status == PROBLEM and "temperature" in found["self-test"].found
+    assert found["one step"].status == OK  # later checks still run
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("CUDA out of memory"), OSError(5, "io"), KeyError(1)]
+)
+def test_an_unexpected_error_is_a_line_too(tmp_path, monkeypatch, error):
+    def broken(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(sampling, "inverse_cdf", broken)
+    found = lines(tmp_path)
+    assert found["one step"].status == PROBLEM and type(error).__name__ in found["one step"].found
+
+
+def test_what_a_warmed_up_policy_does_wrong_is_warned_of(tmp_path):
+    cfg = settings.load([], [*TINY, "--run.folder", str(tmp_path)])
+    for role in ("policy", "actor"):
+        loading.open_model(cfg, role, tmp_path)
+    found = lines(tmp_path, "--alarm.kl_max", "1e-6")
+    assert found["alarms"].status == WARNING and "alarm.kl_max" in found["alarms"].found
+    assert found["rewards"].status == WARNING and "one reward" in found["rewards"].found
+
+
+# The estimate
+
+
+def estimated(*flags: str) -> dict[str, int]:
+    cfg = settings.load([], list(flags))
+    other = cfg.actor.kind in ("separate", "frozen")
+    actor = memory.shape(cfg.actor) if other else None
+    return memory.estimate(cfg, memory.shape(cfg.policy), actor, prompt_tokens=9)
+
+
+def test_weights_gradients_and_optimizer_are_counted_exactly():
+    """Against the bytes of a real model and its optimiser after a step."""
+    cfg = settings.load([], [])
+    found = estimated()
+    for role, part in (("policy", cfg.policy), ("actor", cfg.actor)):
+        model = loading.build(part, seed=0)
+        held = sum(p.nbytes for p in model.parameters())
+        assert found[f"{role} weights"] == found[f"{role} gradients"] == held
+        assert found[f"{role} optimiser"] == 2 * held
+
+
+def test_bfloat16_halves_weights_and_adds_masters():
+    full, half = estimated(), estimated("--policy.dtype", "bfloat16")
+    assert half["policy weights"] * 2 == full["policy weights"]
+    assert half["policy optimiser"] * 2 == full["policy optimiser"] * 3
+
+
+def test_adapters_are_counted_as_peft_makes_them():
+    pytest.importorskip("peft")
+    cfg = settings.load([], ["--policy.lora_rank", "4"])
+    model = loading.with_lora(loading.build(cfg.policy, seed=0), cfg.policy, seed=0)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    found = estimated("--policy.lora_rank", "4")
+    assert found["policy optimiser"] == 8 * trained and found["policy gradients"] == 4 * trained
+
+
+def test_microbatches_lower_the_estimate_of_what_they_lower():
+    flags = ("--rollout.prompts_per_step", "64")
+    whole, small = estimated(*flags), estimated(*flags, "--optim.sequences_per_microbatch", "256")
+    name = "logits of a micro-batch"
+    assert small[name] * 2 == pytest.approx(whole[name], abs=1)
+    assert small["policy weights"] == whole["policy weights"]
+
+
+def test_checkpoints_are_as_large_as_estimated(tmp_path):
+    from llm.checkpoints.checkpoint import save_state
+    from llm.training.optimizer import adamw
+
+    cfg = settings.load([], ["--actor.kind", "self", "--correction.name", "none",
+                           "--loss.actor_ppo", "False", "--loss.distill_coef", "0"])  # fmt: skip
+    model = loading.build(cfg.policy, seed=0)
+    optimizer = adamw(model, 1e-3, 0.0)
+    model(input_ids=torch.ones(1, 3, dtype=torch.long)).logits.sum().backward()
+    optimizer.step()
+    path = save_state(tmp_path, 1, {"policy": model, "optimizer_policy": optimizer}, {})
+    written = sum(p.stat().st_size for p in path.iterdir())
+    found = memory.checkpoint_bytes(cfg, memory.shape(cfg.policy), None)
+    assert found == pytest.approx(written, rel=0.03)
+
+
+def test_memory_of_the_control_group_limits_what_is_available(monkeypatch):
+    texts = {"/sys/fs/cgroup/memory.max": "5000\n", "/sys/fs/cgroup/memory.current": "2000\n"}
+    real = Path.read_text
+    monkeypatch.setattr(Path, "read_text", lambda self, *a: texts.get(str(self)) or real(self, *a))
+    assert memory.available(torch.device("cpu")) == 3000
+    texts["/sys/fs/cgroup/memory.max"] = "max\n"
+    assert memory.available(torch.device("cpu")) > 10**6
+
+
+def test_the_command_is_there(capsys):
+    assert command.main(["doctor", "--help"]) == 0
+    assert "Exit code 0: no problem found" in capsys.readouterr().out

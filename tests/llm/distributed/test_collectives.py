@@ -1,0 +1,299 @@
+"""Several processes do what one does: samples, masks, losses, metrics, weights, checkpoints."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from ranks import Scene, assert_near, assert_same, finish, pids, play, ranks, torchrun
+from training_runs import rows, weights
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from llm import distributed, settings
+from llm.checkpoints.checkpoint import latest
+from llm.distributed.heartbeat import Watch
+from llm.settings.loading import ConfigError
+
+RUN = (
+    "--policy.layers 2 --policy.width 32 --actor.layers 1 --actor.width 16 --task.digits-min 1 "
+    "--task.digits-max 3 --rollout.max-new-tokens 5 --warmup.policy-steps 250 "
+    "--warmup.actor-steps 150 --warmup.batch-size 32 --rollout.prompts-per-step 4 "
+    "--rollout.rollouts-per-prompt 4 --run.steps 3 --run.eval-every 2 --run.eval-prompts 61 "
+    "--run.checkpoint-every 1 --optim.policy-lr 1e-3"
+).split()
+FSDP = ["--run.sharding", "fsdp"]
+BLOCKS = ["--optim.head", "chunked"]
+SETTINGS = {  # each with statistics of the whole batch that a rank's own part would change
+    "batch": (
+        "--correction.z-tail lumped --correction.kappa True --correction.lam-from batch "
+        "--loss.updates-per-rollout 8 --correction.target new --loss.denominator accepted"
+    ),
+    "tracked": "--correction.lam-from tracked --loss.denominator sequence",
+    "plain": "--correction.z batch --loss.anchor-coef 0.1 --control.kl-target 0.1",
+    "poisoned": (
+        "--correction.name tis --alarm.action lower --optim.sequences-per-microbatch 2 "
+        "--loss.updates-per-rollout 2"
+    ),
+    "rejected": "--correction.lam 12 --correction.kappa True --correction.z-tail lumped",
+}
+MICRO = {
+    "whole": "",
+    "three": "--optim.sequences-per-microbatch 3",
+    "budget": "--optim.tokens-per-microbatch 24",
+    "again": "--optim.tokens-per-microbatch 60 --run.activation-checkpointing True",
+}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("ranks")
+
+
+def scene(home: Path, name: str, setting: str, *extra: str, stop_at: int = -1) -> Scene:
+    warm = ["--warmup.folder", str(home / "warm")]
+    flags = [*RUN, *warm, *SETTINGS.get(setting, setting).split(), *extra]
+    spoilt = {"reject": setting == "rejected", "poison": setting == "poisoned"}
+    return Scene(str(home / name), flags, stop_at, **spoilt)
+
+
+_alone: dict[str, Path] = {}
+
+
+def alone(home: Path, setting: str) -> Path:
+    """The run of a setting in this process, each made once."""
+    if setting not in _alone:
+        play(scene(home, f"alone_{len(_alone)}", setting))
+        _alone[setting] = home / f"alone_{len(_alone)}"
+    return _alone[setting]
+
+
+PROCESS, AHEAD = ["--rollout.engine", "process"], ["--rollout.max-staleness", "2"]
+TWO = {  # (setting, its flags) of a run on two ranks
+    "batch": ("batch", BLOCKS),
+    "batch_sharded": ("batch", [*MICRO["budget"].split(), *FSDP, *BLOCKS]),
+    "tracked": ("tracked", MICRO["budget"].split()),
+    "rejected": ("rejected", [*MICRO["three"].split(), *FSDP, *BLOCKS]),
+    "poisoned": ("poisoned", FSDP),
+    "cut": ("plain", [*FSDP, *BLOCKS]),
+    "present": ("tracked", [*PROCESS, *FSDP]),
+    "ahead": ("tracked", [*PROCESS, *AHEAD]),
+    "moving": ("tracked", AHEAD),
+}
+
+
+@pytest.fixture(scope="module")
+def two(home) -> dict[str, Scene]:
+    """What two ranks have run: all in one start of torchrun."""
+    made = {name: scene(home, name, setting, *flags) for name, (setting, flags) in TWO.items()}
+    made["cut"].stop_at = 1
+    made["present"].kill, made["present"].fails = 2, True
+    made["ahead"].kill = 0
+    for setting in SETTINGS:
+        alone(home, setting)
+    play(scene(home, "moving", "tracked", *AHEAD, stop_at=0))
+    made["moving"].stop_at = 1
+    ranks(2, list(made.values()))
+    return made
+
+
+def test_two_ranks_replicated_or_sharded_repeat_the_run_of_one(home, two):
+    """Statistics of the batch are of all ranks, gradients sums with denominators of all; also where
+    a rank has no sequence of a share (two sequences each), or every token of its own is rejected,
+    or its loss is NaN (then no rank steps). What two ranks saved, sharded, one goes on with."""
+    assert latest(home / "cut/checkpoints").name == "step_00000002"
+    play(scene(home, "cut", "plain"))
+    for name in ("batch", "batch_sharded", "tracked", "rejected", "poisoned", "cut"):
+        assert_same(alone(home, TWO[name][0]), home / name)
+    assert [r.get("updates_skipped") for r in rows(home / "poisoned")] == [0, 2, 0, None]
+    half = [r for r in rows(home / "rejected", "samples") if r["sequence"] >= 8]
+    assert half and not any(any(r["accepted"]) for r in half)  # all of rank 1
+    assert 0 < rows(home / "rejected")[0]["accept_rate"] < 1
+
+
+def test_engines_of_two_ranks_repeat_the_run_of_one_though_one_is_killed(home, two):
+    """From the present weights, gathered; two steps ahead, where a checkpoint of one process is
+    taken over by two ranks and theirs by one. The end of a rank's engine is no other's; if it
+    cannot be replaced all ranks end with one message."""
+    whole = alone(home, " ".join([SETTINGS["tracked"], *AHEAD]))
+    play(scene(home, "moving", "tracked", *AHEAD))
+    assert_same(whole, home / "moving")
+    assert_same(whole, home / "ahead")
+    assert sum(r["engine_restarts"] for r in rows(home / "ahead")[:-1]) == 1
+    found, wanted = rows(home / "present"), rows(alone(home, "tracked"))
+    assert len(found) == 2
+    for one, other in zip(found, wanted, strict=False):
+        assert one.pop("engine_restarts") == 0
+        assert_near(one, other, "present")
+    said = [(home / f"present/failed_{r}").read_text() for r in (0, 1)]
+    assert said[0] == said[1]
+    assert said[0].startswith("--rollout.engine process: the process that samples of rank 1 failed")
+
+
+def test_two_ranks_train_a_tied_head_in_blocks_as_one_does_whole(home):
+    """Its sharded weight gets one gradient as an embedding and another as a head; v is odd."""
+    fields = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "head_dim": 8}
+    fields |= {"num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": 51}
+    shape = Qwen3Config(**fields, tie_word_embeddings=True, pad_token_id=0, initializer_range=0.3)
+    for seed, role in enumerate(("policy", "actor")):
+        torch.manual_seed(seed)
+        Qwen3ForCausalLM(shape).save_pretrained(home / f"tied/{role}")
+    drop = ("--policy", "--actor", "--warmup")
+    pairs = zip(RUN[::2], RUN[1::2], strict=True)
+    flags = [w for k, v in pairs if not k.startswith(drop) for w in (k, v)]
+    for role in ("policy", "actor"):
+        flags += [f"--{role}.path", str(home / f"tied/{role}")]
+    one, two = (Scene(str(home / f"tied_{n}"), list(flags)) for n in (1, 2))
+    two.flags += [*FSDP, *BLOCKS, *MICRO["three"].split()]
+    play(one)
+    ranks(2, [two])
+    assert_same(Path(one.folder), Path(two.folder))
+    assert rows(Path(one.folder))[1]["grad_norm_actor"] > 0.01
+
+
+def test_a_budget_of_tokens_and_recomputed_activations_change_only_rounding(home):
+    for micro in ("budget", "again"):
+        play(scene(home, micro, "batch", *MICRO[micro].split()))
+        assert_same(alone(home, "batch"), home / micro)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("setting", [s for s in SETTINGS if s != "poisoned"])
+@pytest.mark.parametrize("n", [2, 4])
+def test_no_factorisation_into_ranks_and_microbatches_changes_anything(home, n, setting):
+    """(ranks, accumulation, microbatch), replicated and sharded."""
+    scenes = [
+        scene(home, f"{n}_{setting}_{micro}_{len(how)}", setting, *MICRO[micro].split(), *how)
+        for micro in MICRO
+        for how in ([], [*FSDP, *BLOCKS])
+    ]
+    alone(home, setting)
+    ranks(n, scenes)
+    for s in scenes:
+        assert_same(alone(home, setting), Path(s.folder))
+
+
+KINDS = {
+    "bfloat16": "--policy.dtype bfloat16 --actor.dtype bfloat16",
+    "lora": "--policy.lora-rank 2 --actor.lora-rank 2",
+    "self": "--actor.kind self --correction.name none",
+    "stale": "--actor.kind stale --actor.lag 1",
+    "early_exit": "--actor.kind early_exit",
+    "quantized": "--actor.kind quantized",
+}
+
+
+@pytest.mark.slow
+def test_every_kind_of_model_and_actor_trains_on_two_ranks(home):
+    """In bfloat16 gradients are rounded at another place in the sum, and a last digit of a weight
+    may change its int8 copy by a whole step: there, only that it trains."""
+    untrained = "--loss.actor-ppo False --loss.distill-coef 0"
+    flags = {k: f"{v} {untrained if 'kind' in v else ''}" for k, v in KINDS.items()}
+    drop = ("--actor.layers", "--actor.width", "--warmup.actor-steps")
+    scenes = {}
+    for kind, setting in flags.items():
+        for how in (None, [], [*FSDP, *BLOCKS]):
+            made = scene(home, f"{kind}_{how and len(how)}", setting, *(how or []))
+            if "kind" in setting:
+                kept = zip(made.flags[::2], made.flags[1::2], strict=True)
+                made.flags = [w for k, v in kept if k not in drop for w in (k, v)]
+            scenes[kind, None if how is None else len(how)] = made
+    for (_, how), made in scenes.items():
+        if how is None:
+            play(made)
+    ranks(2, [s for (_, how), s in scenes.items() if how is not None])
+    for kind in flags:
+        for how in (0, 4):
+            one, other = (Path(scenes[kind, h].folder) for h in (None, how))
+            if kind in ("bfloat16", "quantized"):
+                assert len(rows(one)) == len(rows(other)) and weights(one).keys()
+            else:
+                assert_same(one, other)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_from_two_ranks_to_one_to_four(home):
+    """Sharded, then alone, then on four ranks: the run of one process, uninterrupted."""
+    play(scene(home, "whole", "batch", "--run.steps", "5"))
+    ranks(2, [scene(home, "moving", "batch", "--run.steps", "5", *FSDP, stop_at=1)])
+    play(scene(home, "moving", "batch", "--run.steps", "5", stop_at=2))
+    ranks(4, [scene(home, "moving", "batch", "--run.steps", "5", *FSDP)])
+    assert_same(home / "whole", home / "moving")
+
+
+def steps_saved(made: Scene) -> int:
+    kept = latest(Path(made.folder) / "checkpoints")
+    return json.loads((kept / "state.json").read_text())["step"]
+
+
+def launched(home: Path, name: str, *extra: str):
+    """A long run on two ranks, and its processes, once it has made three steps."""
+    made = scene(home, name, "tracked", "--run.steps", "100000", "--run.eval-every", "1000", *extra)
+    made.flags += ["--run.folder", made.folder]
+    process = torchrun(2, ["-m", "llm", "train", *made.flags])
+    file, end = Path(made.folder) / "metrics.jsonl", time.monotonic() + 120
+    while not (file.exists() and file.read_bytes().count(b"\n") >= 3):
+        assert process.poll() is None and time.monotonic() < end, finish(process, 5)
+        time.sleep(0.2)
+    return made, process
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("how", [[], FSDP], ids=["replicated", "sharded"])
+def test_a_killed_rank_ends_all_with_one_message_and_the_run_goes_on(home, victim, how):
+    made, process = launched(home, f"killed_{victim}_{len(how)}", *how)
+    os.kill(pids(process)[victim], signal.SIGKILL)
+    code, _, err = finish(process, 90)
+    said = [line for line in err.splitlines() if line.startswith("error:")]
+    assert code != 0 and len(said) == 1, err[-3000:]
+    assert f"rank {victim} ended" in said[0] and "goes on from the last checkpoint" in said[0]
+    made.stop_at = steps_saved(made)
+    made.flags = made.flags[:-2]
+    play(made)
+    steps = [r["step"] for r in rows(Path(made.folder))]
+    assert steps == list(range(made.stop_at + 1))
+
+
+@pytest.mark.slow
+def test_sigterm_to_torchrun_saves_and_ends_with_one_message(home):
+    made, process = launched(home, "terminated", "--run.checkpoint-every", "100000")
+    process.send_signal(signal.SIGTERM)
+    code, _, err = finish(process, 90)
+    said = [line for line in err.splitlines() if line.startswith("error:")]
+    assert code != 0 and len(said) == 1 and "stopped by a signal, after saving" in said[0], err
+    assert [r["step"] for r in rows(Path(made.folder))] == list(range(steps_saved(made)))
+
+
+def test_prompts_that_cannot_be_dealt_evenly_are_refused_before_any_work(monkeypatch):
+    for name, value in {"RANK": "0", "MASTER_ADDR": "x", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(ConfigError, match="prompts_per_step 16 must be a multiple of the 3 ranks"):
+        distributed.check(settings.Config())
+
+
+def test_a_stopped_watch_is_no_longer_in_the_store():
+    """A thread inside a call into torch when Python ends aborts the process, complete or not."""
+
+    class SlowStore:
+        def set(self, key, value):
+            pass
+
+        def get(self, key):
+            asking.set()
+            time.sleep(0.2)
+            return b"1"
+
+    asking = threading.Event()
+    watch = Watch(SlowStore(), 0, 2)
+    watch.start()
+    assert asking.wait(20)
+    watch.stop()
+    assert not watch.is_alive()
+    watch.stop()  # once more, as after an error

@@ -1,0 +1,389 @@
+"""Loading, adapters, warm-up and the optimiser: what they promise, on models of a few thousand
+weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from llm import settings as config
+from llm.checkpoints import state_tensors
+from llm.models import loading, pretraining
+from llm.settings.loading import ConfigError
+from llm.settings.schema import ActorConfig, ModelConfig, OptimConfig
+from llm.training import optimizer as optim
+
+SMALL: dict[str, Any] = dict(
+    hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+    num_key_value_heads=1, vocab_size=48, tie_word_embeddings=True, max_position_embeddings=64,
+)  # fmt: skip
+IDS = torch.arange(2, 14).reshape(2, 6)
+
+
+def llama(seed: int = 0, **changes: int) -> loading.Model:
+    torch.manual_seed(seed)
+    return LlamaForCausalLM(LlamaConfig(**{**SMALL, "initializer_range": 0.3, **changes})).eval()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("llama")
+    llama().save_pretrained(path)
+    return path
+
+
+def settings(*flags: str) -> config.Config:
+    return config.load([], list(flags))
+
+
+def same(a: torch.nn.Module, b: torch.nn.Module) -> bool:
+    pairs = zip(a.parameters(), b.parameters(), strict=True)
+    return all(torch.equal(x, y) for x, y in pairs)
+
+
+def edited(folder: Path, to: Path, old: str, new: str) -> Path:
+    """A copy of a model folder with one change in config.json."""
+    for file in folder.iterdir():
+        (to / file.name).write_bytes(file.read_bytes())
+    text = (to / "config.json").read_text()
+    assert old in text
+    (to / "config.json").write_text(text.replace(old, new, 1))
+    return to
+
+
+def test_a_loaded_model_is_the_saved_one_in_the_dtype_asked_for(folder):
+    exact, rounded = loading.load(folder), loading.load(folder, "bfloat16")
+    kept = llama().state_dict()
+    assert all(torch.equal(exact.state_dict()[k], v) for k, v in kept.items())
+    assert all(p.dtype == torch.bfloat16 for p in rounded.parameters())
+    for name, weight in rounded.named_parameters():
+        assert torch.equal(weight, kept[name].bfloat16())
+    buffers = dict(rounded.named_buffers())  # positions in bfloat16 would be wrong beyond 256
+    assert all(b.dtype == torch.float32 for n, b in buffers.items() if "inv_freq" in n)
+    assert not exact.training  # dropout would make p_new another law than the one sampled from
+
+
+def test_only_safetensors_are_read(folder, tmp_path):
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(llama().state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(ConfigError, match=r"cannot load a safetensors model from .*safetensors"):
+        loading.load(tmp_path)
+
+
+def test_a_model_with_code_of_its_own_is_refused_and_the_code_not_run(folder, tmp_path):
+    evil = edited(
+        folder, tmp_path, '"model_type": "llama"',
+        '"model_type": "evil", "auto_map": {"AutoConfig": "evil.C", "AutoModelForCausalLM": "e.M"}',
+    )  # fmt: skip
+    (evil / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    with pytest.raises(ConfigError, match="cannot load"):
+        loading.load(evil)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_incomplete_weights_are_refused_rather_than_filled_at_random(folder, tmp_path):
+    broken = edited(folder, tmp_path, "{", "{")
+    tensors = load_file(broken / "model.safetensors")
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, broken / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ConfigError, match=r"1 weights are missing.*layers\.1\.mlp\.up_proj"):
+        loading.load(broken)
+
+
+def test_weights_that_the_settings_have_no_place_for_are_refused(folder, tmp_path):
+    cut = edited(folder, tmp_path, '"num_hidden_layers": 2', '"num_hidden_layers": 1')
+    with pytest.raises(ConfigError, match=r"no place for 9 of the weights, model\.layers\.1"):
+        loading.load(cut)
+
+
+def test_models_whose_cache_has_no_rows_are_refused_by_name(tmp_path):
+    """State-space and hybrid ones; attention beside a state in one layer selects only half."""
+    import transformers
+
+    shape = dict(vocab_size=48, hidden_size=32, num_hidden_layers=2, intermediate_size=32)
+    heads = dict(num_attention_heads=2, num_key_value_heads=1)
+    mamba = transformers.MambaForCausalLM(transformers.MambaConfig(**shape, state_size=4))
+    lfm2 = transformers.Lfm2ForCausalLM(
+        transformers.Lfm2Config(**shape, **heads, layer_types=["conv", "full_attention"])
+    )
+    for name, model in {"mamba": mamba, "lfm2": lfm2}.items():
+        model.save_pretrained(tmp_path / name)
+        cfg = settings("--policy.path", str(tmp_path / name))
+        with pytest.raises(ConfigError, match=rf"{type(model).__name__}.*selected by row"):
+            loading.open_policy(cfg, tmp_path)
+    loading.check_cache(llama())
+    both = transformers.cache_utils.LinearAttentionAndFullAttentionLayer()
+    assert not loading._selects_rows(both)
+
+
+def test_sequences_longer_than_the_positions_are_refused_and_none_shorter():
+    model = llama()  # 64 positions
+    loading.check_positions({"policy": model}, longest_prompt=24, max_new_tokens=40)
+    with pytest.raises(ConfigError, match=r"25 tokens, with 40 new .* 65 tokens, and the actor"):
+        loading.check_positions(
+            {"policy": llama(max_position_embeddings=65), "actor": model}, 25, 40
+        )
+    unlimited = torch.nn.Module()
+    unlimited.config = object()
+    loading.check_positions({"policy": unlimited}, 10**6, 1)
+
+
+def test_quantised_weights_are_refused(folder, tmp_path):
+    packed = edited(folder, tmp_path, "{", '{"quantization_config": {"quant_method": "gptq"},')
+    with pytest.raises(ConfigError, match="quantised, and such weights cannot be trained"):
+        loading.load(packed)
+
+
+def test_a_path_that_is_nothing_is_refused():
+    with pytest.raises(ConfigError, match=r"cannot load .*no/such/folder.*no such folder"):
+        loading.load("no/such/folder")
+
+
+def test_a_model_smaller_than_its_tokenizer_is_refused(tmp_path):
+    llama(vocab_size=40).save_pretrained(tmp_path)
+    cfg = settings("--policy.path", str(tmp_path))
+    with pytest.raises(ConfigError, match=r"vocabulary of 40 ids, its tokenizer one of 48"):
+        loading.open_policy(cfg, tmp_path)
+
+
+def test_a_padded_vocabulary_is_no_fault(tmp_path):
+    llama(vocab_size=64).save_pretrained(tmp_path)
+    policy = loading.open_policy(settings("--policy.path", str(tmp_path)), tmp_path)
+    assert loading.logits_width(policy) == 64
+
+
+def test_lora_starts_as_the_model_and_trains_nothing_but_its_adapters(folder):
+    base = llama()
+    cfg = ModelConfig(path=str(folder), lora_rank=3, lora_alpha=6.0)
+    model = loading.with_lora(loading.load(folder), cfg, seed=1)
+    assert torch.equal(model(input_ids=IDS).logits, base(input_ids=IDS).logits)
+    trained = {n for n, p in model.named_parameters() if p.requires_grad}
+    layers = [n for n, m in base.named_modules() if isinstance(m, torch.nn.Linear)]
+    assert len(trained) == 2 * (len(layers) - 1)  # every linear layer but the head, two factors
+    assert all("lora_" in n for n in trained)
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    optimizer = optim.adamw(model, lr=0.1, weight_decay=0.1)
+    assert len(optimizer.param_groups[0]["params"]) == len(trained)  # no master copy of the base
+    for _ in range(2):  # the first step moves the factor that is 0, the second also the other
+        model(input_ids=IDS).logits.square().mean().backward()
+        optimizer.step()
+    moved = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
+    assert moved == trained
+    assert set(state_tensors.tensors_of(model)) == trained  # what a checkpoint holds
+
+
+def test_lora_is_the_weights_plus_a_scaled_product(folder):
+    """W + alpha / rank * B A, put together here from the factors."""
+    cfg = ModelConfig(path=str(folder), lora_rank=3, lora_alpha=6.0)
+    model = loading.with_lora(loading.load(folder), cfg, seed=1)
+    generator = torch.Generator().manual_seed(2)
+    for p in model.parameters():
+        if p.requires_grad:
+            p.data = 0.3 * torch.randn(p.shape, generator=generator)
+    by_hand = llama()
+    factors = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
+    for name, layer in by_hand.named_modules():
+        a, b = (f"base_model.model.{name}.lora_{x}.default.weight" for x in "AB")
+        if a in factors:
+            layer.weight.data += 6.0 / 3 * factors[b] @ factors[a]
+    wanted = by_hand(input_ids=IDS).logits
+    torch.testing.assert_close(model(input_ids=IDS).logits, wanted, rtol=1e-4, atol=1e-4)
+    merged = loading.frozen_copy(model)
+    torch.testing.assert_close(merged(input_ids=IDS).logits, wanted, rtol=1e-4, atol=1e-4)
+    assert type(merged) is LlamaForCausalLM
+    assert not any(p.requires_grad for p in merged.parameters())
+    memory = {p.data_ptr() for p in merged.parameters()}
+    assert not memory & {p.data_ptr() for p in model.parameters()}
+
+
+def test_the_same_seed_gives_the_same_adapters_and_leaves_torch_alone(folder):
+    cfg = ModelConfig(path=str(folder), lora_rank=3)
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    a, b, c = (
+        torch.cat([p.flatten() for p in m.parameters() if p.requires_grad])
+        for m in (loading.with_lora(loading.load(folder), cfg, seed=s) for s in (1, 1, 2))
+    )
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("task", ["chain", "sort", "reverse", "add"])
+def test_every_character_task_warms_up_and_an_equal_warm_up_is_found_again(task, tmp_path):
+    flags = [
+        *("--task.name", task, "--task.digits-min", "2", "--task.digits-max", "3"),
+        *("--policy.layers", "1", "--policy.width", "32", "--warmup.folder", str(tmp_path)),
+        *("--warmup.policy-steps", "40", "--warmup.batch-size", "16"),
+        *("--policy.dtype", "bfloat16"),
+    ]
+    model = loading.open_policy(settings(*flags), tmp_path / "run")
+    (file,) = tmp_path.glob("policy-*/model/model.safetensors")
+    written = file.stat().st_mtime_ns
+    again = loading.open_policy(settings(*flags, "--run.steps", "7"), tmp_path / "other")
+    assert file.stat().st_mtime_ns == written
+    assert same(model, again)
+    assert next(model.parameters()).dtype == torch.bfloat16
+    assert load_file(file)["lm_head.weight"].dtype == torch.float32  # warmed up in full precision
+    for other in (["--warmup.policy_error", "0.3"], ["--run.seed", "1"]):
+        assert not same(model, loading.open_policy(settings(*flags, *other), tmp_path / "other"))
+    assert len(list(tmp_path.glob("policy-*"))) == 3 and file.stat().st_mtime_ns == written
+
+
+def test_a_warm_up_is_named_by_the_hash_of_its_recipe(tmp_path):
+    """By hand, from recipe.json: 10 hex digits of the SHA-256 of the JSON with sorted keys."""
+    flags = ("--warmup.folder", str(tmp_path), "--warmup.actor-steps", "1", "--actor.width", "16")
+    loading.open_model(settings(*flags), "actor", tmp_path)
+    (folder,) = (p for p in tmp_path.iterdir() if p.is_dir())
+    recipe = json.loads((folder / "recipe.json").read_text())
+    text = (
+        "{" + ", ".join(f"{json.dumps(k)}: {json.dumps(recipe[k])}" for k in sorted(recipe)) + "}"
+    )
+    assert folder.name == f"actor-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+    assert recipe["warmup.actor_steps"] == 1 and "run.steps" not in recipe
+
+
+@pytest.mark.parametrize(
+    ("edited", "match"),
+    [
+        (
+            '"warmup.policy_error": 0.3',
+            r"edited.*warmup\.policy_error \(0\.3 there, 0\.15 wanted\)",
+        ),
+        ('"warmup.policy_error": 0.15, "x": 1', r"edited.*x \(1 there, None wanted\)"),
+        ('"warmup.policy_error": ', r"cannot read .*recipe\.json"),
+    ],
+)
+def test_a_warm_up_whose_recipe_is_not_that_of_its_name_is_refused(tmp_path, edited, match):
+    cfg = settings("--warmup.folder", str(tmp_path), "--warmup.policy-steps", "0")
+    loading.open_policy(cfg, tmp_path)
+    (file,) = tmp_path.glob("policy-*/recipe.json")
+    whole = file.read_text()
+    assert whole.count('"warmup.policy_error": 0.15') == 1
+    file.write_text(whole.replace('"warmup.policy_error": 0.15', edited))
+    with pytest.raises(ConfigError, match=match):
+        loading.open_policy(cfg, tmp_path)
+
+
+def test_demonstrations_show_prompt_answer_and_end_and_mark_the_answer():
+    import numpy as np
+
+    cfg = settings("--task.digits-min", "1", "--task.digits-max", "4", "--warmup.batch-size", "6")
+    ids, is_answer = pretraining.demonstrations(cfg, np.random.default_rng(3), error=0.0)
+    for row, marks in zip(ids.tolist(), is_answer.tolist(), strict=True):
+        text = "".join("0123456789="[i - 2] if i >= 2 else "_E"[i] for i in row)
+        prompt, answer = text.split("E")[0].split("=")
+        assert answer == "".join(
+            str(sum(map(int, prompt[: i + 1])) % 10) for i in range(len(prompt))
+        )
+        assert "".join(c for c, m in zip(text, marks, strict=True) if m) == answer + "E"
+
+
+def test_small_steps_move_bfloat16_weights_as_they_would_float32_ones():
+    """1000 steps of 1e-6 move a weight of 0.02 by up to 1e-3; in bfloat16 alone, not at all."""
+    torch.manual_seed(0)
+    target, x = torch.randn(8, 8), torch.randn(64, 8)
+    start = (0.02 + 0.01 * torch.rand(8, 8)).bfloat16()
+
+    def trained(weight: torch.Tensor, optimizer_of: Callable) -> torch.Tensor:
+        weight = torch.nn.Parameter(weight.clone())
+        optimizer = optimizer_of(weight)
+        for _ in range(1000):
+            optimizer.zero_grad()
+            (x @ weight.float().T - x @ target.T).square().mean().backward()
+            optimizer.step()
+        return weight.detach()
+
+    how = {"lr": 1e-6, "betas": (0.9, 0.95), "weight_decay": 0.0}
+    exact = trained(start.float(), lambda w: torch.optim.AdamW([w], **how))
+    lost = trained(start, lambda w: torch.optim.AdamW([w], **how))
+    kept = trained(start, lambda w: optim.MasterAdamW([w], **how))
+    assert torch.equal(lost, start)
+    assert float((exact - start).abs().min()) > 5e-4
+    assert kept.dtype == torch.bfloat16
+    torch.testing.assert_close(kept.float(), exact, rtol=2**-8, atol=1e-5)  # bfloat16's grid
+
+
+def test_a_float32_model_is_trained_by_torchs_own_adamw():
+    ours, torchs = llama(), llama()
+    a = optim.adamw(ours, 1e-2, 0.1)
+    b = torch.optim.AdamW(torchs.parameters(), lr=1e-2, betas=(0.9, 0.95), weight_decay=0.1)
+    for model, optimizer in ((ours, a), (torchs, b)):
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(input_ids=IDS).logits.square().mean().backward()
+            optimizer.step()
+    assert same(ours, torchs)
+    assert state_tensors.tensors_of(a).keys() == state_tensors.tensors_of(b).keys()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_restored_optimiser_goes_on_exactly(dtype):
+    def steps(model, optimizer, n):
+        for _ in range(n):
+            optimizer.zero_grad()
+            model(input_ids=IDS).logits.float().square().mean().backward()
+            optimizer.step()
+
+    whole = llama().to(dtype)
+    optimizer = optim.adamw(whole, 1e-4, 0.0)
+    steps(whole, optimizer, 3)
+    kept = [
+        {k: v.clone() for k, v in state_tensors.tensors_of(x).items()} for x in (whole, optimizer)
+    ]
+    steps(whole, optimizer, 3)
+    resumed = llama(seed=1).to(dtype)
+    other = optim.adamw(resumed, 1e-4, 0.0)
+    for part, tensors in zip((resumed, other), kept, strict=True):
+        state_tensors.put_tensors(part, tensors)
+    steps(resumed, other, 3)
+    assert same(whole, resumed)
+    last = zip(optimizer.param_groups[0]["params"], other.param_groups[0]["params"], strict=True)
+    assert all(torch.equal(x, y) for x, y in last)  # the masters, in float32
+
+
+def test_a_restored_optimiser_before_its_first_step_goes_on_exactly():
+    model = llama().bfloat16()
+    optimizer = optim.adamw(model, 1e-2, 0.0)
+    state_tensors.put_tensors(optimizer, dict(state_tensors.tensors_of(optimizer)))
+    model(input_ids=IDS).logits.float().square().mean().backward()
+    optimizer.step()
+    assert all(len(s) == 3 for s in optimizer.state.values())
+
+
+def test_learning_rates_rise_hold_or_fall_to_nothing():
+    """By hand: 2 steps up, then 8 from 1 towards 0, which step 10 would reach."""
+    for name, formula in {
+        "constant": lambda x: 1.0,
+        "linear": lambda x: 1 - x / 8,
+        "cosine": lambda x: (1 + math.cos(math.pi * x / 8)) / 2,
+    }.items():
+        cfg = OptimConfig(schedule=name, lr_warmup_steps=2)
+        found = [optim.lr_factor(cfg, step, 10) for step in range(10)]
+        assert found == pytest.approx([1 / 3, 2 / 3, *(formula(x) for x in range(8))])
+    assert optim.lr_factor(OptimConfig(), 0, 1) == 1.0
+    optimizer = optim.adamw(llama(), 1e-3, 0.0)
+    optim.set_lr(optimizer, 5e-4)
+    assert [g["lr"] for g in optimizer.param_groups] == [5e-4]
+
+
+def test_the_actor_of_a_role_has_its_own_seed(tmp_path):
+    """Policy and actor of the same shape do not start as the same model."""
+    cfg = settings(
+        *("--policy.layers", "1", "--policy.width", "32", "--actor.width", "32"),
+        *("--warmup.policy-steps", "0", "--warmup.actor-steps", "0"),
+    )
+    a, b = (loading.open_model(cfg, role, tmp_path) for role in ("policy", "actor"))
+    assert not torch.equal(a.lm_head.weight, b.lm_head.weight)
+    assert isinstance(cfg.actor, ActorConfig)

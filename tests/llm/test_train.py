@@ -1,0 +1,385 @@
+"""Runs as a whole: joint training, exact resume after SIGKILL, nothing non-finite ever trains."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_context import full_logprobs
+from training_runs import COMMON, TINY, rows, settings, start, weights
+from transformers.models.qwen3.modeling_qwen3 import Qwen3Model
+
+from llm import settings as config
+from llm import train
+from llm.checkpoints.checkpoint import Diverged, Guard, latest
+from llm.models import pretraining
+from llm.runs import run_folder
+from llm.runs.metrics_files import MetricsFile, ess
+from llm.tasks import problem
+from llm.training import context, update
+from llm.training import forward as laws
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def warm(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("warm")
+
+
+def train_in(cfg: config.Config) -> None:
+    folder = run_folder.prepare(cfg)
+    train.train(cfg, folder)
+    run_folder.release(folder)
+
+
+def opened(cfg: config.Config, folder: Path) -> tuple:
+    """Policy and actor as a run starts with them."""
+    found = context.open_setup(cfg, folder)
+    return found.policy, found.actor.model
+
+
+def test_policy_and_actor_train_jointly_and_the_actor_nears_the_policy(tmp_path, warm):
+    """Both change; the distillation loss falls; every metric is finite and rows are complete."""
+    cfg = settings(tmp_path, warm, "--run.steps", "40", "--optim.actor-lr", "3e-3")
+    before = [{k: v.clone() for k, v in m.state_dict().items()} for m in opened(cfg, tmp_path)]
+    start(tmp_path, warm, "--run.steps", "40", "--optim.actor-lr", "3e-3")
+    kept = latest(tmp_path / "checkpoints")
+    for name, old in zip(("policy", "actor"), before, strict=True):
+        new = load_file(kept / f"{name}.safetensors")
+        assert all(
+            not torch.equal(new[k], old[k]) for k in ("model.embed_tokens.weight", "lm_head.weight")
+        )
+    found = rows(tmp_path)
+    assert [r["step"] for r in found] == list(range(41))
+    first, last = (sum(r["loss_distill"] for r in part) / 5 for part in (found[:5], found[35:40]))
+    assert last < 0.6 * first
+    assert found[-1]["kl_policy_actor"] < found[0]["kl_policy_actor"]
+    for r in found[:-1]:
+        assert 0 < r["accept_rate"] <= 1 and 0 < r["ess_applied"] <= 1 and r["grad_norm_actor"] > 0
+
+
+def spawn(folder: Path, warm: Path) -> subprocess.Popen:
+    flags = [*TINY, "--run.folder", str(folder), "--warmup.folder", str(warm)]
+    return subprocess.Popen(
+        [sys.executable, "-m", "llm", "train", *flags],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
+
+
+def test_a_run_killed_by_sigkill_and_resumed_repeats_the_uninterrupted_one(tmp_path, warm):
+    """Same rows, none doubled or missing, and bit-equal weights and optimiser state at the end."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    start(whole, warm)
+    for wanted_rows in (2, 5, 10):  # after step 1, 4 and 9: none of them at a checkpoint
+        process = spawn(killed, warm)
+        file = killed / "metrics.jsonl"
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and process.poll() is None:
+            if file.exists() and file.read_bytes().count(b"\n") >= wanted_rows:
+                break
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert file.read_bytes().count(b"\n") >= wanted_rows
+    with (killed / "metrics.jsonl").open("a") as f:
+        f.write('{"step": 99, "half a ro')  # what a kill in the middle of a write leaves
+    start(killed, warm)
+    assert rows(killed) == rows(whole)
+    assert [r["step"] for r in rows(killed)] == list(range(13))
+    a, b = weights(whole), weights(killed)
+    assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+    assert len(json.loads((killed / "provenance.json").read_text())) == 4
+
+
+def test_a_resume_at_every_step_repeats_the_uninterrupted_run(tmp_path, warm, monkeypatch):
+    """The same in-process: stopped by an error after each step in turn, then resumed."""
+    start(tmp_path / "whole", warm, "--run.steps", "5", "--run.checkpoint-every", "2")
+    write = MetricsFile.write
+    for stop_at in range(5):
+
+        def stopping(self, *rows, stop_at=stop_at):
+            write(self, *rows)
+            if self.path.name == "metrics.jsonl" and rows[0]["step"] == stop_at:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(MetricsFile, "write", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            start(tmp_path / "cut", warm, "--run.steps", "5", "--run.checkpoint-every", "2")
+    monkeypatch.setattr(MetricsFile, "write", write)
+    start(tmp_path / "cut", warm, "--run.steps", "5", "--run.checkpoint-every", "2")
+    assert rows(tmp_path / "cut") == rows(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("updates", "micro", "target", "head", "passes"),
+    [
+        (1, 0, "ref", "auto", 2),  # policy and actor: p_ref is p_new
+        (1, 6, "ref", "chunked", 3),  # statistics of the whole step before its first microbatch
+        (4, 0, "ref", "auto", 3),  # PPO's own pass for p_ref
+        (4, 0, "new", "chunked", 3),
+        (4, 3, "ref", "auto", 3),
+        (4, 3, "new", "auto", 4),
+    ],
+)
+def test_passes_over_a_batch_are_one_of_each_model_and_one_for_p_ref(
+    tmp_path, warm, monkeypatch, updates, micro, target, head, passes
+):
+    """Sec. 4.4.3: no extra log-prob evaluations; more only as DEVIATIONS 12 says. Sequences that go
+    through a model without a cache, that is not for sampling, over those of the batch."""
+    sequences = []
+    forward = Qwen3Model.forward
+
+    def counted(self, *args, **kwargs):
+        if not kwargs["use_cache"]:
+            sequences.append(len(kwargs["input_ids"]))
+        return forward(self, *args, **kwargs)
+
+    def from_here(setup_):
+        found = opened(setup_)
+        sequences.clear()  # before training: the warm-up, and a look at the heads
+        return found
+
+    opened = train.open_optimizers
+    monkeypatch.setattr(train, "open_optimizers", from_here)
+    monkeypatch.setattr(Qwen3Model, "forward", counted)
+    monkeypatch.setattr(train, "evaluation", lambda *a: {"pass_rate": 0.0, "kl_policy_actor": 0.0})
+    monkeypatch.setattr(train, "check_models", lambda *a: None)  # once a checkpoint, one sequence
+    monkeypatch.setattr(train.selftest, "self_test", lambda *a: None)  # once a run
+    extra = ["--run.steps", "3", "--loss.updates-per-rollout", str(updates), "--optim.head", head]
+    extra += ["--optim.sequences-per-microbatch", str(micro), "--correction.target", target]
+    start(tmp_path, warm, *extra)
+    assert sum(sequences) == 3 * 16 * passes
+
+
+@pytest.mark.parametrize("kind", ["none", "tis"])
+def test_p_ref_is_each_model_before_the_updates_at_every_update_of_a_step(
+    tmp_path, warm, monkeypatch, kind
+):
+    """PPO's anchor: each of four updates gets the starting models' log-probs of its own tokens."""
+    original, before, moved, anchors = train.update, {}, [], []
+    weigh = update.token_weights
+
+    def weighing(cfg, **kw):
+        assert torch.equal(kw["topk_logp_target"], anchors[-1])  # target = ref
+        return weigh(cfg, **kw)
+
+    def checking(world, optimizers, share, controls, state, guard, step):
+        if step not in before:
+            before[step] = copy.deepcopy(world.policy), copy.deepcopy(world.actor.model)
+        old = world._replace(policy=before[step][0])
+        batch, ref = share.batch, share.ref
+        expected = update.score(old, batch, state, is_target=True)
+        assert torch.allclose(ref.logp, expected.logp, atol=1e-5)
+        assert torch.allclose(ref.topk_logp, expected.topk_logp, atol=1e-5)
+        assert torch.allclose(ref.tail_bound, expected.tail_bound, atol=1e-5)
+        real = batch.is_completion
+        if kind == "tis":
+            full = full_logprobs(before[step][1], batch.ids, batch.is_real, real.shape[1], 1.0)
+            taken = full.gather(2, batch.completion_ids[..., None])[..., 0][real].detach()
+            assert torch.allclose(share.ref_actor, taken, atol=1e-5)
+        else:
+            assert share.ref_actor is None
+        coins = problem.stream(world.cfg.run.seed, "rejection", step).random((16, real.shape[1]))
+        own = torch.from_numpy(coins)[batch.index][real]  # by sequence and position, not by place
+        assert torch.equal(share.coin, own)
+        anchors.append(ref.topk_logp)
+        now = update.score(world, batch, state, is_target=True).logp
+        moved.append(float((now - expected.logp).abs().max()))
+        return original(world, optimizers, share, controls, state, guard, step)
+
+    monkeypatch.setattr(train, "update", checking)
+    monkeypatch.setattr(update, "token_weights", weighing)
+    monkeypatch.setattr(train.evaluate, "rewards", lambda b, s: torch.arange(len(b.answers)) % 2.0)
+    extra = ("--loss.updates-per-rollout", "4", "--optim.policy-lr", "0.01", "--run.steps", "2")
+    start(tmp_path, warm, *extra, "--loss.actor-correction", kind)
+    assert len(moved) == 8 and moved[0] == 0.0 and max(moved) > 0.01
+
+
+@pytest.mark.parametrize(
+    "name, wording",
+    [
+        ("loss", "loss"),
+        ("gradient", r"gradient of policy\."),
+        ("weight", "weight"),
+        ("logits", "logp_new"),
+    ],
+)
+def test_a_non_finite_value_stops_the_run_naming_step_tensor_and_checkpoint(
+    tmp_path, warm, monkeypatch, name, wording
+):
+    """Nothing non-finite reaches the weights: those of the last checkpoint stay finite."""
+    seen = []
+    if name == "loss":
+        original = update.distill_sum
+
+        def poisoned(*args):
+            seen.append(1)
+            return original(*args) * (float("nan") if len(seen) == 5 else 1.0)
+
+        monkeypatch.setattr(update, "distill_sum", poisoned)
+    elif name == "gradient":
+        original = update.metrics.clip_fraction
+
+        def poisoned(*args):
+            seen.append(1)
+            if len(seen) == 5:
+                parameter = next(iter(policies[-1].parameters()))
+                parameter.grad[0, 0] = float("inf")
+            return original(*args)
+
+        policies = []
+        build = train.open_setup
+        monkeypatch.setattr(
+            train, "open_setup", lambda *a: policies.append((m := build(*a)).policy) or m
+        )
+        monkeypatch.setattr(update.metrics, "clip_fraction", poisoned)
+    elif name == "weight":
+        original = update.token_weights
+
+        def poisoned(cfg, **kw):
+            seen.append(1)
+            found = original(cfg, **kw)
+            if len(seen) == 5:
+                found.weight[0] = float("inf")
+            return found
+
+        monkeypatch.setattr(update, "token_weights", poisoned)
+    else:
+        original = laws.joint
+
+        def poisoned(*args):
+            seen.append(1)
+            found = original(*args)
+            bad = found.tokens.logp + (float("nan") if len(seen) == 5 else 0.0)
+            return found._replace(tokens=found.tokens._replace(logp=bad))
+
+        monkeypatch.setattr(update, "joint", poisoned)
+    with pytest.raises(Diverged, match=rf"step 4: ({wording}).*step_00000003"):
+        start(tmp_path, warm)
+    assert all(bool(torch.isfinite(v).all()) for v in weights(tmp_path).values())
+    found = rows(tmp_path)
+    assert [r["step"] for r in found] == [0, 1, 2, 3, 4]
+    assert [r["alarms"] for r in found] == [[], [], [], [], ["non_finite"]]
+
+
+def test_a_warm_up_is_reused_and_other_settings_get_one_of_their_own(tmp_path, warm):
+    cfg = settings(tmp_path, warm)
+    a, b = (opened(cfg, tmp_path)[0].state_dict() for _ in range(2))
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    other = settings(tmp_path, warm, "--warmup.policy-error", "0.3")
+    c = opened(other, tmp_path)[0].state_dict()
+    assert not all(torch.equal(a[k], c[k]) for k in a)
+    d = opened(cfg, tmp_path)[0].state_dict()
+    assert all(torch.equal(a[k], d[k]) for k in a)
+
+
+def test_a_pretrained_folder_can_be_policy_and_actor(tmp_path, warm):
+    cfg = settings(tmp_path / "first", warm)
+    opened(cfg, tmp_path)
+    kept = {
+        role: pretraining.kept_in(cfg, role, tmp_path) / "model" for role in ("policy", "actor")
+    }
+    flags = [f"--{role}.path={path}" for role, path in kept.items()]
+    keep = [*COMMON[:6], *COMMON[10:]]
+    cfg = config.load([], [*keep, *flags, "--run.steps", "1", "--run.folder", str(tmp_path / "r")])
+    train_in(cfg)
+    assert [r["step"] for r in rows(tmp_path / "r")] == [0, 1]
+
+
+def test_guard_passes_finite_values_and_counts_the_others():
+    guard = Guard(Path("nowhere"))
+    guard.finite(7, x=torch.zeros(3))
+    with pytest.raises(Diverged, match=r"step 7: x holds 2 NaN or inf of 3 values.*none yet"):
+        guard.finite(7, x=torch.tensor([1.0, float("inf"), float("nan")]))
+
+
+def test_ess_is_one_for_equal_weights_and_one_over_n_for_a_single_one():
+    assert ess(torch.full((10,), 0.3)) == pytest.approx(1.0)
+    assert ess(torch.tensor([0.0, 5.0, 0.0, 0.0])) == pytest.approx(0.25)
+    assert ess(torch.tensor([1.0, 3.0])) == pytest.approx(16 / 20)
+    assert ess(torch.zeros(4)) == 0.0
+
+
+def test_nan_in_the_sampling_model_stops_the_run_by_name(tmp_path, warm, monkeypatch):
+    """The actor's log-probabilities are checked before anything is sampled from them."""
+    build = train.open_setup
+
+    def broken(*a):
+        found = build(*a)
+        with torch.no_grad():
+            found.actor.model.lm_head.weight[0, 0] = float("nan")
+        return found
+
+    monkeypatch.setattr(train, "open_setup", broken)
+    with pytest.raises(Diverged, match="step 0: log-probability of the sampling model"):
+        start(tmp_path, warm)
+
+
+def test_a_model_that_an_update_broke_is_never_made_a_checkpoint(tmp_path, warm):
+    """Finite parameters, useless model: the last good checkpoint is the one before it."""
+    extra = ("--run.checkpoint-every", "1", "--run.steps", "6")
+    broke = torch.optim.AdamW.step
+
+    def step(self, *a):
+        broke(self, *a)
+        if steps.append(1) or len(steps) == 5:  # two models a step: the policy's third update
+            with torch.no_grad():
+                self.param_groups[0]["params"][-1].fill_(3e38)  # the head
+
+    steps: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", step)
+        with pytest.raises(Diverged, match=r"policy after the update.*step_00000002"):
+            start(tmp_path, warm, *extra)
+    assert latest(tmp_path / "checkpoints").name == "step_00000002"
+
+
+def test_metrics_shorter_than_the_checkpoint_counts_are_an_error_at_once(tmp_path, warm):
+    start(tmp_path, warm)
+    (tmp_path / "metrics.jsonl").write_text("")
+    with pytest.raises(ValueError, match=r"holds 0 bytes, fewer than the \d+"):
+        start(tmp_path, warm)
+
+
+def test_on_policy_runs_need_no_actor(tmp_path, warm):
+    """actor.kind = self: no actor is built, warmed up or saved."""
+    extra = ("--actor.kind", "self", "--correction.name", "none", "--run.steps", "2")
+    flags = [*COMMON, *extra, "--loss.actor-ppo", "False", "--loss.distill-coef", "0"]
+    cfg = config.load([], [*flags, "--run.folder", str(tmp_path)])
+    train_in(cfg)
+    kept = latest(tmp_path / "checkpoints")
+    assert sorted(p.stem for p in kept.glob("*.safetensors")) == ["optimizer_policy", "policy"]
+    assert [p.name[:6] for p in (tmp_path / "warmup").iterdir()] == ["policy"]
+    found = rows(tmp_path)
+    assert (
+        found[0]["ess_raw"] == pytest.approx(1.0, abs=1e-4) and found[0]["kl_policy_actor"] == 0.0
+    )
+
+
+def test_eval_reports_an_interval_and_trains_nothing(tmp_path, warm, capsys, monkeypatch):
+    from llm.__main__ import main
+
+    start(tmp_path / "r", warm, "--run.steps", "2")
+    monkeypatch.setattr(pretraining, "_warm_up", None)
+    (tmp_path / "r" / "config.toml").write_text(
+        (tmp_path / "r" / "config.toml").read_text().replace(str(warm), "elsewhere")
+    )
+    assert main(["eval", str(tmp_path / "r"), "--prompts", "50"]) == 0
+    said = capsys.readouterr().out
+    assert "policy" in said and "actor" in said and "pass@4" in said
+    file = latest(tmp_path / "r" / "checkpoints") / "policy.safetensors"
+    file.write_bytes(file.read_bytes()[:100])
+    assert main(["eval", str(tmp_path / "r")]) == 2
+    assert "policy.safetensors" in capsys.readouterr().err

@@ -1,0 +1,369 @@
+"""Runs as a whole with each kind of actor, alarm, controller and setting; and signals."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from training_runs import POLICY, TINY, UNTRAINED, derived, rows, settings, start, weights
+
+from llm import settings as config
+from llm import train
+from llm.checkpoints import checkpoint
+from llm.checkpoints.checkpoint import Diverged, latest
+from llm.models import actors, pretraining
+from llm.models.lm_head import chunked
+from llm.runs.signals import Stopped
+from llm.training import context, update
+
+ROOT = Path(__file__).resolve().parents[2]
+KINDS = {
+    "separate": TINY,
+    "frozen": (*TINY, "--actor.kind", "frozen", *UNTRAINED),
+    "stale": derived("stale", *POLICY, "--actor.lag", "2"),
+    "quantized": derived("quantized", *POLICY),
+    "early_exit": derived("early_exit", "--policy.layers", "2", "--policy.width", "32"),
+    "noisy": derived("noisy", *POLICY),
+    "self": derived("self", *POLICY, "--correction.name", "none"),
+}
+
+
+@pytest.fixture(scope="module")
+def warm(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("warm")
+
+
+def test_a_quantised_run_with_its_head_in_blocks_never_holds_whole_logits(
+    warm, tmp_path, monkeypatch
+):
+    """Nor at its evaluation and the check of its models; both KLs are those of whole logits."""
+    flags = ("--run.steps", "1", "--run.eval-every", "1")
+    base, found = (*KINDS["quantized"], "--actor.bits", "4"), {}
+    for way in ("dense", "chunked"):
+        if way == "chunked":
+            monkeypatch.setattr(chunked, "dense", None)
+        start(tmp_path / way, warm, *flags, "--optim.head", way, base=base)
+        found[way] = rows(tmp_path / way)
+    assert len(found["dense"]) == 2  # a step, and the end
+    for whole, ours in zip(found["dense"], found["chunked"], strict=True):
+        for name in ("kl_policy_actor", "kl_actor_policy"):
+            assert whole[name] > 0
+            assert ours[name] == pytest.approx(whole[name], rel=1e-3, abs=1e-6)
+
+
+@pytest.fixture
+def mixed_rewards(monkeypatch):
+    """Every group has right and wrong completions, whatever these small models say."""
+    monkeypatch.setattr(
+        train.evaluate, "rewards", lambda b, scorer: torch.arange(len(b.answers)) % 4 / 3.0
+    )
+
+
+def cut_after(monkeypatch, step: int) -> None:
+    """End the next run by an error once the row of this step is written."""
+    write = train.RunFiles.write
+
+    def stopping(self, name, *found):
+        write(self, name, *found)
+        if name == "metrics" and found[0]["step"] == step:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(train.RunFiles, "write", stopping)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_actor_runs_reports_its_kl_and_resumes_exactly(
+    tmp_path, tmp_path_factory, monkeypatch, kind, capfd
+):
+    """Cut after step 4, between checkpoints, a run repeats the uninterrupted one."""
+    warm = tmp_path_factory.getbasetemp() / f"warm-{'two' if kind == 'early_exit' else 'one'}"
+    extra = ("--run.steps", "6", "--run.checkpoint-every", "3", "--optim.policy-lr", "1e-3")
+    start(tmp_path / "whole", warm, *extra, base=KINDS[kind])
+    assert f"actor: {kind}, KL(policy, actor)" in capfd.readouterr().err
+    found = rows(tmp_path / "whole")
+    kl = found[0]["kl_policy_actor"]
+    assert kl == 0.0 if kind in ("self", "stale") else kl > 1e-7
+    if kind == "stale":
+        assert found[4]["kl_policy_actor"] > 0.0
+    with monkeypatch.context() as patch:
+        cut_after(patch, 4)
+        with pytest.raises(KeyboardInterrupt):
+            start(tmp_path / "cut", warm, *extra, base=KINDS[kind])
+    start(tmp_path / "cut", warm, *extra, base=KINDS[kind])
+    for name in ("metrics", "samples", "histograms", "decisions"):
+        assert rows(tmp_path / "cut", name) == rows(tmp_path / "whole", name)
+    a, b = weights(tmp_path / "whole"), weights(tmp_path / "cut")
+    assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_sigterm_saves_exits_with_143_and_the_run_goes_on_exactly(tmp_path, warm):
+    start(tmp_path / "whole", warm, "--run.steps", "120", "--run.checkpoint-every", "60")
+    flags = [*TINY, "--run.steps", "120", "--run.checkpoint-every", "60"]
+    flags += ["--run.folder", str(tmp_path / "cut"), "--warmup.folder", str(warm)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "llm", "train", *flags],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    file, deadline = tmp_path / "cut/metrics.jsonl", time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if file.exists() and file.read_bytes().count(b"\n") >= 3:
+            break
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 143, said
+    assert "stopped by a signal, after saving" in said
+    kept = latest(tmp_path / "cut/checkpoints")
+    assert 3 <= int(kept.name[-8:]) == len(rows(tmp_path / "cut")) < 60
+    start(tmp_path / "cut", warm, "--run.steps", "120", "--run.checkpoint-every", "60")
+    assert rows(tmp_path / "cut") == rows(tmp_path / "whole")
+
+
+def test_an_alarm_lowers_the_learning_rates_is_in_the_metrics_and_stops_in_the_end(tmp_path, warm):
+    limits = ("--alarm.kl-max", "1e-6", "--alarm.patience", "2", "--alarm.action", "lower")
+    with pytest.raises(Diverged, match=r"alarm kl: kl_inf_target_k3 .* is above --alarm.kl_max"):
+        start(tmp_path, warm, *limits, "--alarm.lowerings-max", "2")
+    found = rows(tmp_path)
+    assert [r["alarms"] for r in found] == [[], ["kl"]] * 3
+    factor = [r["lr_policy"] / found[0]["lr_policy"] for r in found]
+    assert factor == [1.0, 1.0, 0.5, 0.5, 0.25, 0.25]
+    decisions = rows(tmp_path, "decisions")
+    assert [(d["before"], d["after"], d["limited"]) for d in decisions] == [
+        (1.0, 0.5, False),
+        (0.5, 0.25, False),
+        (0.25, 0.25, True),
+    ]
+
+
+def test_an_update_with_nan_is_skipped_alarmed_and_training_goes_on(
+    tmp_path, warm, monkeypatch, mixed_rewards
+):
+    """alarm.action = lower: the broken update changes no weight; the next steps train."""
+    original, calls, states = update.distill_sum, [], []
+
+    def poisoned(*args):
+        calls.append(1)
+        return original(*args) * (math.nan if len(calls) == 3 else 1.0)
+
+    refresh = train.shares
+
+    def watching(world, *args):
+        states.append({k: v.clone() for k, v in world.policy.state_dict().items()})
+        return refresh(world, *args)
+
+    monkeypatch.setattr(update, "distill_sum", poisoned)
+    monkeypatch.setattr(train, "shares", watching)
+    start(tmp_path, warm, "--alarm.action", "lower", "--run.steps", "6")
+    found = rows(tmp_path)
+    assert [r["updates_skipped"] for r in found[:6]] == [0, 0, 1, 0, 0, 0]
+    assert [r["alarms"] for r in found[:6]] == [[], [], ["non_finite"], [], [], []]
+    pairs = itertools.pairwise(states)
+    same = [all(torch.equal(a[k], b[k]) for k in a) for a, b in pairs]
+    assert same == [False, False, True, False, False]
+    assert found[3]["lr_policy"] == 0.5 * found[2]["lr_policy"] and "loss_policy" not in found[2]
+
+
+@pytest.mark.parametrize("where", ["evaluation", "rollout", "checkpoint"])
+def test_nan_outside_an_update_is_an_alarm_in_the_metrics_and_stops(
+    tmp_path, warm, monkeypatch, where
+):
+    """Even with alarm.action = lower: where no update can be left out there is nothing to go on."""
+    follow = actors.Actor.refresh
+
+    def breaking(self, policy, step):
+        follow(self, policy, step)
+        if step == 2:
+            with torch.no_grad():
+                broken = self.model if where == "rollout" else policy
+                broken.lm_head.weight[0, 0] = math.nan
+
+    monkeypatch.setattr(actors.Actor, "refresh", breaking)
+    every = ("--run.checkpoint-every", "3" if where == "checkpoint" else "50")
+    evals = ("--run.eval-every", "3" if where == "evaluation" else "50")
+    with pytest.raises(Diverged):
+        start(tmp_path, warm, *every, *evals, "--alarm.action", "lower")
+    last = rows(tmp_path)[-1]
+    assert last["alarms"] == ["non_finite"] and last["step"] == (2 if where == "checkpoint" else 3)
+    assert rows(tmp_path, "decisions")[-1]["limited"] is True
+
+
+def test_two_runs_share_a_warm_up_at_once(tmp_path):
+    """The second waits for the first one's models instead of getting in its way."""
+    flags = [*TINY, "--warmup.folder", str(tmp_path / "warm"), "--run.steps", "1"]
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-m", "llm", "train", *flags, "--run.folder", str(tmp_path / name)],
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for name in "ab"
+    ]
+    said = [process.communicate(timeout=200)[1] for process in running]
+    assert [process.returncode for process in running] == [0, 0], said
+    assert rows(tmp_path / "a") == rows(tmp_path / "b")
+
+
+def test_sigterm_in_a_warm_up_saves_it(tmp_path, monkeypatch):
+    """The signal arrives in the warm-up's step 10; the warm-up goes on from there."""
+    original, calls = pretraining.demonstrations, []
+
+    def signalling(*args):
+        calls.append(1)
+        if len(calls) == 10:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(*args)
+
+    monkeypatch.setattr(pretraining, "demonstrations", signalling)
+    with pytest.raises(Stopped) as stopped:
+        start(tmp_path / "r", tmp_path / "warm")
+    assert stopped.value.exit_code == 143
+    (folder,) = (tmp_path / "warm").glob("policy-*")
+    assert latest(folder / "checkpoints").name == "step_00000010"
+    start(tmp_path / "r", tmp_path / "warm", "--run.steps", "12")
+    assert len(calls) == 120 + 80
+
+
+def test_the_controller_moves_what_it_drives_within_limits_and_logs_it(tmp_path, warm):
+    """KL far above target: distillation and the actor's rate rise to their limit, no further."""
+    flags = ("--control.kl-target", "1e-4", "--control.actor-lr", "True", "--control.gain", "0.3")
+    start(tmp_path, warm, *flags, "--control.factor-max", "2", "--run.steps", "5")
+    found, decisions = rows(tmp_path)[:5], rows(tmp_path, "decisions")
+    expected = [1.0, math.exp(0.3), math.exp(0.6), 2.0, 2.0]
+    assert [r["distill_coef"] for r in found] == pytest.approx(expected)
+    assert [r["lr_actor"] / 6e-4 for r in found] == pytest.approx(expected)
+    assert {d["setting"] for d in decisions} == {"loss.distill_coef", "optim.actor_lr factor"}
+    assert [d["limited"] for d in decisions[::2]] == [False, False, True, True, True]
+    assert "target 0.0001" in decisions[0]["because"]
+
+
+def test_a_tracked_lam_moves_towards_its_budget_and_resumes_exactly(tmp_path, warm, monkeypatch):
+    flags = ("--correction.lam-from", "tracked", "--correction.budget", "0.5", "--run.steps", "9")
+    start(tmp_path / "whole", warm, *flags)
+    found = rows(tmp_path / "whole")[:9]
+    lams = [r["lam_mean"] for r in found]  # the first step's own tokens give it and the second
+    assert lams[0] == pytest.approx(lams[1]) and len(set(lams[1:])) == 8
+    assert sum(r["accept_prob_mean"] for r in found) / 9 == pytest.approx(0.5, abs=0.08)
+    with monkeypatch.context() as patch:
+        cut_after(patch, 7)
+        with pytest.raises(KeyboardInterrupt):
+            start(tmp_path / "cut", warm, *flags)
+    start(tmp_path / "cut", warm, *flags)
+    assert rows(tmp_path / "cut") == rows(tmp_path / "whole")
+    assert rows(tmp_path / "cut", "decisions") == rows(tmp_path / "whole", "decisions")
+
+
+def test_an_anchor_holds_the_policy_near_where_it_started(tmp_path, warm):
+    far = ("--optim.policy-lr", "5e-3", "--run.steps", "8")
+    start(tmp_path / "with", warm, *far, "--loss.anchor-coef", "3.0")
+    start(tmp_path / "light", warm, *far, "--loss.anchor-coef", "1e-6")
+    held, light = rows(tmp_path / "with"), rows(tmp_path / "light")
+    assert held[0]["loss_anchor"] == pytest.approx(0.0, abs=1e-6)
+    assert held[7]["loss_anchor"] < 0.5 * light[7]["loss_anchor"]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--policy.lora-rank", "4", "--actor.lora-rank", "2"),
+        ("--policy.dtype", "bfloat16", "--actor.dtype", "bfloat16"),
+    ],
+    ids=["lora", "bfloat16"],
+)
+def test_lora_and_bfloat16_train_and_resume_exactly(tmp_path, warm, monkeypatch, flags):
+    extra = (*flags, "--run.steps", "4", "--run.checkpoint-every", "2", "--optim.policy-lr", "1e-3")
+    start(tmp_path / "whole", warm, *extra)
+    with monkeypatch.context() as patch:
+        cut_after(patch, 2)
+        with pytest.raises(KeyboardInterrupt):
+            start(tmp_path / "cut", warm, *extra)
+    start(tmp_path / "cut", warm, *extra)
+    assert rows(tmp_path / "cut") == rows(tmp_path / "whole")
+    found = weights(tmp_path / "whole")
+    names = [n for n in found if n.startswith("policy")]
+    assert all(("lora" in n) == ("--policy.lora-rank" in flags) for n in names)
+
+
+def test_the_best_evaluation_is_kept_as_a_checkpoint(tmp_path, warm, monkeypatch):
+    rates = iter([0.2, 0.1, 0.6, 0.5, 0.6])
+    found = {"pass_rate_actor": 0.0, "kl_policy_actor": 0.1, "kl_actor_policy": 0.1}
+    monkeypatch.setattr(
+        train, "evaluation", lambda *a: {"pass_rate": next(rates), "seconds_eval": 0.0} | found
+    )
+    summary = start(tmp_path, warm, "--run.eval-every", "3")
+    cfg = settings(tmp_path, warm, "--run.eval-every", "3")
+    parts = {"policy": context.open_setup(cfg, tmp_path).policy}
+    state = checkpoint.load_state(checkpoint.best(tmp_path / "checkpoints"), parts)
+    assert state["step"] == 6 == summary["step_best"] and state["best"] == 0.6
+
+
+@pytest.mark.parametrize("overlay", sorted((ROOT / "llm/configs/controls").glob("*.toml")))
+def test_every_control_of_a_fair_comparison_trains(tmp_path, warm, overlay):
+    flags = [*TINY, "--run.folder", str(tmp_path), "--warmup.folder", str(warm)]
+    flags += ["--run.steps", "1", "--loss.updates-per-rollout", "2"]
+    cfg = config.load([str(overlay)], flags)
+    train.train(cfg, tmp_path)
+    assert [r["step"] for r in rows(tmp_path)] == [0, 1]
+
+
+def test_loss_settings_run_and_leave_rollouts_alone(tmp_path, warm, mixed_rewards):
+    """Advantage, denominator, distillation: the first step's samples and rewards are the same."""
+    variants = {
+        "plain": (),
+        "rloo": ("--loss.advantage", "rloo"),
+        "dr_grpo": ("--loss.advantage", "dr_grpo"),
+        "sequence": ("--loss.denominator", "sequence"),
+        "reverse": ("--loss.distill-direction", "reverse"),
+        "top_k": ("--loss.distill-top-k", "3"),
+        "warm": ("--loss.distill-temperature", "2"),
+        "none": ("--correction.z", "none"),
+    }
+    first = {}
+    for name, flags in variants.items():
+        start(tmp_path / name, warm, *flags, "--run.steps", "1")
+        first[name] = rows(tmp_path / name)[0]
+    rollout = ("reward_mean", "length_mean", "tokens", "pass_rate", "kl_policy_actor")
+    for name, row in first.items():
+        assert {k: row[k] for k in rollout} == {k: first["plain"][k] for k in rollout}
+        same = {k for k in row if row[k] == first["plain"][k]}
+        changed = {"reverse": "loss_distill", "top_k": "loss_distill", "warm": "loss_distill"}
+        if name != "plain":
+            assert changed.get(name, "loss_policy") not in same, name
+            untouched = "loss_policy" if name in changed else "loss_distill"
+            assert untouched in same, name
+
+
+def test_evaluations_within_a_step_see_the_updates_so_far_and_change_nothing(
+    tmp_path, warm, monkeypatch, mixed_rewards
+):
+    """Four updates a step, looked at after every second: between the step's own evaluations."""
+    flags = ("--loss.updates-per-rollout", "4", "--run.steps", "2", "--run.eval-every", "1")
+    start(tmp_path / "without", warm, *flags)
+    looked: list[float] = []
+    plain = train.evaluate.pass_rate
+
+    def seen(model, of):
+        if model is of.policy:
+            looked.append(float(next(model.parameters()).detach().double().abs().sum()))
+        return plain(model, of)
+
+    monkeypatch.setattr(train.evaluate, "pass_rate", seen)
+    start(tmp_path / "with", warm, *flags, "--run.eval-updates", "2")
+    found = rows(tmp_path / "with")
+    within = [r.pop("pass_rate_updates", None) for r in found]
+    assert found == rows(tmp_path / "without")
+    assert [[n for n, _ in w] for w in within[:2]] == [[2], [2]]
+    assert within[2] is None
+    assert len(set(looked)) == len(looked) == 5

@@ -1,0 +1,227 @@
+"""The self-test passes where sampler and scorer agree, and says what is wrong elsewhere."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_context import full_logprobs
+from transformers import GPT2Config, GPT2LMHeadModel, GraniteConfig, GraniteForCausalLM
+
+from llm import settings
+from llm.algorithm import logprobs
+from llm.models import actors, loading
+from llm.models.lm_head import support
+from llm.rewards import scorers as rewards
+from llm.rollout import sampling
+from llm.settings.loading import ConfigError
+from llm.tasks import problem
+from llm.tokenizers import pretrained
+from llm.training import forward
+from llm.training.context import Setup
+from llm.training.self_test import SelfTestError, limits, self_test
+
+FLAGS = ["--actor.kind", "self", "--correction.name", "none", "--loss.actor_ppo", "False"]
+FLAGS += ["--loss.distill_coef", "0", "--task.digits_min", "3", "--policy.width", "32"]
+
+
+def opened(*flags: str, dropout: float = 0.0, absolute: bool = False) -> Setup:
+    """A random model; prompts of 3 to 8 digits, so that there is padding.
+
+    absolute: GPT-2, which notices where a sequence starts; rotary positions are relative.
+    """
+    cfg = settings.load([], [*FLAGS, "--rollout.temperature", "0.7", *flags])
+    if absolute:
+        torch.manual_seed(0)
+        size: dict[str, Any] = {"n_embd": 16, "n_layer": 2, "n_head": 2, "initializer_range": 0.3}
+        policy = GPT2LMHeadModel(GPT2Config(vocab_size=48, n_positions=64, **size)).eval()
+    else:
+        policy = loading.build(cfg.policy, seed=0).to(getattr(torch, cfg.policy.dtype)).eval()
+        for layer in policy.model.layers:
+            layer.self_attn.attention_dropout = dropout
+    tokenizer = pretrained.CharTokenizer()
+    task, scorer = problem.open_task(cfg.task, tokenizer), rewards.open_scorer(cfg.task, tokenizer)
+    actor = actors.open_actor(cfg, policy, Path("unused"))
+    chunked = support.chunked(cfg, policy, actor.model)
+    parts = (cfg, tokenizer, task, scorer, policy, actor, None, torch.device("cpu"))
+    return Setup(*parts, chunked=chunked)
+
+
+def test_a_sound_setup_passes_with_rounding_alone():
+    found = self_test(opened())
+    assert 0.0 <= found["mean"] <= found["max"] < 2e-5
+    assert found["max_topk"] < 2e-5 and found["tokens"] >= 8
+    assert found["tolerance"] == 1e-3
+
+
+def test_it_repeats_exactly_and_changes_nothing():
+    setup = opened()
+    before = {k: v.clone() for k, v in setup.policy.state_dict().items()}
+    assert self_test(setup) == self_test(setup)
+    assert all(torch.equal(v, before[k]) for k, v in setup.policy.state_dict().items())
+
+
+def test_bfloat16_has_wider_limits_and_a_setting_overrides_both():
+    setup = opened("--policy.dtype", "bfloat16")
+    found = self_test(setup)
+    assert limits(setup).token == 2.0 and 1e-3 < found["mean"] <= found["max"] < 0.5
+    assert abs(found["scale"] - 1.0) < 0.01
+    with pytest.raises(SelfTestError, match="allowed for one 1e-06"):
+        self_test(opened("--run.self_test_max", "1e-6", "--policy.dtype", "bfloat16"))
+
+
+def test_a_policy_that_scales_its_logits_passes_with_whole_ones(monkeypatch):
+    """By 1.1 in bfloat16; taken for unscaled it would fail here."""
+    torch.manual_seed(0)
+    shape: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}
+    shape |= {"num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": 48}
+    granite = GraniteConfig(**shape, logits_scaling=1.1, initializer_range=0.3, pad_token_id=0)
+    policy = GraniteForCausalLM(granite).to(torch.bfloat16).eval()
+    monkeypatch.setattr(loading, "build", lambda *a, **k: policy)
+    monkeypatch.setattr(support, "BLOCKS_FROM", 48)
+    policy.model.layers[0].self_attn.attention_dropout = 0.0
+    with pytest.warns(UserWarning, match="whole logits") as seen:
+        setup = opened("--policy.dtype", "bfloat16")
+    assert len(seen) == 1 and not setup.chunked
+    assert abs(self_test(setup)["scale"] - 1.0) < 0.02
+
+
+@pytest.mark.parametrize("factor", [0.9, 1.1, 1.3])
+def test_bfloat16_rounding_hides_no_wrong_temperature(factor, monkeypatch):
+    """Every token within what bfloat16 may do to one, and the scale of all tells."""
+    setup = opened("--policy.dtype", "bfloat16")
+    states = forward.completion_states
+    monkeypatch.setattr(forward, "completion_states", lambda *a: states(*a) / factor)
+    with pytest.raises(SelfTestError, match=r"scaled by .* look at the temperature"):
+        self_test(setup)
+
+
+def planted(fault: str, patch: pytest.MonkeyPatch, setup: Setup) -> None:
+    """One side made wrong, the other left right."""
+    states: Any = forward.completion_states
+    sampler, noted = sampling._forward, sampling.sample
+    positions, warm = forward.positions, setup.cfg.rollout.temperature
+
+    def raw(*args, **kwargs):
+        batch = noted(*args, **kwargs)
+        width = batch.is_completion.shape[1]
+        logp = full_logprobs(setup.policy, batch.ids, batch.is_real, width, 1.0)
+        batch.logp_inf.copy_(logprobs.chosen(logp, batch.completion_ids))
+        return batch
+
+    scorers = {
+        "scorer at temperature 1": lambda *a: states(*a) * warm,
+        "scored one token late": lambda *a: states(*a).roll(1, dims=1),
+        "another prompt is scored": lambda m, ids, *a: states(m, ids + (ids == 5), *a),
+        "NaN": lambda *a: states(*a) * math.nan,
+        "scorer sees padding": lambda m, ids, real, *a: _unmasked(states, m, ids, real, *a),
+        "scorer pads on the right": lambda m, ids, real, t, split: states(
+            m, _right(ids, real, t), _right(real, real, t), t, split
+        ),
+    }
+    samplers = {
+        "sampler's positions off by one": lambda m, ids, real, pos, cache: sampler(
+            m, ids, real, pos + (ids.shape[1] == 1), cache
+        ),
+        "sampler sees padding": lambda m, ids, real, pos, cache: sampler(
+            m, ids, torch.ones_like(real), pos, cache
+        ),
+    }
+    orders = {
+        "scorer skips every other position": lambda real: positions(real) * 2,
+        "scorer's positions count padding": lambda real: positions(torch.ones_like(real)),
+    }
+    if fault in scorers:
+        patch.setattr(forward, "completion_states", scorers[fault])
+    elif fault in samplers:
+        patch.setattr(sampling, "_forward", samplers[fault])
+    elif fault in orders:
+        patch.setattr(forward, "positions", orders[fault])
+    elif fault == "sampler notes raw log-probabilities":
+        patch.setattr(sampling, "sample", raw)
+    else:
+        assert fault == "dropout"
+        setup.policy.train()
+
+
+def _unmasked(states, m, ids, real, *a):
+    """Only positions know of the padding."""
+    position = forward.positions(real)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(forward, "positions", lambda _: position)
+        return states(m, ids, torch.ones_like(real), *a)
+
+
+def _right(x, real, t):
+    """The prompt's padding moved behind the prompt."""
+    rows = []
+    for row, mask in zip(x, real[:, :-t], strict=True):
+        prompt = row[:-t]
+        rows.append(torch.cat([prompt[mask], prompt[~mask], row[-t:]]))
+    return torch.stack(rows)
+
+
+EVEN_FIRST = "even first tokens are wrong: look at the temperature"
+ONLY_PADDED = "only sequences with padded prompts are wrong: look at the padding side"
+CACHE = "the first token of every completion is right: look at what sampling with a cache"
+
+
+@pytest.mark.parametrize(
+    ("fault", "hint"),
+    [
+        ("scorer at temperature 1", EVEN_FIRST),
+        ("sampler notes raw log-probabilities", EVEN_FIRST),
+        ("scored one token late", EVEN_FIRST),
+        ("another prompt is scored", "differ by up to"),
+        ("dropout", "differ by up to"),
+        ("scorer skips every other position", EVEN_FIRST),
+        ("scorer's positions count padding", ONLY_PADDED),
+        ("scorer sees padding", ONLY_PADDED),
+        ("scorer pads on the right", ONLY_PADDED),
+        ("sampler sees padding", ONLY_PADDED),
+        ("sampler's positions off by one", CACHE),
+        ("NaN", "differ by up to inf nats"),
+    ],
+)
+def test_a_planted_fault_is_caught_and_the_message_points_at_it(fault, hint, monkeypatch):
+    setup = opened(dropout=0.3 * (fault == "dropout"), absolute="positions" in fault)
+    self_test(setup)  # nothing is wrong without the fault
+    planted(fault, monkeypatch, setup)
+    with pytest.raises(SelfTestError, match=hint) as found:
+        self_test(setup)
+    assert "--run.self_test_max" in str(found.value)
+
+
+def test_log_probabilities_of_the_likeliest_tokens_are_compared_too(monkeypatch):
+    real = sampling.sample
+
+    def wrong(*args, **kwargs):
+        batch = real(*args, **kwargs)
+        batch.topk_logp_inf[0, 0, 1] += 0.01
+        return batch
+
+    setup = opened()
+    monkeypatch.setattr(sampling, "sample", wrong)
+    with pytest.raises(SelfTestError, match="sampled tokens are right: look at how the likeliest"):
+        self_test(setup)
+
+
+def test_the_worst_token_is_named(monkeypatch):
+    real, seen = sampling.sample, []
+
+    def wrong(*args, **kwargs):
+        batch = real(*args, **kwargs)
+        batch.logp_inf[5, 2] += 1.0
+        assert bool(batch.is_completion[5, 2])
+        seen.append(batch)
+        return batch
+
+    setup = opened()
+    monkeypatch.setattr(sampling, "sample", wrong)
+    with pytest.raises(ConfigError, match=r"1 of \d+ tokens too far off") as found:
+        self_test(setup)
+    piece = setup.tokenizer.pieces([int(seen[0].completion_ids[5, 2])])[0]
+    assert f"most at token 2 ({piece!r}) after {seen[0].prompts[5]!r}" in str(found.value)

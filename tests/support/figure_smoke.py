@@ -1,0 +1,48 @@
+"""`python tests/support/figure_smoke.py OUT`: `steadier` and `all` with models of no use.
+
+Every world keeps its task and its methods; models, warm-ups and steps are as few as they can be.
+JACKPOT_FIGURE_RUNS says where the runs go.
+"""
+
+from __future__ import annotations
+
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import torch
+
+from paper_figures import figure
+from paper_figures.experiments import configurations, run_lists, runner
+from paper_figures.experiments.run_lists import Scale
+from paper_figures.extras import prefix_rejection
+from paper_figures.figures import fig1
+from paper_figures.report import everything
+from paper_figures.tables import table1
+
+SMOKE = Scale("smoke", (11,), (11,), 0.02)
+TINY = {
+    **{"policy.layers": 1, "policy.width": 16, "actor.layers": 1, "actor.width": 16},
+    **{"warmup.policy_steps": 4, "warmup.actor_steps": 4, "warmup.batch_size": 4},
+    **{"rollout.prompts_per_step": 2, "rollout.rollouts_per_prompt": 4, "run.eval_prompts": 8},
+}
+
+
+def never(*_: object) -> None:
+    raise AssertionError("trained or evaluated again")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    for name, world in configurations.WORLDS.items():
+        if name != configurations.SMOLLM2:
+            configurations.WORLDS[name] = world | TINY
+    run_lists.TABLE1 = ("on-policy", "tis+kl", "jackpot")  # type: ignore[assignment]
+    figure.QUICK = SMOKE  # type: ignore[misc]
+    runner.ProcessPoolExecutor = lambda n, context, **_: ThreadPoolExecutor(1)  # type: ignore[misc,assignment]
+    options = ["--quick", "--out", sys.argv[1]]
+    code = prefix_rejection.main(options) or everything.main(options)
+    runner._train_one = runner._evaluate_run = never  # type: ignore[assignment]
+    sys.exit(code or table1.main(options) or fig1.main(options))

@@ -1,0 +1,185 @@
+"""Runs on several ranks, for tests: this file is also what torchrun starts.
+
+A scene is a run: its folder, its flags, and what is done to it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import pytest
+import torch
+from training_runs import rows, weights
+
+ROOT = Path(__file__).resolve().parents[2]
+TIMEOUT = 240  # seconds: a hang fails
+
+
+@dataclass
+class Scene:
+    """stop_at: the run is interrupted after this step. reject: all tokens of the last half of the
+    sequences are rejected, one by one. poison: in step 1 their advantages are NaN. kill: the last
+    rank's engine is killed in this step. fails: and cannot be started again: what each rank says of
+    that is in the files failed_0, failed_1."""
+
+    folder: str
+    flags: list[str] = field(default_factory=list)
+    stop_at: int = -1
+    reject: bool = False
+    poison: bool = False
+    kill: int = -1
+    fails: bool = False
+
+
+def play(scene: Scene) -> None:
+    """The run of a scene, on this rank."""
+    from llm import distributed, settings, train
+    from llm.rollout.engines.base import EngineError
+    from llm.runs import run_folder
+
+    cfg = settings.load([], [*scene.flags, "--run.folder", scene.folder])
+    text, shares, order = train.progress_text, train.shares, train.order_ahead
+
+    def stopping(row):
+        if row["step"] == scene.stop_at:
+            raise KeyboardInterrupt
+        return text(row)
+
+    def spoilt(setup, batch, state, step):
+        found = []
+        n = setup.cfg.rollout.prompts_per_step * setup.cfg.rollout.rollouts_per_prompt
+        for share in shares(setup, batch, state, step):
+            if scene.poison and step == 1:
+                bad = share.batch.advantage.masked_fill(share.batch.index >= n // 2, torch.nan)
+                share = share._replace(batch=replace(share.batch, advantage=bad))
+            real = share.batch.is_completion
+            last = scene.reject & (share.batch.index >= n // 2)[:, None].expand(real.shape)[real]
+            found.append(share._replace(coin=torch.where(last, 1.0 - 2.0**-53, share.coin)))
+        return found
+
+    def killing(engine, steps, *rest):
+        order(engine, steps, *rest)
+        if steps[0] == scene.kill and distributed.rank() == distributed.size() - 1:
+            if scene.fails:
+                engine._command = lambda: [sys.executable, "-S", "-c", "raise SystemExit(3)"]
+            os.kill(engine.pid, signal.SIGKILL)
+
+    train.progress_text, train.shares, train.order_ahead = stopping, spoilt, killing
+    folder = Path(scene.folder)
+    try:
+        if distributed.is_main():
+            run_folder.prepare(cfg)
+        distributed.barrier()
+        train.train(cfg, folder)
+    except KeyboardInterrupt:
+        assert scene.stop_at >= 0
+    except EngineError as e:
+        assert scene.fails
+        (folder / f"failed_{distributed.rank()}").write_text(str(e))
+    finally:
+        train.progress_text, train.shares, train.order_ahead = text, shares, order
+        run_folder.release(folder)
+
+
+def ranks(n: int, scenes: list[Scene]) -> None:
+    """The scenes one after the other on n ranks; raises if that fails or takes too long."""
+    path = Path(scenes[0].folder).parent / f"scenes_{n}.json"
+    path.write_text(json.dumps([asdict(s) for s in scenes]))
+    code, _, err = finish(torchrun(n, [str(Path(__file__)), str(path)]))
+    assert code == 0, err[-6000:]
+
+
+def torchrun(n: int, command: list[str]) -> subprocess.Popen:
+    flags = ["--nproc_per_node", str(n), "--master_addr", "127.0.0.1", "--master_port", free_port()]
+    return subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", *flags, *command],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finish(process: subprocess.Popen, timeout: float = TIMEOUT) -> tuple[int, str, str]:
+    """Exit code, stdout, stderr; after the timeout everything that was started is killed."""
+    try:
+        out, err = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        for pid in [process.pid, *pids(process).values()]:
+            os.kill(pid, signal.SIGKILL)
+        _, err = process.communicate()
+        raise AssertionError(f"nothing ended within {timeout} s: {err[-6000:]}") from None
+    return process.returncode, out, err
+
+
+def pids(process: subprocess.Popen) -> dict[int, int]:
+    """Process id of each rank."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            words = (folder / "environ").read_bytes().split(b"\0")
+        except (OSError, IndexError):
+            continue
+        if parent == process.pid:
+            found |= {int(w[5:]): int(folder.name) for w in words if w.startswith(b"RANK=")}
+    return found
+
+
+def assert_same(one: Path, other: Path) -> None:
+    """Rows of every file, and weights, moments of gradients among them, but for rounding."""
+    for name in ("metrics", "decisions", "samples", "histograms"):
+        a, b = rows(one, name), rows(other, name)
+        assert len(a) == len(b) and (a or name == "decisions")
+        for x, y in zip(a, b, strict=True):
+            x.pop("engine_restarts", 0), y.pop("engine_restarts", 0)
+            assert_near(x, y, f"{name} {x.get('step')}")
+    a, b = weights(one), weights(other)
+    assert a.keys() == b.keys()
+    for key in a:
+        scale = float(a[key].float().abs().max())
+        assert torch.allclose(a[key].float(), b[key].float(), rtol=1e-3, atol=1e-3 * scale), key
+
+
+def assert_near(x, y, where: str) -> None:
+    assert type(x) is type(y), where
+    if isinstance(x, dict):
+        assert x.keys() == y.keys(), where
+        for k in x:
+            assert_near(x[k], y[k], f"{where} {k}")
+    elif isinstance(x, list):
+        assert len(x) == len(y), where
+        for i, (u, v) in enumerate(zip(x, y, strict=True)):
+            assert_near(u, v, f"{where} {i}")
+    elif isinstance(x, float):
+        assert x == pytest.approx(y, rel=1e-3, abs=1e-5), where
+    elif "because" not in where:  # a sentence with numbers in it
+        assert x == y, where
+
+
+def free_port() -> str:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return str(s.getsockname()[1])
+
+
+def main() -> None:
+    from llm import distributed
+
+    with distributed.joined("cpu"):
+        for scene in json.loads(Path(sys.argv[1]).read_text()):
+            play(Scene(**scene))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()
