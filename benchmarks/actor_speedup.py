@@ -33,16 +33,17 @@ import torch
 from llm import settings
 from llm.algorithm.control import initial_controls
 from llm.algorithm.correction import CorrectionState
-from llm.checkpoints.checkpoint import Guard
 from llm.models import loading
 from llm.models.actors import Actor
 from llm.models.lm_head import support
 from llm.planning import cost
 from llm.rewards import scorers
-from llm.rollout.sampling import Batch, sample
-from llm.tasks import problem
-from llm.tokenizers.pretrained import CharTokenizer
-from llm.training import update
+from llm.rollout.batch import Batch
+from llm.rollout.sampling import sample
+from llm.runs.nonfinite_guard import Guard
+from llm.tasks import factory
+from llm.tokenizers.character import CharTokenizer
+from llm.training import minibatches, optimizer, update
 from llm.training.context import Setup
 
 with loading.quiet():
@@ -97,11 +98,11 @@ class World:
         self.joint = self._setup([*tiny, "--actor.dtype", "bfloat16"], "separate", self.actor)
         own = [*tiny, "--actor.kind", "self", "--correction.name", "none", *untrained]
         self.own = self._setup(own, "self", self.policy)
-        self.optimizers = {id(s): update.open_optimizers(s) for s in (self.joint, self.own)}
+        self.optimizers = {id(s): optimizer.open_optimizers(s) for s in (self.joint, self.own)}
 
     def _setup(self, flags: list[str], kind: str, sampler: Any) -> Setup:
         cfg, tokenizer = settings.load([], flags), NoEnd()
-        task = problem.open_task(cfg.task, tokenizer)
+        task = factory.open_task(cfg.task, tokenizer)
         scorer = scorers.open_scorer(cfg.task, tokenizer)
         actor, device = Actor(kind, sampler), torch.device("cpu")
         chunked = support.in_blocks(cfg, self.policy.config.vocab_size)
@@ -119,8 +120,8 @@ class World:
 
     def train(self, setup: Setup, batch: Batch) -> None:
         state, optimizers = CorrectionState(), self.optimizers[id(setup)]
-        update.set_learning_rates(setup.cfg, optimizers, initial_controls(setup.cfg), 0.0, 0)
-        for share in update.shares(setup, batch, state, 0):
+        optimizer.set_learning_rates(setup.cfg, optimizers, initial_controls(setup.cfg), 0.0, 0)
+        for share in minibatches.shares(setup, batch, state, 0):
             update.update(
                 setup, optimizers, share, initial_controls(setup.cfg), state, Guard(Path(".")), 0
             )

@@ -44,6 +44,7 @@ from llm import settings as config
 from llm import train
 from llm.rewards.scorers import same_number
 from llm.runs import run_folder
+from llm.training import recorder
 
 PROMPTS, GROUP, PROMPT_TOKENS = 4, 8, 16
 STEPS, WARM = 7, 2
@@ -122,7 +123,7 @@ def ours(folder: Path, case: Case, scratch: Path, seed: int) -> Steps:
     ]  # fmt: skip
     cfg = config.load([], flags)
     found: Steps = []
-    clock, text = time.process_time(), train.progress_text
+    clock, text = time.process_time(), recorder.progress_text
 
     def noted(row: dict) -> str:
         """Called once at the end of each step."""
@@ -132,12 +133,12 @@ def ours(folder: Path, case: Case, scratch: Path, seed: int) -> Steps:
         clock = now
         return text(row)
 
-    train.progress_text = noted
+    recorder.progress_text = noted
     try:
         prepared = run_folder.prepare(cfg)
         train.train(cfg, prepared)
     finally:
-        train.progress_text = text
+        recorder.progress_text = text
         run_folder.release(scratch)
     return found
 

@@ -36,12 +36,12 @@ from memory_model import resident
 from torch import Tensor
 
 import jackpot
-from llm.algorithm.logprobs import chosen, log_tail, positions
+from llm.algorithm.logprobs import chosen, log_tail
 from llm.models.lm_head.chunked import Pair, scores
 from llm.planning import memory
-from llm.rollout.sampling import Batch
+from llm.rollout.batch import Batch, positions
 from llm.training.context import Setup
-from llm.training.update import open_optimizers
+from llm.training.optimizer import open_optimizers
 
 FLOAT = torch.float32
 LIMITS = {

@@ -17,14 +17,15 @@ from overhead import Numbers, model
 from llm import settings as config
 from llm.algorithm.control import initial_controls
 from llm.algorithm.correction import CorrectionState
-from llm.checkpoints.checkpoint import Guard
 from llm.models.actors import Actor
-from llm.rollout.engines.base import open_engine
-from llm.rollout.sampling import Batch
+from llm.rollout.batch import Batch
+from llm.rollout.engines.factory import open_engine
+from llm.runs.nonfinite_guard import Guard
 from llm.settings.loading import Config
 from llm.tasks.problem import Problem
 from llm.training.context import Setup
-from llm.training.update import shares, update
+from llm.training.minibatches import shares
+from llm.training.update import update
 
 
 class Size(NamedTuple):

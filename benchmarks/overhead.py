@@ -26,14 +26,17 @@ import torch
 
 from llm.algorithm.control import initial_controls
 from llm.algorithm.correction import CorrectionState
-from llm.checkpoints.checkpoint import Guard
 from llm.models.actors import Actor
 from llm.models.loading import quiet
-from llm.rollout.sampling import Batch, sample
+from llm.rollout.batch import Batch
+from llm.rollout.sampling import sample
+from llm.runs.nonfinite_guard import Guard
 from llm.settings.loading import Config, load
 from llm.tasks.problem import Problem
 from llm.training.context import Setup
-from llm.training.update import open_optimizers, shares, update
+from llm.training.minibatches import shares
+from llm.training.optimizer import open_optimizers
+from llm.training.update import update
 
 MODES = {
     "jackpot": (),

@@ -30,7 +30,8 @@ from llm.algorithm.logprobs import chosen
 from llm.models import loading
 from llm.rollout.sampling import inverse_cdf, sample
 from llm.tasks.problem import Problem
-from llm.tokenizers.pretrained import CharTokenizer, HubTokenizer
+from llm.tokenizers.character import CharTokenizer
+from llm.tokenizers.pretrained import HubTokenizer
 
 with loading.quiet():
     from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM

@@ -44,10 +44,11 @@ from overhead import Numbers, model, step
 
 from llm import distributed, settings
 from llm.models.actors import Actor
-from llm.rollout.sampling import Batch, sample
+from llm.rollout.batch import Batch
+from llm.rollout.sampling import sample
 from llm.tasks.problem import Problem
 from llm.training.context import Setup
-from llm.training.update import open_optimizers
+from llm.training.optimizer import open_optimizers
 
 PROMPT_TOKENS, GROUP = 16, 4
 WHOLE = "vocabulary (whole logits)"

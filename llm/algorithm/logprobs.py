@@ -5,11 +5,6 @@ from __future__ import annotations
 import torch
 
 
-def positions(is_real: torch.Tensor) -> torch.Tensor:
-    """Position of each token within its own sequence, whatever the padding around it. (b, t)."""
-    return (is_real.long().cumsum(dim=1) - 1).clamp(min=0)
-
-
 def chosen(logp: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
     """Log-probability of the token taken: (b, t, v), (b, t) -> (b, t)."""
     return logp.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)

@@ -15,23 +15,20 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from llm import distributed
+from llm.errors import CheckpointError
 from llm.settings.validation import flatten
 
 from . import atomic_files
 from .atomic_files import digest, drop, standing, standing_all, write_file, write_folder, write_json
-from .state_tensors import Part, Parts, bytes_of, frozen_mark, local, put_tensors, tensors_of
+from .state_tensors import Part, Parts, bytes_of, frozen_mark, put_tensors, tensors_of
 
 __all__ = [
     "IDENTITY_IGNORES",
     "CheckpointError",
-    "Diverged",
-    "Guard",
-    "NonFinite",
     "best",
     "identity",
     "latest",
@@ -48,18 +45,6 @@ _SLACK = 1 << 20  # bytes for headers and JSON
 IDENTITY_IGNORES = {
     "run.folder", "run.tracker", "run.checkpoints_kept", "run.sharding", "optim.head",
 }  # fmt: skip
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that is damaged or belongs to something else."""
-
-
-class Diverged(RuntimeError):
-    """Training must not go on: an alarm, or something NaN or infinite."""
-
-
-class NonFinite(Diverged):
-    """NaN or inf in a tensor, found before it could be used."""
 
 
 def identity(cfg: Any) -> dict[str, str]:
@@ -168,51 +153,6 @@ def load_state(
     if _manifest(checkpoint) != manifest:  # the parts may be of two checkpoints
         raise CheckpointError(f"{checkpoint} was replaced while it was read; read it again")
     return state
-
-
-class Guard:
-    """Stops a run at the first NaN or inf, naming the step, the tensor and the last checkpoint.
-
-    together: what one rank finds stops all of them; all must then make the same calls.
-    """
-
-    def __init__(self, checkpoints: Path, together: bool = False) -> None:
-        self.checkpoints, self.together = checkpoints, together
-
-    def finite(self, step: int, **tensors: torch.Tensor) -> None:
-        """Raises NonFinite unless every value is finite."""
-        found = None
-        for name, x in tensors.items():
-            if found is None and not bool(torch.isfinite(x).all()):
-                found = name, int((~torch.isfinite(x)).sum()), x.numel()
-        if self.together and distributed.largest(found is not None):
-            found = next(f for f in distributed.gather_json(found) if f)
-        if found is not None:
-            self._stop(step, *found)
-
-    def gradients(self, step: int, **models: torch.nn.Module) -> None:
-        """The same of all gradients: one check, and a search for the culprit only if it fails."""
-        found = {
-            f"gradient of {role}.{name}": local(parameter.grad)
-            for role, model in models.items()
-            for name, parameter in model.named_parameters()
-            if parameter.grad is not None
-        }
-        # the largest magnitude: unlike a sum of squares it cannot overflow, and it keeps NaN
-        parts = [x for x in found.values() if x.numel()]  # of a small tensor a rank may have none
-        largest = torch._foreach_norm(parts, float("inf")) if parts else []
-        norms = torch.stack([x.float() for x in largest]) if parts else torch.zeros(0)
-        bad = not bool(torch.isfinite(norms).all())
-        if distributed.largest(bad) if self.together else bad:
-            self.finite(step, **found)
-
-    def _stop(self, step: int, name: str, bad: int, count: int) -> None:
-        kept = latest(self.checkpoints)
-        raise NonFinite(
-            f"step {step}: {name} holds {bad} NaN or inf of {count} values, so training "
-            f"stopped before using it. Last good checkpoint: {kept if kept else 'none yet'}. "
-            "Lower the learning rate or the caps c1, c2 and start again from there."
-        )
 
 
 def _write(

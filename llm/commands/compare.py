@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from llm.errors import ConfigError
 from llm.report import html
 from llm.report import plots as report_plots
 from llm.report.comparison_plots import BOUNDS, PANELS, Group, draw, interval, label, looks
 from llm.report.html import Html, facts, paragraph, picture, table
 from llm.report.run_files import RunFiles, read_run, write
-from llm.settings.validation import ConfigError
 
 # two runs that differ in these alone are two seeds of one setting; the rest of them changes what
 # is kept and shown, not what is learnt

@@ -25,15 +25,13 @@ from llm.models import pretraining
 from llm.models.loading import check_positions, positions_of
 from llm.planning import memory
 from llm.runs import alarms, run_folder
-from llm.settings.loading import Config, ConfigError, load
+from llm.settings.loading import Config, ConfigError, load, split_arguments
 from llm.settings.schema import WarmupConfig
-from llm.tasks import problem
-from llm.tokenizers.pretrained import prompt_lengths
-from llm.train import dry_step
+from llm.tasks import factory, problem
+from llm.tasks.factory import prompt_lengths
 from llm.training import self_test
 from llm.training.context import Setup, open_device, open_setup, open_tokenizer
-
-from .train import split_arguments
+from llm.training.dry_run import dry_step
 
 _USAGE = """python -m llm doctor CONFIG.toml [MORE.toml ...] [--section.key value ...]
 
@@ -79,7 +77,7 @@ def diagnose(argv: list[str]) -> Iterator[Line]:
     yield line or Line("tokenizers", OK, f"one for both models, {tokenizer.vocab_size} ids")
     if device is None or tokenizer is None:
         return
-    task, line = _attempt("data", lambda: problem.open_task(cfg.task, tokenizer))
+    task, line = _attempt("data", lambda: factory.open_task(cfg.task, tokenizer))
     if task is None:
         assert line is not None
         yield line

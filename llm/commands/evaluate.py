@@ -108,10 +108,10 @@ def open_evaluation(own: Config, cfg: Config, folder: Path, checkpoint: Path) ->
     import torch
 
     from llm.checkpoints.checkpoint import load_state
-    from llm.models import loading
+    from llm.models import roles
     from llm.models.actors import Actor
     from llm.rewards import scorers
-    from llm.tasks import problem
+    from llm.tasks import factory
     from llm.tokenizers import pretrained
     from llm.training.context import Setup, open_device
 
@@ -123,13 +123,13 @@ def open_evaluation(own: Config, cfg: Config, folder: Path, checkpoint: Path) ->
     torch.set_num_threads(cfg.run.threads)
     device = open_device(cfg.run.device)
     tokenizer = pretrained.tokenizer_for(cfg.policy.path, cfg.task)
-    task = problem.open_task(cfg.task, tokenizer)
-    policy = loading.open_shell(own, "policy", folder)
+    task = factory.open_task(cfg.task, tokenizer)
+    policy = roles.open_shell(own, "policy", folder)
     actor = Actor("self", policy)
     parts = {"policy": policy}
     if own.actor.kind in ("separate", "frozen"):
         separate = own.actor.kind == "separate"  # a frozen actor is in no checkpoint
-        opened = loading.open_shell if separate else loading.open_model
+        opened = roles.open_shell if separate else roles.open_model
         actor = Actor(own.actor.kind, opened(own, "actor", folder))
         parts |= actor.parts()
     state = load_state(checkpoint, parts)
@@ -141,7 +141,7 @@ def open_evaluation(own: Config, cfg: Config, folder: Path, checkpoint: Path) ->
 
 def _open(own: Config, cfg: Config, folder: Path, which: str) -> tuple[Setup, int, Path]:
     """`open_evaluation` of the newest or best checkpoint, once more where the run replaced it."""
-    from llm.checkpoints.checkpoint import CheckpointError
+    from llm.errors import CheckpointError
 
     for retries in reversed(range(_RETRIES + 1)):
         checkpoint = _checkpoint(folder, which)
@@ -165,7 +165,8 @@ def _written(checkpoint: Path) -> tuple[int, int] | None:
 
 
 def _evaluate(setup: Setup, prompts: int, samples: int, seed: int) -> dict[str, Any]:
-    from llm.training.evaluation import evaluate_many, summary
+    from llm.report.pass_at_k import summary
+    from llm.training.evaluation import evaluate_many
 
     problems = setup.task.held_out(seed, prompts)
     evaluated = {"policy": setup.policy}

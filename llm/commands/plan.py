@@ -15,45 +15,18 @@ from typing import Any, NamedTuple
 
 from transformers import AutoConfig
 
-from llm.distributed.collectives import check_groups
+from llm.distributed.launch import check_groups
 from llm.models import loading
 from llm.models.lm_head.support import in_blocks
 from llm.models.loading import Model
 from llm.planning import cost, memory
 from llm.planning.memory import Layout
-from llm.settings.loading import Config, ConfigError, ModelConfig, load
-
-from .train import split_arguments
+from llm.planning.model_shapes import KNOWN
+from llm.settings.loading import Config, ConfigError, ModelConfig, load, split_arguments
 
 _USABLE = 0.9  # of a GPU's memory: the rest goes to the allocator's gaps, kernels and buffers
 _VLLM, _HF = 30e-6, 700e-6  # seconds of a layer per token: CUDA graphs; kernels launched one by one
 _UNITS = {"GB": 10**9, "GIB": 2**30, "MB": 10**6, "MIB": 2**20}
-
-# From the models' config.json on the hub; -Base and -Instruct have the same shapes
-_QWEN3 = {"model_type": "qwen3", "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936}
-_QWEN25 = {"model_type": "qwen2", "num_key_value_heads": 2, "vocab_size": 151936}
-KNOWN: dict[str, dict[str, Any]] = {
-    "Qwen/Qwen2.5-1.5B": _QWEN25 | {
-        "hidden_size": 1536, "num_hidden_layers": 28, "num_attention_heads": 12,
-        "intermediate_size": 8960, "tie_word_embeddings": True,
-    },
-    "Qwen/Qwen2.5-3B": _QWEN25 | {
-        "hidden_size": 2048, "num_hidden_layers": 36, "num_attention_heads": 16,
-        "intermediate_size": 11008, "tie_word_embeddings": True,
-    },
-    "Qwen/Qwen3-1.7B": _QWEN3 | {
-        "hidden_size": 2048, "num_hidden_layers": 28, "num_attention_heads": 16,
-        "intermediate_size": 6144, "tie_word_embeddings": True,
-    },
-    "Qwen/Qwen3-4B": _QWEN3 | {
-        "hidden_size": 2560, "num_hidden_layers": 36, "num_attention_heads": 32,
-        "intermediate_size": 9728, "tie_word_embeddings": True,
-    },
-    "Qwen/Qwen3-8B": _QWEN3 | {
-        "hidden_size": 4096, "num_hidden_layers": 36, "num_attention_heads": 32,
-        "intermediate_size": 12288, "tie_word_embeddings": False,
-    },
-}  # fmt: skip
 
 
 class Choice(NamedTuple):

@@ -8,6 +8,8 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llm.settings.loading import split_arguments
+
 if TYPE_CHECKING:
     from llm.settings.loading import Config
 
@@ -59,7 +61,7 @@ class _Failed(Exception):
 def run_config(cfg: Config) -> int:
     """Train or resume one run in this process; returns its exit code, with the reason on stderr."""
     from llm import distributed
-    from llm.checkpoints.checkpoint import Diverged
+    from llm.errors import Diverged
     from llm.runs import run_folder
     from llm.runs.signals import Stopped
     from llm.train import train
@@ -88,17 +90,6 @@ def run_config(cfg: Config) -> int:
         f"after {summary['steps']} steps\n"
     )
     return 0
-
-
-def split_arguments(argv: list[str]) -> tuple[list[str], list[str]]:
-    """Configuration files, wherever they stand, and flags with their values."""
-    files: list[str] = []
-    flags: list[str] = []
-    for i, word in enumerate(argv):
-        after = argv[i - 1] if i else ""
-        value = after.startswith("--") and "=" not in after and after != "--dry-run"
-        (files if word.endswith(".toml") and not value else flags).append(word)
-    return files, flags
 
 
 def _say(text: str) -> None:

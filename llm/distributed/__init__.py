@@ -1,28 +1,23 @@
 """Several processes under torchrun: who this one is, and what all of them must know together."""
 
 from .collectives import (
-    AllTokens,
-    Told,
     add_up,
     barrier,
-    check,
-    check_groups,
     gather,
     gather_json,
     is_main,
-    joined,
     largest,
-    lost,
     main_first,
     part,
     rank,
-    reports,
     share_json,
     size,
+    sum_counts,
     sum_gradients,
-    tell,
     together,
 )
+from .global_tokens import AllTokens
+from .launch import Told, check, check_groups, joined, lost, reports, tell
 
 __all__ = [
     "AllTokens",
@@ -43,6 +38,7 @@ __all__ = [
     "reports",
     "share_json",
     "size",
+    "sum_counts",
     "sum_gradients",
     "tell",
     "together",

@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from llm import randomness
 from llm.checkpoints.state_tensors import tensors_of
 from llm.settings.loading import Config, ConfigError
-from llm.tasks import problem
 
-from .loading import Model, frozen_copy, logits_width, open_model, plain, quiet
+from .loading import Model, frozen_copy, logits_width, plain, quiet
+from .roles import open_model
 
 _GROUP = 32  # int4: weights that share a scale
 
@@ -257,7 +258,7 @@ class Noisy(Actor):
         self.refresh(policy, -1)
 
     def refresh(self, policy: Model, step: int) -> None:
-        rng = problem.stream(self.seed, "noise", step + 1)  # the step that it will sample
+        rng = randomness.stream(self.seed, "noise", step + 1)  # the step that it will sample
         self.model = frozen_copy(policy)
         with torch.no_grad():
             for weight in self.model.parameters():

@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from llm.checkpoints.checkpoint import Guard, latest, load_state, save_state, write_json
+from llm import randomness
+from llm.checkpoints.checkpoint import latest, load_state, save_state, write_json
+from llm.runs.nonfinite_guard import Guard
 from llm.runs.progress import Progress
 from llm.runs.signals import Interrupts, Stopped
 from llm.settings.loading import Config, ConfigError, flatten
-from llm.tasks import problem
 from llm.tasks.digits import DigitTask
-from llm.tokenizers.pretrained import CharTokenizer
+from llm.tokenizers.character import CharTokenizer
 
 from .loading import Model, build, seed_of
 
@@ -109,7 +110,7 @@ def _warm_up(cfg: Config, role: str, folder: Path) -> Model:
     guard = Guard(folder / "checkpoints")
     with Interrupts() as interrupts:
         for step in range(start, steps):
-            rng = problem.stream(cfg.run.seed, f"warm-up {role}", step)
+            rng = randomness.stream(cfg.run.seed, f"warm-up {role}", step)
             ids, is_answer = demonstrations(cfg, rng, error)
             logits = model(input_ids=ids).logits[:, :-1].float()
             loss = torch.nn.functional.cross_entropy(

@@ -18,7 +18,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Partial
 
 from llm import distributed
-from llm.checkpoints.state_tensors import full, like
+from llm.distributed.dtensors import full, like
 
 from .loading import Model, plain
 

@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from llm.settings.validation import ConfigError
+from llm.errors import ConfigError
 
 from . import row_checks
 

@@ -20,7 +20,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-from llm.settings.validation import ConfigError
+from llm.errors import ConfigError
 
 LONGEST = 1000  # characters of an expression; with the gold one far below what a pipe holds
 _START_SECONDS = 60.0

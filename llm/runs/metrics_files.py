@@ -44,60 +44,12 @@ from llm.settings.loading import Config
 from llm.algorithm.correction import TokenWeights
 
 
-def ess(weight: torch.Tensor) -> float:
-    """Effective sample size over sample size, (sum w)^2 / (n sum w^2); 0 if all weights are 0."""
-    top = float(weight.max())
-    if top == 0.0:
-        return 0.0
-    w = weight.double() / top  # squares of huge weights would overflow
-    return float(w.sum()) ** 2 / (w.numel() * float((w * w).sum()))
 
 
-def correction_metrics(parts: list[TokenWeights], name: str) -> dict[str, float]:
-    """Ratios, acceptance and weights over all tokens of a step, rejected ones included."""
-    log_ratio = torch.cat([p.log_ratio for p in parts]).double()
-    weight = torch.cat([p.weight for p in parts])
-    ratio = log_ratio.exp()
-    found = {
-        "kl_inf_target_k3": float((torch.expm1(log_ratio) - log_ratio).mean()),
-        "kl_target_inf_est": float((ratio * log_ratio - torch.expm1(log_ratio)).mean()),
-        "log_ratio_mean": float(log_ratio.mean()),
-        "log_ratio_max": float(log_ratio.max()),
-        "ratio_mean": float(ratio.mean()),
-        "ratio_p99": _quantile(ratio, 0.99),
-        "ratio_max": float(ratio.max()),
-        "weight_mean": float(weight.mean()),
-        "weight_max": float(weight.max()),
-        "ess_raw": ess(ratio),
-        "ess_applied": ess(weight),
-        "cap_fraction": float(torch.cat([p.capped for p in parts]).mean()),
-    }
-    if name == "jackpot":
-        found["accept_prob_mean"] = float(torch.cat([p.accept_prob for p in parts]).mean())
-        found["accept_rate"] = float(torch.cat([p.accepted for p in parts]).mean())
-        found["z_mean"] = float(torch.cat([p.z for p in parts]).mean())
-        found["kappa"] = sum(p.kappa for p in parts) / len(parts)
-        found["lam_mean"] = float(torch.cat([p.lam for p in parts]).double().mean())
-        found["out_of_reach"] = float(torch.cat([p.out_of_reach for p in parts]).mean())
-    return found
 
 
-def _quantile(x: torch.Tensor, share: float) -> float:
-    """As torch.quantile, which refuses more than 16 million values."""
-    x = x.sort().values
-    place = share * (len(x) - 1)
-    low = int(place)
-    high = min(low + 1, len(x) - 1)
-    return float(x[low] + (place - low) * (x[high] - x[low]))
 
 
-def clip_fraction(
-    logp_new: torch.Tensor, logp_ref: torch.Tensor, advantage: torch.Tensor, low: float, high: float
-) -> torch.Tensor:
-    """1 for each token whose PPO ratio is clipped where that stops its gradient, (n,)."""
-    ratio = torch.exp(logp_new.detach() - logp_ref)
-    outside = ((ratio > 1 + high) & (advantage > 0)) | ((ratio < 1 - low) & (advantage < 0))
-    return outside.float()
 
 
 class MetricsFile:

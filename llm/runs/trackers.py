@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from llm.settings.validation import ConfigError
+from llm.errors import ConfigError
 from llm.settings.schema import RunConfig
 
 Row = dict[str, Any]

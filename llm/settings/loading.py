@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from llm.errors import ConfigError
+
 from .schema import (
     ActorConfig,
     AlarmConfig,
@@ -27,7 +29,7 @@ from .schema import (
     TaskConfig,
     WarmupConfig,
 )
-from .validation import ConfigError, check, flatten
+from .validation import check, flatten
 
 __all__ = ["Config", "ConfigError", "CorrectionConfig", "ModelConfig", "dump", "flatten", "load"]
 
@@ -132,3 +134,14 @@ def _toml(value: Any) -> str:
         escaped = value.replace("\\", "\\\\").replace('"', '\\"')
         return f'"{escaped}"'
     return repr(value)
+
+
+def split_arguments(argv: list[str]) -> tuple[list[str], list[str]]:
+    """Configuration files, wherever they stand, and flags with their values."""
+    files: list[str] = []
+    flags: list[str] = []
+    for i, word in enumerate(argv):
+        after = argv[i - 1] if i else ""
+        value = after.startswith("--") and "=" not in after and after != "--dry-run"
+        (files if word.endswith(".toml") and not value else flags).append(word)
+    return files, flags

@@ -341,3 +341,6 @@ class RunConfig:
     with another choice and another number of ranks."""
     activation_checkpointing: bool = False
     """Compute each layer again in the backward pass rather than keep its activations."""
+
+
+MOST = 2000  # forms of a digit: 19,990 characters of the block

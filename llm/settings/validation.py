@@ -6,12 +6,9 @@ import dataclasses
 import math
 from typing import Any
 
-from llm.tokenizers.digit_synonyms import MOST
+from llm.errors import ConfigError
 
-
-class ConfigError(ValueError):
-    """A setting that is out of bounds, unknown, or without effect."""
-
+from .schema import MOST
 
 _POSITIVE = (
     "task.digits_min task.digits_max task.prompt_tokens_max task.gym_size task.score_seconds "

@@ -14,16 +14,10 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from llm.rewards.scorers import (
-    gold_expression,
-    is_prose,
-    is_scientific,
-    last_boxed,
-    last_number,
-    scorer_name,
-)
+from llm.errors import ConfigError
+from llm.rewards.answers import gold_expression, is_prose, is_scientific, last_boxed, last_number
+from llm.rewards.scorers import scorer_name
 from llm.settings.schema import TaskConfig
-from llm.settings.validation import ConfigError
 
 from .problem import Problem, RowTask, is_held_out, with_instruction
 from .readers import Row, hub_rows, jsonl_rows, parquet_rows, shown

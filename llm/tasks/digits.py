@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from llm.errors import ConfigError
+from llm.randomness import stream
 from llm.settings.schema import TaskConfig
-from llm.settings.validation import ConfigError
 from llm.tokenizers.digit_synonyms import written
 
-from .problem import Problem, is_held_out, stream, with_instruction
+from .problem import Problem, is_held_out, with_instruction
 
 _FILLING = "."  # of the places of a prompt that hold no digit
 _FEW = 2000  # prompts of so short a task are enumerated, to see that some are held out

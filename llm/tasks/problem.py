@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import zlib
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
-import numpy as np
-
+from llm.randomness import stream
 from llm.settings.schema import TaskConfig
 
 
@@ -28,35 +27,6 @@ class Task(Protocol):
 
     def held_out(self, seed: int, n: int) -> list[Problem]:
         """Problems that no `batch` ever holds: n, or all there are."""
-
-
-def open_task(cfg: TaskConfig, tokenizer: Any) -> Task:
-    """The task of a configuration, its data read and checked.
-
-    Raises:
-        ConfigError: a task without held-out problems, or prompts the tokenizer cannot read; for
-            rows and generators also a missing file, package or column, or bad rows.
-    """
-    if cfg.name == "problems":
-        from .datasets import open_problems
-
-        return open_problems(cfg, tokenizer)
-    if cfg.name == "gym":
-        from .reasoning_gym_task import open_gym
-
-        return open_gym(cfg, tokenizer)
-    from .digits import open_digits
-
-    return open_digits(cfg, tokenizer)
-
-
-def stream(seed: int, purpose: str, index: int = 0) -> np.random.Generator:
-    """A random stream of its own for each purpose and step: nothing to save, nothing shared.
-
-    Whatever the batch layout or the moment of a resume, the same (seed, purpose, index) gives the
-    same numbers.
-    """
-    return np.random.default_rng((seed, zlib.crc32(purpose.encode()), index))
 
 
 def is_held_out(prompt: str) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from llm.settings.validation import ConfigError
+from llm.errors import ConfigError
 
 LINE_BYTES_MAX = 1 << 20
 

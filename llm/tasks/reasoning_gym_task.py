@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, get_args, get_type_hints
 
+from llm.errors import ConfigError
 from llm.settings.schema import TaskConfig
-from llm.settings.validation import ConfigError
 
 from .datasets import checked_problems, instructed
 from .problem import Problem, RowTask, is_held_out

@@ -12,7 +12,6 @@ from functools import cache
 
 import numpy as np
 
-MOST = 2000  # forms of a digit: 19,990 characters of the block
 EXPONENT = 1.3  # of 200 forms the 20 likeliest then have 0.79 of the mass
 _FIRST = 0x4E00
 

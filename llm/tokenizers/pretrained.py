@@ -12,60 +12,16 @@ import re
 from pathlib import Path
 from typing import Any
 
-from llm.settings.loading import Config
+from llm.errors import ConfigError
 from llm.settings.schema import TaskConfig
-from llm.settings.validation import ConfigError
-from llm.tasks.problem import Task
 
-from .digit_synonyms import further
+from .character import CharTokenizer, until_end
 
-_CHARACTERS = "0123456789=+-*/().,:;?!<>_ abcdefghijklmnopqrs"  # with padding and end, 48 ids
-_PROMPTS_SEEN = 4096
 _CHAT_MAX = 1_000_000  # characters that a chat template may add to a prompt
 _TOKENIZER_FILES = (
     *("tokenizer_config.json", "tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt"),
     *("merges.txt", "spiece.model", "tekken.json"),
 )
-
-
-class CharTokenizer:
-    """One id for each character of a fixed alphabet, with `forms` characters for each digit.
-
-    48 + 10 (forms - 1) ids: 2,048 with 201 forms. Those of fewer forms are the first ones.
-    """
-
-    pad: int = 0
-    eos: frozenset[int] = frozenset({1})
-
-    def __init__(self, forms: int = 1) -> None:
-        self._characters = _CHARACTERS + further(forms)
-        self._ids = {c: i + 2 for i, c in enumerate(self._characters)}
-        self.vocab_size: int = len(self._characters) + 2
-
-    def prompt(self, text: str) -> list[int]:
-        """Ids of a prompt: those of its characters."""
-        return self.encode(text)
-
-    def encode(self, text: str) -> list[int]:
-        """Ids of a text.
-
-        Raises:
-            ValueError: a character outside the alphabet, named with its position.
-        """
-        for i, c in enumerate(text):
-            if c not in self._ids:
-                raise ValueError(f"character {c!r} at {i} of {text!r} is not in the alphabet")
-        return [self._ids[c] for c in text]
-
-    def decode(self, ids: list[int]) -> str:
-        """Text of ids up to end-of-sequence; padding inside shows as <pad>."""
-        return "".join(self.pieces(_until_end(ids, self.eos)))
-
-    def pieces(self, ids: list[int]) -> list[str]:
-        """What each id stands for."""
-        names = {self.pad: "<pad>", 1: "<eos>"}
-        known = range(2, self.vocab_size)
-        return [self._characters[i - 2] if i in known else names.get(i, f"<id {i}>") for i in ids]
 
 
 class HubTokenizer:
@@ -159,7 +115,7 @@ class HubTokenizer:
 
         Bytes that are not UTF-8 become U+FFFD, ids outside the vocabulary nothing.
         """
-        known = [i for i in _until_end(ids, self.eos) if 0 <= i < self.vocab_size]
+        known = [i for i in until_end(ids, self.eos) if 0 <= i < self.vocab_size]
         return str(
             self._inner.decode(known, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         )
@@ -195,15 +151,6 @@ def tokenizer_for(path: str, task: TaskConfig) -> Tokenizer:
     ):
         return CharTokenizer(task.forms)
     return HubTokenizer(path, task.prompt_format)
-
-
-def prompt_lengths(cfg: Config, task: Task, tokenizer: Tokenizer) -> list[int]:
-    """Tokens of the prompts that a run will see: all held-out ones, the first 4096 trained on."""
-    n = cfg.rollout.prompts_per_step
-    steps = max(1, min(cfg.run.steps, _PROMPTS_SEEN // n))
-    prompts = {p.prompt for step in range(steps) for p in task.batch(cfg.run.seed, step, n)}
-    prompts |= {p.prompt for p in task.held_out(cfg.run.seed, cfg.run.eval_prompts)}
-    return [len(tokenizer.prompt(p)) for p in prompts]
 
 
 def differences(a: Tokenizer, b: Tokenizer) -> list[str]:
@@ -253,7 +200,3 @@ def offline_hint(path: str) -> str:
     off = os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "ON", "YES", "TRUE")
     where = "only in the local hub cache, HF_HUB_OFFLINE is set" if off else "on the hub"
     return f" (no such folder, so it was looked for as a hub id, {where})"
-
-
-def _until_end(ids: list[int], eos: frozenset[int]) -> list[int]:
-    return ids[: next((n for n, i in enumerate(ids) if i in eos), len(ids))]

@@ -10,15 +10,16 @@ from typing import NamedTuple
 import torch
 
 from llm import distributed
-from llm.models import actors, loading, sharding
+from llm.models import actors, loading, roles, sharding
 from llm.models.actors import Actor
 from llm.models.lm_head import support
 from llm.models.loading import Model
 from llm.rewards import scorers
-from llm.rollout.engines.base import Engine, open_engine
+from llm.rollout.engines.base import Engine
+from llm.rollout.engines.factory import open_engine
 from llm.rollout.engines.vllm_engine import check_installed
 from llm.settings.loading import Config, ConfigError
-from llm.tasks import problem
+from llm.tasks import factory, problem
 from llm.tokenizers import pretrained
 
 
@@ -69,10 +70,10 @@ def open_setup(cfg: Config, folder: Path) -> Setup:
     torch.set_num_threads(cfg.run.threads)
     device = open_device(cfg.run.device)
     tokenizer = open_tokenizer(cfg)
-    task = problem.open_task(cfg.task, tokenizer)
-    policy = distributed.main_first(lambda: loading.open_policy(cfg, folder)).to(device)
+    task = factory.open_task(cfg.task, tokenizer)
+    policy = distributed.main_first(lambda: roles.open_policy(cfg, folder)).to(device)
     actor = distributed.main_first(lambda: actors.open_actor(cfg, policy, folder))
-    longest = max(pretrained.prompt_lengths(cfg, task, tokenizer))
+    longest = max(factory.prompt_lengths(cfg, task, tokenizer))
     by_role = {"policy": policy, "actor": actor.model}
     loading.check_positions(by_role, longest, cfg.rollout.max_new_tokens)
     anchor = None

@@ -13,7 +13,6 @@ import torch
 
 from llm.algorithm.control import Controls
 from llm.algorithm.correction import CorrectionState, forward_tail, lam_before, needs_tail
-from llm.algorithm.logprobs import positions
 from llm.algorithm.losses import bucketed
 from llm.algorithm.z_tail import tail_floor
 from llm.models.lm_head import chunked
@@ -21,7 +20,7 @@ from llm.models.lm_head.chunked import Head, Pair, Scores, Side
 from llm.models.lm_head.support import hidden_states, own_head
 from llm.models.loading import Model, recomputing
 from llm.models.sharding import gathered
-from llm.rollout.sampling import Batch
+from llm.rollout.batch import Batch, positions
 from llm.settings.schema import LossConfig
 
 from .context import Setup

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from llm import distributed
-from llm.rollout.sampling import Batch
+from llm.rollout.batch import Batch
 from llm.settings.loading import Config
 
 

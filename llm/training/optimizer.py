@@ -8,7 +8,11 @@ from typing import Any
 
 import torch
 
+from llm.algorithm.control import Controls
+from llm.settings.loading import Config
 from llm.settings.schema import OptimConfig
+
+from .context import Setup
 
 
 class MasterAdamW(torch.optim.AdamW):
@@ -82,3 +86,27 @@ def lr_factor(cfg: OptimConfig, step: int, steps: int) -> float:
     if cfg.schedule == "cosine":
         return 0.5 * (1.0 + math.cos(math.pi * done))
     return 1.0
+
+
+Optimizers = dict[str, torch.optim.Optimizer]
+
+
+def open_optimizers(setup: Setup) -> Optimizers:
+    """One for each model that is trained."""
+    o = setup.cfg.optim
+    rates = {"policy": o.policy_lr, "actor": o.actor_lr}
+    return {
+        role: adamw(model, rates[role], o.weight_decay) for role, model in setup.trained.items()
+    }
+
+
+def set_learning_rates(
+    cfg: Config, optimizers: Optimizers, controls: Controls, lowered: float, step: int
+) -> dict[str, float]:
+    """This step's rates: configured, scheduled, lowered by alarms, and controlled."""
+    factor = lowered * lr_factor(cfg.optim, step, cfg.run.steps)
+    rates = {"policy": cfg.optim.policy_lr * factor * controls.policy_lr_factor}
+    rates["actor"] = cfg.optim.actor_lr * factor * controls.actor_lr_factor
+    for name, optimizer in optimizers.items():
+        set_lr(optimizer, rates[name])
+    return {f"lr_{name}": rates[name] for name in optimizers}

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from llm.rollout.sampling import Batch
+from llm.rollout.batch import Batch
 
 
 class Weights(Protocol):

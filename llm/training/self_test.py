@@ -18,11 +18,11 @@ from typing import Any, NamedTuple
 
 import torch
 
+from llm import randomness
 from llm.models.loading import Model
 from llm.rollout import sampling
-from llm.rollout.sampling import Batch
+from llm.rollout.batch import Batch
 from llm.settings.loading import ConfigError
-from llm.tasks import problem
 from llm.tasks.problem import Problem
 
 from . import forward
@@ -76,7 +76,7 @@ def self_test(setup: Setup) -> dict[str, Any]:
         setup.policy,
         setup.tokenizer,
         _of_unequal_lengths(setup),
-        problem.stream(cfg.run.seed, "self-test"),
+        randomness.stream(cfg.run.seed, "self-test"),
         max_new_tokens=width,
         temperature=cfg.rollout.temperature,
         top_k=min(cfg.rollout.top_k, _TOP_K_MAX),

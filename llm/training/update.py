@@ -2,130 +2,24 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 
 from llm import distributed
+from llm.algorithm import diagnostics
 from llm.algorithm.control import Controls
 from llm.algorithm.correction import CorrectionState, TokenWeights, actor_weights, token_weights
 from llm.algorithm.losses import distill_sum, ppo_clip_sum, token_scale
-from llm.checkpoints.checkpoint import Guard
-from llm.checkpoints.state_tensors import full
-from llm.distributed.collectives import AllTokens
-from llm.rollout.sampling import Batch
-from llm.runs import metrics_files
+from llm.distributed.dtensors import full
+from llm.rollout.batch import Batch
+from llm.runs.nonfinite_guard import Guard
 from llm.settings.loading import Config
-from llm.tasks import problem
 
 from .context import Setup
-from .forward import Joint, Tokens, Weighing, forward, joint, policy_tokens, read, taken
-from .microbatches import in_order, microbatches, none_of
-from .optimizer import adamw, lr_factor, set_lr
-
-Optimizers = dict[str, torch.optim.Optimizer]
-
-
-def open_optimizers(setup: Setup) -> Optimizers:
-    """One for each model that is trained."""
-    o = setup.cfg.optim
-    rates = {"policy": o.policy_lr, "actor": o.actor_lr}
-    return {
-        role: adamw(model, rates[role], o.weight_decay) for role, model in setup.trained.items()
-    }
-
-
-def set_learning_rates(
-    cfg: Config, optimizers: Optimizers, controls: Controls, lowered: float, step: int
-) -> dict[str, float]:
-    """This step's rates: configured, scheduled, lowered by alarms, and controlled."""
-    factor = lowered * lr_factor(cfg.optim, step, cfg.run.steps)
-    rates = {"policy": cfg.optim.policy_lr * factor * controls.policy_lr_factor}
-    rates["actor"] = cfg.optim.actor_lr * factor * controls.actor_lr_factor
-    for name, optimizer in optimizers.items():
-        set_lr(optimizer, rates[name])
-    return {f"lr_{name}": rates[name] for name in optimizers}
-
-
-class Share(NamedTuple):
-    """What one optimiser step works on: this rank's sequences of it."""
-
-    batch: Batch
-    coin: torch.Tensor  # (n,) float64, below 1
-    ref: Tokens | None  # p_ref; None: the update's own forward pass gives it
-    ref_actor: torch.Tensor | None  # (n,) p_actor_ref of the sampled token; None likewise
-    place: torch.Tensor | None = None  # (b,) of its sequences among all ranks'; None: 0 to b - 1
-
-    def places(self) -> torch.Tensor:
-        """`place`, written out."""
-        real = self.batch.is_completion
-        return torch.arange(len(real), device=real.device) if self.place is None else self.place
-
-    def tokens(self) -> AllTokens:
-        """Its tokens among all ranks'; all ranks must ask."""
-        return AllTokens(self.batch.is_completion, self.places())
-
-
-def shares(setup: Setup, batch: Batch, state: CorrectionState, step: int) -> list[Share]:
-    """The sequences of each optimiser step of a rollout: all of them, or random equal shares.
-
-    p_ref and p_actor_ref are scored here, before any update. Coins belong to (sequence, position).
-    The shares are of the sequences of all ranks, so of some a rank may have none.
-    """
-    cfg, device = setup.cfg, batch.ids.device
-    n = sum(distributed.gather_json(len(batch.answers)))
-    coins = problem.stream(cfg.run.seed, "rejection", step).random(
-        (n, batch.is_completion.shape[1])
-    )
-    coin = torch.from_numpy(coins).to(device)[batch.index][batch.is_completion]
-    if cfg.loss.updates_per_rollout == 1:
-        return [Share(batch, coin, None, None, batch.index)]
-    ref, ref_actor = before_updates(setup, batch, state)
-    order = problem.stream(cfg.run.seed, "shares", step).permutation(n)
-    found = []
-    for numbers in torch.from_numpy(order).to(device).reshape(cfg.loss.updates_per_rollout, -1):
-        rows, place = (batch.index[:, None] == numbers).nonzero().T
-        rows, place = rows[place.argsort()], place.sort().values
-        tail = None if ref.tail_bound is None else _pick(ref.tail_bound, batch, rows)
-        part = Tokens(_pick(ref.logp, batch, rows), _pick(ref.topk_logp, batch, rows), tail)
-        part_actor = None if ref_actor is None else _pick(ref_actor, batch, rows)
-        own = batch.rows(rows) if len(rows) else none_of(batch)
-        found.append(Share(own, _pick(coin, batch, rows), part, part_actor, place))
-    return found
-
-
-def score(
-    setup: Setup,
-    batch: Batch,
-    state: CorrectionState,
-    *,
-    is_target: bool,
-    only: Tokens | None = None,
-) -> Tokens:
-    """`laws.tokens` of a whole batch under the policy, one microbatch after the other.
-
-    only: of the only microbatch, from a forward pass that was made already.
-    """
-    micro, weighing = microbatches(setup.cfg, batch), Weighing(state, is_target)
-    found = [policy_tokens(setup, mb, weighing) if only is None else only for mb, _ in micro]
-    logp, topk_logp, tail = zip(*found, strict=True)
-    bound = None if tail[0] is None else in_order(tail, micro)
-    return Tokens(in_order(logp, micro), in_order(topk_logp, micro), bound)
-
-
-@torch.no_grad()
-def before_updates(
-    setup: Setup, batch: Batch, state: CorrectionState
-) -> tuple[Tokens, torch.Tensor | None]:
-    """p_ref and, where Eq. 6 has a correction, p_actor_ref, on a whole batch."""
-    cfg = setup.cfg
-    ref = score(setup, batch, state, is_target=cfg.correction.target == "ref")
-    if cfg.loss.actor_correction == "none" or not setup.actor.trained:
-        return ref, None
-    micro, actor = microbatches(cfg, batch), setup.trained["actor"]
-    sides = (taken(forward(setup, actor, mb), mb) for mb, _ in micro)
-    found = [read([side], cfg.rollout.temperature)[0][0].logp for side in sides]
-    return ref, in_order(found, micro)  # type: ignore[arg-type]  # they were asked for
+from .forward import Joint, Weighing, joint
+from .microbatches import in_order, microbatches
+from .minibatches import Share
+from .optimizer import Optimizers
+from .scoring import score
 
 
 def update(
@@ -210,7 +104,7 @@ def update(
         for name, term in terms.items():
             losses[name] = losses.get(name, 0.0) + float(term.detach())
         entropies.append(found.entropy)
-        clips.append(metrics_files.clip_fraction(new, ref.logp[piece], advantage, *clip))
+        clips.append(diagnostics.clip_fraction(new, ref.logp[piece], advantage, *clip))
 
     losses = dict(zip(losses, distributed.add_up(list(losses.values()), real.device), strict=True))
     norms = {}
@@ -266,12 +160,4 @@ def merge(seen: list[dict], weights: list[TokenWeights], cfg: Config) -> dict[st
     if not seen:
         return {}
     found = {k: sum(s[k] for s in seen) / len(seen) for k in seen[0]}
-    return metrics_files.correction_metrics(weights, cfg.correction.name) | found
-
-
-def _pick(flat: torch.Tensor, batch: Batch, rows: torch.Tensor) -> torch.Tensor:
-    """Entries of the tokens of some sequences, in their order: (n, ...) -> (m, ...)."""
-    real = batch.is_completion
-    grid = flat.new_zeros((*real.shape, *flat.shape[1:]))
-    grid[real] = flat
-    return grid[rows][real[rows]]
+    return diagnostics.correction_metrics(weights, cfg.correction.name) | found

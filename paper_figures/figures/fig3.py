@@ -65,15 +65,15 @@ NODES: dict[str, Node] = {
         (0.32, 0.40, 1.12, 0.56), ACTOR, ROLLOUT, "the actor q,\nwith its top k",
     ),
     "rewards": Node(
-        (("llm.training.evaluation.rewards", "llm.train.rollout"),),
+        (("llm.training.rollout_phase.rewards", "llm.training.rollout_phase.rollout"),),
         (0.32, 1.36, 1.12, 0.42), PLAIN, ROLLOUT, "of each answer",
     ),
     "advantage": Node(
-        (("llm.algorithm.advantages.group_advantage", "llm.train.rollout"),),
+        (("llm.algorithm.advantages.group_advantage", "llm.training.rollout_phase.rollout"),),
         (0.32, 2.18, 1.12, 0.54), PLAIN, ROLLOUT, "within its group",
     ),
     "batch": Node(
-        (("llm.rollout.sampling.Batch", "llm.rollout.sampling.sample"),),
+        (("llm.rollout.batch.Batch", "llm.rollout.sampling.sample"),),
         (1.68, 0.40, 0.75, 2.32), PLAIN, ROLLOUT,
     ),
     "weights": Node(
@@ -88,7 +88,7 @@ NODES: dict[str, Node] = {
     ),
     "score": Node(
         (
-            ("llm.training.update.score", "llm.training.update.update"),
+            ("llm.training.scoring.score", "llm.training.update.update"),
             ("llm.training.forward.forward", "llm.training.forward.joint"),
         ),
         (3.02, 1.54, 1.28, 0.50), POLICY, UPDATE, "the policy's p",

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -20,23 +19,11 @@ from sim.arguments import output_file, seed
 
 from . import html
 from .html import Html
+from .sections import Part
 
 ROOT = Path(__file__).resolve().parents[2]
 DEFAULT_OUT = Path("runs/report/report.html")
 PACKAGES = ("jackpot-obrs", "numpy", "scipy", "mpmath", "matplotlib")
-
-
-@dataclass(frozen=True)
-class Part:
-    """A command of the lab, and how its files become a section of the page."""
-
-    name: str
-    title: str
-    text: str
-    options: Callable[[argparse.Namespace], list[str]]  # those that decide the numbers
-    files: Callable[[Path], list[str]]  # those that say where to write
-    tables: Callable[[Path], list[Html]]
-    captions: dict[str, str]  # of the pictures it writes, by file name
 
 
 @dataclass(frozen=True)
@@ -104,7 +91,7 @@ def default_file(p: argparse.ArgumentParser) -> Path:
 
 def parts() -> list[Part]:
     """The parts of the page, of the commands that exist."""
-    from sim.__main__ import COMMANDS
+    from sim.commands import COMMANDS
 
     from .sections import PARTS
 
@@ -148,7 +135,7 @@ def run(part: Part, args: argparse.Namespace) -> Outcome:
 
 def execute(command: list[str]) -> str:
     """Run `python -m sim` with these arguments; what went wrong, or nothing."""
-    from sim.__main__ import main as sim_main
+    from sim.commands import main as sim_main
 
     try:
         code: object = sim_main(command)

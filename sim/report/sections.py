@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
 from argparse import Namespace
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +18,6 @@ from sim.studies import estimator_studies, sweep, topk
 
 from . import html
 from .html import Html
-from .run import Part
 
 KL_SHOWN = (0.001, 0.01, 0.1, 0.5)
 ESTIMATOR_COLUMNS = {
@@ -27,6 +29,19 @@ ESTIMATOR_COLUMNS = {
     "mse_true_64": "error, N 64",
     "mse_best_step_true_64": "after best step",
 }
+
+
+@dataclass(frozen=True)
+class Part:
+    """A command of the lab, and how its files become a section of the page."""
+
+    name: str
+    title: str
+    text: str
+    options: Callable[[argparse.Namespace], list[str]]  # those that decide the numbers
+    files: Callable[[Path], list[str]]  # those that say where to write
+    tables: Callable[[Path], list[Html]]
+    captions: dict[str, str]  # of the pictures it writes, by file name
 
 
 def read(path: Path) -> list[dict[str, str]]:

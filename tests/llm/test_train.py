@@ -18,14 +18,16 @@ from tiny_context import full_logprobs
 from training_runs import COMMON, TINY, rows, settings, start, weights
 from transformers.models.qwen3.modeling_qwen3 import Qwen3Model
 
+from llm import randomness, train
 from llm import settings as config
-from llm import train
-from llm.checkpoints.checkpoint import Diverged, Guard, latest
+from llm.algorithm.diagnostics import ess
+from llm.checkpoints.checkpoint import latest
+from llm.errors import Diverged
 from llm.models import pretraining
 from llm.runs import run_folder
-from llm.runs.metrics_files import MetricsFile, ess
-from llm.tasks import problem
-from llm.training import context, update
+from llm.runs.metrics_files import MetricsFile
+from llm.runs.nonfinite_guard import Guard
+from llm.training import context, scoring, update
 from llm.training import forward as laws
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -180,7 +182,7 @@ def test_p_ref_is_each_model_before_the_updates_at_every_update_of_a_step(
             before[step] = copy.deepcopy(world.policy), copy.deepcopy(world.actor.model)
         old = world._replace(policy=before[step][0])
         batch, ref = share.batch, share.ref
-        expected = update.score(old, batch, state, is_target=True)
+        expected = scoring.score(old, batch, state, is_target=True)
         assert torch.allclose(ref.logp, expected.logp, atol=1e-5)
         assert torch.allclose(ref.topk_logp, expected.topk_logp, atol=1e-5)
         assert torch.allclose(ref.tail_bound, expected.tail_bound, atol=1e-5)
@@ -191,11 +193,11 @@ def test_p_ref_is_each_model_before_the_updates_at_every_update_of_a_step(
             assert torch.allclose(share.ref_actor, taken, atol=1e-5)
         else:
             assert share.ref_actor is None
-        coins = problem.stream(world.cfg.run.seed, "rejection", step).random((16, real.shape[1]))
+        coins = randomness.stream(world.cfg.run.seed, "rejection", step).random((16, real.shape[1]))
         own = torch.from_numpy(coins)[batch.index][real]  # by sequence and position, not by place
         assert torch.equal(share.coin, own)
         anchors.append(ref.topk_logp)
-        now = update.score(world, batch, state, is_target=True).logp
+        now = scoring.score(world, batch, state, is_target=True).logp
         moved.append(float((now - expected.logp).abs().max()))
         return original(world, optimizers, share, controls, state, guard, step)
 

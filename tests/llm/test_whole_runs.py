@@ -18,7 +18,8 @@ from training_runs import POLICY, TINY, UNTRAINED, derived, rows, settings, star
 from llm import settings as config
 from llm import train
 from llm.checkpoints import checkpoint
-from llm.checkpoints.checkpoint import Diverged, latest
+from llm.checkpoints.checkpoint import latest
+from llm.errors import Diverged
 from llm.models import actors, pretraining
 from llm.models.lm_head import chunked
 from llm.runs.signals import Stopped

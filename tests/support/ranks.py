@@ -43,9 +43,10 @@ def play(scene: Scene) -> None:
     from llm import distributed, settings, train
     from llm.rollout.engines.base import EngineError
     from llm.runs import run_folder
+    from llm.training import recorder
 
     cfg = settings.load([], [*scene.flags, "--run.folder", scene.folder])
-    text, shares, order = train.progress_text, train.shares, train.order_ahead
+    text, shares, order = recorder.progress_text, train.shares, train.order_ahead
 
     def stopping(row):
         if row["step"] == scene.stop_at:
@@ -71,7 +72,7 @@ def play(scene: Scene) -> None:
                 engine._command = lambda: [sys.executable, "-S", "-c", "raise SystemExit(3)"]
             os.kill(engine.pid, signal.SIGKILL)
 
-    train.progress_text, train.shares, train.order_ahead = stopping, spoilt, killing
+    recorder.progress_text, train.shares, train.order_ahead = stopping, spoilt, killing
     folder = Path(scene.folder)
     try:
         if distributed.is_main():
@@ -84,7 +85,7 @@ def play(scene: Scene) -> None:
         assert scene.fails
         (folder / f"failed_{distributed.rank()}").write_text(str(e))
     finally:
-        train.progress_text, train.shares, train.order_ahead = text, shares, order
+        recorder.progress_text, train.shares, train.order_ahead = text, shares, order
         run_folder.release(folder)
 
 

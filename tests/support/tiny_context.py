@@ -10,17 +10,17 @@ import torch
 
 from llm.algorithm.control import initial_controls
 from llm.algorithm.correction import CorrectionState
-from llm.checkpoints.checkpoint import Guard
 from llm.models import loading
 from llm.models.actors import Actor
 from llm.models.lm_head import support
 from llm.rewards import scorers
-from llm.rollout.engines.base import HfEngine
+from llm.rollout.engines.in_process import HfEngine
 from llm.rollout.sampling import sample
+from llm.runs.nonfinite_guard import Guard
 from llm.settings.loading import Config, ModelConfig
-from llm.tasks import problem
+from llm.tasks import factory
 from llm.tasks.problem import Problem
-from llm.tokenizers.pretrained import CharTokenizer
+from llm.tokenizers.character import CharTokenizer
 from llm.training.context import Setup
 
 TOKENIZER = CharTokenizer()
@@ -51,7 +51,7 @@ def world(cfg: Config, pair, kind: str = "separate") -> Setup:
     """The pair as they are, not copied."""
     policy, actor = pair
     anchor = copy.deepcopy(policy).requires_grad_(False) if cfg.loss.anchor_coef > 0 else None
-    task = problem.open_task(cfg.task, TOKENIZER)
+    task = factory.open_task(cfg.task, TOKENIZER)
     scorer = scorers.open_scorer(cfg.task, TOKENIZER)
     held = Actor(kind, actor)
     device = torch.device("cpu")

@@ -22,9 +22,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from llm.algorithm.z_tail import Above, above
-
 from .blocks import Chunk, HeadBlocks, blocks, buffers, inside_block, view
+from .threshold_scan import Above, above
 
 Tensor = torch.Tensor
 

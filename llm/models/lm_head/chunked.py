@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 import torch
 
 import jackpot
-from llm.algorithm.z_tail import above
 
 from .autograd import Pair, Plan, Scan
 from .blocks import Chunk
+from .threshold_scan import above
 
 Tensor = torch.Tensor
 CHUNK = Chunk()

@@ -17,12 +17,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from llm import distributed
+from llm import distributed, randomness
 from llm.models.loading import Model
 from llm.rollout import sampling
-from llm.rollout.sampling import Batch
+from llm.rollout.batch import Batch
 from llm.settings.loading import Config, ConfigError
-from llm.tasks import problem
 from llm.tasks.problem import Problem
 from llm.tokenizers.pretrained import Tokenizer
 
@@ -89,7 +88,7 @@ def fill(model: Model, order: Order, version: int) -> Result:
             model,
             numbered,
             [Problem(str(i), "") for i in range(len(order.prompts))],
-            problem.stream(order.seed, order.purpose, order.step),
+            randomness.stream(order.seed, order.purpose, order.step),
             max_new_tokens=order.max_new_tokens,
             temperature=order.temperature,
             top_k=order.top_k,
@@ -283,50 +282,6 @@ def _of_this_rank(found: Result) -> Result:
     part = {name: x[own.start : own.stop] for name, x in found.items()}
     first = int(part["is_real"].any(dim=0).nonzero()[0])
     return part | {name: part[name][:, first:] for name in ("ids", "is_real")}
-
-
-class HfEngine(Engine):
-    """In this process, from the actor's own model, which is not copied; ahead, but not beside."""
-
-    def __init__(self, cfg: Config, tokenizer: Tokenizer, device: torch.device) -> None:
-        super().__init__(cfg, tokenizer, device)
-        self._model: Model = None
-        self._found: dict[int, Result] = {}
-
-    def update(self, model: Model, version: int | None = None) -> None:
-        super().update(model, version)
-        self._model = model
-
-    def _begin(self, key: int, order: Order) -> None:
-        self._found[key] = fill(self._model, order, self.version)
-
-    def _finish(self, key: int) -> Result:
-        return self._found.pop(key)
-
-
-def open_engine(cfg: Config, tokenizer: Tokenizer, model: Model, device: torch.device) -> Engine:
-    """The engine of a run, with the weights of the actor's model as version 0.
-
-    Raises:
-        ConfigError: a package is missing, or the engine cannot take such a model.
-    """
-    found: Engine
-    if cfg.rollout.engine == "process":
-        from .subprocess_engine import ProcessEngine
-
-        found = ProcessEngine(cfg, tokenizer, device, model)
-    elif cfg.rollout.engine == "vllm":
-        from .vllm_engine import VllmEngine
-
-        found = VllmEngine(cfg, tokenizer, device, model)
-    else:
-        found = HfEngine(cfg, tokenizer, device)
-    try:
-        found.update(model, version=0)
-    except BaseException:
-        found.close()
-        raise
-    return found
 
 
 def order_ahead(

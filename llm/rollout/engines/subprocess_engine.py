@@ -31,7 +31,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from llm import distributed
-from llm.distributed import collectives
+from llm.distributed import launch
 from llm.models.loading import Model, logits_width
 from llm.settings.loading import Config, ConfigError
 from llm.tokenizers.pretrained import Tokenizer
@@ -69,7 +69,7 @@ class ProcessEngine(Engine):
     ) -> None:
         """Raises ConfigError if other ranks would lose patience with this one's process first."""
         super().__init__(cfg, tokenizer, device)
-        longest = collectives.TIMEOUT.total_seconds() / 2 / (_RESTARTS_MAX + 1)
+        longest = launch.TIMEOUT.total_seconds() / 2 / (_RESTARTS_MAX + 1)
         if distributed.size() > 1 and cfg.rollout.engine_timeout > longest:
             raise ConfigError(
                 f"--rollout.engine_timeout {cfg.rollout.engine_timeout:g} is too long for several "

@@ -22,9 +22,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from llm import randomness
 from llm.models.loading import Model, frozen_copy, logits_width, plain, quiet
 from llm.settings.loading import Config, ConfigError
-from llm.tasks import problem
 from llm.tokenizers.pretrained import Tokenizer
 
 from .base import NON_FINITE, EngineError, Order, Result
@@ -131,7 +131,7 @@ class Sampler:
 
     def fill(self, order: Order, version: int) -> Result:
         first, everything = order.place or (0, order.sequences)
-        seeds = problem.stream(order.seed, f"{order.purpose}, vllm", order.step).integers(
+        seeds = randomness.stream(order.seed, f"{order.purpose}, vllm", order.step).integers(
             _SEEDS, size=everything
         )[first : first + order.sequences]
         prompts = [p for p in order.prompts for _ in range(order.group)]

@@ -13,7 +13,7 @@ import torch
 from llm.algorithm.control import Controls, initial_controls, next_controls
 from llm.settings.loading import Config, load
 from llm.settings.schema import ControlConfig, LossConfig, OptimConfig
-from llm.training.update import set_learning_rates
+from llm.training.optimizer import set_learning_rates
 
 CONFIGS = Path(__file__).resolve().parents[3] / "llm" / "configs"
 

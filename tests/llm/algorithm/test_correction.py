@@ -20,7 +20,8 @@ from llm.algorithm.correction import (
 )
 from llm.algorithm.lam import batch_lam, state_lam
 from llm.algorithm.losses import ppo_clip_sum
-from llm.algorithm.z_tail import above, tail_floor, tail_terms
+from llm.algorithm.z_tail import tail_floor, tail_terms
+from llm.models.lm_head.threshold_scan import above
 from llm.settings.schema import ControlConfig, CorrectionConfig, LossConfig
 
 INF = float("inf")

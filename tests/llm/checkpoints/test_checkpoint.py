@@ -19,14 +19,8 @@ from safetensors.torch import load_file
 
 from llm import settings as config
 from llm.checkpoints import checkpoint
-from llm.checkpoints.checkpoint import (
-    CheckpointError,
-    best,
-    latest,
-    load_state,
-    save_best,
-    save_state,
-)
+from llm.checkpoints.checkpoint import best, latest, load_state, save_best, save_state
+from llm.errors import CheckpointError
 from llm.runs import run_folder
 from llm.runs.signals import Interrupts
 from llm.settings.loading import ConfigError

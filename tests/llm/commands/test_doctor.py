@@ -12,7 +12,7 @@ from llm import __main__ as command
 from llm import settings
 from llm.commands import doctor
 from llm.commands.doctor import OK, PROBLEM, WARNING, diagnose
-from llm.models import loading
+from llm.models import loading, roles
 from llm.planning import memory
 from llm.rollout import sampling
 from llm.runs import run_folder
@@ -50,7 +50,7 @@ def test_sound_settings_pass_every_check_and_nothing_is_written(tmp_path, capsys
 def test_a_finished_warm_up_is_used_and_not_touched(tmp_path):
     cfg = settings.load([], [*TINY, "--run.folder", str(tmp_path)])
     for role in ("policy", "actor"):
-        loading.open_model(cfg, role, tmp_path)
+        roles.open_model(cfg, role, tmp_path)
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
     found = lines(tmp_path)
     assert "random weights" not in found["models"].found
@@ -156,7 +156,7 @@ def test_an_unexpected_error_is_a_line_too(tmp_path, monkeypatch, error):
 def test_what_a_warmed_up_policy_does_wrong_is_warned_of(tmp_path):
     cfg = settings.load([], [*TINY, "--run.folder", str(tmp_path)])
     for role in ("policy", "actor"):
-        loading.open_model(cfg, role, tmp_path)
+        roles.open_model(cfg, role, tmp_path)
     found = lines(tmp_path, "--alarm.kl_max", "1e-6")
     assert found["alarms"].status == WARNING and "alarm.kl_max" in found["alarms"].found
     assert found["rewards"].status == WARNING and "one reward" in found["rewards"].found

@@ -14,12 +14,12 @@ import pytest
 import torch
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
+from llm import randomness
 from llm import settings as config
 from llm.checkpoints import state_tensors
-from llm.models import actors, loading
+from llm.models import actors, loading, roles
 from llm.settings.loading import ConfigError
 from llm.settings.schema import ModelConfig
-from llm.tasks import problem
 
 V, LAYERS = 48, 3
 UNTRAINED = ("--loss.actor_ppo", "False", "--loss.distill_coef", "0")
@@ -316,7 +316,7 @@ def test_noise_comes_from_the_stream_of_the_step_that_it_samples():
     other = opened("noisy", policy, "--run.seed", "1")
     other.refresh(policy, 4)
     assert not torch.equal(law(other.model), kept)
-    assert problem.stream(0, "noise", 5).random() == problem.stream(0, "noise", 5).random()
+    assert randomness.stream(0, "noise", 5).random() == randomness.stream(0, "noise", 5).random()
 
 
 @pytest.mark.parametrize("trained", [True, False], ids=["separate", "frozen"])
@@ -326,7 +326,7 @@ def test_another_model_is_the_one_in_its_folder(trained, tmp_path):
     paths = [f"--{n}.path={tmp_path / n}" for n in ("policy", "actor")]
     kind = [] if trained else ["--actor.kind", "frozen", *UNTRAINED]
     cfg = config.load([], [*paths, *kind])
-    policy = loading.open_policy(cfg, tmp_path)
+    policy = roles.open_policy(cfg, tmp_path)
     actor = actors.open_actor(cfg, policy, tmp_path)
     assert torch.equal(law(policy), law(llama(0)))
     assert torch.equal(law(actor.model), law(llama(1)))
@@ -341,7 +341,7 @@ def test_an_actor_with_other_token_ids_is_refused(tmp_path):
     llama().save_pretrained(tmp_path / "policy")
     llama(vocabulary=64).save_pretrained(tmp_path / "actor")
     cfg = config.load([], [f"--{n}.path={tmp_path / n}" for n in ("policy", "actor")])
-    policy = loading.open_policy(cfg, tmp_path)
+    policy = roles.open_policy(cfg, tmp_path)
     with pytest.raises(
         ConfigError, match=r"of 64 token ids, the policy of 48.*only in the padding.*resize"
     ):

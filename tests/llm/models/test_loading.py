@@ -17,7 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from llm import settings as config
 from llm.checkpoints import state_tensors
-from llm.models import loading, pretraining
+from llm.models import loading, pretraining, roles
 from llm.settings.loading import ConfigError
 from llm.settings.schema import ActorConfig, ModelConfig, OptimConfig
 from llm.training import optimizer as optim
@@ -121,7 +121,7 @@ def test_models_whose_cache_has_no_rows_are_refused_by_name(tmp_path):
         model.save_pretrained(tmp_path / name)
         cfg = settings("--policy.path", str(tmp_path / name))
         with pytest.raises(ConfigError, match=rf"{type(model).__name__}.*selected by row"):
-            loading.open_policy(cfg, tmp_path)
+            roles.open_policy(cfg, tmp_path)
     loading.check_cache(llama())
     both = transformers.cache_utils.LinearAttentionAndFullAttentionLayer()
     assert not loading._selects_rows(both)
@@ -154,12 +154,12 @@ def test_a_model_smaller_than_its_tokenizer_is_refused(tmp_path):
     llama(vocab_size=40).save_pretrained(tmp_path)
     cfg = settings("--policy.path", str(tmp_path))
     with pytest.raises(ConfigError, match=r"vocabulary of 40 ids, its tokenizer one of 48"):
-        loading.open_policy(cfg, tmp_path)
+        roles.open_policy(cfg, tmp_path)
 
 
 def test_a_padded_vocabulary_is_no_fault(tmp_path):
     llama(vocab_size=64).save_pretrained(tmp_path)
-    policy = loading.open_policy(settings("--policy.path", str(tmp_path)), tmp_path)
+    policy = roles.open_policy(settings("--policy.path", str(tmp_path)), tmp_path)
     assert loading.logits_width(policy) == 64
 
 
@@ -228,23 +228,23 @@ def test_every_character_task_warms_up_and_an_equal_warm_up_is_found_again(task,
         *("--warmup.policy-steps", "40", "--warmup.batch-size", "16"),
         *("--policy.dtype", "bfloat16"),
     ]
-    model = loading.open_policy(settings(*flags), tmp_path / "run")
+    model = roles.open_policy(settings(*flags), tmp_path / "run")
     (file,) = tmp_path.glob("policy-*/model/model.safetensors")
     written = file.stat().st_mtime_ns
-    again = loading.open_policy(settings(*flags, "--run.steps", "7"), tmp_path / "other")
+    again = roles.open_policy(settings(*flags, "--run.steps", "7"), tmp_path / "other")
     assert file.stat().st_mtime_ns == written
     assert same(model, again)
     assert next(model.parameters()).dtype == torch.bfloat16
     assert load_file(file)["lm_head.weight"].dtype == torch.float32  # warmed up in full precision
     for other in (["--warmup.policy_error", "0.3"], ["--run.seed", "1"]):
-        assert not same(model, loading.open_policy(settings(*flags, *other), tmp_path / "other"))
+        assert not same(model, roles.open_policy(settings(*flags, *other), tmp_path / "other"))
     assert len(list(tmp_path.glob("policy-*"))) == 3 and file.stat().st_mtime_ns == written
 
 
 def test_a_warm_up_is_named_by_the_hash_of_its_recipe(tmp_path):
     """By hand, from recipe.json: 10 hex digits of the SHA-256 of the JSON with sorted keys."""
     flags = ("--warmup.folder", str(tmp_path), "--warmup.actor-steps", "1", "--actor.width", "16")
-    loading.open_model(settings(*flags), "actor", tmp_path)
+    roles.open_model(settings(*flags), "actor", tmp_path)
     (folder,) = (p for p in tmp_path.iterdir() if p.is_dir())
     recipe = json.loads((folder / "recipe.json").read_text())
     text = (
@@ -267,13 +267,13 @@ def test_a_warm_up_is_named_by_the_hash_of_its_recipe(tmp_path):
 )
 def test_a_warm_up_whose_recipe_is_not_that_of_its_name_is_refused(tmp_path, edited, match):
     cfg = settings("--warmup.folder", str(tmp_path), "--warmup.policy-steps", "0")
-    loading.open_policy(cfg, tmp_path)
+    roles.open_policy(cfg, tmp_path)
     (file,) = tmp_path.glob("policy-*/recipe.json")
     whole = file.read_text()
     assert whole.count('"warmup.policy_error": 0.15') == 1
     file.write_text(whole.replace('"warmup.policy_error": 0.15', edited))
     with pytest.raises(ConfigError, match=match):
-        loading.open_policy(cfg, tmp_path)
+        roles.open_policy(cfg, tmp_path)
 
 
 def test_demonstrations_show_prompt_answer_and_end_and_mark_the_answer():
@@ -384,6 +384,6 @@ def test_the_actor_of_a_role_has_its_own_seed(tmp_path):
         *("--policy.layers", "1", "--policy.width", "32", "--actor.width", "32"),
         *("--warmup.policy-steps", "0", "--warmup.actor-steps", "0"),
     )
-    a, b = (loading.open_model(cfg, role, tmp_path) for role in ("policy", "actor"))
+    a, b = (roles.open_model(cfg, role, tmp_path) for role in ("policy", "actor"))
     assert not torch.equal(a.lm_head.weight, b.lm_head.weight)
     assert isinstance(cfg.actor, ActorConfig)

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from llm import settings
+from llm import errors, settings
 from llm.checkpoints import checkpoint
 from llm.commands import evaluate as evaluate_command
-from llm.models import loading
+from llm.models import loading, roles
+from llm.report import pass_at_k
 from llm.settings.loading import ConfigError
 from llm.tasks.problem import Problem
-from llm.tokenizers import pretrained
+from llm.tokenizers import character
 from llm.training import evaluation
 
 
@@ -27,7 +28,7 @@ def test_pass_at_k_is_the_share_of_subsets_with_a_right_sample(n):
         for k in range(1, n + 1):
             subsets = list(combinations(samples, k))
             share = sum(any(s) for s in subsets) / len(subsets)
-            assert evaluation.pass_at_k(np.array([c]), n, k)[0] == pytest.approx(share, abs=1e-12)
+            assert pass_at_k.pass_at_k(np.array([c]), n, k)[0] == pytest.approx(share, abs=1e-12)
 
 
 def test_pass_at_k_is_unbiased():
@@ -37,25 +38,25 @@ def test_pass_at_k_is_unbiased():
 
     law = np.array([comb(n, c) * p**c * (1 - p) ** (n - c) for c in range(n + 1)])
     counts = np.arange(n + 1)
-    assert law @ evaluation.pass_at_k(counts, n, k) == pytest.approx(1 - (1 - p) ** k, abs=1e-12)
+    assert law @ pass_at_k.pass_at_k(counts, n, k) == pytest.approx(1 - (1 - p) ** k, abs=1e-12)
     assert law @ (1 - (1 - counts / n) ** k) < 1 - (1 - p) ** k - 0.02
 
 
 def test_pass_at_k_survives_numbers_whose_binomials_overflow():
     """n = 5000: C(n, k) exceeds float64. pass@1 is c / n, pass@n is 1 from one right sample on."""
     c = np.array([0, 1, 2500, 5000])
-    assert evaluation.pass_at_k(c, 5000, 1) == pytest.approx(c / 5000, abs=1e-12)
-    assert evaluation.pass_at_k(c, 5000, 5000).tolist() == [0, 1, 1, 1]
-    assert np.isfinite(evaluation.pass_at_k(c, 5000, 2500)).all()
+    assert pass_at_k.pass_at_k(c, 5000, 1) == pytest.approx(c / 5000, abs=1e-12)
+    assert pass_at_k.pass_at_k(c, 5000, 5000).tolist() == [0, 1, 1, 1]
+    assert np.isfinite(pass_at_k.pass_at_k(c, 5000, 2500)).all()
 
 
 def test_k_beyond_the_samples_is_refused():
     with pytest.raises(ValueError, match="between 1 and the 4 samples"):
-        evaluation.pass_at_k(np.array([1]), 4, 5)
+        pass_at_k.pass_at_k(np.array([1]), 4, 5)
 
 
 def test_the_ks_are_powers_of_two_and_all_samples():
-    assert [evaluation.ks(n) for n in (1, 4, 6)] == [[1], [1, 2, 4], [1, 2, 4, 6]]
+    assert [pass_at_k.ks(n) for n in (1, 4, 6)] == [[1], [1, 2, 4], [1, 2, 4, 6]]
 
 
 def test_bootstrap_intervals_cover_the_truth_as_often_as_they_say():
@@ -69,7 +70,7 @@ def test_bootstrap_intervals_cover_the_truth_as_often_as_they_say():
     hits = dict.fromkeys(truth, 0)
     for trial in range(trials):
         chance = rng.beta(alpha, beta, prompts)[:, None]
-        found = evaluation.summary(rng.random((prompts, n)) < chance, seed=trial)["pass_at_k"]
+        found = pass_at_k.summary(rng.random((prompts, n)) < chance, seed=trial)["pass_at_k"]
         for entry in found:
             if entry["k"] in truth:
                 hits[entry["k"]] += entry["low"] <= truth[entry["k"]] <= entry["high"]
@@ -80,7 +81,7 @@ def test_bootstrap_intervals_cover_the_truth_as_often_as_they_say():
 def test_samples_of_one_prompt_are_not_counted_as_independent():
     """Prompts that are always or never right: 8 samples each say no more than one."""
     correct = np.repeat(np.arange(60) % 2 == 0, 8).reshape(60, 8)
-    found = evaluation.summary(correct, seed=0)
+    found = pass_at_k.summary(correct, seed=0)
     wide = found["mean_at_1"]["high"] - found["mean_at_1"]["low"]
     assert found["mean_at_k"]["high"] - found["mean_at_k"]["low"] == pytest.approx(wide, rel=0.12)
 
@@ -90,7 +91,7 @@ def test_wilson_covers_and_never_leaves_the_unit_interval():
     from math import comb
 
     n, grid = 40, np.linspace(0.02, 0.98, 97)
-    bounds = [evaluation.wilson(c / n, n) for c in range(n + 1)]
+    bounds = [pass_at_k.wilson(c / n, n) for c in range(n + 1)]
     assert all(0 <= low <= c / n <= high <= 1 for c, (low, high) in enumerate(bounds))
     covered = [
         sum(
@@ -106,7 +107,7 @@ def test_wilson_covers_and_never_leaves_the_unit_interval():
 @pytest.mark.parametrize("value", [False, True])
 def test_an_interval_is_no_point_where_all_prompts_agree(value):
     """The bootstrap has no spread there, and ignorance remains."""
-    found = evaluation.summary(np.full((20, 4), value), seed=0)
+    found = pass_at_k.summary(np.full((20, 4), value), seed=0)
     for entry in (found["mean_at_k"], *found["pass_at_k"]):
         assert entry["low"] <= entry["value"] <= entry["high"]
         assert entry["high"] - entry["low"] > 0.1
@@ -114,8 +115,8 @@ def test_an_interval_is_no_point_where_all_prompts_agree(value):
 
 def test_the_same_seed_gives_the_same_intervals():
     correct = np.random.default_rng(0).random((30, 4)) < 0.4
-    assert evaluation.summary(correct, 3) == evaluation.summary(correct, 3)
-    assert evaluation.summary(correct, 3) != evaluation.summary(correct, 4)
+    assert pass_at_k.summary(correct, 3) == pass_at_k.summary(correct, 3)
+    assert pass_at_k.summary(correct, 3) != pass_at_k.summary(correct, 4)
 
 
 class EvenSums:
@@ -136,7 +137,7 @@ def small_setup(prompts_per_step):
     )
     task = SimpleNamespace(held_out=lambda seed, n: [Problem(f"{i}=", "1") for i in range(n)])
     return SimpleNamespace(
-        cfg=cfg, tokenizer=pretrained.CharTokenizer(), task=task, scorer=EvenSums()
+        cfg=cfg, tokenizer=character.CharTokenizer(), task=task, scorer=EvenSums()
     )
 
 
@@ -187,8 +188,8 @@ def run(tmp_path_factory):
     cfg = settings.load([], flags.split())
     (folder / "config.toml").write_text(settings.dump(cfg))
     parts = {
-        "policy": loading.open_policy(cfg, folder),
-        "actor": loading.open_model(cfg, "actor", folder),
+        "policy": roles.open_policy(cfg, folder),
+        "actor": roles.open_model(cfg, "actor", folder),
     }
     save_state(folder / "checkpoints", 5, parts, {"step": 5})
     return folder
@@ -267,7 +268,7 @@ def test_eval_takes_the_newer_checkpoint_where_a_run_drops_the_one_being_read(
 
 def test_eval_gives_up_with_a_clear_error(run, tmp_path, monkeypatch):
     copy, seen = run_in_progress(run, tmp_path, monkeypatch, replaced=9)
-    with pytest.raises(checkpoint.CheckpointError, match="step_00000007 was removed meanwhile"):
+    with pytest.raises(errors.CheckpointError, match="step_00000007 was removed meanwhile"):
         evaluate_command.main([str(copy), "--prompts", "2", "--samples", "1"])
     assert seen == [5, 6, 7]
 
@@ -282,6 +283,6 @@ def test_eval_does_not_read_a_damaged_checkpoint_again(run, tmp_path, monkeypatc
         return real(*args)
 
     monkeypatch.setattr(evaluate_command, "open_evaluation", opened)
-    with pytest.raises(checkpoint.CheckpointError, match=r"state\.json"):
+    with pytest.raises(errors.CheckpointError, match=r"state\.json"):
         evaluate_command.main([str(copy)])
     assert (calls, seen) == ([1], [])

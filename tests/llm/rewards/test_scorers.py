@@ -13,19 +13,13 @@ from pathlib import Path
 
 import pytest
 
+from llm.errors import ConfigError
 from llm.rewards import math_verifier, math_verifier_worker
+from llm.rewards.answers import final_expression, gold_expression, last_boxed, last_number
 from llm.rewards.math_verifier import Verifier, VerifierError
-from llm.rewards.scorers import (
-    MathScorer,
-    final_expression,
-    gold_expression,
-    last_boxed,
-    last_number,
-    open_scorer,
-)
+from llm.rewards.scorers import MathScorer, open_scorer
 from llm.settings.schema import TaskConfig
-from llm.settings.validation import ConfigError
-from llm.tokenizers.pretrained import CharTokenizer
+from llm.tokenizers.character import CharTokenizer
 
 CHARS = CharTokenizer()
 ROOT = Path(__file__).parents[3]

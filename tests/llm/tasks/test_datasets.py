@@ -11,13 +11,16 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
+from llm.errors import ConfigError
+from llm.randomness import stream
 from llm.settings.schema import TaskConfig
-from llm.settings.validation import CHARACTER_TASKS, ConfigError
+from llm.settings.validation import CHARACTER_TASKS
 from llm.tasks import datasets, readers
 from llm.tasks import digits as tasks
 from llm.tasks import problem as data
-from llm.tasks.problem import Problem, open_task, stream
-from llm.tokenizers.pretrained import CharTokenizer
+from llm.tasks.factory import open_task
+from llm.tasks.problem import Problem
+from llm.tokenizers.character import CharTokenizer
 
 CHARS = CharTokenizer()
 

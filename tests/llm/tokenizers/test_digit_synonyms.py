@@ -16,7 +16,7 @@ from training_runs import TINY, rows, start
 from llm import settings
 from llm.checkpoints import checkpoint
 from llm.commands import evaluate, plan
-from llm.models import loading, pretraining
+from llm.models import loading, pretraining, roles
 from llm.planning import memory
 from llm.rewards.scorers import open_scorer
 from llm.runs import run_folder
@@ -24,7 +24,7 @@ from llm.settings.loading import ConfigError
 from llm.settings.schema import ModelConfig, TaskConfig
 from llm.settings.validation import CHARACTER_TASKS
 from llm.tasks.digits import DigitTask
-from llm.tokenizers import digit_synonyms, pretrained
+from llm.tokenizers import character, digit_synonyms, pretrained
 from llm.training import context
 
 PLAIN = "0123456789=+-*/().,:;?!<>_ abcdefghijklmnopqrs"
@@ -40,7 +40,7 @@ def spelled(digit: int, form: int) -> str:
 
 @pytest.mark.parametrize(("count", "ids"), [(1, 48), (2, 58), (201, 2048), (2000, 20038)])
 def test_every_form_of_every_digit_has_one_id_and_one_printable_character(count, ids):
-    tokenizer = pretrained.CharTokenizer(count)
+    tokenizer = character.CharTokenizer(count)
     assert tokenizer.vocab_size == ids
     written = [spelled(d, j) for j in range(count) for d in range(10)]
     assert len(set(written)) == 10 * count
@@ -56,7 +56,7 @@ def test_every_form_of_every_digit_has_one_id_and_one_printable_character(count,
 @pytest.mark.parametrize("name", CHARACTER_TASKS)
 def test_a_right_answer_scores_1_in_any_forms_and_0_with_any_wrong_digit(name):
     cfg, rng = TaskConfig(name=name, forms=201), np.random.default_rng(1)
-    tokenizer = pretrained.CharTokenizer(201)
+    tokenizer = character.CharTokenizer(201)
     scorer = open_scorer(cfg, tokenizer)
 
     def score(answer: str, right: str) -> float:
@@ -105,7 +105,7 @@ def test_demonstrations_write_the_same_digits_and_prompts_stay_plain():
     flags = ("--warmup.batch-size", "64", "--task.digits-max", "9")
     cfg = settings.load([], [*flags, *FEW])
     ids, is_answer = pretraining.demonstrations(cfg, np.random.default_rng(3), error=0.0)
-    pieces = pretrained.CharTokenizer(201).pieces
+    pieces = character.CharTokenizer(201).pieces
     forms_seen = set()
     for row, marks in zip(ids.tolist(), is_answer.tolist(), strict=True):
         prompt = "".join(pieces([i for i, m in zip(row, marks, strict=True) if not m and i]))
@@ -119,7 +119,7 @@ def test_demonstrations_write_the_same_digits_and_prompts_stay_plain():
 
 
 def test_one_form_leaves_vocabulary_weights_and_demonstrations_as_they_were():
-    tokenizer = pretrained.CharTokenizer(1)
+    tokenizer = character.CharTokenizer(1)
     assert tokenizer.vocab_size == 48 and tokenizer.encode(PLAIN) == list(range(2, 48))
     model = loading.build(ONE, seed=0, forms=1)
     assert loading.logits_width(model) == 48 and "digit_forms" not in model.config.to_dict()
@@ -158,8 +158,8 @@ def test_forms_out_of_bounds_or_without_effect_are_refused(flags, says, capsys):
 
 
 def test_two_alphabets_of_different_size_differ():
-    a, b = pretrained.CharTokenizer(1), pretrained.CharTokenizer(201)
-    assert pretrained.differences(b, pretrained.CharTokenizer(201)) == []
+    a, b = character.CharTokenizer(1), character.CharTokenizer(201)
+    assert pretrained.differences(b, character.CharTokenizer(201)) == []
     assert pretrained.differences(a, b) == ["vocabulary (48 and 2048 characters)"]
 
 
@@ -211,9 +211,9 @@ def test_another_number_of_forms_is_refused_with_its_reason(trained):
         with pytest.raises(
             ConfigError, match=rf"2048 ids, for --task.forms 201, and .* is {count}"
         ):
-            loading.open_policy(settings.load([], flags), trained)
+            roles.open_policy(settings.load([], flags), trained)
     flags = [*FEW, "--policy.path", str(path)]
-    assert loading.logits_width(loading.open_policy(settings.load([], flags), trained)) == 2048
+    assert loading.logits_width(roles.open_policy(settings.load([], flags), trained)) == 2048
 
 
 def test_a_warm_up_of_other_forms_or_slots_is_another_one(tmp_path):
@@ -231,7 +231,7 @@ def test_a_warm_up_with_forms_learns_digits_and_forms(tmp_path):
     flags = ["--task.digits-min", "2", "--task.digits-max", "2", *TINY[:4], *FEW]
     flags += ["--warmup.policy-steps", "120", "--warmup.batch-size", "32"]
     cfg = settings.load([], [*flags, "--warmup.folder", str(tmp_path)])
-    model = loading.open_policy(cfg, tmp_path)
+    model = roles.open_policy(cfg, tmp_path)
     ids, is_answer = pretraining.demonstrations(cfg, np.random.default_rng(0), 0.0)
     with torch.no_grad():
         p = model(input_ids=ids).logits.float().softmax(dim=-1)

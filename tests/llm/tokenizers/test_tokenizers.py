@@ -16,8 +16,10 @@ from llm.models import loading as language_models
 from llm.rollout.sampling import sample
 from llm.settings.loading import ConfigError
 from llm.settings.schema import ModelConfig, TaskConfig
-from llm.tasks.problem import Problem, open_task
-from llm.tokenizers import pretrained
+from llm.tasks import factory
+from llm.tasks.factory import open_task
+from llm.tasks.problem import Problem
+from llm.tokenizers import character, pretrained
 
 WORDS = TaskConfig(name="problems", source="x.jsonl")
 TEMPLATE = (
@@ -58,7 +60,7 @@ def folder(tmp_path_factory) -> str:
 
 
 def test_characters_read_and_write_themselves_and_name_what_they_cannot():
-    characters = pretrained.CharTokenizer()
+    characters = character.CharTokenizer()
     ids = characters.prompt("12=3 ab")
     assert characters.decode([*ids, 0, 1, 5]) == "12=3 ab<pad>"
     assert characters.pieces([*ids[:2], 0, 1, 99, -1]) == [
@@ -124,8 +126,8 @@ def test_no_list_of_ids_can_break_decoding_or_pieces(folder):
 
 
 def test_a_path_decides_which_tokenizer(folder, tmp_path):
-    assert isinstance(pretrained.tokenizer_for("", WORDS), pretrained.CharTokenizer)
-    assert isinstance(pretrained.tokenizer_for(str(tmp_path), WORDS), pretrained.CharTokenizer)
+    assert isinstance(pretrained.tokenizer_for("", WORDS), character.CharTokenizer)
+    assert isinstance(pretrained.tokenizer_for(str(tmp_path), WORDS), character.CharTokenizer)
     assert isinstance(pretrained.tokenizer_for(folder, WORDS), pretrained.HubTokenizer)
     with pytest.raises(ConfigError, match=r"runs/no/such.*no such folder, and it is not a hub id"):
         pretrained.tokenizer_for("runs/no/such", WORDS)
@@ -159,8 +161,8 @@ def test_code_beside_a_tokenizer_is_not_run(tmp_path):
 def test_differences_are_named_one_by_one(folder, tmp_path):
     hub = pretrained.HubTokenizer(folder)
     assert pretrained.differences(hub, pretrained.HubTokenizer(folder)) == []
-    assert pretrained.differences(pretrained.CharTokenizer(), pretrained.CharTokenizer()) == []
-    assert "character alphabet" in pretrained.differences(hub, pretrained.CharTokenizer())[0]
+    assert pretrained.differences(character.CharTokenizer(), character.CharTokenizer()) == []
+    assert "character alphabet" in pretrained.differences(hub, character.CharTokenizer())[0]
     other = pretrained.HubTokenizer(
         save_tokenizer(tmp_path, template="{{ 1 }}", eos_token="<|endoftext|>", bos_token="<new>")
     )
@@ -235,7 +237,7 @@ def test_a_folder_with_any_file_of_a_tokenizer_is_never_read_as_characters(folde
 def test_every_end_of_a_tokenizer_ends_what_is_sampled():
     """Two end ids: each ends its completion, and nothing is sampled after it."""
 
-    class TwoEnds(pretrained.CharTokenizer):
+    class TwoEnds(character.CharTokenizer):
         eos = frozenset({1, 40})
 
     model = language_models.build(ModelConfig(layers=1, width=16), seed=0)
@@ -252,6 +254,6 @@ def test_every_end_of_a_tokenizer_ends_what_is_sampled():
 
 def test_prompt_lengths_are_those_of_training_and_evaluation():
     cfg = config.load([], ["--task.digits_min", "2", "--task.digits_max", "4"])
-    characters = pretrained.CharTokenizer()
-    found = pretrained.prompt_lengths(cfg, open_task(cfg.task, characters), characters)
+    characters = character.CharTokenizer()
+    found = factory.prompt_lengths(cfg, open_task(cfg.task, characters), characters)
     assert set(found) == {3, 4, 5}

@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from llm import settings as config
-from llm.checkpoints.checkpoint import NonFinite
+from llm.errors import NonFinite
 from llm.models import actors
 from llm.models.lm_head import blocks as head_blocks
 from llm.models.lm_head import chunked
@@ -28,7 +28,9 @@ from llm.models.lm_head.support import in_blocks
 from llm.settings.loading import ConfigError
 from llm.settings.schema import LossConfig, OptimConfig
 from llm.training import forward
-from llm.training.update import Share, before_updates, update
+from llm.training.minibatches import Share
+from llm.training.scoring import before_updates
+from llm.training.update import update
 
 SHAPE = {
     "vocab_size": 48, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1,

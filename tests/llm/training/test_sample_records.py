@@ -15,10 +15,10 @@ from llm.models import loading
 from llm.rollout.sampling import sample
 from llm.settings.schema import ControlConfig, CorrectionConfig
 from llm.tasks.problem import Problem
-from llm.tokenizers import pretrained
+from llm.tokenizers import character
 from llm.training import sample_records
 
-TOKENIZER = pretrained.CharTokenizer()
+TOKENIZER = character.CharTokenizer()
 
 
 @pytest.fixture(scope="module")

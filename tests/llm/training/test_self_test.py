@@ -18,8 +18,8 @@ from llm.models.lm_head import support
 from llm.rewards import scorers as rewards
 from llm.rollout import sampling
 from llm.settings.loading import ConfigError
-from llm.tasks import problem
-from llm.tokenizers import pretrained
+from llm.tasks import factory
+from llm.tokenizers import character
 from llm.training import forward
 from llm.training.context import Setup
 from llm.training.self_test import SelfTestError, limits, self_test
@@ -42,8 +42,8 @@ def opened(*flags: str, dropout: float = 0.0, absolute: bool = False) -> Setup:
         policy = loading.build(cfg.policy, seed=0).to(getattr(torch, cfg.policy.dtype)).eval()
         for layer in policy.model.layers:
             layer.self_attn.attention_dropout = dropout
-    tokenizer = pretrained.CharTokenizer()
-    task, scorer = problem.open_task(cfg.task, tokenizer), rewards.open_scorer(cfg.task, tokenizer)
+    tokenizer = character.CharTokenizer()
+    task, scorer = factory.open_task(cfg.task, tokenizer), rewards.open_scorer(cfg.task, tokenizer)
     actor = actors.open_actor(cfg, policy, Path("unused"))
     chunked = support.chunked(cfg, policy, actor.model)
     parts = (cfg, tokenizer, task, scorer, policy, actor, None, torch.device("cpu"))

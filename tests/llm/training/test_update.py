@@ -10,18 +10,18 @@ import pytest
 import torch
 from tiny_context import NOWHERE, PROBLEMS, full_logprobs, random_pair, rollout, start, world
 
-from llm import train
+from llm import randomness
+from llm.algorithm import diagnostics
 from llm.algorithm.advantages import group_advantage
 from llm.algorithm.control import Controls
 from llm.algorithm.correction import CorrectionState, TokenWeights, token_weights
 from llm.models.lm_head.chunked import Side
-from llm.runs import metrics_files
 from llm.settings.loading import Config, CorrectionConfig
 from llm.settings.schema import ControlConfig, LossConfig, OptimConfig, RolloutConfig
-from llm.tasks import problem
-from llm.training import evaluation
 from llm.training import forward as laws
-from llm.training.update import Share, update
+from llm.training import rollout_phase
+from llm.training.minibatches import Share
+from llm.training.update import update
 
 
 @pytest.fixture(scope="module")
@@ -262,9 +262,9 @@ def test_rejection_changes_no_reward_baseline_or_length_metric(pair):
     for correction in ({"name": "none"}, {"name": "jackpot", "lam": 50.0}):
         cfg = config(**correction)
         setup = world(cfg, pair)
-        batch = train.rollout(setup, 0, NOWHERE)
-        reward = evaluation.rewards(batch, setup.scorer)
-        rows.append((train.rollout_metrics(batch, setup, 0), batch.advantage, batch.ids))
+        batch = rollout_phase.rollout(setup, 0, NOWHERE)
+        reward = rollout_phase.rewards(batch, setup.scorer)
+        rows.append((rollout_phase.rollout_metrics(batch, setup, 0), batch.advantage, batch.ids))
         assert torch.equal(batch.advantage, group_advantage(reward, 4))
     assert rows[0][0] == rows[1][0]
     assert torch.equal(rows[0][1], rows[1][1]) and torch.equal(rows[0][2], rows[1][2])
@@ -273,11 +273,11 @@ def test_rejection_changes_no_reward_baseline_or_length_metric(pair):
 def test_every_step_has_prompts_samples_and_coins_of_its_own(pair):
     """The same step gives the same batch, another step another one."""
     cfg = config(name="jackpot")
-    one, again, other = (train.rollout(world(cfg, pair), s, NOWHERE) for s in (3, 3, 4))
+    one, again, other = (rollout_phase.rollout(world(cfg, pair), s, NOWHERE) for s in (3, 3, 4))
     assert torch.equal(one.ids, again.ids) and torch.equal(one.logp_inf, again.logp_inf)
     assert one.answers != other.answers
-    a, b = (problem.stream(0, "sampling", s).random(1000) for s in (3, 4))
-    c = problem.stream(0, "rejection", 3).random(1000)
+    a, b = (randomness.stream(0, "sampling", s).random(1000) for s in (3, 4))
+    c = randomness.stream(0, "rejection", 3).random(1000)
     assert abs(np.corrcoef([a, b, c]) - np.eye(3)).max() < 0.15
 
 
@@ -337,7 +337,7 @@ def test_metrics_of_ratios_and_weights_match_a_hand_computation():
     part = TokenWeights(
         torch.tensor([2.0, 0.0]), log_ratio, ones, zeros, ones, zeros, ones * 1.5, zeros
     )
-    found = metrics_files.correction_metrics([part], "jackpot")
+    found = diagnostics.correction_metrics([part], "jackpot")
     k3 = (2 - 1 - np.log(2) + 0.25 - 1 + np.log(4)) / 2
     forward = (2 * np.log(2) - 2 + 1 - 0.25 * np.log(4) - 0.25 + 1) / 2
     expected = {

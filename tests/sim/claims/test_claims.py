@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import jackpot
-from sim.__main__ import main as sim_main
 from sim.claims import check, registry
+from sim.commands import main as sim_main
 from sim.oracle import exact, intervals, rules
 
 check.load_claims()

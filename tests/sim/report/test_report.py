@@ -6,9 +6,9 @@ from html.parser import HTMLParser
 
 import pytest
 
-from sim.__main__ import COMMANDS
-from sim.__main__ import main as sim_main
 from sim.claims import check, registry
+from sim.commands import COMMANDS
+from sim.commands import main as sim_main
 from sim.report import html as report_page
 from sim.report import run, sections
 
@@ -47,7 +47,7 @@ class Reader(HTMLParser):
 def part(name="check", **changes):
     """A part that needs no work: `check` on what the test leaves in the ledger."""
     found = next(p for p in sections.PARTS if p.name == name)
-    return run.Part(**{**vars(found), **changes})
+    return sections.Part(**{**vars(found), **changes})
 
 
 def page_of(monkeypatch, capsys, tmp_path, parts, *arguments):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import jackpot
-from sim.__main__ import main as sim_main
+from sim.commands import main as sim_main
 from sim.studies import budgets
 
 

@@ -7,7 +7,7 @@ from fractions import Fraction as F
 import numpy as np
 import pytest
 
-from sim.__main__ import main as sim_main
+from sim.commands import main as sim_main
 from sim.studies import sweep
 from sim.worlds import pairs
 

@@ -23,10 +23,10 @@ import jackpot
 from llm import settings as config
 from llm.algorithm import z_tail
 from llm.algorithm.z_tail import tail_floor, tail_terms
+from llm.errors import ConfigError
 from llm.models.lm_head import support
 from llm.models.lm_head.chunked import Chunk, Head, Pair, Side, dense, scores, token_logprobs
 from llm.models.lm_head.support import head_of, heads_of, hidden_states
-from llm.settings.validation import ConfigError
 
 N, V = 7, 23
 CHUNKS = [Chunk(1, 1), Chunk(3, 5), Chunk(7, 23), Chunk(2, 22), Chunk(100, 100)]

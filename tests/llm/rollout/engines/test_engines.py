@@ -21,18 +21,19 @@ from safetensors.torch import load_file
 from tiny_context import NOWHERE, PROBLEMS, TOKENIZER, random_pair, world
 from training_runs import COMMON, POLICY, UNTRAINED, rows, start, weights
 
-from llm import settings, train
-from llm.checkpoints.checkpoint import NonFinite
+from llm import randomness, settings, train
+from llm.errors import NonFinite
 from llm.models import actors, loading
 from llm.rollout.engines import subprocess_engine
 from llm.rollout.engines import weights as engine_weights
-from llm.rollout.engines.base import FIELDS, EngineError, HfEngine, fill, open_engine
+from llm.rollout.engines.base import FIELDS, EngineError, fill
+from llm.rollout.engines.factory import open_engine
+from llm.rollout.engines.in_process import HfEngine
 from llm.rollout.engines.vllm_engine import likeliest, limits_of, to_result
 from llm.rollout.sampling import sample
 from llm.runs.metrics_files import MetricsFile
 from llm.settings.loading import ConfigError
-from llm.tasks import problem
-from llm.training import context, self_test
+from llm.training import context, rollout_phase, self_test
 
 ROOT = Path(__file__).resolve().parents[4]
 CPU = torch.device("cpu")
@@ -86,7 +87,7 @@ def test_hf_gives_what_the_sampler_gives(child):
     other = random_pair()[0].eval()
     for version, sampling in enumerate((model, other)):
         engine.update(sampling, version)
-        rng, how = problem.stream(0, "sampling", 2), {"temperature": 0.7, "top_k": 4, "group": 3}
+        rng, how = randomness.stream(0, "sampling", 2), {"temperature": 0.7, "top_k": 4, "group": 3}
         plain = sample(sampling, TOKENIZER, PROBLEMS, rng, max_new_tokens=9, version=version, **how)
         assert equal(engine.generate(2, PROBLEMS), plain)
 
@@ -327,7 +328,7 @@ def test_the_batch_of_step_t_is_of_the_weights_after_step_t_less_1_less_d(
 ):
     """version = max(0, t - d) at every token; its log-probabilities are those of that version."""
     seen, models_then = [], {}
-    rollout = train.rollout
+    rollout = rollout_phase.rollout
 
     def noting(setup, step, guard, **kw):
         state = setup.actor.model.state_dict()

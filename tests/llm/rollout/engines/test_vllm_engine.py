@@ -21,7 +21,7 @@ from training_runs import rows
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from llm import settings, train
-from llm.rollout.engines.base import open_engine
+from llm.rollout.engines.factory import open_engine
 from llm.runs import run_folder
 from llm.training import self_test
 

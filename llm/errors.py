@@ -1,0 +1,19 @@
+"""What can go wrong by a user's hand or by numbers, as exceptions that say what to do."""
+
+from __future__ import annotations
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is damaged or belongs to something else."""
+
+
+class Diverged(RuntimeError):
+    """Training must not go on: an alarm, or something NaN or infinite."""
+
+
+class NonFinite(Diverged):
+    """NaN or inf in a tensor, found before it could be used."""
+
+
+class ConfigError(ValueError):
+    """A setting that is out of bounds, unknown, or without effect."""

@@ -1,0 +1,54 @@
+"""The policy and other models of a run, loaded, or built and pretrained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from llm.settings.loading import Config, ConfigError, ModelConfig
+from llm.tokenizers.pretrained import tokenizer_for
+
+from .loading import Model, build, check_cache, load, logits_width, seed_of, with_lora
+
+
+def open_policy(cfg: Config, run_folder: Path) -> Model:
+    """The policy: loaded, or built and warmed up; with adapters if it has a LoRA rank.
+
+    Raises:
+        ConfigError: see `load` and `check_cache`; a vocabulary smaller than its tokenizer's, or for
+            another number of forms of a digit.
+    """
+    return open_model(cfg, "policy", run_folder)
+
+
+def open_model(cfg: Config, role: str, run_folder: Path) -> Model:
+    """The model of a role ("policy" or "actor"), as `open_policy`."""
+    from .pretraining import warmed
+
+    part: ModelConfig = getattr(cfg, role)
+    folder = part.path or warmed(cfg, role, run_folder)
+    model = load(folder, part.dtype)
+    check_cache(model)
+    found, wanted = logits_width(model), tokenizer_for(part.path, cfg.task).vocab_size
+    if found < wanted:
+        raise ConfigError(
+            f"the model in {folder} has a vocabulary of {found} ids, its tokenizer one of {wanted}:"
+            " they do not belong together"
+        )
+    forms = getattr(model.config, "digit_forms", cfg.task.forms)
+    if forms != cfg.task.forms:
+        raise ConfigError(
+            f"the model in {folder} has a vocabulary of {found} ids, for --task.forms {forms}, and "
+            f"task.forms is {cfg.task.forms}: set it to {forms} or choose another model"
+        )
+    return with_lora(model, part, seed=seed_of(cfg, role)) if part.lora_rank else model
+
+
+def open_shell(cfg: Config, role: str, run_folder: Path) -> Model:
+    """The model of a role for a checkpoint to be loaded into: as `open_model`, but a built one
+    without adapters, whose weights are all in the checkpoint, is not warmed up."""
+    part: ModelConfig = getattr(cfg, role)
+    if part.path or part.lora_rank:
+        return open_model(cfg, role, run_folder)
+    return build(part, 0, cfg.task.forms).to(getattr(torch, part.dtype)).eval()

@@ -1,0 +1,37 @@
+"""The engine that a configuration names."""
+
+from __future__ import annotations
+
+import torch
+
+from llm.models.loading import Model
+from llm.settings.loading import Config
+from llm.tokenizers.pretrained import Tokenizer
+
+from .base import Engine
+from .in_process import HfEngine
+
+
+def open_engine(cfg: Config, tokenizer: Tokenizer, model: Model, device: torch.device) -> Engine:
+    """The engine of a run, with the weights of the actor's model as version 0.
+
+    Raises:
+        ConfigError: a package is missing, or the engine cannot take such a model.
+    """
+    found: Engine
+    if cfg.rollout.engine == "process":
+        from .subprocess_engine import ProcessEngine
+
+        found = ProcessEngine(cfg, tokenizer, device, model)
+    elif cfg.rollout.engine == "vllm":
+        from .vllm_engine import VllmEngine
+
+        found = VllmEngine(cfg, tokenizer, device, model)
+    else:
+        found = HfEngine(cfg, tokenizer, device)
+    try:
+        found.update(model, version=0)
+    except BaseException:
+        found.close()
+        raise
+    return found

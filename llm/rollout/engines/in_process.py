@@ -1,0 +1,30 @@
+"""Sampling in the trainer's own process, with transformers."""
+
+from __future__ import annotations
+
+import torch
+
+from llm.models.loading import Model
+from llm.settings.loading import Config
+from llm.tokenizers.pretrained import Tokenizer
+
+from .base import Engine, Order, Result, fill
+
+
+class HfEngine(Engine):
+    """In this process, from the actor's own model, which is not copied; ahead, but not beside."""
+
+    def __init__(self, cfg: Config, tokenizer: Tokenizer, device: torch.device) -> None:
+        super().__init__(cfg, tokenizer, device)
+        self._model: Model = None
+        self._found: dict[int, Result] = {}
+
+    def update(self, model: Model, version: int | None = None) -> None:
+        super().update(model, version)
+        self._model = model
+
+    def _begin(self, key: int, order: Order) -> None:
+        self._found[key] = fill(self._model, order, self.version)
+
+    def _finish(self, key: int) -> Result:
+        return self._found.pop(key)

@@ -1,0 +1,43 @@
+"""The task that a configuration names, and how long its prompts are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llm.settings.loading import Config
+from llm.settings.schema import TaskConfig
+from llm.tokenizers.pretrained import Tokenizer
+
+from .problem import Task
+
+
+def open_task(cfg: TaskConfig, tokenizer: Any) -> Task:
+    """The task of a configuration, its data read and checked.
+
+    Raises:
+        ConfigError: a task without held-out problems, or prompts the tokenizer cannot read; for
+            rows and generators also a missing file, package or column, or bad rows.
+    """
+    if cfg.name == "problems":
+        from .datasets import open_problems
+
+        return open_problems(cfg, tokenizer)
+    if cfg.name == "gym":
+        from .reasoning_gym_task import open_gym
+
+        return open_gym(cfg, tokenizer)
+    from .digits import open_digits
+
+    return open_digits(cfg, tokenizer)
+
+
+_PROMPTS_SEEN = 4096
+
+
+def prompt_lengths(cfg: Config, task: Task, tokenizer: Tokenizer) -> list[int]:
+    """Tokens of the prompts that a run will see: all held-out ones, the first 4096 trained on."""
+    n = cfg.rollout.prompts_per_step
+    steps = max(1, min(cfg.run.steps, _PROMPTS_SEEN // n))
+    prompts = {p.prompt for step in range(steps) for p in task.batch(cfg.run.seed, step, n)}
+    prompts |= {p.prompt for p in task.held_out(cfg.run.seed, cfg.run.eval_prompts)}
+    return [len(tokenizer.prompt(p)) for p in prompts]
