@@ -44,7 +44,7 @@ from llm.runs.nonfinite_guard import Guard
 from llm.tasks import factory
 from llm.tokenizers.character import CharTokenizer
 from llm.training import minibatches, optimizer, update
-from llm.training.context import Setup
+from llm.training.context import TrainContext
 
 with loading.quiet():
     from transformers import Qwen3Config, Qwen3ForCausalLM
@@ -87,7 +87,7 @@ class NoEnd(CharTokenizer):
     eos = frozenset({VOCABULARY + 1})
 
 
-class World:
+class Scene:
     """Both kinds of step over the same policy."""
 
     def __init__(self, digits: int) -> None:
@@ -100,16 +100,16 @@ class World:
         self.own = self._setup(own, "self", self.policy)
         self.optimizers = {id(s): optimizer.open_optimizers(s) for s in (self.joint, self.own)}
 
-    def _setup(self, flags: list[str], kind: str, sampler: Any) -> Setup:
+    def _setup(self, flags: list[str], kind: str, sampler: Any) -> TrainContext:
         cfg, tokenizer = settings.load([], flags), NoEnd()
         task = factory.open_task(cfg.task, tokenizer)
         scorer = scorers.open_scorer(cfg.task, tokenizer)
         actor, device = Actor(kind, sampler), torch.device("cpu")
         chunked = support.in_blocks(cfg, self.policy.config.vocab_size)
         parts = (cfg, tokenizer, task, scorer, self.policy, actor, None, device)
-        return Setup(*parts, chunked=chunked)
+        return TrainContext(*parts, chunked=chunked)
 
-    def rollout(self, setup: Setup, sequences: int, tokens: int) -> Batch:
+    def rollout(self, setup: TrainContext, sequences: int, tokens: int) -> Batch:
         problems = setup.task.batch(0, 0, sequences // 4)
         batch = sample(
             setup.actor.model, setup.tokenizer, problems, np.random.default_rng(0),
@@ -118,7 +118,7 @@ class World:
         batch.advantage.copy_(torch.linspace(-1, 1, sequences))
         return batch
 
-    def train(self, setup: Setup, batch: Batch) -> None:
+    def train(self, setup: TrainContext, batch: Batch) -> None:
         state, optimizers = CorrectionState(), self.optimizers[id(setup)]
         optimizer.set_learning_rates(setup.cfg, optimizers, initial_controls(setup.cfg), 0.0, 0)
         for share in minibatches.shares(setup, batch, state, 0):
@@ -126,7 +126,7 @@ class World:
                 setup, optimizers, share, initial_controls(setup.cfg), state, Guard(Path(".")), 0
             )
 
-    def step(self, setup: Setup, case: Case) -> None:
+    def step(self, setup: TrainContext, case: Case) -> None:
         self.train(setup, self.rollout(setup, case.sequences, case.tokens))
 
 
@@ -151,7 +151,7 @@ def lengths(case: Case) -> tuple[tuple[int, int], tuple[int, int]]:
     return ((4, 28) if long else (2, 6)), ((32, 80) if long else (2, 6))
 
 
-def one_turn(world: World, case: Case) -> Turn:
+def one_turn(world: Scene, case: Case) -> Turn:
     kinds = {"policy": world.own, "actor": world.joint}
     short_long, small_large = lengths(case)
     sampling, training, steps = {}, {}, {}
@@ -199,7 +199,7 @@ def main() -> int:
           f"{'predicted S':>13}{'measured S':>12}{'error':>7}  over turns")  # fmt: skip
     entries, verdict = [], ""
     for case in CASES:
-        world = World(case.digits)
+        world = Scene(case.digits)
         for setup in (world.own, world.joint):  # first calls load and plan things
             world.step(setup, case._replace(sequences=4, tokens=2))
         turns = [one_turn(world, case) for _ in range(args.repeats)]

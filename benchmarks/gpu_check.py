@@ -40,7 +40,7 @@ from llm.algorithm.logprobs import chosen, log_tail
 from llm.models.lm_head.chunked import Pair, scores
 from llm.planning import memory
 from llm.rollout.batch import Batch, positions
-from llm.training.context import Setup
+from llm.training.context import TrainContext
 from llm.training.optimizer import open_optimizers
 
 FLOAT = torch.float32
@@ -200,7 +200,7 @@ def training_step(device: torch.device, size: Size) -> list[Row]:
     return rows
 
 
-def _gradients(scene: Setup, batch: Batch) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _gradients(scene: TrainContext, batch: Batch) -> tuple[dict[str, Any], dict[str, Tensor]]:
     found = stepped(scene, open_optimizers(scene), batch)
     return found, {
         role: torch.cat([p.grad.double().flatten() for p in x.parameters()])

@@ -23,7 +23,7 @@ from llm.rollout.engines.factory import open_engine
 from llm.runs.nonfinite_guard import Guard
 from llm.settings.loading import Config
 from llm.tasks.problem import Problem
-from llm.training.context import Setup
+from llm.training.context import TrainContext
 from llm.training.minibatches import shares
 from llm.training.update import update
 
@@ -71,9 +71,11 @@ def pair(size: Size, device: torch.device) -> tuple[Any, Any]:
     return policy.to(**place).eval(), actor.to(**place).eval()
 
 
-def setup(cfg: Config, policy: Any, actor: Any, device: torch.device, head: str = "dense") -> Setup:
+def setup(
+    cfg: Config, policy: Any, actor: Any, device: torch.device, head: str = "dense"
+) -> TrainContext:
     parts = cfg, Numbers(), None, None, policy, Actor("separate", actor), None, device
-    return Setup(*parts, chunked=head == "chunked")  # type: ignore[arg-type]
+    return TrainContext(*parts, chunked=head == "chunked")  # type: ignore[arg-type]
 
 
 def sampled(cfg: Config, size: Size, actor: Any, device: torch.device) -> tuple[Batch, float]:
@@ -94,7 +96,7 @@ def sampled(cfg: Config, size: Size, actor: Any, device: torch.device) -> tuple[
     return batch, taken
 
 
-def stepped(scene: Setup, optimizers: Any, batch: Batch) -> dict[str, Any]:
+def stepped(scene: TrainContext, optimizers: Any, batch: Batch) -> dict[str, Any]:
     state = CorrectionState()
     share = shares(scene, batch, state, 0)[0]
     controls = initial_controls(scene.cfg)

@@ -33,7 +33,7 @@ from llm.rollout.sampling import sample
 from llm.runs.nonfinite_guard import Guard
 from llm.settings.loading import Config, load
 from llm.tasks.problem import Problem
-from llm.training.context import Setup
+from llm.training.context import TrainContext
 from llm.training.minibatches import shares
 from llm.training.optimizer import open_optimizers
 from llm.training.update import update
@@ -103,7 +103,7 @@ def step(cfg: Config, policy: Any, actor: Any, optimizers: Any, batch: Batch) ->
     """Processor seconds of one optimiser step."""
     kind = cfg.actor.kind
     parts = cfg, Numbers(), None, None, policy, Actor(kind, actor), None, torch.device("cpu")
-    setup = Setup(*parts, chunked=cfg.optim.head == "chunked")  # type: ignore[arg-type]
+    setup = TrainContext(*parts, chunked=cfg.optim.head == "chunked")  # type: ignore[arg-type]
     state, start = CorrectionState(), time.process_time()
     share = shares(setup, batch, state, 0)[0]
     update(setup, optimizers, share, initial_controls(cfg), state, Guard(Path("nowhere")), 0)
@@ -131,7 +131,7 @@ def main() -> None:
         configs[name] = load([], [*rates, *extra, "--optim.head", args.head])
     tools = {
         name: open_optimizers(
-            Setup(cfg, None, None, None, policy, Actor(cfg.actor.kind, actor), None, None)  # type: ignore[arg-type]
+            TrainContext(cfg, None, None, None, policy, Actor(cfg.actor.kind, actor), None, None)  # type: ignore[arg-type]
         )
         for name, cfg in configs.items()
     }

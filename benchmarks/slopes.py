@@ -47,7 +47,7 @@ from llm.models.actors import Actor
 from llm.rollout.batch import Batch
 from llm.rollout.sampling import sample
 from llm.tasks.problem import Problem
-from llm.training.context import Setup
+from llm.training.context import TrainContext
 from llm.training.optimizer import open_optimizers
 
 PROMPT_TOKENS, GROUP = 16, 4
@@ -123,7 +123,7 @@ def measure(size: Size, rank: int) -> dict[str, float]:
     cfg = settings.load(
         [], ["--optim.head", size.head, "--optim.policy-lr", "1e-9", "--optim.actor-lr", "1e-9"]
     )
-    setup = Setup(cfg, None, None, None, policy, Actor("separate", actor), None, None)  # type: ignore[arg-type]
+    setup = TrainContext(cfg, None, None, None, policy, Actor("separate", actor), None, None)  # type: ignore[arg-type]
     optimizers = open_optimizers(setup)
     for optimizer in optimizers.values():  # Adam's state exists before anything is measured
         for group in optimizer.param_groups:
@@ -155,7 +155,7 @@ def child(size: Size, rank: int, port: int, sender: Any) -> None:
     if size.ranks > 1:
         names = {"RANK": rank, "WORLD_SIZE": size.ranks, "MASTER_PORT": port}
         os.environ |= {"MASTER_ADDR": "127.0.0.1"} | {k: str(n) for k, n in names.items()}
-    with distributed.joined("cpu") if size.ranks > 1 else contextlib.nullcontext():
+    with distributed.process_group("cpu") if size.ranks > 1 else contextlib.nullcontext():
         sender.send(measure(size, rank))
 
 

@@ -54,7 +54,7 @@ from llm.algorithm.correction import CorrectionState
 from llm.models import actors, loading
 from llm.runs.nonfinite_guard import Guard
 from llm.training import minibatches, optimizer, update
-from llm.training.context import open_setup
+from llm.training.context import open_context
 from llm.training.rollout_phase import rollout
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -123,7 +123,7 @@ def trained(folder: Path) -> tuple[Any, dict[int, Any], list[str]]:
     flags = ["--policy.path", str(folder), "--run.threads", str(torch.get_num_threads()), *STALE]
     cfg = settings.load([str(ROOT / "llm/configs/smollm2_cpu.toml")], flags)
     with tempfile.TemporaryDirectory() as name:
-        setup, guard = open_setup(cfg, Path(name)), Guard(Path(name))
+        setup, guard = open_context(cfg, Path(name)), Guard(Path(name))
         optimizers, state = optimizer.open_optimizers(setup), CorrectionState()
         batch = rollout(setup, 0, guard)
         informative = float((batch.advantage != 0).float().mean())

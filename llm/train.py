@@ -20,18 +20,18 @@ from llm.checkpoints.checkpoint import (
     save_best,
     save_state,
 )
-from llm.checkpoints.state_tensors import Part
+from llm.checkpoints.state_tensors import StatefulPart
 from llm.models import sharding
 from llm.runs import metrics_files, trackers
 from llm.runs.alarms import Alarms, NonFinite, writable
 from llm.runs.metrics_files import NoFiles, RunFiles
 from llm.runs.nonfinite_guard import Guard
 from llm.runs.progress import Progress
-from llm.runs.signals import Interrupts, Stopped
+from llm.runs.signals import Signals, Stopped
 from llm.settings.loading import Config
 from llm.training import evaluation as evaluate
 from llm.training import sample_records, self_test
-from llm.training.context import Setup, open_setup
+from llm.training.context import TrainContext, open_context
 from llm.training.evaluation import evaluation
 from llm.training.minibatches import shares
 from llm.training.optimizer import open_optimizers, set_learning_rates
@@ -54,22 +54,24 @@ def train(cfg: Config, folder: Path) -> dict:
         Stopped: SIGTERM or Ctrl-C, after saving.
         ValueError: models, data or checkpoints that do not fit the configuration.
     """
-    setup = open_setup(cfg, folder)
+    setup = open_context(cfg, folder)
     with contextlib.closing(setup):
         tracker = trackers.open_tracker(cfg.run, folder, silent=not distributed.is_main())
-        with contextlib.closing(tracker), Interrupts() as interrupts:
-            distributed.tell(lambda: interrupts.requested)
+        with contextlib.closing(tracker), Signals() as interrupts:
+            distributed.on_signal(lambda: interrupts.requested)
             return _train(setup, folder, tracker, interrupts)
 
 
-def _train(setup: Setup, folder: Path, tracker: trackers.Tracker, interrupts: Interrupts) -> dict:
+def _train(
+    setup: TrainContext, folder: Path, tracker: trackers.Tracker, interrupts: Signals
+) -> dict:
     cfg, policy, actor, engine = setup.cfg, setup.policy, setup.actor, engine_of(setup)
     optimizers = open_optimizers(setup)
-    parts: dict[str, Part] = {"policy": policy, **actor.parts()}
+    parts: dict[str, StatefulPart] = {"policy": policy, **actor.parts()}
     parts |= {f"optimizer_{name}": o for name, o in optimizers.items()}
     whole = parts | ({"rollouts": engine} if cfg.rollout.max_staleness > 0 else {})
     checkpoints, whose = folder / "checkpoints", identity(cfg)
-    found = distributed.share_json(str(latest(checkpoints) or ""))
+    found = distributed.broadcast_object(str(latest(checkpoints) or ""))
     kept = Path(found) if found else None
     state: dict[str, Any] = load_state(kept, whole, whose) if kept else {"step": 0}
     if kept:
@@ -169,7 +171,7 @@ def _train(setup: Setup, folder: Path, tracker: trackers.Tracker, interrupts: In
                     decisions += moved
             done = step + 1
             # torchrun tells one rank after another: all stop with the first
-            wished = distributed.largest(interrupts.exit_code)
+            wished = distributed.all_reduce_max(interrupts.exit_code)
             due = bool(done % cfg.run.checkpoint_every == 0 or done == cfg.run.steps or wished)
             if due:
                 check_models(setup, batch, guard, step)
@@ -195,4 +197,4 @@ def _train(setup: Setup, folder: Path, tracker: trackers.Tracker, interrupts: In
         save_best(checkpoints, cfg.run.steps, parts, now(cfg.run.steps), whose)
     files.write("metrics", last)
     tracker.log(cfg.run.steps, last)
-    return distributed.share_json(metrics_files.summarise(folder, cfg) if main else None)
+    return distributed.broadcast_object(metrics_files.summarise(folder, cfg) if main else None)

@@ -49,7 +49,7 @@ def write_folder(final: Path, fill: Callable[[Path], None], needed: int) -> None
     """
     folder = final.parent
     folder.mkdir(parents=True, exist_ok=True)
-    tidy(folder)
+    recover(folder)
     require_room(folder, final.name, needed)
     draft = folder / f".draft.{final.name}.{os.getpid()}"
     try:
@@ -59,7 +59,7 @@ def write_folder(final: Path, fill: Callable[[Path], None], needed: int) -> None
     except OSError:
         shutil.rmtree(draft, ignore_errors=True)
         raise
-    aside = _aside(final)
+    aside = _backup(final)
     if final.exists():
         os.replace(final, aside)
     os.replace(draft, final)
@@ -80,20 +80,20 @@ def require_room(folder: Path, what: str, needed: int) -> None:
         )
 
 
-def standing(final: Path) -> Path | None:
+def existing(final: Path) -> Path | None:
     """`final`, or where it was put while its successor moves in; None if it was never complete."""
-    return next((p for p in (final, _aside(final)) if p.is_dir()), None)
+    return next((p for p in (final, _backup(final)) if p.is_dir()), None)
 
 
-def standing_all(folder: Path, pattern: str) -> list[Path]:
+def existing_all(folder: Path, pattern: str) -> list[Path]:
     """`standing` of every folder whose name matches, in the order of their names."""
     names = os.listdir(folder) if folder.is_dir() else []
     matches = (re.fullmatch(rf"\.?({pattern})(?:\.aside)?", n) for n in names)
-    found = [standing(folder / name) for name in sorted({m.group(1) for m in matches if m})]
+    found = [existing(folder / name) for name in sorted({m.group(1) for m in matches if m})]
     return [path for path in found if path is not None]
 
 
-def tidy(folder: Path) -> None:
+def recover(folder: Path) -> None:
     """After a kill: put back what stands aside without a successor, delete all other leftovers."""
     for aside in folder.glob(".*.aside"):
         final = folder / aside.name[1 : -len(".aside")]
@@ -120,7 +120,7 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _aside(final: Path) -> Path:
+def _backup(final: Path) -> Path:
     return final.with_name(f".{final.name}.aside")
 
 

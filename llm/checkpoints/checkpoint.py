@@ -23,8 +23,15 @@ from llm.errors import CheckpointError
 from llm.settings.validation import flatten
 
 from . import atomic_files
-from .atomic_files import digest, drop, standing, standing_all, write_file, write_folder, write_json
-from .state_tensors import Part, Parts, bytes_of, frozen_mark, put_tensors, tensors_of
+from .atomic_files import digest, drop, existing, existing_all, write_file, write_folder, write_json
+from .state_tensors import (
+    StatefulPart,
+    StatefulParts,
+    bytes_of,
+    frozen_mark,
+    load_state_dict,
+    state_dict_of,
+)
 
 __all__ = [
     "IDENTITY_IGNORES",
@@ -55,7 +62,7 @@ def identity(cfg: Any) -> dict[str, str]:
 def save_state(
     folder: Path,
     step: int,
-    parts: Parts,
+    parts: StatefulParts,
     state: dict[str, Any],
     keep: int = 2,
     identity: dict[str, str] | None = None,
@@ -76,7 +83,7 @@ def save_state(
 def save_best(
     folder: Path,
     step: int,
-    parts: Parts,
+    parts: StatefulParts,
     state: dict[str, Any],
     identity: dict[str, str] | None = None,
 ) -> Path:
@@ -89,7 +96,7 @@ def save_best(
     return folder / "best"
 
 
-def require_room(folder: Path, parts: Parts) -> None:
+def require_room(folder: Path, parts: StatefulParts) -> None:
     """Raises OSError if a first checkpoint of these parts has no room in `folder`."""
     atomic_files.require_room(folder, "a checkpoint", _needed(parts))
 
@@ -102,11 +109,11 @@ def latest(folder: Path) -> Path | None:
 
 def best(folder: Path) -> Path | None:
     """The complete checkpoint of the best evaluation, if there is one."""
-    return standing(folder / "best")
+    return existing(folder / "best")
 
 
 def load_state(
-    checkpoint: Path, parts: Parts, identity: dict[str, str] | None = None
+    checkpoint: Path, parts: StatefulParts, identity: dict[str, str] | None = None
 ) -> dict[str, Any]:
     """Check a checkpoint, restore these parts in place and return the saved state.
 
@@ -141,7 +148,7 @@ def load_state(
                 "the base model differs. Put the base model back, or choose another --run.folder"
             )
         try:
-            put_tensors(part, load_file(path))
+            load_state_dict(part, load_file(path))
         except OSError as e:
             raise _unreadable(path, e) from e
         except (SafetensorError, KeyError, RuntimeError, ValueError) as e:
@@ -156,11 +163,11 @@ def load_state(
 
 
 def _write(
-    final: Path, parts: Parts, state: dict[str, Any], identity: dict[str, str] | None
+    final: Path, parts: StatefulParts, state: dict[str, Any], identity: dict[str, str] | None
 ) -> None:
     if not distributed.is_main():
         for part in parts.values():
-            tensors_of(part)
+            state_dict_of(part)
         return
 
     def fill(draft: Path) -> None:
@@ -178,12 +185,12 @@ def _write(
     write_folder(final, fill, _needed(parts))
 
 
-def _needed(parts: Parts) -> int:
+def _needed(parts: StatefulParts) -> int:
     return sum(bytes_of(part) for part in parts.values()) + _SLACK
 
 
-def _save_part(path: Path, part: Part) -> None:
-    write_file(path, lambda p: save_file(tensors_of(part), p))
+def _save_part(path: Path, part: StatefulPart) -> None:
+    write_file(path, lambda p: save_file(state_dict_of(part), p))
 
 
 def _manifest(checkpoint: Path) -> dict[str, Any]:
@@ -248,4 +255,4 @@ def _older(checkpoint: Path) -> str:
 
 def _all(folder: Path) -> list[Path]:
     """Complete checkpoints, oldest first."""
-    return standing_all(folder, r"step_\d{8}")
+    return existing_all(folder, r"step_\d{8}")

@@ -11,28 +11,28 @@ import torch
 from llm.distributed.dtensors import full, like
 
 
-class Keeper(Protocol):
+class Stateful(Protocol):
     """Says itself which tensors are to be kept of it."""
 
-    def tensors(self) -> dict[str, torch.Tensor]: ...
+    def state_dict(self) -> dict[str, torch.Tensor]: ...
 
-    def put_tensors(self, tensors: dict[str, torch.Tensor]) -> None: ...
-
-
-Part = torch.nn.Module | torch.optim.Optimizer | Keeper
-Parts = Mapping[str, Part]
+    def load_state_dict(self, tensors: dict[str, torch.Tensor]) -> None: ...
 
 
-def tensors_of(part: Part) -> dict[str, torch.Tensor]:
+StatefulPart = torch.nn.Module | torch.optim.Optimizer | Stateful
+StatefulParts = Mapping[str, StatefulPart]
+
+
+def state_dict_of(part: StatefulPart) -> dict[str, torch.Tensor]:
     """What must be kept of a part; tensors are shared with it, not copied, where that is safe.
 
     Of a module of which only some parameters are trained (adapters), those alone. Tied weights
     appear once. What is spread over ranks is put together, so all ranks must ask.
     """
-    return {name: alone(full(tensor.detach())) for name, tensor in _tensors(part).items()}
+    return {name: own_storage(full(tensor.detach())) for name, tensor in _tensors(part).items()}
 
 
-def _tensors(part: Part) -> dict[str, torch.Tensor]:
+def _tensors(part: StatefulPart) -> dict[str, torch.Tensor]:
     if isinstance(part, torch.nn.Module):
         kept = _kept(part)
         found, seen = {}, set()
@@ -41,7 +41,7 @@ def _tensors(part: Part) -> dict[str, torch.Tensor]:
                 seen.add(place_of(tensor))
                 found[name] = tensor
     elif not isinstance(part, torch.optim.Optimizer):
-        found = part.tensors()
+        found = part.state_dict()
     else:
         found = {
             f"{index}.{name}": torch.as_tensor(value)
@@ -51,7 +51,7 @@ def _tensors(part: Part) -> dict[str, torch.Tensor]:
     return found
 
 
-def put_tensors(part: Part, tensors: dict[str, torch.Tensor]) -> None:
+def load_state_dict(part: StatefulPart, tensors: dict[str, torch.Tensor]) -> None:
     """Restore a part in place.
 
     Raises:
@@ -60,12 +60,12 @@ def put_tensors(part: Part, tensors: dict[str, torch.Tensor]) -> None:
     if isinstance(part, torch.nn.Module):
         _put_module(part, tensors)
     elif not isinstance(part, torch.optim.Optimizer):
-        part.put_tensors(tensors)
+        part.load_state_dict(tensors)
     else:
         _put_optimizer(part, tensors)
 
 
-def bytes_of(part: Part) -> int:
+def bytes_of(part: StatefulPart) -> int:
     """Size of what `tensors_of` holds; of an optimiser without a step yet, what it will hold."""
     held = sum(x.numel() * x.element_size() for x in _tensors(part).values())
     if isinstance(part, torch.optim.Optimizer) and not part.state:
@@ -75,7 +75,7 @@ def bytes_of(part: Part) -> int:
     return held
 
 
-def frozen_mark(part: Part) -> str:
+def frozen_mark(part: StatefulPart) -> str:
     """Fingerprint of the weights that are not kept because they never change; "" if none.
 
     From at most 256 values of each tensor: enough to tell one base model from another.
@@ -108,7 +108,7 @@ def place_of(tensor: torch.Tensor) -> tuple[Any, ...]:
     return (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
 
 
-def alone(tensor: torch.Tensor) -> torch.Tensor:
+def own_storage(tensor: torch.Tensor) -> torch.Tensor:
     """Contiguous and alone in its memory, as the file format demands; a copy only if it is not."""
     tensor = tensor.contiguous()
     whole = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()

@@ -30,7 +30,7 @@ from llm.settings.schema import WarmupConfig
 from llm.tasks import factory, problem
 from llm.tasks.factory import prompt_lengths
 from llm.training import self_test
-from llm.training.context import Setup, open_device, open_setup, open_tokenizer
+from llm.training.context import TrainContext, open_context, open_device, open_tokenizer
 from llm.training.dry_run import dry_step
 
 _USAGE = """python -m llm doctor CONFIG.toml [MORE.toml ...] [--section.key value ...]
@@ -219,7 +219,7 @@ def _disk(cfg: Config, policy: Any, actor: Any) -> Line:
     return Line("disk", OK, found)
 
 
-def _models(cfg: Config, scratch: Path) -> tuple[tuple[Setup, bool], list[Line]]:
+def _models(cfg: Config, scratch: Path) -> tuple[tuple[TrainContext, bool], list[Line]]:
     """Both models opened, and whether any is random for want of a warm-up."""
     folder = Path(cfg.run.folder)
     roles = ["policy"] * (not cfg.policy.path)
@@ -228,13 +228,13 @@ def _models(cfg: Config, scratch: Path) -> tuple[tuple[Setup, bool], list[Line]]
     finished = [pretraining.is_kept(cfg, role, folder) for role in roles]
     for role, is_there in zip(roles, finished, strict=True):
         if is_there:
-            pretraining.warmed(cfg, role, folder)  # refuses a damaged one
+            pretraining.pretrained(cfg, role, folder)  # refuses a damaged one
     is_random = not all(finished)
     if is_random:
         steps = {f"{role}_steps": 0 for role in roles}
         blank = WarmupConfig(folder=str(scratch / "warmup"), **steps)  # type: ignore[arg-type]
         cfg = dataclasses.replace(cfg, warmup=blank)
-    setup = open_setup(cfg, scratch if is_random else folder)
+    setup = open_context(cfg, scratch if is_random else folder)
     count = sum(p.numel() for p in setup.policy.parameters())
     trained = sum(p.numel() for p in setup.policy.parameters() if p.requires_grad)
     found = f"policy of {count:,} parameters, {trained:,} trained; actor: {setup.actor.kind}"
@@ -251,7 +251,7 @@ def _positions(cfg: Config, policy: Any, actor: Any, longest: int) -> Line:
     return Line("positions", OK, f"longest prompt and completion: {needed} tokens ({limits})")
 
 
-def _self_test(setup: Setup) -> Line:
+def _self_test(setup: TrainContext) -> Line:
     found = self_test.self_test(setup)
     text = (
         f"log p_inf and log p_ref differ by at most {found['max']:.2g} nats on {found['tokens']} "
@@ -260,7 +260,7 @@ def _self_test(setup: Setup) -> Line:
     return Line("self-test", OK, text)
 
 
-def _step(setup: Setup, scratch: Path, is_random: bool) -> list[Line]:
+def _step(setup: TrainContext, scratch: Path, is_random: bool) -> list[Line]:
     cfg, row = setup.cfg, dry_step(setup, scratch)
     peak = ""
     if setup.device.type == "cuda":

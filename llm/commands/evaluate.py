@@ -14,7 +14,7 @@ from llm.settings.loading import Config, ConfigError
 from llm.settings.validation import flatten
 
 if TYPE_CHECKING:
-    from llm.training.context import Setup
+    from llm.training.context import TrainContext
 
 _OVERRIDES = ("--task.", "--rollout.temperature", "--rollout.max_new_tokens", "--run.device")
 _PROG = "python -m llm eval"
@@ -99,7 +99,9 @@ def split_overrides(argv: list[str]) -> tuple[list[str], list[str]]:
     return flags, rest
 
 
-def open_evaluation(own: Config, cfg: Config, folder: Path, checkpoint: Path) -> tuple[Setup, int]:
+def open_evaluation(
+    own: Config, cfg: Config, folder: Path, checkpoint: Path
+) -> tuple[TrainContext, int]:
     """Models as the run's settings say, from a checkpoint; task and sampling as `cfg` says.
 
     Returns:
@@ -113,7 +115,7 @@ def open_evaluation(own: Config, cfg: Config, folder: Path, checkpoint: Path) ->
     from llm.rewards import scorers
     from llm.tasks import factory
     from llm.tokenizers import pretrained
-    from llm.training.context import Setup, open_device
+    from llm.training.context import TrainContext, open_device
 
     if cfg.task.forms != own.task.forms:
         raise ConfigError(
@@ -136,10 +138,12 @@ def open_evaluation(own: Config, cfg: Config, folder: Path, checkpoint: Path) ->
     for model in (policy, actor.model):
         model.to(device)
     scorer = scorers.open_scorer(cfg.task, tokenizer)
-    return Setup(cfg, tokenizer, task, scorer, policy, actor, None, device), int(state["step"])
+    return TrainContext(cfg, tokenizer, task, scorer, policy, actor, None, device), int(
+        state["step"]
+    )
 
 
-def _open(own: Config, cfg: Config, folder: Path, which: str) -> tuple[Setup, int, Path]:
+def _open(own: Config, cfg: Config, folder: Path, which: str) -> tuple[TrainContext, int, Path]:
     """`open_evaluation` of the newest or best checkpoint, once more where the run replaced it."""
     from llm.errors import CheckpointError
 
@@ -164,7 +168,7 @@ def _written(checkpoint: Path) -> tuple[int, int] | None:
     return found.st_ino, found.st_mtime_ns
 
 
-def _evaluate(setup: Setup, prompts: int, samples: int, seed: int) -> dict[str, Any]:
+def _evaluate(setup: TrainContext, prompts: int, samples: int, seed: int) -> dict[str, Any]:
     from llm.report.pass_at_k import summary
     from llm.training.evaluation import evaluate_many
 

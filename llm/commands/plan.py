@@ -21,7 +21,7 @@ from llm.models.lm_head.support import in_blocks
 from llm.models.loading import Model
 from llm.planning import cost, memory
 from llm.planning.memory import Layout
-from llm.planning.model_shapes import KNOWN
+from llm.planning.model_shapes import KNOWN_SHAPES
 from llm.settings.loading import Config, ConfigError, ModelConfig, load, split_arguments
 
 _USABLE = 0.9  # of a GPU's memory: the rest goes to the allocator's gaps, kernels and buffers
@@ -41,7 +41,7 @@ class Choice(NamedTuple):
     tokens_per_microbatch: int
 
 
-class Pair(NamedTuple):
+class ModelPair(NamedTuple):
     """actor: None for one derived from the policy. source: where each shape is from."""
 
     policy: Model
@@ -112,7 +112,7 @@ def _arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str], list[str
         nargs="+",
         default=[],
         metavar="ROLE=MODEL",
-        help=f"shapes of models that are not local: a folder, or {', '.join(KNOWN)}",
+        help=f"shapes of models that are not local: a folder, or {', '.join(KNOWN_SHAPES)}",
     )
     add("--sharding", choices=["none", "fsdp"], help="default: the setting, else fsdp if N > 1")
     add("--engine", choices=["hf", "process", "vllm"], help="default: the setting, else hf")
@@ -147,7 +147,7 @@ def _bytes_of(text: str) -> int:
     return int(float(found[1]) * _UNITS[found[2].upper()])
 
 
-def choice_of(cfg: Config, pair: Pair, args: argparse.Namespace) -> Choice:
+def choice_of(cfg: Config, pair: ModelPair, args: argparse.Namespace) -> Choice:
     """From the flags, else from the settings.
 
     Raises ConfigError for GPUs that the trainer would refuse as ranks."""
@@ -165,7 +165,7 @@ def choice_of(cfg: Config, pair: Pair, args: argparse.Namespace) -> Choice:
     return choice
 
 
-def open_shapes(cfg: Config, sizes: list[str]) -> Pair:
+def open_shapes(cfg: Config, sizes: list[str]) -> ModelPair:
     """Raises ConfigError for a model whose shape is not known, or a role that is none."""
     given = dict(word.partition("=")[::2] for word in sizes)
     other = cfg.actor.kind in ("separate", "frozen")
@@ -185,7 +185,7 @@ def open_shapes(cfg: Config, sizes: list[str]) -> Pair:
     widths = {role: memory.vocabulary(m) for role, m in found.items()}
     if len(set(widths.values())) > 1:
         raise ConfigError(f"the models' vocabularies differ: {widths}")
-    return Pair(found["policy"], found.get("actor"), source)
+    return ModelPair(found["policy"], found.get("actor"), source)
 
 
 def _config_of(role: str, part: ModelConfig, given: str) -> tuple[Any, str]:
@@ -199,17 +199,17 @@ def _config_of(role: str, part: ModelConfig, given: str) -> tuple[Any, str]:
             raise ConfigError(f"cannot read {path}/config.json: {e}") from e
         return config, f"{path}/config.json"
     name = re.sub("-(Base|Instruct)$", "", path)
-    if name not in KNOWN:
+    if name not in KNOWN_SHAPES:
         raise ConfigError(
             f"the shape of {role} {path!r} is not known: there is no folder with a config.json, "
-            f"and the table holds {', '.join(KNOWN)}. Give --model-sizes {role}=MODEL"
+            f"and the table holds {', '.join(KNOWN_SHAPES)}. Give --model-sizes {role}=MODEL"
         )
-    fields = dict(KNOWN[name])
+    fields = dict(KNOWN_SHAPES[name])
     return AutoConfig.for_model(fields.pop("model_type"), **fields), f"table: {name}"
 
 
 def memory_of(
-    cfg: Config, pair: Pair, choice: Choice, usable: int, prompt_tokens: int | None = None
+    cfg: Config, pair: ModelPair, choice: Choice, usable: int, prompt_tokens: int | None = None
 ) -> Memory:
     """With vllm, the cache is what the rest leaves of `usable`, for as many sequences as fit."""
     several = choice.gpus > 1
@@ -254,7 +254,7 @@ def _per_gpu(cfg: Config, choice: Choice) -> int:
 
 def times_of(
     cfg: Config,
-    pair: Pair,
+    pair: ModelPair,
     choice: Choice,
     found: Memory,
     device: cost.Device,
@@ -329,7 +329,7 @@ def microbatches(cfg: Config, choice: Choice, work: cost.Work) -> int:
 
 
 def remedies(
-    cfg: Config, pair: Pair, choice: Choice, args: argparse.Namespace
+    cfg: Config, pair: ModelPair, choice: Choice, args: argparse.Namespace
 ) -> list[tuple[str, Choice, Memory]]:
     """Changes that make it fit, one at a time; else more of them; else more GPUs."""
     usable = int(args.gpu_memory * _USABLE)
@@ -381,7 +381,7 @@ def _heading(name: str, cfg: Config, choice: Choice) -> str:
     )
 
 
-def _models_table(pair: Pair, cfg: Config) -> str:
+def _models_table(pair: ModelPair, cfg: Config) -> str:
     lines = [
         f"{'model':<8}{'parameters':>12}{'layers':>8}{'hidden':>8}{'vocabulary':>12}  shape from"
     ]
@@ -410,7 +410,7 @@ def _memory_table(found: Memory) -> str:
 
 
 def _verdict(
-    cfg: Config, pair: Pair, choice: Choice, found: Memory, args: argparse.Namespace
+    cfg: Config, pair: ModelPair, choice: Choice, found: Memory, args: argparse.Namespace
 ) -> str:
     usable = int(args.gpu_memory * _USABLE)
     of = f"{found.peak / 1e9:.1f} GB of {usable / 1e9:.1f} ({_USABLE:.0%} of a GPU's memory)"

@@ -28,14 +28,14 @@ def main(argv: list[str]) -> int:
         return 0
     from llm import distributed
 
-    distributed.check(cfg)
+    distributed.check_settings(cfg)
     code = 0
     try:
-        with distributed.joined(cfg.run.device):
+        with distributed.process_group(cfg.run.device):
             try:
                 code = run_config(cfg)
-            except (Exception, distributed.Told) as e:
-                lost = distributed.lost(e)
+            except (Exception, distributed.Terminated) as e:
+                lost = distributed.why_lost(e)
                 if not lost:
                     raise
                 code = _fail(f"{lost}; {_AGAIN}", 1)
@@ -44,10 +44,10 @@ def main(argv: list[str]) -> int:
     except BaseException as e:
         if not isinstance(e, _Failed):
             code = code or 1
-            if distributed.size() == 1:
+            if distributed.world_size() == 1:
                 raise
             traceback.print_exc()
-        if distributed.size() > 1:  # the others may be gone: no good-byes
+        if distributed.world_size() > 1:  # the others may be gone: no good-byes
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)
@@ -70,7 +70,7 @@ def run_config(cfg: Config) -> int:
         folder = Path(cfg.run.folder)
         if distributed.is_main():
             folder = run_folder.prepare(cfg)
-        if distributed.share_json((folder / "summary.json").exists()):
+        if distributed.broadcast_object((folder / "summary.json").exists()):
             _say(f"{folder}: already complete\n")
             return 0
         summary = train(cfg, folder)
@@ -102,6 +102,6 @@ def _say(text: str) -> None:
 def _fail(message: str, code: int) -> int:
     from llm import distributed
 
-    if distributed.reports(message):
+    if distributed.is_first_to_report(message):
         sys.stderr.write(f"error: {message}\n")
     return code

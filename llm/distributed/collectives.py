@@ -23,7 +23,7 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def size() -> int:
+def world_size() -> int:
     """Number of ranks."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
@@ -33,14 +33,14 @@ def is_main() -> bool:
     return rank() == 0
 
 
-def part(n: int) -> range:
+def rank_slice(n: int) -> range:
     """This rank's of n things: neighbours, in rank order."""
-    return range(n * rank() // size(), n * (rank() + 1) // size())
+    return range(n * rank() // world_size(), n * (rank() + 1) // world_size())
 
 
 def barrier() -> None:
-    if size() > 1:
-        largest(0)
+    if world_size() > 1:
+        all_reduce_max(0)
 
 
 def main_first(call: Callable[[], T]) -> T:
@@ -53,7 +53,7 @@ def main_first(call: Callable[[], T]) -> T:
     return call()
 
 
-def together(call: Callable[[], T], *kinds: type[Exception]) -> T:
+def raise_on_all_ranks(call: Callable[[], T], *kinds: type[Exception]) -> T:
     """The call's result; an exception of one of these kinds on any rank is raised on all."""
     found, failure = None, None
     try:
@@ -61,54 +61,54 @@ def together(call: Callable[[], T], *kinds: type[Exception]) -> T:
     except kinds as e:
         kind = next(i for i, k in enumerate(kinds) if isinstance(e, k))
         failure = kind, str(e) or type(e).__name__
-    failed = [f for f in gather_json(failure) if f]
+    failed = [f for f in all_gather_object(failure) if f]
     if failed:
         kind, message = failed[0]
         raise kinds[kind](message)
     return found  # type: ignore[return-value]
 
 
-def gather(x: torch.Tensor) -> torch.Tensor:
+def all_gather(x: torch.Tensor) -> torch.Tensor:
     """Rows of all ranks in rank order: (n of this rank, ...) -> (sum of n, ...)."""
-    if size() == 1:
+    if world_size() == 1:
         return x
     if x.dtype == torch.bool:
-        return gather(x.byte()).bool()
-    counts = [torch.zeros(1, dtype=torch.long, device=x.device) for _ in range(size())]
+        return all_gather(x.byte()).bool()
+    counts = [torch.zeros(1, dtype=torch.long, device=x.device) for _ in range(world_size())]
     dist.all_gather(counts, torch.full_like(counts[0], len(x)))
     lengths = [int(n) for n in counts]
     wide = x.new_zeros((max(lengths), *x.shape[1:]))
     wide[: len(x)] = x
-    parts = [torch.empty_like(wide) for _ in range(size())]
+    parts = [torch.empty_like(wide) for _ in range(world_size())]
     dist.all_gather(parts, wide)
     return torch.cat([p[:n] for p, n in zip(parts, lengths, strict=True)])
 
 
-def gather_json(value: Any) -> list[Any]:
+def all_gather_object(value: Any) -> list[Any]:
     """A small JSON value of each rank, in rank order."""
-    if size() == 1:
+    if world_size() == 1:
         return [value]
     text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
-    lengths = gather(torch.tensor([len(text)])).tolist()
-    return [json.loads(p.numpy().tobytes()) for p in gather(text).split(lengths)]
+    lengths = all_gather(torch.tensor([len(text)])).tolist()
+    return [json.loads(p.numpy().tobytes()) for p in all_gather(text).split(lengths)]
 
 
-def share_json(value: Any) -> Any:
+def broadcast_object(value: Any) -> Any:
     """Rank 0's value, on every rank."""
-    return gather_json(value if is_main() else None)[0]
+    return all_gather_object(value if is_main() else None)[0]
 
 
-def add_up(values: list[float], device: torch.device) -> list[float]:
+def all_reduce_sum(values: list[float], device: torch.device) -> list[float]:
     """Sums over ranks, in rank order, so that every rank has them to the last bit."""
-    if size() == 1:
+    if world_size() == 1:
         return values
     here = torch.tensor([values], dtype=torch.float64, device=device)
-    return gather(here).sum(dim=0).tolist()
+    return all_gather(here).sum(dim=0).tolist()
 
 
-def largest(n: int) -> int:
+def all_reduce_max(n: int) -> int:
     """The largest of the ranks' numbers."""
-    if size() == 1:
+    if world_size() == 1:
         return n
     found = torch.tensor([int(n)])
     dist.all_reduce(found, dist.ReduceOp.MAX)
@@ -116,12 +116,12 @@ def largest(n: int) -> int:
 
 
 @torch.no_grad()
-def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
+def all_reduce_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
     """Replace gradients by their sums over ranks, in float32. The loss had global denominators.
 
     A parameter that no rank has a gradient of keeps none.
     """
-    if size() == 1:
+    if world_size() == 1:
         return
     trained = [p for p in parameters if p.requires_grad]
     if not trained:
@@ -142,5 +142,5 @@ def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
 
 def sum_counts(counts: dict[str, int]) -> dict[str, int]:
     """What was counted on all ranks together."""
-    found = gather_json(counts)
+    found = all_gather_object(counts)
     return {k: sum(each[k] for each in found) for k in counts}

@@ -21,7 +21,7 @@ _GIVE_UP_SECONDS = 600.0  # without a beat; a rank that writes a large file may 
 _TOLD_SECONDS = 20.0  # the same once torchrun, which sees ranks end, has sent SIGTERM
 
 
-class Watch(threading.Thread):
+class Heartbeat(threading.Thread):
     def __init__(self, store: dist.Store, rank: int, ranks: int) -> None:
         super().__init__(daemon=True)
         self.told: Callable[[], bool] = lambda: False  # whether a signal asked for the end

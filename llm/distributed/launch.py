@@ -15,14 +15,14 @@ import torch.distributed as dist
 from llm.settings.loading import Config, ConfigError
 
 from .collectives import barrier
-from .heartbeat import Watch
+from .heartbeat import Heartbeat
 
 TIMEOUT = datetime.timedelta(hours=2)  # of one collective: a warm-up on rank 0 may take long
 _ENV = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-_watch: list[Watch] = []  # of this process, while joined
+_watch: list[Heartbeat] = []  # of this process, while joined
 
 
-def check(cfg: Config) -> None:
+def check_settings(cfg: Config) -> None:
     """Raises ConfigError for settings that do not go with the ranks of this start."""
     ranks = int(os.environ["WORLD_SIZE"]) if _launched() else 1
     if ranks > 1 and ":" in cfg.run.device:
@@ -43,7 +43,7 @@ def check_groups(cfg: Config, ranks: int, flag: str) -> None:
 
 
 @contextlib.contextmanager
-def joined(device: str) -> Iterator[None]:
+def process_group(device: str) -> Iterator[None]:
     """One of torchrun's processes while entered: gloo on the CPU, nccl between GPUs.
 
     Ends with a barrier, unless by an exception, which the other ranks then know of.
@@ -56,7 +56,7 @@ def joined(device: str) -> Iterator[None]:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     store, number, ranks = next(iter(dist.rendezvous("env://", timeout=TIMEOUT)))
     backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
-    watch = Watch(store.clone(), number, ranks)  # beats: every rank is there after the barrier
+    watch = Heartbeat(store.clone(), number, ranks)  # beats: every rank is there after the barrier
     dist.init_process_group(backend, store=store, rank=number, world_size=ranks, timeout=TIMEOUT)
     _watch.append(watch)
     former = signal.signal(signal.SIGTERM, _tell)
@@ -80,22 +80,22 @@ def _launched() -> bool:
     return all(name in os.environ for name in _ENV)
 
 
-def reports(message: str) -> bool:
+def is_first_to_report(message: str) -> bool:
     """Whether this rank is the one that says why the run ended: the first to know."""
     return not _watch or _watch[0].report(message)
 
 
-def tell(told: Callable[[], bool]) -> None:
+def on_signal(told: Callable[[], bool]) -> None:
     """How the watch finds out that a signal asked for the end."""
     for watch in _watch:
         watch.told = told
 
 
-def lost(error: BaseException) -> str:
+def why_lost(error: BaseException) -> str:
     """If an error came from the end of another rank: what is known of that. Else ""."""
     if _watch:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # there is something to say first
-    if isinstance(error, Told):
+    if isinstance(error, Terminated):
         return (_watch and _watch[0].who_ended()) or "ended by a signal"
     known = isinstance(error, dist.DistError)
     words = ("gloo", "Connection", "NCCL", "TCPStore", "Broken pipe", "Timed out")
@@ -105,9 +105,9 @@ def lost(error: BaseException) -> str:
     return _watch[0].who_ended() or f"another rank cannot be reached ({str(error).splitlines()[0]})"
 
 
-class Told(BaseException):
+class Terminated(BaseException):
     """SIGTERM where nothing can be saved; torchrun sends it to all when one rank has ended."""
 
 
 def _tell(number: int, frame: FrameType | None) -> None:
-    raise Told
+    raise Terminated

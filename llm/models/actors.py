@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from llm import randomness
-from llm.checkpoints.state_tensors import tensors_of
+from llm.checkpoints.state_tensors import state_dict_of
 from llm.settings.loading import Config, ConfigError
 
 from .loading import Model, frozen_copy, logits_width, plain, quiet
@@ -82,7 +82,7 @@ class Stale(Actor):
     def __init__(self, policy: Model, lag: int) -> None:
         super().__init__("stale", copy.deepcopy(policy).requires_grad_(False))
         self.slots = [Snapshot(policy) for _ in range(lag + 1)]
-        self._slot_names = list(tensors_of(policy))
+        self._slot_names = list(state_dict_of(policy))
 
     def refresh(self, policy: Model, step: int) -> None:
         version, lag = step + 1, len(self.slots) - 1
@@ -103,12 +103,12 @@ class Snapshot(torch.nn.Module):
 
     def __init__(self, model: Model) -> None:
         super().__init__()
-        for i, tensor in enumerate(tensors_of(model).values()):
+        for i, tensor in enumerate(state_dict_of(model).values()):
             self.register_buffer(f"tensor_{i}", tensor.to("cpu", copy=True))
 
     @torch.no_grad()
     def take(self, model: Model) -> None:
-        for kept, tensor in zip(self.buffers(), tensors_of(model).values(), strict=True):
+        for kept, tensor in zip(self.buffers(), state_dict_of(model).values(), strict=True):
             kept.copy_(tensor)
 
 

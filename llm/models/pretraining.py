@@ -16,7 +16,7 @@ from llm import randomness
 from llm.checkpoints.checkpoint import latest, load_state, save_state, write_json
 from llm.runs.nonfinite_guard import Guard
 from llm.runs.progress import Progress
-from llm.runs.signals import Interrupts, Stopped
+from llm.runs.signals import Signals, Stopped
 from llm.settings.loading import Config, ConfigError, flatten
 from llm.tasks.digits import DigitTask
 from llm.tokenizers.character import CharTokenizer
@@ -29,7 +29,7 @@ _DEPENDS_ON = (
 )
 
 
-def warmed(cfg: Config, role: str, run_folder: Path) -> str:
+def pretrained(cfg: Config, role: str, run_folder: Path) -> str:
     """Folder of the warmed-up model of a role; trained now unless one of its recipe is kept.
 
     Warm-ups are shared by runs with the same settings of them; an interrupted one goes on.
@@ -39,7 +39,7 @@ def warmed(cfg: Config, role: str, run_folder: Path) -> str:
     """
     folder = kept_in(cfg, role, run_folder)
     with _alone_in(folder):
-        return _warmed(cfg, role, folder)
+        return _pretrained(cfg, role, folder)
 
 
 def kept_in(cfg: Config, role: str, run_folder: Path) -> Path:
@@ -65,7 +65,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
         yield
 
 
-def _warmed(cfg: Config, role: str, folder: Path) -> str:
+def _pretrained(cfg: Config, role: str, folder: Path) -> str:
     recipe, kept = _recipe(cfg, role), folder / "recipe.json"
     if kept.exists():
         try:
@@ -84,7 +84,7 @@ def _warmed(cfg: Config, role: str, folder: Path) -> str:
                 f"recipe.json: {', '.join(differs)}. Remove it or choose another --warmup.folder"
             )
     else:
-        _warm_up(cfg, role, folder).save_pretrained(folder / "model")
+        _train(cfg, role, folder).save_pretrained(folder / "model")
         write_json(kept, recipe)  # written last: its presence says "complete"
     return str(folder / "model")
 
@@ -95,7 +95,7 @@ def _recipe(cfg: Config, role: str) -> dict:
     return {k: flat[k] for k in _DEPENDS_ON.format(role=role).split()}
 
 
-def _warm_up(cfg: Config, role: str, folder: Path) -> Model:
+def _train(cfg: Config, role: str, folder: Path) -> Model:
     """Supervised training on noisy demonstrations: pass rates start above zero, and differ."""
     w = cfg.warmup
     steps = w.policy_steps if role == "policy" else w.actor_steps
@@ -108,7 +108,7 @@ def _warm_up(cfg: Config, role: str, folder: Path) -> Model:
         start = load_state(kept, parts)["step"]
     progress = Progress(f"warm-up {role}", steps, start)
     guard = Guard(folder / "checkpoints")
-    with Interrupts() as interrupts:
+    with Signals() as interrupts:
         for step in range(start, steps):
             rng = randomness.stream(cfg.run.seed, f"warm-up {role}", step)
             ids, is_answer = demonstrations(cfg, rng, error)

@@ -24,10 +24,10 @@ def open_policy(cfg: Config, run_folder: Path) -> Model:
 
 def open_model(cfg: Config, role: str, run_folder: Path) -> Model:
     """The model of a role ("policy" or "actor"), as `open_policy`."""
-    from .pretraining import warmed
+    from .pretraining import pretrained
 
     part: ModelConfig = getattr(cfg, role)
-    folder = part.path or warmed(cfg, role, run_folder)
+    folder = part.path or pretrained(cfg, role, run_folder)
     model = load(folder, part.dtype)
     check_cache(model)
     found, wanted = logits_width(model), tokenizer_for(part.path, cfg.task).vocab_size

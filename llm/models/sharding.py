@@ -35,7 +35,7 @@ def shard(model: Model) -> Model:
     sharded = copy.deepcopy(model)
     inner = plain(sharded)
     device = next(model.parameters()).device
-    mesh = init_device_mesh(device.type, (distributed.size(),))
+    mesh = init_device_mesh(device.type, (distributed.world_size(),))
     options: dict[str, Any] = {
         "mesh": mesh,
         "mp_policy": MixedPrecisionPolicy(reduce_dtype=torch.float32),

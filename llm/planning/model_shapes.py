@@ -7,7 +7,7 @@ from typing import Any
 # From the models' config.json on the hub; -Base and -Instruct have the same shapes
 _QWEN3 = {"model_type": "qwen3", "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936}
 _QWEN25 = {"model_type": "qwen2", "num_key_value_heads": 2, "vocab_size": 151936}
-KNOWN: dict[str, dict[str, Any]] = {
+KNOWN_SHAPES: dict[str, dict[str, Any]] = {
     "Qwen/Qwen2.5-1.5B": _QWEN25 | {
         "hidden_size": 1536, "num_hidden_layers": 28, "num_attention_heads": 12,
         "intermediate_size": 8960, "tie_word_embeddings": True,

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from llm.settings.schema import TaskConfig
 from llm.tokenizers.character import CharTokenizer
-from llm.tokenizers.digit_synonyms import read
+from llm.tokenizers.digit_synonyms import as_digits
 
 from .answers import final_expression, gold_expression, last_number
 
@@ -47,7 +47,7 @@ def open_scorer(cfg: TaskConfig, tokenizer: Any) -> Scorer:
         return TextScorer(tokenizer, same_number)
     strict = isinstance(tokenizer, CharTokenizer)
     if strict and cfg.forms > 1:
-        return TextScorer(tokenizer, lambda text, answer: read(text, cfg.forms) == answer)
+        return TextScorer(tokenizer, lambda text, answer: as_digits(text, cfg.forms) == answer)
     return TextScorer(tokenizer, same_text if strict else same_stripped_text)
 
 

@@ -132,7 +132,7 @@ def _append_provenance(path: Path) -> None:
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "commit": _git("rev-parse", "HEAD"),
         "dirty": bool(_git("status", "--porcelain")),
-        "ranks": distributed.size(),
+        "ranks": distributed.world_size(),
         "python": platform.python_version(),
         "device": f"cpu ({os.cpu_count()} cores, {platform.machine()})",
         **{name: importlib.metadata.version(name) for name in _PACKAGES},

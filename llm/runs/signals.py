@@ -16,7 +16,7 @@ class Stopped(Exception):
         self.exit_code = exit_code
 
 
-class Interrupts:
+class Signals:
     """While entered, SIGTERM and the first SIGINT only set `signal`; a second SIGINT interrupts.
 
     The former handlers come back on leaving. Outside the main thread, where Python takes no signal
@@ -38,7 +38,7 @@ class Interrupts:
         """What a shell expects of a program ended by that signal: 143 or 130; 0 if none came."""
         return 0 if self.signal is None else 128 + self.signal
 
-    def __enter__(self) -> Interrupts:
+    def __enter__(self) -> Signals:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._former[number] = signal.signal(number, self._note)

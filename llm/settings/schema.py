@@ -343,4 +343,4 @@ class RunConfig:
     """Compute each layer again in the backward pass rather than keep its activations."""
 
 
-MOST = 2000  # forms of a digit: 19,990 characters of the block
+DIGIT_SYNONYMS_MAX = 2000  # forms of a digit: 19,990 characters of the block

@@ -8,7 +8,7 @@ from typing import Any
 
 from llm.errors import ConfigError
 
-from .schema import MOST
+from .schema import DIGIT_SYNONYMS_MAX
 
 _POSITIVE = (
     "task.digits_min task.digits_max task.prompt_tokens_max task.gym_size task.score_seconds "
@@ -35,7 +35,7 @@ _MAY_BE_INFINITE = set(
     "loss.clip_high optim.grad_clip alarm.kl_max alarm.ratio_max".split()
 )
 _AT_MOST = {
-    "task.forms": MOST,
+    "task.forms": DIGIT_SYNONYMS_MAX,
     "warmup.lr": 10,
     "optim.policy_lr": 10,
     "optim.actor_lr": 10,

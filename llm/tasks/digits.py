@@ -11,7 +11,7 @@ import numpy as np
 from llm.errors import ConfigError
 from llm.randomness import stream
 from llm.settings.schema import TaskConfig
-from llm.tokenizers.digit_synonyms import written
+from llm.tokenizers.digit_synonyms import spell
 
 from .problem import Problem, is_held_out, with_instruction
 
@@ -53,7 +53,7 @@ class DigitTask:
         """
         asked = prompt.replace(_FILLING, "")
         digits, forms = _DEMONSTRATIONS[self.cfg.name](asked, rng, error), self.cfg.forms
-        return digits if forms == 1 else written(digits, forms, rng)
+        return digits if forms == 1 else spell(digits, forms, rng)
 
     @property
     def _operands(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .digit_synonyms import further
+from .digit_synonyms import extra_characters
 
 _CHARACTERS = "0123456789=+-*/().,:;?!<>_ abcdefghijklmnopqrs"  # with padding and end, 48 ids
 
@@ -17,7 +17,7 @@ class CharTokenizer:
     eos: frozenset[int] = frozenset({1})
 
     def __init__(self, forms: int = 1) -> None:
-        self._characters = _CHARACTERS + further(forms)
+        self._characters = _CHARACTERS + extra_characters(forms)
         self._ids = {c: i + 2 for i, c in enumerate(self._characters)}
         self.vocab_size: int = len(self._characters) + 2
 

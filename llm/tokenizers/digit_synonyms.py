@@ -16,32 +16,32 @@ EXPONENT = 1.3  # of 200 forms the 20 likeliest then have 0.79 of the mass
 _FIRST = 0x4E00
 
 
-def further(forms: int) -> str:
+def extra_characters(forms: int) -> str:
     """The characters that are no digits: 10 for each form after the first, in order of the form,
     then of the digit."""
     return "".join(chr(_FIRST + i) for i in range(10 * (forms - 1)))
 
 
-def law(forms: int) -> np.ndarray:
+def zipf(forms: int) -> np.ndarray:
     """Probability of each form in a demonstration, (forms,): Zipf's, (j + 1) ** -EXPONENT."""
     weights = np.arange(1, forms + 1) ** -EXPONENT
     return weights / weights.sum()
 
 
-def written(digits: str, forms: int, rng: np.random.Generator) -> str:
+def spell(digits: str, forms: int, rng: np.random.Generator) -> str:
     """Digits, each in a form drawn from `law`."""
-    drawn = rng.choice(forms, size=len(digits), p=law(forms))
+    drawn = rng.choice(forms, size=len(digits), p=zipf(forms))
     return "".join(
         digit if form == 0 else chr(_FIRST + 10 * (int(form) - 1) + int(digit))
         for digit, form in zip(digits, drawn, strict=True)
     )
 
 
-def read(text: str, forms: int) -> str:
+def as_digits(text: str, forms: int) -> str:
     """A text with every form as its digit; all else stays, and so is no digit. Time: its length."""
     return text.translate(_digits(forms))
 
 
 @cache
 def _digits(forms: int) -> dict[int, str]:
-    return {ord(c): str(i % 10) for i, c in enumerate(further(forms))}
+    return {ord(c): str(i % 10) for i, c in enumerate(extra_characters(forms))}

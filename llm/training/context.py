@@ -23,7 +23,7 @@ from llm.tasks import factory, problem
 from llm.tokenizers import pretrained
 
 
-class Setup(NamedTuple):
+class TrainContext(NamedTuple):
     """anchor: the policy as it was at the start, frozen; None where the loss has no anchor.
     engine: samples the rollouts; None where there are none.
     shards: by role, what is trained in place of a model that is spread over ranks.
@@ -58,7 +58,7 @@ class Setup(NamedTuple):
         self.scorer.close()
 
 
-def open_setup(cfg: Config, folder: Path) -> Setup:
+def open_context(cfg: Config, folder: Path) -> TrainContext:
     """Data, scorer, models and engine of a run; built models are warmed up, in `folder` by default.
 
     Raises:
@@ -81,9 +81,9 @@ def open_setup(cfg: Config, folder: Path) -> Setup:
         anchor = copy.deepcopy(policy).requires_grad_(False)
     scorer = scorers.open_scorer(cfg.task, tokenizer)
     engine = open_engine(cfg, tokenizer, actor.model, device)
-    setup = Setup(cfg, tokenizer, task, scorer, policy, actor, anchor, device, engine)
+    setup = TrainContext(cfg, tokenizer, task, scorer, policy, actor, anchor, device, engine)
     setup = setup._replace(chunked=support.chunked(cfg, policy, actor.model))
-    if cfg.run.sharding == "fsdp" and distributed.size() > 1:
+    if cfg.run.sharding == "fsdp" and distributed.world_size() > 1:
         shards = {role: sharding.shard(model) for role, model in setup.whole.items()}
         setup = setup._replace(shards=shards)
     if cfg.run.activation_checkpointing:

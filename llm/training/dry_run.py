@@ -9,14 +9,14 @@ from llm.algorithm.control import initial_controls
 from llm.algorithm.correction import CorrectionState
 from llm.runs.nonfinite_guard import Guard
 
-from .context import Setup
+from .context import TrainContext
 from .minibatches import shares
 from .optimizer import open_optimizers, set_learning_rates
 from .rollout_phase import rollout, rollout_metrics
 from .update import merge, update
 
 
-def dry_step(setup: Setup, folder: Path) -> dict:
+def dry_step(setup: TrainContext, folder: Path) -> dict:
     """One step of everything but evaluation, in memory alone; `folder` is only named in errors."""
     cfg, guard = setup.cfg, Guard(folder)
     optimizers, controls, state = open_optimizers(setup), initial_controls(cfg), CorrectionState()

@@ -14,18 +14,18 @@ from llm.distributed import sum_counts
 from llm.rollout.batch import Batch
 from llm.rollout.sampling import sample
 from llm.tasks import problem
-from llm.training import evaluation as evaluate
-from llm.training import forward
 
-from .context import Setup
+from . import evaluation as evaluate
+from . import forward
+from .context import TrainContext
 from .microbatches import microbatches
 from .rollout_phase import rewards
 
 if TYPE_CHECKING:
-    from .context import Setup
+    from .context import TrainContext
 
 
-def pass_rate(model: Any, setup: Setup) -> float:
+def pass_rate(model: Any, setup: TrainContext) -> float:
     """Mean score over the run's held-out prompts, one sample each, at the training temperature.
 
     Prompts and random numbers are the same at every call, so that evaluations of a run, and of runs
@@ -37,14 +37,14 @@ def pass_rate(model: Any, setup: Setup) -> float:
 
 
 def evaluate_many(
-    model: Any, setup: Setup, problems: Sequence[problem.Problem], k: int, seed: int
+    model: Any, setup: TrainContext, problems: Sequence[problem.Problem], k: int, seed: int
 ) -> np.ndarray:
     """Which of k samples of each problem are right, bool (problems, k). Right is a full score."""
     return _scores(model, setup, problems, k, seed) >= 1.0
 
 
 def _scores(
-    model: Any, setup: Setup, problems: Sequence[problem.Problem], k: int, seed: int
+    model: Any, setup: TrainContext, problems: Sequence[problem.Problem], k: int, seed: int
 ) -> np.ndarray:
     """(problems, k) float64. Each rank samples its part of them.
 
@@ -53,7 +53,7 @@ def _scores(
     """
     r = setup.cfg.rollout
     size = max(1, r.prompts_per_step * r.rollouts_per_prompt // k)
-    rng, own = randomness.stream(seed, "evaluation sampling"), distributed.part(len(problems))
+    rng, own = randomness.stream(seed, "evaluation sampling"), distributed.rank_slice(len(problems))
     rng.bit_generator.advance(own.start * k * r.max_new_tokens)  # type: ignore[attr-defined]
     found = [torch.zeros(0)]
     for start in range(own.start, own.stop, size):
@@ -68,11 +68,11 @@ def _scores(
             group=k,
         )
         found.append(rewards(batch, setup.scorer))
-    return distributed.gather(torch.cat(found)).double().numpy().reshape(len(problems), k)
+    return distributed.all_gather(torch.cat(found)).double().numpy().reshape(len(problems), k)
 
 
 @torch.no_grad()
-def evaluation(setup: Setup, batch: Batch) -> dict[str, float]:
+def evaluation(setup: TrainContext, batch: Batch) -> dict[str, float]:
     """Held-out pass rates, and both exact KLs on the states of this batch."""
     clock = time.perf_counter()
     policy, actor = setup.policy, setup.actor.model
@@ -88,7 +88,7 @@ def evaluation(setup: Setup, batch: Batch) -> dict[str, float]:
                 one, other = (forward.forward(setup, m, mb) for m in (policy, actor))
                 kls = forward.exact_kls(one, other, setup.cfg.rollout.temperature)
                 sums = {k: v + n * {**kls, "tokens": 1}[k] for k, v in sums.items()}
-        *both, total = distributed.add_up(list(sums.values()), setup.device)
+        *both, total = distributed.all_reduce_sum(list(sums.values()), setup.device)
         found |= {k: kl / total for k, kl in zip(sums, both, strict=False)}
     found |= {f"eval_{k}": v for k, v in sum_counts(setup.scorer.counts()).items()}
     found["seconds_eval"] = time.perf_counter() - clock

@@ -23,7 +23,7 @@ from llm.models.sharding import gathered
 from llm.rollout.batch import Batch, positions
 from llm.settings.schema import LossConfig
 
-from .context import Setup
+from .context import TrainContext
 
 
 class Tokens(NamedTuple):
@@ -55,7 +55,7 @@ class Joint(NamedTuple):
     tokens: Tokens | None
 
 
-def forward(setup: Setup, model: Model, batch: Batch) -> Side:
+def forward(setup: TrainContext, model: Model, batch: Batch) -> Side:
     """One forward pass, up to where `read` goes on."""
     found = own_head(model)[0] if setup.chunked else None
     with recomputing(model):
@@ -107,7 +107,9 @@ def taken(side: Side, batch: Batch) -> Side:
     return side._replace(tokens=batch.completion_ids[batch.is_completion])
 
 
-def joint(setup: Setup, batch: Batch, controls: Controls, weighing: Weighing | None) -> Joint:
+def joint(
+    setup: TrainContext, batch: Batch, controls: Controls, weighing: Weighing | None
+) -> Joint:
     """One forward pass of each model that has a part in the losses. weighing: also `tokens`."""
     loss, role, warm = setup.cfg.loss, setup.trained, setup.cfg.rollout.temperature
     sides, pairs = [taken(forward(setup, role["policy"], batch), batch)], {}
@@ -165,14 +167,14 @@ def distill_kl(loss: LossConfig, policy: Side, actor: Side, temperature: float) 
 
 
 @torch.no_grad()
-def policy_tokens(setup: Setup, batch: Batch, weighing: Weighing) -> Tokens:
+def policy_tokens(setup: TrainContext, batch: Batch, weighing: Weighing) -> Tokens:
     """`tokens` by a forward pass of the policy alone."""
     side = taken(forward(setup, setup.trained["policy"], batch), batch)
     side = _weighed(setup, side, batch, weighing)
     return tokens(setup, side, read([side], setup.cfg.rollout.temperature)[0][0], batch, weighing)
 
 
-def _weighed(setup: Setup, side: Side, batch: Batch, weighing: Weighing) -> Side:
+def _weighed(setup: TrainContext, side: Side, batch: Batch, weighing: Weighing) -> Side:
     """The side with what `tokens` reads of it: q's k likeliest, and p's tail above lam c."""
     cfg, real = setup.cfg.correction, batch.is_completion
     known = weighing.is_target and needs_tail(cfg)
@@ -182,7 +184,9 @@ def _weighed(setup: Setup, side: Side, batch: Batch, weighing: Weighing) -> Side
 
 
 @torch.no_grad()
-def tokens(setup: Setup, side: Side, scores: Scores, batch: Batch, weighing: Weighing) -> Tokens:
+def tokens(
+    setup: TrainContext, side: Side, scores: Scores, batch: Batch, weighing: Weighing
+) -> Tokens:
     """What the weights need of the policy's side and its scores."""
     assert scores.logp is not None and scores.logp_ids is not None and side.ids is not None
     logp, topk_logp = scores.logp.detach(), scores.logp_ids.detach()

@@ -37,7 +37,7 @@ def microbatches(cfg: Config, batch: Batch) -> list[Micro]:
         tokens = first[rows].repeat_interleave(counts) + inside
         some = batch.rows(rows)
         found.append(Micro(_cut(some) if cfg.optim.tokens_per_microbatch else some, tokens))
-    missing = distributed.largest(len(found)) - len(found)
+    missing = distributed.all_reduce_max(len(found)) - len(found)
     return found + [Micro(none_of(batch), lengths.new_zeros(0))] * missing
 
 

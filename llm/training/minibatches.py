@@ -8,10 +8,10 @@ import torch
 
 from llm import distributed, randomness
 from llm.algorithm.correction import CorrectionState
-from llm.distributed.global_tokens import AllTokens
+from llm.distributed.global_tokens import GlobalTokens
 from llm.rollout.batch import Batch
 
-from .context import Setup
+from .context import TrainContext
 from .forward import Tokens
 from .microbatches import none_of
 from .scoring import before_updates
@@ -31,19 +31,19 @@ class Share(NamedTuple):
         real = self.batch.is_completion
         return torch.arange(len(real), device=real.device) if self.place is None else self.place
 
-    def tokens(self) -> AllTokens:
+    def tokens(self) -> GlobalTokens:
         """Its tokens among all ranks'; all ranks must ask."""
-        return AllTokens(self.batch.is_completion, self.places())
+        return GlobalTokens(self.batch.is_completion, self.places())
 
 
-def shares(setup: Setup, batch: Batch, state: CorrectionState, step: int) -> list[Share]:
+def shares(setup: TrainContext, batch: Batch, state: CorrectionState, step: int) -> list[Share]:
     """The sequences of each optimiser step of a rollout: all of them, or random equal shares.
 
     p_ref and p_actor_ref are scored here, before any update. Coins belong to (sequence, position).
     The shares are of the sequences of all ranks, so of some a rank may have none.
     """
     cfg, device = setup.cfg, batch.ids.device
-    n = sum(distributed.gather_json(len(batch.answers)))
+    n = sum(distributed.all_gather_object(len(batch.answers)))
     coins = randomness.stream(cfg.run.seed, "rejection", step).random(
         (n, batch.is_completion.shape[1])
     )

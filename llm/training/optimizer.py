@@ -12,7 +12,7 @@ from llm.algorithm.control import Controls
 from llm.settings.loading import Config
 from llm.settings.schema import OptimConfig
 
-from .context import Setup
+from .context import TrainContext
 
 
 class MasterAdamW(torch.optim.AdamW):
@@ -91,7 +91,7 @@ def lr_factor(cfg: OptimConfig, step: int, steps: int) -> float:
 Optimizers = dict[str, torch.optim.Optimizer]
 
 
-def open_optimizers(setup: Setup) -> Optimizers:
+def open_optimizers(setup: TrainContext) -> Optimizers:
     """One for each model that is trained."""
     o = setup.cfg.optim
     rates = {"policy": o.policy_lr, "actor": o.actor_lr}

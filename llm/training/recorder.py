@@ -7,13 +7,13 @@ from typing import Any
 
 from llm import distributed
 from llm.algorithm.correction import TokenWeights
-from llm.training import sample_records
 
-from .context import Setup
+from . import sample_records
+from .context import TrainContext
 from .minibatches import Share
 
 
-def start_text(setup: Setup, row: dict) -> str:
+def start_text(setup: TrainContext, row: dict) -> str:
     skipped = f", {setup.task.skipped} bad rows skipped" if setup.task.skipped else ""
     return (
         f"actor: {setup.actor.kind}, KL(policy, actor) {row['kl_policy_actor']:.4g} nats per token "
@@ -21,7 +21,7 @@ def start_text(setup: Setup, row: dict) -> str:
     )
 
 
-def sample_rows(setup: Setup, step: int, share: Share, weights: TokenWeights) -> list[dict]:
+def sample_rows(setup: TrainContext, step: int, share: Share, weights: TokenWeights) -> list[dict]:
     """Some of an update's completions, on whichever rank, token by token, for the report.
 
     weights: of the tokens of all ranks.
@@ -32,9 +32,9 @@ def sample_rows(setup: Setup, step: int, share: Share, weights: TokenWeights) ->
     own = replace(weights, **mine)
     kept, places = setup.cfg.run.samples_kept, (place.tolist(), every.sequences)
     rows = sample_records.token_rows(step, batch, setup.tokenizer, own, kept, places)
-    places_of = distributed.gather_json([batch.index.tolist(), place.tolist()])
+    places_of = distributed.all_gather_object([batch.index.tolist(), place.tolist()])
     order = {i: p for part in places_of for i, p in zip(*part, strict=False)}
-    found = [r for rows in distributed.gather_json(rows) for r in rows]
+    found = [r for rows in distributed.all_gather_object(rows) for r in rows]
     return sorted(found, key=lambda r: order[r["sequence"]])
 
 

@@ -11,13 +11,13 @@ from llm import distributed
 from llm.algorithm.advantages import group_advantage
 from llm.distributed import sum_counts
 from llm.rollout.batch import Batch
-from llm.rollout.engines.base import Engine, EngineError, order_ahead
+from llm.rollout.engines.base import Engine, EngineError, request_ahead
 from llm.runs.alarms import NonFinite
 from llm.runs.nonfinite_guard import Guard
 from llm.tasks.problem import Problem
-from llm.training import rollout_phase
 
-from .context import Setup
+from . import rollout_phase
+from .context import TrainContext
 
 if TYPE_CHECKING:
     from llm.rewards.scorers import Scorer
@@ -28,19 +28,19 @@ def rewards(batch: Batch, scorer: Scorer) -> torch.Tensor:
     return torch.tensor(scorer.score(batch.completions(), batch.answers), dtype=torch.float32)
 
 
-def engine_of(setup: Setup) -> Engine:
+def engine_of(setup: TrainContext) -> Engine:
     assert setup.engine is not None  # a training setup has one
     return setup.engine
 
 
-def rollout(setup: Setup, step: int, guard: Guard, ahead: int | None = None) -> Batch:
+def rollout(setup: TrainContext, step: int, guard: Guard, ahead: int | None = None) -> Batch:
     """This step's prompts, each completed by a group, scored; advantages before any rejection.
 
     Those of this rank: neighbouring prompts, sampled as they are among all. Orders the batches of
     the `ahead` next steps too, by default rollout.max_staleness.
     """
     cfg, r, engine = setup.cfg, setup.cfg.rollout, engine_of(setup)
-    own, group = distributed.part(r.prompts_per_step), r.rollouts_per_prompt
+    own, group = distributed.rank_slice(r.prompts_per_step), r.rollouts_per_prompt
     place = (own.start * group, r.prompts_per_step * group)
     here = Guard(guard.checkpoints)  # ranks sample different numbers of tokens
 
@@ -49,29 +49,29 @@ def rollout(setup: Setup, step: int, guard: Guard, ahead: int | None = None) -> 
 
     def sampled() -> Batch:
         last = min(step + (r.max_staleness if ahead is None else ahead), cfg.run.steps)
-        order_ahead(engine, range(step, last + 1), problems, place)
+        request_ahead(engine, range(step, last + 1), problems, place)
         return engine.collect(
             step,
             problems(step),
             check=lambda logq: here.finite(step, **{"log-probability of the sampling model": logq}),
         )
 
-    batch = distributed.together(sampled, NonFinite, EngineError)
+    batch = distributed.raise_on_all_ranks(sampled, NonFinite, EngineError)
     reward = rollout_phase.rewards(batch, setup.scorer).to(setup.device)
     advantage = group_advantage(reward, r.rollouts_per_prompt, cfg.loss.advantage)
     return replace(batch, reward=reward, advantage=advantage)
 
 
-def rollout_metrics(batch: Batch, setup: Setup, step: int) -> dict[str, float]:
+def rollout_metrics(batch: Batch, setup: TrainContext, step: int) -> dict[str, float]:
     """Of all ranks' sequences."""
-    reward = distributed.gather(batch.reward)
+    reward = distributed.all_gather(batch.reward)
     groups = reward.reshape(-1, setup.cfg.rollout.rollouts_per_prompt)
-    lengths = distributed.gather(batch.is_completion.sum(dim=1))
+    lengths = distributed.all_gather(batch.is_completion.sum(dim=1))
     return {
         "reward_mean": float(reward.mean()),
         "groups_informative": float((groups != groups[:, :1]).any(dim=1).float().mean()),
         "length_mean": float(lengths.float().mean()),
-        "finished": float(distributed.gather(batch.finished).float().mean()),
+        "finished": float(distributed.all_gather(batch.finished).float().mean()),
         "tokens": int(lengths.sum()),
         "staleness": float((step - batch.version[batch.is_completion]).float().mean()),
         **sum_counts(engine_of(setup).counts()),

@@ -8,13 +8,13 @@ import torch
 
 from llm.rollout.batch import Batch
 from llm.runs.nonfinite_guard import Guard
-from llm.training import forward
 
-from .context import Setup
+from . import forward
+from .context import TrainContext
 
 
 @torch.no_grad()
-def check_models(setup: Setup, batch: Batch, guard: Guard, step: int) -> None:
+def check_models(setup: TrainContext, batch: Batch, guard: Guard, step: int) -> None:
     """Only models that still give finite log-probabilities are worth a checkpoint."""
     models = {"policy": setup.policy, "actor": setup.actor.model, **setup.trained}
     for name, model in models.items():

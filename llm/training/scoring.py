@@ -7,13 +7,13 @@ import torch
 from llm.algorithm.correction import CorrectionState
 from llm.rollout.batch import Batch
 
-from .context import Setup
+from .context import TrainContext
 from .forward import Tokens, Weighing, forward, policy_tokens, read, taken
 from .microbatches import in_order, microbatches
 
 
 def score(
-    setup: Setup,
+    setup: TrainContext,
     batch: Batch,
     state: CorrectionState,
     *,
@@ -33,7 +33,7 @@ def score(
 
 @torch.no_grad()
 def before_updates(
-    setup: Setup, batch: Batch, state: CorrectionState
+    setup: TrainContext, batch: Batch, state: CorrectionState
 ) -> tuple[Tokens, torch.Tensor | None]:
     """p_ref and, where Eq. 6 has a correction, p_actor_ref, on a whole batch."""
     cfg = setup.cfg

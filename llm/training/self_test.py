@@ -26,7 +26,7 @@ from llm.settings.loading import ConfigError
 from llm.tasks.problem import Problem
 
 from . import forward
-from .context import Setup
+from .context import TrainContext
 
 _PROMPTS = 4
 _GROUP = 2
@@ -50,7 +50,7 @@ class Limits(NamedTuple):
     scale: float = math.inf
 
 
-def limits(setup: Setup, dtype: str = "") -> Limits:
+def limits(setup: TrainContext, dtype: str = "") -> Limits:
     """run.self_test_max for a token, or by the precision, the policy's unless given."""
     if setup.cfg.run.self_test_max:
         return Limits(setup.cfg.run.self_test_max)
@@ -59,7 +59,7 @@ def limits(setup: Setup, dtype: str = "") -> Limits:
 
 
 @torch.no_grad()
-def self_test(setup: Setup) -> dict[str, Any]:
+def self_test(setup: TrainContext) -> dict[str, Any]:
     """Compare log p_inf with log p_ref on completions that the policy itself samples.
 
     Returns:
@@ -95,7 +95,7 @@ def self_test(setup: Setup) -> dict[str, Any]:
 
 
 def _compared(
-    setup: Setup, model: Model, batch: Batch, allowed: Limits, name: str
+    setup: TrainContext, model: Model, batch: Batch, allowed: Limits, name: str
 ) -> dict[str, Any]:
     real = batch.is_completion
     side = forward.taken(forward.forward(setup, model, batch), batch)
@@ -145,7 +145,7 @@ def _distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return torch.where(a == b, 0.0, (a - b).abs()).nan_to_num(nan=torch.inf, posinf=torch.inf)
 
 
-def _of_unequal_lengths(setup: Setup) -> list[Problem]:
+def _of_unequal_lengths(setup: TrainContext) -> list[Problem]:
     """Training prompts from the shortest to the longest of 32, so that there is padding."""
     some = setup.task.batch(setup.cfg.run.seed, 0, 32)
     some = sorted(some, key=lambda p: len(setup.tokenizer.prompt(p.prompt)))

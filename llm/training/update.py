@@ -14,7 +14,7 @@ from llm.rollout.batch import Batch
 from llm.runs.nonfinite_guard import Guard
 from llm.settings.loading import Config
 
-from .context import Setup
+from .context import TrainContext
 from .forward import Joint, Weighing, joint
 from .microbatches import in_order, microbatches
 from .minibatches import Share
@@ -23,7 +23,7 @@ from .scoring import score
 
 
 def update(
-    setup: Setup,
+    setup: TrainContext,
     optimizers: Optimizers,
     share: Share,
     controls: Controls,
@@ -106,12 +106,14 @@ def update(
         entropies.append(found.entropy)
         clips.append(diagnostics.clip_fraction(new, ref.logp[piece], advantage, *clip))
 
-    losses = dict(zip(losses, distributed.add_up(list(losses.values()), real.device), strict=True))
+    losses = dict(
+        zip(losses, distributed.all_reduce_sum(list(losses.values()), real.device), strict=True)
+    )
     norms = {}
     for name in optimizers:
         model = setup.trained[name]
         if name not in setup.shards:  # those are summed already
-            distributed.sum_gradients(model.parameters())
+            distributed.all_reduce_gradients(model.parameters())
         guard.gradients(step, **{name: model})
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), cfg.optim.grad_clip)
         norms[f"grad_norm_{name}"] = float(full(norm))
@@ -127,7 +129,7 @@ def update(
 
 
 def actor_terms(
-    setup: Setup,
+    setup: TrainContext,
     batch: Batch,
     found: Joint,
     ref_actor: torch.Tensor | None,

@@ -52,7 +52,7 @@ WAY = 0.8  # kind gain: share of the way to on-policy's end, as cost.LEVELS
 _SOLVED = re.compile(r"mean@4 of (\d+) digits")
 
 
-class Claim(NamedTuple):
+class EmpiricalClaim(NamedTuple):
     """One entry of claims.toml; fields as explained there."""
 
     id: str
@@ -101,7 +101,7 @@ class Judgement(NamedTuple):
     student: the effect with Student's t interval, which decides nothing.
     """
 
-    claim: Claim
+    claim: EmpiricalClaim
     verdict: str
     detail: str
     effect: Interval | None
@@ -121,13 +121,13 @@ _FIELDS = {  # by kind: what an entry must hold beside id, section, paper and ki
 _SIDES = ({"above"}, {"below"}, {"within"}, {"within", "of"})
 
 
-def load(file: Path = FILE) -> list[Claim]:
+def load(file: Path = FILE) -> list[EmpiricalClaim]:
     """The claims, in the order of the file.
 
     Raises:
         ValueError: an entry lacks a field, has one that its kind does not read, or repeats an id.
     """
-    found: list[Claim] = []
+    found: list[EmpiricalClaim] = []
     for entry in tomllib.loads(file.read_text(encoding="utf-8"))["claim"]:
         name, kind = entry.get("id", "?"), entry.get("kind", "?")
         if kind not in _FIELDS:
@@ -141,11 +141,11 @@ def load(file: Path = FILE) -> list[Claim]:
             )
         if name in {c.id for c in found}:
             raise ValueError(f"claim {name} stands twice")
-        found.append(Claim(**entry))
+        found.append(EmpiricalClaim(**entry))
     return found
 
 
-def side(claim: Claim, which: str, scale: Scale) -> list[Run]:
+def side(claim: EmpiricalClaim, which: str, scale: Scale) -> list[Run]:
     """The runs of one side of a claim, one per seed.
 
     Raises:
@@ -168,14 +168,14 @@ def side(claim: Claim, which: str, scale: Scale) -> list[Run]:
     return found
 
 
-def runs(claims: list[Claim], scale: Scale) -> list[Run]:
+def runs(claims: list[EmpiricalClaim], scale: Scale) -> list[Run]:
     """All runs that the claims are judged by."""
     found = [r for c in claims for s in "ab" if getattr(c, s) for r in side(c, s, scale)]
     found += [r for c in claims if c.kind == "gain" for r in _of_gain(c, scale)]
     return list(dict.fromkeys(found))
 
 
-def evaluations(claims: list[Claim], scale: Scale, home: Path = HOME) -> list[Evaluation]:
+def evaluations(claims: list[EmpiricalClaim], scale: Scale, home: Path = HOME) -> list[Evaluation]:
     """All evaluations on other sets that they need; the runs must be finished."""
     found = []
     for c in claims:
@@ -186,7 +186,7 @@ def evaluations(claims: list[Claim], scale: Scale, home: Path = HOME) -> list[Ev
     return found
 
 
-def judge(claim: Claim, scale: Scale, home: Path = HOME) -> Judgement:
+def judge(claim: EmpiricalClaim, scale: Scale, home: Path = HOME) -> Judgement:
     """The effect and what it says of the claim."""
     if claim.kind == "none":
         return Judgement(claim, CANNOT, claim.reason, None, 0, ())
@@ -204,7 +204,7 @@ def judge(claim: Claim, scale: Scale, home: Path = HOME) -> Judgement:
     return Judgement(claim, verdict, detail, effect, seeds, _names(own, home), student)
 
 
-def _runs_of(claim: Claim, scale: Scale) -> list[Run]:
+def _runs_of(claim: EmpiricalClaim, scale: Scale) -> list[Run]:
     """All runs that a claim's effect is of; none for kind sweep."""
     if claim.kind == "sweep":
         return []
@@ -213,7 +213,7 @@ def _runs_of(claim: Claim, scale: Scale) -> list[Run]:
     return [r for s in "ab" if getattr(claim, s) for r in side(claim, s, scale)]
 
 
-def _effect(claim: Claim, scale: Scale, home: Path, mean: Mean) -> Interval | None:
+def _effect(claim: EmpiricalClaim, scale: Scale, home: Path, mean: Mean) -> Interval | None:
     """Estimate and interval; None where a gain's level was not reached."""
     if claim.kind == "sweep":
         return _sweep(claim, mean)
@@ -223,7 +223,7 @@ def _effect(claim: Claim, scale: Scale, home: Path, mean: Mean) -> Interval | No
     return _compare(claim, [side(claim, s, scale) for s in "ab" if getattr(claim, s)], home, mean)
 
 
-def decide(claim: Claim, effect: Interval) -> tuple[str, str]:
+def decide(claim: EmpiricalClaim, effect: Interval) -> tuple[str, str]:
     """(verdict, detail) of an interval with ends; an end on the threshold is not beyond it."""
     low, high = claim.range
     if low < effect.low and effect.high < high:
@@ -233,14 +233,14 @@ def decide(claim: Claim, effect: Interval) -> tuple[str, str]:
     return NOT, UNDECIDED
 
 
-def _measure(claim: Claim, run: Run, home: Path) -> float:
+def _measure(claim: EmpiricalClaim, run: Run, home: Path) -> float:
     at = _SOLVED.fullmatch(claim.metric)
     if at:
         return table1.solved(run, int(at[1]), any_of_four=False, home=home)
     return float(run_statistics.METRICS[claim.metric](run, home))
 
 
-def _compare(claim: Claim, sides: list[list[Run]], home: Path, mean: Mean) -> Interval:
+def _compare(claim: EmpiricalClaim, sides: list[list[Run]], home: Path, mean: Mean) -> Interval:
     """Over seeds: the mean, mean difference or geometric mean ratio of a metric."""
     a, *b = ({r.seed: _measure(claim, r, home) for r in own} for own in sides)
     if not b:
@@ -253,13 +253,13 @@ def _compare(claim: Claim, sides: list[list[Run]], home: Path, mean: Mean) -> In
     return mean([a[s] - b[0][s] for s in a])
 
 
-def _of_gain(claim: Claim, scale: Scale) -> list[Run]:
+def _of_gain(claim: EmpiricalClaim, scale: Scale) -> list[Run]:
     """The runs of a, and on-policy ones of the same world."""
     base = claim._replace(a={**(claim.a or {}), "method": "on-policy"})
     return side(base, "a", scale) + side(claim, "a", scale)
 
 
-def _sweep(claim: Claim, mean: Mean) -> Interval:
+def _sweep(claim: EmpiricalClaim, mean: Mean) -> Interval:
     """A column of Figure 2 at a KL before rejection, over seeds of the families' states."""
 
     def at(seed: int) -> float:

@@ -61,7 +61,7 @@ FRAMES = {
 
 NODES: dict[str, Node] = {
     "sample": Node(
-        (("llm.rollout.sampling.sample", "llm.rollout.engines.base.fill"),),
+        (("llm.rollout.sampling.sample", "llm.rollout.engines.base.generate"),),
         (0.32, 0.40, 1.12, 0.56), ACTOR, ROLLOUT, "the actor q,\nwith its top k",
     ),
     "rewards": Node(

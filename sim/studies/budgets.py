@@ -41,7 +41,7 @@ class States(NamedTuple):
     log_q: Array
 
 
-class World(NamedTuple):
+class BudgetWorld(NamedTuple):
     """An actor, and the direction in which the policy leaves it; states differ in how far."""
 
     log_q: Array  # (n, v)
@@ -53,11 +53,11 @@ class World(NamedTuple):
         return States(logits - np.log(np.exp(logits).sum(-1, keepdims=True)), self.log_q)
 
 
-def make_world(rng: np.random.Generator, n: int, v: int) -> World:
+def make_world(rng: np.random.Generator, n: int, v: int) -> BudgetWorld:
     """n states on v tokens; mismatches spread over a factor of about 10 between states."""
     log_q = pairs.dirichlet(rng, n, v)[0]
     spread = np.exp(0.8 * rng.standard_normal((n, 1)) - 0.32)
-    return World(log_q, spread * rng.standard_normal((n, v)))
+    return BudgetWorld(log_q, spread * rng.standard_normal((n, v)))
 
 
 def measure(states: States, lam: Array | float) -> Row:
@@ -109,7 +109,7 @@ def three_ways(rng: np.random.Generator, states: States, repeats: int) -> list[R
     return rows
 
 
-def drift(rng: np.random.Generator, world: World, steps: int) -> list[Row]:
+def drift(rng: np.random.Generator, world: BudgetWorld, steps: int) -> list[Row]:
     """Realised acceptance at every step, each lam chosen from the tokens of earlier steps."""
     fixed = last = tracked = math.nan
     rows: list[Row] = []

@@ -33,7 +33,7 @@ COLUMNS = (
 )  # fmt: skip
 
 
-class Batch(NamedTuple):
+class StateBatch(NamedTuple):
     """One draw of a token at every state, (n,) each; the states; and the threshold."""
 
     known: Known
@@ -43,13 +43,13 @@ class Batch(NamedTuple):
     lam: float
 
 
-def seen_in_tail(batch: Batch, bound: np.ndarray) -> jackpot.TailStatistic:
+def seen_in_tail(batch: StateBatch, bound: np.ndarray) -> jackpot.TailStatistic:
     """What the sampled tail tokens say of `bound`."""
     return jackpot.tail_statistic(batch.accept, batch.in_tail, bound, _log(batch.known.q_tail))
 
 
-def _ratio_of(bound: Callable[[Known], np.ndarray]) -> Callable[[Batch], np.ndarray]:
-    def estimate(batch: Batch) -> np.ndarray:
+def _ratio_of(bound: Callable[[Known], np.ndarray]) -> Callable[[StateBatch], np.ndarray]:
+    def estimate(batch: StateBatch) -> np.ndarray:
         u = bound(batch.known)
         beta = jackpot.tail_ratio(seen_in_tail(batch, u))
         return jackpot.z_tail_ratio(batch.known.z_k, u, beta)
@@ -69,7 +69,7 @@ def lognormal_tail(known: Known, lam: float, g: float) -> np.ndarray:
     return np.where((known.q_tail > 0) & (known.p_tail > 0), np.minimum(r, known.lumped), 0.0)
 
 
-def _lognormal(batch: Batch) -> np.ndarray:
+def _lognormal(batch: StateBatch) -> np.ndarray:
     """Z_K + R(g), with the g in [0, 16] at which the sampled tail tokens fit, by bisection."""
     seen = batch.in_tail & (batch.known.q_tail > 0)
     mine = Known(*(x[seen] for x in batch.known))
@@ -82,12 +82,12 @@ def _lognormal(batch: Batch) -> np.ndarray:
     return batch.known.z_k + lognormal_tail(batch.known, batch.lam, (low + high) / 2)
 
 
-def _kappa(batch: Batch) -> np.ndarray:
+def _kappa(batch: StateBatch) -> np.ndarray:
     return jackpot.kappa(batch.coin, batch.known.union) * batch.known.union
 
 
 # per state; * = q granted where no engine gives it
-ESTIMATORS: dict[str, Callable[[Batch], np.ndarray]] = {
+ESTIMATORS: dict[str, Callable[[StateBatch], np.ndarray]] = {
     "Z_K": lambda batch: batch.known.z_k,
     "union *": lambda batch: batch.known.union,
     "kappa union *": _kappa,
@@ -100,7 +100,7 @@ ESTIMATORS: dict[str, Callable[[Batch], np.ndarray]] = {
     "lognormal tail": _lognormal,
 }
 # of the batch mean alone: what one would never use as a state's Z
-MEANS: dict[str, Callable[[Batch], np.ndarray]] = {
+MEANS: dict[str, Callable[[StateBatch], np.ndarray]] = {
     "coin": lambda batch: batch.coin,
     "a": lambda batch: batch.accept,
     "Z_K + a 1{tail}": lambda batch: batch.known.z_k + batch.accept * batch.in_tail,
@@ -117,7 +117,7 @@ def measure(states: Revealed, k: int, lam: float, rng: np.random.Generator) -> l
     errors: dict[str, list[np.ndarray]] = {x: [] for x in (*ESTIMATORS, SMOOTHED, *MEANS)}
     seen = jackpot.TailStatistic()
     for accept, rank, coin in zip(states.accept, states.rank, coins, strict=True):
-        batch = Batch(known, accept, rank >= k, coin, lam)
+        batch = StateBatch(known, accept, rank >= k, coin, lam)
         for name, estimate in (ESTIMATORS | MEANS).items():
             errors[name].append(np.asarray(estimate(batch), dtype=np.float64) - z)
         seen = jackpot.smooth_tail(seen, seen_in_tail(batch, known.bound), DECAY)

@@ -46,7 +46,7 @@ def train_in(cfg: config.Config) -> None:
 
 def opened(cfg: config.Config, folder: Path) -> tuple:
     """Policy and actor as a run starts with them."""
-    found = context.open_setup(cfg, folder)
+    found = context.open_context(cfg, folder)
     return found.policy, found.actor.model
 
 
@@ -242,9 +242,9 @@ def test_a_non_finite_value_stops_the_run_naming_step_tensor_and_checkpoint(
             return original(*args)
 
         policies = []
-        build = train.open_setup
+        build = train.open_context
         monkeypatch.setattr(
-            train, "open_setup", lambda *a: policies.append((m := build(*a)).policy) or m
+            train, "open_context", lambda *a: policies.append((m := build(*a)).policy) or m
         )
         monkeypatch.setattr(update.metrics, "clip_fraction", poisoned)
     elif name == "weight":
@@ -316,7 +316,7 @@ def test_ess_is_one_for_equal_weights_and_one_over_n_for_a_single_one():
 
 def test_nan_in_the_sampling_model_stops_the_run_by_name(tmp_path, warm, monkeypatch):
     """The actor's log-probabilities are checked before anything is sampled from them."""
-    build = train.open_setup
+    build = train.open_context
 
     def broken(*a):
         found = build(*a)
@@ -324,7 +324,7 @@ def test_nan_in_the_sampling_model_stops_the_run_by_name(tmp_path, warm, monkeyp
             found.actor.model.lm_head.weight[0, 0] = float("nan")
         return found
 
-    monkeypatch.setattr(train, "open_setup", broken)
+    monkeypatch.setattr(train, "open_context", broken)
     with pytest.raises(Diverged, match="step 0: log-probability of the sampling model"):
         start(tmp_path, warm)
 

@@ -305,7 +305,7 @@ def test_the_best_evaluation_is_kept_as_a_checkpoint(tmp_path, warm, monkeypatch
     )
     summary = start(tmp_path, warm, "--run.eval-every", "3")
     cfg = settings(tmp_path, warm, "--run.eval-every", "3")
-    parts = {"policy": context.open_setup(cfg, tmp_path).policy}
+    parts = {"policy": context.open_context(cfg, tmp_path).policy}
     state = checkpoint.load_state(checkpoint.best(tmp_path / "checkpoints"), parts)
     assert state["step"] == 6 == summary["step_best"] and state["best"] == 0.6
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from paper_figures.claims.verdicts import Claim
+from paper_figures.claims.verdicts import EmpiricalClaim
 from paper_figures.experiments import run_store, runner
 from paper_figures.experiments.configurations import Run
 from paper_figures.experiments.run_lists import Scale
@@ -16,7 +16,9 @@ from paper_figures.experiments.run_lists import Scale
 SCALE = Scale("full", (900, 901, 902), (900, 901, 902), 1.0)  # seeds of no figure
 A = {"study": "fig1", "world": "chain", "method": "jackpot"}
 B = {"study": "fig1", "world": "chain", "method": "tis"}
-CLAIM = Claim("x", "Fig. 1", "Words | of the paper <b>", "difference", "x over y", "final", A, B, 3)
+CLAIM = EmpiricalClaim(
+    "x", "Fig. 1", "Words | of the paper <b>", "difference", "x over y", "final", A, B, 3
+)
 
 
 def evaluated_steps(run: Run) -> list[int]:

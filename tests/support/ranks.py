@@ -67,7 +67,7 @@ def play(scene: Scene) -> None:
 
     def killing(engine, steps, *rest):
         order(engine, steps, *rest)
-        if steps[0] == scene.kill and distributed.rank() == distributed.size() - 1:
+        if steps[0] == scene.kill and distributed.rank() == distributed.world_size() - 1:
             if scene.fails:
                 engine._command = lambda: [sys.executable, "-S", "-c", "raise SystemExit(3)"]
             os.kill(engine.pid, signal.SIGKILL)
@@ -176,7 +176,7 @@ def free_port() -> str:
 def main() -> None:
     from llm import distributed
 
-    with distributed.joined("cpu"):
+    with distributed.process_group("cpu"):
         for scene in json.loads(Path(sys.argv[1]).read_text()):
             play(Scene(**scene))
 

@@ -21,7 +21,7 @@ from llm.settings.loading import Config, ModelConfig
 from llm.tasks import factory
 from llm.tasks.problem import Problem
 from llm.tokenizers.character import CharTokenizer
-from llm.training.context import Setup
+from llm.training.context import TrainContext
 
 TOKENIZER = CharTokenizer()
 PROBLEMS = [
@@ -47,7 +47,7 @@ def random_pair():
     return policy, actor
 
 
-def world(cfg: Config, pair, kind: str = "separate") -> Setup:
+def world(cfg: Config, pair, kind: str = "separate") -> TrainContext:
     """The pair as they are, not copied."""
     policy, actor = pair
     anchor = copy.deepcopy(policy).requires_grad_(False) if cfg.loss.anchor_coef > 0 else None
@@ -59,7 +59,7 @@ def world(cfg: Config, pair, kind: str = "separate") -> Setup:
     engine.update(actor, version=0)
     chunked = support.chunked(cfg, policy, actor)
     parts = (cfg, TOKENIZER, task, scorer, policy, held, anchor, device, engine)
-    return Setup(*parts, chunked=chunked)
+    return TrainContext(*parts, chunked=chunked)
 
 
 def rollout(model, problems=PROBLEMS, seed=0, temperature=1.0, top_k=5, width=7, group=1):

@@ -4,7 +4,8 @@ Every engine does an `Order`, which is numbers alone, and notes what `rollout.sa
 the same random streams (vllm: from seeds of its own for each step and sequence). With
 rollout.max_staleness = d the batch of step t is ordered once step t - 1 - d is done, from the
 weights as they are then, so at most d + 1 batches wait and results never depend on timing. Batches
-that wait belong to a checkpoint (`tensors`, `put_tensors`): a resumed run takes them from there.
+that wait belong to a checkpoint (`state_dict`, `load_state_dict`): a resumed run takes them from
+there.
 
 Each rank has an engine of its own for its own sequences. What waits is put together from all ranks
 for a checkpoint (`gather`), and cut to each rank's part when it is read, so ranks may change.
@@ -38,7 +39,7 @@ class EngineError(ConfigError):
     """An engine that cannot sample, however often it is asked."""
 
 
-class Order(NamedTuple):
+class GenerationRequest(NamedTuple):
     """What to sample. prompts: token ids, each for `group` sequences that are neighbours. place:
     as for `rollout.sample`."""
 
@@ -62,7 +63,7 @@ class Order(NamedTuple):
 class _Ids:
     """The part of a tokenizer that sampling needs: prompts are numbered, their ids known."""
 
-    def __init__(self, order: Order) -> None:
+    def __init__(self, order: GenerationRequest) -> None:
         self._prompts, self.pad, self.eos = order.prompts, order.pad, frozenset(order.eos)
 
     def prompt(self, number: str) -> list[int]:
@@ -75,7 +76,7 @@ class _NonFinite(Exception):
         self.logq = logq
 
 
-def fill(model: Model, order: Order, version: int) -> Result:
+def generate(model: Model, order: GenerationRequest, version: int) -> Result:
     """Sample an order from `model`, whose weights are of `version`."""
 
     def check(logq: torch.Tensor) -> None:
@@ -112,7 +113,9 @@ class Engine:
     def __init__(self, cfg: Config, tokenizer: Tokenizer, device: torch.device) -> None:
         self.cfg, self.tokenizer, self.device = cfg, tokenizer, device
         self.version = 0
-        self._waiting: dict[int, Order | None] = {}  # by step; None: its result was put back
+        self._waiting: dict[
+            int, GenerationRequest | None
+        ] = {}  # by step; None: its result was put back
         self._results: dict[int, Result] = {}
         self._gathered: dict[int, Result] = {}  # of all ranks
 
@@ -190,16 +193,16 @@ class Engine:
                 if step not in self._results:
                     self._results[step] = self._finish(step)
 
-        distributed.together(finish, EngineError)
+        distributed.raise_on_all_ranks(finish, EngineError)
         for step in self._waiting:
             if step not in self._gathered:
                 self._gathered[step] = _of_all_ranks(self._results[step], self.tokenizer.pad)
 
-    def tensors(self) -> dict[str, torch.Tensor]:
+    def state_dict(self) -> dict[str, torch.Tensor]:
         """What `gather` found, `step.field`: what a checkpoint must hold."""
         return {f"{s}.{k}": v for s, found in self._gathered.items() for k, v in found.items()}
 
-    def put_tensors(self, tensors: dict[str, torch.Tensor]) -> None:
+    def load_state_dict(self, tensors: dict[str, torch.Tensor]) -> None:
         """Have again this rank's part of what `tensors` gave."""
         for key, tensor in tensors.items():
             step, name = key.split(".", 1)
@@ -209,7 +212,7 @@ class Engine:
         self._results |= {s: _of_this_rank(found) for s, found in self._gathered.items()}
         self._waiting |= dict.fromkeys(self._results)
 
-    def _begin(self, key: int, order: Order) -> None:
+    def _begin(self, key: int, order: GenerationRequest) -> None:
         raise NotImplementedError
 
     def _finish(self, key: int) -> Result:
@@ -224,8 +227,8 @@ class Engine:
         max_new_tokens: int,
         top_k: int,
         place: tuple[int, int] | None,
-    ) -> Order:
-        return Order(
+    ) -> GenerationRequest:
+        return GenerationRequest(
             self.cfg.run.seed,
             purpose,
             step,
@@ -259,32 +262,32 @@ class Engine:
 def _of_all_ranks(found: Result, pad: int) -> Result:
     """Results of all ranks, in rank order, padded on the left to one width; of all that hold
     log-probabilities that are not finite the first, alone."""
-    bad = distributed.gather_json(NON_FINITE in found)
+    bad = distributed.all_gather_object(NON_FINITE in found)
     if any(bad):
         mine = bad.index(True) == distributed.rank()
-        width = distributed.largest(found[NON_FINITE].shape[1] if mine else 0)
+        width = distributed.all_reduce_max(found[NON_FINITE].shape[1] if mine else 0)
         some = next(iter(found.values()))
         here = found[NON_FINITE] if mine else some.new_zeros((0, width), dtype=torch.float32)
-        return {NON_FINITE: distributed.gather(here)}
-    more = distributed.largest(found["ids"].shape[1]) - found["ids"].shape[1]
+        return {NON_FINITE: distributed.all_gather(here)}
+    more = distributed.all_reduce_max(found["ids"].shape[1]) - found["ids"].shape[1]
     wide = found | {
         "ids": torch.nn.functional.pad(found["ids"], (more, 0), value=pad),
         "is_real": torch.nn.functional.pad(found["is_real"], (more, 0)),
     }
-    return {name: distributed.gather(wide[name]) for name in FIELDS}
+    return {name: distributed.all_gather(wide[name]) for name in FIELDS}
 
 
 def _of_this_rank(found: Result) -> Result:
     """This rank's sequences of a whole batch, without columns that are padding in all of them."""
     if NON_FINITE in found:
         return found
-    own = distributed.part(len(found["ids"]))
+    own = distributed.rank_slice(len(found["ids"]))
     part = {name: x[own.start : own.stop] for name, x in found.items()}
     first = int(part["is_real"].any(dim=0).nonzero()[0])
     return part | {name: part[name][:, first:] for name in ("ids", "is_real")}
 
 
-def order_ahead(
+def request_ahead(
     engine: Engine,
     steps: Iterable[int],
     problems: Callable[[int], list[Problem]],

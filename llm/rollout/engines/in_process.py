@@ -8,7 +8,7 @@ from llm.models.loading import Model
 from llm.settings.loading import Config
 from llm.tokenizers.pretrained import Tokenizer
 
-from .base import Engine, Order, Result, fill
+from .base import Engine, GenerationRequest, Result, generate
 
 
 class HfEngine(Engine):
@@ -23,8 +23,8 @@ class HfEngine(Engine):
         super().update(model, version)
         self._model = model
 
-    def _begin(self, key: int, order: Order) -> None:
-        self._found[key] = fill(self._model, order, self.version)
+    def _begin(self, key: int, order: GenerationRequest) -> None:
+        self._found[key] = generate(self._model, order, self.version)
 
     def _finish(self, key: int) -> Result:
         return self._found.pop(key)

@@ -36,7 +36,7 @@ from llm.models.loading import Model, logits_width
 from llm.settings.loading import Config, ConfigError
 from llm.tokenizers.pretrained import Tokenizer
 
-from .base import FIELDS, NON_FINITE, Engine, EngineError, Order, Result
+from .base import FIELDS, NON_FINITE, Engine, EngineError, GenerationRequest, Result
 from .weights import shape_of, weights_of
 
 _RESTARTS_MAX = 3  # in a row, for one batch
@@ -56,7 +56,7 @@ class _Lost(Exception):
 @dataclasses.dataclass
 class _Waiting:
     number: int
-    order: Order
+    order: GenerationRequest
     version: int
 
 
@@ -70,7 +70,7 @@ class ProcessEngine(Engine):
         """Raises ConfigError if other ranks would lose patience with this one's process first."""
         super().__init__(cfg, tokenizer, device)
         longest = launch.TIMEOUT.total_seconds() / 2 / (_RESTARTS_MAX + 1)
-        if distributed.size() > 1 and cfg.rollout.engine_timeout > longest:
+        if distributed.world_size() > 1 and cfg.rollout.engine_timeout > longest:
             raise ConfigError(
                 f"--rollout.engine_timeout {cfg.rollout.engine_timeout:g} is too long for several "
                 f"ranks: others wait while one's process is replaced {_RESTARTS_MAX} times. Give "
@@ -117,7 +117,7 @@ class ProcessEngine(Engine):
         self._end()
         self._remove()
 
-    def _begin(self, key: int, order: Order) -> None:
+    def _begin(self, key: int, order: GenerationRequest) -> None:
         self._numbers += 1
         waiting = self._orders[key] = _Waiting(self._numbers, order, self.version)
         path = self._folder / f"order_{waiting.number}.json"
@@ -145,7 +145,7 @@ class ProcessEngine(Engine):
     def _replace(self, reason: str, failures: int) -> None:
         said = self._last_words()
         self._end()
-        whose = f" of rank {distributed.rank()}" if distributed.size() > 1 else ""
+        whose = f" of rank {distributed.rank()}" if distributed.world_size() > 1 else ""
         if failures > _RESTARTS_MAX:
             raise EngineError(
                 f"--rollout.engine {self.cfg.rollout.engine}: the process that samples{whose} "

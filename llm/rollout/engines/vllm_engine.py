@@ -27,7 +27,7 @@ from llm.models.loading import Model, frozen_copy, logits_width, plain, quiet
 from llm.settings.loading import Config, ConfigError
 from llm.tokenizers.pretrained import Tokenizer
 
-from .base import NON_FINITE, EngineError, Order, Result
+from .base import NON_FINITE, EngineError, GenerationRequest, Result
 from .subprocess_engine import ProcessEngine
 from .weights import once
 
@@ -129,7 +129,7 @@ class Sampler:
         if not self._llm.reset_prefix_cache():
             raise EngineError("vLLM did not drop its prefix cache, which is of older weights")
 
-    def fill(self, order: Order, version: int) -> Result:
+    def fill(self, order: GenerationRequest, version: int) -> Result:
         first, everything = order.place or (0, order.sequences)
         seeds = randomness.stream(order.seed, f"{order.purpose}, vllm", order.step).integers(
             _SEEDS, size=everything
@@ -172,7 +172,9 @@ class Sampler:
         tensors.unlink()
 
 
-def to_result(order: Order, answers: list[Any], k: int, first: int, version: int) -> Result:
+def to_result(
+    order: GenerationRequest, answers: list[Any], k: int, first: int, version: int
+) -> Result:
     """vLLM's completions, one for each sequence, as the tensors of a `Batch`.
 
     Each has token_ids, finish_reason and, for each token, {id: entry with .logprob}: the k

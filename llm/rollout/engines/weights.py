@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from llm.checkpoints.state_tensors import alone, place_of
+from llm.checkpoints.state_tensors import own_storage, place_of
 from llm.models.loading import Model, plain, quiet, with_lora
 from llm.settings.loading import Config, ConfigError, ModelConfig
 
-from .base import Order, Result, fill
+from .base import GenerationRequest, Result, generate
 
 
 def shape_of(model: Model, cfg: Config) -> dict[str, Any]:
@@ -77,8 +77,8 @@ class Shell:
         """Fill it from the file of `weights_of`."""
         take(self._model, load_file(weights))
 
-    def fill(self, order: Order, version: int) -> Result:
-        return fill(self._model, order, version)
+    def fill(self, order: GenerationRequest, version: int) -> Result:
+        return generate(self._model, order, version)
 
 
 def plain_tensors(model: Model) -> dict[str, torch.Tensor]:
@@ -103,7 +103,7 @@ def once(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     for name, tensor in tensors.items():
         if place_of(tensor) not in seen:
             seen.add(place_of(tensor))
-            found[name] = alone(tensor.cpu())
+            found[name] = own_storage(tensor.cpu())
     return found
 
 

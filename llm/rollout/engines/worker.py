@@ -47,9 +47,9 @@ def _serve(folder: Path, heard: queue.Queue[dict[str, Any]], replies: IO[bytes])
     import torch
     from safetensors.torch import save_file
 
-    from llm.checkpoints.state_tensors import alone
+    from llm.checkpoints.state_tensors import own_storage
 
-    from .base import Order
+    from .base import GenerationRequest
 
     start = json.loads((folder / "start.json").read_text())
     torch.set_num_threads(start["threads"])
@@ -69,10 +69,10 @@ def _serve(folder: Path, heard: queue.Queue[dict[str, Any]], replies: IO[bytes])
             sampler.take(folder / message["weights"])
             continue
         number = message["order"]
-        asked = Order(**json.loads((folder / f"order_{number}.json").read_text()))
+        asked = GenerationRequest(**json.loads((folder / f"order_{number}.json").read_text()))
         place = None if asked.place is None else (asked.place[0], asked.place[1])
         found = sampler.fill(asked._replace(place=place), message["version"])
-        found = {name: alone(x.cpu()) for name, x in found.items()}
+        found = {name: own_storage(x.cpu()) for name, x in found.items()}
         save_file(found, folder / f"result_{number}.safetensors")
         _reply(replies, {"done": number})
 

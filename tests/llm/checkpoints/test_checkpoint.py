@@ -22,7 +22,7 @@ from llm.checkpoints import checkpoint
 from llm.checkpoints.checkpoint import best, latest, load_state, save_best, save_state
 from llm.errors import CheckpointError
 from llm.runs import run_folder
-from llm.runs.signals import Interrupts
+from llm.runs.signals import Signals
 from llm.settings.loading import ConfigError
 from llm.training.optimizer import adamw
 
@@ -247,7 +247,7 @@ def test_a_missing_file_is_refused_by_name(tmp_path, file):
         load_state(latest(tmp_path), parts)
 
 
-@pytest.mark.parametrize("moment", ["digest", "load_file", "put_tensors"])
+@pytest.mark.parametrize("moment", ["digest", "load_file", "load_state_dict"])
 @pytest.mark.parametrize("gone", [True, False], ids=["folder", "file"])
 def test_what_is_removed_while_it_is_read_is_refused_by_name(tmp_path, monkeypatch, moment, gone):
     """As a run in progress does with its oldest checkpoint, at each moment of the reading."""
@@ -495,7 +495,7 @@ def test_provenance_names_the_optional_packages_that_are_there(tmp_path, monkeyp
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_asks_for_a_save_and_former_handlers_come_back(number, code):
     before = signal.getsignal(number)
-    with Interrupts() as interrupts:
+    with Signals() as interrupts:
         assert not interrupts.requested and interrupts.exit_code == 0
         os.kill(os.getpid(), number)
         assert interrupts.requested and interrupts.exit_code == code
@@ -506,7 +506,7 @@ def test_a_signal_asks_for_a_save_and_former_handlers_come_back(number, code):
 
 def test_a_second_ctrl_c_interrupts_at_once():
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt), Interrupts():
+    with pytest.raises(KeyboardInterrupt), Signals():
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
@@ -516,7 +516,7 @@ def test_outside_the_main_thread_no_handler_is_touched():
     before, found = signal.getsignal(signal.SIGTERM), []
 
     def body():
-        with Interrupts() as interrupts:
+        with Signals() as interrupts:
             found.append((interrupts.requested, signal.getsignal(signal.SIGTERM)))
 
     thread = threading.Thread(target=body)

@@ -17,7 +17,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from llm import distributed, settings
 from llm.checkpoints.checkpoint import latest
-from llm.distributed.heartbeat import Watch
+from llm.distributed.heartbeat import Heartbeat
 from llm.settings.loading import ConfigError
 
 RUN = (
@@ -275,7 +275,7 @@ def test_prompts_that_cannot_be_dealt_evenly_are_refused_before_any_work(monkeyp
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(ConfigError, match="prompts_per_step 16 must be a multiple of the 3 ranks"):
-        distributed.check(settings.Config())
+        distributed.check_settings(settings.Config())
 
 
 def test_a_stopped_watch_is_no_longer_in_the_store():
@@ -291,7 +291,7 @@ def test_a_stopped_watch_is_no_longer_in_the_store():
             return b"1"
 
     asking = threading.Event()
-    watch = Watch(SlowStore(), 0, 2)
+    watch = Heartbeat(SlowStore(), 0, 2)
     watch.start()
     assert asking.wait(20)
     watch.stop()

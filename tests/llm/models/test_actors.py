@@ -174,13 +174,13 @@ def test_a_stale_actor_resumes_with_the_same_past(saved_after, lora):
         change(policy, 30 + step)
         actor.refresh(policy, step)
     kept = {
-        name: {k: v.clone() for k, v in state_tensors.tensors_of(part).items()}
+        name: {k: v.clone() for k, v in state_tensors.state_dict_of(part).items()}
         for name, part in {"policy": policy, **actor.parts()}.items()
     }
     resumed_policy = start
     resumed = opened("stale", resumed_policy)
     for name, part in {"policy": resumed_policy, **resumed.parts()}.items():
-        state_tensors.put_tensors(part, kept[name])
+        state_tensors.load_state_dict(part, kept[name])
     resumed.refresh(resumed_policy, saved_after - 1)
     assert torch.equal(law(resumed.model), law(actor.model))
     for step in range(saved_after, saved_after + 5):

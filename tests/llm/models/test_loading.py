@@ -180,7 +180,7 @@ def test_lora_starts_as_the_model_and_trains_nothing_but_its_adapters(folder):
         optimizer.step()
     moved = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
     assert moved == trained
-    assert set(state_tensors.tensors_of(model)) == trained  # what a checkpoint holds
+    assert set(state_tensors.state_dict_of(model)) == trained  # what a checkpoint holds
 
 
 def test_lora_is_the_weights_plus_a_scaled_product(folder):
@@ -325,7 +325,7 @@ def test_a_float32_model_is_trained_by_torchs_own_adamw():
             model(input_ids=IDS).logits.square().mean().backward()
             optimizer.step()
     assert same(ours, torchs)
-    assert state_tensors.tensors_of(a).keys() == state_tensors.tensors_of(b).keys()
+    assert state_tensors.state_dict_of(a).keys() == state_tensors.state_dict_of(b).keys()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -340,13 +340,14 @@ def test_a_restored_optimiser_goes_on_exactly(dtype):
     optimizer = optim.adamw(whole, 1e-4, 0.0)
     steps(whole, optimizer, 3)
     kept = [
-        {k: v.clone() for k, v in state_tensors.tensors_of(x).items()} for x in (whole, optimizer)
+        {k: v.clone() for k, v in state_tensors.state_dict_of(x).items()}
+        for x in (whole, optimizer)
     ]
     steps(whole, optimizer, 3)
     resumed = llama(seed=1).to(dtype)
     other = optim.adamw(resumed, 1e-4, 0.0)
     for part, tensors in zip((resumed, other), kept, strict=True):
-        state_tensors.put_tensors(part, tensors)
+        state_tensors.load_state_dict(part, tensors)
     steps(resumed, other, 3)
     assert same(whole, resumed)
     last = zip(optimizer.param_groups[0]["params"], other.param_groups[0]["params"], strict=True)
@@ -356,7 +357,7 @@ def test_a_restored_optimiser_goes_on_exactly(dtype):
 def test_a_restored_optimiser_before_its_first_step_goes_on_exactly():
     model = llama().bfloat16()
     optimizer = optim.adamw(model, 1e-2, 0.0)
-    state_tensors.put_tensors(optimizer, dict(state_tensors.tensors_of(optimizer)))
+    state_tensors.load_state_dict(optimizer, dict(state_tensors.state_dict_of(optimizer)))
     model(input_ids=IDS).logits.float().square().mean().backward()
     optimizer.step()
     assert all(len(s) == 3 for s in optimizer.state.values())

@@ -77,10 +77,12 @@ def test_a_right_answer_scores_1_in_any_forms_and_0_with_any_wrong_digit(name):
 def test_every_form_is_read_as_its_own_digit_and_a_foreign_character_as_none():
     for form in range(7):
         for digit in range(10):
-            read = [d for d in "0123456789" if digit_synonyms.read(spelled(digit, form), 7) == d]
+            read = [
+                d for d in "0123456789" if digit_synonyms.as_digits(spelled(digit, form), 7) == d
+            ]
             assert read == [str(digit)]
     for foreign in (spelled(3, 7), chr(0x4DFF), "\u0663", "\uff13", "\u00b3", "a", " ", "\n"):
-        assert digit_synonyms.read(f"1{foreign}2", 7) == f"1{foreign}2"
+        assert digit_synonyms.as_digits(f"1{foreign}2", 7) == f"1{foreign}2"
 
 
 def test_demonstrations_follow_zipfs_law():
@@ -88,9 +90,9 @@ def test_demonstrations_follow_zipfs_law():
     exact = [math.exp(-1.3 * math.log(j)) for j in range(1, 201)]
     top = math.fsum(exact[:20]) / math.fsum(exact)
     assert 0.60 <= top <= 0.85
-    assert float(digit_synonyms.law(200)[:20].sum()) == pytest.approx(top, rel=1e-12)
-    assert digit_synonyms.law(1).tolist() == [1.0]
-    shown = digit_synonyms.written("0123456789" * 20_000, 200, np.random.default_rng(0))
+    assert float(digit_synonyms.zipf(200)[:20].sum()) == pytest.approx(top, rel=1e-12)
+    assert digit_synonyms.zipf(1).tolist() == [1.0]
+    shown = digit_synonyms.spell("0123456789" * 20_000, 200, np.random.default_rng(0))
     digit_of = {spelled(d, j): (d, j) for d in range(10) for j in range(200)}
     pairs = [digit_of[c] for c in shown]
     assert [d for d, _ in pairs] == list(range(10)) * 20_000

@@ -21,14 +21,14 @@ from llm.settings.loading import ConfigError
 from llm.tasks import factory
 from llm.tokenizers import character
 from llm.training import forward
-from llm.training.context import Setup
+from llm.training.context import TrainContext
 from llm.training.self_test import SelfTestError, limits, self_test
 
 FLAGS = ["--actor.kind", "self", "--correction.name", "none", "--loss.actor_ppo", "False"]
 FLAGS += ["--loss.distill_coef", "0", "--task.digits_min", "3", "--policy.width", "32"]
 
 
-def opened(*flags: str, dropout: float = 0.0, absolute: bool = False) -> Setup:
+def opened(*flags: str, dropout: float = 0.0, absolute: bool = False) -> TrainContext:
     """A random model; prompts of 3 to 8 digits, so that there is padding.
 
     absolute: GPT-2, which notices where a sequence starts; rotary positions are relative.
@@ -47,7 +47,7 @@ def opened(*flags: str, dropout: float = 0.0, absolute: bool = False) -> Setup:
     actor = actors.open_actor(cfg, policy, Path("unused"))
     chunked = support.chunked(cfg, policy, actor.model)
     parts = (cfg, tokenizer, task, scorer, policy, actor, None, torch.device("cpu"))
-    return Setup(*parts, chunked=chunked)
+    return TrainContext(*parts, chunked=chunked)
 
 
 def test_a_sound_setup_passes_with_rounding_alone():
@@ -99,7 +99,7 @@ def test_bfloat16_rounding_hides_no_wrong_temperature(factor, monkeypatch):
         self_test(setup)
 
 
-def planted(fault: str, patch: pytest.MonkeyPatch, setup: Setup) -> None:
+def planted(fault: str, patch: pytest.MonkeyPatch, setup: TrainContext) -> None:
     """One side made wrong, the other left right."""
     states: Any = forward.completion_states
     sampler, noted = sampling._forward, sampling.sample

@@ -15,7 +15,7 @@ from paper_figures import figure as command
 from paper_figures.analysis import run_statistics
 from paper_figures.claims import page as claims
 from paper_figures.claims import verdicts
-from paper_figures.claims.verdicts import Claim
+from paper_figures.claims.verdicts import EmpiricalClaim
 from paper_figures.drawing import plots, tables
 from paper_figures.experiments import provenance, run_lists
 from paper_figures.experiments.run_lists import FULL, QUICK
@@ -72,7 +72,7 @@ def drawn(tmp_path_factory):
         figure_runs.write_eval(e, home, 0.5 + 0.01 * (e.run.seed - 900), 0.875)
     monkeypatch = pytest.MonkeyPatch()
     kept = [CLAIM._replace(paper=HOSTILE, above=0.1)]
-    kept.append(Claim("y", "Sec. 8", "w", "none", reason=HOSTILE))
+    kept.append(EmpiricalClaim("y", "Sec. 8", "w", "none", reason=HOSTILE))
     monkeypatch.setattr(verdicts, "load", lambda: kept)
     texts = {}
     for m in (table1, table2, table3, claims):
@@ -236,7 +236,7 @@ def test_a_figure_without_runs_is_drawn_by_its_command(tmp_path):
 
 
 def test_json_goes_where_it_is_asked_to(tmp_path, monkeypatch, capsys):
-    none = Claim("y", "Sec. 8", "w", "none", reason="r")
+    none = EmpiricalClaim("y", "Sec. 8", "w", "none", reason="r")
     sweeps = CLAIM._replace(kind="sweep", metric="z", family="noise in q", kl=0.009, a=None, b=None)
     monkeypatch.setattr(verdicts, "load", lambda: [none, sweeps._replace(seeds=1, above=0.5)])
     file = tmp_path / "found.json"

@@ -9,7 +9,7 @@ from figure_runs import CLAIM, SCALE, A
 from paper_figures.analysis import run_statistics
 from paper_figures.analysis.run_statistics import Interval
 from paper_figures.claims import verdicts
-from paper_figures.claims.verdicts import CONTRADICTED, NOT, REPRODUCED, UNDECIDED, Claim
+from paper_figures.claims.verdicts import CONTRADICTED, NOT, REPRODUCED, UNDECIDED, EmpiricalClaim
 from paper_figures.experiments.configurations import run
 from paper_figures.experiments.run_lists import FULL, QUICK
 from sim.studies import sweep
@@ -83,7 +83,7 @@ def test_too_few_seeds_give_no_verdict(home):
 
 
 def test_a_claim_that_cannot_be_tested_says_why():
-    claim = Claim("x", "Sec. 8", "w", "none", reason="no such machine")
+    claim = EmpiricalClaim("x", "Sec. 8", "w", "none", reason="no such machine")
     found = verdicts.judge(claim, FULL)
     assert (found.verdict, found.detail) == (verdicts.CANNOT, "no such machine")
     assert (found.effect, found.runs) == (None, ())

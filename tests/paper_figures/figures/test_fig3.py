@@ -110,7 +110,7 @@ def test_a_module_that_is_gone_is_an_error(copy):
 def test_the_command_draws_nothing_from_a_stale_name(monkeypatch, tmp_path, capsys):
     node = fig3.NODES["sample"]
     stale = node._replace(
-        names=(("llm.rollout.sampling.draw_samples", "llm.rollout.engines.base.fill"),)
+        names=(("llm.rollout.sampling.draw_samples", "llm.rollout.engines.base.generate"),)
     )
     monkeypatch.setitem(fig3.NODES, "sample", stale)
     assert figures_main(["fig3", "--out", str(tmp_path)]) == 2

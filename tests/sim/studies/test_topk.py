@@ -31,7 +31,7 @@ def batch(**changes):
         "coin": np.array([True, False]),
         "lam": 1.0,
     }
-    return topk.Batch(**(values | changes))
+    return topk.StateBatch(**(values | changes))
 
 
 def test_what_two_tokens_reveal_by_hand():

@@ -26,7 +26,7 @@ from llm.errors import NonFinite
 from llm.models import actors, loading
 from llm.rollout.engines import subprocess_engine
 from llm.rollout.engines import weights as engine_weights
-from llm.rollout.engines.base import FIELDS, EngineError, fill
+from llm.rollout.engines.base import FIELDS, EngineError, generate
 from llm.rollout.engines.factory import open_engine
 from llm.rollout.engines.in_process import HfEngine
 from llm.rollout.engines.vllm_engine import likeliest, limits_of, to_result
@@ -135,7 +135,7 @@ def test_every_kind_of_actor_crosses_to_a_process_bit_for_bit(flags):
     actor.refresh(policy, 0)
     engine_weights.take(shell, engine_weights.weights_of(actor.model))
     order = opened("hf", policy)._order("sampling", 0, PROBLEMS, 2, 6, 4, None)
-    a, b = fill(actor.model, order, 1), fill(shell, order, 1)
+    a, b = generate(actor.model, order, 1), generate(shell, order, 1)
     assert all(torch.equal(a[name], b[name]) for name in FIELDS)
     weights = engine_weights.weights_of(actor.model)
     weights.popitem()
@@ -227,7 +227,7 @@ def test_an_answer_that_cannot_be_one_is_nonsense(child, name, change, said):
     _, model = child
     engine = opened("hf", model)
     order = engine._order("sampling", 0, PROBLEMS, 2, 5, 3, None)
-    found = fill(model, order, 4)
+    found = generate(model, order, 4)
     waiting = subprocess_engine._Waiting(1, order, 4)
     assert subprocess_engine._fault(found, waiting, 48) == ""
     change(found[name])
@@ -483,7 +483,7 @@ def test_a_missing_vllm_is_told_before_any_model_is_built(tmp_path, monkeypatch)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(loading, "open_policy", lambda *_: pytest.fail("a model was built"))
     with pytest.raises(ConfigError, match=r"needs the package vllm .*Install it"):
-        context.open_setup(cfg_of("vllm"), tmp_path)
+        context.open_context(cfg_of("vllm"), tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""A run's folder, files, signals, alarms and trackers; no tensors of the algorithm."""

@@ -1,0 +1,54 @@
+"""NaN and inf end a run before anything is trained on them."""
+
+from __future__ import annotations
+
+from llm import distributed
+from llm.checkpoints.checkpoint import latest
+from llm.distributed.dtensors import local
+from llm.errors import NonFinite
+from pathlib import Path
+import torch
+
+class Guard:
+    """Stops a run at the first NaN or inf, naming the step, the tensor and the last checkpoint.
+
+    together: what one rank finds stops all of them; all must then make the same calls.
+    """
+
+    def __init__(self, checkpoints: Path, together: bool = False) -> None:
+        self.checkpoints, self.together = checkpoints, together
+
+    def finite(self, step: int, **tensors: torch.Tensor) -> None:
+        """Raises NonFinite unless every value is finite."""
+        found = None
+        for name, x in tensors.items():
+            if found is None and not bool(torch.isfinite(x).all()):
+                found = name, int((~torch.isfinite(x)).sum()), x.numel()
+        if self.together and distributed.all_reduce_max(found is not None):
+            found = next(f for f in distributed.all_gather_object(found) if f)
+        if found is not None:
+            self._stop(step, *found)
+
+    def gradients(self, step: int, **models: torch.nn.Module) -> None:
+        """The same of all gradients: one check, and a search for the culprit only if it fails."""
+        found = {
+            f"gradient of {role}.{name}": local(parameter.grad)
+            for role, model in models.items()
+            for name, parameter in model.named_parameters()
+            if parameter.grad is not None
+        }
+        # the largest magnitude: unlike a sum of squares it cannot overflow, and it keeps NaN
+        parts = [x for x in found.values() if x.numel()]  # of a small tensor a rank may have none
+        largest = torch._foreach_norm(parts, float("inf")) if parts else []
+        norms = torch.stack([x.float() for x in largest]) if parts else torch.zeros(0)
+        bad = not bool(torch.isfinite(norms).all())
+        if distributed.all_reduce_max(bad) if self.together else bad:
+            self.finite(step, **found)
+
+    def _stop(self, step: int, name: str, bad: int, count: int) -> None:
+        kept = latest(self.checkpoints)
+        raise NonFinite(
+            f"step {step}: {name} holds {bad} NaN or inf of {count} values, so training "
+            f"stopped before using it. Last good checkpoint: {kept if kept else 'none yet'}. "
+            "Lower the learning rate or the caps c1, c2 and start again from there."
+        )
