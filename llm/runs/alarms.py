@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llm.errors import Diverged, NonFinite
 from llm.checkpoints.checkpoint import latest
+from llm.errors import Diverged, NonFinite
 from llm.settings.schema import AlarmConfig
 
 __all__ = ["AlarmDecision", "AlarmState", "Alarms", "Diverged", "NonFinite", "next_alarms"]

@@ -37,19 +37,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from llm.checkpoints.checkpoint import write_json
 from llm.settings.loading import Config
-from llm.algorithm.correction import TokenWeights
-
-
-
-
-
-
-
-
 
 
 class MetricsFile:

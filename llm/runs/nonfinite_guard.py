@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import torch
+
 from llm import distributed
 from llm.checkpoints.checkpoint import latest
 from llm.distributed.dtensors import local
 from llm.errors import NonFinite
-from pathlib import Path
-import torch
+
 
 class Guard:
     """Stops a run at the first NaN or inf, naming the step, the tensor and the last checkpoint.

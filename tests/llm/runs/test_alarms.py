@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from llm.runs.alarms import AlarmState, Alarms, next_alarms, writable
-from llm.errors import Diverged, NonFinite
-from llm.runs.nonfinite_guard import Guard
 from llm.checkpoints.checkpoint import save_state
+from llm.errors import Diverged, NonFinite
+from llm.runs.alarms import Alarms, AlarmState, next_alarms, writable
+from llm.runs.nonfinite_guard import Guard
 from llm.settings.schema import AlarmConfig
 
 GOOD = {"kl_inf_target_k3": 0.1, "ratio_max": 2.0, "accept_rate": 0.9, "entropy_policy": 1.0}

@@ -5,8 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from llm.runs import progress
-from llm.runs import trackers
+from llm.runs import progress, trackers
 from llm.settings.loading import ConfigError
 from llm.settings.schema import RunConfig
 
