@@ -2,12 +2,59 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import os
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
 
 Tensor = torch.Tensor
+
+
+# bfloat16 operands, float32 sums: two rules, neither of which may be a measurement. Products by
+# matrix tiles (Intel's AMX) and widened ones add in another order, so their last bits differ, and a
+# run that is resumed must repeat itself to the last bit (`tests/test_llm_runs.py`). A timing may
+# come out differently on the next start. What the processor can do does not, nor does the dtype:
+# the same run on the same machine always takes the same way. (Between machines no BLAS promises
+# equal bits.) Block sizes are constants for the same reason.
+#
+# Why tiles alone: there a product of bfloat16 takes 0.15 of a float32 one (1,024 x 2,048 x 384),
+# and through `matmul.fp32_precision`, which is what gives us float32 sums, 0.35. On a processor that
+# has bfloat16 instructions but no tiles it takes 1.0 to 1.1 so, and without any 1.0 to 1.3 (both by
+# oneDNN's ONEDNN_MAX_CPU_ISA on a processor that has all): there the widened product is the fast one.
+@functools.cache
+def has_bf16_tiles() -> bool:
+    """Whether this processor multiplies bfloat16 in tiles, and oneDNN is allowed to use them."""
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "ALL").upper()
+    if limit not in ("ALL", "DEFAULT") and "AMX" not in limit:
+        return False
+    try:
+        supported, init = torch.cpu._is_amx_tile_supported, torch.cpu._init_amx
+        torch.backends.mkldnn.matmul.fp32_precision  # noqa: B018  (from torch 2.9 on)
+    except AttributeError:
+        return False
+    return bool(torch.backends.mkldnn.is_available() and supported() and init())
+
+
+@contextlib.contextmanager
+def bf16_products(wanted: bool) -> Iterator[None]:
+    """float32 products inside may round their operands to bfloat16; sums stay float32.
+
+    Exact where the operands are bfloat16 values already. The setting is the process's, so it
+    stands for a single product at a time.
+    """
+    if not wanted:
+        yield
+        return
+    setting = torch.backends.mkldnn.matmul
+    before = setting.fp32_precision
+    setting.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        setting.fp32_precision = before
 
 
 class Chunk(NamedTuple):
@@ -28,6 +75,8 @@ class HeadBlocks:
         hidden, self.weight, self.bias, _ = tensors
         self.dtype, self.hidden = dtype, hidden.to(dtype)
         self.softcap, self.temperature = softcap, temperature
+        both_bf16 = hidden.dtype == self.weight.dtype == torch.bfloat16 and dtype == torch.float32
+        self.tiles = both_bf16 and hidden.device.type == "cpu" and has_bf16_tiles()
         self.dw: Any = None
 
     def load(self, cols: slice) -> None:
@@ -49,7 +98,8 @@ class HeadBlocks:
         hidden = self.hidden[rows]
         out = buffer[: len(hidden) * len(self.w)].view(len(hidden), len(self.w))
         scale = 1.0 / (self.softcap or self.temperature)
-        torch.addmm(out, hidden, self.w.t(), beta=0, alpha=scale, out=out)
+        with bf16_products(self.tiles):
+            torch.addmm(out, hidden, self.w.t(), beta=0, alpha=scale, out=out)
         if self.b is not None:
             out.add_(self.b, alpha=scale)
         if self.softcap is not None:
