@@ -1,8 +1,8 @@
 """The head without its logits: log-probabilities, entropy, KL, top-k and U' from hidden states.
 
-`scores` computes in one pass what a step needs of several models, and its backward pass shares
+`chunked_logprobs` computes in one pass what a step needs of several models, and its backward pass shares
 every recomputed logit between all of their gradients.
-Exact over the full vocabulary: only blocks of (tokens, vocabulary) are ever held, and `dense` is
+Exact over the full vocabulary: only blocks of (tokens, vocabulary) are ever held, and `dense_logprobs` is
 the same from whole logits, for models whose head has another form (`heads.py`).
 """
 
@@ -17,7 +17,7 @@ import torch
 
 import jackpot
 
-from .head_backward import Pair, Plan, Scan
+from .head_backward import ChunkedHeadFunction, KLPair, Plan
 from .head_blocks import Chunk
 from .tail import above
 
@@ -48,8 +48,8 @@ class Head:
         return x if self.softcap is None else self.softcap * torch.tanh(x / self.softcap)
 
 
-class Side(NamedTuple):
-    """One model at n states. Give `hidden` and `head`, or (for `dense`) `logits`.
+class HeadInput(NamedTuple):
+    """One model at n states. Give `hidden` and `head`, or (for `dense_logprobs`) `logits`.
 
     hidden: (n, h), the head's input. logits: (n, v), before the temperature.
     tokens: (n,), whose log-probability is wanted. ids: (n, k), further ones.
@@ -67,7 +67,7 @@ class Side(NamedTuple):
     floor: Tensor | None = None
 
 
-class Scores(NamedTuple):
+class HeadOutput(NamedTuple):
     """Of one side, in nats, float32 (float64 if any side is); None where not asked for.
 
     logp (n,), logp_ids (n, k), lse (n,) the log-sum-exp of logits / temperature, entropy (n,): all
@@ -86,9 +86,12 @@ class Scores(NamedTuple):
 
 
 @torch.compiler.disable  # a graph break: the loop over blocks would otherwise unroll
-def scores(
-    sides: list[Side], pairs: Sequence[Pair] = (), temperature: float = 1.0, chunk: Chunk = CHUNK
-) -> tuple[list[Scores], list[Tensor]]:
+def chunked_logprobs(
+    sides: list[HeadInput],
+    pairs: Sequence[KLPair] = (),
+    temperature: float = 1.0,
+    chunk: Chunk = CHUNK,
+) -> tuple[list[HeadOutput], list[Tensor]]:
     """Everything asked for of several models at the same n states, in one pass over blocks.
 
     Backward costs one more product with each weight than the dense path (its logits again). Tokens
@@ -99,11 +102,11 @@ def scores(
 
     Args:
         sides: the models, of one vocabulary; at least one. n = 0 is fine.
-        pairs: the KLs wanted. Gradient as `Pair` says, to hidden, weight and bias of either.
+        pairs: the KLs wanted. Gradient as `KLPair` says, to hidden, weight and bias of either.
         temperature: divides the (capped) logits, > 0. chunk: block sizes, the default for a CPU.
 
     Returns:
-        (Scores of each side, KL (n,) >= 0 of each pair, in nats; exactly 0, with gradient exactly
+        (HeadOutput of each side, KL (n,) >= 0 of each pair, in nats; exactly 0, with gradient exactly
         0, at rows where both logits are equal).
 
     Raises:
@@ -113,7 +116,9 @@ def scores(
     _check(sides, pairs, temperature, chunk)
     heads = [side.head for side in sides if side.head is not None]
     if len(heads) < len(sides):
-        raise ValueError("scores needs hidden and head of every side; `dense` takes logits")
+        raise ValueError(
+            "chunked_logprobs needs hidden and head of every side; `dense_logprobs` takes logits"
+        )
     tensors: list[Any] = []
     for side, head in zip(sides, heads, strict=True):
         tensors += [side.hidden, head.weight, head.bias, _all_ids(side)]
@@ -121,7 +126,7 @@ def scores(
     floors = tuple(s.floor for s in sides)
     plan = Plan(tuple(h.softcap for h in heads), *wants, float(temperature), chunk, floors)
     with torch.autocast(tensors[0].device.type, enabled=False):
-        found = Scan.apply(plan, *tensors)
+        found = ChunkedHeadFunction.apply(plan, *tensors)
     per_side = [_scores(side, *found[5 * i : 5 * i + 5]) for i, side in enumerate(sides)]
     end = 5 * len(sides) + len(pairs)
     high = iter(found[end:])
@@ -131,10 +136,10 @@ def scores(
     return per_side, list(found[5 * len(sides) : end])
 
 
-def dense(
-    sides: list[Side], pairs: Sequence[Pair] = (), temperature: float = 1.0
-) -> tuple[list[Scores], list[Tensor]]:
-    """`scores` by way of whole (n, v) log-probabilities; sides may hold logits. Same results.
+def dense_logprobs(
+    sides: list[HeadInput], pairs: Sequence[KLPair] = (), temperature: float = 1.0
+) -> tuple[list[HeadOutput], list[Tensor]]:
+    """`chunked_logprobs` by way of whole (n, v) log-probabilities; sides may hold logits. Same results.
 
     Logits are computed in the model's dtype, so in bf16 they are rounded, as a model's own are.
     """
@@ -164,24 +169,26 @@ def dense(
 def token_logprobs(
     hidden: Tensor, head: Head, tokens: Tensor, temperature: float = 1.0, chunk: Chunk = CHUNK
 ) -> Tensor:
-    """log p of one token at each state: (n, h), (n,) -> (n,). Details and errors: `scores`."""
-    return scores([Side(hidden, head, tokens)], (), temperature, chunk)[0][0].logp  # type: ignore[return-value]
+    """log p of one token at each state: (n, h), (n,) -> (n,). Details and errors: `chunked_logprobs`."""
+    return chunked_logprobs([HeadInput(hidden, head, tokens)], (), temperature, chunk)[0][0].logp  # type: ignore[return-value]
 
 
-def _all_ids(side: Side) -> Tensor | None:
+def _all_ids(side: HeadInput) -> Tensor | None:
     parts = [] if side.tokens is None else [side.tokens[:, None]]
     parts += [] if side.ids is None else [side.ids]
     return torch.cat(parts, 1) if parts else None
 
 
-def _scores(side: Side, at: Tensor | None, *others: Tensor | None) -> Scores:
+def _scores(side: HeadInput, at: Tensor | None, *others: Tensor | None) -> HeadOutput:
     """`at`, log-probabilities of `_all_ids`, parted again; then lse, entropy, top-k and its ids."""
     logp = None if at is None or side.tokens is None else at[:, 0]
     more = None if at is None or side.ids is None else at[:, at.shape[1] - side.ids.shape[1] :]
-    return Scores(logp, more, *others)  # type: ignore[arg-type]
+    return HeadOutput(logp, more, *others)  # type: ignore[arg-type]
 
 
-def _check(sides: list[Side], pairs: Sequence[Pair], temperature: float, chunk: Chunk) -> int:
+def _check(
+    sides: list[HeadInput], pairs: Sequence[KLPair], temperature: float, chunk: Chunk
+) -> int:
     """n, after everything at the door has been looked at."""
     if not sides or not 0.0 < temperature < math.inf or min(chunk) < 1:
         raise ValueError(
@@ -210,7 +217,7 @@ def _check(sides: list[Side], pairs: Sequence[Pair], temperature: float, chunk: 
     return n
 
 
-def _shape(side: Side) -> tuple[int, int]:
+def _shape(side: HeadInput) -> tuple[int, int]:
     if side.hidden is None or side.head is None:
         if side.logits is None or side.logits.ndim != 2 or side.head is not None:
             raise ValueError("a side needs hidden and head, or logits (n, v)")

@@ -28,10 +28,10 @@ from .tail import Above, above
 Tensor = torch.Tensor
 
 
-class Pair(NamedTuple):
+class KLPair(NamedTuple):
     """KL(p || q) between two sides, by index; train_p, train_q: which of them it is to move.
 
-    A side that is not trained is SG(side): Eq. 7 is Pair(policy, actor, train_p=False).
+    A side that is not trained is SG(side): Eq. 7 is KLPair(policy, actor, train_p=False).
     """
 
     p: int
@@ -49,13 +49,13 @@ class Plan(NamedTuple):
     softcap: tuple[float | None, ...]
     top_k: tuple[int, ...]
     entropy: tuple[bool, ...]
-    pairs: tuple[Pair, ...]
+    pairs: tuple[KLPair, ...]
     temperature: float
     chunk: Chunk
     floor: tuple[Tensor | None, ...]  # (n,) each, nats: see `tail.above`
 
 
-class Scan(torch.autograd.Function):
+class ChunkedHeadFunction(torch.autograd.Function):
     """For every side logp of its ids, lse, entropy, top-k; for every pair KL(p || q).
 
     Tensors, four for each side: hidden (n, h), weight (v, h), bias (v,) or None and ids (n, k) or
@@ -67,7 +67,7 @@ class Scan(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, plan: Plan, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
         sides = _open(plan, tensors)
-        runs = [_Running(s, plan, i, tensors[4 * i + 3]) for i, s in enumerate(sides)]
+        runs = [OnlineSoftmax(s, plan, i, tensors[4 * i + 3]) for i, s in enumerate(sides)]
         cross = [torch.zeros_like(runs[0].total) for _ in plan.pairs]
         centred, (spare, *exps) = (buffers(sides[0], plan.chunk, len(sides) + i) for i in (0, 1))
         for cols, rows in blocks(sides, plan.chunk):
@@ -106,7 +106,10 @@ class Scan(torch.autograd.Function):
         tensors, keep = list(ctx.saved_tensors[: 4 * m]), list(ctx.saved_tensors[4 * m :])
         grads = tuple(None if g is None else g / plan.temperature for g in grads)
         on = [any(needs[4 * i : 4 * i + 3]) for i in range(m)]
-        pulls = [_Pull.of(grads[5 * i :], keep[2 * i + 1]) if on[i] else _Pull() for i in range(m)]
+        pulls = [
+            UpstreamGrads.of(grads[5 * i :], keep[2 * i + 1]) if on[i] else UpstreamGrads()
+            for i in range(m)
+        ]
         of_pairs = grads[5 * m : 5 * m + len(plan.pairs)]
         pairs = zip(plan.pairs, of_pairs, keep[2 * m :], strict=True)
         kls = [(pair, g, kl) for pair, g, kl in pairs if g is not None]
@@ -175,7 +178,7 @@ def _pull_back(
             sides[i].add(rows, cols, dl, pick)
 
 
-class _Running:
+class OnlineSoftmax:
     """Sums of one side in forward, float64, of exponentials relative to the peak so far."""
 
     def __init__(self, side: HeadBlocks, plan: Plan, i: int, ids: Tensor | None) -> None:
@@ -228,7 +231,7 @@ class _Running:
             self.top_ids[look] = ids.gather(1, order)
 
     def results(self) -> list[Tensor | None]:
-        """What `Scan` returns of a side."""
+        """What `ChunkedHeadFunction` returns of a side."""
         self.lse = self.peak.double() + self.total.log()
         self.entropy = None if self.mean is None else self.lse - self.mean / self.total
         logp, top = (None if x is None else x - self.lse[:, None] for x in (self.at, self.top))
@@ -250,7 +253,7 @@ class _Running:
         return found
 
 
-class _Pull(NamedTuple):
+class UpstreamGrads(NamedTuple):
     """Upstream gradients of one side: of its ids' log-probabilities, of P, of its entropy."""
 
     ids: Tensor | None = None
@@ -258,15 +261,15 @@ class _Pull(NamedTuple):
     entropy: Tensor | None = None
 
     @staticmethod
-    def of(grads: tuple[Tensor | None, ...], h: Tensor) -> _Pull:
+    def of(grads: tuple[Tensor | None, ...], h: Tensor) -> UpstreamGrads:
         g_ids, g_lse, g_h = grads[:3]
         parts = [] if g_lse is None else [g_lse]
         parts += [] if g_ids is None else [-g_ids.sum(1)]
         parts += [] if g_h is None else [-g_h * h.to(g_h.dtype)]
-        return _Pull(g_ids, torch.stack(parts).sum(0) if parts else None, g_h)
+        return UpstreamGrads(g_ids, torch.stack(parts).sum(0) if parts else None, g_h)
 
-    def at(self, rows: Tensor | slice) -> _Pull:
-        return _Pull(*(None if x is None else x[rows] for x in self))
+    def at(self, rows: Tensor | slice) -> UpstreamGrads:
+        return UpstreamGrads(*(None if x is None else x[rows] for x in self))
 
     def active(self) -> list[Tensor]:
         found = [x != 0 for x in (self.row, self.entropy) if x is not None]

@@ -14,7 +14,7 @@ import torch
 from . import head
 from .control import Controls
 from .correction import CorrectionState, forward_tail, lam_before, needs_tail
-from .head import Head, Pair, Scores, Side
+from .head import Head, HeadInput, HeadOutput, KLPair
 from .heads import hidden_states, own_head
 from .logprobs import positions
 from .losses import bucketed
@@ -55,7 +55,7 @@ class Joint(NamedTuple):
     tokens: Tokens | None
 
 
-def forward(setup: Setup, model: Model, batch: Batch) -> Side:
+def forward(setup: Setup, model: Model, batch: Batch) -> HeadInput:
     """One forward pass, up to where `read` goes on."""
     found = own_head(model)[0] if setup.chunked else None
     with recomputing(model):
@@ -63,9 +63,9 @@ def forward(setup: Setup, model: Model, batch: Batch) -> Side:
         states = completion_states(model, batch.ids, batch.is_real, width, found is not None)
     states = states[batch.is_completion]
     if found is None:
-        return Side(logits=states)
+        return HeadInput(logits=states)
     bias = None if found.bias is None else gathered(found.bias)
-    return Side(states, Head(gathered(found.weight), bias, found.softcap))
+    return HeadInput(states, Head(gathered(found.weight), bias, found.softcap))
 
 
 def completion_states(
@@ -95,14 +95,14 @@ def completion_states(
 
 
 def read(
-    sides: list[Side], temperature: float, pairs: Sequence[Pair] = ()
-) -> tuple[list[Scores], list[torch.Tensor]]:
-    """`head.scores`, or `head.dense` where a side has whole logits."""
+    sides: list[HeadInput], temperature: float, pairs: Sequence[KLPair] = ()
+) -> tuple[list[HeadOutput], list[torch.Tensor]]:
+    """`head.chunked_logprobs`, or `head.dense_logprobs` where a side has whole logits."""
     split = all(side.head is not None for side in sides)
-    return (head.scores if split else head.dense)(sides, pairs, temperature)
+    return (head.chunked_logprobs if split else head.dense_logprobs)(sides, pairs, temperature)
 
 
-def taken(side: Side, batch: Batch) -> Side:
+def taken(side: HeadInput, batch: Batch) -> HeadInput:
     """The side with the sampled tokens, whose log-probability is wanted."""
     return side._replace(tokens=batch.completion_ids[batch.is_completion])
 
@@ -117,7 +117,7 @@ def joint(setup: Setup, batch: Batch, controls: Controls, weighing: Weighing | N
     if setup.anchor is not None:
         with torch.no_grad():
             sides.append(forward(setup, setup.anchor, batch))
-        pairs["anchor"] = Pair(0, 1, train_q=False)
+        pairs["anchor"] = KLPair(0, 1, train_q=False)
     actor, distilled = len(sides), controls.distill_coef > 0
     apart = loss.distill_top_k > 0 or loss.distill_temperature != 1.0
     if setup.actor.trained:
@@ -125,7 +125,7 @@ def joint(setup: Setup, batch: Batch, controls: Controls, weighing: Weighing | N
         if distilled and not apart:
             pairs["distill"] = _distilling(loss, 0, actor)
         if setup.cfg.control.kl_target > 0:
-            pairs["control"] = Pair(0, actor, train_p=False, train_q=False)
+            pairs["control"] = KLPair(0, actor, train_p=False, train_q=False)
     scores, found = read(sides, warm, list(pairs.values()))
     kl = dict(zip(pairs, found, strict=True))
     if setup.actor.trained and distilled and apart:
@@ -143,14 +143,16 @@ def joint(setup: Setup, batch: Batch, controls: Controls, weighing: Weighing | N
     )
 
 
-def _distilling(loss: LossConfig, policy: int, actor: int) -> Pair:
+def _distilling(loss: LossConfig, policy: int, actor: int) -> KLPair:
     """Eq. 7: KL(policy || actor), or the reverse; it trains the actor alone."""
     if loss.distill_direction == "forward":
-        return Pair(policy, actor, train_p=False)
-    return Pair(actor, policy, train_q=False)
+        return KLPair(policy, actor, train_p=False)
+    return KLPair(actor, policy, train_q=False)
 
 
-def distill_kl(loss: LossConfig, policy: Side, actor: Side, temperature: float) -> torch.Tensor:
+def distill_kl(
+    loss: LossConfig, policy: HeadInput, actor: HeadInput, temperature: float
+) -> torch.Tensor:
     """The KL of Eq. 7 in a pass of its own: at its own temperature or of bucketed laws, (n,).
 
     temperature: of sampling. Laws of k tokens and a bucket need whole logits.
@@ -161,7 +163,7 @@ def distill_kl(loss: LossConfig, policy: Side, actor: Side, temperature: float) 
         return read([policy, actor], temperature, pair)[1][0]
     full = [torch.log_softmax(_logits(side) / temperature, dim=-1) for side in (policy, actor)]
     coarse = bucketed(full[0], full[1], loss.distill_top_k)
-    return head.dense([Side(logits=x) for x in coarse], pair)[1][0]
+    return head.dense_logprobs([HeadInput(logits=x) for x in coarse], pair)[1][0]
 
 
 @torch.no_grad()
@@ -172,7 +174,7 @@ def policy_tokens(setup: Setup, batch: Batch, weighing: Weighing) -> Tokens:
     return tokens(setup, side, read([side], setup.cfg.rollout.temperature)[0][0], batch, weighing)
 
 
-def _weighed(setup: Setup, side: Side, batch: Batch, weighing: Weighing) -> Side:
+def _weighed(setup: Setup, side: HeadInput, batch: Batch, weighing: Weighing) -> HeadInput:
     """The side with what `tokens` reads of it: q's k likeliest, and p's tail above lam c."""
     cfg, real = setup.cfg.correction, batch.is_completion
     known = weighing.is_target and needs_tail(cfg)
@@ -182,7 +184,9 @@ def _weighed(setup: Setup, side: Side, batch: Batch, weighing: Weighing) -> Side
 
 
 @torch.no_grad()
-def tokens(setup: Setup, side: Side, scores: Scores, batch: Batch, weighing: Weighing) -> Tokens:
+def tokens(
+    setup: Setup, side: HeadInput, scores: HeadOutput, batch: Batch, weighing: Weighing
+) -> Tokens:
     """What the weights need of the policy's side and its scores."""
     assert scores.logp is not None and scores.logp_ids is not None and side.ids is not None
     logp, topk_logp = scores.logp.detach(), scores.logp_ids.detach()
@@ -203,18 +207,18 @@ def tokens(setup: Setup, side: Side, scores: Scores, batch: Batch, weighing: Wei
 
 
 @torch.no_grad()
-def exact_kls(policy: Side, actor: Side, temperature: float) -> dict[str, float]:
+def exact_kls(policy: HeadInput, actor: HeadInput, temperature: float) -> dict[str, float]:
     """Both KLs over the full vocabulary, nats per token, mean over states."""
-    forth, back = read([policy, actor], temperature, [Pair(0, 1), Pair(1, 0)])[1]
+    forth, back = read([policy, actor], temperature, [KLPair(0, 1), KLPair(1, 0)])[1]
     return {"kl_policy_actor": float(forth.mean()), "kl_actor_policy": float(back.mean())}
 
 
-def _alone(side: Side) -> Side:
+def _alone(side: HeadInput) -> HeadInput:
     """Nothing asked of it but a KL."""
-    return Side(side.hidden, side.head, logits=side.logits)
+    return HeadInput(side.hidden, side.head, logits=side.logits)
 
 
-def _detached(side: Side) -> Side:
+def _detached(side: HeadInput) -> HeadInput:
     if side.hidden is None or side.head is None:
         return side if side.logits is None else side._replace(logits=side.logits.detach())
     bias = None if side.head.bias is None else side.head.bias.detach()
@@ -222,7 +226,7 @@ def _detached(side: Side) -> Side:
     return side._replace(hidden=side.hidden.detach(), head=own)
 
 
-def _logits(side: Side) -> torch.Tensor:
+def _logits(side: HeadInput) -> torch.Tensor:
     """Whole ones, (n, v) float32, before the temperature."""
     assert side.logits is not None
     return side.logits.float()

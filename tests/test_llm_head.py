@@ -25,10 +25,10 @@ from llm.config_checks import ConfigError
 from llm.head import (
     Chunk,
     Head,
-    Pair,
-    Side,
-    dense,
-    scores,
+    HeadInput,
+    KLPair,
+    chunked_logprobs,
+    dense_logprobs,
     token_logprobs,
 )
 from llm.heads import head_of, heads_of, hidden_states
@@ -93,14 +93,18 @@ def test_every_value_and_gradient_is_that_of_whole_logits(chunk, bias, softcap, 
     """Three models, all outputs, both KL directions with and without SG, in one backward pass."""
     a, b, c = model(0, bias=bias, softcap=softcap), model(10, h=4, softcap=softcap), model(20)
     tokens, more = ids(N, seed=1), ids(N, 3, seed=2)
-    sides = [Side(*a, tokens, more, 0, True), Side(*b, tokens), Side(*c, None, more, 0, True)]
-    pairs = [
-        Pair(0, 1, train_p=False),
-        Pair(1, 0, train_q=False),
-        Pair(0, 2, train_q=False),
-        Pair(2, 1),
+    sides = [
+        HeadInput(*a, tokens, more, 0, True),
+        HeadInput(*b, tokens),
+        HeadInput(*c, None, more, 0, True),
     ]
-    (x, y, z), kls = scores(sides, pairs, temperature, chunk)
+    pairs = [
+        KLPair(0, 1, train_p=False),
+        KLPair(1, 0, train_q=False),
+        KLPair(0, 2, train_q=False),
+        KLPair(2, 1),
+    ]
+    (x, y, z), kls = chunked_logprobs(sides, pairs, temperature, chunk)
     ours = [x.logp, x.logp_ids, x.lse, x.entropy, y.logp, y.lse, z.logp_ids, z.entropy, *kls]
     (la, pa), (lb, pb), (_, pc) = (reference_logp(*m, temperature) for m in (a, b, c))
     exact = [
@@ -129,10 +133,10 @@ def test_gradients_pass_gradcheck():
 
     def outputs(h, w, c, g, u):
         sides = [
-            Side(h, Head(w, c, 1.5), ids(3, seed=1, v=6), ids(3, 2, seed=2, v=6), 0, True),
-            Side(g, Head(u), entropy=True),
+            HeadInput(h, Head(w, c, 1.5), ids(3, seed=1, v=6), ids(3, 2, seed=2, v=6), 0, True),
+            HeadInput(g, Head(u), entropy=True),
         ]
-        (x, y), kls = scores(sides, [Pair(0, 1), Pair(1, 0)], 0.8, Chunk(2, 4))
+        (x, y), kls = chunked_logprobs(sides, [KLPair(0, 1), KLPair(1, 0)], 0.8, Chunk(2, 4))
         return x.logp, x.logp_ids, x.lse, x.entropy, y.entropy, *kls
 
     assert torch.autograd.gradcheck(outputs, (h, a.weight, a.bias, g, b.weight))
@@ -142,7 +146,9 @@ def test_gradients_pass_gradcheck():
 def test_float32_gradients_are_within_1e5_of_float64(chunk):
     a, b = (model(s, 96, 3000, 64, dtype=torch.float32, scale=0.25) for s in (0, 10))
     tokens = ids(96, seed=1, v=3000)
-    (x, _), (kl,) = scores([Side(*a, tokens, entropy=True), Side(*b)], [Pair(0, 1)], chunk=chunk)
+    (x, _), (kl,) = chunked_logprobs(
+        [HeadInput(*a, tokens, entropy=True), HeadInput(*b)], [KLPair(0, 1)], chunk=chunk
+    )
     (_, pa), (_, pb) = (reference_logp(*m, 1.0) for m in (a, b))
     exact = [pa.gather(1, tokens[:, None])[:, 0], -(pa.exp() * pa).sum(-1), reference_kl(pa, pb)]
     ours = [x.logp, x.entropy, kl]
@@ -158,7 +164,9 @@ def test_bf16_products_are_exact_and_gradients_round_once():
     """Log-probabilities to float32 accuracy; a gradient off by one rounding to bf16, no more."""
     a, b = (model(s, 96, 3000, 64, dtype=torch.bfloat16, scale=0.25) for s in (0, 10))
     tokens = ids(96, seed=1, v=3000)
-    (x, _), (kl,) = scores([Side(*a, tokens), Side(*b)], [Pair(0, 1)], chunk=Chunk(50, 700))
+    (x, _), (kl,) = chunked_logprobs(
+        [HeadInput(*a, tokens), HeadInput(*b)], [KLPair(0, 1)], chunk=Chunk(50, 700)
+    )
     (_, pa), (_, pb) = (reference_logp(*m, 1.0) for m in (a, b))
     exact = [pa.gather(1, tokens[:, None])[:, 0], reference_kl(pa, pb)]
     for found, wanted in zip([x.logp, kl], exact, strict=True):
@@ -187,7 +195,9 @@ def test_equal_models_have_exactly_no_kl_and_give_exactly_no_gradient():
         h.detach().clone().requires_grad_(),
         Head(head.weight.detach().clone().requires_grad_()),
     )
-    _, (kl,) = scores([Side(h, head), Side(g, twin)], [Pair(0, 1)], 0.7, Chunk(6, 70))
+    _, (kl,) = chunked_logprobs(
+        [HeadInput(h, head), HeadInput(g, twin)], [KLPair(0, 1)], 0.7, Chunk(6, 70)
+    )
     assert kl.count_nonzero() == 0
     for x in torch.autograd.grad(kl.sum(), (g, twin.weight, h, head.weight)):
         assert x.count_nonzero() == 0
@@ -198,7 +208,9 @@ def test_logits_far_from_zero_neither_overflow_nor_lose_the_kl():
     h, head = model(3, 20, 300, 8, dtype=torch.float32)
     shifted = Head(head.weight, torch.full((300,), 512.0))
     tokens = ids(20, seed=1, v=300)
-    (x, _), (kl,) = scores([Side(1000 * h, head, tokens), Side(1000 * h, shifted)], [Pair(0, 1)])
+    (x, _), (kl,) = chunked_logprobs(
+        [HeadInput(1000 * h, head, tokens), HeadInput(1000 * h, shifted)], [KLPair(0, 1)]
+    )
     assert bool(x.logp.isfinite().all()) and float(kl.detach().max()) < 1e-3
 
 
@@ -206,7 +218,9 @@ def test_logits_far_from_zero_neither_overflow_nor_lose_the_kl():
 def test_no_token_and_one_token_work(n):
     a, b = model(0, n=n, bias=True), model(10, n=n)
     tokens = ids(n, seed=0)
-    (x, _), (kl,) = scores([Side(*a, tokens, ids(n, 2, seed=0), 3, True), Side(*b)], [Pair(0, 1)])
+    (x, _), (kl,) = chunked_logprobs(
+        [HeadInput(*a, tokens, ids(n, 2, seed=0), 3, True), HeadInput(*b)], [KLPair(0, 1)]
+    )
     assert x.logp.shape == x.entropy.shape == kl.shape == (n,)
     assert x.logp_ids.shape == (n, 2) and x.topk_ids.shape == (n, 3)
     grads = torch.autograd.grad(x.logp.sum() + kl.sum(), leaves(a, b))
@@ -236,8 +250,8 @@ def test_a_token_in_the_kl_alone_gives_the_policy_nothing():
     a, b = model(0, n=9), model(10, n=9)
     tokens, coef = ids(9, seed=1), random(9, seed=5).detach()
     coef[[0, 3, 4, 8]] = 0.0
-    (x, _), (kl,) = scores(
-        [Side(*a, tokens), Side(*b)], [Pair(0, 1, train_p=False)], 0.7, Chunk(4, 7)
+    (x, _), (kl,) = chunked_logprobs(
+        [HeadInput(*a, tokens), HeadInput(*b)], [KLPair(0, 1, train_p=False)], 0.7, Chunk(4, 7)
     )
     found = torch.autograd.grad((coef * x.logp).sum() + kl.sum(), leaves(a, b))
     (_, pa), (_, pb) = (reference_logp(*m, 0.7) for m in (a, b))
@@ -277,7 +291,9 @@ def test_left_out_tokens_cost_no_products(kept, distilled, products):
     coef = (torch.arange(8) < kept).double()
     share = (torch.arange(8) < distilled).double()
     with Products() as done:
-        (x, _), (kl,) = scores([Side(*a, ids(8, seed=1)), Side(*b)], [Pair(0, 1, train_p=False)])
+        (x, _), (kl,) = chunked_logprobs(
+            [HeadInput(*a, ids(8, seed=1)), HeadInput(*b)], [KLPair(0, 1, train_p=False)]
+        )
         ((coef * x.logp).sum() + (share * kl).sum()).backward()
     assert done.count == products * 8 * V * 5
 
@@ -286,7 +302,7 @@ def test_a_frozen_model_costs_no_gradient_products():
     a, b = model(0, n=8), model(10, n=8)
     frozen = (b[0].detach(), Head(b[1].weight.detach()))
     with Products() as done:
-        _, (kl,) = scores([Side(*a), Side(*frozen)], [Pair(0, 1)])
+        _, (kl,) = chunked_logprobs([HeadInput(*a), HeadInput(*frozen)], [KLPair(0, 1)])
         kl.sum().backward()
     assert done.count == 6 * 8 * V * 5 and frozen[0].grad is None
 
@@ -309,11 +325,11 @@ def test_nothing_as_large_as_the_logits_is_ever_held():
     a, b = model(0, n, v, h, bias=True, softcap=2.0), model(10, n, v, h)
     chunk = Chunk(16, 50)
     with Largest() as seen:
-        sides = [Side(*a, ids(n, seed=1, v=v), ids(n, 5, seed=1, v=v), 5, True), Side(*b)]
-        (x, _), (kl, lk) = scores(sides, [Pair(0, 1), Pair(1, 0)], 0.7, chunk)
+        sides = [HeadInput(*a, ids(n, seed=1, v=v), ids(n, 5, seed=1, v=v), 5, True), HeadInput(*b)]
+        (x, _), (kl, lk) = chunked_logprobs(sides, [KLPair(0, 1), KLPair(1, 0)], 0.7, chunk)
         (x.logp.sum() + x.entropy.sum() + kl.sum() + lk.sum()).backward(retain_graph=True)
         floor = torch.full((n,), -3.0, dtype=torch.float64)
-        (y,), _ = scores([Side(*b, floor=floor)], (), 0.7, chunk)
+        (y,), _ = chunked_logprobs([HeadInput(*b, floor=floor)], (), 0.7, chunk)
     assert float(y.n_above.sum()) > 0
     assert seen.size == v * h  # the gradients of the weights
 
@@ -322,7 +338,7 @@ def test_nothing_as_large_as_the_logits_is_ever_held():
 @pytest.mark.parametrize("k", [1, 4, V])
 def test_top_k_is_that_of_whole_logits(chunk, k):
     a = model(0, n=50)
-    (x,), _ = scores([Side(*a, top_k=k)], (), 0.7, chunk)
+    (x,), _ = chunked_logprobs([HeadInput(*a, top_k=k)], (), 0.7, chunk)
     logp, order = reference_logp(*a, 0.7)[1].topk(k)
     assert torch.equal(x.topk_ids, order)
     torch.testing.assert_close(x.topk_logp, logp.detach())
@@ -343,8 +359,11 @@ def test_tokens_above_a_floor_are_counted_and_summed(chunk, bias, softcap, kept,
     high = logp > floor[:, None]
     assert high[3].all() and not high[4].any() and ((0 < high.sum(1)) & (high.sum(1) < v)).any()
     for known in (None, ids(12, 3, seed=0, v=v)):
-        sides = [Side(*model(5, n=12, v=v)), Side(*m, ids=known, floor=floor)]
-        for (other, x), _ in (scores(sides, [Pair(0, 1)], 0.8, chunk), dense(sides, (), 0.8)):
+        sides = [HeadInput(*model(5, n=12, v=v)), HeadInput(*m, ids=known, floor=floor)]
+        for (other, x), _ in (
+            chunked_logprobs(sides, [KLPair(0, 1)], 0.8, chunk),
+            dense_logprobs(sides, (), 0.8),
+        ):
             assert other.n_above is None and not x.mass_above.requires_grad
             assert torch.equal(x.n_above, high.sum(1).double())
             torch.testing.assert_close(x.mass_above, (logp.exp() * high).sum(1))
@@ -355,7 +374,7 @@ def test_a_floor_costs_no_product_unless_too_many_tokens_exceed_it(monkeypatch):
     for kept, products in ((256, 1), (1, 2)):
         monkeypatch.setattr(tail, "_PER_TOKEN", kept)
         with Products() as done, torch.no_grad():
-            scores([Side(*m, floor=floor)], (), 1.0, Chunk(8, 4))
+            chunked_logprobs([HeadInput(*m, floor=floor)], (), 1.0, Chunk(8, 4))
         assert done.count == products * 8 * V * 5
 
 
@@ -373,7 +392,7 @@ def test_tokens_above_a_floor_are_counted_with_a_bias_and_at_another_temperature
     floor = torch.full((12,), -6.0).double()
     high = logp > floor[:, None]
     assert bool((high.sum(1) > 3).all()) and not bool(high.all())
-    (x,), _ = scores([Side(hidden, head, ids=known, floor=floor)], (), 3.0, chunk)
+    (x,), _ = chunked_logprobs([HeadInput(hidden, head, ids=known, floor=floor)], (), 3.0, chunk)
     assert torch.equal(x.n_above, high.sum(1).double())
     torch.testing.assert_close(x.mass_above, (logp.exp() * high).sum(1))
 
@@ -386,8 +405,8 @@ def test_autocast_around_a_pass_changes_nothing():
     floor, known = (logp.values[:, 1] - 0.01).float(), logp.indices[:, :1]
 
     def values():
-        sides = [Side(*a, ids(64, seed=1), known, 3, True, floor=floor), Side(*b)]
-        (x, _), kls = scores(sides, [Pair(0, 1)], 0.7, Chunk(30, 5))
+        sides = [HeadInput(*a, ids(64, seed=1), known, 3, True, floor=floor), HeadInput(*b)]
+        (x, _), kls = chunked_logprobs(sides, [KLPair(0, 1)], 0.7, Chunk(30, 5))
         return x, kls[0]
 
     with torch.autocast("cpu", torch.bfloat16):
@@ -411,25 +430,31 @@ def test_u_prime_of_one_pass_is_that_of_the_core(chunk, lam):
     log_p_tail, log_q_tail = (x.masked_fill(mask, -torch.inf).logsumexp(-1) for x in (logp, q))
     lam = torch.linspace(0.5, 2, 12).double() if lam == "per state" else lam
     core = jackpot.tail_bound(logp, mask, log_p_tail, log_q_tail, log_q[:, -1], lam)
-    (x,), _ = scores([Side(*m, ids=known, floor=tail_floor(log_q, lam))], (), 0.8, chunk)
+    (x,), _ = chunked_logprobs(
+        [HeadInput(*m, ids=known, floor=tail_floor(log_q, lam))], (), 0.8, chunk
+    )
     ours = tail_terms(x.logp_ids, log_q, x.n_above, x.mass_above, lam)
     assert bool(
         (core < jackpot.acceptance_rate(log_p_tail[:, None], log_q_tail[:, None], lam) - 1e-3).any()
     ), "c must bind somewhere"
     torch.testing.assert_close(ours, core, rtol=0, atol=1.1e-4)  # less than 1e-4 is ignored
-    none = scores([Side(m[0][:0], m[1], ids=known[:0], floor=log_q[:0, -1])])[0][0]
+    none = chunked_logprobs([HeadInput(m[0][:0], m[1], ids=known[:0], floor=log_q[:0, -1])])[0][0]
     assert none.n_above.shape == none.mass_above.shape == (0,)
 
 
 def test_dense_gives_the_same_from_hidden_states_or_logits():
     a, b = model(0, bias=True, softcap=1.5), model(10)
-    sides = [Side(*a, ids(N, seed=1), ids(N, 2, seed=2), 3, True), Side(*b)]
-    pairs = [Pair(0, 1, train_p=False), Pair(1, 0)]
+    sides = [HeadInput(*a, ids(N, seed=1), ids(N, 2, seed=2), 3, True), HeadInput(*b)]
+    pairs = [KLPair(0, 1, train_p=False), KLPair(1, 0)]
     whole = [
         sides[0]._replace(hidden=None, head=None, logits=reference_logp(*a, 1.0)[0]),
-        Side(logits=reference_logp(*b, 1.0)[0]),
+        HeadInput(logits=reference_logp(*b, 1.0)[0]),
     ]
-    results = [scores(sides, pairs, 0.7), dense(sides, pairs, 0.7), dense(whole, pairs, 0.7)]
+    results = [
+        chunked_logprobs(sides, pairs, 0.7),
+        dense_logprobs(sides, pairs, 0.7),
+        dense_logprobs(whole, pairs, 0.7),
+    ]
     flat = [[x for s in per_side for x in s if x is not None] + kls for per_side, kls in results]
     for other in flat[1:]:
         torch.testing.assert_close(other, flat[0])
@@ -696,30 +721,60 @@ HEAD = Head(torch.zeros(V, 5))
     "sides, pairs, settings, error, match",
     [
         ([], (), {}, ValueError, "at least one side"),
-        ([Side(H, HEAD)], (), {"temperature": 0.0}, ValueError, "temperature 0 "),
-        ([Side(H, HEAD)], (), {"chunk": Chunk(0, 5)}, ValueError, "chunk sizes"),
-        ([Side(H)], (), {}, ValueError, "hidden and head"),
-        ([Side(logits=torch.zeros(N, V))], (), {}, ValueError, "`dense` takes logits"),
-        ([Side(H[:, :4], HEAD)], (), {}, ValueError, r"\(7, 4\) and \(23, 5\)"),
-        ([Side(H, HEAD), Side(H, Head(torch.zeros(9, 5)))], (), {}, ValueError, r"\(7, 9\)"),
-        ([Side(H, HEAD, ids(N - 1, seed=0))], (), {}, ValueError, r"tokens must have shape \(7,\)"),
-        ([Side(H, HEAD, ids(N, seed=0).int())], (), {}, TypeError, "int64"),
-        ([Side(H, HEAD, ids(N, seed=0) + V)], (), {}, ValueError, r"\[0, 23\)"),
-        ([Side(H, HEAD, ids=ids(N, 2, seed=0) - V)], (), {}, ValueError, r"\[0, 23\)"),
-        ([Side(H, HEAD, top_k=V + 1)], (), {}, ValueError, r"top_k must lie in \[0, 23\], got 24"),
-        ([Side(H, HEAD)], [Pair(0, 1)], {}, ValueError, "a pair names two of 1 sides"),
-        ([Side(H, Head(HEAD.weight, torch.zeros(4)))], (), {}, ValueError, "bias must have shape"),
+        ([HeadInput(H, HEAD)], (), {"temperature": 0.0}, ValueError, "temperature 0 "),
+        ([HeadInput(H, HEAD)], (), {"chunk": Chunk(0, 5)}, ValueError, "chunk sizes"),
+        ([HeadInput(H)], (), {}, ValueError, "hidden and head"),
         (
-            [Side(H, Head(HEAD.weight, torch.full((V,), torch.nan)))],
+            [HeadInput(logits=torch.zeros(N, V))],
+            (),
+            {},
+            ValueError,
+            "`dense_logprobs` takes logits",
+        ),
+        ([HeadInput(H[:, :4], HEAD)], (), {}, ValueError, r"\(7, 4\) and \(23, 5\)"),
+        (
+            [HeadInput(H, HEAD), HeadInput(H, Head(torch.zeros(9, 5)))],
+            (),
+            {},
+            ValueError,
+            r"\(7, 9\)",
+        ),
+        (
+            [HeadInput(H, HEAD, ids(N - 1, seed=0))],
+            (),
+            {},
+            ValueError,
+            r"tokens must have shape \(7,\)",
+        ),
+        ([HeadInput(H, HEAD, ids(N, seed=0).int())], (), {}, TypeError, "int64"),
+        ([HeadInput(H, HEAD, ids(N, seed=0) + V)], (), {}, ValueError, r"\[0, 23\)"),
+        ([HeadInput(H, HEAD, ids=ids(N, 2, seed=0) - V)], (), {}, ValueError, r"\[0, 23\)"),
+        (
+            [HeadInput(H, HEAD, top_k=V + 1)],
+            (),
+            {},
+            ValueError,
+            r"top_k must lie in \[0, 23\], got 24",
+        ),
+        ([HeadInput(H, HEAD)], [KLPair(0, 1)], {}, ValueError, "a pair names two of 1 sides"),
+        (
+            [HeadInput(H, Head(HEAD.weight, torch.zeros(4)))],
+            (),
+            {},
+            ValueError,
+            "bias must have shape",
+        ),
+        (
+            [HeadInput(H, Head(HEAD.weight, torch.full((V,), torch.nan)))],
             (),
             {},
             ValueError,
             "not finite",
         ),
-        ([Side(H, Head(HEAD.weight, None, -1.0))], (), {}, ValueError, "softcap"),
-        ([Side(H, HEAD, floor=torch.zeros(2))], (), {}, ValueError, "floor must have shape"),
+        ([HeadInput(H, Head(HEAD.weight, None, -1.0))], (), {}, ValueError, "softcap"),
+        ([HeadInput(H, HEAD, floor=torch.zeros(2))], (), {}, ValueError, "floor must have shape"),
     ],
 )
 def test_what_cannot_be_computed_is_refused(sides, pairs, settings, error, match):
     with pytest.raises(error, match=match):
-        scores(sides, pairs, **settings)
+        chunked_logprobs(sides, pairs, **settings)

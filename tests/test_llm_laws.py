@@ -69,7 +69,9 @@ def scene():
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     """Neither the tokens nor the vocabulary fit into one."""
-    monkeypatch.setattr(head, "scores", functools.partial(head.scores, chunk=Chunk(37, 20)))
+    monkeypatch.setattr(
+        head, "chunked_logprobs", functools.partial(head.chunked_logprobs, chunk=Chunk(37, 20))
+    )
 
 
 def settings(text: str, kind: str) -> config.Config:
@@ -295,7 +297,7 @@ def test_a_quantised_actors_kls_come_from_blocks_and_are_those_of_whole_logits(
                 assert all(side.logits is None for side in sides)
                 assert sides[1].head.weight.dtype == dtype
                 assert not sides[1].head.weight.requires_grad
-                patch.setattr(head, "dense", None)
+                patch.setattr(head, "dense_logprobs", None)
             found[way] = laws.exact_kls(*sides, 1.0)
     for name, kl_whole in found["dense"].items():
         assert kl_whole > 1e-6

@@ -15,7 +15,7 @@ from llm.advantages import group_advantage
 from llm.config import Config, CorrectionConfig
 from llm.control import Controls
 from llm.correction import CorrectionState, TokenWeights, token_weights
-from llm.head import Side
+from llm.head import HeadInput
 from llm.settings import ControlConfig, LossConfig, OptimConfig, RolloutConfig
 from llm.update import Share, update
 
@@ -316,7 +316,7 @@ def test_gradients_are_clipped_to_the_norm_asked_for(pair, scene):
 
 def test_both_exact_kls_have_the_direction_of_their_name():
     """By hand: p = (1/2, 1/2), q = (1/4, 3/4)."""
-    p, q = (Side(logits=torch.tensor([x]).log()) for x in ([0.5, 0.5], [0.25, 0.75]))
+    p, q = (HeadInput(logits=torch.tensor([x]).log()) for x in ([0.5, 0.5], [0.25, 0.75]))
     found = laws.exact_kls(p, q, 1.0)
     assert found["kl_policy_actor"] == pytest.approx(
         0.5 * np.log(2) + 0.5 * np.log(2 / 3), rel=1e-5
