@@ -20,7 +20,7 @@ from transformers import (
 )
 
 import jackpot
-from llm import config, heads, tail
+from llm import config, head_blocks, heads, tail
 from llm.config_checks import ConfigError
 from llm.head import (
     Chunk,
@@ -69,8 +69,8 @@ def reference_kl(log_p, log_q):
 
 
 def leaves(*models):
-    found = [x for hidden, head in models for x in (hidden, head.weight, head.bias)]
-    return [x for x in found if x is not None]
+    tensors = [x for hidden, head in models for x in (hidden, head.weight, head.bias)]
+    return [x for x in tensors if x is not None]
 
 
 def gradients(outputs, inputs):
@@ -122,10 +122,10 @@ def test_every_value_and_gradient_is_that_of_whole_logits(chunk, bias, softcap, 
         reference_kl(pc, pb),
     ]
     inputs = leaves(a, b, c)
-    for found, wanted in zip(ours, exact, strict=True):
-        torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
-    for found, wanted in zip(gradients(ours, inputs), gradients(exact, inputs), strict=True):
-        torch.testing.assert_close(found, wanted, rtol=1e-11, atol=1e-12)
+    for value, wanted in zip(ours, exact, strict=True):
+        torch.testing.assert_close(value, wanted, rtol=1e-12, atol=1e-12)
+    for value, wanted in zip(gradients(ours, inputs), gradients(exact, inputs), strict=True):
+        torch.testing.assert_close(value, wanted, rtol=1e-11, atol=1e-12)
 
 
 def test_gradients_pass_gradcheck():
@@ -152,16 +152,18 @@ def test_float32_gradients_are_within_1e5_of_float64(chunk):
     (_, pa), (_, pb) = (reference_logp(*m, 1.0) for m in (a, b))
     exact = [pa.gather(1, tokens[:, None])[:, 0], -(pa.exp() * pa).sum(-1), reference_kl(pa, pb)]
     ours = [x.logp, x.entropy, kl]
-    for found, wanted in zip(ours, exact, strict=True):
-        assert found.dtype == torch.float32
-        torch.testing.assert_close(found.double(), wanted, rtol=1e-6, atol=2e-6)
+    for value, wanted in zip(ours, exact, strict=True):
+        assert value.dtype == torch.float32
+        torch.testing.assert_close(value.double(), wanted, rtol=1e-6, atol=2e-6)
     inputs = leaves(a, b)
-    for found, wanted in zip(gradients(ours, inputs), gradients(exact, inputs), strict=True):
-        assert relative(found, wanted.double()) < 1e-5
+    for value, wanted in zip(gradients(ours, inputs), gradients(exact, inputs), strict=True):
+        assert relative(value, wanted.double()) < 1e-5
 
 
-def test_bf16_products_are_exact_and_gradients_round_once():
+@pytest.mark.parametrize("tiles", [False, True])
+def test_bf16_products_are_exact_and_gradients_round_once(tiles, monkeypatch):
     """Log-probabilities to float32 accuracy; a gradient off by one rounding to bf16, no more."""
+    monkeypatch.setattr(head_blocks, "has_bf16_tiles", lambda: tiles)
     a, b = (model(s, 96, 3000, 64, dtype=torch.bfloat16, scale=0.25) for s in (0, 10))
     tokens = ids(96, seed=1, v=3000)
     (x, _), (kl,) = chunked_logprobs(
@@ -169,17 +171,73 @@ def test_bf16_products_are_exact_and_gradients_round_once():
     )
     (_, pa), (_, pb) = (reference_logp(*m, 1.0) for m in (a, b))
     exact = [pa.gather(1, tokens[:, None])[:, 0], reference_kl(pa, pb)]
-    for found, wanted in zip([x.logp, kl], exact, strict=True):
-        torch.testing.assert_close(found.double(), wanted, rtol=1e-6, atol=2e-6)
+    for value, wanted in zip([x.logp, kl], exact, strict=True):
+        torch.testing.assert_close(value.double(), wanted, rtol=1e-6, atol=2e-6)
     wide = [tuple(_double(m)) for m in (a, b)]
     (_, pa), (_, pb) = (reference_logp(*m, 1.0) for m in wide)
     exact = [pa.gather(1, tokens[:, None])[:, 0], reference_kl(pa, pb)]
-    found = gradients([x.logp, kl], leaves(a, b))
-    for one, two in zip(found, gradients(exact, leaves(*wide)), strict=True):
+    grads = gradients([x.logp, kl], leaves(a, b))
+    for one, two in zip(grads, gradients(exact, leaves(*wide)), strict=True):
         assert one.dtype == torch.bfloat16
         assert bool(
             ((one.double() - two).abs() <= 2**-8 * two.abs() + 1e-5 * two.abs().max()).all()
         )
+
+
+@pytest.mark.parametrize(
+    "hidden, weight",
+    [
+        (torch.float32, torch.float32),
+        (torch.float32, torch.bfloat16),
+        (torch.bfloat16, torch.float32),
+        (torch.float16, torch.float16),
+    ],
+    ids=str,
+)
+def test_tiles_round_no_operand_that_bf16_cannot_hold(hidden, weight, monkeypatch):
+    """Next to a head that may use them, whose setting is the process's."""
+    monkeypatch.setattr(head_blocks, "has_bf16_tiles", lambda: True)
+    narrow = model(10, 96, 3000, 64, dtype=torch.bfloat16, scale=0.25)
+    h, head = model(0, 96, 3000, 64, dtype=weight, scale=0.25)
+    h, tokens = random(96, 64, seed=2, dtype=hidden), ids(96, seed=1, v=3000)
+    (_, x), (kl,) = chunked_logprobs(
+        [HeadInput(*narrow), HeadInput(h, head, tokens)], [KLPair(0, 1)]
+    )
+    (_, p), (_, q) = (reference_logp(*m, 1.0) for m in (narrow, (h, head)))
+    exact = [q.gather(1, tokens[:, None])[:, 0], reference_kl(p, q)]
+    for value, wanted in zip([x.logp, kl], exact, strict=True):
+        torch.testing.assert_close(value.double(), wanted, rtol=1e-6, atol=2e-6)
+    for value, wanted in zip(gradients([x.logp], [h]), gradients(exact[:1], [h]), strict=True):
+        assert relative(value, wanted.double()) < (1e-5 if hidden == torch.float32 else 3e-3)
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.mkldnn, "matmul"), reason="torch before 2.9")
+def test_rounding_of_operands_ends_with_the_product_whatever_happens_in_it():
+    setting = torch.backends.mkldnn.matmul
+    before = setting.fp32_precision
+    with pytest.raises(ZeroDivisionError), head_blocks.bf16_products(True):
+        assert setting.fp32_precision == "bf16"
+        raise ZeroDivisionError
+    assert setting.fp32_precision == before
+    a = model(0, dtype=torch.bfloat16)
+    token_logprobs(*a, ids(N, seed=1)).sum().backward()
+    assert setting.fp32_precision == before
+
+
+@pytest.mark.parametrize("isa, may", [("AVX512_CORE_BF16", False), ("AVX2", False), ("ALL", True)])
+def test_tiles_go_by_the_processor_and_its_declared_limit(isa, may, monkeypatch):
+    """Never by a timing: a resumed run must take the same way to the last bit."""
+    able = head_blocks.has_bf16_tiles()
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", isa)
+    assert head_blocks.has_bf16_tiles.__wrapped__() == (may and able)
+
+
+def test_an_output_that_was_not_asked_for_says_how_to_ask():
+    (x,), _ = chunked_logprobs([HeadInput(*model(0), ids(N, seed=1))])
+    assert x.require("logp") is x.logp
+    for name, asked in (("entropy", "entropy"), ("topk_ids", "top_k"), ("n_above", "floor")):
+        with pytest.raises(ValueError, match=f"{name} was not asked for: set HeadInput.{asked}"):
+            x.require(name)
 
 
 def _double(m):
@@ -253,12 +311,12 @@ def test_a_token_in_the_kl_alone_gives_the_policy_nothing():
     (x, _), (kl,) = chunked_logprobs(
         [HeadInput(*a, tokens), HeadInput(*b)], [KLPair(0, 1, train_p=False)], 0.7, Chunk(4, 7)
     )
-    found = torch.autograd.grad((coef * x.logp).sum() + kl.sum(), leaves(a, b))
+    grads = torch.autograd.grad((coef * x.logp).sum() + kl.sum(), leaves(a, b))
     (_, pa), (_, pb) = (reference_logp(*m, 0.7) for m in (a, b))
     loss = (coef * pa.gather(1, tokens[:, None])[:, 0]).sum() + reference_kl(pa.detach(), pb).sum()
-    for one, two in zip(found, torch.autograd.grad(loss, leaves(a, b)), strict=True):
+    for one, two in zip(grads, torch.autograd.grad(loss, leaves(a, b)), strict=True):
         torch.testing.assert_close(one, two, rtol=1e-11, atol=1e-12)
-    assert found[0][[0, 3, 4, 8]].count_nonzero() == 0
+    assert grads[0][[0, 3, 4, 8]].count_nonzero() == 0
 
 
 class Products(TorchDispatchMode):
@@ -410,11 +468,11 @@ def test_autocast_around_a_pass_changes_nothing():
         return x, kls[0]
 
     with torch.autocast("cpu", torch.bfloat16):
-        found, kl = values()
+        rounded, kl = values()
         assert (a[0] @ a[1].weight.T).dtype == torch.bfloat16
-    assert bool((found.n_above == 2).all())
+    assert bool((rounded.n_above == 2).all())
     plain, plain_kl = values()
-    for one, two in zip((*found, kl), (*plain, plain_kl), strict=True):
+    for one, two in zip((*rounded, kl), (*plain, plain_kl), strict=True):
         assert torch.equal(one, two)
 
 
@@ -706,9 +764,9 @@ def test_a_derived_actor_whose_head_cannot_be_read_is_warned_of_once(monkeypatch
 
 def test_plain_heads_are_all_found():
     models = {"policy": tied(True), "actor": gemma()}
-    found = heads_of(models, "chunked")
-    assert found["actor"].softcap == 3.0 and found["policy"].softcap is None
-    assert found["policy"].weight is models["policy"].model.embed_tokens.weight
+    by_role = heads_of(models, "chunked")
+    assert by_role["actor"].softcap == 3.0 and by_role["policy"].softcap is None
+    assert by_role["policy"].weight is models["policy"].model.embed_tokens.weight
     with pytest.raises(ConfigError, match='"auto", "chunked" or "dense", got "fast"'):
         heads_of(models, "fast")
 
