@@ -37,7 +37,7 @@ from torch import Tensor
 
 import jackpot
 from llm.algorithm.logprobs import chosen, log_tail
-from llm.models.lm_head.chunked import Pair, scores
+from llm.models.lm_head.chunked import KLPair, chunked_logprobs
 from llm.planning import memory
 from llm.rollout.batch import Batch, positions
 from llm.training.context import TrainContext
@@ -95,7 +95,7 @@ def off(found: Tensor, exact: Tensor) -> float:
 
 
 def head(device: torch.device, size: tuple[int, int, int], kind: str) -> list[Row]:
-    """Scores in blocks and their gradients, against whole logits in float64."""
+    """HeadOutput in blocks and their gradients, against whole logits in float64."""
     x = Inputs(size, getattr(torch, kind))
     exact = copy.copy(x)
     for each, dtype in ((exact, torch.float64), (x, getattr(torch, kind))):
@@ -105,7 +105,7 @@ def head(device: torch.device, size: tuple[int, int, int], kind: str) -> list[Ro
         each.tokens, each.coef = x.tokens.to(device), x.coef.to(device)
     with torch.no_grad():
         sides = x.sides()
-        (policy, _), (kl,) = scores(sides, [Pair(0, 1)])
+        (policy, _), (kl,) = chunked_logprobs(sides, [KLPair(0, 1)])
         logp, logq = (
             torch.log_softmax(torch.nn.functional.linear(hidden, weight), -1)
             for hidden, weight in zip(exact.hidden, exact.weight, strict=True)

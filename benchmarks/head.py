@@ -32,7 +32,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from llm.models.lm_head.chunked import Head, Pair, Side, dense, scores
+from llm.models.lm_head.chunked import Head, HeadInput, KLPair, chunked_logprobs, dense_logprobs
 
 FULL = (2_048, 151_936, 1_024)
 SHORT = (1_024, 151_936, 384)
@@ -65,22 +65,22 @@ class Inputs:
     def gradients(self) -> list[torch.Tensor]:
         return [x.grad for x in self.leaves() if x.grad is not None]
 
-    def sides(self) -> list[Side]:
+    def sides(self) -> list[HeadInput]:
         policy, actor = (Head(w) for w in self.weight)
-        return [Side(self.hidden[0], policy, self.tokens), Side(self.hidden[1], actor)]
+        return [HeadInput(self.hidden[0], policy, self.tokens), HeadInput(self.hidden[1], actor)]
 
 
-def loss_of(found, x: Inputs) -> torch.Tensor:
-    (policy, _), (kl,) = found
+def loss_of(results, x: Inputs) -> torch.Tensor:
+    (policy, _), (kl,) = results
     return (x.coef * policy.logp).sum() + kl.sum()
 
 
 def chunked(x: Inputs) -> torch.Tensor:
-    return loss_of(scores(x.sides(), [Pair(0, 1, train_p=False)]), x)
+    return loss_of(chunked_logprobs(x.sides(), [KLPair(0, 1, train_p=False)]), x)
 
 
 def trainer(x: Inputs) -> torch.Tensor:
-    return loss_of(dense(x.sides(), [Pair(0, 1, train_p=False)]), x)
+    return loss_of(dense_logprobs(x.sides(), [KLPair(0, 1, train_p=False)]), x)
 
 
 def lean_torch(x: Inputs) -> torch.Tensor:
@@ -95,7 +95,7 @@ def lean_torch(x: Inputs) -> torch.Tensor:
 
 
 def policy_only(x: Inputs) -> torch.Tensor:
-    (policy,), _ = scores(x.sides()[:1])
+    (policy,), _ = chunked_logprobs(x.sides()[:1])
     return (x.coef * policy.logp).sum()
 
 

@@ -16,7 +16,7 @@ from llm.algorithm.correction import CorrectionState, forward_tail, lam_before, 
 from llm.algorithm.losses import bucketed
 from llm.algorithm.z_tail import tail_floor
 from llm.models.lm_head import chunked
-from llm.models.lm_head.chunked import Head, Pair, Scores, Side
+from llm.models.lm_head.chunked import Head, HeadInput, HeadOutput, KLPair
 from llm.models.lm_head.support import hidden_states, own_head
 from llm.models.loading import Model, recomputing
 from llm.models.sharding import gathered
@@ -55,7 +55,7 @@ class Joint(NamedTuple):
     tokens: Tokens | None
 
 
-def forward(setup: TrainContext, model: Model, batch: Batch) -> Side:
+def forward(setup: TrainContext, model: Model, batch: Batch) -> HeadInput:
     """One forward pass, up to where `read` goes on."""
     found = own_head(model)[0] if setup.chunked else None
     with recomputing(model):
@@ -63,9 +63,9 @@ def forward(setup: TrainContext, model: Model, batch: Batch) -> Side:
         states = completion_states(model, batch.ids, batch.is_real, width, found is not None)
     states = states[batch.is_completion]
     if found is None:
-        return Side(logits=states)
+        return HeadInput(logits=states)
     bias = None if found.bias is None else gathered(found.bias)
-    return Side(states, Head(gathered(found.weight), bias, found.softcap))
+    return HeadInput(states, Head(gathered(found.weight), bias, found.softcap))
 
 
 def completion_states(
@@ -95,14 +95,16 @@ def completion_states(
 
 
 def read(
-    sides: list[Side], temperature: float, pairs: Sequence[Pair] = ()
-) -> tuple[list[Scores], list[torch.Tensor]]:
-    """`head.scores`, or `head.dense` where a side has whole logits."""
+    sides: list[HeadInput], temperature: float, pairs: Sequence[KLPair] = ()
+) -> tuple[list[HeadOutput], list[torch.Tensor]]:
+    """`head.chunked_logprobs`, or `head.dense_logprobs` where a side has whole logits."""
     split = all(side.head is not None for side in sides)
-    return (chunked.scores if split else chunked.dense)(sides, pairs, temperature)
+    return (chunked.chunked_logprobs if split else chunked.dense_logprobs)(
+        sides, pairs, temperature
+    )
 
 
-def taken(side: Side, batch: Batch) -> Side:
+def taken(side: HeadInput, batch: Batch) -> HeadInput:
     """The side with the sampled tokens, whose log-probability is wanted."""
     return side._replace(tokens=batch.completion_ids[batch.is_completion])
 
@@ -119,7 +121,7 @@ def joint(
     if setup.anchor is not None:
         with torch.no_grad():
             sides.append(forward(setup, setup.anchor, batch))
-        pairs["anchor"] = Pair(0, 1, train_q=False)
+        pairs["anchor"] = KLPair(0, 1, train_q=False)
     actor, distilled = len(sides), controls.distill_coef > 0
     apart = loss.distill_top_k > 0 or loss.distill_temperature != 1.0
     if setup.actor.trained:
@@ -127,7 +129,7 @@ def joint(
         if distilled and not apart:
             pairs["distill"] = _distilling(loss, 0, actor)
         if setup.cfg.control.kl_target > 0:
-            pairs["control"] = Pair(0, actor, train_p=False, train_q=False)
+            pairs["control"] = KLPair(0, actor, train_p=False, train_q=False)
     scores, found = read(sides, warm, list(pairs.values()))
     kl = dict(zip(pairs, found, strict=True))
     if setup.actor.trained and distilled and apart:
@@ -145,14 +147,16 @@ def joint(
     )
 
 
-def _distilling(loss: LossConfig, policy: int, actor: int) -> Pair:
+def _distilling(loss: LossConfig, policy: int, actor: int) -> KLPair:
     """Eq. 7: KL(policy || actor), or the reverse; it trains the actor alone."""
     if loss.distill_direction == "forward":
-        return Pair(policy, actor, train_p=False)
-    return Pair(actor, policy, train_q=False)
+        return KLPair(policy, actor, train_p=False)
+    return KLPair(actor, policy, train_q=False)
 
 
-def distill_kl(loss: LossConfig, policy: Side, actor: Side, temperature: float) -> torch.Tensor:
+def distill_kl(
+    loss: LossConfig, policy: HeadInput, actor: HeadInput, temperature: float
+) -> torch.Tensor:
     """The KL of Eq. 7 in a pass of its own: at its own temperature or of bucketed laws, (n,).
 
     temperature: of sampling. Laws of k tokens and a bucket need whole logits.
@@ -163,7 +167,7 @@ def distill_kl(loss: LossConfig, policy: Side, actor: Side, temperature: float) 
         return read([policy, actor], temperature, pair)[1][0]
     full = [torch.log_softmax(_logits(side) / temperature, dim=-1) for side in (policy, actor)]
     coarse = bucketed(full[0], full[1], loss.distill_top_k)
-    return chunked.dense([Side(logits=x) for x in coarse], pair)[1][0]
+    return chunked.dense_logprobs([HeadInput(logits=x) for x in coarse], pair)[1][0]
 
 
 @torch.no_grad()
@@ -174,7 +178,7 @@ def policy_tokens(setup: TrainContext, batch: Batch, weighing: Weighing) -> Toke
     return tokens(setup, side, read([side], setup.cfg.rollout.temperature)[0][0], batch, weighing)
 
 
-def _weighed(setup: TrainContext, side: Side, batch: Batch, weighing: Weighing) -> Side:
+def _weighed(setup: TrainContext, side: HeadInput, batch: Batch, weighing: Weighing) -> HeadInput:
     """The side with what `tokens` reads of it: q's k likeliest, and p's tail above lam c."""
     cfg, real = setup.cfg.correction, batch.is_completion
     known = weighing.is_target and needs_tail(cfg)
@@ -185,7 +189,7 @@ def _weighed(setup: TrainContext, side: Side, batch: Batch, weighing: Weighing) 
 
 @torch.no_grad()
 def tokens(
-    setup: TrainContext, side: Side, scores: Scores, batch: Batch, weighing: Weighing
+    setup: TrainContext, side: HeadInput, scores: HeadOutput, batch: Batch, weighing: Weighing
 ) -> Tokens:
     """What the weights need of the policy's side and its scores."""
     assert scores.logp is not None and scores.logp_ids is not None and side.ids is not None
@@ -207,18 +211,18 @@ def tokens(
 
 
 @torch.no_grad()
-def exact_kls(policy: Side, actor: Side, temperature: float) -> dict[str, float]:
+def exact_kls(policy: HeadInput, actor: HeadInput, temperature: float) -> dict[str, float]:
     """Both KLs over the full vocabulary, nats per token, mean over states."""
-    forth, back = read([policy, actor], temperature, [Pair(0, 1), Pair(1, 0)])[1]
+    forth, back = read([policy, actor], temperature, [KLPair(0, 1), KLPair(1, 0)])[1]
     return {"kl_policy_actor": float(forth.mean()), "kl_actor_policy": float(back.mean())}
 
 
-def _alone(side: Side) -> Side:
+def _alone(side: HeadInput) -> HeadInput:
     """Nothing asked of it but a KL."""
-    return Side(side.hidden, side.head, logits=side.logits)
+    return HeadInput(side.hidden, side.head, logits=side.logits)
 
 
-def _detached(side: Side) -> Side:
+def _detached(side: HeadInput) -> HeadInput:
     if side.hidden is None or side.head is None:
         return side if side.logits is None else side._replace(logits=side.logits.detach())
     bias = None if side.head.bias is None else side.head.bias.detach()
@@ -226,7 +230,7 @@ def _detached(side: Side) -> Side:
     return side._replace(hidden=side.hidden.detach(), head=own)
 
 
-def _logits(side: Side) -> torch.Tensor:
+def _logits(side: HeadInput) -> torch.Tensor:
     """Whole ones, (n, v) float32, before the temperature."""
     assert side.logits is not None
     return side.logits.float()

@@ -1,9 +1,10 @@
 """The head without its logits: log-probabilities, entropy, KL, top-k and U' from hidden states.
 
-`scores` computes in one pass what a step needs of several models, and its backward pass shares
-every recomputed logit between all of their gradients.
-Exact over the full vocabulary: only blocks of (tokens, vocabulary) are ever held, and `dense` is
-the same from whole logits, for models whose head has another form (`heads.py`).
+Chunked linear log-probs: `chunked_logprobs` computes in one pass what a step needs of several
+models, and its backward pass shares every recomputed logit between all of their gradients.
+Exact over the full vocabulary: only blocks of (tokens, vocabulary) are ever held. `dense_logprobs`
+is the same from whole logits, for models whose head has another form (`support.py`). The derivation:
+docs/head.md.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import torch
 
 import jackpot
 
-from .autograd import Pair, Plan, Scan
+from .autograd import ChunkedHeadFunction, HeadTensors, KLPair, Plan
 from .blocks import Chunk
 from .threshold_scan import above
 
@@ -48,9 +49,10 @@ class Head:
         return x if self.softcap is None else self.softcap * torch.tanh(x / self.softcap)
 
 
-class Side(NamedTuple):
-    """One model at n states. Give `hidden` and `head`, or (for `dense`) `logits`.
+class HeadInput(NamedTuple):
+    """One model at n states, and what is wanted of it.
 
+    Give `hidden` and `head`, or (for `dense_logprobs`) `logits`.
     hidden: (n, h), the head's input. logits: (n, v), before the temperature.
     tokens: (n,), whose log-probability is wanted. ids: (n, k), further ones.
     top_k: how many of the likeliest tokens to return. entropy: whether to compute it.
@@ -67,12 +69,13 @@ class Side(NamedTuple):
     floor: Tensor | None = None
 
 
-class Scores(NamedTuple):
-    """Of one side, in nats, float32 (float64 if any side is); None where not asked for.
+class HeadOutput(NamedTuple):
+    """Of one model, in nats, float32 (float64 if any tensor is). Only what was asked for is there:
+    `require` gives it or says how to ask.
 
-    logp (n,), logp_ids (n, k), lse (n,) the log-sum-exp of logits / temperature, entropy (n,): all
-    with gradient. topk_logp (n, top_k), falling, and topk_ids: without. n_above, mass_above (n,),
-    float64: number and probability of the tokens above the floor: without.
+    With gradient: logp (n,) of `tokens`, logp_ids (n, k) of `ids`, lse (n,), the log-sum-exp of
+    logits / temperature, entropy (n,). Without: topk_logp (n, top_k), falling, and topk_ids;
+    n_above, mass_above (n,), float64, number and probability of the tokens above the floor.
     """
 
     logp: Tensor | None
@@ -84,115 +87,152 @@ class Scores(NamedTuple):
     n_above: Tensor | None = None
     mass_above: Tensor | None = None
 
+    def require(self, name: str) -> Tensor:
+        """The output of that name. Raises ValueError where HeadInput did not ask for it."""
+        output = getattr(self, name)
+        if output is None:
+            raise ValueError(f"{name} was not asked for: set HeadInput.{_ASKED_BY[name]}")
+        return output
+
+
+_ASKED_BY = {"logp": "tokens", "logp_ids": "ids", "entropy": "entropy", "topk_logp": "top_k",
+             "topk_ids": "top_k", "n_above": "floor", "mass_above": "floor"}  # fmt: skip
+
+
+class LogprobsAndKLs(NamedTuple):
+    """The outputs of each model, in the order of the inputs, and of each pair its KL (n,)."""
+
+    outputs: list[HeadOutput]
+    kls: list[Tensor]
+
 
 @torch.compiler.disable  # a graph break: the loop over blocks would otherwise unroll
-def scores(
-    sides: list[Side], pairs: Sequence[Pair] = (), temperature: float = 1.0, chunk: Chunk = CHUNK
-) -> tuple[list[Scores], list[Tensor]]:
+def chunked_logprobs(
+    inputs: list[HeadInput],
+    pairs: Sequence[KLPair] = (),
+    temperature: float = 1.0,
+    chunk: Chunk = CHUNK,
+) -> LogprobsAndKLs:
     """Everything asked for of several models at the same n states, in one pass over blocks.
 
     Backward costs one more product with each weight than the dense path (its logits again). Tokens
     whose upstream gradients are all exactly 0 are left out of it, by model: of a rejected or
     zero-advantage token, say, the policy's head computes nothing but what the KL needs.
-    bf16 and float16 operands are widened block by block: products are exact, sums and
-    log-probabilities float32, and each gradient is rounded to its parameter's dtype once.
+    bf16 and float16 operands are widened block by block, or multiplied in tiles that sum in float32
+    (`blocks.has_bf16_tiles`): products are exact, sums and log-probabilities float32, and each
+    gradient is rounded to its parameter's dtype once.
 
     Args:
-        sides: the models, of one vocabulary; at least one. n = 0 is fine.
-        pairs: the KLs wanted. Gradient as `Pair` says, to hidden, weight and bias of either.
+        inputs: the models, of one vocabulary; at least one. n = 0 is fine.
+        pairs: the KLs wanted, by index. Gradient as `KLPair` says, to hidden, weight and bias of
+            either.
         temperature: divides the (capped) logits, > 0. chunk: block sizes, the default for a CPU.
 
     Returns:
-        (Scores of each side, KL (n,) >= 0 of each pair, in nats; exactly 0, with gradient exactly
-        0, at rows where both logits are equal).
+        HeadOutput of each model, and KL (n,) >= 0 of each pair, in nats; exactly 0, with gradient
+        exactly 0, at rows where both logits are equal.
 
     Raises:
         ValueError: shapes or vocabularies differ, an id outside the vocabulary, top_k outside
             [0, v], temperature or chunk not positive, a bias not finite. TypeError: ids not int64.
     """
-    _check(sides, pairs, temperature, chunk)
-    heads = [side.head for side in sides if side.head is not None]
-    if len(heads) < len(sides):
-        raise ValueError("scores needs hidden and head of every side; `dense` takes logits")
-    tensors: list[Any] = []
-    for side, head in zip(sides, heads, strict=True):
-        tensors += [side.hidden, head.weight, head.bias, _all_ids(side)]
-    wants = tuple(s.top_k for s in sides), tuple(s.entropy for s in sides), tuple(pairs)
-    floors = tuple(s.floor for s in sides)
-    plan = Plan(tuple(h.softcap for h in heads), *wants, float(temperature), chunk, floors)
+    _check(inputs, pairs, temperature, chunk)
+    heads = [x.head for x in inputs if x.head is not None]
+    if len(heads) < len(inputs):
+        raise ValueError(
+            "chunked_logprobs needs hidden and head of every side; `dense_logprobs` takes logits"
+        )
+    tensors: list[Any] = []  # flat, as autograd wants them: `HeadTensors` one after the other
+    for x, head in zip(inputs, heads, strict=True):
+        tensors += HeadTensors(x.hidden, head.weight, head.bias, _all_ids(x))  # type: ignore[arg-type]
+    plan = Plan(
+        softcap=tuple(head.softcap for head in heads),
+        top_k=tuple(x.top_k for x in inputs),
+        entropy=tuple(x.entropy for x in inputs),
+        pairs=tuple(pairs),
+        temperature=float(temperature),
+        chunk=chunk,
+        floor=tuple(x.floor for x in inputs),
+    )
+    # A product that autocast rounds would not be the one that backward computes again.
     with torch.autocast(tensors[0].device.type, enabled=False):
-        found = Scan.apply(plan, *tensors)
-    per_side = [_scores(side, *found[5 * i : 5 * i + 5]) for i, side in enumerate(sides)]
-    end = 5 * len(sides) + len(pairs)
-    high = iter(found[end:])
-    for i, side in enumerate(sides):
-        if side.floor is not None:
-            per_side[i] = per_side[i]._replace(n_above=next(high), mass_above=next(high))
-    return per_side, list(found[5 * len(sides) : end])
+        results = plan.named(ChunkedHeadFunction.apply(plan, *tensors))
+    above_floor = iter(results.above_floor)
+    outputs = []
+    for x, sums in zip(inputs, results.heads, strict=True):
+        counted = (None, None) if x.floor is None else next(above_floor)
+        outputs.append(_output(x, *sums, *counted))
+    return LogprobsAndKLs(outputs, results.kls)
 
 
-def dense(
-    sides: list[Side], pairs: Sequence[Pair] = (), temperature: float = 1.0
-) -> tuple[list[Scores], list[Tensor]]:
-    """`scores` by way of whole (n, v) log-probabilities; sides may hold logits. Same results.
+def dense_logprobs(
+    inputs: list[HeadInput], pairs: Sequence[KLPair] = (), temperature: float = 1.0
+) -> LogprobsAndKLs:
+    """`chunked_logprobs` from whole (n, v) log-probabilities; inputs may hold logits. Same results.
 
     Logits are computed in the model's dtype, so in bf16 they are rounded, as a model's own are.
     """
-    _check(sides, pairs, temperature, CHUNK)
-    found, logps, kls = [], [], []
-    for side in sides:
-        logits = side.logits if side.head is None else side.head.logits(side.hidden)  # type: ignore[arg-type]
+    _check(inputs, pairs, temperature, CHUNK)
+    outputs, logps, kls = [], [], []
+    for x in inputs:
+        logits = x.logits if x.head is None else x.head.logits(x.hidden)  # type: ignore[arg-type]
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature  # type: ignore[union-attr]
-        logp, ids = torch.log_softmax(logits, -1), _all_ids(side)
-        entropy = -(logp.exp() * logp).sum(-1) if side.entropy else None
-        top = logp.detach().topk(side.top_k) if side.top_k else (None, None)
-        at = None if ids is None else logp.gather(-1, ids)
-        high = (None, None) if side.floor is None else above(logp.detach(), side.floor)
-        found.append(_scores(side, at, logits.logsumexp(-1), entropy, *top, *high))
+        logp, ids = torch.log_softmax(logits, -1), _all_ids(x)  # (n, v), (n, 1 + k)
+        entropy = -(logp.exp() * logp).sum(-1) if x.entropy else None
+        top = logp.detach().topk(x.top_k) if x.top_k else (None, None)
+        logp_ids = None if ids is None else logp.gather(-1, ids)
+        high = (None, None) if x.floor is None else above(logp.detach(), x.floor)
+        outputs.append(_output(x, logp_ids, logits.logsumexp(-1), entropy, *top, *high))
         logps.append(logp)
     for pair in pairs:
         log_p, log_q = logps[pair.p], logps[pair.q]
-        both = found[pair.p].lse + found[pair.q].lse
+        both = outputs[pair.p].lse + outputs[pair.q].lse
         if not bool(both.isfinite().all()):  # as in blocks: the caller's guard names the culprit
             kls.append(both.detach() * math.nan)
             continue
         log_p = log_p if pair.train_p else log_p.detach()
         kls.append(jackpot.kl_p_q(log_p, log_q if pair.train_q else log_q.detach()))
-    return found, kls
+    return LogprobsAndKLs(outputs, kls)
 
 
 def token_logprobs(
     hidden: Tensor, head: Head, tokens: Tensor, temperature: float = 1.0, chunk: Chunk = CHUNK
 ) -> Tensor:
-    """log p of one token at each state: (n, h), (n,) -> (n,). Details and errors: `scores`."""
-    return scores([Side(hidden, head, tokens)], (), temperature, chunk)[0][0].logp  # type: ignore[return-value]
+    """log p of one token at each state: (n, h), (n,) -> (n,). See `chunked_logprobs`."""
+    asked = [HeadInput(hidden, head, tokens)]
+    return chunked_logprobs(asked, (), temperature, chunk).outputs[0].require("logp")
 
 
-def _all_ids(side: Side) -> Tensor | None:
-    parts = [] if side.tokens is None else [side.tokens[:, None]]
-    parts += [] if side.ids is None else [side.ids]
+def _all_ids(x: HeadInput) -> Tensor | None:
+    """Sampled tokens first, then the further ids, (n, 1 + k); either may be missing."""
+    parts = [] if x.tokens is None else [x.tokens[:, None]]
+    parts += [] if x.ids is None else [x.ids]
     return torch.cat(parts, 1) if parts else None
 
 
-def _scores(side: Side, at: Tensor | None, *others: Tensor | None) -> Scores:
-    """`at`, log-probabilities of `_all_ids`, parted again; then lse, entropy, top-k and its ids."""
-    logp = None if at is None or side.tokens is None else at[:, 0]
-    more = None if at is None or side.ids is None else at[:, at.shape[1] - side.ids.shape[1] :]
-    return Scores(logp, more, *others)  # type: ignore[arg-type]
+def _output(x: HeadInput, logp_all: Tensor | None, *others: Tensor | None) -> HeadOutput:
+    """`logp_all`, of `_all_ids`, parted again; then the fields of HeadOutput from lse on."""
+    logp = None if logp_all is None or x.tokens is None else logp_all[:, 0]
+    logp_ids = None
+    if logp_all is not None and x.ids is not None:
+        logp_ids = logp_all[:, logp_all.shape[1] - x.ids.shape[1] :]
+    return HeadOutput(logp, logp_ids, *others)  # type: ignore[arg-type]
 
 
-def _check(sides: list[Side], pairs: Sequence[Pair], temperature: float, chunk: Chunk) -> int:
+def _check(
+    inputs: list[HeadInput], pairs: Sequence[KLPair], temperature: float, chunk: Chunk
+) -> int:
     """n, after everything at the door has been looked at."""
-    if not sides or not 0.0 < temperature < math.inf or min(chunk) < 1:
+    if not inputs or not 0.0 < temperature < math.inf or min(chunk) < 1:
         raise ValueError(
             f"needs at least one side, temperature in (0, inf) and chunk sizes of at least 1; got "
-            f"{len(sides)} sides, temperature {temperature:g} and {tuple(chunk)}"
+            f"{len(inputs)} sides, temperature {temperature:g} and {tuple(chunk)}"
         )
-    shapes = [_shape(side) for side in sides]
+    shapes = [_shape(side) for side in inputs]
     if len(set(shapes)) > 1:
         raise ValueError(f"sides must share tokens and vocabulary, got (n, v) = {shapes}")
     n, v = shapes[0]
-    for side in sides:
+    for side in inputs:
         if not 0 <= side.top_k <= v:
             raise ValueError(f"top_k must lie in [0, {v}], got {side.top_k}")
         if side.floor is not None:
@@ -205,20 +245,20 @@ def _check(sides: list[Side], pairs: Sequence[Pair], temperature: float, chunk: 
                 if x.numel() and not 0 <= int(x.min()) <= int(x.max()) < v:
                     raise ValueError(f"{name} must lie in [0, {v}), got {x.min()} to {x.max()}")
     for pair in pairs:
-        if not (0 <= pair.p < len(sides) and 0 <= pair.q < len(sides) and pair.p != pair.q):
-            raise ValueError(f"a pair names two of {len(sides)} sides, got {pair.p}, {pair.q}")
+        if not (0 <= pair.p < len(inputs) and 0 <= pair.q < len(inputs) and pair.p != pair.q):
+            raise ValueError(f"a pair names two of {len(inputs)} sides, got {pair.p}, {pair.q}")
     return n
 
 
-def _shape(side: Side) -> tuple[int, int]:
+def _shape(side: HeadInput) -> tuple[int, int]:
     if side.hidden is None or side.head is None:
         if side.logits is None or side.logits.ndim != 2 or side.head is not None:
             raise ValueError("a side needs hidden and head, or logits (n, v)")
         return len(side.logits), side.logits.shape[1]
     weight, bias, softcap = side.head.weight, side.head.bias, side.head.softcap
     if side.hidden.ndim != 2 or weight.ndim != 2 or side.hidden.shape[1] != weight.shape[1]:
-        found = f"{tuple(side.hidden.shape)} and {tuple(weight.shape)}"
-        raise ValueError(f"hidden must be (n, h) and the head's weight (v, h), got {found}")
+        shapes = f"{tuple(side.hidden.shape)} and {tuple(weight.shape)}"
+        raise ValueError(f"hidden must be (n, h) and the head's weight (v, h), got {shapes}")
     if bias is not None:
         _check_shape("bias", bias, (len(weight),))
         if not bool(bias.isfinite().all()):

@@ -70,12 +70,12 @@ def head_of(model: Model) -> tuple[Head | None, str]:
         with torch.no_grad():
             ids = torch.arange(min(8, len(head.weight)), device=head.weight.device)[None]
             inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
-            found = model(**inputs).logits[0]
+            own_logits = model(**inputs).logits[0]  # (8, v)
             ours = head.logits(hidden_states(model, **inputs)[0])
             wide = torch.linspace(-WIDE, WIDE, ours.numel(), device=ours.device).view_as(ours)
             replaced = own_layer(model).register_forward_hook(lambda *_: wide[None])
             try:
-                made = model(**inputs).logits[0]
+                of_wide = model(**inputs).logits[0]  # what follows the head, alone
             finally:
                 replaced.remove()
     except Exception as e:  # an unusual model may fail in any way; the dense path then still works
@@ -83,10 +83,11 @@ def head_of(model: Model) -> tuple[Head | None, str]:
     finally:
         for module, training in modes:
             module.training = training
-    eps = max(torch.finfo(x.dtype).eps for x in (found, ours))
+    # The model may round logits to another dtype than we do: the coarser of both is the measure.
+    eps = max(torch.finfo(x.dtype).eps for x in (own_logits, ours))
     for one, two, rounding in (
-        (found, ours, eps),
-        (made, head.capped(wide), torch.finfo(made.dtype).eps),
+        (own_logits, ours, eps),
+        (of_wide, head.capped(wide), torch.finfo(of_wide.dtype).eps),
     ):
         slope, gap = differences(one, two)
         limits = (min(ROUNDINGS * rounding, most) for most in (SLOPE, GAP))
@@ -98,11 +99,12 @@ def head_of(model: Model) -> tuple[Head | None, str]:
     return head, ""
 
 
-def differences(found: torch.Tensor, ours: torch.Tensor) -> tuple[float, float]:
+def differences(theirs: torch.Tensor, ours: torch.Tensor) -> tuple[float, float]:
     """|1 - regression slope through 0|, and the largest gap over the largest value, (n, v) each."""
-    if found.shape != ours.shape:
+    if theirs.shape != ours.shape:
         return math.inf, math.inf
-    a, b = found.float(), ours.float()
+    a, b = theirs.float(), ours.float()
+    # In float64: a float32 sum of n v squares may miss by more than the slope is allowed to.
     square = float((b * b).sum(dtype=torch.float64))
     if square == 0.0:
         return 0.0, math.inf if bool(a.any()) else 0.0
@@ -125,6 +127,7 @@ def own_head(model: Model) -> tuple[Head | None, str]:
         config = plain(model).config.get_text_config()
     except (AttributeError, NotImplementedError) as e:
         return None, f"it is not a transformers causal language model ({e})"
+    # FSDP2 makes a class of its own of every module it shards, derived from the module's.
     kind = type(linear).__bases__[-1] if isinstance(linear, FSDPModule) else type(linear)
     if kind is not torch.nn.Linear:
         return None, f"its head is {kind.__name__}, not a plain linear layer"
@@ -141,10 +144,10 @@ def own_head(model: Model) -> tuple[Head | None, str]:
 def dequantized(weight: Any) -> torch.Tensor | None:
     """The values of a weight of torchao, (v, h), a plain tensor; None of one that has none."""
     try:
-        found = weight.dequantize()
+        values = weight.dequantize()
     except Exception:  # each kind of tensor fails in its own way, and whole logits still work
         return None
-    return found if type(found) is torch.Tensor and found.shape == weight.shape else None
+    return values if type(values) is torch.Tensor and values.shape == weight.shape else None
 
 
 def hidden_states(model: Model, **inputs: Any) -> torch.Tensor:
@@ -161,13 +164,13 @@ def heads_of(models: dict[str, Model], wanted: str = "auto") -> dict[str, Head] 
         raise ConfigError(f'head must be "auto", "chunked" or "dense", got "{wanted}"')
     if wanted == "dense":
         return None
-    found = {role: head_of(model) for role, model in models.items()}
-    reasons = [f"the {role}: {why}" for role, (head, why) in found.items() if head is None]
-    sizes = {len(head.weight) for head, _ in found.values() if head is not None}
+    heads = {role: head_of(model) for role, model in models.items()}
+    reasons = [f"the {role}: {why}" for role, (head, why) in heads.items() if head is None]
+    sizes = {len(head.weight) for head, _ in heads.values() if head is not None}
     if len(sizes) > 1:
         reasons.append(f"the models' vocabularies have {sorted(sizes)} ids")
     if not reasons:
-        return {role: head for role, (head, _) in found.items() if head is not None}
+        return {role: head for role, (head, _) in heads.items() if head is not None}
     why = "; ".join(reasons)
     if wanted == "chunked":
         raise ConfigError(f'head = "chunked" is out of reach for {why}. Use head = "auto"')

@@ -31,9 +31,10 @@ def above(logp: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
 def entries_above(x: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
     """Row and value of each entry that exceeds its row's floor: (n, v), (n,) -> (m,) twice."""
     whole = x.shape[1] - x.shape[1] % _STRETCH
-    stretches = x[:, :whole].unflatten(1, (-1, _STRETCH))
+    stretches = x[:, :whole].unflatten(1, (-1, _STRETCH))  # (n, stretches, 128)
+    # One pass over all entries finds the few stretches worth looking into, (m,) each.
     row, place = (stretches.amax(-1) > floor[:, None]).nonzero(as_tuple=True)
-    rest = torch.arange(len(x), device=x.device), x[:, whole:]
+    rest = torch.arange(len(x), device=x.device), x[:, whole:]  # what fills no stretch
     rows, values = [], []
     for at, some in ((row, stretches[row, place]), rest):
         i, j = (some > floor[at, None]).nonzero(as_tuple=True)
@@ -57,6 +58,7 @@ class Above:
 
     def __init__(self, floor: Tensor, bound: Tensor) -> None:
         """floor: nats, (n,). bound: at most the log-sum-exp, (n,): a known token's logit, say."""
+        # The margin keeps what rounding of the bound would drop; `results` judges exactly.
         self.floor, self.bound = floor, bound - _MARGIN
         self.rows: list[Tensor] = []
         self.values: list[Tensor] = []
@@ -66,13 +68,15 @@ class Above:
         """Take in a block (r, c) of some tokens; lse_so_far: of the blocks before, (r,)."""
         if self.overflow:
             return
+        # l > floor + lse asks for l > floor + bound: the lse only grows as blocks pass by.
         self.bound[rows] = torch.maximum(self.bound[rows], lse_so_far - _MARGIN)
         row, value = entries_above(logits, self.floor[rows] + self.bound[rows])
         self.rows.append(row + rows.start)
         self.values.append(value)
         self.kept += len(row)
         if self.kept > _PER_TOKEN * len(self.floor):
-            self._prune()
+            self._prune()  # by the sharper bounds of now
+            # still half full: the next prune would come soon, so another pass is cheaper
             self.overflow = 2 * self.kept > _PER_TOKEN * len(self.floor)
 
     def results(self, lse: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:

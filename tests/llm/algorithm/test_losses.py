@@ -11,7 +11,7 @@ import torch
 from llm.algorithm.advantages import group_advantage
 from llm.algorithm.correction import CorrectionState, token_weights
 from llm.algorithm.losses import distill_sum, ppo_clip_sum, token_scale
-from llm.models.lm_head.chunked import Pair, Side
+from llm.models.lm_head.chunked import HeadInput, KLPair
 from llm.settings.schema import ControlConfig, CorrectionConfig, LossConfig
 from llm.training.forward import distill_kl, read
 
@@ -31,7 +31,7 @@ def distillation(policy, actor, direction="forward", top_k=0, temperature=1.0):
     loss = LossConfig(
         distill_direction=direction, distill_top_k=top_k, distill_temperature=temperature
     )
-    kl = distill_kl(loss, Side(logits=policy), Side(logits=actor), 1.0)
+    kl = distill_kl(loss, HeadInput(logits=policy), HeadInput(logits=actor), 1.0)
     return distill_sum(kl, temperature)
 
 
@@ -304,8 +304,8 @@ def test_the_anchor_holds_the_policy_and_is_itself_held_still():
     """KL(policy || anchor): gradient p (log(p / a) - KL) on the policy's logits, none elsewhere."""
     logits, anchor = normal(6, 7, 8).requires_grad_(), normal(7, 7, 8).requires_grad_()
     log_p, log_a = torch.log_softmax(logits, -1), torch.log_softmax(anchor, -1)
-    sides = [Side(logits=log_p), Side(logits=log_a)]
-    loss = read(sides, 1.0, [Pair(0, 1, train_q=False)])[1][0].sum()
+    sides = [HeadInput(logits=log_p), HeadInput(logits=log_a)]
+    loss = read(sides, 1.0, [KLPair(0, 1, train_q=False)])[1][0].sum()
     loss.backward()
     p, gap = log_p.detach().double().exp(), (log_p - log_a).detach().double()
     kl = (p * gap).sum(1, keepdim=True)

@@ -75,7 +75,11 @@ def scene():
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     """Neither the tokens nor the vocabulary fit into one."""
-    monkeypatch.setattr(chunked, "scores", functools.partial(chunked.scores, chunk=Chunk(37, 20)))
+    monkeypatch.setattr(
+        chunked,
+        "chunked_logprobs",
+        functools.partial(chunked.chunked_logprobs, chunk=Chunk(37, 20)),
+    )
 
 
 def settings(text: str, kind: str) -> config.Config:
@@ -301,7 +305,7 @@ def test_a_quantised_actors_kls_come_from_blocks_and_are_those_of_whole_logits(
                 assert all(side.logits is None for side in sides)
                 assert sides[1].head.weight.dtype == dtype
                 assert not sides[1].head.weight.requires_grad
-                patch.setattr(chunked, "dense", None)
+                patch.setattr(chunked, "dense_logprobs", None)
             found[way] = forward.exact_kls(*sides, 1.0)
     for name, kl_whole in found["dense"].items():
         assert kl_whole > 1e-6

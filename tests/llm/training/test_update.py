@@ -15,7 +15,7 @@ from llm.algorithm import diagnostics
 from llm.algorithm.advantages import group_advantage
 from llm.algorithm.control import Controls
 from llm.algorithm.correction import CorrectionState, TokenWeights, token_weights
-from llm.models.lm_head.chunked import Side
+from llm.models.lm_head.chunked import HeadInput
 from llm.settings.loading import Config, CorrectionConfig
 from llm.settings.schema import ControlConfig, LossConfig, OptimConfig, RolloutConfig
 from llm.training import forward as laws
@@ -320,7 +320,7 @@ def test_gradients_are_clipped_to_the_norm_asked_for(pair, scene):
 
 def test_both_exact_kls_have_the_direction_of_their_name():
     """By hand: p = (1/2, 1/2), q = (1/4, 3/4)."""
-    p, q = (Side(logits=torch.tensor([x]).log()) for x in ([0.5, 0.5], [0.25, 0.75]))
+    p, q = (HeadInput(logits=torch.tensor([x]).log()) for x in ([0.5, 0.5], [0.25, 0.75]))
     found = laws.exact_kls(p, q, 1.0)
     assert found["kl_policy_actor"] == pytest.approx(
         0.5 * np.log(2) + 0.5 * np.log(2 / 3), rel=1e-5

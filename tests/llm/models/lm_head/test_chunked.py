@@ -21,11 +21,18 @@ from transformers import (
 
 import jackpot
 from llm import settings as config
-from llm.algorithm import z_tail
 from llm.algorithm.z_tail import tail_floor, tail_terms
 from llm.errors import ConfigError
-from llm.models.lm_head import support
-from llm.models.lm_head.chunked import Chunk, Head, Pair, Side, dense, scores, token_logprobs
+from llm.models.lm_head import blocks, support, threshold_scan
+from llm.models.lm_head.chunked import (
+    Chunk,
+    Head,
+    HeadInput,
+    KLPair,
+    chunked_logprobs,
+    dense_logprobs,
+    token_logprobs,
+)
 from llm.models.lm_head.support import head_of, heads_of, hidden_states
 
 N, V = 7, 23
@@ -63,8 +70,8 @@ def reference_kl(log_p, log_q):
 
 
 def leaves(*models):
-    found = [x for hidden, head in models for x in (hidden, head.weight, head.bias)]
-    return [x for x in found if x is not None]
+    tensors = [x for hidden, head in models for x in (hidden, head.weight, head.bias)]
+    return [x for x in tensors if x is not None]
 
 
 def gradients(outputs, inputs):
@@ -87,14 +94,18 @@ def test_every_value_and_gradient_is_that_of_whole_logits(chunk, bias, softcap, 
     """Three models, all outputs, both KL directions with and without SG, in one backward pass."""
     a, b, c = model(0, bias=bias, softcap=softcap), model(10, h=4, softcap=softcap), model(20)
     tokens, more = ids(N, seed=1), ids(N, 3, seed=2)
-    sides = [Side(*a, tokens, more, 0, True), Side(*b, tokens), Side(*c, None, more, 0, True)]
-    pairs = [
-        Pair(0, 1, train_p=False),
-        Pair(1, 0, train_q=False),
-        Pair(0, 2, train_q=False),
-        Pair(2, 1),
+    sides = [
+        HeadInput(*a, tokens, more, 0, True),
+        HeadInput(*b, tokens),
+        HeadInput(*c, None, more, 0, True),
     ]
-    (x, y, z), kls = scores(sides, pairs, temperature, chunk)
+    pairs = [
+        KLPair(0, 1, train_p=False),
+        KLPair(1, 0, train_q=False),
+        KLPair(0, 2, train_q=False),
+        KLPair(2, 1),
+    ]
+    (x, y, z), kls = chunked_logprobs(sides, pairs, temperature, chunk)
     ours = [x.logp, x.logp_ids, x.lse, x.entropy, y.logp, y.lse, z.logp_ids, z.entropy, *kls]
     (la, pa), (lb, pb), (_, pc) = (reference_logp(*m, temperature) for m in (a, b, c))
     exact = [
@@ -112,10 +123,10 @@ def test_every_value_and_gradient_is_that_of_whole_logits(chunk, bias, softcap, 
         reference_kl(pc, pb),
     ]
     inputs = leaves(a, b, c)
-    for found, wanted in zip(ours, exact, strict=True):
-        torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
-    for found, wanted in zip(gradients(ours, inputs), gradients(exact, inputs), strict=True):
-        torch.testing.assert_close(found, wanted, rtol=1e-11, atol=1e-12)
+    for value, wanted in zip(ours, exact, strict=True):
+        torch.testing.assert_close(value, wanted, rtol=1e-12, atol=1e-12)
+    for value, wanted in zip(gradients(ours, inputs), gradients(exact, inputs), strict=True):
+        torch.testing.assert_close(value, wanted, rtol=1e-11, atol=1e-12)
 
 
 def test_gradients_pass_gradcheck():
@@ -123,10 +134,10 @@ def test_gradients_pass_gradcheck():
 
     def outputs(h, w, c, g, u):
         sides = [
-            Side(h, Head(w, c, 1.5), ids(3, seed=1, v=6), ids(3, 2, seed=2, v=6), 0, True),
-            Side(g, Head(u), entropy=True),
+            HeadInput(h, Head(w, c, 1.5), ids(3, seed=1, v=6), ids(3, 2, seed=2, v=6), 0, True),
+            HeadInput(g, Head(u), entropy=True),
         ]
-        (x, y), kls = scores(sides, [Pair(0, 1), Pair(1, 0)], 0.8, Chunk(2, 4))
+        (x, y), kls = chunked_logprobs(sides, [KLPair(0, 1), KLPair(1, 0)], 0.8, Chunk(2, 4))
         return x.logp, x.logp_ids, x.lse, x.entropy, y.entropy, *kls
 
     assert torch.autograd.gradcheck(outputs, (h, a.weight, a.bias, g, b.weight))
@@ -136,36 +147,98 @@ def test_gradients_pass_gradcheck():
 def test_float32_gradients_are_within_1e5_of_float64(chunk):
     a, b = (model(s, 96, 3000, 64, dtype=torch.float32, scale=0.25) for s in (0, 10))
     tokens = ids(96, seed=1, v=3000)
-    (x, _), (kl,) = scores([Side(*a, tokens, entropy=True), Side(*b)], [Pair(0, 1)], chunk=chunk)
+    (x, _), (kl,) = chunked_logprobs(
+        [HeadInput(*a, tokens, entropy=True), HeadInput(*b)], [KLPair(0, 1)], chunk=chunk
+    )
     (_, pa), (_, pb) = (reference_logp(*m, 1.0) for m in (a, b))
     exact = [pa.gather(1, tokens[:, None])[:, 0], -(pa.exp() * pa).sum(-1), reference_kl(pa, pb)]
     ours = [x.logp, x.entropy, kl]
-    for found, wanted in zip(ours, exact, strict=True):
-        assert found.dtype == torch.float32
-        torch.testing.assert_close(found.double(), wanted, rtol=1e-6, atol=2e-6)
+    for value, wanted in zip(ours, exact, strict=True):
+        assert value.dtype == torch.float32
+        torch.testing.assert_close(value.double(), wanted, rtol=1e-6, atol=2e-6)
     inputs = leaves(a, b)
-    for found, wanted in zip(gradients(ours, inputs), gradients(exact, inputs), strict=True):
-        assert relative(found, wanted.double()) < 1e-5
+    for value, wanted in zip(gradients(ours, inputs), gradients(exact, inputs), strict=True):
+        assert relative(value, wanted.double()) < 1e-5
 
 
-def test_bf16_products_are_exact_and_gradients_round_once():
+@pytest.mark.parametrize("tiles", [False, True])
+def test_bf16_products_are_exact_and_gradients_round_once(tiles, monkeypatch):
     """Log-probabilities to float32 accuracy; a gradient off by one rounding to bf16, no more."""
+    monkeypatch.setattr(blocks, "has_bf16_tiles", lambda: tiles)
     a, b = (model(s, 96, 3000, 64, dtype=torch.bfloat16, scale=0.25) for s in (0, 10))
     tokens = ids(96, seed=1, v=3000)
-    (x, _), (kl,) = scores([Side(*a, tokens), Side(*b)], [Pair(0, 1)], chunk=Chunk(50, 700))
+    (x, _), (kl,) = chunked_logprobs(
+        [HeadInput(*a, tokens), HeadInput(*b)], [KLPair(0, 1)], chunk=Chunk(50, 700)
+    )
     (_, pa), (_, pb) = (reference_logp(*m, 1.0) for m in (a, b))
     exact = [pa.gather(1, tokens[:, None])[:, 0], reference_kl(pa, pb)]
-    for found, wanted in zip([x.logp, kl], exact, strict=True):
-        torch.testing.assert_close(found.double(), wanted, rtol=1e-6, atol=2e-6)
+    for value, wanted in zip([x.logp, kl], exact, strict=True):
+        torch.testing.assert_close(value.double(), wanted, rtol=1e-6, atol=2e-6)
     wide = [tuple(_double(m)) for m in (a, b)]
     (_, pa), (_, pb) = (reference_logp(*m, 1.0) for m in wide)
     exact = [pa.gather(1, tokens[:, None])[:, 0], reference_kl(pa, pb)]
-    found = gradients([x.logp, kl], leaves(a, b))
-    for one, two in zip(found, gradients(exact, leaves(*wide)), strict=True):
+    grads = gradients([x.logp, kl], leaves(a, b))
+    for one, two in zip(grads, gradients(exact, leaves(*wide)), strict=True):
         assert one.dtype == torch.bfloat16
         assert bool(
             ((one.double() - two).abs() <= 2**-8 * two.abs() + 1e-5 * two.abs().max()).all()
         )
+
+
+@pytest.mark.parametrize(
+    "hidden, weight",
+    [
+        (torch.float32, torch.float32),
+        (torch.float32, torch.bfloat16),
+        (torch.bfloat16, torch.float32),
+        (torch.float16, torch.float16),
+    ],
+    ids=str,
+)
+def test_tiles_round_no_operand_that_bf16_cannot_hold(hidden, weight, monkeypatch):
+    """Next to a head that may use them, whose setting is the process's."""
+    monkeypatch.setattr(blocks, "has_bf16_tiles", lambda: True)
+    narrow = model(10, 96, 3000, 64, dtype=torch.bfloat16, scale=0.25)
+    h, head = model(0, 96, 3000, 64, dtype=weight, scale=0.25)
+    h, tokens = random(96, 64, seed=2, dtype=hidden), ids(96, seed=1, v=3000)
+    (_, x), (kl,) = chunked_logprobs(
+        [HeadInput(*narrow), HeadInput(h, head, tokens)], [KLPair(0, 1)]
+    )
+    (_, p), (_, q) = (reference_logp(*m, 1.0) for m in (narrow, (h, head)))
+    exact = [q.gather(1, tokens[:, None])[:, 0], reference_kl(p, q)]
+    for value, wanted in zip([x.logp, kl], exact, strict=True):
+        torch.testing.assert_close(value.double(), wanted, rtol=1e-6, atol=2e-6)
+    for value, wanted in zip(gradients([x.logp], [h]), gradients(exact[:1], [h]), strict=True):
+        assert relative(value, wanted.double()) < (1e-5 if hidden == torch.float32 else 3e-3)
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.mkldnn, "matmul"), reason="torch before 2.9")
+def test_rounding_of_operands_ends_with_the_product_whatever_happens_in_it():
+    setting = torch.backends.mkldnn.matmul
+    before = setting.fp32_precision
+    with pytest.raises(ZeroDivisionError), blocks.bf16_products(True):
+        assert setting.fp32_precision == "bf16"
+        raise ZeroDivisionError
+    assert setting.fp32_precision == before
+    a = model(0, dtype=torch.bfloat16)
+    token_logprobs(*a, ids(N, seed=1)).sum().backward()
+    assert setting.fp32_precision == before
+
+
+@pytest.mark.parametrize("isa, may", [("AVX512_CORE_BF16", False), ("AVX2", False), ("ALL", True)])
+def test_tiles_go_by_the_processor_and_its_declared_limit(isa, may, monkeypatch):
+    """Never by a timing: a resumed run must take the same way to the last bit."""
+    able = blocks.has_bf16_tiles()
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", isa)
+    assert blocks.has_bf16_tiles.__wrapped__() == (may and able)
+
+
+def test_an_output_that_was_not_asked_for_says_how_to_ask():
+    (x,), _ = chunked_logprobs([HeadInput(*model(0), ids(N, seed=1))])
+    assert x.require("logp") is x.logp
+    for name, asked in (("entropy", "entropy"), ("topk_ids", "top_k"), ("n_above", "floor")):
+        with pytest.raises(ValueError, match=f"{name} was not asked for: set HeadInput.{asked}"):
+            x.require(name)
 
 
 def _double(m):
@@ -181,7 +254,9 @@ def test_equal_models_have_exactly_no_kl_and_give_exactly_no_gradient():
         h.detach().clone().requires_grad_(),
         Head(head.weight.detach().clone().requires_grad_()),
     )
-    _, (kl,) = scores([Side(h, head), Side(g, twin)], [Pair(0, 1)], 0.7, Chunk(6, 70))
+    _, (kl,) = chunked_logprobs(
+        [HeadInput(h, head), HeadInput(g, twin)], [KLPair(0, 1)], 0.7, Chunk(6, 70)
+    )
     assert kl.count_nonzero() == 0
     for x in torch.autograd.grad(kl.sum(), (g, twin.weight, h, head.weight)):
         assert x.count_nonzero() == 0
@@ -192,7 +267,9 @@ def test_logits_far_from_zero_neither_overflow_nor_lose_the_kl():
     h, head = model(3, 20, 300, 8, dtype=torch.float32)
     shifted = Head(head.weight, torch.full((300,), 512.0))
     tokens = ids(20, seed=1, v=300)
-    (x, _), (kl,) = scores([Side(1000 * h, head, tokens), Side(1000 * h, shifted)], [Pair(0, 1)])
+    (x, _), (kl,) = chunked_logprobs(
+        [HeadInput(1000 * h, head, tokens), HeadInput(1000 * h, shifted)], [KLPair(0, 1)]
+    )
     assert bool(x.logp.isfinite().all()) and float(kl.detach().max()) < 1e-3
 
 
@@ -200,7 +277,9 @@ def test_logits_far_from_zero_neither_overflow_nor_lose_the_kl():
 def test_no_token_and_one_token_work(n):
     a, b = model(0, n=n, bias=True), model(10, n=n)
     tokens = ids(n, seed=0)
-    (x, _), (kl,) = scores([Side(*a, tokens, ids(n, 2, seed=0), 3, True), Side(*b)], [Pair(0, 1)])
+    (x, _), (kl,) = chunked_logprobs(
+        [HeadInput(*a, tokens, ids(n, 2, seed=0), 3, True), HeadInput(*b)], [KLPair(0, 1)]
+    )
     assert x.logp.shape == x.entropy.shape == kl.shape == (n,)
     assert x.logp_ids.shape == (n, 2) and x.topk_ids.shape == (n, 3)
     grads = torch.autograd.grad(x.logp.sum() + kl.sum(), leaves(a, b))
@@ -230,15 +309,15 @@ def test_a_token_in_the_kl_alone_gives_the_policy_nothing():
     a, b = model(0, n=9), model(10, n=9)
     tokens, coef = ids(9, seed=1), random(9, seed=5).detach()
     coef[[0, 3, 4, 8]] = 0.0
-    (x, _), (kl,) = scores(
-        [Side(*a, tokens), Side(*b)], [Pair(0, 1, train_p=False)], 0.7, Chunk(4, 7)
+    (x, _), (kl,) = chunked_logprobs(
+        [HeadInput(*a, tokens), HeadInput(*b)], [KLPair(0, 1, train_p=False)], 0.7, Chunk(4, 7)
     )
-    found = torch.autograd.grad((coef * x.logp).sum() + kl.sum(), leaves(a, b))
+    grads = torch.autograd.grad((coef * x.logp).sum() + kl.sum(), leaves(a, b))
     (_, pa), (_, pb) = (reference_logp(*m, 0.7) for m in (a, b))
     loss = (coef * pa.gather(1, tokens[:, None])[:, 0]).sum() + reference_kl(pa.detach(), pb).sum()
-    for one, two in zip(found, torch.autograd.grad(loss, leaves(a, b)), strict=True):
+    for one, two in zip(grads, torch.autograd.grad(loss, leaves(a, b)), strict=True):
         torch.testing.assert_close(one, two, rtol=1e-11, atol=1e-12)
-    assert found[0][[0, 3, 4, 8]].count_nonzero() == 0
+    assert grads[0][[0, 3, 4, 8]].count_nonzero() == 0
 
 
 class Products(TorchDispatchMode):
@@ -271,7 +350,9 @@ def test_left_out_tokens_cost_no_products(kept, distilled, products):
     coef = (torch.arange(8) < kept).double()
     share = (torch.arange(8) < distilled).double()
     with Products() as done:
-        (x, _), (kl,) = scores([Side(*a, ids(8, seed=1)), Side(*b)], [Pair(0, 1, train_p=False)])
+        (x, _), (kl,) = chunked_logprobs(
+            [HeadInput(*a, ids(8, seed=1)), HeadInput(*b)], [KLPair(0, 1, train_p=False)]
+        )
         ((coef * x.logp).sum() + (share * kl).sum()).backward()
     assert done.count == products * 8 * V * 5
 
@@ -280,7 +361,7 @@ def test_a_frozen_model_costs_no_gradient_products():
     a, b = model(0, n=8), model(10, n=8)
     frozen = (b[0].detach(), Head(b[1].weight.detach()))
     with Products() as done:
-        _, (kl,) = scores([Side(*a), Side(*frozen)], [Pair(0, 1)])
+        _, (kl,) = chunked_logprobs([HeadInput(*a), HeadInput(*frozen)], [KLPair(0, 1)])
         kl.sum().backward()
     assert done.count == 6 * 8 * V * 5 and frozen[0].grad is None
 
@@ -303,11 +384,11 @@ def test_nothing_as_large_as_the_logits_is_ever_held():
     a, b = model(0, n, v, h, bias=True, softcap=2.0), model(10, n, v, h)
     chunk = Chunk(16, 50)
     with Largest() as seen:
-        sides = [Side(*a, ids(n, seed=1, v=v), ids(n, 5, seed=1, v=v), 5, True), Side(*b)]
-        (x, _), (kl, lk) = scores(sides, [Pair(0, 1), Pair(1, 0)], 0.7, chunk)
+        sides = [HeadInput(*a, ids(n, seed=1, v=v), ids(n, 5, seed=1, v=v), 5, True), HeadInput(*b)]
+        (x, _), (kl, lk) = chunked_logprobs(sides, [KLPair(0, 1), KLPair(1, 0)], 0.7, chunk)
         (x.logp.sum() + x.entropy.sum() + kl.sum() + lk.sum()).backward(retain_graph=True)
         floor = torch.full((n,), -3.0, dtype=torch.float64)
-        (y,), _ = scores([Side(*b, floor=floor)], (), 0.7, chunk)
+        (y,), _ = chunked_logprobs([HeadInput(*b, floor=floor)], (), 0.7, chunk)
     assert float(y.n_above.sum()) > 0
     assert seen.size == v * h  # the gradients of the weights
 
@@ -316,7 +397,7 @@ def test_nothing_as_large_as_the_logits_is_ever_held():
 @pytest.mark.parametrize("k", [1, 4, V])
 def test_top_k_is_that_of_whole_logits(chunk, k):
     a = model(0, n=50)
-    (x,), _ = scores([Side(*a, top_k=k)], (), 0.7, chunk)
+    (x,), _ = chunked_logprobs([HeadInput(*a, top_k=k)], (), 0.7, chunk)
     logp, order = reference_logp(*a, 0.7)[1].topk(k)
     assert torch.equal(x.topk_ids, order)
     torch.testing.assert_close(x.topk_logp, logp.detach())
@@ -328,7 +409,7 @@ def test_top_k_is_that_of_whole_logits(chunk, k):
 @pytest.mark.parametrize("kept", [256, 1])
 def test_tokens_above_a_floor_are_counted_and_summed(chunk, bias, softcap, kept, monkeypatch):
     """Also where candidates are too many to be kept, with no known ids, and by whole logits."""
-    monkeypatch.setattr(z_tail, "_PER_TOKEN", kept)
+    monkeypatch.setattr(threshold_scan, "_PER_TOKEN", kept)
     v = 311 if chunk.vocab == 300 else V
     m = model(0, n=12, v=v, bias=bias, softcap=softcap, scale=2.0)
     logp = reference_logp(*m, 0.8)[1].detach()
@@ -337,8 +418,11 @@ def test_tokens_above_a_floor_are_counted_and_summed(chunk, bias, softcap, kept,
     high = logp > floor[:, None]
     assert high[3].all() and not high[4].any() and ((0 < high.sum(1)) & (high.sum(1) < v)).any()
     for known in (None, ids(12, 3, seed=0, v=v)):
-        sides = [Side(*model(5, n=12, v=v)), Side(*m, ids=known, floor=floor)]
-        for (other, x), _ in (scores(sides, [Pair(0, 1)], 0.8, chunk), dense(sides, (), 0.8)):
+        sides = [HeadInput(*model(5, n=12, v=v)), HeadInput(*m, ids=known, floor=floor)]
+        for (other, x), _ in (
+            chunked_logprobs(sides, [KLPair(0, 1)], 0.8, chunk),
+            dense_logprobs(sides, (), 0.8),
+        ):
             assert other.n_above is None and not x.mass_above.requires_grad
             assert torch.equal(x.n_above, high.sum(1).double())
             torch.testing.assert_close(x.mass_above, (logp.exp() * high).sum(1))
@@ -347,9 +431,9 @@ def test_tokens_above_a_floor_are_counted_and_summed(chunk, bias, softcap, kept,
 def test_a_floor_costs_no_product_unless_too_many_tokens_exceed_it(monkeypatch):
     m, floor = model(0, n=8), torch.full((8,), -3.0).double()
     for kept, products in ((256, 1), (1, 2)):
-        monkeypatch.setattr(z_tail, "_PER_TOKEN", kept)
+        monkeypatch.setattr(threshold_scan, "_PER_TOKEN", kept)
         with Products() as done, torch.no_grad():
-            scores([Side(*m, floor=floor)], (), 1.0, Chunk(8, 4))
+            chunked_logprobs([HeadInput(*m, floor=floor)], (), 1.0, Chunk(8, 4))
         assert done.count == products * 8 * V * 5
 
 
@@ -367,7 +451,7 @@ def test_tokens_above_a_floor_are_counted_with_a_bias_and_at_another_temperature
     floor = torch.full((12,), -6.0).double()
     high = logp > floor[:, None]
     assert bool((high.sum(1) > 3).all()) and not bool(high.all())
-    (x,), _ = scores([Side(hidden, head, ids=known, floor=floor)], (), 3.0, chunk)
+    (x,), _ = chunked_logprobs([HeadInput(hidden, head, ids=known, floor=floor)], (), 3.0, chunk)
     assert torch.equal(x.n_above, high.sum(1).double())
     torch.testing.assert_close(x.mass_above, (logp.exp() * high).sum(1))
 
@@ -380,16 +464,16 @@ def test_autocast_around_a_pass_changes_nothing():
     floor, known = (logp.values[:, 1] - 0.01).float(), logp.indices[:, :1]
 
     def values():
-        sides = [Side(*a, ids(64, seed=1), known, 3, True, floor=floor), Side(*b)]
-        (x, _), kls = scores(sides, [Pair(0, 1)], 0.7, Chunk(30, 5))
+        sides = [HeadInput(*a, ids(64, seed=1), known, 3, True, floor=floor), HeadInput(*b)]
+        (x, _), kls = chunked_logprobs(sides, [KLPair(0, 1)], 0.7, Chunk(30, 5))
         return x, kls[0]
 
     with torch.autocast("cpu", torch.bfloat16):
-        found, kl = values()
+        rounded, kl = values()
         assert (a[0] @ a[1].weight.T).dtype == torch.bfloat16
-    assert bool((found.n_above == 2).all())
+    assert bool((rounded.n_above == 2).all())
     plain, plain_kl = values()
-    for one, two in zip((*found, kl), (*plain, plain_kl), strict=True):
+    for one, two in zip((*rounded, kl), (*plain, plain_kl), strict=True):
         assert torch.equal(one, two)
 
 
@@ -405,25 +489,31 @@ def test_u_prime_of_one_pass_is_that_of_the_core(chunk, lam):
     log_p_tail, log_q_tail = (x.masked_fill(mask, -torch.inf).logsumexp(-1) for x in (logp, q))
     lam = torch.linspace(0.5, 2, 12).double() if lam == "per state" else lam
     core = jackpot.tail_bound(logp, mask, log_p_tail, log_q_tail, log_q[:, -1], lam)
-    (x,), _ = scores([Side(*m, ids=known, floor=tail_floor(log_q, lam))], (), 0.8, chunk)
+    (x,), _ = chunked_logprobs(
+        [HeadInput(*m, ids=known, floor=tail_floor(log_q, lam))], (), 0.8, chunk
+    )
     ours = tail_terms(x.logp_ids, log_q, x.n_above, x.mass_above, lam)
     assert bool(
         (core < jackpot.acceptance_rate(log_p_tail[:, None], log_q_tail[:, None], lam) - 1e-3).any()
     ), "c must bind somewhere"
     torch.testing.assert_close(ours, core, rtol=0, atol=1.1e-4)  # less than 1e-4 is ignored
-    none = scores([Side(m[0][:0], m[1], ids=known[:0], floor=log_q[:0, -1])])[0][0]
+    none = chunked_logprobs([HeadInput(m[0][:0], m[1], ids=known[:0], floor=log_q[:0, -1])])[0][0]
     assert none.n_above.shape == none.mass_above.shape == (0,)
 
 
 def test_dense_gives_the_same_from_hidden_states_or_logits():
     a, b = model(0, bias=True, softcap=1.5), model(10)
-    sides = [Side(*a, ids(N, seed=1), ids(N, 2, seed=2), 3, True), Side(*b)]
-    pairs = [Pair(0, 1, train_p=False), Pair(1, 0)]
+    sides = [HeadInput(*a, ids(N, seed=1), ids(N, 2, seed=2), 3, True), HeadInput(*b)]
+    pairs = [KLPair(0, 1, train_p=False), KLPair(1, 0)]
     whole = [
         sides[0]._replace(hidden=None, head=None, logits=reference_logp(*a, 1.0)[0]),
-        Side(logits=reference_logp(*b, 1.0)[0]),
+        HeadInput(logits=reference_logp(*b, 1.0)[0]),
     ]
-    results = [scores(sides, pairs, 0.7), dense(sides, pairs, 0.7), dense(whole, pairs, 0.7)]
+    results = [
+        chunked_logprobs(sides, pairs, 0.7),
+        dense_logprobs(sides, pairs, 0.7),
+        dense_logprobs(whole, pairs, 0.7),
+    ]
     flat = [[x for s in per_side for x in s if x is not None] + kls for per_side, kls in results]
     for other in flat[1:]:
         torch.testing.assert_close(other, flat[0])
@@ -675,9 +765,9 @@ def test_a_derived_actor_whose_head_cannot_be_read_is_warned_of_once(monkeypatch
 
 def test_plain_heads_are_all_found():
     models = {"policy": tied(True), "actor": gemma()}
-    found = heads_of(models, "chunked")
-    assert found["actor"].softcap == 3.0 and found["policy"].softcap is None
-    assert found["policy"].weight is models["policy"].model.embed_tokens.weight
+    by_role = heads_of(models, "chunked")
+    assert by_role["actor"].softcap == 3.0 and by_role["policy"].softcap is None
+    assert by_role["policy"].weight is models["policy"].model.embed_tokens.weight
     with pytest.raises(ConfigError, match='"auto", "chunked" or "dense", got "fast"'):
         heads_of(models, "fast")
 
@@ -690,30 +780,60 @@ HEAD = Head(torch.zeros(V, 5))
     "sides, pairs, settings, error, match",
     [
         ([], (), {}, ValueError, "at least one side"),
-        ([Side(H, HEAD)], (), {"temperature": 0.0}, ValueError, "temperature 0 "),
-        ([Side(H, HEAD)], (), {"chunk": Chunk(0, 5)}, ValueError, "chunk sizes"),
-        ([Side(H)], (), {}, ValueError, "hidden and head"),
-        ([Side(logits=torch.zeros(N, V))], (), {}, ValueError, "`dense` takes logits"),
-        ([Side(H[:, :4], HEAD)], (), {}, ValueError, r"\(7, 4\) and \(23, 5\)"),
-        ([Side(H, HEAD), Side(H, Head(torch.zeros(9, 5)))], (), {}, ValueError, r"\(7, 9\)"),
-        ([Side(H, HEAD, ids(N - 1, seed=0))], (), {}, ValueError, r"tokens must have shape \(7,\)"),
-        ([Side(H, HEAD, ids(N, seed=0).int())], (), {}, TypeError, "int64"),
-        ([Side(H, HEAD, ids(N, seed=0) + V)], (), {}, ValueError, r"\[0, 23\)"),
-        ([Side(H, HEAD, ids=ids(N, 2, seed=0) - V)], (), {}, ValueError, r"\[0, 23\)"),
-        ([Side(H, HEAD, top_k=V + 1)], (), {}, ValueError, r"top_k must lie in \[0, 23\], got 24"),
-        ([Side(H, HEAD)], [Pair(0, 1)], {}, ValueError, "a pair names two of 1 sides"),
-        ([Side(H, Head(HEAD.weight, torch.zeros(4)))], (), {}, ValueError, "bias must have shape"),
+        ([HeadInput(H, HEAD)], (), {"temperature": 0.0}, ValueError, "temperature 0 "),
+        ([HeadInput(H, HEAD)], (), {"chunk": Chunk(0, 5)}, ValueError, "chunk sizes"),
+        ([HeadInput(H)], (), {}, ValueError, "hidden and head"),
         (
-            [Side(H, Head(HEAD.weight, torch.full((V,), torch.nan)))],
+            [HeadInput(logits=torch.zeros(N, V))],
+            (),
+            {},
+            ValueError,
+            "`dense_logprobs` takes logits",
+        ),
+        ([HeadInput(H[:, :4], HEAD)], (), {}, ValueError, r"\(7, 4\) and \(23, 5\)"),
+        (
+            [HeadInput(H, HEAD), HeadInput(H, Head(torch.zeros(9, 5)))],
+            (),
+            {},
+            ValueError,
+            r"\(7, 9\)",
+        ),
+        (
+            [HeadInput(H, HEAD, ids(N - 1, seed=0))],
+            (),
+            {},
+            ValueError,
+            r"tokens must have shape \(7,\)",
+        ),
+        ([HeadInput(H, HEAD, ids(N, seed=0).int())], (), {}, TypeError, "int64"),
+        ([HeadInput(H, HEAD, ids(N, seed=0) + V)], (), {}, ValueError, r"\[0, 23\)"),
+        ([HeadInput(H, HEAD, ids=ids(N, 2, seed=0) - V)], (), {}, ValueError, r"\[0, 23\)"),
+        (
+            [HeadInput(H, HEAD, top_k=V + 1)],
+            (),
+            {},
+            ValueError,
+            r"top_k must lie in \[0, 23\], got 24",
+        ),
+        ([HeadInput(H, HEAD)], [KLPair(0, 1)], {}, ValueError, "a pair names two of 1 sides"),
+        (
+            [HeadInput(H, Head(HEAD.weight, torch.zeros(4)))],
+            (),
+            {},
+            ValueError,
+            "bias must have shape",
+        ),
+        (
+            [HeadInput(H, Head(HEAD.weight, torch.full((V,), torch.nan)))],
             (),
             {},
             ValueError,
             "not finite",
         ),
-        ([Side(H, Head(HEAD.weight, None, -1.0))], (), {}, ValueError, "softcap"),
-        ([Side(H, HEAD, floor=torch.zeros(2))], (), {}, ValueError, "floor must have shape"),
+        ([HeadInput(H, Head(HEAD.weight, None, -1.0))], (), {}, ValueError, "softcap"),
+        ([HeadInput(H, HEAD, floor=torch.zeros(2))], (), {}, ValueError, "floor must have shape"),
     ],
 )
 def test_what_cannot_be_computed_is_refused(sides, pairs, settings, error, match):
     with pytest.raises(error, match=match):
-        scores(sides, pairs, **settings)
+        chunked_logprobs(sides, pairs, **settings)
