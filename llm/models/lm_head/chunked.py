@@ -3,8 +3,8 @@
 Chunked linear log-probs: `chunked_logprobs` computes in one pass what a step needs of several
 models, and its backward pass shares every recomputed logit between all of their gradients.
 Exact over the full vocabulary: only blocks of (tokens, vocabulary) are ever held. `dense_logprobs`
-is the same from whole logits, for models whose head has another form (`support.py`). The derivation:
-docs/head.md.
+is the same from whole logits, for models whose head has another form (`support.py`). The
+derivation: docs/head.md.
 """
 
 from __future__ import annotations
