@@ -1,200 +1,125 @@
-"""Algorithm 1: sample from p_inf, weigh by OBRS, update the policy and the actor together."""
+"""Algorithm 1 of Jackpot (arXiv 2602.06107): train a policy from the rollouts of another model.
+
+p_inf (q): the actor, a cheaper model; it sampled the tokens. p_ref: the policy before this step's
+updates. p_new: the policy as it is being updated. p, the target, is p_ref or p_new (Sec. 4.3).
+"l." are the line numbers of Algorithm 1. b sequences, t positions, n sampled tokens of this rank,
+m of a microbatch, k of q's likeliest tokens, v vocabulary.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import math
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
-from llm.algorithm.control import Controls, initial_controls, next_controls
-from llm.algorithm.correction import CorrectionState, next_state
-from llm.checkpoints.checkpoint import (
-    identity,
-    latest,
-    load_state,
-    require_room,
-    save_best,
-    save_state,
-)
-from llm.checkpoints.state_tensors import StatefulPart
-from llm.models import sharding
-from llm.runs import metrics_files, trackers
-from llm.runs.alarms import Alarms, NonFinite, writable
-from llm.runs.metrics_files import NoFiles, RunFiles
-from llm.runs.nonfinite_guard import Guard
-from llm.runs.progress import Progress
-from llm.runs.signals import Signals, Stopped
+from llm.algorithm.correction import TokenWeights
+from llm.algorithm.diagnostics import clip_fraction
+from llm.algorithm.losses import actor_ppo_sum, distill_sum, joint_loss, ppo_clip_sum, token_scale
 from llm.settings.loading import Config
-from llm.training import evaluation as evaluate
-from llm.training import sample_records, self_test
 from llm.training.context import TrainContext, open_context
-from llm.training.evaluation import evaluation
-from llm.training.minibatches import shares
-from llm.training.optimizer import open_optimizers, set_learning_rates
-from llm.training.recorder import progress_text, sample_rows, start_text
-from llm.training.rollout_phase import engine_of, rollout, rollout_metrics
-from llm.training.run_state import check_models
-from llm.training.update import merge, update
+from llm.training.correction_settings import of_actor_correction
+from llm.training.evaluation import evaluate
+from llm.training.minibatches import Minibatch, split_minibatches
+from llm.training.optimizer import Learner, optimizer_step, set_learning_rates
+from llm.training.passes import ForwardPasses
+from llm.training.rollout_phase import sample_rollouts, with_advantages, with_rewards
+from llm.training.run import Run, open_run
+from llm.training.self_test import self_test
+from llm.training.update_metrics import UpdateMetrics
+from llm.training.weights import jackpot_weights
 
-from . import distributed
 
-
-def train(cfg: Config, folder: Path) -> dict:
+def train(cfg: Config, folder: Path) -> dict[str, Any]:
     """Run or resume Algorithm 1 in `folder`; returns the summary that it also writes there.
 
-    Under torchrun all ranks call it. Each samples, scores and trains on its own sequences; rank 0
-    writes.
+    Under torchrun every rank calls it. Each samples, scores and trains on its own sequences, and
+    rank 0 writes.
 
     Raises:
         Diverged: an alarm, or NaN or inf in a loss, weight or gradient; nothing was trained on it.
         Stopped: SIGTERM or Ctrl-C, after saving.
         ValueError: models, data or checkpoints that do not fit the configuration.
     """
-    setup = open_context(cfg, folder)
-    with contextlib.closing(setup):
-        tracker = trackers.open_tracker(cfg.run, folder, silent=not distributed.is_main())
-        with contextlib.closing(tracker), Signals() as interrupts:
-            distributed.on_signal(lambda: interrupts.requested)
-            return _train(setup, folder, tracker, interrupts)
+    with open_context(cfg, folder) as ctx, open_run(ctx, folder) as run:
+        self_test(ctx)  # sampling and scoring must agree about log p before anything is corrected
+        for step in run.steps():  # from the last checkpoint on
+            train_step(ctx, run, step)
+        return run.finish(evaluate(ctx, sample_rollouts(ctx, cfg.run.steps, run.learner.guard)))
 
 
-def _train(
-    setup: TrainContext, folder: Path, tracker: trackers.Tracker, interrupts: Signals
-) -> dict:
-    cfg, policy, actor, engine = setup.cfg, setup.policy, setup.actor, engine_of(setup)
-    optimizers = open_optimizers(setup)
-    parts: dict[str, StatefulPart] = {"policy": policy, **actor.parts()}
-    parts |= {f"optimizer_{name}": o for name, o in optimizers.items()}
-    whole = parts | ({"rollouts": engine} if cfg.rollout.max_staleness > 0 else {})
-    checkpoints, whose = folder / "checkpoints", identity(cfg)
-    found = distributed.broadcast_object(str(latest(checkpoints) or ""))
-    kept = Path(found) if found else None
-    state: dict[str, Any] = load_state(kept, whole, whose) if kept else {"step": 0}
-    if kept:
-        sharding.spread(setup.shards, setup.whole)
-        actor.refresh(policy, state["step"] - 1)
-        engine.update(actor.model, version=state["step"])
-    main = distributed.is_main()
-    files = RunFiles(folder, state.get("bytes", {})) if main else NoFiles()
-    guard = Guard(checkpoints, together=True)
-    controls = Controls(**state["controls"]) if kept else initial_controls(cfg)
-    correction = CorrectionState(**state.get("correction", {}))
-    alarms = Alarms(cfg.alarm, checkpoints, state.get("alarms"))
-    best: float | None = state.get("best")
-    progress = Progress(folder.name, cfg.run.steps, state["step"], silent=not main)
+def train_step(ctx: TrainContext, run: Run, step: int) -> None:
+    """One step: a rollout of the actor, the updates on it, and what lies between two steps."""
+    cfg = ctx.cfg
+    with run.recorded_step(step) as record:  # record: this step's row of metrics.jsonl
+        # Phase 1, l. 3-10. The actor samples; log q and its top k are of the same forward pass.
+        with record.timed("rollout"):
+            batch = sample_rollouts(
+                ctx, step, run.learner.guard
+            )  # (n,) token, log q; (n, k) top-k log q
+            batch = with_rewards(batch, ctx.scorer)  # (b,)
+            batch = with_advantages(batch, cfg)  # (b,) relative to the group, before any rejection
+            run.record_rollout(record, batch)
+        run.evaluate_if_due(record, batch)
 
-    def now(step: int) -> dict:
-        """What a checkpoint holds besides tensors."""
-        return {
-            "step": step,
-            "bytes": files.sizes(),
-            "controls": dataclasses.asdict(controls),
-            "correction": dataclasses.asdict(correction),
-            "alarms": alarms.to_json(),
-            "best": best,
-        }
+        # Phase 2, l. 11-28. Policy (Eq. 5) and actor (Eq. 6, 7) step together, by minibatches.
+        with record.timed("update"):
+            record.add(set_learning_rates(cfg, run.learner, run.lr_factor, step))
+            for minibatch in split_minibatches(ctx, batch, run.learner, step):  # scores p_ref
+                run.evaluate_within_if_due(record)
+                with run.skipping_nonfinite(record):
+                    record.add_update(minibatch, *update(ctx, run.learner, minibatch, step))
+            run.record_updates(record)
 
-    def note(row: dict[str, Any], decisions: list) -> dict[str, Any]:
-        """Write a step's row, its alarms in it, and its decisions."""
-        row = {**row, "alarms": alarms.check(row)}
-        made = [*decisions, *([alarms.decision.entry()] if alarms.decision else [])]
-        files.write("decisions", *({"step": row["step"], **d} for d in made))
-        files.write("metrics", writable(row))
-        tracker.log(row["step"], writable(row))
-        return row
+        # Between steps: the new weights go to the sampler, and the closed loops move.
+        ctx.publish_weights(step)
+        run.next_state(record)  # lam, tail ratio, distillation and learning rates
+        run.check_models_if_due(record, batch)
+    run.finish_step(record)  # alarms, files, checkpoint; raises Stopped on SIGTERM
 
-    if main:
-        require_room(checkpoints, parts)
-    self_test.self_test(setup)
-    for step in range(state["step"], cfg.run.steps):
-        row: dict[str, Any] = {"step": step}
-        try:
-            # Phase 1. Rollout: sample from p_inf, keep its log-probabilities and top k (l. 3-10)
-            clock = time.perf_counter()
-            batch = rollout(setup, step, guard)
-            row |= rollout_metrics(batch, setup, step)
-            row["seconds_rollout"] = time.perf_counter() - clock
-            evaluated = step % cfg.run.eval_every == 0
-            if evaluated:
-                row |= evaluation(setup, batch)
-                if step == 0 and main:
-                    sys.stderr.write(start_text(setup, row))
-                if best is None or row["pass_rate"] > best:
-                    best = row["pass_rate"]
-                    if cfg.run.keep_best:
-                        save_best(checkpoints, step, parts, now(step), whose)
 
-            # Phase 2. Update policy (Eq. 5) and actor (Eq. 6, 7), minibatch by minibatch (l. 11-28)
-            clock = time.perf_counter()
-            row |= set_learning_rates(cfg, optimizers, controls, alarms.state.lr_factor, step)
-            if actor.trained:
-                row["distill_coef"] = controls.distill_coef
-            seen: list[dict[str, Any]] = []
-            skipped, within = 0, []
-            for number, share in enumerate(shares(setup, batch, correction, step)):
-                if number and cfg.run.eval_updates and number % cfg.run.eval_updates == 0:
-                    sharding.collect(setup.shards, setup.whole)
-                    within.append([number, evaluate.pass_rate(policy, setup)])
-                try:
-                    found = update(setup, optimizers, share, controls, correction, guard, step)
-                except NonFinite:
-                    if cfg.alarm.action == "stop":
-                        raise
-                    skipped += 1  # no optimiser was stepped; the alarm lowers their rates
-                    continue
-                if evaluated and not seen:
-                    files.write("samples", *sample_rows(setup, step, share, found["weights"]))
-                seen.append(found)
-            weights = [s.pop("weights") for s in seen]
-            row |= merge(seen, weights, cfg)
-            row["updates_skipped"] = skipped
-            if within:
-                row["pass_rate_updates"] = within
-            if evaluated and weights:
-                files.write("histograms", sample_records.histogram_row(step, weights))
-            row["seconds_update"] = time.perf_counter() - clock
+def update(
+    ctx: TrainContext, learner: Learner, minibatch: Minibatch, step: int
+) -> tuple[TokenWeights, dict[str, float]]:
+    """One optimiser step of policy and actor on the joint loss L_Jackpot (Eq. 8).
 
-            # Between steps: actor and engine follow, the loops move, the alarms look
-            sharding.collect(setup.shards, setup.whole)
-            actor.refresh(policy, step)
-            engine.update(actor.model, version=step + 1)
-            decisions: list = []
-            if weights:
-                correction, moved = next_state(cfg.correction, cfg.control, correction, weights)
-                decisions += moved
-                if cfg.control.kl_target > 0 and math.isfinite(row["kl_policy_actor_now"]):
-                    controls, moved = next_controls(cfg, controls, row["kl_policy_actor_now"])
-                    decisions += moved
-            done = step + 1
-            # torchrun tells one rank after another: all stop with the first
-            wished = distributed.all_reduce_max(interrupts.exit_code)
-            due = bool(done % cfg.run.checkpoint_every == 0 or done == cfg.run.steps or wished)
-            if due:
-                check_models(setup, batch, guard, step)
-        except NonFinite:
-            alarms.halt()  # where no update can be left out, there is nothing to go on with
-            note(row | {"updates_skipped": 1}, [])
-            raise
-        row = note(row, decisions)
-        alarms.enforce(step)
-        if due:
-            engine.gather()
-            save_state(checkpoints, done, whole, now(done), cfg.run.checkpoints_kept, whose)
-        progress.show(done, progress_text(row))
-        if wished and done < cfg.run.steps:
-            progress.close()
-            raise Stopped(wished)
+    Returns:
+        The weights and the metrics of the update, both of the tokens of all ranks.
 
-    progress.close()
-    batch = rollout(setup, cfg.run.steps, guard)
-    last = {"step": cfg.run.steps, **evaluation(setup, batch)}
-    if cfg.run.keep_best and (best is None or last["pass_rate"] > best):
-        best = last["pass_rate"]
-        save_best(checkpoints, cfg.run.steps, parts, now(cfg.run.steps), whose)
-    files.write("metrics", last)
-    tracker.log(cfg.run.steps, last)
-    return distributed.broadcast_object(metrics_files.summarise(folder, cfg) if main else None)
+    Raises:
+        NonFinite: NaN or inf; no optimiser was stepped.
+    """
+    loss, clip = ctx.cfg.loss, (ctx.cfg.loss.clip_low, ctx.cfg.loss.clip_high)
+    batch, tokens = minibatch.batch, minibatch.tokens
+    passes = ForwardPasses(ctx, learner, minibatch)
+
+    # Which tokens count, and by how much (l. 18-24). No gradient.
+    p_new = passes.policy_logprobs()  # (n,) of the sampled tokens, (n, k) of q's top k
+    p_ref = minibatch.p_ref or p_new  # a single update per rollout: the same distribution
+    weights = jackpot_weights(ctx, learner, minibatch, p_ref, p_new, step)
+    scale = token_scale(loss.denominator, weights.accepted, tokens.sequence, tokens.n_sequences)
+    weight, scale = tokens.local(weights.weight), tokens.local(scale)  # (n,)
+    n_proposed = len(weights.weight)  # of all ranks
+
+    # The losses (l. 25-27): sums over tokens. One backward pass serves policy and actor, because
+    # they share no parameters.
+    metrics = UpdateMetrics(tokens, passes.places)
+    learner.zero_grad()
+    for at, out in passes.with_gradient():  # a microbatch: its tokens' places, (m,), and outputs
+        advantage, logp_ref = batch.token_advantage[at], p_ref.logp[at]
+        policy = (out.policy, logp_ref, advantage, weight[at])
+        terms = {"loss_policy": ppo_clip_sum(*policy, *clip, scale[at])}  # Eq. 5
+        if loss.actor_ppo and out.actor is not None:  # Eq. 6
+            actor = (out.actor, batch.logp_inf[at], minibatch.actor_ref_at(at), advantage)
+            actor_ppo = actor_ppo_sum(*actor, *clip, **of_actor_correction(ctx.cfg))
+            terms["loss_actor_ppo"] = actor_ppo / n_proposed
+        if "distill" in out.kl:  # Eq. 7
+            distill = distill_sum(out.kl["distill"], loss.distill_temperature)
+            terms["loss_distill"] = distill / n_proposed
+        if "anchor" in out.kl:  # ours, off by default
+            terms["loss_anchor"] = out.kl["anchor"].sum() / n_proposed
+        total = joint_loss(terms, learner.controls.distill_coef, loss.anchor_coef)  # Eq. 8
+        learner.guard.finite(step, loss=total)
+        total.backward()
+        metrics.add(terms, out, clip_fraction(out.policy, logp_ref, advantage, *clip))
+
+    norms = optimizer_step(ctx, learner, step)  # l. 28: sum over ranks, clip, step
+    return weights, metrics.of_all_ranks() | norms

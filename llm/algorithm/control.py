@@ -1,8 +1,8 @@
 """Closed loop: the measured KL(policy || actor) drives the distillation and the actor's rate.
 
-Pure functions from one step's measurement to the next step's values, with every move written down
-as a `Decision`. The tracked lam is the third such loop: it needs the tokens, so it is in
-correction.py (`next_state`).
+Pure functions from one step's measurement to the next step's values. Each change is a `Decision`.
+The tracked lam is another such loop; it needs the tokens, so it is in correction.py
+(`next_state`).
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass
 from typing import TypedDict
-
-from llm.settings.loading import Config
 
 
 class Decision(TypedDict):
@@ -36,55 +34,62 @@ class Controls:
     policy_lr_factor: float = 1.0
 
 
-def initial_controls(cfg: Config) -> Controls:
-    """The configured values, before anything was measured."""
-    return Controls(distill_coef=cfg.loss.distill_coef)
-
-
-def next_controls(cfg: Config, controls: Controls, kl: float) -> tuple[Controls, list[Decision]]:
+def next_controls(
+    controls: Controls,
+    kl: float,
+    *,
+    kl_target: float,
+    distill_coef: float,
+    distill: bool = True,
+    actor_lr: bool = False,
+    policy_lr: bool = False,
+    gain: float = 0.1,
+    factor_max: float = 10.0,
+) -> tuple[Controls, list[Decision]]:
     """One step of integral control in logs: each driven value is multiplied by (kl / target)^gain.
 
-    The logarithm counts as at most 1 either way, so a step changes a value by at most e^gain, and
-    the value stays within `factor_max` of the configured one. The policy's learning rate is
-    divided instead, so that the policy waits for its actor, and never exceeds the configured one.
-    Without a target nothing moves.
+    The logarithm counts as at most 1 either way, so a step changes a value by at most e^gain. The
+    value stays within `factor_max` of the configured one. The policy's learning rate is divided
+    instead, so that the policy waits for its actor, and it never exceeds the configured one.
 
     Args:
-        cfg: the run's settings; `control`, `loss.distill_coef` are read.
         controls: the values that this step was trained with.
         kl: KL(policy || actor) measured in this step, nats per token: full vocabulary, at the
             sampling temperature, mean over the proposed states (with the default distillation
             that is its loss).
+        kl_target: the wanted KL, nats per token; 0: nothing is driven.
+        distill_coef: the configured weight of Eq. 7.
+        distill, actor_lr, policy_lr: which of the three values are driven.
 
     Returns:
         The values for the next step, and one Decision for each that is driven.
 
     Raises:
         ValueError: kl is negative, NaN or inf.
+
+    Source: the paper's Sec. 8 names closed-loop control as future work; this rule is ours.
     """
     if not 0.0 <= kl < math.inf:
         raise ValueError(
             f"the measured KL(policy || actor) is {kl!r}, but control needs a finite number >= 0; "
             "look at the step's log-probabilities"
         )
-    c = cfg.control
-    if c.kl_target == 0:
+    if kl_target == 0:
         return controls, []
-    error = max(-1.0, min(1.0, math.log(kl / c.kl_target))) if kl > 0 else -1.0
-    because = f"KL(policy || actor) {kl:.4g}, target {c.kl_target:.4g}"
+    error = max(-1.0, min(1.0, math.log(kl / kl_target))) if kl > 0 else -1.0
+    because = f"KL(policy || actor) {kl:.4g}, target {kl_target:.4g}"
     values = asdict(controls)
     driven = []  # setting, value, the configured one, sign, highest multiple of it
-    if c.distill:
-        base = cfg.loss.distill_coef
-        driven.append(("loss.distill_coef", "distill_coef", base, 1, c.factor_max))
-    if c.actor_lr:
-        driven.append(("optim.actor_lr factor", "actor_lr_factor", 1.0, 1, c.factor_max))
-    if c.policy_lr:
+    if distill:
+        driven.append(("loss.distill_coef", "distill_coef", distill_coef, 1, factor_max))
+    if actor_lr:
+        driven.append(("optim.actor_lr factor", "actor_lr_factor", 1.0, 1, factor_max))
+    if policy_lr:
         driven.append(("optim.policy_lr factor", "policy_lr_factor", 1.0, -1, 1.0))
     decisions = []
     for setting, name, base, sign, top in driven:
-        wanted = values[name] * math.exp(sign * c.gain * error)
-        after = max(base / c.factor_max, min(base * top, wanted))
+        wanted = values[name] * math.exp(sign * gain * error)
+        after = max(base / factor_max, min(base * top, wanted))
         decisions.append(
             Decision(
                 setting=setting,

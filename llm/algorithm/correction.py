@@ -1,8 +1,9 @@
-"""The weight of each sampled token: OBRS (Eq. 5), the truncations of Sec. 2.2, and lam's choice.
+"""The weight of each sampled token: OBRS (Eq. 5), the truncated ratios of Sec. 2.2, and lam.
 
-Everything here works on flat lists of real tokens, shape (n,) or (n, k), and statistics (lam, Z,
-kappa) are over exactly the tokens given: give a whole update. What is learnt from earlier updates
-is a `CorrectionState`; it moves once a step, after the step's coins were judged (`next_state`).
+Everything here works on flat tensors of sampled tokens, shape (n,) or (n, k), and takes plain
+keywords. Statistics over tokens (lam, Z, kappa) are over exactly the tokens given, so give those
+of a whole update. What earlier updates taught is a `CorrectionState`. It changes once a step,
+after the coins of that step were thrown (`next_state`).
 """
 
 from __future__ import annotations
@@ -16,27 +17,58 @@ import torch
 
 import jackpot
 from jackpot import TailStatistic
-from llm.settings.schema import ControlConfig, CorrectionConfig, LossConfig
 
 from .control import Decision
-from .lam import batch_lam, limited, moderate, state_lam
+from .lam import batch_lam, clamp_log_lam, clamp_log_ratio, state_lam
 from .logprobs import log_tail
 from .z_tail import lumped_tail, tail_floor, tail_terms
 
-_TAIL_DECAY = 0.9  # the tail's ratio remembers about ten steps (docs/theory_topk.md, D4)
+_TAIL_DECAY = 0.9  # the tail ratio remembers about ten steps (docs/theory_topk.md, D4)
 
 
 @dataclass(frozen=True)
 class CorrectionState:
-    """What earlier steps taught. Numbers only, so dataclasses.asdict is its JSON.
+    """What earlier steps taught. Its fields are numbers, so dataclasses.asdict is its JSON.
 
     log_lam: the tracked lam (lam_from = tracked), None before the first step. tail_accepted,
-    tail_bound: the smoothed `TailStatistic`; its default is the prior, ratio 1.
+    tail_bound: the smoothed `TailStatistic`; the default is the prior, ratio 1.
     """
 
     log_lam: float | None = None
     tail_accepted: float = 1.0
     tail_bound: float = 1.0
+
+    @property
+    def tail(self) -> TailStatistic:
+        return TailStatistic(self.tail_accepted, self.tail_bound)
+
+
+class CorrectionInputs(NamedTuple):
+    """What weights are computed from. n sampled tokens of an update, k of q's likeliest tokens.
+
+    All log-probabilities are in nats, float32, at the sampling temperature. q is the distribution
+    that was sampled from (p_inf in the paper).
+
+    logp_inf, logp_ref, logp_new: of the sampled tokens, (n,), under q, under the policy before this
+        rollout's updates, and under the policy now.
+    topk_logp_inf, topk_logp_target: log q and log p of q's k likeliest tokens, (n, k); p is the
+        target, logp_ref or logp_new.
+    in_topk: True where the sampled token is one of those k, (n,).
+    uniform: the acceptance coin of each token, in [0, 1), (n,).
+    sequence: a number for each token's completion, (n,) integer; the tokens of a completion are
+        neighbours and in order.
+    tail_bound: `forward_tail` of p, (n,); None: the tail counts as one token in its bound.
+    """
+
+    logp_inf: torch.Tensor
+    logp_ref: torch.Tensor
+    logp_new: torch.Tensor
+    topk_logp_inf: torch.Tensor
+    topk_logp_target: torch.Tensor
+    in_topk: torch.Tensor
+    uniform: torch.Tensor
+    sequence: torch.Tensor
+    tail_bound: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -48,7 +80,7 @@ class TokenWeights:
     z: acceptance rate used. capped: 1 where c1, the TIS cap or the IcePop band changed the weight.
     lam: the threshold used. out_of_reach: 1 where no lam spends the budget, because p = 0 on too
     much of q, and the largest lam that accepts all else was used. kappa: the batch calibration used
-    (1 where none is). tail: the update's part of the tail ratio (z_tail = ratio), else None.
+    (1 where there is none). tail: the update's part of the tail ratio (z_tail = ratio), else None.
     """
 
     weight: torch.Tensor
@@ -65,159 +97,320 @@ class TokenWeights:
 
 @torch.no_grad()
 def token_weights(
-    cfg: CorrectionConfig,
-    *,
-    control: ControlConfig,
+    inputs: CorrectionInputs,
     state: CorrectionState,
-    logp_inf: torch.Tensor,
-    logp_ref: torch.Tensor,
-    logp_new: torch.Tensor,
-    topk_logp_inf: torch.Tensor,
-    topk_logp_target: torch.Tensor,
-    uniform: torch.Tensor,
-    in_topk: torch.Tensor,
-    sequence: torch.Tensor | None = None,
-    tail_bound: torch.Tensor | None = None,
+    *,
+    type: str = "jackpot",
+    target: str = "ref",
+    c2: float = 3.0,
+    cap: float = 2.0,
+    low: float = 0.5,
+    high: float = 2.0,
+    **obrs: float | str | bool,
 ) -> TokenWeights:
-    """Mask(x) SG(F(p / q~) p_ref / p) for every proposed token of an update (Alg. 1, l. 18-24).
+    """SG(F(p / q) p_ref / p) of every proposed token, with OBRS's mask (Alg. 1, l. 18-24).
 
     Args:
-        cfg: which correction, and its settings.
-        control: its limits on a tracked lam.
+        inputs: the tokens of a whole update.
         state: as it was before this step.
-        logp_inf, logp_ref, logp_new: log-probabilities of the sampled tokens, (n,): q, the policy
-            before the updates, the policy now. p is logp_ref or logp_new, as `cfg.target` says.
-        topk_logp_inf, topk_logp_target: log q and log p of q's k likeliest tokens, (n, k).
-        uniform: the acceptance coin of each token, in [0, 1), (n,).
-        in_topk: True where the sampled token is one of those k, (n,).
-        sequence: a number for each token's completion, (n,) integer; its tokens stand together and
-            in order. Needed where `cfg.scope` is prefix.
-        tail_bound: `forward_tail` of p, (n,); None: the tail counts as one token in its bound.
+        type: jackpot (OBRS); or F of Sec. 2.2: none, importance, tis, icepop.
+        target: p is logp_ref (ref) or logp_new (new), Sec. 4.3.
+        c2: cap on p_ref / p_new, with target = new; inf: none.
+        cap: largest weight of tis. low, high: the ratios that icepop keeps.
+        obrs: what `obrs_weights` takes, with type = jackpot.
 
     Returns:
-        TokenWeights.
+        TokenWeights; of type none, importance, tis and icepop every token is accepted.
 
     Raises:
-        ValueError: NaN, q = 0 at a sampled token, or no `sequence` where it is needed.
+        ValueError: NaN, or q = 0 at a sampled token.
+
+    Paper: Eq. 5 and Sec. 2.2.
     """
-    logp_target = logp_new if cfg.target == "new" else logp_ref
-    log_ratio = logp_target - logp_inf
-    if cfg.name == "jackpot":
-        tokens = _Tokens(logp_target, logp_inf, topk_logp_target, topk_logp_inf, log_ratio)
-        before = None
-        if cfg.scope == "prefix":
-            if sequence is None:
-                raise ValueError("scope = prefix needs the sequence of each token, and got None")
-            before = _kept_before(sequence)
-        found = _obrs(cfg, control, state, tokens, uniform, in_topk, before, tail_bound)
+    logp_target = inputs.logp_new if target == "new" else inputs.logp_ref
+    log_ratio = logp_target - inputs.logp_inf  # (n,) log p / q
+    if type == "jackpot":
+        weights = obrs_weights(inputs, logp_target, state, **obrs)  # type: ignore[arg-type]
     else:
-        one, none = torch.ones_like(log_ratio), torch.zeros_like(log_ratio)
-        weight = truncated_ratio(cfg.name, cfg, log_ratio)
-        capped = none if cfg.name == "none" else (weight != jackpot.importance(log_ratio)).float()
-        found = TokenWeights(weight, log_ratio, one, one, one, capped, one, none)
-    if cfg.target == "new":  # min(p_ref / p_new, c2); at rejected tokens p_new may be 0
-        gap = (logp_ref - logp_new).masked_fill(found.weight == 0, 0.0)
-        found = replace(found, weight=found.weight * jackpot.tis(gap, cfg.c2))
-    return found
+        weight = truncated_ratio(log_ratio, type=type, cap=cap, low=low, high=high)
+        one, zero = torch.ones_like(log_ratio), torch.zeros_like(log_ratio)
+        capped = zero if type == "none" else (weight != jackpot.importance(log_ratio)).float()
+        weights = TokenWeights(weight, log_ratio, one, one, one, capped, one, zero)
+    if target == "new":  # min(p_ref / p_new, c2), Eq. 5; p_new may be 0 at rejected tokens
+        log_drift = (inputs.logp_ref - inputs.logp_new).masked_fill(weights.weight == 0, 0.0)
+        weights = replace(weights, weight=weights.weight * jackpot.tis(log_drift, c2))
+    return weights
 
 
-def truncated_ratio(name: str, cfg: CorrectionConfig, log_ratio: torch.Tensor) -> torch.Tensor:
-    """F(r) of Sec. 2.2, (n,): 1 for none, else the ratio itself, capped, or zero outside a band."""
-    if name == "importance":
+@torch.no_grad()
+def truncated_ratio(
+    log_ratio: torch.Tensor,
+    *,
+    type: str,
+    cap: float = 2.0,
+    low: float = 0.5,
+    high: float = 2.0,
+) -> torch.Tensor:
+    """F(r) of Sec. 2.2, (n,): 1 for none, else the ratio itself, capped, or zero outside a band.
+
+    In Eq. 6 (the actor's loss) r is p_actor_ref / q. With type = none F is 1, and the PPO ratio is
+    then taken to q itself, because the actor's rollouts are its own (DEVIATIONS.md, 8).
+    """
+    if type == "importance":
         return jackpot.importance(log_ratio)
-    if name == "tis":
-        return jackpot.tis(log_ratio, cfg.tis_cap)
-    if name == "icepop":
-        return jackpot.icepop(log_ratio, cfg.icepop_low, cfg.icepop_high)
+    if type == "tis":
+        return jackpot.tis(log_ratio, cap)
+    if type == "icepop":
+        return jackpot.icepop(log_ratio, low, high)
     return torch.ones_like(log_ratio)
 
 
 @torch.no_grad()
-def actor_weights(
-    loss: LossConfig,
-    cfg: CorrectionConfig,
-    logp_actor_ref: torch.Tensor,
-    logp_inf: torch.Tensor,
-) -> torch.Tensor:
-    """F(p_actor_ref / q) of Eq. 6 for each sampled token, (n,).
+def obrs_weights(
+    inputs: CorrectionInputs,
+    logp_target: torch.Tensor,
+    state: CorrectionState,
+    *,
+    lam: float = 1.0,
+    lam_from: str = "value",
+    budget: float = 0.9,
+    lam_min: float = 0.1,
+    lam_max: float = 10.0,
+    mask: str = "bernoulli",
+    scope: str = "token",
+    z: str = "state",
+    z_tail: str = "ratio",
+    kappa: bool = False,
+    c1: float = 3.0,
+) -> TokenWeights:
+    """Mask(x) min(Z max(lam, p / q), c1) of each token (Eq. 5).
 
-    With `loss.actor_correction = none` it is 1, and the PPO ratio is then taken to q itself: the
-    actor's rollouts are its own (DEVIATIONS.md, 8). Otherwise the ratio is to p_actor_ref, the
-    actor before this rollout's updates, and this weight stands for what q differs from it.
+    Args:
+        inputs, state: as for `token_weights`.
+        logp_target: log p of the sampled tokens, (n,).
+        lam, lam_from, budget, lam_min, lam_max: as for `threshold`.
+        mask: bernoulli throws the coin, expected uses the acceptance probability in its place.
+        scope: token (the paper), or prefix: a token counts only where all tokens before it in its
+            completion were accepted (DEVIATIONS.md, 21).
+        z: state (the paper), batch (the acceptance rate of the update), none (1).
+        z_tail, kappa: how Z of a state treats the tokens outside the top k, as for `state_z`.
+        c1: cap on the weight; inf: none.
+
+    Raises:
+        ValueError: NaN, or q = 0 at a sampled token.
     """
-    return truncated_ratio(loss.actor_correction, cfg, logp_actor_ref - logp_inf)
+    log_ratio = logp_target - inputs.logp_inf
+    lam_used, out_of_reach = threshold(
+        inputs, log_ratio, state,
+        lam=lam, lam_from=lam_from, budget=budget, lam_min=lam_min, lam_max=lam_max,
+    )  # fmt: skip
+    # a(x) = min(1, p / (lam q)), l. 19. The core's vocabulary axis holds the sampled token alone.
+    accept = jackpot.accept_prob(logp_target[:, None], inputs.logp_inf[:, None], lam_used)[:, 0]
+    coin = (inputs.uniform < accept).float() if mask == "bernoulli" else accept  # l. 20
+    reached = torch.ones_like(accept)
+    if scope == "prefix":
+        reached = kept_before(coin, inputs.sequence)
+    accepted = coin * reached
+
+    # Z = sum min(q, p / lam), l. 21-22
+    rate, calibration, tail = torch.ones_like(accept), 1.0, None
+    if z == "batch":
+        rate = torch.full_like(accept, float(accepted.double().mean()))
+    elif z == "state":
+        rate, tail = state_z(inputs, state, accept, lam_used, z_tail=z_tail)
+        if kappa and bool(rate.any()):  # Sec. 4.4.3: the batch's acceptance over its mean Z
+            calibration = jackpot.kappa(coin, rate)
+            rate = calibration * rate
+
+    # p / q~ = Z max(lam, p / q), capped at c1, l. 23
+    uncapped = jackpot.obrs_weight(log_ratio, lam_used, rate)
+    if mask == "bernoulli":
+        weight = accepted * uncapped.clamp(max=c1)
+    else:  # E[Mask] min(w, c1), docs/theory_estimators.md, C2
+        weight = reached * jackpot.expected_weight(log_ratio, lam_used, rate, c1)
+    return TokenWeights(
+        weight,
+        log_ratio,
+        accept,
+        accepted,
+        z=rate,
+        capped=(uncapped > c1).float(),
+        lam=(torch.zeros_like(accept) + lam_used).float(),
+        out_of_reach=out_of_reach,
+        kappa=calibration,
+        tail=tail,
+    )
 
 
-Counted = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]  # `tail.above` of p's rows
+def kept_before(kept: torch.Tensor, sequence: torch.Tensor) -> torch.Tensor:
+    """The product of `kept` over the tokens before each one in its completion, (n,).
+
+    Args:
+        kept: the coin of each token, or its chance to be kept, (n,).
+        sequence: the completion of each token, (n,); its tokens are neighbours and in order.
+
+    Returns:
+        (n,); 1 at the first token of a completion.
+    """
+    _, row, lengths = torch.unique_consecutive(sequence, return_inverse=True, return_counts=True)
+    column = torch.arange(len(row), device=row.device) - (lengths.cumsum(0) - lengths)[row]
+    width = int(lengths.max()) if len(lengths) else 0
+    grid = kept.new_ones((len(lengths), width + 1))  # (completions, longest + 1)
+    grid[row, column + 1] = kept  # shifted by one: the product up to a token leaves out its own
+    return grid.cumprod(dim=1)[row, column]
+
+
+def threshold(
+    inputs: CorrectionInputs,
+    log_ratio: torch.Tensor,
+    state: CorrectionState,
+    *,
+    lam: float,
+    lam_from: str,
+    budget: float,
+    lam_min: float,
+    lam_max: float,
+) -> tuple[float | torch.Tensor, torch.Tensor]:
+    """lam, a number or (n,) float64, and 1 for each token where it misses the budget, (n,).
+
+    Args:
+        lam_from: value (`lam`); or the lam that accepts `budget`: in every state (state: q's top k,
+            the rest as one token), over these tokens (batch), or over those of earlier steps
+            (tracked, within lam_min and lam_max).
+    """
+    within_reach = torch.zeros_like(log_ratio)
+    if lam_from == "state":
+        lams, reached = state_lam(inputs.topk_logp_target, inputs.topk_logp_inf, budget)
+        return lams, (~reached).float()
+    known = lam_before(state, lam=lam, lam_from=lam_from)
+    if known is not None:
+        return known, within_reach
+    found, reached_all = batch_lam(log_ratio, budget)
+    if lam_from == "tracked":  # its first step
+        found = math.exp(clamp_log_lam(math.log(found), lam_min, lam_max))
+    return found, within_reach + float(not reached_all)
+
+
+def lam_before(state: CorrectionState, *, lam: float, lam_from: str) -> float | None:
+    """The threshold where it is known before p is computed, else None."""
+    if lam_from == "value":
+        return lam
+    if lam_from == "tracked" and state.log_lam is not None:
+        return math.exp(state.log_lam)
+    return None
+
+
+def state_z(
+    inputs: CorrectionInputs,
+    state: CorrectionState,
+    accept: torch.Tensor,
+    lam: float | torch.Tensor,
+    *,
+    z_tail: str,
+) -> tuple[torch.Tensor, TailStatistic | None]:
+    """Z of each token's state, (n,), and this update's part of the tail ratio.
+
+    The known set is q's own top k, because the paper's union needs q where no engine gives it
+    (DEVIATIONS.md, 3 and 4). With a tail, Z is divided by q's mass as it was summed, so that p = q
+    gives exactly 1.
+
+    Args:
+        accept: a(x) of the sampled tokens, (n,).
+        z_tail: ratio, the tail's bound U' times one ratio learnt over steps; lumped, the tail as
+            one token; dropped, as in the paper.
+    """
+    topk_p, topk_q = inputs.topk_logp_target, inputs.topk_logp_inf  # (n, k)
+    tail_p, tail_q = log_tail(topk_p), log_tail(topk_q)  # (n,)
+    known, upper = jackpot.z_topk(topk_p, topk_q, lam, tail_p, tail_q)
+    if z_tail == "dropped":
+        return known, None
+    mass = jackpot.z_topk(topk_q, topk_q, 1.0, tail_q, tail_q)[1]  # 1 but for rounding
+    if z_tail == "lumped":
+        return upper / mass, None
+    bound = inputs.tail_bound
+    if bound is None:
+        bound = lumped_tail(tail_p, tail_q, lam)
+    part = jackpot.tail_statistic(accept, ~inputs.in_topk, bound, tail_q)
+    return jackpot.z_tail_ratio(known, bound, jackpot.tail_ratio(state.tail)) / mass, part
+
+
+Counter = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+
+
+def needs_tail(type: str = "jackpot", z: str = "state", z_tail: str = "ratio", **_: object) -> bool:
+    """Whether these settings of a correction compute Z from the tail's bound U'."""
+    return type == "jackpot" and z == "state" and z_tail == "ratio"
 
 
 @torch.no_grad()
 def forward_tail(
-    cfg: CorrectionConfig,
     state: CorrectionState,
     topk_logp: torch.Tensor,
     topk_logp_inf: torch.Tensor,
-    counted: Counted,
+    count_above: Counter,
+    *,
+    lam: float = 1.0,
+    lam_from: str = "value",
+    budget: float = 0.9,
 ) -> torch.Tensor | None:
-    """`tail_terms` where Z needs them and lam is known while p's states are in memory, else None.
+    """U' of each state while p's hidden states are in memory, (n,); None where lam is not known.
 
-    lam = batch, and the first step of a tracked lam, wait for all tokens of the update; the tail
-    then counts as one token in its bound, which needs no states (DEVIATIONS.md, 4). Whether that
-    is so never depends on the size of a microbatch. `counted` is asked at `tail_floor`.
+    lam_from = batch, and the first step of a tracked lam, wait for all tokens of the update. The
+    tail then counts as one token in its bound, which needs no states (DEVIATIONS.md, 4). Whether
+    that is so never depends on the size of a microbatch.
+
+    Args:
+        topk_logp, topk_logp_inf: log p and log q of q's k likeliest tokens, (n, k).
+        count_above: of a floor, (n,) nats: how many tokens of each state have a log p above it, and
+            their mass, (n,) each. Asked at `tail_floor`.
     """
-    if not needs_tail(cfg):
+    known: float | torch.Tensor | None = lam_before(state, lam=lam, lam_from=lam_from)
+    if lam_from == "state":
+        known, _ = state_lam(topk_logp, topk_logp_inf, budget)
+    if known is None:
         return None
-    lam: float | torch.Tensor | None = lam_before(cfg, state)
-    if cfg.lam_from == "state":
-        lam, _ = state_lam(topk_logp, topk_logp_inf, cfg.budget)
-    if lam is None:
-        return None
-    return tail_terms(topk_logp, topk_logp_inf, *counted(tail_floor(topk_logp_inf, lam)), lam)
-
-
-def needs_tail(cfg: CorrectionConfig) -> bool:
-    """Whether Z is computed from U'."""
-    return cfg.name == "jackpot" and cfg.z == "state" and cfg.z_tail == "ratio"
-
-
-def lam_before(cfg: CorrectionConfig, state: CorrectionState) -> float | None:
-    """The threshold, where it is known before p is computed; else None."""
-    if cfg.lam_from == "value":
-        return cfg.lam
-    tracked = cfg.lam_from == "tracked" and state.log_lam is not None
-    return math.exp(state.log_lam) if tracked else None  # type: ignore[arg-type]
+    count, mass = count_above(tail_floor(topk_logp_inf, known))
+    return tail_terms(topk_logp, topk_logp_inf, count, mass, known)
 
 
 def next_state(
-    cfg: CorrectionConfig,
-    control: ControlConfig,
     state: CorrectionState,
-    seen: Sequence[TokenWeights],
+    parts: Sequence[TokenWeights],
+    *,
+    tracked: bool = False,
+    budget: float = 0.9,
+    lam_decay: float = 0.9,
+    lam_min: float = 0.1,
+    lam_max: float = 10.0,
 ) -> tuple[CorrectionState, list[Decision]]:
     """The state after a step, from the weights of all its updates.
 
-    log lam follows `jackpot.track_lam` within [control.lam_min, control.lam_max]; a step whose
-    budget is out of reach leaves it. The tail statistic is discounted and added to.
+    The tail statistic is discounted and added to. A tracked log lam follows `jackpot.track_lam`
+    within [lam_min, lam_max]; a step whose budget is out of reach leaves it as it is.
+
+    Args:
+        parts: the weights of each update of the step.
+        tracked: lam_from = tracked.
 
     Returns:
         The state for the next step, and a Decision if lam is tracked.
     """
-    tail = TailStatistic(state.tail_accepted, state.tail_bound)
-    parts = [w.tail for w in seen if w.tail is not None]
-    if parts:
-        tail = jackpot.smooth_tail(tail, jackpot.merge_tail(parts), _TAIL_DECAY)
-    if cfg.name != "jackpot" or cfg.lam_from != "tracked":
+    tail = state.tail
+    tails = [w.tail for w in parts if w.tail is not None]
+    if tails:
+        tail = jackpot.smooth_tail(tail, jackpot.merge_tail(tails), _TAIL_DECAY)
+    if not tracked:
         return CorrectionState(state.log_lam, *tail), []
 
-    log_ratio = torch.cat([w.log_ratio for w in seen])
-    before = float(torch.cat([w.lam for w in seen]).double().mean())
-    accepted = float(torch.cat([w.accept_prob for w in seen]).double().mean())
+    log_ratio = torch.cat([w.log_ratio for w in parts])
+    before = float(torch.cat([w.lam for w in parts]).double().mean())
+    accepted = float(torch.cat([w.accept_prob for w in parts]).double().mean())
     reach = float((log_ratio > -torch.inf).double().mean())
-    because = f"acceptance {accepted:.4g}, budget {cfg.budget:.4g}"
+    because = f"acceptance {accepted:.4g}, budget {budget:.4g}"
     log_lam, cut = state.log_lam, True
-    if cfg.budget <= reach:
-        moved = jackpot.track_lam(log_lam, moderate(log_ratio), cfg.budget, control.lam_decay)
-        log_lam = limited(moved, control)
+    if budget <= reach:
+        moved = jackpot.track_lam(log_lam, clamp_log_ratio(log_ratio), budget, lam_decay)
+        log_lam = clamp_log_lam(moved, lam_min, lam_max)
         cut = log_lam != moved
     else:
         because += f", out of reach (p > 0 on {reach:.4g} of the tokens): left alone"
@@ -226,118 +419,3 @@ def next_state(
         setting="correction.lam", before=before, after=after, because=because, limited=cut
     )
     return CorrectionState(log_lam, *tail), [decision]
-
-
-class _Tokens(NamedTuple):
-    """p and q of the sampled tokens, (n,), and of q's k likeliest, (n, k); log p - log q, (n,)."""
-
-    p: torch.Tensor
-    q: torch.Tensor
-    topk_p: torch.Tensor
-    topk_q: torch.Tensor
-    log_ratio: torch.Tensor
-
-
-def _obrs(
-    cfg: CorrectionConfig,
-    control: ControlConfig,
-    state: CorrectionState,
-    tokens: _Tokens,
-    uniform: torch.Tensor,
-    in_topk: torch.Tensor,
-    before: Callable[[torch.Tensor], torch.Tensor] | None,
-    tail_bound: torch.Tensor | None,
-) -> TokenWeights:
-    """Mask and min(Z max(lam, r), c1) of each token (Eq. 5); `before` as `_kept_before` gives."""
-    log_ratio = tokens.log_ratio
-    lam, out_of_reach = _lam(cfg, control, state, tokens)
-    # the vocabulary axis of the core, with the sampled token as its only entry
-    accept = jackpot.accept_prob(tokens.p[:, None], tokens.q[:, None], lam)[:, 0]
-    bernoulli = cfg.mask == "bernoulli"
-    coin = (uniform < accept).float() if bernoulli else accept
-    reached = torch.ones_like(accept) if before is None else before(coin)
-    accepted = coin * reached
-    z, kappa, tail = torch.ones_like(accept), 1.0, None
-    if cfg.z == "batch":
-        z = torch.full_like(accept, float(accepted.double().mean()))
-    elif cfg.z == "state":
-        z, tail = _state_z(cfg, state, tokens, lam, accept, in_topk, tail_bound)
-        if cfg.kappa and bool(z.any()):
-            kappa = jackpot.kappa(coin, z)
-            z = kappa * z
-    uncapped = jackpot.obrs_weight(log_ratio, lam, z)
-    if bernoulli:
-        weight = accepted * uncapped.clamp(max=cfg.c1)
-    else:
-        weight = reached * jackpot.expected_weight(log_ratio, lam, z, cfg.c1)
-    used = torch.zeros_like(accept) + lam
-    capped = (uncapped > cfg.c1).float()
-    return TokenWeights(
-        weight, log_ratio, accept, accepted, z, capped, used.float(), out_of_reach, kappa, tail
-    )
-
-
-def _kept_before(sequence: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
-    """A function of each token's chance to be kept (or coin), (n,): the product of those before it
-    in its completion, 1 at the first, (n,). DEVIATIONS.md, 21.
-    """
-    _, row, lengths = torch.unique_consecutive(sequence, return_inverse=True, return_counts=True)
-    column = torch.arange(len(row), device=row.device) - (lengths.cumsum(0) - lengths)[row]
-
-    def product(kept: torch.Tensor) -> torch.Tensor:
-        width = int(lengths.max()) if len(lengths) else 0
-        grid = kept.new_ones((len(lengths), width + 1))
-        grid[row, column + 1] = kept  # moved by one: the product up to here leaves out its own
-        return grid.cumprod(dim=1)[row, column]
-
-    return product
-
-
-def _lam(
-    cfg: CorrectionConfig,
-    control: ControlConfig,
-    state: CorrectionState,
-    tokens: _Tokens,
-) -> tuple[float | torch.Tensor, torch.Tensor]:
-    """The threshold, a number or (n,), and 1 for each token where it misses the budget, (n,)."""
-    nowhere = torch.zeros_like(tokens.p)
-    if cfg.lam_from == "value":
-        return cfg.lam, nowhere
-    if cfg.lam_from == "state":
-        lams, reached = state_lam(tokens.topk_p, tokens.topk_q, cfg.budget)
-        return lams, (~reached).float()
-    if cfg.lam_from == "tracked" and state.log_lam is not None:
-        return math.exp(state.log_lam), nowhere
-    lam, within = batch_lam(tokens.log_ratio, cfg.budget)
-    if cfg.lam_from == "tracked":  # its first step
-        lam = math.exp(limited(math.log(lam), control))
-    return lam, nowhere + float(not within)
-
-
-def _state_z(
-    cfg: CorrectionConfig,
-    state: CorrectionState,
-    tokens: _Tokens,
-    lam: float | torch.Tensor,
-    accept: torch.Tensor,
-    in_topk: torch.Tensor,
-    bound: torch.Tensor | None,
-) -> tuple[torch.Tensor, TailStatistic | None]:
-    """Z of each token's state, (n,), and this update's part of the tail ratio.
-
-    DEVIATIONS.md, 3 and 4: the known set is q's own top k (the paper's union needs q where no
-    engine gives it). With a tail, over q's mass as summed, so that p = q gives exactly 1.
-    """
-    topk_p, topk_q = tokens.topk_p, tokens.topk_q
-    tail_p, tail_q = log_tail(topk_p), log_tail(topk_q)
-    known, upper = jackpot.z_topk(topk_p, topk_q, lam, tail_p, tail_q)
-    if cfg.z_tail == "dropped":
-        return known, None
-    mass = jackpot.z_topk(topk_q, topk_q, 1.0, tail_q, tail_q)[1]
-    if cfg.z_tail == "lumped":
-        return upper / mass, None
-    if bound is None:
-        bound = lumped_tail(tail_p, tail_q, lam)
-    beta = jackpot.tail_ratio(TailStatistic(state.tail_accepted, state.tail_bound))
-    part = jackpot.tail_statistic(accept, ~in_topk, bound, tail_q)
-    return jackpot.z_tail_ratio(known, bound, beta) / mass, part

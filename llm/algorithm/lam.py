@@ -7,7 +7,6 @@ import math
 import torch
 
 import jackpot
-from llm.settings.schema import ControlConfig
 
 from .logprobs import with_tail
 
@@ -48,15 +47,15 @@ def batch_lam(log_ratio: torch.Tensor, budget: float) -> tuple[float, bool]:
     reach = float((log_ratio > -torch.inf).double().mean())
     if reach == 0.0:
         return 1.0, False
-    return jackpot.lam_from_samples(moderate(log_ratio), min(budget, reach)), budget <= reach
+    return jackpot.lam_from_samples(clamp_log_ratio(log_ratio), min(budget, reach)), budget <= reach
 
 
-def moderate(log_ratio: torch.Tensor) -> torch.Tensor:
+def clamp_log_ratio(log_ratio: torch.Tensor) -> torch.Tensor:
     """Log-ratios within +-_LOG_RATIO_MAX, p = 0 kept: lam is the same unless it lies beyond."""
-    moderate = log_ratio.clamp(-_LOG_RATIO_MAX, _LOG_RATIO_MAX)
-    return torch.where(log_ratio > -torch.inf, moderate, log_ratio)
+    clamped = log_ratio.clamp(-_LOG_RATIO_MAX, _LOG_RATIO_MAX)
+    return torch.where(log_ratio > -torch.inf, clamped, log_ratio)
 
 
-def limited(log_lam: float, control: ControlConfig) -> float:
-    """log lam within the limits of the [control] section."""
-    return max(math.log(control.lam_min), min(math.log(control.lam_max), log_lam))
+def clamp_log_lam(log_lam: float, lam_min: float, lam_max: float) -> float:
+    """log lam within [log lam_min, log lam_max]."""
+    return max(math.log(lam_min), min(math.log(lam_max), log_lam))

@@ -10,6 +10,8 @@ from typing import Literal
 
 import torch
 
+from .correction import truncated_ratio
+
 
 def token_scale(
     denominator: Literal["proposed", "accepted", "sequence"],
@@ -72,6 +74,53 @@ def ppo_clip_sum(
     clipped = ratio.clamp(1.0 - clip_low, 1.0 + clip_high)
     terms = weight * torch.minimum(ratio * advantage, clipped * advantage)
     return -(terms * (scale[kept] if isinstance(scale, torch.Tensor) else scale)).sum()
+
+
+def actor_ppo_sum(
+    logp_actor: torch.Tensor,
+    logp_inf: torch.Tensor,
+    logp_actor_ref: torch.Tensor | None,
+    advantage: torch.Tensor,
+    clip_low: float,
+    clip_high: float,
+    *,
+    type: str = "none",
+    cap: float = 2.0,
+    low: float = 0.5,
+    high: float = 2.0,
+) -> torch.Tensor:
+    """The actor's PPO loss on its own rollouts, a sum over tokens.
+
+    Args:
+        logp_actor: log p_actor of the sampled tokens now, (n,), with gradient.
+        logp_inf: log q, (n,).
+        logp_actor_ref: before this rollout's updates, (n,); None: `logp_actor` is that.
+        advantage: (n,).
+        type: F of Eq. 6. none: the PPO ratio is taken to q itself, because q is the actor before
+            these updates (DEVIATIONS.md, 8). Others: the ratio is to p_actor_ref, and F(p_actor_ref
+            / q) is the weight, as in `correction.truncated_ratio`, which cap, low and high are for.
+
+    Paper: Eq. 6.
+    """
+    logp_old = logp_inf
+    if type != "none":
+        logp_old = logp_actor.detach() if logp_actor_ref is None else logp_actor_ref
+    weight = truncated_ratio(logp_old - logp_inf, type=type, cap=cap, low=low, high=high)
+    return ppo_clip_sum(logp_actor, logp_old, advantage, weight, clip_low, clip_high)
+
+
+def joint_loss(
+    terms: dict[str, torch.Tensor], distill_coef: float, anchor_coef: float
+) -> torch.Tensor:
+    """L_Jackpot: the policy's and the actor's losses, and the weighted KLs.
+
+    Args:
+        terms: any of loss_policy, loss_actor_ppo, loss_distill, loss_anchor, scalars.
+
+    Paper: Eq. 8; the anchor is ours.
+    """
+    coefficients = {"loss_distill": distill_coef, "loss_anchor": anchor_coef}
+    return torch.stack([coefficients.get(name, 1.0) * x for name, x in terms.items()]).sum()
 
 
 def distill_sum(kl: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:

@@ -31,7 +31,8 @@ from llm.tasks import factory, problem
 from llm.tasks.factory import prompt_lengths
 from llm.training import self_test
 from llm.training.context import TrainContext, open_context, open_device, open_tokenizer
-from llm.training.dry_run import dry_step
+
+from .dry_run import dry_step
 
 _USAGE = """python -m llm doctor CONFIG.toml [MORE.toml ...] [--section.key value ...]
 

@@ -10,20 +10,24 @@ _PLACE = 1 << 32  # more than the tokens of any sequence
 
 
 class GlobalTokens:
-    """The real tokens of an update on all ranks, in the order that a single process has them in.
+    """The sampled tokens of an update on all ranks, ordered as a single process has them.
 
-    sequence: the sequence of each, its place in the update, (n of all ranks,). sequences: how many.
+    sequence: the completion of each, by its place in the update, (n of all ranks,).
+    n_sequences: how many completions the update has.
     """
 
-    def __init__(self, is_completion: torch.Tensor, place: torch.Tensor) -> None:
-        """is_completion: of this rank's sequences, (b, t). place: where each stands among those of
-        all ranks, (b,); (0,) if this rank has none, and `is_completion` then holds no token."""
-        b, t = is_completion.shape
-        self.sequences = sum(all_gather_object(len(place)))
-        if not len(place):
-            place = torch.zeros(b, dtype=torch.long, device=is_completion.device)
-        column = torch.arange(t, device=place.device)
-        keys = (place[:, None] * _PLACE + column)[is_completion]
+    def __init__(
+        self, sequence: torch.Tensor, position: torch.Tensor, global_row: torch.Tensor
+    ) -> None:
+        """All ranks must make one at the same time.
+
+        Args:
+            sequence, position: of this rank's tokens, (n,).
+            global_row: where each of this rank's sequences stands among those of all ranks, (b,);
+                (0,) if this rank has none.
+        """
+        self.n_sequences = sum(all_gather_object(len(global_row)))
+        keys = global_row[sequence] * _PLACE + position  # (n,) in the order of one process
         counts = all_gather_object(len(keys))
         self._order = all_gather(keys)
         self.sequence = self._order // _PLACE
@@ -33,10 +37,10 @@ class GlobalTokens:
             start = sum(counts[: rank()])
             self._own = self._order.argsort()[start : start + len(keys)]
 
-    def whole(self, x: torch.Tensor) -> torch.Tensor:
-        """Values of this rank's tokens -> of all: (n, ...) -> (n of all ranks, ...)."""
+    def all_gather(self, x: torch.Tensor) -> torch.Tensor:
+        """Values of this rank's tokens -> of all ranks': (n, ...) -> (n of all ranks, ...)."""
         return x if world_size() == 1 else all_gather(x)[self._order]
 
-    def mine(self, x: torch.Tensor) -> torch.Tensor:
-        """Values of all tokens -> of this rank's."""
+    def local(self, x: torch.Tensor) -> torch.Tensor:
+        """Values of all ranks' tokens -> of this rank's."""
         return x if world_size() == 1 else x[self._own]

@@ -1,32 +1,27 @@
-"""What is kept of a step's samples."""
+"""What is kept of a step's samples: padded as they are sampled, flat from there on."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 
-def positions(is_real: torch.Tensor) -> torch.Tensor:
-    """Position of each token within its own sequence, whatever the padding around it. (b, t)."""
-    return (is_real.long().cumsum(dim=1) - 1).clamp(min=0)
-
-
 @dataclass(frozen=True)
-class Batch:
-    """Sequences with what was known when they were sampled. b sequences, t completion positions.
+class Samples:
+    """Completions as an engine gives them. b sequences, t completion positions, k of q's likeliest.
 
     ids: prompt left-padded, completion right-padded, (b, t_prompt + t).
     is_real: a token, not padding, (b, t_prompt + t).
     is_completion: a sampled token, end-of-sequence included, (b, t).
-    logp_inf: log q of the sampled token, 0 at padding, (b, t) float32.
+    logp_inf: log q of the sampled token, nats, 0 at padding, (b, t) float32.
     topk_ids, topk_logp_inf: the k likeliest tokens of q and their log q, (b, t, k).
     index: number of the sequence within the step's batch, (b,): what its random numbers belong to.
     version: of the weights that each token was sampled from, (b, t): steps whose updates they hold.
     finished: the completion ended itself, (b,).
     prompts, answers: text of each prompt, and its right answer.
-    reward, advantage: (b,), filled in by the trainer.
     """
 
     ids: torch.Tensor
@@ -40,24 +35,138 @@ class Batch:
     version: torch.Tensor
     prompts: list[str]
     answers: list[str]
+
+    def flat(self) -> Batch:
+        """The same with one entry per sampled token: the only place where padding is dropped."""
+        real = self.is_completion  # (b, t)
+        sequence, position = real.nonzero().T  # (n,) each, in order of sequence, then position
+        blank = torch.zeros(len(real), device=real.device)
+        return Batch(
+            ids=self.ids,
+            is_real=self.is_real,
+            is_completion=real,
+            index=self.index,
+            finished=self.finished,
+            prompts=self.prompts,
+            answers=self.answers,
+            reward=blank,
+            advantage=blank.clone(),
+            sequence=sequence,
+            position=position,
+            token_ids=self.ids[:, -real.shape[1] :][real],
+            logp_inf=self.logp_inf[real],
+            topk_ids=self.topk_ids[real],
+            topk_logp_inf=self.topk_logp_inf[real],
+            version=self.version[real],
+        )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Sequences, and their sampled tokens, flat. b sequences, n tokens, k of q's likeliest.
+
+    Of each sequence: ids, is_real, is_completion (what a forward pass reads), index, finished,
+    prompts, answers as in `Samples`; reward and advantage, (b,), which the trainer fills in.
+    Of each token, in order of sequence, then position:
+    sequence: its row in `ids`, (n,). position: its place in the completion, from 0, (n,).
+    token_ids: the sampled token, (n,). logp_inf: its log q, nats, (n,) float32.
+    topk_ids, topk_logp_inf: the k likeliest tokens of q at its state and their log q, (n, k).
+    version: of the weights it was sampled from, (n,).
+    """
+
+    ids: torch.Tensor
+    is_real: torch.Tensor
+    is_completion: torch.Tensor
+    index: torch.Tensor
+    finished: torch.Tensor
+    prompts: list[str]
+    answers: list[str]
     reward: torch.Tensor
     advantage: torch.Tensor
+    sequence: torch.Tensor
+    position: torch.Tensor
+    token_ids: torch.Tensor
+    logp_inf: torch.Tensor
+    topk_ids: torch.Tensor
+    topk_logp_inf: torch.Tensor
+    version: torch.Tensor
 
     @property
-    def completion_ids(self) -> torch.Tensor:
-        return self.ids[:, -self.is_completion.shape[1] :]
+    def lengths(self) -> torch.Tensor:
+        """Sampled tokens of each sequence, (b,)."""
+        return self.is_completion.sum(dim=1)
+
+    @property
+    def in_topk(self) -> torch.Tensor:
+        """Whether the sampled token is one of q's k likeliest, (n,)."""
+        return (self.topk_ids == self.token_ids[:, None]).any(dim=-1)
+
+    @property
+    def token_advantage(self) -> torch.Tensor:
+        """The advantage of each token's completion, (n,)."""
+        return self.advantage[self.sequence]
+
+    def token_index(self, rows: torch.Tensor) -> torch.Tensor:
+        """Places of the tokens of these sequences, sequence by sequence: (r,) -> (m,) int64."""
+        lengths = self.lengths
+        first = lengths.cumsum(dim=0) - lengths  # (b,) of each sequence's first token
+        counts = lengths[rows]
+        within = torch.arange(int(counts.sum()), device=counts.device)
+        within -= (counts.cumsum(dim=0) - counts).repeat_interleave(counts)
+        return first[rows].repeat_interleave(counts) + within
 
     def rows(self, chosen: torch.Tensor) -> Batch:
-        """The sub-batch of these sequences, in this order."""
-        order = chosen.tolist()
-        picked: dict[str, Any] = {
-            k: v[chosen] if isinstance(v, torch.Tensor) else [v[i] for i in order]
-            for k, v in vars(self).items()
-        }
+        """The batch of these sequences, in this order."""
+        order, tokens = chosen.tolist(), self.token_index(chosen)
+        picked: dict[str, Any] = {}
+        for name, values in vars(self).items():
+            if isinstance(values, list):
+                picked[name] = [values[i] for i in order]
+            else:
+                picked[name] = values[tokens if name in _OF_TOKENS else chosen]
+        row = torch.arange(len(order), device=tokens.device)
+        picked["sequence"] = row.repeat_interleave(self.lengths[chosen])
         return replace(self, **picked)
 
+    def columns(self, left: int, width: int) -> Batch:
+        """Without the first `left` columns of prompts, and `width` completion positions wide.
+
+        What is left out must be padding.
+        """
+        end = self.ids.shape[1] - self.is_completion.shape[1] + width
+        return replace(
+            self,
+            ids=self.ids[:, left:end],
+            is_real=self.is_real[:, left:end],
+            is_completion=self.is_completion[:, :width],
+        )
+
+    def without_tokens(self) -> Batch:
+        """The first sequence, cut to two columns, of which no token counts."""
+        one = self.rows(torch.arange(1))
+        prompt_width = one.ids.shape[1] - one.is_completion.shape[1]
+        one = one.columns(prompt_width - 1, 1)
+        none = {name: getattr(one, name)[:0] for name in _OF_TOKENS}
+        return replace(one, is_completion=torch.zeros_like(one.is_completion), **none)
+
     def completions(self) -> list[list[int]]:
-        """Sampled ids of each sequence, without padding."""
-        lengths = self.is_completion.sum(dim=1).tolist()
-        rows = self.completion_ids.tolist()
-        return [row[:n] for row, n in zip(rows, lengths, strict=True)]
+        """Sampled ids of each sequence."""
+        return [ids.tolist() for ids in self.token_ids.split(self.lengths.tolist())]
+
+
+_OF_TOKENS = (
+    *("sequence", "position", "token_ids", "logp_inf", "topk_ids", "topk_logp_inf", "version"),
+)
+
+
+def in_order(parts: Sequence[torch.Tensor], places: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Values of the tokens at some places, put in order: (m, ...) each, (m,) each -> (n, ...)."""
+    values = torch.cat(list(parts))
+    ordered = torch.empty_like(values)
+    ordered[torch.cat(list(places))] = values
+    return ordered
+
+
+def positions(is_real: torch.Tensor) -> torch.Tensor:
+    """Position id of every token, counted from each sequence's first real token, (b, s)."""
+    return (is_real.long().cumsum(dim=-1) - 1).clamp(min=0)

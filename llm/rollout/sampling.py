@@ -13,7 +13,7 @@ from llm.errors import NonFinite
 from llm.tasks.problem import Problem
 from llm.tokenizers.pretrained import Tokenizer
 
-from .batch import Batch, positions
+from .batch import Samples, positions
 
 _COMPACT_BELOW = 0.75  # share of unfinished sequences at which the finished ones leave the cache
 _BLOCK = 512  # ids per block of the two-level search for a token
@@ -34,7 +34,7 @@ def sample(
     place: tuple[int, int] | None = None,
     version: int = 0,
     check: Callable[[torch.Tensor], None] | None = None,
-) -> Batch:
+) -> Samples:
     """`group` completions for each problem, neighbours, drawn from softmax(logits / temperature).
 
     That very distribution, in float32, is what `logp_inf` and the top-k log-probabilities describe.
@@ -94,7 +94,7 @@ def sample(
         new = ids[rows, width + i : width + i + 1]
         past = is_real[rows, : width + i + 1]
         logits = _forward(model, new, past, position[rows, None] + i, cache)
-    return Batch(
+    return Samples(
         ids=ids,
         is_real=is_real,
         is_completion=is_real[:, width:],
@@ -106,8 +106,6 @@ def sample(
         version=torch.full((b, t), version, device=device),
         prompts=[p.prompt for p in problems for _ in range(group)],
         answers=[p.answer for p in problems for _ in range(group)],
-        reward=torch.zeros(b, device=device),
-        advantage=torch.zeros(b, device=device),
     )
 
 

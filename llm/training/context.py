@@ -24,7 +24,9 @@ from llm.tokenizers import pretrained
 
 
 class TrainContext(NamedTuple):
-    """anchor: the policy as it was at the start, frozen; None where the loss has no anchor.
+    """Closes its processes where it is left as a context manager.
+
+    anchor: the policy as it was at the start, frozen; None where the loss has no anchor.
     engine: samples the rollouts; None where there are none.
     shards: by role, what is trained in place of a model that is spread over ranks.
     chunked: logits are computed in blocks, for all models that have a head of their own form."""
@@ -42,14 +44,31 @@ class TrainContext(NamedTuple):
     chunked: bool = False
 
     @property
-    def whole(self) -> dict[str, Model]:
+    def full_models(self) -> dict[str, Model]:
         """The trained models, by role: those that sample, are evaluated and are saved."""
         return {"policy": self.policy} | ({"actor": self.actor.model} if self.actor.trained else {})
 
     @property
     def trained(self) -> dict[str, Model]:
         """The trained models, by role, as they are trained."""
-        return {**self.whole, **self.shards}
+        return {**self.full_models, **self.shards}
+
+    def gather_shards(self) -> None:
+        """Copy what was trained in shards into the full models."""
+        sharding.collect(self.shards, self.full_models)
+
+    def publish_weights(self, step: int) -> None:
+        """After the updates of `step` the actor and the sampling engine take over the weights."""
+        self.gather_shards()
+        self.actor.refresh(self.policy, step)
+        if self.engine is not None:
+            self.engine.update(self.actor.model, version=step + 1)
+
+    def __enter__(self) -> TrainContext:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """End the processes of engine and scorer."""
@@ -81,15 +100,15 @@ def open_context(cfg: Config, folder: Path) -> TrainContext:
         anchor = copy.deepcopy(policy).requires_grad_(False)
     scorer = scorers.open_scorer(cfg.task, tokenizer)
     engine = open_engine(cfg, tokenizer, actor.model, device)
-    setup = TrainContext(cfg, tokenizer, task, scorer, policy, actor, anchor, device, engine)
-    setup = setup._replace(chunked=support.chunked(cfg, policy, actor.model))
+    ctx = TrainContext(cfg, tokenizer, task, scorer, policy, actor, anchor, device, engine)
+    ctx = ctx._replace(chunked=support.chunked(cfg, policy, actor.model))
     if cfg.run.sharding == "fsdp" and distributed.world_size() > 1:
-        shards = {role: sharding.shard(model) for role, model in setup.whole.items()}
-        setup = setup._replace(shards=shards)
+        shards = {role: sharding.shard(model) for role, model in ctx.full_models.items()}
+        ctx = ctx._replace(shards=shards)
     if cfg.run.activation_checkpointing:
-        for model in setup.trained.values():
+        for model in ctx.trained.values():
             loading.enable_recomputing(model)
-    return setup
+    return ctx
 
 
 def open_tokenizer(cfg: Config) -> pretrained.Tokenizer:

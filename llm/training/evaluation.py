@@ -4,62 +4,57 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from llm import distributed, randomness
-from llm.distributed import sum_counts
 from llm.rollout.batch import Batch
 from llm.rollout.sampling import sample
 from llm.tasks import problem
 
-from . import evaluation as evaluate
-from . import forward
 from .context import TrainContext
+from .forward import exact_kls, forward
 from .microbatches import microbatches
 from .rollout_phase import rewards
 
-if TYPE_CHECKING:
-    from .context import TrainContext
 
-
-def pass_rate(model: Any, setup: TrainContext) -> float:
+def pass_rate(model: Any, ctx: TrainContext) -> float:
     """Mean score over the run's held-out prompts, one sample each, at the training temperature.
 
     Prompts and random numbers are the same at every call, so that evaluations of a run, and of runs
     with the same seed, differ only by the model.
     """
-    run = setup.cfg.run
-    problems = setup.task.held_out(run.seed, run.eval_prompts)
-    return float(_scores(model, setup, problems, 1, run.seed).mean())
+    run = ctx.cfg.run
+    problems = ctx.task.held_out(run.seed, run.eval_prompts)
+    return float(_scores(model, ctx, problems, 1, run.seed).mean())
 
 
 def evaluate_many(
-    model: Any, setup: TrainContext, problems: Sequence[problem.Problem], k: int, seed: int
+    model: Any, ctx: TrainContext, problems: Sequence[problem.Problem], k: int, seed: int
 ) -> np.ndarray:
     """Which of k samples of each problem are right, bool (problems, k). Right is a full score."""
-    return _scores(model, setup, problems, k, seed) >= 1.0
+    return _scores(model, ctx, problems, k, seed) >= 1.0
 
 
 def _scores(
-    model: Any, setup: TrainContext, problems: Sequence[problem.Problem], k: int, seed: int
+    model: Any, ctx: TrainContext, problems: Sequence[problem.Problem], k: int, seed: int
 ) -> np.ndarray:
     """(problems, k) float64. Each rank samples its part of them.
 
     As many sequences at a time as a training step samples (or k, if that is more): what is known to
     fit. Random numbers are drawn sequence by sequence, so chunks change none of them.
     """
-    r = setup.cfg.rollout
+    r = ctx.cfg.rollout
     size = max(1, r.prompts_per_step * r.rollouts_per_prompt // k)
     rng, own = randomness.stream(seed, "evaluation sampling"), distributed.rank_slice(len(problems))
     rng.bit_generator.advance(own.start * k * r.max_new_tokens)  # type: ignore[attr-defined]
-    found = [torch.zeros(0)]
+    scores = [torch.zeros(0)]
     for start in range(own.start, own.stop, size):
-        batch = sample(
+        samples = sample(
             model,
-            setup.tokenizer,
+            ctx.tokenizer,
             list(problems[start : min(start + size, own.stop)]),
             rng,
             max_new_tokens=r.max_new_tokens,
@@ -67,29 +62,35 @@ def _scores(
             top_k=1,
             group=k,
         )
-        found.append(rewards(batch, setup.scorer))
-    return distributed.all_gather(torch.cat(found)).double().numpy().reshape(len(problems), k)
+        scores.append(rewards(samples.flat(), ctx.scorer))
+    return distributed.all_gather(torch.cat(scores)).double().numpy().reshape(len(problems), k)
 
 
 @torch.no_grad()
-def evaluation(setup: TrainContext, batch: Batch) -> dict[str, float]:
+def evaluate(ctx: TrainContext, batch: Batch) -> dict[str, float]:
     """Held-out pass rates, and both exact KLs on the states of this batch."""
     clock = time.perf_counter()
-    policy, actor = setup.policy, setup.actor.model
-    found = {"pass_rate": evaluate.pass_rate(policy, setup)}
+    policy, actor = ctx.policy, ctx.actor.model
+    row = {"pass_rate": pass_rate(policy, ctx)}
     if actor is policy:
-        found |= {"kl_policy_actor": 0.0, "kl_actor_policy": 0.0}
+        row |= {"kl_policy_actor": 0.0, "kl_actor_policy": 0.0}
     else:
-        found["pass_rate_actor"] = evaluate.pass_rate(actor, setup)
-        sums = dict.fromkeys(("kl_policy_actor", "kl_actor_policy", "tokens"), 0.0)
-        for mb, _ in microbatches(setup.cfg, batch):
-            n = int(mb.is_completion.sum())
-            if n:
-                one, other = (forward.forward(setup, m, mb) for m in (policy, actor))
-                kls = forward.exact_kls(one, other, setup.cfg.rollout.temperature)
-                sums = {k: v + n * {**kls, "tokens": 1}[k] for k, v in sums.items()}
-        *both, total = distributed.all_reduce_sum(list(sums.values()), setup.device)
-        found |= {k: kl / total for k, kl in zip(sums, both, strict=False)}
-    found |= {f"eval_{k}": v for k, v in sum_counts(setup.scorer.counts()).items()}
-    found["seconds_eval"] = time.perf_counter() - clock
-    return found
+        row["pass_rate_actor"] = pass_rate(actor, ctx)
+        row |= mean_kls(ctx, batch)
+    counts = distributed.sum_counts(ctx.scorer.counts())
+    row |= {f"eval_{name}": count for name, count in counts.items()}
+    row["seconds_eval"] = time.perf_counter() - clock
+    return row
+
+
+def mean_kls(ctx: TrainContext, batch: Batch) -> dict[str, float]:
+    """KL(policy || actor) and KL(actor || policy), nats per token, over all ranks' states."""
+    sums = dict.fromkeys(("kl_policy_actor", "kl_actor_policy", "tokens"), 0.0)
+    for mb in microbatches(ctx.cfg, batch):
+        n = len(mb.tokens)
+        if n:
+            policy, actor = (forward(ctx, m, mb.batch) for m in (ctx.policy, ctx.actor.model))
+            kls = exact_kls(policy, actor, ctx.cfg.rollout.temperature)
+            sums = {k: v + n * {**kls, "tokens": 1}[k] for k, v in sums.items()}
+    *both, total = distributed.all_reduce_sum(list(sums.values()), ctx.device)
+    return {name: kl / total for name, kl in zip(sums, both, strict=False)}

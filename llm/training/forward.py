@@ -1,7 +1,8 @@
-"""What the models say at the tokens of a batch: a forward pass of each, and then their heads.
+"""What the models say at the tokens of a batch: one forward pass of each, then their heads.
 
-A model's side of it is either states and a head, whose logits then only exist in blocks, or whole
-logits (`Setup.chunked`); `read` takes both. Everything here is of real completion tokens, flat.
+A model's `HeadInput` holds either hidden states and a head, whose logits then exist only in blocks,
+or whole logits (`TrainContext.chunked`). `logprobs_and_kls` takes both. Everything from there on is
+flat: n sampled tokens, k of q's likeliest tokens.
 """
 
 from __future__ import annotations
@@ -24,54 +25,60 @@ from llm.rollout.batch import Batch, positions
 from llm.settings.schema import LossConfig
 
 from .context import TrainContext
+from .correction_settings import of_correction, of_tail
 
 
-class Tokens(NamedTuple):
-    """The policy's view of the real tokens of a batch, flat, without gradient."""
+class PolicyLogprobs(NamedTuple):
+    """The policy at the tokens of a batch, without gradient; as p_ref, or as p_new for the weights.
 
-    logp: torch.Tensor  # (n,) of the sampled token
-    topk_logp: torch.Tensor  # (n, k) of q's k likeliest tokens
-    tail_bound: torch.Tensor | None  # (n,) what the others can add to Z; None where unused
+    logp: of the sampled tokens, (n,). topk_logp: of q's k likeliest tokens, (n, k). tail_bound:
+    what the other tokens can add to Z, (n,); None where the weights do not use it.
+    """
+
+    logp: torch.Tensor
+    topk_logp: torch.Tensor
+    tail_bound: torch.Tensor | None
+
+    def at(self, tokens: torch.Tensor) -> PolicyLogprobs:
+        """Those of some tokens: (m,) places."""
+        bound = None if self.tail_bound is None else self.tail_bound[tokens]
+        return PolicyLogprobs(self.logp[tokens], self.topk_logp[tokens], bound)
 
 
-class Weighing(NamedTuple):
-    """What `tokens` needs besides the policy. is_target: the policy as it is now is the target."""
+class ModelOutputs(NamedTuple):
+    """All that the losses need of the models at m tokens, (m,) each, with gradient.
 
-    state: CorrectionState
-    is_target: bool
-
-
-class Joint(NamedTuple):
-    """All that the losses need of the models at n tokens, (n,) each, with gradient.
-
-    kl: "anchor", "distill" (at the distillation temperature), "control" (no gradient), where used.
-    tokens: for the weights, where they were asked for.
+    policy, actor: log-probability of the sampled token; actor is None where it is not trained.
+    entropy: of the policy, without gradient.
+    kl: "anchor", "distill" (at the distillation temperature) and "control" (without gradient), each
+        where it is used.
+    for_weights: the policy's log-probabilities for the weights, where they were asked for.
     """
 
     policy: torch.Tensor
     actor: torch.Tensor | None
-    entropy: torch.Tensor  # without gradient
+    entropy: torch.Tensor
     kl: dict[str, torch.Tensor]
-    tokens: Tokens | None
+    for_weights: PolicyLogprobs | None
 
 
-def forward(setup: TrainContext, model: Model, batch: Batch) -> HeadInput:
-    """One forward pass, up to where `read` goes on."""
-    found = own_head(model)[0] if setup.chunked else None
+def forward(ctx: TrainContext, model: Model, batch: Batch) -> HeadInput:
+    """One forward pass, up to where `logprobs_and_kls` goes on: states or logits of n tokens."""
+    head = own_head(model)[0] if ctx.chunked else None
     with recomputing(model):
         width = batch.is_completion.shape[1]
-        states = completion_states(model, batch.ids, batch.is_real, width, found is not None)
-    states = states[batch.is_completion]
-    if found is None:
+        states = completion_states(model, batch.ids, batch.is_real, width, head is not None)
+    states = states[batch.is_completion]  # (b, t, h or v) -> (n, h or v)
+    if head is None:
         return HeadInput(logits=states)
-    bias = None if found.bias is None else gathered(found.bias)
-    return HeadInput(states, Head(gathered(found.weight), bias, found.softcap))
+    bias = None if head.bias is None else gathered(head.bias)
+    return HeadInput(states, Head(gathered(head.weight), bias, head.softcap))
 
 
 def completion_states(
     model: Model, ids: torch.Tensor, is_real: torch.Tensor, completion_width: int, split: bool
 ) -> torch.Tensor:
-    """What the law of each completion token is computed from.
+    """What the distribution of each completion token is computed from.
 
     Args:
         ids: prompt (left-padded) then completion (right-padded), shape (b, t_prompt + t).
@@ -94,60 +101,72 @@ def completion_states(
     return model(**inputs, logits_to_keep=completion_width + 1).logits[:, :-1]
 
 
-def read(
-    sides: list[HeadInput], temperature: float, pairs: Sequence[KLPair] = ()
+def logprobs_and_kls(
+    inputs: list[HeadInput], temperature: float, pairs: Sequence[KLPair] = ()
 ) -> tuple[list[HeadOutput], list[torch.Tensor]]:
-    """`head.chunked_logprobs`, or `head.dense_logprobs` where a side has whole logits."""
-    split = all(side.head is not None for side in sides)
-    return (chunked.chunked_logprobs if split else chunked.dense_logprobs)(
-        sides, pairs, temperature
-    )
+    """`chunked.chunked_logprobs`, or `chunked.dense_logprobs` where a model has whole logits."""
+    if all(x.head is not None for x in inputs):
+        return chunked.chunked_logprobs(inputs, pairs, temperature)
+    return chunked.dense_logprobs(inputs, pairs, temperature)
 
 
-def taken(side: HeadInput, batch: Batch) -> HeadInput:
-    """The side with the sampled tokens, whose log-probability is wanted."""
-    return side._replace(tokens=batch.completion_ids[batch.is_completion])
+def at_sampled_tokens(head_input: HeadInput, batch: Batch) -> HeadInput:
+    """Ask for the log-probability of the sampled tokens."""
+    return head_input._replace(tokens=batch.token_ids)
 
 
-def joint(
-    setup: TrainContext, batch: Batch, controls: Controls, weighing: Weighing | None
-) -> Joint:
-    """One forward pass of each model that has a part in the losses. weighing: also `tokens`."""
-    loss, role, warm = setup.cfg.loss, setup.trained, setup.cfg.rollout.temperature
-    sides, pairs = [taken(forward(setup, role["policy"], batch), batch)], {}
-    sides[0] = sides[0]._replace(entropy=True)
-    if weighing is not None:
-        sides[0] = _weighed(setup, sides[0], batch, weighing)
-    if setup.anchor is not None:
+def forward_all(
+    ctx: TrainContext,
+    batch: Batch,
+    controls: Controls,
+    state: CorrectionState,
+    *,
+    for_weights: bool,
+    is_target: bool,
+) -> ModelOutputs:
+    """One forward pass of each model that has a part in the losses.
+
+    Args:
+        for_weights: compute what the weights need too.
+        is_target: the policy as it is now is the target p of the weights.
+    """
+    loss, trained, temperature = ctx.cfg.loss, ctx.trained, ctx.cfg.rollout.temperature
+    policy = at_sampled_tokens(forward(ctx, trained["policy"], batch), batch)
+    policy = policy._replace(entropy=True)
+    if for_weights:
+        policy = _at_top_k(ctx, policy, batch, state, is_target)
+    inputs, pairs = [policy], {}
+    if ctx.anchor is not None:
         with torch.no_grad():
-            sides.append(forward(setup, setup.anchor, batch))
+            inputs.append(forward(ctx, ctx.anchor, batch))
         pairs["anchor"] = KLPair(0, 1, train_q=False)
-    actor, distilled = len(sides), controls.distill_coef > 0
+    actor, distilled = len(inputs), controls.distill_coef > 0
+    # a KL of other laws (bucketed, or at another temperature) needs a pass of its own
     apart = loss.distill_top_k > 0 or loss.distill_temperature != 1.0
-    if setup.actor.trained:
-        sides.append(taken(forward(setup, role["actor"], batch), batch))
+    if ctx.actor.trained:
+        inputs.append(at_sampled_tokens(forward(ctx, trained["actor"], batch), batch))
         if distilled and not apart:
-            pairs["distill"] = _distilling(loss, 0, actor)
-        if setup.cfg.control.kl_target > 0:
+            pairs["distill"] = _distill_pair(loss, 0, actor)
+        if ctx.cfg.control.kl_target > 0:
             pairs["control"] = KLPair(0, actor, train_p=False, train_q=False)
-    scores, found = read(sides, warm, list(pairs.values()))
-    kl = dict(zip(pairs, found, strict=True))
-    if setup.actor.trained and distilled and apart:
-        kl["distill"] = distill_kl(loss, sides[0], sides[actor], warm)
+    outputs, kls = logprobs_and_kls(inputs, temperature, list(pairs.values()))
+    kl = dict(zip(pairs, kls, strict=True))
+    if ctx.actor.trained and distilled and apart:
+        kl["distill"] = distill_kl(loss, inputs[0], inputs[actor], temperature)
     if "control" in kl:
         kl["control"] = kl["control"].detach()
-    policy = scores[0]
-    assert policy.logp is not None and policy.entropy is not None
-    return Joint(
-        policy.logp,
-        scores[actor].logp if setup.actor.trained else None,
-        policy.entropy.detach(),
-        kl,
-        None if weighing is None else tokens(setup, sides[0], policy, batch, weighing),
+    return ModelOutputs(
+        policy=outputs[0].require("logp"),
+        actor=outputs[actor].require("logp") if ctx.actor.trained else None,
+        entropy=outputs[0].require("entropy").detach(),
+        kl=kl,
+        for_weights=_for_weights(ctx, policy, outputs[0], batch, state, is_target)
+        if for_weights
+        else None,
     )
 
 
-def _distilling(loss: LossConfig, policy: int, actor: int) -> KLPair:
+def _distill_pair(loss: LossConfig, policy: int, actor: int) -> KLPair:
     """Eq. 7: KL(policy || actor), or the reverse; it trains the actor alone."""
     if loss.distill_direction == "forward":
         return KLPair(policy, actor, train_p=False)
@@ -161,76 +180,91 @@ def distill_kl(
 
     temperature: of sampling. Laws of k tokens and a bucket need whole logits.
     """
-    policy, actor = _alone(_detached(policy)), _alone(actor)
-    pair, temperature = [_distilling(loss, 0, 1)], temperature * loss.distill_temperature
+    policy, actor = _bare(_detached(policy)), _bare(actor)
+    pair, temperature = [_distill_pair(loss, 0, 1)], temperature * loss.distill_temperature
     if not loss.distill_top_k:
-        return read([policy, actor], temperature, pair)[1][0]
-    full = [torch.log_softmax(_logits(side) / temperature, dim=-1) for side in (policy, actor)]
-    coarse = bucketed(full[0], full[1], loss.distill_top_k)
+        return logprobs_and_kls([policy, actor], temperature, pair)[1][0]
+    full = [torch.log_softmax(_logits(x) / temperature, dim=-1) for x in (policy, actor)]  # (n, v)
+    coarse = bucketed(full[0], full[1], loss.distill_top_k)  # (n, k + 1) each
     return chunked.dense_logprobs([HeadInput(logits=x) for x in coarse], pair)[1][0]
 
 
 @torch.no_grad()
-def policy_tokens(setup: TrainContext, batch: Batch, weighing: Weighing) -> Tokens:
-    """`tokens` by a forward pass of the policy alone."""
-    side = taken(forward(setup, setup.trained["policy"], batch), batch)
-    side = _weighed(setup, side, batch, weighing)
-    return tokens(setup, side, read([side], setup.cfg.rollout.temperature)[0][0], batch, weighing)
+def policy_logprobs(
+    ctx: TrainContext, batch: Batch, state: CorrectionState, *, is_target: bool
+) -> PolicyLogprobs:
+    """What the weights need of the policy, by a forward pass of the policy alone."""
+    policy = at_sampled_tokens(forward(ctx, ctx.trained["policy"], batch), batch)
+    policy = _at_top_k(ctx, policy, batch, state, is_target)
+    (output,), _ = logprobs_and_kls([policy], ctx.cfg.rollout.temperature)
+    return _for_weights(ctx, policy, output, batch, state, is_target)
 
 
-def _weighed(setup: TrainContext, side: HeadInput, batch: Batch, weighing: Weighing) -> HeadInput:
-    """The side with what `tokens` reads of it: q's k likeliest, and p's tail above lam c."""
-    cfg, real = setup.cfg.correction, batch.is_completion
-    known = weighing.is_target and needs_tail(cfg)
-    lam = lam_before(cfg, weighing.state) if known else None
-    floor = None if lam is None else tail_floor(batch.topk_logp_inf[real], lam)
-    return side._replace(ids=batch.topk_ids[real], floor=floor)
+def _at_top_k(
+    ctx: TrainContext, policy: HeadInput, batch: Batch, state: CorrectionState, is_target: bool
+) -> HeadInput:
+    """Ask for q's k likeliest tokens and, where lam is known already, for p's tail above lam c."""
+    floor = None
+    if is_target and needs_tail(**of_correction(ctx.cfg)):
+        lam = lam_before(state, lam=ctx.cfg.correction.lam, lam_from=ctx.cfg.correction.lam_from)
+        floor = None if lam is None else tail_floor(batch.topk_logp_inf, lam)
+    return policy._replace(ids=batch.topk_ids, floor=floor)
 
 
 @torch.no_grad()
-def tokens(
-    setup: TrainContext, side: HeadInput, scores: HeadOutput, batch: Batch, weighing: Weighing
-) -> Tokens:
-    """What the weights need of the policy's side and its scores."""
-    assert scores.logp is not None and scores.logp_ids is not None and side.ids is not None
-    logp, topk_logp = scores.logp.detach(), scores.logp_ids.detach()
-    bound, cfg = None, setup.cfg
+def _for_weights(
+    ctx: TrainContext,
+    policy: HeadInput,
+    output: HeadOutput,
+    batch: Batch,
+    state: CorrectionState,
+    is_target: bool,
+) -> PolicyLogprobs:
+    """What the weights need, from the head's output."""
+    logp, topk_logp = output.require("logp").detach(), output.require("logp_ids").detach()
 
-    def counted(floor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        found = scores
-        if side.floor is None:  # lam came only with p: one more pass
-            again = _alone(_detached(side))._replace(ids=side.ids, floor=floor)
-            (found,), _ = read([again], cfg.rollout.temperature)
-        assert found.n_above is not None and found.mass_above is not None
-        return found.n_above, found.mass_above
+    def count_above(floor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        counted = output
+        if policy.floor is None:  # lam is known only now that p is: one more pass of the head
+            again = _bare(_detached(policy))._replace(ids=policy.ids, floor=floor)
+            (counted,), _ = logprobs_and_kls([again], ctx.cfg.rollout.temperature)
+        return counted.require("n_above"), counted.require("mass_above")
 
-    if weighing.is_target and bool(torch.isfinite(logp).all()):  # else the guard stops at `logp`
-        topk_logp_inf = batch.topk_logp_inf[batch.is_completion]
-        bound = forward_tail(cfg.correction, weighing.state, topk_logp, topk_logp_inf, counted)
-    return Tokens(logp, topk_logp, bound)
+    # where logp is not finite, the guard stops the run before anything uses the bound
+    wanted = is_target and needs_tail(**of_correction(ctx.cfg))
+    bound = None
+    if wanted and bool(torch.isfinite(logp).all()):
+        topk_logp_inf = batch.topk_logp_inf
+        bound = forward_tail(state, topk_logp, topk_logp_inf, count_above, **of_tail(ctx.cfg))
+    return PolicyLogprobs(logp, topk_logp, bound)
 
 
 @torch.no_grad()
 def exact_kls(policy: HeadInput, actor: HeadInput, temperature: float) -> dict[str, float]:
     """Both KLs over the full vocabulary, nats per token, mean over states."""
-    forth, back = read([policy, actor], temperature, [KLPair(0, 1), KLPair(1, 0)])[1]
-    return {"kl_policy_actor": float(forth.mean()), "kl_actor_policy": float(back.mean())}
+    pairs = [KLPair(0, 1), KLPair(1, 0)]
+    kl_policy_actor, kl_actor_policy = logprobs_and_kls([policy, actor], temperature, pairs)[1]
+    return {
+        "kl_policy_actor": float(kl_policy_actor.mean()),
+        "kl_actor_policy": float(kl_actor_policy.mean()),
+    }
 
 
-def _alone(side: HeadInput) -> HeadInput:
+def _bare(head_input: HeadInput) -> HeadInput:
     """Nothing asked of it but a KL."""
-    return HeadInput(side.hidden, side.head, logits=side.logits)
+    return HeadInput(head_input.hidden, head_input.head, logits=head_input.logits)
 
 
-def _detached(side: HeadInput) -> HeadInput:
-    if side.hidden is None or side.head is None:
-        return side if side.logits is None else side._replace(logits=side.logits.detach())
-    bias = None if side.head.bias is None else side.head.bias.detach()
-    own = Head(side.head.weight.detach(), bias, side.head.softcap)
-    return side._replace(hidden=side.hidden.detach(), head=own)
+def _detached(head_input: HeadInput) -> HeadInput:
+    hidden, head, logits = head_input.hidden, head_input.head, head_input.logits
+    if hidden is None or head is None:
+        return head_input if logits is None else head_input._replace(logits=logits.detach())
+    bias = None if head.bias is None else head.bias.detach()
+    detached = Head(head.weight.detach(), bias, head.softcap)
+    return head_input._replace(hidden=hidden.detach(), head=detached)
 
 
-def _logits(side: HeadInput) -> torch.Tensor:
+def _logits(head_input: HeadInput) -> torch.Tensor:
     """Whole ones, (n, v) float32, before the temperature."""
-    assert side.logits is not None
-    return side.logits.float()
+    assert head_input.logits is not None
+    return head_input.logits.float()

@@ -1,72 +1,80 @@
-"""The sequences of each optimiser step of a rollout."""
+"""The sequences of each optimiser step of a rollout, with their coins and p_ref."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
 from llm import distributed, randomness
-from llm.algorithm.correction import CorrectionState
-from llm.distributed.global_tokens import GlobalTokens
+from llm.distributed import GlobalTokens
 from llm.rollout.batch import Batch
 
 from .context import TrainContext
-from .forward import Tokens
-from .microbatches import none_of
-from .scoring import before_updates
+from .forward import PolicyLogprobs
+from .optimizer import Learner
+from .scoring import score_before_updates
 
 
-class Share(NamedTuple):
-    """What one optimiser step works on: this rank's sequences of it."""
+@dataclass(frozen=True)
+class Minibatch:
+    """What one optimiser step works on: this rank's sequences of it, n tokens.
+
+    coin: in [0, 1) for each token, (n,) float64.
+    p_ref: of its tokens; None where there is a single update per rollout, whose own forward pass
+        gives it.
+    logp_actor_ref: log p_actor_ref of the sampled tokens, (n,); None likewise, or where Eq. 6 has
+        no correction.
+    global_row: where each sequence stands among those of all ranks, (b,); (0,) if there is none.
+    """
 
     batch: Batch
-    coin: torch.Tensor  # (n,) float64, below 1
-    ref: Tokens | None  # p_ref; None: the update's own forward pass gives it
-    ref_actor: torch.Tensor | None  # (n,) p_actor_ref of the sampled token; None likewise
-    place: torch.Tensor | None = None  # (b,) of its sequences among all ranks'; None: 0 to b - 1
+    coin: torch.Tensor
+    p_ref: PolicyLogprobs | None
+    logp_actor_ref: torch.Tensor | None
+    global_row: torch.Tensor
 
-    def places(self) -> torch.Tensor:
-        """`place`, written out."""
-        real = self.batch.is_completion
-        return torch.arange(len(real), device=real.device) if self.place is None else self.place
+    def actor_ref_at(self, tokens: torch.Tensor) -> torch.Tensor | None:
+        """logp_actor_ref of some tokens, (m,) places."""
+        return None if self.logp_actor_ref is None else self.logp_actor_ref[tokens]
 
+    @cached_property
     def tokens(self) -> GlobalTokens:
-        """Its tokens among all ranks'; all ranks must ask."""
-        return GlobalTokens(self.batch.is_completion, self.places())
+        """Its tokens among all ranks'. All ranks must ask for the first time together."""
+        return GlobalTokens(self.batch.sequence, self.batch.position, self.global_row)
 
 
-def shares(setup: TrainContext, batch: Batch, state: CorrectionState, step: int) -> list[Share]:
+def split_minibatches(
+    ctx: TrainContext, batch: Batch, learner: Learner, step: int
+) -> list[Minibatch]:
     """The sequences of each optimiser step of a rollout: all of them, or random equal shares.
 
-    p_ref and p_actor_ref are scored here, before any update. Coins belong to (sequence, position).
-    The shares are of the sequences of all ranks, so of some a rank may have none.
+    Where there are several, p_ref and p_actor_ref are computed here, before any update. A coin
+    belongs to (sequence, position), so it depends on neither the split nor the ranks. The split is
+    of the sequences of all ranks, so of some minibatches a rank may have none.
     """
-    cfg, device = setup.cfg, batch.ids.device
-    n = sum(distributed.all_gather_object(len(batch.answers)))
-    coins = randomness.stream(cfg.run.seed, "rejection", step).random(
-        (n, batch.is_completion.shape[1])
-    )
-    coin = torch.from_numpy(coins).to(device)[batch.index][batch.is_completion]
+    cfg, device = ctx.cfg, batch.ids.device
+    n, width = sum(distributed.all_gather_object(len(batch.answers))), batch.is_completion.shape[1]
+    rng = randomness.stream(cfg.run.seed, "rejection", step)
+    coins = torch.from_numpy(rng.random((n, width))).to(device)  # (all sequences, t)
+    coin = coins[batch.index[batch.sequence], batch.position]  # (n,)
     if cfg.loss.updates_per_rollout == 1:
-        return [Share(batch, coin, None, None, batch.index)]
-    ref, ref_actor = before_updates(setup, batch, state)
-    order = randomness.stream(cfg.run.seed, "shares", step).permutation(n)
-    found = []
-    for numbers in torch.from_numpy(order).to(device).reshape(cfg.loss.updates_per_rollout, -1):
-        rows, place = (batch.index[:, None] == numbers).nonzero().T
+        return [Minibatch(batch, coin, None, None, batch.index)]
+    p_ref, logp_actor_ref = score_before_updates(ctx, batch, learner.correction)
+    order = torch.from_numpy(randomness.stream(cfg.run.seed, "shares", step).permutation(n))
+    minibatches = []
+    for numbers in order.to(device).reshape(cfg.loss.updates_per_rollout, -1):
+        rows, place = (batch.index[:, None] == numbers).nonzero().T  # those of this rank
         rows, place = rows[place.argsort()], place.sort().values
-        tail = None if ref.tail_bound is None else _pick(ref.tail_bound, batch, rows)
-        part = Tokens(_pick(ref.logp, batch, rows), _pick(ref.topk_logp, batch, rows), tail)
-        part_actor = None if ref_actor is None else _pick(ref_actor, batch, rows)
-        own = batch.rows(rows) if len(rows) else none_of(batch)
-        found.append(Share(own, _pick(coin, batch, rows), part, part_actor, place))
-    return found
-
-
-def _pick(flat: torch.Tensor, batch: Batch, rows: torch.Tensor) -> torch.Tensor:
-    """Entries of the tokens of some sequences, in their order: (n, ...) -> (m, ...)."""
-    real = batch.is_completion
-    grid = flat.new_zeros((*real.shape, *flat.shape[1:]))
-    grid[real] = flat
-    return grid[rows][real[rows]]
+        tokens = batch.token_index(rows)
+        minibatches.append(
+            Minibatch(
+                batch.rows(rows) if len(rows) else batch.without_tokens(),
+                coin[tokens],
+                p_ref.at(tokens),
+                None if logp_actor_ref is None else logp_actor_ref[tokens],
+                place,
+            )
+        )
+    return minibatches

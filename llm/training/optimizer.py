@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
+from llm import distributed
 from llm.algorithm.control import Controls
+from llm.algorithm.correction import CorrectionState
+from llm.distributed.dtensors import full
+from llm.runs.nonfinite_guard import Guard
 from llm.settings.loading import Config
 from llm.settings.schema import OptimConfig
 
@@ -91,22 +96,65 @@ def lr_factor(cfg: OptimConfig, step: int, steps: int) -> float:
 Optimizers = dict[str, torch.optim.Optimizer]
 
 
-def open_optimizers(setup: TrainContext) -> Optimizers:
+@dataclass
+class Learner:
+    """What an update uses besides the models.
+
+    optimizers: by role. guard: stops at NaN and inf. controls: values that closed loops drive.
+    correction: what earlier steps taught the weights.
+    """
+
+    optimizers: Optimizers
+    guard: Guard
+    controls: Controls
+    correction: CorrectionState = field(default_factory=CorrectionState)
+
+    def zero_grad(self) -> None:
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad()
+
+
+def open_learner(ctx: TrainContext, guard: Guard) -> Learner:
+    """A learner before its first step."""
+    return Learner(open_optimizers(ctx), guard, Controls(ctx.cfg.loss.distill_coef))
+
+
+def open_optimizers(ctx: TrainContext) -> Optimizers:
     """One for each model that is trained."""
-    o = setup.cfg.optim
+    o = ctx.cfg.optim
     rates = {"policy": o.policy_lr, "actor": o.actor_lr}
-    return {
-        role: adamw(model, rates[role], o.weight_decay) for role, model in setup.trained.items()
-    }
+    return {role: adamw(model, rates[role], o.weight_decay) for role, model in ctx.trained.items()}
 
 
 def set_learning_rates(
-    cfg: Config, optimizers: Optimizers, controls: Controls, lowered: float, step: int
+    cfg: Config, learner: Learner, alarm_factor: float, step: int
 ) -> dict[str, float]:
     """This step's rates: configured, scheduled, lowered by alarms, and controlled."""
-    factor = lowered * lr_factor(cfg.optim, step, cfg.run.steps)
+    factor, controls = alarm_factor * lr_factor(cfg.optim, step, cfg.run.steps), learner.controls
     rates = {"policy": cfg.optim.policy_lr * factor * controls.policy_lr_factor}
     rates["actor"] = cfg.optim.actor_lr * factor * controls.actor_lr_factor
-    for name, optimizer in optimizers.items():
-        set_lr(optimizer, rates[name])
-    return {f"lr_{name}": rates[name] for name in optimizers}
+    for role, optimizer in learner.optimizers.items():
+        set_lr(optimizer, rates[role])
+    return {f"lr_{role}": rates[role] for role in learner.optimizers}
+
+
+def optimizer_step(ctx: TrainContext, learner: Learner, step: int) -> dict[str, float]:
+    """Sum gradients over ranks, refuse NaN and inf, clip each model's norm, step.
+
+    Returns:
+        grad_norm_<role>, before clipping.
+
+    Raises:
+        NonFinite: NaN or inf in a gradient; no optimiser was stepped.
+    """
+    norms = {}
+    for role in learner.optimizers:
+        model = ctx.trained[role]
+        if role not in ctx.shards:  # sharded gradients are summed already
+            distributed.all_reduce_gradients(model.parameters())
+        learner.guard.gradients(step, **{role: model})
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), ctx.cfg.optim.grad_clip)
+        norms[f"grad_norm_{role}"] = float(full(norm))
+    for optimizer in learner.optimizers.values():
+        optimizer.step()
+    return norms

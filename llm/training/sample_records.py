@@ -8,12 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 
+from llm import distributed
+from llm.algorithm.correction import TokenWeights
 from llm.rollout.batch import Batch
+
+from .context import TrainContext
+from .minibatches import Minibatch
 
 
 class Weights(Protocol):
@@ -56,7 +62,7 @@ def token_rows(
         step: the update they were sampled for.
         batch: with reward and advantage filled in; `weights` are those of exactly its tokens.
         tokenizer: `pieces` gives what each id stands for, `decode` the text.
-        weights: flat over `batch.is_completion`, row by row.
+        weights: of the batch's tokens, (n,).
         kept: how many; all of them if the batch holds fewer.
         place: (of each completion, of how many), where these stand among those of all ranks, over
             which the kept ones are spread then.
@@ -66,20 +72,19 @@ def token_rows(
         and, a list each with one entry per token: tokens, logp_inf, log_ratio, accept_prob,
         accepted, weight.
     """
-    real = batch.is_completion
-    if len(weights.weight) != int(real.sum()):
+    if len(weights.weight) != len(batch.sequence):
         raise ValueError(
             f"weights of {len(weights.weight)} tokens do not belong to a batch of "
-            f"{int(real.sum())}: give the weights of this very batch"
+            f"{len(batch.sequence)}: give the weights of this very batch"
         )
     columns = {
-        "logp_inf": batch.logp_inf[real],
+        "logp_inf": batch.logp_inf,
         "log_ratio": weights.log_ratio,
         "accept_prob": weights.accept_prob,
         "accepted": weights.accepted,
         "weight": weights.weight,
     }
-    ends = torch.cumsum(real.sum(dim=1), dim=0).tolist()
+    ends = torch.cumsum(batch.lengths, dim=0).tolist()
     starts = [0, *ends[:-1]]
     completions = batch.completions()
     rows = []
@@ -100,6 +105,25 @@ def token_rows(
             row[name] = [_number(x) for x in values[starts[i] : ends[i]].tolist()]
         rows.append(row)
     return rows
+
+
+def sample_rows(
+    ctx: TrainContext, step: int, minibatch: Minibatch, weights: TokenWeights
+) -> list[dict[str, Any]]:
+    """Some of an update's completions, on whichever rank, token by token, for the report.
+
+    weights: of the tokens of all ranks. All ranks must call.
+    """
+    batch, place, tokens = minibatch.batch, minibatch.global_row.tolist(), minibatch.tokens
+    columns = ("weight", "log_ratio", "accept_prob", "accepted")
+    local: dict[str, Any] = {name: tokens.local(getattr(weights, name)) for name in columns}
+    places = (place, tokens.n_sequences)
+    own = replace(weights, **local)
+    rows = token_rows(step, batch, ctx.tokenizer, own, ctx.cfg.run.samples_kept, places)
+    places_of = distributed.all_gather_object([batch.index.tolist(), place])
+    order = {i: p for part in places_of for i, p in zip(*part, strict=False)}
+    gathered = [row for rows in distributed.all_gather_object(rows) for row in rows]
+    return sorted(gathered, key=lambda row: order[row["sequence"]])
 
 
 def histogram_row(step: int, parts: Sequence[Weights]) -> dict[str, Any]:

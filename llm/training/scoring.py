@@ -1,46 +1,52 @@
-"""p_ref on a whole batch, before any update."""
+"""p_ref and p_actor_ref of a whole batch, before any update."""
 
 from __future__ import annotations
 
 import torch
 
 from llm.algorithm.correction import CorrectionState
-from llm.rollout.batch import Batch
+from llm.rollout.batch import Batch, in_order
 
 from .context import TrainContext
-from .forward import Tokens, Weighing, forward, policy_tokens, read, taken
-from .microbatches import in_order, microbatches
+from .forward import PolicyLogprobs, at_sampled_tokens, forward, logprobs_and_kls, policy_logprobs
+from .microbatches import Microbatch, microbatches
 
 
 def score(
-    setup: TrainContext,
-    batch: Batch,
-    state: CorrectionState,
-    *,
-    is_target: bool,
-    only: Tokens | None = None,
-) -> Tokens:
-    """`laws.tokens` of a whole batch under the policy, one microbatch after the other.
+    ctx: TrainContext, micro: list[Microbatch], state: CorrectionState, *, is_target: bool
+) -> PolicyLogprobs:
+    """The policy's log-probabilities of a whole batch, one microbatch after the other.
 
-    only: of the only microbatch, from a forward pass that was made already.
+    is_target: the policy as it is now is the target p, so the bound of Z's tail is computed too.
     """
-    micro, weighing = microbatches(setup.cfg, batch), Weighing(state, is_target)
-    found = [policy_tokens(setup, mb, weighing) if only is None else only for mb, _ in micro]
-    logp, topk_logp, tail = zip(*found, strict=True)
-    bound = None if tail[0] is None else in_order(tail, micro)
-    return Tokens(in_order(logp, micro), in_order(topk_logp, micro), bound)
+    parts = [policy_logprobs(ctx, mb.batch, state, is_target=is_target) for mb in micro]
+    return merged(parts, micro)
+
+
+def merged(parts: list[PolicyLogprobs], micro: list[Microbatch]) -> PolicyLogprobs:
+    """Those of microbatches, as the batch has its tokens."""
+    places = [mb.tokens for mb in micro]
+    bounds = [p.tail_bound for p in parts]
+    return PolicyLogprobs(
+        in_order([p.logp for p in parts], places),
+        in_order([p.topk_logp for p in parts], places),
+        None if bounds[0] is None else in_order(bounds, places),  # type: ignore[arg-type]
+    )
 
 
 @torch.no_grad()
-def before_updates(
-    setup: TrainContext, batch: Batch, state: CorrectionState
-) -> tuple[Tokens, torch.Tensor | None]:
-    """p_ref and, where Eq. 6 has a correction, p_actor_ref, on a whole batch."""
-    cfg = setup.cfg
-    ref = score(setup, batch, state, is_target=cfg.correction.target == "ref")
-    if cfg.loss.actor_correction == "none" or not setup.actor.trained:
-        return ref, None
-    micro, actor = microbatches(cfg, batch), setup.trained["actor"]
-    sides = (taken(forward(setup, actor, mb), mb) for mb, _ in micro)
-    found = [read([side], cfg.rollout.temperature)[0][0].logp for side in sides]
-    return ref, in_order(found, micro)  # type: ignore[arg-type]  # they were asked for
+def score_before_updates(
+    ctx: TrainContext, batch: Batch, state: CorrectionState
+) -> tuple[PolicyLogprobs, torch.Tensor | None]:
+    """p_ref and, where Eq. 6 has a correction, log p_actor_ref (n,), on a whole batch."""
+    cfg, micro = ctx.cfg, microbatches(ctx.cfg, batch)
+    p_ref = score(ctx, micro, state, is_target=cfg.correction.target == "ref")
+    if cfg.loss.actor_correction == "none" or not ctx.actor.trained:
+        return p_ref, None
+    actor, logp = ctx.trained["actor"], []
+    for mb in micro:
+        side = at_sampled_tokens(forward(ctx, actor, mb.batch), mb.batch)
+        (scores,), _ = logprobs_and_kls([side], cfg.rollout.temperature)
+        assert scores.logp is not None
+        logp.append(scores.logp)
+    return p_ref, in_order(logp, [mb.tokens for mb in micro])

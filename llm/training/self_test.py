@@ -25,8 +25,8 @@ from llm.rollout.batch import Batch
 from llm.settings.loading import ConfigError
 from llm.tasks.problem import Problem
 
-from . import forward
 from .context import TrainContext
+from .forward import at_sampled_tokens, forward, logprobs_and_kls
 
 _PROMPTS = 4
 _GROUP = 2
@@ -50,16 +50,16 @@ class Limits(NamedTuple):
     scale: float = math.inf
 
 
-def limits(setup: TrainContext, dtype: str = "") -> Limits:
+def limits(ctx: TrainContext, dtype: str = "") -> Limits:
     """run.self_test_max for a token, or by the precision, the policy's unless given."""
-    if setup.cfg.run.self_test_max:
-        return Limits(setup.cfg.run.self_test_max)
+    if ctx.cfg.run.self_test_max:
+        return Limits(ctx.cfg.run.self_test_max)
     by_dtype = {"float32": Limits(1e-3), "bfloat16": Limits(2.0, 0.1, 0.03)}
-    return by_dtype[dtype or setup.cfg.policy.dtype]
+    return by_dtype[dtype or ctx.cfg.policy.dtype]
 
 
 @torch.no_grad()
-def self_test(setup: TrainContext) -> dict[str, Any]:
+def self_test(ctx: TrainContext) -> dict[str, Any]:
     """Compare log p_inf with log p_ref on completions that the policy itself samples.
 
     Returns:
@@ -71,64 +71,59 @@ def self_test(setup: TrainContext) -> dict[str, Any]:
     Raises:
         SelfTestError: a difference above the tolerance, or NaN; says where and what to look at.
     """
-    cfg, width = setup.cfg, min(setup.cfg.rollout.max_new_tokens, _TOKENS_MAX)
-    batch = sampling.sample(
-        setup.policy,
-        setup.tokenizer,
-        _of_unequal_lengths(setup),
+    cfg, width = ctx.cfg, min(ctx.cfg.rollout.max_new_tokens, _TOKENS_MAX)
+    samples = sampling.sample(
+        ctx.policy,
+        ctx.tokenizer,
+        _of_unequal_lengths(ctx),
         randomness.stream(cfg.run.seed, "self-test"),
         max_new_tokens=width,
         temperature=cfg.rollout.temperature,
         top_k=min(cfg.rollout.top_k, _TOP_K_MAX),
         group=_GROUP,
     )
-    found = _compared(setup, setup.policy, batch, limits(setup), "")
-    if setup.engine is not None and cfg.rollout.engine != "hf":
-        batch = setup.engine.trial(
-            _of_unequal_lengths(setup), _GROUP, width, min(cfg.rollout.top_k, _TOP_K_MAX)
+    result = _compared(ctx, ctx.policy, samples.flat(), limits(ctx), "")
+    if ctx.engine is not None and cfg.rollout.engine != "hf":
+        samples = ctx.engine.trial(
+            _of_unequal_lengths(ctx), _GROUP, width, min(cfg.rollout.top_k, _TOP_K_MAX)
         )
         own = cfg.actor.kind in ("separate", "frozen")
-        allowed = limits(setup, cfg.actor.dtype if own else cfg.policy.dtype)
+        allowed = limits(ctx, cfg.actor.dtype if own else cfg.policy.dtype)
         name = f" (engine {cfg.rollout.engine}, the actor's model)"
-        found["engine"] = _compared(setup, setup.actor.model, batch, allowed, name)
-    return found
+        result["engine"] = _compared(ctx, ctx.actor.model, samples.flat(), allowed, name)
+    return result
 
 
 def _compared(
-    setup: TrainContext, model: Model, batch: Batch, allowed: Limits, name: str
+    ctx: TrainContext, model: Model, batch: Batch, allowed: Limits, name: str
 ) -> dict[str, Any]:
-    real = batch.is_completion
-    side = forward.taken(forward.forward(setup, model, batch), batch)
-    side = side._replace(ids=batch.topk_ids[real])
-    found_ref = forward.read([side], setup.cfg.rollout.temperature)[0][0]
-    ref, topk_ref = found_ref.logp, found_ref.logp_ids
-    assert ref is not None and topk_ref is not None
-    sampled = _distance(batch.logp_inf[real], ref)  # (n,), n sampled tokens
-    topk_inf = batch.topk_logp_inf[real]
-    topk = _distance(topk_inf, topk_ref).amax(dim=-1)
+    asked = at_sampled_tokens(forward(ctx, model, batch), batch)._replace(ids=batch.topk_ids)
+    (scored,), _ = logprobs_and_kls([asked], ctx.cfg.rollout.temperature)
+    topk_ref = scored.require("logp_ids")  # (n, k)
+    sampled = _distance(batch.logp_inf, scored.require("logp"))  # (n,)
+    topk = _distance(batch.topk_logp_inf, topk_ref).amax(dim=-1)  # (n,)
     worst = int(torch.maximum(sampled, topk).argmax())
-    row, position = real.nonzero()[worst].tolist()
-    found: dict[str, Any] = {
+    result: dict[str, Any] = {
         "max": float(sampled.max()),
         "mean": float(sampled.mean()),
         "max_topk": float(topk.max()),
-        "scale": _scale(topk_inf, topk_ref),
+        "scale": _scale(batch.topk_logp_inf, topk_ref),
         "tolerance": allowed.token,
         "tokens": len(sampled),
         "worst": {
-            "prompt": batch.prompts[row],
-            "position": position,
-            "token": setup.tokenizer.pieces([int(batch.completion_ids[row, position])])[0],
+            "prompt": batch.prompts[int(batch.sequence[worst])],
+            "position": int(batch.position[worst]),
+            "token": ctx.tokenizer.pieces([int(batch.token_ids[worst])])[0],
         },
     }
     far = torch.maximum(sampled, topk)
-    scaled = abs(found["scale"] - 1.0) > allowed.scale
-    if bool((far > allowed.token).any()) or found["mean"] > allowed.mean or scaled:
-        wrong = torch.zeros_like(real)
-        wrong[real] = far > min(allowed.token, 2.0 * allowed.mean)
-        right = found["mean"] <= min(allowed.token, allowed.mean)
-        raise SelfTestError(_message(found, wrong, ~batch.is_real[:, 0], scaled, right, name))
-    return found
+    scaled = abs(result["scale"] - 1.0) > allowed.scale
+    if bool((far > allowed.token).any()) or result["mean"] > allowed.mean or scaled:
+        wrong = torch.zeros_like(batch.is_completion)  # (b, t)
+        wrong[batch.is_completion] = far > min(allowed.token, 2.0 * allowed.mean)
+        right = result["mean"] <= min(allowed.token, allowed.mean)
+        raise SelfTestError(_message(result, wrong, ~batch.is_real[:, 0], scaled, right, name))
+    return result
 
 
 def _scale(topk_inf: torch.Tensor, topk_ref: torch.Tensor) -> float:
@@ -145,15 +140,15 @@ def _distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return torch.where(a == b, 0.0, (a - b).abs()).nan_to_num(nan=torch.inf, posinf=torch.inf)
 
 
-def _of_unequal_lengths(setup: TrainContext) -> list[Problem]:
+def _of_unequal_lengths(ctx: TrainContext) -> list[Problem]:
     """Training prompts from the shortest to the longest of 32, so that there is padding."""
-    some = setup.task.batch(setup.cfg.run.seed, 0, 32)
-    some = sorted(some, key=lambda p: len(setup.tokenizer.prompt(p.prompt)))
+    some = ctx.task.batch(ctx.cfg.run.seed, 0, 32)
+    some = sorted(some, key=lambda p: len(ctx.tokenizer.prompt(p.prompt)))
     return [some[round(i * (len(some) - 1) / (_PROMPTS - 1))] for i in range(_PROMPTS)]
 
 
 def _message(
-    found: dict[str, Any],
+    result: dict[str, Any],
     wrong: torch.Tensor,
     padded: torch.Tensor,
     scaled: bool,
@@ -162,10 +157,10 @@ def _message(
 ) -> str:
     """wrong: tokens too far off, (b, t). padded: padding before the prompt, (b,). right: the
     sampled tokens agree, so only the likeliest ones do not. name: of what was tested."""
-    where = found["worst"]
+    where = result["worst"]
     if scaled:
         hint = (
-            f"log-probabilities are scaled by {found['scale']:.3g} between the two sides: look at "
+            f"log-probabilities are scaled by {result['scale']:.3g} between the two sides: look at "
             "the temperature"
         )
     elif right:
@@ -188,9 +183,9 @@ def _message(
         )
     return (
         f"self-test{name}: log p_inf and log p_ref of the same tokens under the same model differ "
-        f"by up to {max(found['max'], found['max_topk']):.3g} nats (mean {found['mean']:.3g}; "
-        f"{int(wrong.sum())} of {found['tokens']} tokens too far off; allowed for one "
-        f"{found['tolerance']:g}), most at token {where['position']} ({where['token']!r}) after "
+        f"by up to {max(result['max'], result['max_topk']):.3g} nats (mean {result['mean']:.3g}; "
+        f"{int(wrong.sum())} of {result['tokens']} tokens too far off; allowed for one "
+        f"{result['tolerance']:g}), most at token {where['position']} ({where['token']!r}) after "
         f"{where['prompt']!r}. Training would correct for this as if it were a mismatch: {hint}. "
         "If it is rounding, raise --run.self_test_max"
     )

@@ -21,13 +21,13 @@ import torch
 from llm import distributed, randomness
 from llm.models.loading import Model
 from llm.rollout import sampling
-from llm.rollout.batch import Batch
+from llm.rollout.batch import Samples
 from llm.settings.loading import Config, ConfigError
 from llm.tasks.problem import Problem
 from llm.tokenizers.pretrained import Tokenizer
 
 Check = Callable[[torch.Tensor], None]
-Result = dict[str, torch.Tensor]  # the tensors FIELDS of a Batch, or NON_FINITE alone
+Result = dict[str, torch.Tensor]  # the tensors FIELDS of Samples, or NON_FINITE alone
 FIELDS = (
     *("ids", "is_real", "is_completion", "logp_inf", "topk_ids", "topk_logp_inf"),
     *("index", "finished", "version"),
@@ -130,7 +130,7 @@ class Engine:
         *,
         place: tuple[int, int] | None = None,
         check: Check = lambda logq: None,
-    ) -> Batch:
+    ) -> Samples:
         """Completions of a step's problems, `rollouts_per_prompt` of each.
 
         place: as for `rollout.sample`. check: is given log q where it is not finite.
@@ -155,7 +155,7 @@ class Engine:
 
     def collect(
         self, step: int, problems: list[Problem], *, check: Check = lambda logq: None
-    ) -> Batch:
+    ) -> Samples:
         """What was ordered for a step; waits for it where the engine works by itself."""
         order = self._waiting[step]
         if step not in self._results:
@@ -168,7 +168,9 @@ class Engine:
     def ordered(self, step: int) -> bool:
         return step in self._waiting
 
-    def trial(self, problems: list[Problem], group: int, max_new_tokens: int, top_k: int) -> Batch:
+    def trial(
+        self, problems: list[Problem], group: int, max_new_tokens: int, top_k: int
+    ) -> Samples:
         """Completions for the self-test, which are not of any step."""
         order = self._order("self-test", 0, problems, group, max_new_tokens, top_k, None)
         self._begin(-1, order)
@@ -242,20 +244,17 @@ class Engine:
             place,
         )
 
-    def _batch(self, found: Result, problems: list[Problem], check: Check) -> Batch:
+    def _batch(self, found: Result, problems: list[Problem], check: Check) -> Samples:
         if NON_FINITE in found:
             check(found[NON_FINITE])
             raise EngineError("the sampling model gives log-probabilities that are not finite")
         found = {name: x.to(self.device) for name, x in found.items()}
         b = len(found["ids"])
         group = b // len(problems)
-        blank = torch.zeros(b, device=self.device)
-        return Batch(
+        return Samples(
             **found,  # type: ignore[arg-type]
             prompts=[p.prompt for p in problems for _ in range(group)],
             answers=[p.answer for p in problems for _ in range(group)],
-            reward=blank,
-            advantage=blank.clone(),
         )
 
 

@@ -175,7 +175,7 @@ class Sampler:
 def to_result(
     order: GenerationRequest, answers: list[Any], k: int, first: int, version: int
 ) -> Result:
-    """vLLM's completions, one for each sequence, as the tensors of a `Batch`.
+    """vLLM's completions, one for each sequence, as the tensors of `Samples`.
 
     Each has token_ids, finish_reason and, for each token, {id: entry with .logprob}: the k
     likeliest and, if it is none of them, the sampled token.

@@ -1,0 +1,272 @@
+"""A run in its folder: what goes from step to step, what is written, and when it ends.
+
+`train.py` says what a step does. Here is the rest: resuming, evaluations, alarms, files,
+checkpoints and signals.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llm import distributed
+from llm.algorithm.control import Controls, next_controls
+from llm.algorithm.correction import CorrectionState, next_state
+from llm.checkpoints.checkpoint import (
+    identity,
+    latest,
+    load_state,
+    require_room,
+    save_best,
+    save_state,
+)
+from llm.checkpoints.state_tensors import StatefulPart
+from llm.errors import NonFinite
+from llm.models import sharding
+from llm.rollout.batch import Batch
+from llm.runs import metrics_files
+from llm.runs.alarms import Alarms, writable
+from llm.runs.metrics_files import NoFiles, RunFiles
+from llm.runs.nonfinite_guard import Guard
+from llm.runs.progress import Progress
+from llm.runs.signals import Signals, Stopped
+from llm.runs.trackers import Tracker, open_tracker
+
+from .context import TrainContext
+from .correction_settings import of_controls, of_next_state
+from .evaluation import evaluate, pass_rate
+from .forward import forward, logprobs_and_kls
+from .optimizer import open_learner
+from .record import Record, progress_text, start_text
+from .rollout_phase import rollout_metrics
+from .sample_records import histogram_row, sample_rows
+
+
+@contextlib.contextmanager
+def open_run(ctx: TrainContext, folder: Path) -> Iterator[Run]:
+    """The run in `folder`, new or from its last checkpoint. A signal lets it save first."""
+    tracker = open_tracker(ctx.cfg.run, folder, silent=not distributed.is_main())
+    with contextlib.closing(tracker), Signals() as signals:
+        distributed.on_signal(lambda: signals.requested)
+        yield Run(ctx, folder, tracker, signals)
+
+
+class Run:
+    """learner: optimizers and what changes from step to step. best: the highest held-out pass rate
+    so far.
+    """
+
+    def __init__(self, ctx: TrainContext, folder: Path, tracker: Tracker, signals: Signals) -> None:
+        """Raises CheckpointError if the last checkpoint is damaged or another run's, OSError if
+        the first one would have no room."""
+        cfg, main = ctx.cfg, distributed.is_main()
+        self.ctx, self.folder, self.tracker, self.signals = ctx, folder, tracker, signals
+        self.checkpoints = folder / "checkpoints"
+        self.learner = open_learner(ctx, Guard(self.checkpoints, together=True))
+        self._parts: dict[str, StatefulPart] = {"policy": ctx.policy, **ctx.actor.parts()}
+        self._parts |= {f"optimizer_{role}": o for role, o in self.learner.optimizers.items()}
+        state = self._load()
+        self.first_step: int = state["step"]
+        if "controls" in state:
+            self.learner.controls = Controls(**state["controls"])
+        self.learner.correction = CorrectionState(**state.get("correction", {}))
+        self.best: float | None = state.get("best")
+        self.files = RunFiles(folder, state.get("bytes", {})) if main else NoFiles()
+        self.alarms = Alarms(cfg.alarm, self.checkpoints, state.get("alarms"))
+        self.progress = Progress(folder.name, cfg.run.steps, self.first_step, silent=not main)
+        if main:
+            require_room(self.checkpoints, self._parts)
+
+    @property
+    def lr_factor(self) -> float:
+        """What alarms multiply both learning rates by."""
+        return self.alarms.state.lr_factor
+
+    def steps(self) -> range:
+        """The steps that are left."""
+        return range(self.first_step, self.ctx.cfg.run.steps)
+
+    @contextlib.contextmanager
+    def recorded_step(self, step: int) -> Iterator[Record]:
+        """A step's record. NaN or inf that no update can leave out is written, and ends the run."""
+        record = Record(step, evaluated=step % self.ctx.cfg.run.eval_every == 0)
+        try:
+            yield record
+        except NonFinite:
+            self._write_samples(record)
+            self.alarms.halt()
+            record.add({"updates_skipped": 1})
+            self._write_row(record)
+            raise
+
+    @contextlib.contextmanager
+    def skipping_nonfinite(self, record: Record) -> Iterator[None]:
+        """Leave out an update with NaN or inf, unless alarms stop the run. No optimiser stepped."""
+        try:
+            yield
+        except NonFinite:
+            if self.ctx.cfg.alarm.action == "stop":
+                raise
+            record.skip_update()  # the alarm lowers the learning rates
+
+    def record_rollout(self, record: Record, batch: Batch) -> None:
+        record.add(rollout_metrics(self.ctx, batch, record.step))
+
+    def evaluate_if_due(self, record: Record, batch: Batch) -> None:
+        """Every run.eval_every steps: held-out pass rates, KLs, and the best checkpoint."""
+        if not record.evaluated:
+            return
+        record.add(evaluate(self.ctx, batch))
+        if record.step == 0 and distributed.is_main():
+            ctx = self.ctx
+            sys.stderr.write(start_text(ctx.actor.kind, ctx.task.skipped, record.row))
+        self._keep_if_best(record.step, record.row["pass_rate"])
+
+    def evaluate_within_if_due(self, record: Record) -> None:
+        """Between the updates of a step, every run.eval_updates of them: the pass rate."""
+        every, begun = self.ctx.cfg.run.eval_updates, record.updates_begun
+        if every and begun and begun % every == 0:
+            self.ctx.gather_shards()
+            rates = record.row.setdefault("pass_rate_updates", [])
+            rates.append([begun, pass_rate(self.ctx.policy, self.ctx)])
+
+    def record_updates(self, record: Record) -> None:
+        """The metrics of the step's updates; of an evaluated step also samples and histograms."""
+        record.merge_updates(self.ctx.cfg.correction.name)
+        if self.ctx.actor.trained:
+            record.add({"distill_coef": self.learner.controls.distill_coef})
+        self._write_samples(record)
+        if record.evaluated and record.weights:
+            self.files.write("histograms", histogram_row(record.step, record.weights))
+
+    def next_state(self, record: Record) -> None:
+        """lam and the tail ratio follow the step's weights; controls follow its measured KL."""
+        cfg, weights = self.ctx.cfg, record.weights
+        if not weights:
+            return
+        self.learner.correction, moved = next_state(
+            self.learner.correction, weights, **of_next_state(cfg)
+        )
+        record.decisions += moved
+        kl = record.row.get("kl_policy_actor_now", math.nan)
+        if cfg.control.kl_target > 0 and math.isfinite(kl):
+            self.learner.controls, moved = next_controls(
+                self.learner.controls, kl, **of_controls(cfg)
+            )
+            record.decisions += moved
+
+    @torch.no_grad()
+    def check_models_if_due(self, record: Record, batch: Batch) -> None:
+        """Before a checkpoint: only models with finite log-probabilities are worth one.
+
+        One is due every run.checkpoint_every steps, after the last step, and where a signal came.
+        """
+        # torchrun tells one rank after another to end: all stop with the first
+        record.exit_code = distributed.all_reduce_max(self.signals.exit_code)
+        run, done = self.ctx.cfg.run, record.step + 1
+        due = done % run.checkpoint_every == 0 or done == run.steps
+        record.save_due = bool(due or record.exit_code)
+        if not record.save_due:
+            return
+        models = {"policy": self.ctx.policy, "actor": self.ctx.actor.model, **self.ctx.trained}
+        for role, model in models.items():
+            head_input = forward(self.ctx, model, batch.rows(torch.arange(1)))
+            asked = head_input._replace(entropy=True)  # takes in all log-probabilities
+            (output,), _ = logprobs_and_kls([asked], self.ctx.cfg.rollout.temperature)
+            name = f"log-probability of {role} after the update"
+            self.learner.guard.finite(record.step, **{name: output.require("entropy")})
+
+    def finish_step(self, record: Record) -> None:
+        """Write the row, let alarms decide, save where it is due.
+
+        Raises:
+            Diverged: an alarm stops the run.
+            Stopped: a signal came, and everything is saved.
+        """
+        done = record.step + 1
+        row = self._write_row(record)
+        self.alarms.enforce(record.step)
+        if record.save_due:
+            if self.ctx.engine is not None:
+                self.ctx.engine.gather()
+            keep = self.ctx.cfg.run.checkpoints_kept
+            whose = identity(self.ctx.cfg)
+            save_state(self.checkpoints, done, self._all_parts(), self._json(done), keep, whose)
+        self.progress.show(done, progress_text(row))
+        if record.exit_code and done < self.ctx.cfg.run.steps:
+            self.progress.close()
+            raise Stopped(record.exit_code)
+
+    def finish(self, last: dict[str, Any]) -> dict[str, Any]:
+        """Write the last row, an evaluation after all updates; returns the summary."""
+        cfg = self.ctx.cfg
+        self.progress.close()
+        row = {"step": cfg.run.steps, **last}
+        self._keep_if_best(cfg.run.steps, row["pass_rate"])
+        self.files.write("metrics", row)
+        self.tracker.log(cfg.run.steps, row)
+        main = distributed.is_main()
+        return distributed.broadcast_object(
+            metrics_files.summarise(self.folder, cfg) if main else None
+        )
+
+    def _load(self) -> dict[str, Any]:
+        """Restore the last checkpoint, if there is one; returns what it holds besides tensors."""
+        ctx = self.ctx
+        found = distributed.broadcast_object(str(latest(self.checkpoints) or ""))
+        if not found:
+            return {"step": 0}
+        state = load_state(Path(found), self._all_parts(), identity(ctx.cfg))
+        sharding.spread(ctx.shards, ctx.full_models)
+        ctx.actor.refresh(ctx.policy, state["step"] - 1)
+        if ctx.engine is not None:
+            ctx.engine.update(ctx.actor.model, version=state["step"])
+        return state
+
+    def _all_parts(self) -> dict[str, StatefulPart]:
+        """Those of the best checkpoint, and rollouts that were sampled ahead."""
+        if self.ctx.cfg.rollout.max_staleness == 0 or self.ctx.engine is None:
+            return self._parts
+        return {**self._parts, "rollouts": self.ctx.engine}
+
+    def _json(self, step: int) -> dict[str, Any]:
+        """What a checkpoint holds besides tensors."""
+        return {
+            "step": step,
+            "bytes": self.files.sizes(),
+            "controls": dataclasses.asdict(self.learner.controls),
+            "correction": dataclasses.asdict(self.learner.correction),
+            "alarms": self.alarms.to_json(),
+            "best": self.best,
+        }
+
+    def _keep_if_best(self, step: int, rate: float) -> None:
+        if self.best is not None and rate <= self.best:
+            return
+        self.best = rate
+        if self.ctx.cfg.run.keep_best:
+            whose = identity(self.ctx.cfg)
+            save_best(self.checkpoints, step, self._parts, self._json(step), whose)
+
+    def _write_row(self, record: Record) -> dict[str, Any]:
+        """The step's row with its alarms, and what alarms and controls decided."""
+        row = {**record.row, "alarms": self.alarms.check(record.row)}
+        decided: list[Any] = [*record.decisions]
+        if self.alarms.decision:
+            decided.append(self.alarms.decision.entry())
+        self.files.write("decisions", *({"step": record.step, **d} for d in decided))
+        self.files.write("metrics", writable(row))
+        self.tracker.log(record.step, writable(row))
+        return row
+
+    def _write_samples(self, record: Record) -> None:
+        if record.evaluated and record.first_update:
+            self.files.write("samples", *sample_rows(self.ctx, record.step, *record.first_update))
+            record.first_update = None

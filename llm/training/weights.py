@@ -1,0 +1,53 @@
+"""The weights of an update's tokens, computed from those of all ranks."""
+
+from __future__ import annotations
+
+from llm.algorithm.correction import CorrectionInputs, TokenWeights, token_weights
+
+from .context import TrainContext
+from .correction_settings import of_correction
+from .forward import PolicyLogprobs
+from .minibatches import Minibatch
+from .optimizer import Learner
+
+
+def jackpot_weights(
+    ctx: TrainContext,
+    learner: Learner,
+    minibatch: Minibatch,
+    p_ref: PolicyLogprobs,
+    p_new: PolicyLogprobs,
+    step: int,
+) -> TokenWeights:
+    """Mask x SG(F(p / q~) p_ref / p) of the tokens of all ranks (Alg. 1, l. 18-24).
+
+    Args:
+        p_ref, p_new: the policy before and after this rollout's earlier updates, at this rank's
+            tokens; p_ref is p_new where there is a single update per rollout.
+
+    Raises:
+        NonFinite: NaN or inf in a log-probability, ratio or weight.
+    """
+    batch, everywhere = minibatch.batch, minibatch.tokens.all_gather
+    learner.guard.finite(step, logp_new=p_new.logp, logp_inf=batch.logp_inf)
+    if minibatch.p_ref is not None:
+        learner.guard.finite(step, logp_ref=p_ref.logp)
+    single_update = minibatch.p_ref is None
+    target = p_new if single_update or ctx.cfg.correction.target == "new" else p_ref
+    weights = token_weights(
+        CorrectionInputs(
+            logp_inf=everywhere(batch.logp_inf),
+            logp_ref=everywhere(p_ref.logp),
+            logp_new=everywhere(p_new.logp),
+            topk_logp_inf=everywhere(batch.topk_logp_inf),
+            topk_logp_target=everywhere(target.topk_logp),
+            in_topk=everywhere(batch.in_topk),
+            uniform=everywhere(minibatch.coin),
+            sequence=minibatch.tokens.sequence,
+            tail_bound=None if target.tail_bound is None else everywhere(target.tail_bound),
+        ),
+        learner.correction,
+        **of_correction(ctx.cfg),
+    )
+    learner.guard.finite(step, ratio=weights.log_ratio.double().exp(), weight=weights.weight)
+    return weights
