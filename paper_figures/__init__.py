@@ -1,1 +1,1 @@
-"""The paper's pictures, drawn from our own numbers: `python -m paper_figures FIGURE`."""
+"""The paper's pictures and tables from our own runs; trains only through the commands of llm."""

@@ -1,0 +1,1 @@
+"""The lab: finite worlds in which OBRS can be computed exactly; imports neither llm nor torch."""

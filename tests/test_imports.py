@@ -31,16 +31,19 @@ def sources(package: str) -> list[Path]:
 
 
 def imported(source: str, package: str) -> set[str]:
-    """Full names of the modules that a file of `package` imports, wherever the statement stands."""
+    """Full names of what a file of `package` (its folder, dotted) imports, wherever it says so.
+
+    `from a import b` gives a.b, whether b is a module or a name in one.
+    """
     names = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.level:
-            base = ".".join(x for x in (package, node.module) if x)
-            names |= {f"{base}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+            above = package.split(".")
+            base = above[: len(above) + 1 - node.level] if node.level else []
+            base += [node.module] if node.module else []
+            names |= {".".join([*base, alias.name]) for alias in node.names}
     return names
 
 
@@ -59,15 +62,17 @@ def offences(path: Path, package: str) -> set[str]:
         own |= {p.stem for p in path.parent.glob("*.py")}
     if path.relative_to(ROOT).as_posix() == "sim/oracle/exact.py":
         own = set()
-    found = {name.split(".")[0] for name in imported(path.read_text(encoding="utf-8"), package)}
-    return found - own - allowed(path, package) - set(sys.stdlib_module_names)
+    folder = ".".join(path.relative_to(ROOT).parts[:-1])
+    named = imported(path.read_text(encoding="utf-8"), folder)
+    tops = {name.split(".")[0] for name in named}
+    return tops - own - allowed(path, package) - set(sys.stdlib_module_names)
 
 
 @pytest.mark.parametrize("package", ALLOWED)
 def test_a_package_imports_only_what_its_row_allows(package):
     """jackpot: numpy and array_api_compat; sim and llm never meet; nobody imports tests."""
-    found = {p.relative_to(ROOT).as_posix(): offences(p, package) for p in sources(package)}
-    assert {path: names for path, names in found.items() if names} == {}
+    extra = {p.relative_to(ROOT).as_posix(): offences(p, package) for p in sources(package)}
+    assert {path: names for path, names in extra.items() if names} == {}
 
 
 def test_the_core_never_imports_its_adapters():
@@ -99,3 +104,248 @@ def test_the_oracle_does_not_load_the_core():
     code = "import sys, sim.oracle.exact; sys.exit('jackpot' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False)
     assert done.returncode == 0, "import sim.oracle.exact failed or brought jackpot in"
+
+
+# The house: which folder of a package may import which
+
+HOUSE = {  # package: row -> what its files may import of the same package
+    # A row is a folder, or a file that stands beside the folders. Every arrow points down.
+    "llm": {
+        "__main__": "",  # imports a command when it is asked for
+        "commands": "train training planning report models models.lm_head tasks tokenizers rewards "
+        "runs checkpoints distributed settings errors",
+        "train": "training runs checkpoints models distributed algorithm settings errors",
+        "training": "rollout rollout.engines models models.lm_head rewards tasks tokenizers runs "
+        "checkpoints algorithm distributed settings errors randomness",
+        "planning": "models models.lm_head tokenizers distributed settings errors",
+        "rollout.engines": "rollout models tasks tokenizers checkpoints distributed settings "
+        "errors randomness",
+        "rollout": "models tasks tokenizers settings errors randomness",
+        "models.lm_head": "models settings errors",
+        "models": "tasks tokenizers runs checkpoints distributed settings errors randomness",
+        "runs": "checkpoints distributed settings errors",
+        "tasks": "rewards tokenizers settings errors randomness",
+        "checkpoints": "distributed settings errors",
+        "rewards": "tokenizers settings errors",
+        "report": "errors",
+        "algorithm": "settings",
+        "distributed": "settings errors",
+        "tokenizers": "settings errors",
+        "settings": "errors",
+        "randomness": "",
+        "errors": "",
+    },
+    "sim": {
+        "__main__": "commands",
+        "report": "claims studies commands arguments",
+        "claims": "oracle worlds studies arguments",
+        "studies": "worlds arguments",
+        "commands": "",  # imports a command when it is asked for
+        "worlds": "",
+        "oracle": "",
+        "arguments": "",
+    },
+    "paper_figures": {
+        "__main__": "commands",
+        "report": "claims figure drawing analysis experiments commands paths",
+        "claims": "extras tables figures figure drawing analysis experiments",
+        "extras": "figures figure drawing analysis experiments",
+        "tables": "figures figure drawing analysis experiments",
+        "figures": "figure drawing analysis experiments paths",
+        "figure": "experiments paths",
+        "drawing": "analysis experiments paths",
+        "analysis": "experiments",
+        "experiments": "",
+        "commands": "",  # imports a figure when it is asked for
+        "paths": "",
+    },
+}
+EMPTY = ("llm", "llm.commands", "llm.rollout", "llm.rollout.engines")  # a docstring, nothing else
+LIGHT = ("errors", "randomness", "settings", "tokenizers", "rewards", "tasks", "report")
+
+
+def modules(root: Path, package: str) -> dict[str, Path]:
+    """Files of a package by the full names of their modules; `llm.settings` is its `__init__`."""
+    files = sorted((root / package).rglob("*.py"))
+    names = [".".join(f.relative_to(root).with_suffix("").parts) for f in files]
+    return {n.removesuffix(".__init__"): f for n, f in zip(names, files, strict=True)}
+
+
+def arrows(root: Path, package: str) -> dict[str, set[str]]:
+    """For each module of a package, the modules of the package that its file imports."""
+    files = modules(root, package)
+    graph = {}
+    for name, file in files.items():
+        folder = ".".join(file.relative_to(root).parts[:-1])
+        named = imported(file.read_text(encoding="utf-8"), folder)
+        targets = {n if n in files else n.rpartition(".")[0] for n in named}
+        graph[name] = {t for t in targets if t in files} - {name}
+    return graph
+
+
+def row(module: str, files: dict[str, Path]) -> str:
+    """The row of the table that a module belongs to: its folder, or itself beside the folders."""
+    parts = module.split(".")[1:]
+    if files[module].name != "__init__.py":
+        parts = parts[:-1] or parts
+    return ".".join(parts)
+
+
+def folder_arrows(root: Path, package: str) -> dict[str, set[str]]:
+    files = modules(root, package)
+    rows: dict[str, set[str]] = {row(m, files): set() for m in files}
+    for module, targets in arrows(root, package).items():
+        rows[row(module, files)] |= {row(t, files) for t in targets}
+    return {name: targets - {name} for name, targets in rows.items()}
+
+
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    """Names along some circle of a graph; empty if there is none."""
+    done: set[str] = set()
+
+    def visit(name: str, path: list[str]) -> list[str]:
+        if name in path:
+            return [*path[path.index(name) :], name]
+        if name in done:
+            return []
+        for target in sorted(graph.get(name, ())):
+            if seen := visit(target, [*path, name]):
+                return seen
+        done.add(name)
+        return []
+
+    return next((seen for name in sorted(graph) if (seen := visit(name, []))), [])
+
+
+@pytest.mark.parametrize("package", HOUSE)
+def test_folders_import_only_the_folders_below_them(package):
+    """Every folder has a row, and every arrow that the code draws stands in the table."""
+    table = {name: set(targets.split()) for name, targets in HOUSE[package].items()}
+    drawn = folder_arrows(ROOT, package)
+    drawn.pop("")  # the package's own `__init__`, which holds a docstring at most
+    assert set(drawn) == set(table), "a folder without a row in HOUSE, or a row without a folder"
+    extra = {name: targets - table[name] for name, targets in drawn.items()}
+    assert {name: sorted(targets) for name, targets in extra.items() if targets} == {}
+
+
+@pytest.mark.parametrize("package", HOUSE)
+def test_the_table_has_no_circle_and_names_only_rows(package):
+    table = {name: set(targets.split()) for name, targets in HOUSE[package].items()}
+    assert circle(table) == []
+    assert set().union(*table.values()) <= set(table)
+
+
+@pytest.mark.parametrize("package", ["jackpot", *HOUSE])
+def test_no_circle_of_imports(package):
+    """Of files and of folders; imports inside functions and under TYPE_CHECKING count."""
+    assert circle(arrows(ROOT, package)) == []
+    assert circle(folder_arrows(ROOT, package)) == []
+
+
+def plant(root: Path, files: dict[str, str]) -> None:
+    for name, source in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(source)
+
+
+def test_the_scan_sees_relative_imports_of_any_level_and_imports_inside_functions(tmp_path):
+    plant(
+        tmp_path,
+        {
+            "p/__init__.py": "",
+            "p/low/__init__.py": "from .tools import hammer\n",
+            "p/low/tools.py": "import os\n",
+            "p/low/deep/__init__.py": "",
+            "p/low/deep/nail.py": "from ...high import roof\nfrom .. import tools\n",
+            "p/high/__init__.py": "",
+            "p/high/roof.py": "def build():\n    from ..low.tools import hammer\n",
+            "p/door.py": "if TYPE_CHECKING:\n    from p.low import tools\n    import p.high.roof\n",
+        },
+    )
+    assert arrows(tmp_path, "p") == {
+        "p": set(),
+        "p.low": {"p.low.tools"},
+        "p.low.tools": set(),
+        "p.low.deep": set(),
+        "p.low.deep.nail": {"p.high.roof", "p.low.tools"},
+        "p.high": set(),
+        "p.high.roof": {"p.low.tools"},
+        "p.door": {"p.low.tools", "p.high.roof"},
+    }
+    assert folder_arrows(tmp_path, "p") == {
+        "": set(),
+        "low": set(),
+        "low.deep": {"high", "low"},
+        "high": {"low"},
+        "door": {"low", "high"},
+    }
+    assert circle(arrows(tmp_path, "p")) == []
+
+
+def test_a_circle_through_a_function_is_seen(tmp_path):
+    late = "def f():\n    from ..one import a\n"
+    plant(tmp_path, {"p/one/a.py": "from p.two import b\n", "p/two/b.py": late})
+    assert circle(arrows(tmp_path, "p")) == ["p.one.a", "p.two.b", "p.one.a"]
+    assert circle(folder_arrows(tmp_path, "p")) == ["one", "two", "one"]
+
+
+def test_every_folder_says_what_lives_there():
+    """One sentence in the `__init__` file of each folder that holds code."""
+    for package in HOUSE:
+        for folder in {path.parent for path in sources(package)}:
+            init = folder / "__init__.py"
+            assert init.is_file(), f"{folder.relative_to(ROOT)} has no __init__.py"
+            words = ast.get_docstring(ast.parse(init.read_text(encoding="utf-8"))) or ""
+            assert len(words.split()) >= 5, (
+                f"{init.relative_to(ROOT)} does not say what lives there"
+            )
+
+
+@pytest.mark.parametrize("package", EMPTY)
+def test_some_init_files_hold_a_docstring_and_nothing_else(package):
+    """`--help` must not load torch, and the rollout worker guards its stdout before any import."""
+    source = (ROOT / package.replace(".", "/") / "__init__.py").read_text(encoding="utf-8")
+    assert [type(node) for node in ast.parse(source).body] == [ast.Expr]
+    assert ast.get_docstring(ast.parse(source))
+
+
+def in_a_fresh_interpreter(code: str) -> str:
+    """What `code` writes to stderr; it must end without an error."""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def test_light_folders_load_without_torch():
+    """Every module of them; their functions may import torch when they are called."""
+    own = [m for m in modules(ROOT, "llm") if m.split(".")[1:2] and m.split(".")[1] in LIGHT]
+    assert {m.split(".")[1] for m in own} == set(LIGHT)
+    code = (
+        "import importlib, sys\n"
+        f"for name in {own}:\n"
+        "    importlib.import_module(name)\n"
+        "    assert 'torch' not in sys.modules, f'{name} brought torch in'\n"
+    )
+    in_a_fresh_interpreter(code)
+
+
+def test_the_help_of_every_command_loads_no_torch():
+    from llm import __main__
+
+    code = (
+        "import contextlib, io, runpy, sys\n"
+        f"for name in {list(__main__._COMMANDS)}:\n"
+        "    sys.argv, out = ['llm', name, '--help'], io.StringIO()\n"
+        "    with contextlib.redirect_stdout(out):\n"
+        "        try:\n"
+        "            runpy.run_module('llm', run_name='__main__')\n"
+        "        except SystemExit as end:\n"
+        "            assert not end.code, name\n"
+        "    assert out.getvalue().strip(), f'{name} --help printed nothing'\n"
+        "    assert 'torch' not in sys.modules, f'{name} --help loads torch'\n"
+        "    print(name, file=sys.stderr)\n"
+    )
+    assert len(in_a_fresh_interpreter(code).split()) == len(__main__._COMMANDS) >= 7

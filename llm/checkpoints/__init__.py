@@ -1,1 +1,1 @@
-"""What a run saves and resumes from; nothing here knows what a step does."""
+"""What a run saves and resumes from, whole or not at all; knows nothing of what a step does."""

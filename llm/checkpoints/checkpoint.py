@@ -3,7 +3,7 @@
 A checkpoint is a folder `step_00000050` (or `best`) with one safetensors file per part,
 `state.json`, and `manifest.json`, which holds size and SHA-256 of every file and the settings of
 the run. Optimiser state is stored as tensors too: nothing is ever unpickled. A kill at any moment
-leaves everything older readable: `latest` and `best` find it (how: durable.py).
+leaves everything older readable: `latest` and `best` find it (how: atomic_files.py).
 
 Random numbers are functions of (seed, purpose, step) and prompts of (seed, step), so the step is
 the data position and the state of every random stream.

@@ -1,1 +1,1 @@
-"""One file for each python -m llm command; nothing else imports them."""
+"""One file for each `python -m llm` command, its parts beside it; no other folder imports them."""

@@ -1,1 +1,1 @@
-"""Memory and time of a run before it runs; reads no weights."""
+"""Memory and time of a run, estimated before it runs; reads no weights and starts nothing."""

@@ -1,1 +1,1 @@
-"""Pages and pictures from a run's files; imports no torch."""
+"""Pages and pictures from the files of a run; reads no checkpoint and imports no torch."""

@@ -1,1 +1,1 @@
-"""Scores of answers; answers are never executed."""
+"""Scores of answers; an answer is read, never executed, and torch is not imported."""

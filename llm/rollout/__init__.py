@@ -1,1 +1,1 @@
-"""Phase 1: sampling from the actor; weights and losses do not live here."""
+"""Phase 1: sampling from the actor, and the batch it yields; no weights of tokens and no losses."""

@@ -1,1 +1,1 @@
-"""A run's folder, files, signals, alarms and trackers; no tensors of the algorithm."""
+"""A run's folder, files, metric names, alarms, signals and trackers; no models and no losses."""

@@ -1,1 +1,1 @@
-"""Prompts and their right answers."""
+"""Problems and their right answers, generated or read from files; no models, no torch."""

@@ -1,1 +1,1 @@
-"""Text to token ids and back; imports no torch."""
+"""Text to token ids and back; knows no task and no model, and imports no torch."""

@@ -1,1 +1,1 @@
-"""What train.py calls, one file a subject."""
+"""The parts of a training step that train.py calls in order; no command, no flag, no page."""

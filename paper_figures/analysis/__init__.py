@@ -1,1 +1,1 @@
-"""Statistics of runs."""
+"""Statistics of runs: curves, intervals, differences; draws nothing."""

@@ -1,1 +1,1 @@
-"""The paper's empirical claims, their tests and verdicts."""
+"""The paper's empirical claims, their tests and verdicts; figures do not import them."""

@@ -1,1 +1,1 @@
-"""Plots, tables, colours and names, for all figures."""
+"""Plots, tables, colours and names for all figures; knows no particular figure."""

@@ -1,1 +1,1 @@
-"""What is trained for the figures, and where the runs are kept."""
+"""What is trained for the figures, and where the runs are kept; draws nothing."""

@@ -1,1 +1,1 @@
-"""Studies beyond the paper."""
+"""Figures and tables beyond the paper; the paper's own import none of them."""

@@ -1,1 +1,1 @@
-"""The figures of the paper, one file each."""
+"""The figures of the paper, one file each; which runs they need is in experiments."""

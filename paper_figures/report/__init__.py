@@ -1,1 +1,1 @@
-"""Everything drawn so far, on one page."""
+"""Everything drawn so far, on one page; nothing is trained or computed here."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 
-from paper_figures.__main__ import FIGURES as COMMANDS
+from paper_figures.commands import FIGURES as COMMANDS
 from paper_figures.experiments.run_lists import FULL, Scale
 from paper_figures.figure import Figure
 

@@ -1,1 +1,1 @@
-"""The tables of the paper, one file each."""
+"""The tables of the paper, one file each; which runs they need is in experiments."""

@@ -1,1 +1,1 @@
-"""Statements of the paper and of docs/theory*.md, each with a check and a verdict."""
+"""Statements of the paper and docs/theory*.md, each with a check and a verdict; no pictures."""

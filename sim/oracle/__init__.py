@@ -1,1 +1,1 @@
-"""The independent reference: rational and interval arithmetic; imports nothing of ours."""
+"""The independent reference in rational and interval arithmetic; imports nothing of ours."""

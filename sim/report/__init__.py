@@ -1,1 +1,1 @@
-"""One page of everything that sim computes."""
+"""One page of everything that sim computes; no study or claim is defined here."""

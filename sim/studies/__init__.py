@@ -1,1 +1,1 @@
-"""Numeric studies: tables and pictures from worlds."""
+"""Numeric studies of the worlds, with their tables and pictures; no verdicts on claims."""

@@ -1,1 +1,1 @@
-"""Finite distributions, trees and families that studies and claims draw from."""
+"""Finite distributions, trees and families, from seeds; nothing is judged or drawn here."""

@@ -1,4 +1,4 @@
-"""The sampler of rollout.py in a process of its own, with its own copy of the model.
+"""The sampler of rollout/sampling.py in a process of its own, with its own copy of the model.
 
 It can sample batches ahead while this process trains. A line of JSON says what to do or what is
 done; orders, weights and results are files in a private folder, tensors as safetensors, so nothing

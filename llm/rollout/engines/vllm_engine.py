@@ -1,6 +1,6 @@
 """vLLM in a process of its own, with its own copy of the model whose weights are replaced in place.
 
-What is said of the process, its orders and its failures is in engine_process.py; each rank has one.
+subprocess_engine.py describes the process, its requests and its failures; each rank has one.
 vLLM there knows nothing of torchrun, whose variables and process group it would take for its own.
 Its log-probabilities are those after the temperature (`processed_logprobs`), its seeds belong to
 (run.seed, step, sequence). It rounds in its own way, so the self-test before training compares it

@@ -68,7 +68,7 @@ def build_shell(shape: dict[str, Any], device: str) -> Model:
 
 
 class Shell:
-    """The copy in the process of engine_process.py, which samples as the engine hf does."""
+    """The copy in the process of subprocess_engine.py, which samples as the engine hf does."""
 
     def __init__(self, start: dict[str, Any]) -> None:
         self._model = build_shell(start["shape"], start["device"])

@@ -1,4 +1,4 @@
-"""The process of engine_process.py: a line of JSON in, a line out, tensors in files.
+"""The worker of subprocess_engine.py: a line of JSON in, a line out, tensors in files.
 
 It ends when its input does, in the middle of a batch too: then nobody waits for it, and it removes
 the folder that it shared with whoever started it.

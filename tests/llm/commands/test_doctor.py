@@ -11,7 +11,7 @@ import torch
 from llm import __main__ as command
 from llm import settings
 from llm.commands import doctor
-from llm.commands.doctor import OK, PROBLEM, WARNING, diagnose
+from llm.commands.doctor_checks import OK, PROBLEM, WARNING, Line, diagnose
 from llm.models import loading, roles
 from llm.planning import memory
 from llm.rollout import sampling
@@ -25,12 +25,12 @@ TINY = [
 ]  # fmt: skip
 
 
-def lines(folder: Path, *flags: str) -> dict[str, doctor.Line]:
+def lines(folder: Path, *flags: str) -> dict[str, Line]:
     found = list(diagnose([*TINY, "--run.folder", str(folder), *flags]))
     return {line.check: line for line in found}
 
 
-def statuses(found: dict[str, doctor.Line]) -> dict[str, str]:
+def statuses(found: dict[str, Line]) -> dict[str, str]:
     return {line.check: line.status for line in found.values() if line.status != OK}
 
 

@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCau
 from llm import __main__ as command
 from llm import settings
 from llm.commands import plan
-from llm.planning import cost, memory
+from llm.planning import cost, estimate, memory
 from llm.planning.memory import Layout
 from llm.settings.loading import ConfigError, ModelConfig
 
@@ -37,13 +37,13 @@ def of_preset(*flags: str, file: str = EIGHT_B):
     """(settings, shapes, choice, arguments) as `main` has them."""
     args, files, rest = plan._arguments([file, *ON_8, *flags])
     cfg = settings.load(files, rest)
-    pair = plan.open_shapes(cfg, args.model_sizes)
-    return cfg, pair, plan.choice_of(cfg, pair, args), args
+    pair = estimate.open_shapes(cfg, args.model_sizes)
+    return cfg, pair, estimate.choice_of(cfg, pair, args), args
 
 
 def peak(*flags: str, file: str = EIGHT_B) -> int:
     cfg, pair, choice, _ = of_preset(*flags, file=file)
-    return plan.memory_of(cfg, pair, choice, 72 * 10**9).peak
+    return estimate.memory_of(cfg, pair, choice, 72 * 10**9).peak
 
 
 # Shapes
@@ -61,7 +61,7 @@ def peak(*flags: str, file: str = EIGHT_B) -> int:
 )
 def test_models_of_the_table_have_the_published_number_of_parameters(name, parameters):
     for path in (name, f"{name}-Base", f"{name}-Instruct"):
-        found, source = plan._config_of("policy", ModelConfig(path=path), "")
+        found, source = estimate._config_of("policy", ModelConfig(path=path), "")
         assert source == f"table: {name}"
     model = memory.shape(ModelConfig(path=name), found)
     assert memory.size(model, ModelConfig(path=name)).total == parameters
@@ -259,8 +259,10 @@ def test_rollouts_dominate_where_completions_are_long_and_few():
     shares = []
     for flags in (long, short):
         cfg, pair, choice, args = of_preset(*LEAN, *flags)
-        found = plan.memory_of(cfg, pair, choice, 72 * 10**9)
-        shares.append(plan.times_of(cfg, pair, choice, found, cost.Device(), args).rollout_share)
+        at_once = estimate.memory_of(cfg, pair, choice, 72 * 10**9).at_once
+        shares.append(
+            estimate.times_of(cfg, pair, choice, at_once, cost.Device(), args).rollout_share
+        )
     assert shares[0] > 3 * shares[1]
 
 
@@ -297,7 +299,7 @@ def test_the_stale_pair_differs_in_its_correction_alone():
 
 def test_what_is_said_to_make_it_fit_does():
     cfg, pair, choice, args = of_preset("--head", "dense", "--engine", "hf")
-    offered = plan.remedies(cfg, pair, choice, args)
+    offered = estimate.remedies(cfg, pair, choice, args)
     assert offered
     for change, _, _ in offered:
         assert command.main(["plan", EIGHT_B, *ON_8, *change.split()]) == 0

@@ -10,7 +10,7 @@ import figure_runs
 import pytest
 from figure_runs import CLAIM, SCALE
 
-from paper_figures import __main__
+from paper_figures import commands
 from paper_figures import figure as command
 from paper_figures.analysis import run_statistics
 from paper_figures.claims import page as claims
@@ -217,7 +217,7 @@ def test_the_page_shows_nothing_of_another_version_of_the_code(drawn, monkeypatc
 
 
 def test_all_draws_every_figure_that_has_a_command():
-    assert set(__main__.FIGURES) - {"all", "demo", "tune", "report"} == set(contents.ALL)
+    assert set(commands.FIGURES) - {"all", "demo", "tune", "report"} == set(contents.ALL)
     names = [f.name for own in contents.figures().values() for f in own]
     assert len(names) == len(set(names))
 

@@ -1,0 +1,296 @@
+"""The checks of `python -m llm doctor`, in the order in which they run.
+
+A check is a `Line`: ok, a warning, or a problem with a remedy; none of them raises. They write
+nothing into the run folder. A built model without a finished warm-up is replaced by a random one of
+its shape.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import gc
+import io
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from llm.checkpoints.checkpoint import latest
+from llm.models import pretraining
+from llm.models.loading import check_positions, positions_of
+from llm.planning import memory
+from llm.runs import alarms, run_folder
+from llm.settings.loading import Config, ConfigError, load, split_arguments
+from llm.settings.schema import WarmupConfig
+from llm.tasks import factory, problem
+from llm.tasks.factory import prompt_lengths
+from llm.training import self_test
+from llm.training.context import TrainContext, open_context, open_device, open_tokenizer
+
+from .dry_run import dry_step
+
+OK, WARNING, PROBLEM = "ok", "warning", "problem"
+
+
+class Line(NamedTuple):
+    """A check's outcome; `remedy` says what to do unless it is ok."""
+
+    check: str
+    status: str
+    found: str
+    remedy: str = ""
+
+
+def diagnose(argv: list[str]) -> Iterator[Line]:
+    """Lines as the checks end. Never raises for what the settings or their files hold."""
+    cfg, line = _attempt("settings", lambda: _load(argv))
+    yield line or Line("settings", OK, "read, and every one has an effect")
+    if cfg is None:
+        return
+    yield from _attempt_lines("run folder", lambda: (None, [_folder(cfg)]))[1]
+    device, line = _attempt("device", lambda: open_device(cfg.run.device))
+    yield line or Line("device", OK, str(device))
+    tokenizer, line = _attempt("tokenizers", lambda: open_tokenizer(cfg))
+    yield line or Line("tokenizers", OK, f"one for both models, {tokenizer.vocab_size} ids")
+    if device is None or tokenizer is None:
+        return
+    task, line = _attempt("data", lambda: factory.open_task(cfg.task, tokenizer))
+    if task is None:
+        assert line is not None
+        yield line
+        return
+    longest, lines = _attempt_lines("data", lambda: _data(cfg, task, tokenizer))
+    yield from lines
+    if longest is None:
+        return
+    shapes, lines = _attempt_lines("memory", lambda: _memory(cfg, device, longest))
+    yield from lines
+    if shapes is None or any(x.status == PROBLEM for x in lines):
+        return
+    yield from _attempt_lines("disk", lambda: (None, [_disk(cfg, *shapes)]))[1]
+    policy, actor = shapes
+    fits, line = _attempt("positions", lambda: _positions(cfg, policy, actor, longest))
+    yield line or fits
+    if fits is None:
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        yield from _with_models(cfg, Path(scratch))
+
+
+def _with_models(cfg: Config, scratch: Path) -> Iterator[Line]:
+    """Checks that need weights: open, self-test, one step."""
+    found, lines = _attempt_lines("models", lambda: _models(cfg, scratch))
+    yield from lines
+    if found is None:
+        return
+    setup, is_random = found
+    try:
+        _, lines = _attempt_lines("self-test", lambda: (None, [_self_test(setup)]))
+        yield from lines
+        _, lines = _attempt_lines("one step", lambda: (None, _step(setup, scratch, is_random)))
+        yield from lines
+    finally:
+        setup.close()
+        gc.collect()
+
+
+def _attempt(check: str, body: Callable[[], Any]) -> tuple[Any, Line | None]:
+    """(result, None), or (None, the problem as a line)."""
+    try:
+        return body(), None
+    except ConfigError as e:
+        return None, Line(check, PROBLEM, str(e))
+    except Exception as e:
+        text = str(e).splitlines()[0] if str(e) else ""
+        return None, Line(check, PROBLEM, f"{type(e).__name__}: {text}")
+
+
+def _attempt_lines(
+    check: str, body: Callable[[], tuple[Any, list[Line]]]
+) -> tuple[Any, list[Line]]:
+    found, line = _attempt(check, body)
+    return (None, [line]) if line else found
+
+
+def _load(argv: list[str]) -> Config:
+    files, flags = split_arguments(argv)
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return load(files, flags, prog="python -m llm doctor")
+    except SystemExit:  # the flag parser writes a framed text and exits
+        framed = (x.strip("│ ") for x in said.getvalue().split("│ ───")[0].splitlines() if "│" in x)
+        raise ConfigError(" ".join(framed).removeprefix("Error parsing Config: ")) from None
+
+
+def _folder(cfg: Config) -> Line:
+    folder = Path(cfg.run.folder).absolute()
+    there = next(p for p in (folder, *folder.parents) if p.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigError(
+            f"cannot write to {there}, where run folder {folder} would be: choose another "
+            "--run.folder"
+        )
+    if not (folder / "config.toml").exists():
+        return Line("run folder", OK, f"{folder} is free to use")
+    run_folder.check_same(folder / "config.toml", cfg)
+    if (folder / "summary.json").exists():
+        found, remedy = f"{folder} holds this run, complete", "choose another --run.folder"
+        return Line("run folder", WARNING, found, remedy)
+    kept = latest(folder / "checkpoints")
+    return Line("run folder", OK, f"{folder} holds this run, which would go on: {kept}")
+
+
+def _data(cfg: Config, task: problem.Task, tokenizer: Any) -> tuple[int, list[Line]]:
+    """Longest of the prompts in tokens, and what was seen of the data."""
+    held = task.held_out(cfg.run.seed, cfg.run.eval_prompts)
+    lengths = prompt_lengths(cfg, task, tokenizer)
+    found = f"prompts of {min(lengths)} to {max(lengths)} tokens"
+    lines = []
+    if task.skipped:
+        lines.append(
+            Line("data", WARNING, f"{task.skipped} bad rows are skipped", "look at them: bad_rows")
+        )
+    if len(held) < cfg.run.eval_prompts:
+        lines.append(
+            Line(
+                "data",
+                WARNING,
+                f"only {len(held)} held-out problems, {cfg.run.eval_prompts} were asked for",
+                "lower --run.eval_prompts or give --task.eval_source",
+            )
+        )
+    return max(lengths), lines or [Line("data", OK, f"{found}, {len(held)} held out")]
+
+
+def _memory(cfg: Config, device: torch.device, longest: int) -> tuple[Any, list[Line]]:
+    policy = memory.shape(cfg.policy)
+    other = cfg.actor.kind in ("separate", "frozen")
+    actor = memory.shape(cfg.actor) if other else None
+    parts = memory.estimate(cfg, policy, actor, longest)
+    if cfg.rollout.engine == "vllm" and device.type == "cuda":  # takes its share, needed or not
+        share = cfg.rollout.engine_memory * torch.cuda.get_device_properties(device).total_memory
+        parts = {k: n for k, n in parts.items() if k not in ("engine's copy", "key-value cache")}
+        parts["vLLM's share"] = int(share)
+    needed, free = sum(parts.values()), memory.available(device)
+    detail = ", ".join(f"{k} {_bytes(n)}" for k, n in sorted(parts.items(), key=lambda x: -x[1]))
+    found = f"about {_bytes(needed)} of {_bytes(free)} free on {device.type}: {detail}"
+    remedy = (
+        "lower --optim.sequences_per_microbatch (logits, activations) or "
+        "--rollout.prompts_per_step (cache), train adapters (--policy.lora_rank), or use "
+        "--policy.dtype bfloat16"
+    )
+    status = PROBLEM if needed > free else WARNING if needed > 0.8 * free else OK
+    return (policy, actor), [Line("memory", status, found, remedy if status != OK else "")]
+
+
+def _disk(cfg: Config, policy: Any, actor: Any) -> Line:
+    folder = Path(cfg.run.folder).absolute()
+    there = next(p for p in (folder, *folder.parents) if p.is_dir())
+    each, free = memory.checkpoint_bytes(cfg, policy, actor), shutil.disk_usage(there).free
+    copies = cfg.run.checkpoints_kept + 1 + cfg.run.keep_best  # one more while it is written
+    found = f"{copies} checkpoints of {_bytes(each)}, {_bytes(free)} free in {there}"
+    if copies * each > free:
+        remedy = "free some, lower --run.checkpoints_kept, or set --run.keep_best False"
+        return Line("disk", PROBLEM, found, remedy)
+    return Line("disk", OK, found)
+
+
+def _models(cfg: Config, scratch: Path) -> tuple[tuple[TrainContext, bool], list[Line]]:
+    """Both models opened, and whether any is random for want of a warm-up."""
+    folder = Path(cfg.run.folder)
+    roles = ["policy"] * (not cfg.policy.path)
+    if cfg.actor.kind in ("separate", "frozen") and not cfg.actor.path:
+        roles.append("actor")
+    finished = [pretraining.is_kept(cfg, role, folder) for role in roles]
+    for role, is_there in zip(roles, finished, strict=True):
+        if is_there:
+            pretraining.pretrained(cfg, role, folder)  # refuses a damaged one
+    is_random = not all(finished)
+    if is_random:
+        steps = {f"{role}_steps": 0 for role in roles}
+        blank = WarmupConfig(folder=str(scratch / "warmup"), **steps)  # type: ignore[arg-type]
+        cfg = dataclasses.replace(cfg, warmup=blank)
+    setup = open_context(cfg, scratch if is_random else folder)
+    count = sum(p.numel() for p in setup.policy.parameters())
+    trained = sum(p.numel() for p in setup.policy.parameters() if p.requires_grad)
+    found = f"policy of {count:,} parameters, {trained:,} trained; actor: {setup.actor.kind}"
+    if is_random:
+        found += "; random weights here, as the warm-up is not done yet"
+    return (setup, is_random), [Line("models", OK, found)]
+
+
+def _positions(cfg: Config, policy: Any, actor: Any, longest: int) -> Line:
+    by_role = {"policy": policy} | ({} if actor is None else {"actor": actor})
+    check_positions(by_role, longest, cfg.rollout.max_new_tokens)
+    needed = longest + cfg.rollout.max_new_tokens
+    limits = ", ".join(f"{role}: {positions_of(m) or 'no limit'}" for role, m in by_role.items())
+    return Line("positions", OK, f"longest prompt and completion: {needed} tokens ({limits})")
+
+
+def _self_test(setup: TrainContext) -> Line:
+    found = self_test.self_test(setup)
+    text = (
+        f"log p_inf and log p_ref differ by at most {found['max']:.2g} nats on {found['tokens']} "
+        f"tokens, allowed {found['tolerance']:g}"
+    )
+    return Line("self-test", OK, text)
+
+
+def _step(setup: TrainContext, scratch: Path, is_random: bool) -> list[Line]:
+    cfg, row = setup.cfg, dry_step(setup, scratch)
+    peak = ""
+    if setup.device.type == "cuda":
+        peak = f", {_bytes(torch.cuda.max_memory_allocated(setup.device))} of GPU memory"
+    seconds = row["seconds_rollout"] + row["seconds_update"]
+    sequences = cfg.rollout.prompts_per_step * cfg.rollout.rollouts_per_prompt
+    evaluations = cfg.run.steps // cfg.run.eval_every + 1
+    each = row["seconds_rollout"] * cfg.run.eval_prompts / sequences
+    both = 1 if setup.actor.kind == "self" else 2
+    total = seconds * cfg.run.steps + both * each * evaluations
+    found = (
+        f"{seconds:.2g} s ({row['tokens']} tokens{peak}); {cfg.run.steps} steps and {evaluations} "
+        f"evaluations take roughly {_duration(total)}" + ", warm-up apart" * is_random
+    )
+    lines = [Line("one step", OK, found)]
+    if is_random:
+        return lines  # what random models sample says nothing about the run
+    if row["groups_informative"] == 0:
+        lines.append(
+            Line(
+                "rewards",
+                WARNING,
+                f"all completions of each prompt have one reward (mean {row['reward_mean']:.3g}): "
+                "no advantage, nothing to learn from in this step",
+                "choose easier problems, more --rollout.rollouts_per_prompt, or look at the scorer",
+            )
+        )
+    if row["finished"] < 0.5:
+        lines.append(
+            Line(
+                "completions",
+                WARNING,
+                f"only {row['finished']:.0%} end themselves within max_new_tokens; the others "
+                "score 0",
+                "raise --rollout.max_new_tokens, or look at the chat template",
+            )
+        )
+    _, fired, decision = alarms.next_alarms(cfg.alarm, alarms.AlarmState(), row)
+    if fired and decision is not None:
+        lines.append(Line("alarms", WARNING, f"{decision.because} in the first step", "set others"))
+    return lines
+
+
+def _bytes(n: float) -> str:
+    return f"{n / 1e9:.1f} GB" if n >= 1e9 else f"{n / 1e6:.1f} MB"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
