@@ -41,7 +41,7 @@ def light_workers(monkeypatch, tmp_path):
     made = []
 
     def make(workers: int, seconds: float, start: str = "") -> Verifier:
-        (tmp_path / "verify_worker.py").write_text(LIGHT.format(start=start))
+        (tmp_path / "math_verifier_worker.py").write_text(LIGHT.format(start=start))
         monkeypatch.setattr(math_verifier, "__file__", str(tmp_path / "math_verifier.py"))
         made.append(Verifier(workers, seconds))
         return made[-1]
@@ -144,7 +144,7 @@ def test_a_worker_that_dies_idle_costs_no_answer(light_workers):
 
 def test_workers_that_cannot_start_stop_the_run_with_their_reason(monkeypatch, tmp_path):
     """No answer is to blame, and scoring everything 0 would train on nothing."""
-    (tmp_path / "verify_worker.py").write_text('print(\'{"error": "no memory"}\')')
+    (tmp_path / "math_verifier_worker.py").write_text('print(\'{"error": "no memory"}\')')
     monkeypatch.setattr(math_verifier, "__file__", str(tmp_path / "math_verifier.py"))
     v = Verifier(2, 1.0)
     with pytest.raises(VerifierError, match=r"5 math-verify workers in a row .* no memory"):
