@@ -36,6 +36,20 @@ def test_every_link_in_the_documents_leads_somewhere():
                 assert (document.parent / target).exists(), f"{document.name}: {target}"
 
 
+def test_every_test_that_caught_a_planted_fault_exists():
+    """In docs/planted_faults.md `file.py::name` is test_name of tests/file.py."""
+    page = (ROOT / "docs/planted_faults.md").read_text(encoding="utf-8")
+    placed = re.findall(r"([\w/]+)::(\w+)", page.replace(".py::", "::"))
+    files = re.findall(r"tests/[\w/]+\.py", page)
+    assert len(placed) > 200 and len(files) > 5
+    for file in files:
+        assert (ROOT / file).is_file(), file
+    for file, name in placed:
+        path = ROOT / "tests" / f"{file}.py"
+        assert path.is_file(), f"{file}.py::{name}"
+        assert f"def test_{name}(" in path.read_text(encoding="utf-8"), f"{file}.py::{name}"
+
+
 def test_every_metric_the_trainer_writes_is_explained():
     from llm.runs import metrics_files
 

@@ -20,22 +20,15 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3Model
 
 from llm import randomness, train
 from llm import settings as config
-from llm.algorithm.diagnostics import ess
 from llm.checkpoints.checkpoint import latest
 from llm.errors import Diverged
 from llm.models import pretraining
 from llm.runs import run_folder
 from llm.runs.metrics_files import MetricsFile
-from llm.runs.nonfinite_guard import Guard
 from llm.training import context, scoring, update
 from llm.training import forward as laws
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module")
-def warm(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("warm")
 
 
 def train_in(cfg: config.Config) -> None:
@@ -298,20 +291,6 @@ def test_a_pretrained_folder_can_be_policy_and_actor(tmp_path, warm):
     cfg = config.load([], [*keep, *flags, "--run.steps", "1", "--run.folder", str(tmp_path / "r")])
     train_in(cfg)
     assert [r["step"] for r in rows(tmp_path / "r")] == [0, 1]
-
-
-def test_guard_passes_finite_values_and_counts_the_others():
-    guard = Guard(Path("nowhere"))
-    guard.finite(7, x=torch.zeros(3))
-    with pytest.raises(Diverged, match=r"step 7: x holds 2 NaN or inf of 3 values.*none yet"):
-        guard.finite(7, x=torch.tensor([1.0, float("inf"), float("nan")]))
-
-
-def test_ess_is_one_for_equal_weights_and_one_over_n_for_a_single_one():
-    assert ess(torch.full((10,), 0.3)) == pytest.approx(1.0)
-    assert ess(torch.tensor([0.0, 5.0, 0.0, 0.0])) == pytest.approx(0.25)
-    assert ess(torch.tensor([1.0, 3.0])) == pytest.approx(16 / 20)
-    assert ess(torch.zeros(4)) == 0.0
 
 
 def test_nan_in_the_sampling_model_stops_the_run_by_name(tmp_path, warm, monkeypatch):

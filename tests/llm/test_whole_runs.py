@@ -1,14 +1,12 @@
-"""Runs as a whole with each kind of actor, alarm, controller and setting; and signals."""
+"""Runs as a whole with each kind of actor, alarm, controller and setting."""
 
 from __future__ import annotations
 
 import itertools
 import math
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -18,11 +16,9 @@ from training_runs import POLICY, TINY, UNTRAINED, derived, rows, settings, star
 from llm import settings as config
 from llm import train
 from llm.checkpoints import checkpoint
-from llm.checkpoints.checkpoint import latest
 from llm.errors import Diverged
-from llm.models import actors, pretraining
+from llm.models import actors
 from llm.models.lm_head import chunked
-from llm.runs.signals import Stopped
 from llm.training import context, update
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,11 +31,6 @@ KINDS = {
     "noisy": derived("noisy", *POLICY),
     "self": derived("self", *POLICY, "--correction.name", "none"),
 }
-
-
-@pytest.fixture(scope="module")
-def warm(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("warm")
 
 
 def test_a_quantised_run_with_its_head_in_blocks_never_holds_whole_logits(
@@ -103,32 +94,6 @@ def test_each_actor_runs_reports_its_kl_and_resumes_exactly(
         assert rows(tmp_path / "cut", name) == rows(tmp_path / "whole", name)
     a, b = weights(tmp_path / "whole"), weights(tmp_path / "cut")
     assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
-
-
-def test_sigterm_saves_exits_with_143_and_the_run_goes_on_exactly(tmp_path, warm):
-    start(tmp_path / "whole", warm, "--run.steps", "120", "--run.checkpoint-every", "60")
-    flags = [*TINY, "--run.steps", "120", "--run.checkpoint-every", "60"]
-    flags += ["--run.folder", str(tmp_path / "cut"), "--warmup.folder", str(warm)]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "llm", "train", *flags],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    file, deadline = tmp_path / "cut/metrics.jsonl", time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
-        if file.exists() and file.read_bytes().count(b"\n") >= 3:
-            break
-        time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
-    said = process.communicate(timeout=60)[1]
-    assert process.returncode == 143, said
-    assert "stopped by a signal, after saving" in said
-    kept = latest(tmp_path / "cut/checkpoints")
-    assert 3 <= int(kept.name[-8:]) == len(rows(tmp_path / "cut")) < 60
-    start(tmp_path / "cut", warm, "--run.steps", "120", "--run.checkpoint-every", "60")
-    assert rows(tmp_path / "cut") == rows(tmp_path / "whole")
 
 
 def test_an_alarm_lowers_the_learning_rates_is_in_the_metrics_and_stops_in_the_end(tmp_path, warm):
@@ -215,26 +180,6 @@ def test_two_runs_share_a_warm_up_at_once(tmp_path):
     said = [process.communicate(timeout=200)[1] for process in running]
     assert [process.returncode for process in running] == [0, 0], said
     assert rows(tmp_path / "a") == rows(tmp_path / "b")
-
-
-def test_sigterm_in_a_warm_up_saves_it(tmp_path, monkeypatch):
-    """The signal arrives in the warm-up's step 10; the warm-up goes on from there."""
-    original, calls = pretraining.demonstrations, []
-
-    def signalling(*args):
-        calls.append(1)
-        if len(calls) == 10:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return original(*args)
-
-    monkeypatch.setattr(pretraining, "demonstrations", signalling)
-    with pytest.raises(Stopped) as stopped:
-        start(tmp_path / "r", tmp_path / "warm")
-    assert stopped.value.exit_code == 143
-    (folder,) = (tmp_path / "warm").glob("policy-*")
-    assert latest(folder / "checkpoints").name == "step_00000010"
-    start(tmp_path / "r", tmp_path / "warm", "--run.steps", "12")
-    assert len(calls) == 120 + 80
 
 
 def test_the_controller_moves_what_it_drives_within_limits_and_logs_it(tmp_path, warm):

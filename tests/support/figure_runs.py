@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -65,3 +66,31 @@ def write_eval(evaluation: runner.Evaluation, home: Path, mean: float, best: flo
     policy |= {"pass_at_k": [{"k": 1, "value": mean}, {"k": 4, "value": best}]}
     entries.append({"overrides": list(evaluation.flags), "models": {"policy": policy}})
     file.write_text(json.dumps(entries), encoding="utf-8")
+
+
+HOSTILE = "<script>alert('x')</script> & \"quoted\""
+
+
+def rows(path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+TINY = {
+    "policy.layers": 1,
+    "policy.width": 16,
+    "task.digits_min": 1,
+    "task.digits_max": 2,
+    "rollout.max_new_tokens": 4,
+    "warmup.policy_steps": 20,
+    "rollout.prompts_per_step": 2,
+    "run.steps": 4,
+    "run.eval_every": 2,
+    "run.eval_prompts": 8,
+}
+SEED = 900  # of no figure
+
+
+def tiny(method: str = "on-policy", **extra) -> Run:
+    more = {k.replace("__", "."): v for k, v in extra.items()}
+    return Run("chain", method, SEED, tuple(sorted((TINY | more).items())))

@@ -1,74 +1,21 @@
-"""Weights, Z and lam of sampled tokens, against hand computation, enumeration and plain numpy."""
+"""Weights of sampled tokens, against hand computation, enumeration and plain numpy."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 from fractions import Fraction as F
-from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from correction_cases import draw, log_softmax, uniform, weights_of
 
-from llm.algorithm.correction import (
-    CorrectionState,
-    actor_weights,
-    forward_tail,
-    next_state,
-    token_weights,
-)
-from llm.algorithm.lam import batch_lam, state_lam
+from llm.algorithm.correction import CorrectionState, actor_weights, next_state, token_weights
 from llm.algorithm.losses import ppo_clip_sum
-from llm.algorithm.z_tail import tail_floor, tail_terms
-from llm.models.lm_head.threshold_scan import above
 from llm.settings.schema import ControlConfig, CorrectionConfig, LossConfig
 
 INF = float("inf")
 FIELDS = ("weight", "log_ratio", "accept_prob", "accepted", "z", "capped", "lam", "out_of_reach")
-
-
-def log_softmax(seed: int, n: int, v: int, scale: float = 2.0) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.log_softmax(scale * torch.randn(n, v, generator=generator), dim=-1)
-
-
-def uniform(n: int, seed: int = 0) -> torch.Tensor:
-    return torch.rand(n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def draw(q: torch.Tensor, seed: int = 0) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.multinomial(q.exp(), 1, generator=generator)[:, 0]
-
-
-def weights_of(cfg, p, q, x, u, k=None, state=None, control=None, ref=None, sequence=None):
-    """token_weights for tokens x (n,) of states with laws p (the policy now) and q, (n, v)."""
-    ref = p if ref is None else ref
-    state, control = state or CorrectionState(), control or ControlConfig()
-    target = p if cfg.target == "new" else ref
-    top = q.topk(k or q.shape[1], dim=-1)
-    return token_weights(
-        cfg,
-        control=control,
-        state=state,
-        logp_inf=q.gather(1, x[:, None])[:, 0],
-        logp_ref=ref.gather(1, x[:, None])[:, 0],
-        logp_new=p.gather(1, x[:, None])[:, 0],
-        topk_logp_inf=top.values,
-        topk_logp_target=target.gather(1, top.indices),
-        uniform=u,
-        in_topk=(top.indices == x[:, None]).any(dim=1),
-        sequence=sequence,
-        tail_bound=forward_tail(
-            cfg, state, target.gather(1, top.indices), top.values, partial(above, target)
-        ),
-    )
-
-
-def tail_of(p, top, lam):
-    high = above(p, tail_floor(top.values, lam))
-    return tail_terms(p.gather(1, top.indices), top.values, *high, lam)
 
 
 def one_token(cfg, q, ref, new, u, topk_q, topk_p):
@@ -296,86 +243,6 @@ def test_everything_is_the_exact_obrs_when_top_k_is_the_vocabulary(z_tail, lam_f
         assert np.minimum(1.0, r / lam).mean() == pytest.approx(budget, abs=1e-6)
 
 
-def test_dropped_tail_never_exceeds_z_and_lumped_never_falls_below_it():
-    """D1: the known tokens alone are a lower bound, with the tail as one token an upper bound, and
-    the sharper bound of the tail ratio lies between them."""
-    p, q, x = log_softmax(7, 50, 30), log_softmax(8, 50, 30), torch.zeros(50, dtype=int)
-    exact = torch.minimum(p.exp(), q.exp()).sum(-1)
-    for k in (1, 5, 20):
-        lower, sharp, upper = (
-            weights_of(CorrectionConfig(z_tail=tail), p, q, x, uniform(50), k=k).z
-            for tail in ("dropped", "ratio", "lumped")
-        )
-        assert bool((lower <= exact + 1e-6).all()) and bool((upper >= exact - 1e-6).all())
-        assert bool((sharp >= exact - 1e-6).all()) and bool((sharp <= upper + 1e-6).all())
-        assert float((upper - lower).max()) > 0.01
-    assert float((upper - sharp).max()) > 0.001
-
-
-@pytest.mark.parametrize("lam", [0.5, 1.0, 2.0, "per state"])
-def test_the_tail_bound_of_a_state_is_the_formula(lam):
-    """D2: U' = min(q_T, sum over the tail of min(c, p / lam)), token by token in numpy."""
-    p, q = log_softmax(9, 30, 25), log_softmax(10, 30, 25)
-    top = q.topk(6, dim=-1)
-    lams = torch.linspace(0.3, 3.0, 30) if lam == "per state" else torch.full((30,), lam)
-    found = tail_of(p, top, lams if lam == "per state" else lam)
-    for i in range(30):
-        known = set(top.indices[i].tolist())
-        tail = [j for j in range(25) if j not in known]
-        q_tail = q[i].double().exp()[tail].sum().item()
-        cap = top.values[i].min().double().exp().item()
-        capped = sum(min(cap, p[i, j].double().exp().item() / float(lams[i])) for j in tail)
-        assert float(found[i]) == pytest.approx(min(q_tail, capped), abs=1.1e-4)
-
-
-def test_equal_policies_have_the_same_tail_to_the_last_bit():
-    """Where q_T is little more than the rounding of 1 - sum, and lam is just below 1."""
-    p = log_softmax(19, 4000, 60, 6.0)
-    top = p.topk(20, dim=-1)
-    tail = tail_of(p, top, 1.0)
-    assert float(tail.median()) < 1e-4
-    for lam in (0.9999, 0.99, 0.3):
-        assert torch.equal(tail_of(p, top, lam), tail)
-
-
-def test_the_tail_ratio_finds_the_mean_rate_that_both_bounds_miss():
-    """D4: fed with the steps before, the mean of Z_K + beta U' is the mean of Z."""
-    cfg, state = CorrectionConfig(), CorrectionState()
-    p, q = log_softmax(11, 3000, 40, 1.0), log_softmax(12, 3000, 40, 1.0)
-    exact = float(torch.minimum(p.exp(), q.exp()).sum(-1).mean())
-    means = {}
-    for tail in ("dropped", "lumped"):
-        z = weights_of(CorrectionConfig(z_tail=tail), p, q, draw(q), uniform(3000), k=8).z
-        means[tail] = float(z.mean())
-    for step in range(4):
-        w = weights_of(cfg, p, q, draw(q, step), uniform(3000, step), k=8, state=state)
-        state, decisions = next_state(cfg, ControlConfig(), state, [w])
-        assert decisions == []
-    assert means["dropped"] < exact - 0.1 and means["lumped"] > exact + 0.05
-    assert float(w.z.mean()) == pytest.approx(exact, abs=0.01)
-
-
-def test_the_tail_statistic_is_summed_over_a_steps_updates_and_fades():
-    """0.9 of the past, plus sum of a and of U'/q_T over the tokens outside q's top k, by hand."""
-    p, q = log_softmax(13, 20, 12), log_softmax(14, 20, 12)
-    x, cfg, start = draw(q), CorrectionConfig(), CorrectionState(None, 3.0, 5.0)
-    w = weights_of(cfg, p, q, x, uniform(20), k=4, state=start)
-    top = q.topk(4, dim=-1)
-    bound = tail_of(p, top, 1.0).double()
-    a = g = 0.0
-    for i in range(20):
-        if int(x[i]) not in top.indices[i].tolist():
-            a += min(1.0, float((p[i, x[i]] - q[i, x[i]]).double().exp()))
-            g += float(bound[i]) / (1.0 - float(top.values[i].double().exp().sum()))
-    assert a > 0.0
-    state, _ = next_state(cfg, ControlConfig(), start, [w, w])
-    assert state.tail_accepted == pytest.approx(0.9 * 3 + 2 * a, rel=1e-5)
-    assert state.tail_bound == pytest.approx(0.9 * 5 + 2 * g, rel=1e-4)
-    tracked = dataclasses.replace(cfg, lam_from="tracked")
-    assert next_state(tracked, ControlConfig(), start, [w, w])[0].tail_bound == state.tail_bound
-    assert CorrectionState(**json.loads(json.dumps(dataclasses.asdict(state)))) == state
-
-
 def test_kappa_makes_the_mean_rate_the_accepted_share():
     """Alg. 1: kappa = accepted share / mean Z_approx: the mean of kappa Z is the accepted share."""
     p, q = log_softmax(9, 200, 12), log_softmax(10, 200, 12)
@@ -455,58 +322,6 @@ def test_the_applied_weight_never_exceeds_c1(mask, z):
     assert float(w.weight[0]) == 2.5 and float(w.weight[1]) == 0.0
 
 
-def test_a_budget_per_state_is_spent_with_the_tail_as_one_token():
-    """Thm 3.4 on k + 1 tokens: sum min(q, p / lam) = budget in each state, summed in numpy."""
-    p, q = log_softmax(15, 60, 50), log_softmax(16, 60, 50)
-    top = q.topk(7, dim=-1)
-    for budget in (0.3, 0.9, 0.999):
-        lam, within = state_lam(p.gather(1, top.indices), top.values, budget)
-        rows = [x.double().exp().numpy() for x in (p.gather(1, top.indices), top.values)]
-        rows_p, rows_q = (np.hstack([x, 1 - x.sum(1, keepdims=True)]) for x in rows)
-        z = np.minimum(rows_q, rows_p / lam.numpy()[:, None]).sum(1)
-        assert z == pytest.approx(budget, abs=1e-6) and bool(within.all())
-
-
-def test_a_state_whose_budget_is_out_of_reach_takes_the_largest_lam_that_accepts_the_rest():
-    """p = 0 on the tail, on a known token, on everything, nearly on everything: no exception."""
-    q = torch.log(torch.tensor([[0.5, 0.3]])).expand(5, 2)
-    p = torch.log(torch.tensor([[0.4, 0.6], [0.0, 0.9], [0.0, 0.0], [0.0, 1e-38], [0.0, 0.0]]))
-    p[4, 0] = -1000.0
-    lam, within = state_lam(p, q, 0.9)
-    assert within.tolist() == [False] * 5
-    assert lam[:3].tolist() == pytest.approx([0.8, 0.5, 5.0], rel=1e-6)  # 0.4/0.5, 0.1/0.2, 1/0.2
-    assert bool(torch.isfinite(lam.float()).all()) and bool((lam.float() > 0).all())
-
-
-@pytest.mark.parametrize("miss", [5e-5, -5e-5])
-def test_rows_whose_float32_sums_miss_one_have_a_lam_at_every_budget(miss):
-    """The sums of float32 log_softmax over 150,000 tokens miss 1 by up to 5e-5."""
-    q = torch.log_softmax(torch.arange(20.0), 0)[None] + miss
-    p = torch.log_softmax(torch.arange(20.0) * 0.5, 0)[None] - miss
-    for budget in (0.5, 0.99, 1.0):
-        lam, _ = state_lam(p, q, budget)
-        z = torch.minimum(q.double().exp(), p.double().exp() / lam[:, None]).sum()
-        assert float(z) == pytest.approx(budget, abs=2e-4)
-
-
-def test_a_budget_out_of_the_batchs_reach_takes_the_largest_lam_that_accepts_the_rest():
-    """E3: p = 0 on half of the tokens; on all; ratios that no float32 lam could follow."""
-    half = torch.tensor([-INF, 0.5, -INF, -0.5])
-    lam, within = batch_lam(half, 0.9)
-    assert lam == pytest.approx(np.exp(-0.5), rel=1e-6) and not within
-    assert batch_lam(torch.full((3,), -INF), 0.9) == (1.0, False)
-    lam, within = batch_lam(torch.tensor([1e3, 1e3, -1e3]), 0.6)
-    assert 0 < lam < 3e38 and within
-    w = weights_of(
-        CorrectionConfig(lam_from="batch"),
-        torch.log(torch.tensor([[1.0, 0.0], [0.5, 0.5]])),
-        torch.log(torch.tensor([[0.5, 0.5], [0.5, 0.5]])),
-        torch.tensor([1, 0]),
-        uniform(2),
-    )
-    assert w.out_of_reach.tolist() == [1.0, 1.0] and w.weight.tolist() == [0.0, 1.0]
-
-
 def test_where_p_is_zero_on_every_token_all_are_rejected_and_nothing_fails():
     p = torch.log(torch.tensor([[0.0, 0.0, 1.0]])).expand(4, 3)
     q = torch.log(torch.tensor([[0.5, 0.5, 0.0]])).expand(4, 3)
@@ -517,97 +332,6 @@ def test_where_p_is_zero_on_every_token_all_are_rejected_and_nothing_fails():
             assert w.weight.tolist() == [0.0] * 4
             state, _ = next_state(cfg, ControlConfig(), CorrectionState(), [w])
             assert state.log_lam is None
-
-
-def test_a_tracked_lam_judges_a_steps_tokens_by_the_steps_before():
-    """E3: other tokens, same lam; only the first step takes its own, within the limits."""
-    cfg = CorrectionConfig(lam_from="tracked", budget=0.7)
-    state = CorrectionState(log_lam=float(np.log(1.7)))
-    for seed in (1, 2):
-        p, q = log_softmax(seed, 30, 6, 1.0), log_softmax(seed + 5, 30, 6, 1.0)
-        w = weights_of(cfg, p, q, draw(q), uniform(30), state=state)
-        assert w.lam.tolist() == pytest.approx([1.7] * 30)
-    first = weights_of(cfg, p, q, draw(q), uniform(30))
-    spent = np.minimum(1.0, np.exp(first.log_ratio.double().numpy()) / float(first.lam[0]))
-    assert spent.mean() == pytest.approx(0.7, rel=1e-6)
-    for low, high, expected in ((5.0, 9.0, 5.0), (0.001, 0.01, 0.01)):
-        limits = ControlConfig(lam_min=low, lam_max=high)
-        w = weights_of(cfg, p, q, draw(q), uniform(30), control=limits)
-        assert float(w.lam[0]) == pytest.approx(expected)
-
-
-def tracked(log_ratio, state, **control):
-    cfg = CorrectionConfig(lam_from="tracked", budget=0.5)
-    q = torch.full_like(log_ratio, -30.0)
-    w = token_weights(
-        cfg,
-        control=ControlConfig(**control),
-        state=state,
-        logp_inf=q,
-        logp_ref=q + log_ratio,
-        logp_new=q + log_ratio,
-        topk_logp_inf=torch.zeros(len(q), 1),
-        topk_logp_target=torch.zeros(len(q), 1),
-        uniform=torch.zeros(len(q)),
-        in_topk=torch.ones(len(q), dtype=torch.bool),
-    )
-    return next_state(cfg, ControlConfig(**control), state, [w])
-
-
-def test_log_lam_moves_by_its_decay_and_every_move_is_written_down():
-    """All ratios 2: half of them are accepted at lam 4. log lam: 0.9 log 3 + 0.1 log 4."""
-    state, (decision,) = tracked(torch.full((8,), 2.0).log(), CorrectionState(float(np.log(3))))
-    assert state.log_lam == pytest.approx(0.9 * np.log(3) + 0.1 * np.log(4), rel=1e-6)
-    assert decision["setting"] == "correction.lam" and not decision["limited"]
-    assert decision["before"] == pytest.approx(3) and decision["after"] == pytest.approx(
-        np.exp(state.log_lam)
-    )
-    assert "acceptance 0.6667, budget 0.5" in decision["because"]
-    state, (decision,) = tracked(torch.full((8,), 2.0).log(), CorrectionState())
-    assert np.exp(state.log_lam) == pytest.approx(4, rel=1e-5)
-    assert decision["before"] == pytest.approx(4) == decision["after"]
-
-
-def test_lam_stops_at_its_limits_and_stays_where_the_budget_is_out_of_reach():
-    past = CorrectionState(float(np.log(3)))
-    state, (decision,) = tracked(torch.full((8,), 9.0).log(), past, lam_max=3.1)
-    assert np.exp(state.log_lam) == pytest.approx(3.1) and decision["limited"]
-    state, (decision,) = tracked(torch.full((8,), 0.01).log(), past, lam_min=2.9)
-    assert np.exp(state.log_lam) == pytest.approx(2.9) and decision["limited"]
-    gone = torch.tensor([-INF, -INF, 0.0])
-    state, (decision,) = tracked(gone, past)
-    assert state.log_lam == past.log_lam and decision["limited"]
-    assert "out of reach (p > 0 on 0.3333" in decision["because"]
-
-
-def test_the_sharp_tail_bound_is_used_wherever_lam_is_known_in_the_forward_pass():
-    """Not for lam = batch and the first tracked step, nor where nothing reads it."""
-    p, q = log_softmax(17, 10, 12), log_softmax(18, 10, 12)
-    top = q.topk(4, dim=-1)
-
-    def bound(state=CorrectionState(), **settings):  # noqa: B008
-        of_topk, cfg = p.gather(1, top.indices), CorrectionConfig(**settings)
-        return forward_tail(cfg, state, of_topk, top.values, partial(above, p))
-
-    lam = state_lam(p.gather(1, top.indices), top.values, 0.9)[0]
-    past = CorrectionState(log_lam=float(np.log(17.0)))
-    known = {
-        "value": (bound(lam=5.0), 5.0),
-        "state": (bound(lam_from="state"), lam),
-        "tracked": (bound(past, lam_from="tracked"), float(np.exp(past.log_lam))),
-    }
-    for found, value in known.values():
-        assert torch.equal(found, tail_of(p, top, value))
-    assert len({float(found.sum()) for found, _ in known.values()}) == 3
-    for settings in (
-        {"lam_from": "batch"},
-        {"lam_from": "tracked"},
-        {"z": "batch"},
-        {"z": "none"},
-        {"z_tail": "lumped"},
-        {"name": "tis"},
-    ):
-        assert bound(**settings) is None
 
 
 BASE: dict = {}
@@ -729,3 +453,23 @@ def test_nan_and_an_impossible_proposal_are_refused():
             cfg = CorrectionConfig(name=name, z="none")
             with pytest.raises(ValueError, match=r"NaN|inf"):
                 weights_of(cfg, p, bad, torch.ones(4, dtype=int), uniform(4), k=1)
+
+
+def test_a_coin_just_below_one_still_accepts_a_certain_token():
+    """float64 coins: the largest, 1 - 2^-53, would be 1 in float32 and reject a(x) = 1."""
+    same = torch.full((1,), -0.5)
+    top = torch.tensor([[-0.5, -1.5]])
+    coin = torch.tensor([1.0 - 2.0**-53], dtype=torch.float64)
+    w = token_weights(
+        CorrectionConfig(),
+        control=ControlConfig(),
+        state=CorrectionState(),
+        in_topk=torch.tensor([True]),
+        logp_inf=same,
+        logp_ref=same,
+        logp_new=same,
+        topk_logp_inf=top,
+        topk_logp_target=top,
+        uniform=coin,
+    )
+    assert float(w.weight) == 1.0

@@ -1,12 +1,7 @@
-"""Loading, adapters, warm-up and the optimiser: what they promise, on models of a few thousand
-weights."""
+"""Loading models and adapters: what is promised, on models of a few thousand weights."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +12,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from llm import settings as config
 from llm.checkpoints import state_tensors
-from llm.models import loading, pretraining, roles
+from llm.models import loading, roles
 from llm.settings.loading import ConfigError
-from llm.settings.schema import ActorConfig, ModelConfig, OptimConfig
+from llm.settings.schema import ActorConfig, ModelConfig
 from llm.training import optimizer as optim
 
 SMALL: dict[str, Any] = dict(
@@ -43,11 +38,6 @@ def folder(tmp_path_factory) -> Path:
 
 def settings(*flags: str) -> config.Config:
     return config.load([], list(flags))
-
-
-def same(a: torch.nn.Module, b: torch.nn.Module) -> bool:
-    pairs = zip(a.parameters(), b.parameters(), strict=True)
-    return all(torch.equal(x, y) for x, y in pairs)
 
 
 def edited(folder: Path, to: Path, old: str, new: str) -> Path:
@@ -218,165 +208,6 @@ def test_the_same_seed_gives_the_same_adapters_and_leaves_torch_alone(folder):
     assert torch.equal(a, b)
     assert not torch.equal(a, c)
     assert torch.equal(torch.get_rng_state(), state)
-
-
-@pytest.mark.parametrize("task", ["chain", "sort", "reverse", "add"])
-def test_every_character_task_warms_up_and_an_equal_warm_up_is_found_again(task, tmp_path):
-    flags = [
-        *("--task.name", task, "--task.digits-min", "2", "--task.digits-max", "3"),
-        *("--policy.layers", "1", "--policy.width", "32", "--warmup.folder", str(tmp_path)),
-        *("--warmup.policy-steps", "40", "--warmup.batch-size", "16"),
-        *("--policy.dtype", "bfloat16"),
-    ]
-    model = roles.open_policy(settings(*flags), tmp_path / "run")
-    (file,) = tmp_path.glob("policy-*/model/model.safetensors")
-    written = file.stat().st_mtime_ns
-    again = roles.open_policy(settings(*flags, "--run.steps", "7"), tmp_path / "other")
-    assert file.stat().st_mtime_ns == written
-    assert same(model, again)
-    assert next(model.parameters()).dtype == torch.bfloat16
-    assert load_file(file)["lm_head.weight"].dtype == torch.float32  # warmed up in full precision
-    for other in (["--warmup.policy_error", "0.3"], ["--run.seed", "1"]):
-        assert not same(model, roles.open_policy(settings(*flags, *other), tmp_path / "other"))
-    assert len(list(tmp_path.glob("policy-*"))) == 3 and file.stat().st_mtime_ns == written
-
-
-def test_a_warm_up_is_named_by_the_hash_of_its_recipe(tmp_path):
-    """By hand, from recipe.json: 10 hex digits of the SHA-256 of the JSON with sorted keys."""
-    flags = ("--warmup.folder", str(tmp_path), "--warmup.actor-steps", "1", "--actor.width", "16")
-    roles.open_model(settings(*flags), "actor", tmp_path)
-    (folder,) = (p for p in tmp_path.iterdir() if p.is_dir())
-    recipe = json.loads((folder / "recipe.json").read_text())
-    text = (
-        "{" + ", ".join(f"{json.dumps(k)}: {json.dumps(recipe[k])}" for k in sorted(recipe)) + "}"
-    )
-    assert folder.name == f"actor-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
-    assert recipe["warmup.actor_steps"] == 1 and "run.steps" not in recipe
-
-
-@pytest.mark.parametrize(
-    ("edited", "match"),
-    [
-        (
-            '"warmup.policy_error": 0.3',
-            r"edited.*warmup\.policy_error \(0\.3 there, 0\.15 wanted\)",
-        ),
-        ('"warmup.policy_error": 0.15, "x": 1', r"edited.*x \(1 there, None wanted\)"),
-        ('"warmup.policy_error": ', r"cannot read .*recipe\.json"),
-    ],
-)
-def test_a_warm_up_whose_recipe_is_not_that_of_its_name_is_refused(tmp_path, edited, match):
-    cfg = settings("--warmup.folder", str(tmp_path), "--warmup.policy-steps", "0")
-    roles.open_policy(cfg, tmp_path)
-    (file,) = tmp_path.glob("policy-*/recipe.json")
-    whole = file.read_text()
-    assert whole.count('"warmup.policy_error": 0.15') == 1
-    file.write_text(whole.replace('"warmup.policy_error": 0.15', edited))
-    with pytest.raises(ConfigError, match=match):
-        roles.open_policy(cfg, tmp_path)
-
-
-def test_demonstrations_show_prompt_answer_and_end_and_mark_the_answer():
-    import numpy as np
-
-    cfg = settings("--task.digits-min", "1", "--task.digits-max", "4", "--warmup.batch-size", "6")
-    ids, is_answer = pretraining.demonstrations(cfg, np.random.default_rng(3), error=0.0)
-    for row, marks in zip(ids.tolist(), is_answer.tolist(), strict=True):
-        text = "".join("0123456789="[i - 2] if i >= 2 else "_E"[i] for i in row)
-        prompt, answer = text.split("E")[0].split("=")
-        assert answer == "".join(
-            str(sum(map(int, prompt[: i + 1])) % 10) for i in range(len(prompt))
-        )
-        assert "".join(c for c, m in zip(text, marks, strict=True) if m) == answer + "E"
-
-
-def test_small_steps_move_bfloat16_weights_as_they_would_float32_ones():
-    """1000 steps of 1e-6 move a weight of 0.02 by up to 1e-3; in bfloat16 alone, not at all."""
-    torch.manual_seed(0)
-    target, x = torch.randn(8, 8), torch.randn(64, 8)
-    start = (0.02 + 0.01 * torch.rand(8, 8)).bfloat16()
-
-    def trained(weight: torch.Tensor, optimizer_of: Callable) -> torch.Tensor:
-        weight = torch.nn.Parameter(weight.clone())
-        optimizer = optimizer_of(weight)
-        for _ in range(1000):
-            optimizer.zero_grad()
-            (x @ weight.float().T - x @ target.T).square().mean().backward()
-            optimizer.step()
-        return weight.detach()
-
-    how = {"lr": 1e-6, "betas": (0.9, 0.95), "weight_decay": 0.0}
-    exact = trained(start.float(), lambda w: torch.optim.AdamW([w], **how))
-    lost = trained(start, lambda w: torch.optim.AdamW([w], **how))
-    kept = trained(start, lambda w: optim.MasterAdamW([w], **how))
-    assert torch.equal(lost, start)
-    assert float((exact - start).abs().min()) > 5e-4
-    assert kept.dtype == torch.bfloat16
-    torch.testing.assert_close(kept.float(), exact, rtol=2**-8, atol=1e-5)  # bfloat16's grid
-
-
-def test_a_float32_model_is_trained_by_torchs_own_adamw():
-    ours, torchs = llama(), llama()
-    a = optim.adamw(ours, 1e-2, 0.1)
-    b = torch.optim.AdamW(torchs.parameters(), lr=1e-2, betas=(0.9, 0.95), weight_decay=0.1)
-    for model, optimizer in ((ours, a), (torchs, b)):
-        for _ in range(3):
-            optimizer.zero_grad()
-            model(input_ids=IDS).logits.square().mean().backward()
-            optimizer.step()
-    assert same(ours, torchs)
-    assert state_tensors.state_dict_of(a).keys() == state_tensors.state_dict_of(b).keys()
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_restored_optimiser_goes_on_exactly(dtype):
-    def steps(model, optimizer, n):
-        for _ in range(n):
-            optimizer.zero_grad()
-            model(input_ids=IDS).logits.float().square().mean().backward()
-            optimizer.step()
-
-    whole = llama().to(dtype)
-    optimizer = optim.adamw(whole, 1e-4, 0.0)
-    steps(whole, optimizer, 3)
-    kept = [
-        {k: v.clone() for k, v in state_tensors.state_dict_of(x).items()}
-        for x in (whole, optimizer)
-    ]
-    steps(whole, optimizer, 3)
-    resumed = llama(seed=1).to(dtype)
-    other = optim.adamw(resumed, 1e-4, 0.0)
-    for part, tensors in zip((resumed, other), kept, strict=True):
-        state_tensors.load_state_dict(part, tensors)
-    steps(resumed, other, 3)
-    assert same(whole, resumed)
-    last = zip(optimizer.param_groups[0]["params"], other.param_groups[0]["params"], strict=True)
-    assert all(torch.equal(x, y) for x, y in last)  # the masters, in float32
-
-
-def test_a_restored_optimiser_before_its_first_step_goes_on_exactly():
-    model = llama().bfloat16()
-    optimizer = optim.adamw(model, 1e-2, 0.0)
-    state_tensors.load_state_dict(optimizer, dict(state_tensors.state_dict_of(optimizer)))
-    model(input_ids=IDS).logits.float().square().mean().backward()
-    optimizer.step()
-    assert all(len(s) == 3 for s in optimizer.state.values())
-
-
-def test_learning_rates_rise_hold_or_fall_to_nothing():
-    """By hand: 2 steps up, then 8 from 1 towards 0, which step 10 would reach."""
-    for name, formula in {
-        "constant": lambda x: 1.0,
-        "linear": lambda x: 1 - x / 8,
-        "cosine": lambda x: (1 + math.cos(math.pi * x / 8)) / 2,
-    }.items():
-        cfg = OptimConfig(schedule=name, lr_warmup_steps=2)
-        found = [optim.lr_factor(cfg, step, 10) for step in range(10)]
-        assert found == pytest.approx([1 / 3, 2 / 3, *(formula(x) for x in range(8))])
-    assert optim.lr_factor(OptimConfig(), 0, 1) == 1.0
-    optimizer = optim.adamw(llama(), 1e-3, 0.0)
-    optim.set_lr(optimizer, 5e-4)
-    assert [g["lr"] for g in optimizer.param_groups] == [5e-4]
 
 
 def test_the_actor_of_a_role_has_its_own_seed(tmp_path):

@@ -11,9 +11,8 @@ import pytest
 import torch
 
 from llm.checkpoints.checkpoint import save_state
-from llm.errors import Diverged, NonFinite
+from llm.errors import Diverged
 from llm.runs.alarms import Alarms, AlarmState, next_alarms, writable
-from llm.runs.nonfinite_guard import Guard
 from llm.settings.schema import AlarmConfig
 
 GOOD = {"kl_inf_target_k3": 0.1, "ratio_max": 2.0, "accept_rate": 0.9, "entropy_policy": 1.0}
@@ -137,38 +136,3 @@ def test_a_row_with_nan_can_be_written_without_it():
     row = {"step": 3, "loss": math.nan, "ratio_max": math.inf, "alarms": ["non_finite"], "kl": 0.1}
     assert writable(row) == {"step": 3, "alarms": ["non_finite"], "kl": 0.1}
     json.dumps(writable(row), allow_nan=False)
-
-
-# The guard
-
-
-def model_with_gradients() -> torch.nn.Module:
-    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 1))
-    for p in model.parameters():
-        p.grad = torch.full_like(p, 3e38)  # whose squares overflow
-    return model
-
-
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_a_non_finite_gradient_is_named(tmp_path, bad):
-    model = model_with_gradients()
-    Guard(tmp_path).gradients(4, policy=model)
-    model[1].weight.grad[0, 1] = bad
-    with pytest.raises(NonFinite, match=r"step 4: gradient of policy.1.weight holds 1 NaN or inf"):
-        Guard(tmp_path).gradients(4, actor=model_with_gradients(), policy=model)
-
-
-def test_gradients_of_several_precisions_and_none_at_all_are_checked(tmp_path):
-    Guard(tmp_path).gradients(0, policy=torch.nn.Linear(1, 1))
-    model = torch.nn.Linear(2, 2).to(torch.bfloat16)
-    for p in model.parameters():
-        p.grad = torch.ones_like(p)
-    Guard(tmp_path).gradients(0, a=model, b=model_with_gradients())
-    model.bias.grad[0] = math.nan
-    with pytest.raises(NonFinite, match=r"gradient of a.bias"):
-        Guard(tmp_path).gradients(0, a=model, b=model_with_gradients())
-
-
-def test_a_non_finite_value_is_a_divergence_whoever_catches_it(tmp_path):
-    with pytest.raises(Diverged, match=r"loss holds 1 NaN or inf of 1 values"):
-        Guard(tmp_path).finite(0, ok=torch.ones(2), loss=torch.tensor(math.nan))

@@ -1,185 +1,21 @@
-"""Tasks are pure functions of seed and step, nothing held out is trained on, bad rows are named."""
+"""Data sets: nothing held out is trained on, and sources and presets are read as stated."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 import types
 
-import pyarrow as pa
-import pyarrow.parquet
 import pytest
+from row_sources import numbered, source
+from toy_tokenizers import Words
 
 from llm.errors import ConfigError
-from llm.randomness import stream
 from llm.settings.schema import TaskConfig
-from llm.settings.validation import CHARACTER_TASKS
-from llm.tasks import datasets, readers
-from llm.tasks import digits as tasks
+from llm.tasks import datasets
 from llm.tasks import problem as data
 from llm.tasks.factory import open_task
 from llm.tasks.problem import Problem
-from llm.tokenizers.character import CharTokenizer
-
-CHARS = CharTokenizer()
-
-
-class Words:
-    """A tokenizer for tests: one id a word, 0 ends."""
-
-    eos = frozenset({0})
-
-    def prompt(self, text: str) -> list[int]:
-        return [1] * len(text.split())
-
-
-def digits(name: str, low: int = 2, high: int = 5) -> data.Task:
-    cfg = TaskConfig(name=name, digits_min=low, digits_max=high)
-    return open_task(cfg, Words() if name == "arithmetic" else CHARS)
-
-
-def source(path, rows_, **settings) -> data.Task:
-    """A task of rows written to a file; exact scoring, so that no worker starts."""
-    path.write_text("".join(r if isinstance(r, str) else json.dumps(r) + "\n" for r in rows_))
-    settings = {"scorer": "exact"} | settings
-    return open_task(TaskConfig(name="problems", source=str(path), **settings), Words())
-
-
-def numbered(n: int) -> list[dict]:
-    return [{"prompt": f"question {i}", "answer": str(i)} for i in range(n)]
-
-
-# Tasks made of digits
-
-
-@pytest.mark.parametrize("name, answer", [("chain", "374"), ("sort", "347"), ("reverse", "743")])
-def test_with_slots_a_short_prompt_is_filled_and_means_the_same(name, answer):
-    """Digit i of the prompt is slots + 1 places before place i of the answer, whatever the length;
-    prompts, answers and demonstrations are those without slots but for the filling."""
-    plain = digits(name, 3, 6)
-    cfg = TaskConfig(name=name, digits_min=3, digits_max=6, slots=8)
-    task = open_task(cfg, CHARS)
-    for held in (False, True):
-        for problem in task.problems(stream(1, "x"), 40, held_out=held):
-            assert len(problem.prompt) == 9 and problem.prompt.endswith("=")
-            asked = problem.prompt.rstrip("=").rstrip(".")
-            assert asked.isdigit() and len(asked) == len(problem.answer)
-            rngs = [stream(2, "y"), stream(2, "y")]
-            one, other = (
-                t.demonstration(p, rng, 0.5)
-                for t, p, rng in zip(
-                    (plain, task), (f"{asked}=", problem.prompt), rngs, strict=True
-                )
-            )
-            assert one == other and len(one) == len(asked)
-    assert (task._prompt(("347",)), task._answer(("347",))) == ("347.....=", answer)
-    assert task.demonstration("347.....=", stream(0, "z"), 0.0) == answer
-
-
-def test_chain_draws_the_problems_it_always_drew():
-    """Written down from the first version: old warm-ups and runs repeat."""
-    task = digits("chain", 8, 8)
-    assert task.batch(0, 3, 2) == [("59001891=", "54445323"), ("85207537=", "83552707")]
-    assert task.held_out(0, 2) == [("55584544=", "50537260"), ("50930455=", "55477161")]
-    rng = stream(0, "warm-up policy", 7)
-    prompts = [p for p, _ in task.problems(rng, 2)]
-    assert [task.demonstration(p, rng, 0.5) for p in prompts] == ["91891141", "05943373"]
-
-
-@pytest.mark.parametrize(
-    ("name", "right"),
-    [
-        ("sort", lambda p: "".join(sorted(p[:-1]))),
-        ("reverse", lambda p: "".join(reversed(p[:-1]))),
-        ("add", lambda p: str(sum(int(x) for x in p[:-1].split("+")))),
-        ("arithmetic", lambda p: str(sum(int(w) for w in p[:-1].split() if w.isdigit()))),
-        (
-            "chain",
-            lambda p: "".join(str(sum(map(int, p[: i + 1])) % 10) for i in range(len(p) - 1)),
-        ),
-    ],
-)
-def test_answers_are_right_and_prompts_keep_the_digits_asked_for(name, right):
-    for prompt, answer in digits(name).batch(1, 2, 200):
-        assert right(prompt) == answer
-        lengths = [len(x) for x in "".join(c if c.isdigit() else " " for c in prompt).split()]
-        assert all(2 <= n <= 5 for n in lengths)
-        assert "+" not in prompt or not {"0"} & {x[0] for x in prompt.split() if x[0].isdigit()}
-
-
-@pytest.mark.parametrize("name", [*CHARACTER_TASKS, "arithmetic"])
-def test_no_held_out_prompt_is_ever_trained_on(name):
-    """Short prompts, so that both sets are nearly complete."""
-    task = digits(name, 1, 2)
-    trained = {p for step in range(40) for p, _ in task.batch(0, step, 50)}
-    held = {p for p, _ in task.held_out(0, 500)}
-    assert len(held) > 5 and len(trained) > 30 and not held & trained
-
-
-@pytest.mark.parametrize("name", CHARACTER_TASKS)
-def test_a_batch_depends_on_seed_and_step_only(name):
-    a, b = digits(name), digits(name)
-    b.batch(5, 1, 3), b.held_out(0, 4)
-    assert a.batch(0, 7, 20) == b.batch(0, 7, 20)
-    assert a.batch(0, 7, 20) != a.batch(0, 8, 20) != a.batch(1, 8, 20)
-
-
-@pytest.mark.parametrize("name", CHARACTER_TASKS)
-def test_demonstrations_are_right_without_error_and_wrong_as_often_as_asked(name):
-    task, rng = digits(name, 4, 4), stream(0, "test")
-    wrong = 0
-    for prompt, answer in task.batch(0, 0, 300):
-        assert task.demonstration(prompt, rng, 0.0) == answer
-        shown = task.demonstration(prompt, rng, 0.2)
-        assert len(shown) == len(answer)
-        wrong += shown != answer
-    assert wrong / 300 == pytest.approx(1 - (1 - 0.2 * 0.9) ** 4.5, abs=0.12)
-
-
-@pytest.mark.parametrize("name", CHARACTER_TASKS)
-def test_every_character_of_a_character_task_is_in_the_alphabet(name):
-    for prompt, answer in digits(name, 1, 12).batch(0, 0, 300):
-        assert CHARS.decode(CHARS.encode(prompt + answer)) == prompt + answer
-
-
-def test_long_numbers_do_not_overflow():
-    for prompt, answer in digits("add", 40, 60).batch(0, 0, 20):
-        a, b = prompt[:-1].split("+")
-        assert int(a) + int(b) == int(answer) and len(a) >= 40
-
-
-@pytest.mark.parametrize("name", ["chain", "sort", "reverse"])
-def test_a_task_without_held_out_prompts_is_refused_instead_of_searched_for_ever(monkeypatch, name):
-    """With another hash than crc32 % 8 one-digit prompts may all fall on one side."""
-    monkeypatch.setattr(tasks, "is_held_out", lambda prompt: len(prompt) > 2)
-    with pytest.raises(ConfigError, match=r"digits_max 1 has 10 prompts, and none held out.*raise"):
-        digits(name, 1, 1)
-
-
-@pytest.mark.parametrize("name", [*CHARACTER_TASKS, "arithmetic"])
-def test_one_digit_tasks_end_or_are_refused(name):
-    try:
-        task = digits(name, 1, 1)
-    except ConfigError:
-        assert len({data.is_held_out(f"{d}=") for d in range(10)}) == 1
-    else:
-        assert len(task.held_out(0, 50)) == len(task.batch(0, 0, 50)) == 50
-
-
-def test_arithmetic_needs_a_model_that_reads():
-    with pytest.raises(ConfigError, match=r"cannot read its prompts: character 'W' at 0"):
-        open_task(TaskConfig(name="arithmetic"), CHARS)
-
-
-def test_the_instruction_stands_on_its_own_line_and_moves_no_problem_between_the_sets():
-    plain = digits("arithmetic").batch(0, 0, 50)
-    cfg = TaskConfig(name="arithmetic", digits_min=2, digits_max=5, instruction="Number only.")
-    told = open_task(cfg, Words()).batch(0, 0, 50)
-    assert told == [(f"{p}\nNumber only.", a) for p, a in plain]
-
-
-# Rows
 
 
 def test_rows_walk_one_permutation_per_epoch(tmp_path):
@@ -218,103 +54,6 @@ def test_what_eval_source_holds_is_not_trained_on(tmp_path):
     assert len(task.held_out(0, 99)) == 5
     with pytest.raises(ConfigError, match=r"leaves no training problem: every prompt of it"):
         source(tmp_path / "a.jsonl", numbered(4), eval_source=str(tmp_path / "b.jsonl"))
-
-
-BAD = {
-    "{oops\n": "not JSON",
-    "[1, 2]\n": "not an object but a list",
-    '"x"\n': "not an object but a str",
-    "[" * 200_000 + "\n": "not JSON",
-    '{"answer": ' + "9" * 5000 + "}\n": "not JSON",
-    '{"question": "q", "answer": "1"}\n': "no column 'prompt', but 'question', 'answer'",
-    '{"prompt": "q"}\n': "no column 'answer', but 'prompt'",
-    '{"prompt": ["q"], "answer": "1"}\n': "'prompt' is a list, not a text",
-    '{"prompt": 3, "answer": "1"}\n': "'prompt' is a int, not a text",
-    '{"prompt": "q", "answer": null}\n': "'answer' is a NoneType, not a text",
-    '{"prompt": "q", "answer": true}\n': "'answer' is a bool, not a text",
-    '{"prompt": "q", "answer": NaN}\n': "'answer' is a float, not a text",
-    '{"prompt": " ", "answer": "1"}\n': "'prompt' is empty",
-    '{"prompt": "q", "answer": ""}\n': "'answer' is empty",
-    '{"prompt": "\\ud800", "answer": "1"}\n': "the prompt cannot be read",
-    '{"prompt": "a b c d e f g h i j k", "answer": "1"}\n': "has 11 tokens, more than 10",
-    '{"prompt": "' + "x" * (1 << 20) + '", "answer": "1"}\n': "longer than 1048576 bytes",
-}
-
-
-@pytest.mark.parametrize("line", BAD, ids=list(BAD.values()))
-def test_a_bad_row_is_refused_with_file_line_and_reason_or_skipped_and_counted(tmp_path, line):
-    lines = [*numbered(30), "\n", line, {"prompt": "last one", "answer": 7}]
-    with pytest.raises(ConfigError) as refused:
-        source(tmp_path / "a.jsonl", lines, prompt_tokens_max=10)
-    assert f"1 bad rows of 32 in {tmp_path}/a.jsonl:\n" in str(refused.value)
-    assert f"a.jsonl, line 32: {BAD[line]}" in str(refused.value).replace("the prompt has", "has")
-    assert len(str(refused.value)) < 600
-    task = source(tmp_path / "a.jsonl", lines, prompt_tokens_max=10, bad_rows="skip")
-    assert task.skipped == 1
-    found = [*task.held_out(0, 99), *task.batch(0, 0, 31 - len(task.held_out(0, 99)))]
-    assert sorted(found) == sorted(
-        [(f"question {i}", str(i)) for i in range(30)] + [("last one", "7")]
-    )
-
-
-def test_bytes_that_are_not_text_are_a_bad_row_and_a_byte_order_mark_is_none(tmp_path):
-    good = b"".join(json.dumps(r).encode() + b"\n" for r in numbered(30))
-    (tmp_path / "a.jsonl").write_bytes(b"\xef\xbb\xbf" + good + b"\xff\xfe\n")
-    cfg = TaskConfig(name="problems", source=str(tmp_path / "a.jsonl"), scorer="exact")
-    with pytest.raises(ConfigError, match=r"1 bad rows of 31(.|\n)*line 31: not JSON \('utf-8'"):
-        open_task(cfg, Words())
-
-
-def test_the_first_five_bad_rows_are_shown_and_all_are_counted(tmp_path):
-    with pytest.raises(ConfigError) as refused:
-        source(tmp_path / "a.jsonl", [*numbered(10), *["x\n"] * 12])
-    assert str(refused.value).count("a.jsonl, line") == 5
-    assert "12 bad rows of 22" in str(refused.value) and "and 7 more" in str(refused.value)
-
-
-def test_nothing_but_bad_rows_is_an_error_even_when_they_are_skipped(tmp_path):
-    with pytest.raises(ConfigError, match="no good row is left"):
-        source(tmp_path / "a.jsonl", ["x\n"], bad_rows="skip")
-    with pytest.raises(ConfigError, match="holds no rows"):
-        source(tmp_path / "a.jsonl", [], bad_rows="skip")
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"source": "no/such/file.jsonl"}, "cannot read no/such/file.jsonl: No such file"),
-        ({"source": "train.csv"}, "is no file and no hub id"),
-        ({"source": "tests"}, "exists, but is neither"),
-        ({"source": "gsm8k:nope.jsonl"}, "cannot read nope.jsonl: No such file"),
-    ],
-)
-def test_a_source_that_cannot_be_read_says_what_would(settings, message):
-    with pytest.raises(ConfigError, match=message):
-        open_task(TaskConfig(name="problems", scorer="exact", **settings), Words())
-
-
-def test_parquet_reads_like_jsonl(tmp_path):
-    table = numbered(40)
-    pyarrow.parquet.write_table(pa.Table.from_pylist(table), tmp_path / "a.parquet")
-    cfg = TaskConfig(name="problems", scorer="exact", source=str(tmp_path / "a.parquet"))
-    assert open_task(cfg, Words()).batch(0, 1, 9) == source(tmp_path / "a.jsonl", table).batch(
-        0, 1, 9
-    )
-    (tmp_path / "b.parquet").write_bytes(b"PAR1 not really")
-    with pytest.raises(ConfigError, match=r"cannot read .*b.parquet as parquet"):
-        open_task(TaskConfig(name="problems", source=str(tmp_path / "b.parquet")), Words())
-    cfg = TaskConfig(name="problems", source=str(tmp_path / "a.parquet"), prompt_column="text")
-    with pytest.raises(
-        ConfigError, match=r"no column 'text', but 'prompt', 'answer'.*--task.prompt"
-    ):
-        open_task(cfg, Words())
-
-
-def test_without_pyarrow_the_message_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    with pytest.raises(ConfigError, match=r"needs pyarrow.*pip install 'jackpot-obrs\[data\]'"):
-        list(readers.parquet_rows(tmp_path / "a.parquet", ["prompt"]))
 
 
 class FakeRows(list):
@@ -415,17 +154,6 @@ def test_sources_and_generated_prompts_are_limited_in_tokens_with_the_instructio
         source(tmp_path / "a.jsonl", numbered(9), prompt_tokens_max=4, instruction="and be brief")
 
 
-@pytest.mark.parametrize(
-    ("written", "read"),
-    [("1e-07", "0.0000001"), ("2.5e3", "2500.0"), ("1e22", "1" + "0" * 22), ("-0.5", "-0.5")],
-)
-def test_a_number_in_json_becomes_its_digits(tmp_path, written, read):
-    lines = [f'{{"prompt": "question {i}", "answer": {written}}}\n' for i in range(30)]
-    for scorer in ("exact", "number", "math_verify"):
-        task = source(tmp_path / "a.jsonl", lines, scorer=scorer)
-        assert {a for _, a in task.batch(0, 0, 20)} == {read}
-
-
 @pytest.mark.parametrize("answer", ["1e-7", "2E+5", ".5e3", r"$1e-7$", "no idea at all"])
 def test_answers_that_math_verify_would_take_for_something_else_are_bad_rows(tmp_path, answer):
     odd = [*numbered(20), {"prompt": "odd", "answer": answer}]
@@ -437,99 +165,6 @@ def test_formulas_of_letters_are_no_prose(tmp_path):
     formulas = ["2e", "2e^3", "x+y", "xy z", "sin x cos y", "Evelyn", "a, b"]
     rows_ = [*numbered(20), *({"prompt": "odd", "answer": x} for x in formulas)]
     assert source(tmp_path / "a.jsonl", rows_, scorer="math_verify").skipped == 0
-
-
-def test_whole_numbers_of_any_length_are_read_or_refused_by_name(tmp_path):
-    long = '{"prompt": "long", "answer": ' + "1" * 400 + "}\n"
-    task = source(tmp_path / "a.jsonl", [*numbered(20), long])
-    assert ("long", "1" * 400) in [*task.batch(0, 0, 40), *task.held_out(0, 40)]
-    longer = '{"prompt": "long", "answer": -' + "1" * 1001 + "}\n"
-    with pytest.raises(ConfigError, match=r"line 21: 'answer' is a number of more than 1000"):
-        source(tmp_path / "a.jsonl", [*numbered(20), longer])
-
-
-# reasoning-gym
-
-
-def fake_gym(monkeypatch, tmp_path, questions=None) -> list:
-    """A reasoning_gym whose scorer leaves a trace; returns what it was asked for."""
-    asked = []
-
-    class Dataset(list):
-        def score_answer(self, answer, entry):
-            (tmp_path / "scored").touch()
-            raise AssertionError("reasoning-gym's scorer was called")
-
-    def create_dataset(name, **settings):
-        asked.append((name, settings))
-        n = settings["size"]
-        found = questions or [f"Calculate {i} + 1." for i in range(n)]
-        return Dataset({"question": q, "answer": str(i + 1)} for i, q in enumerate(found))
-
-    monkeypatch.setitem(
-        sys.modules, "reasoning_gym", types.SimpleNamespace(create_dataset=create_dataset)
-    )
-    return asked
-
-
-def test_gym_takes_questions_and_answers_and_never_its_scorer(monkeypatch, tmp_path):
-    from llm.rewards.scorers import open_scorer
-
-    asked = fake_gym(monkeypatch, tmp_path)
-    cfg = TaskConfig(name="gym", gym_task="lcm", gym_size=100)
-    task = open_task(cfg, Words())
-    assert asked == [("lcm", {"size": 100, "seed": 0})]
-    assert all(p == f"Calculate {int(a) - 1} + 1." for p, a in task.batch(0, 0, 100))
-    scorer = open_scorer(cfg, CHARS)
-    hostile = [*CHARS.encode("("), 1]
-    assert scorer.score([hostile, [*CHARS.encode("-4"), 1]], ["7", "-4"]) == [0.0, 1.0]
-    assert not (tmp_path / "scored").exists()
-
-
-def test_gym_refuses_generators_off_its_list(monkeypatch, tmp_path):
-    """Countdown's scorer runs the answer."""
-    asked = fake_gym(monkeypatch, tmp_path)
-    with pytest.raises(ConfigError, match="gym_task countdown is not one of chain_sum"):
-        open_task(TaskConfig(name="gym", gym_task="countdown"), Words())
-    assert asked == []
-
-
-def test_gym_repeated_questions_do_not_leak_and_too_few_are_refused(monkeypatch, tmp_path):
-    fake_gym(monkeypatch, tmp_path, [f"q {i % 40}" for i in range(100)])
-    task = open_task(TaskConfig(name="gym", gym_size=100), Words())
-    held = {p for p, _ in task.held_out(0, 100)}
-    assert held and not held & {p for p, _ in task.batch(0, 0, 200)}
-    fake_gym(monkeypatch, tmp_path, ["q 0"] * 5)
-    with pytest.raises(ConfigError, match=r"gives \d different problems, too few"):
-        open_task(TaskConfig(name="gym", gym_size=5), Words())
-
-
-def test_without_reasoning_gym_the_message_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "reasoning_gym", None)
-    with pytest.raises(ConfigError, match=r"pip install 'jackpot-obrs\[gym\]'"):
-        open_task(TaskConfig(name="gym"), Words())
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(
-    importlib.util.find_spec("reasoning_gym") is None, reason="reasoning-gym is not installed"
-)
-@pytest.mark.filterwarnings("default")
-@pytest.mark.parametrize(
-    "name",
-    [
-        *("chain_sum", "basic_arithmetic", "products", "gcd", "lcm", "count_bits"),
-        *("spell_backward", "simple_equations"),
-    ],
-)
-def test_the_real_generators_give_problems(name):
-    """All on the list; the same in every process, so a resume sees the same rows."""
-    cfg = TaskConfig(name="gym", gym_task=name, gym_size=300)
-    task, again = open_task(cfg, Words()), open_task(cfg, Words())
-    assert task.batch(0, 0, 50) == again.batch(0, 0, 50)
-    held = {p for p, _ in task.held_out(0, 300)}
-    assert held and not held & {p for p, _ in task.batch(0, 0, 300)}
-    assert task.skipped == 0
 
 
 def test_hashing_decides_the_same_way_everywhere():

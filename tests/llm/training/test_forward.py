@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import functools
 
+import numpy as np
 import pytest
 import torch
 from tiny_context import NOWHERE, PROBLEMS, full_logprobs, rollout, start, world
@@ -23,11 +24,12 @@ from llm.errors import NonFinite
 from llm.models import actors
 from llm.models.lm_head import blocks as head_blocks
 from llm.models.lm_head import chunked
-from llm.models.lm_head.chunked import Chunk
+from llm.models.lm_head.chunked import Chunk, HeadInput
 from llm.models.lm_head.support import in_blocks
 from llm.settings.loading import ConfigError
 from llm.settings.schema import LossConfig, OptimConfig
 from llm.training import forward
+from llm.training import forward as laws
 from llm.training.minibatches import Share
 from llm.training.scoring import before_updates
 from llm.training.update import update
@@ -311,3 +313,15 @@ def test_a_quantised_actors_kls_come_from_blocks_and_are_those_of_whole_logits(
         assert kl_whole > 1e-6
         error = 1e-5 if dtype == torch.float32 else 0.3  # whole logits are rounded to bfloat16
         assert found["chunked"][name] == pytest.approx(kl_whole, rel=error, abs=1e-6)
+
+
+def test_both_exact_kls_have_the_direction_of_their_name():
+    """By hand: p = (1/2, 1/2), q = (1/4, 3/4)."""
+    p, q = (HeadInput(logits=torch.tensor([x]).log()) for x in ([0.5, 0.5], [0.25, 0.75]))
+    found = laws.exact_kls(p, q, 1.0)
+    assert found["kl_policy_actor"] == pytest.approx(
+        0.5 * np.log(2) + 0.5 * np.log(2 / 3), rel=1e-5
+    )
+    assert found["kl_actor_policy"] == pytest.approx(
+        0.25 * np.log(0.5) + 0.75 * np.log(1.5), rel=1e-5
+    )

@@ -1,7 +1,8 @@
 """C1 to C6 of docs/theory_estimators.md, and the exact laboratory that shows them.
 
-The oracle below enumerates paths and coins in rational arithmetic and shares no code with `jackpot`
-or `sim`: every weight, mean and second moment is a Fraction, compared at 1e-11.
+The oracle below enumerates paths and coins of tests/support/rational_world.py in rational
+arithmetic and shares no code with `jackpot` or `sim`: every weight, mean and second
+moment is a Fraction, compared at 1e-11.
 """
 
 from __future__ import annotations
@@ -13,9 +14,25 @@ from fractions import Fraction as F
 
 import numpy as np
 import pytest
+from rational_world import (
+    INF,
+    PATHS,
+    REF,
+    REWARD,
+    H,
+    P,
+    Q,
+    V,
+    _laws,
+    jp,
+    law_of_states,
+    prob,
+    some_world,
+    world_of,
+)
 
 import jackpot
-from sim.studies import estimator_studies, estimators, subsampling, token_cost_studies
+from sim.studies import estimator_studies, subsampling
 from sim.studies.gradient_estimators import (
     Estimator,
     jackpot_grid,
@@ -23,53 +40,14 @@ from sim.studies.gradient_estimators import (
     sample_estimates,
     terms,
 )
-from sim.worlds.trees import World, gradient, make_tree, mean_kl, random_world
+from sim.worlds.trees import World, gradient, make_tree
 
 RTOL = 1e-11
-V, H = 3, 2
-INF = math.inf
-
-
-# ---- the oracle: a rational world of 3 tokens and 2 positions ------------------------------------
-
-
-def _laws(*weights: tuple[int, ...]) -> dict[tuple, list[F]]:
-    """Integer weights per state, the root first, as laws of the next token."""
-    states = [(), (0,), (1,), (2,)]
-    return {s: [F(x, sum(w)) for x in w] for s, w in zip(states, weights, strict=True)}
-
-
-P = _laws((5, 3, 2), (1, 6, 3), (4, 4, 1), (2, 1, 7))
-REF = _laws((4, 3, 3), (1, 5, 4), (5, 3, 1), (3, 1, 6))
-Q = _laws((2, 3, 5), (6, 1, 3), (3, 5, 1), (2, 2, 6))
 P_DEAD = _laws((0, 3, 2), (1, 6, 3), (4, 4, 1), (2, 1, 7))  # the root never plays token 0
-REWARD = {(0, 0): 1, (0, 2): 1, (1, 1): 1, (2, 2): 1}
-PATHS = list(itertools.product(range(V), repeat=H))
-
-
-def world_of(p=P, ref=REF, q=Q) -> World:
-    """The same world as arrays of logs."""
-
-    def logs(laws) -> np.ndarray:
-        return np.array([[math.log(x) if x else -INF for x in laws[s]] for s in laws])
-
-    reward = np.array([float(REWARD.get(path, 0)) for path in PATHS])
-    return World(make_tree(V, H), logs(p), logs(ref), logs(q), reward)
-
-
-def prob(path, laws) -> F:
-    return math.prod((laws[path[:t]][path[t]] for t in range(H)), start=F(1))
 
 
 def acceptance(p, q, lam) -> F:
     return sum((min(qi, pi / lam) for pi, qi in zip(p, q, strict=True)), start=F(0))
-
-
-def law_of_states(laws) -> dict[tuple, F]:
-    d = dict.fromkeys(laws, F(0))
-    for path, t in itertools.product(PATHS, range(H)):
-        d[path[:t]] += prob(path, laws) / H
-    return d
 
 
 def tokens_of(path, est: Estimator, p, ref, q):
@@ -175,14 +153,6 @@ PREFIX = [
 SEEDS = [0, 1, 2]
 
 
-def some_world(seed: int, **options) -> World:
-    return random_world(make_tree(4, 3), seed, **({"kl": 0.3, "spread": 0.5} | options))
-
-
-def jp(mask: str = "coin", **options) -> Estimator:
-    return Estimator("", "jackpot", mask=mask, **options)
-
-
 # ---- the laboratory is exact ---------------------------------------------------------------------
 
 
@@ -206,25 +176,6 @@ def test_moments_are_exact_where_the_policy_never_goes(est):
     m = moments(world_of(p=P_DEAD, ref=P_DEAD), est)
     np.testing.assert_allclose(m.mean, as_table(limit), rtol=RTOL, atol=1e-13)
     assert m.variance == pytest.approx(float(variance), rel=RTOL)
-
-
-def test_true_gradient_is_the_derivative_of_the_expected_reward():
-    """Against a central difference of the expected reward, by plain enumeration."""
-    world, step = world_of(), 1e-6
-
-    def reward_with(s, x, change) -> float:
-        laws = {k: [float(v) for v in law] for k, law in P.items()}
-        laws[s][x] *= math.exp(change)
-        laws[s] = [v / sum(laws[s]) for v in laws[s]]
-        return sum(
-            r * math.prod(laws[path[:t]][path[t]] for t in range(H)) for path, r in REWARD.items()
-        )
-
-    slope = [
-        [(reward_with(s, x, step) - reward_with(s, x, -step)) / (2 * step) for x in range(V)]
-        for s in P
-    ]
-    np.testing.assert_allclose(gradient(world, world.log_p, world.log_p), slope, atol=1e-9)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -657,134 +608,3 @@ def test_error_after_the_best_step_is_the_least_over_all_steps():
         for s in np.linspace(0, 3, 30001)
     ]
     assert m.mse_best_step(true, 50) == pytest.approx(min(errors), abs=1e-7)
-
-
-@pytest.mark.parametrize("kl", [0.0, 0.01, 1.0])
-def test_the_actor_lies_at_the_mismatch_asked_for(kl):
-    """Mean KL(p_ref || q) over the actor's states, by plain enumeration."""
-    world = some_world(2, kl=kl, staleness=0.2, dead=0.01 if kl else 0.0)
-    tree, ref, q = world.tree, np.exp(world.log_ref), np.exp(world.log_q)
-    total = 0.0
-    for states, tokens in zip(tree.states.tolist(), tree.tokens.tolist(), strict=True):
-        chance = math.prod(q[s, x] for s, x in zip(states, tokens, strict=True))
-        for s in states:
-            total += chance * sum(
-                a * math.log(a / b) for a, b in zip(ref[s], q[s], strict=True) if a > 0
-            )
-    assert total / tree.horizon == pytest.approx(kl, abs=1e-10)
-    assert mean_kl(tree, world.log_ref, world.log_q) == pytest.approx(kl, abs=1e-10)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--vocab", "50", "--horizon", "4"], r"make 6,250,000 trajectories, more than the 20,000"),
-        (["--vocab", "9", "--horizon", "999"], r"about 1e953 trajectories"),
-        (["--vocab", "2"], r"--vocab must be at least 3, got 2"),
-        (["--horizon", "0"], r"at least 2 tokens and 1 position, got vocab 5, horizon 0"),
-        (["--out", "/dev/null/x"], r"cannot write to --out /dev/null/x"),
-        (["--seeds", "0"], r"--seeds must be at least 1, got 0"),
-    ],
-)
-def test_impossible_requests_are_refused_with_what_to_do(arguments, message, capsys):
-    """Exit status 2 and one line that names the number of trajectories."""
-    assert estimators.main(arguments) == 2
-    assert message in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"kl": -1.0}, "kl must be a finite number"),
-        ({"kl": 0.1, "dead": 1.0}, "below 1"),
-        ({"kl": 0.01, "dead": 0.5}, "dead 0.5 alone costs"),
-    ],
-)
-def test_impossible_worlds_are_refused(options, message):
-    with pytest.raises(ValueError, match=message):
-        random_world(make_tree(3, 2), 0, **options)
-
-
-def test_the_command_writes_every_table_and_the_picture(tmp_path, capsys):
-    """A small quick run: files on disk, the same numbers as the studies, the answer on stdout."""
-    status = estimators.main(
-        ["--vocab", "3", "--horizon", "2", "--quick", "--out", str(tmp_path / "out")]
-    )
-    assert status == 0
-    names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert {"mismatch.csv", "cost.csv", "estimators.png", "estimators.pdf"} <= names
-    assert all(path.stat().st_size > 100 for path in (tmp_path / "out").iterdir())
-    assert "TIS under another name" in capsys.readouterr().out
-
-
-def test_the_studies_say_what_the_report_says():
-    """The closing lines of the report, on 4 worlds: no gain per trajectory, some for money."""
-    tree = make_tree(5, 3)
-    tuned = estimator_studies.equal_tuning(tree, range(4), (0.3,))
-    assert all(r["Jackpot (coin, batch Z)_true"] >= 0.99 for r in tuned)
-    money = token_cost_studies.equal_money(tree, range(4), (0.3,))
-    cheap = [r["batch_true"] for r in money if r["cost_ratio"] < 0.02]
-    assert max(cheap) < 0.985
-
-
-def test_populations_hold_the_actors_tokens():
-    """Masses by plain enumeration; the tokens of the paths carry importance's second moment."""
-    world, d = world_of(), law_of_states(Q)
-    mass, ratio = token_cost_studies.token_population(world)
-    pairs = [(s, x) for s in Q for x in range(V)]
-    np.testing.assert_allclose(mass, [float(d[s] * Q[s][x]) for s, x in pairs], rtol=1e-12)
-    np.testing.assert_allclose(ratio, [float(P[s][x] / Q[s][x]) for s, x in pairs], rtol=1e-12)
-    mass, ratio, size = token_cost_studies.path_population(world)
-    m = moments(world, Estimator("", "importance"))
-    second = m.variance + np.sum(m.mean**2)
-    assert H * sum(mass * (ratio * size) ** 2) == pytest.approx(second, rel=1e-12)
-
-
-def test_cost_rows_are_bills_against_keeping_every_token():
-    """Saving: 1 - (c + Z) E_p max(lam, r) / ((c + 1) E_p r), recomputed; bills from the noise."""
-    tree, kl = make_tree(4, 2), 0.3
-    world = random_world(tree, 0, kl=kl)
-    q, r = (x.tolist() for x in token_cost_studies.token_population(world))
-    keep_all = sum(a * b * b for a, b in zip(q, r, strict=True))
-    for row in token_cost_studies.cost(tree, [0], (kl,)):
-        c, lam = row["cost_ratio"], row["lam"]
-        z = sum(min(a, a * b / lam) for a, b in zip(q, r, strict=True))
-        second = sum(a * b * max(lam, b) for a, b in zip(q, r, strict=True))
-        assert row["accepted"] == pytest.approx(z, rel=1e-12)
-        assert row["saving"] == pytest.approx(1 - (c + z) * second / (c + 1) / keep_all, abs=1e-12)
-        paid = (c + z) * moments(world, jp(lam=lam, z="batch")).noise
-        kept = (c + 1) * moments(world, Estimator("", "importance")).noise
-        assert row["gradient_saving"] == pytest.approx(1 - paid / kept, abs=1e-12)
-        assert row["gradient_excess"] > -1e-3  # the grid of lam is as fine as that
-
-
-def test_rows_name_the_target_they_measure():
-    """Importance sampling: cosine 1 with the token target, the floor's cosine with the true one."""
-    rows = estimator_studies.by_mismatch(make_tree(4, 2), [0], (0.3,))
-    by_name = {row["estimator"]: row for row in rows}
-    assert by_name["importance"]["cos_token"] == pytest.approx(1, abs=1e-12)
-    assert by_name["importance"]["bias_token"] < 1e-12
-    floor = by_name["token target"]["cos_true"]
-    assert by_name["importance"]["cos_true"] == pytest.approx(floor, rel=1e-12)
-    assert floor < 0.99
-    assert by_name["sequence importance"]["bias_true"] < 1e-12
-
-
-def test_the_ratio_table_agrees_within_its_standard_errors():
-    """Seeded: 4 standard errors, at 32 and 128 paths with c1, where the sampled error is light."""
-    rows = estimator_studies.ratio_check(make_tree(5, 3), 0, repeats=1500)
-    some = [
-        r for r in rows if r["estimator"] == "Jackpot (coin, per accepted)" and r["n_paths"] > 8
-    ]
-    assert len(some) == 2
-    for row in some:
-        assert row["standard_error"] < 0.02 * row["mse_sampled"]
-        assert abs(row["mse_delta"] - row["mse_sampled"]) < 4 * row["standard_error"]
-
-
-def test_equal_tuning_looks_at_both_spreads_of_the_mismatch():
-    """The same seed with unequal states is another world."""
-    rows = estimator_studies.equal_tuning(make_tree(3, 2), [0], (0.3,))
-    even, uneven = ([r["TIS_true"] for r in rows if r["spread"] == s] for s in (0.0, 1.0))
-    assert len(even) == len(uneven) == len(estimator_studies.N_PATHS)
-    assert all(abs(a - b) > 1e-6 for a, b in zip(even, uneven, strict=True))

@@ -1,29 +1,13 @@
 """The head in blocks against whole logits in float64, written out here with log_softmax alone."""
 
-import copy
-import functools
 import itertools
-import warnings
 
 import pytest
 import torch
+from lm_head_cases import CHUNKS, N, Products, V, ids, model, random, reference_logp
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import (
-    Gemma2Config,
-    Gemma2ForCausalLM,
-    GraniteConfig,
-    GraniteForCausalLM,
-    PhiConfig,
-    PhiForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
 
-import jackpot
-from llm import settings as config
-from llm.algorithm.z_tail import tail_floor, tail_terms
-from llm.errors import ConfigError
-from llm.models.lm_head import blocks, support, threshold_scan
+from llm.models.lm_head import blocks
 from llm.models.lm_head.chunked import (
     Chunk,
     Head,
@@ -33,36 +17,6 @@ from llm.models.lm_head.chunked import (
     dense_logprobs,
     token_logprobs,
 )
-from llm.models.lm_head.support import head_of, heads_of, hidden_states
-
-N, V = 7, 23
-CHUNKS = [Chunk(1, 1), Chunk(3, 5), Chunk(7, 23), Chunk(2, 22), Chunk(100, 100)]
-
-
-def random(*shape, seed, dtype=torch.float64, scale=1.0):
-    made = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return (scale * made).to(dtype).requires_grad_()
-
-
-def model(seed, n=N, v=V, h=5, bias=False, softcap=None, dtype=torch.float64, scale=1.0):
-    head = Head(
-        random(v, h, seed=seed, dtype=dtype, scale=scale),
-        random(v, seed=seed + 1, dtype=dtype) if bias else None,
-        softcap,
-    )
-    return random(n, h, seed=seed + 2, dtype=dtype), head
-
-
-def ids(*shape, seed, v=V):
-    return torch.randint(v, shape, generator=torch.Generator().manual_seed(seed))
-
-
-def reference_logp(hidden, head, temperature):
-    """float64, whatever the inputs."""
-    logits = hidden.double() @ head.weight.double().T
-    logits = logits if head.bias is None else logits + head.bias.double()
-    logits = logits if head.softcap is None else head.softcap * torch.tanh(logits / head.softcap)
-    return logits / temperature, torch.log_softmax(logits / temperature, -1)
 
 
 def reference_kl(log_p, log_q):
@@ -320,20 +274,6 @@ def test_a_token_in_the_kl_alone_gives_the_policy_nothing():
     assert grads[0][[0, 3, 4, 8]].count_nonzero() == 0
 
 
-class Products(TorchDispatchMode):
-    """Counts multiplications of matrix products."""
-
-    count = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func.overloadpacket.__name__.rstrip("_")
-        assert name not in ("bmm", "baddbmm", "matmul", "linear")
-        if name in ("mm", "addmm"):
-            a, b = args[-2:]
-            self.count += a.shape[0] * a.shape[1] * b.shape[1]
-        return func(*args, **(kwargs or {}))
-
-
 @pytest.mark.parametrize(
     "kept, distilled, products",
     # forward: one product for each model; backward: logits of both, then two for each gradient
@@ -404,58 +344,6 @@ def test_top_k_is_that_of_whole_logits(chunk, k):
     assert not x.topk_logp.requires_grad
 
 
-@pytest.mark.parametrize("chunk", [*CHUNKS, Chunk(5, 300)], ids=str)
-@pytest.mark.parametrize("bias, softcap", [(False, None), (True, 1.5)])
-@pytest.mark.parametrize("kept", [256, 1])
-def test_tokens_above_a_floor_are_counted_and_summed(chunk, bias, softcap, kept, monkeypatch):
-    """Also where candidates are too many to be kept, with no known ids, and by whole logits."""
-    monkeypatch.setattr(threshold_scan, "_PER_TOKEN", kept)
-    v = 311 if chunk.vocab == 300 else V
-    m = model(0, n=12, v=v, bias=bias, softcap=softcap, scale=2.0)
-    logp = reference_logp(*m, 0.8)[1].detach()
-    floor = torch.linspace(-9.0, -1.0, 12).double()
-    floor[3], floor[4] = -torch.inf, 0.0
-    high = logp > floor[:, None]
-    assert high[3].all() and not high[4].any() and ((0 < high.sum(1)) & (high.sum(1) < v)).any()
-    for known in (None, ids(12, 3, seed=0, v=v)):
-        sides = [HeadInput(*model(5, n=12, v=v)), HeadInput(*m, ids=known, floor=floor)]
-        for (other, x), _ in (
-            chunked_logprobs(sides, [KLPair(0, 1)], 0.8, chunk),
-            dense_logprobs(sides, (), 0.8),
-        ):
-            assert other.n_above is None and not x.mass_above.requires_grad
-            assert torch.equal(x.n_above, high.sum(1).double())
-            torch.testing.assert_close(x.mass_above, (logp.exp() * high).sum(1))
-
-
-def test_a_floor_costs_no_product_unless_too_many_tokens_exceed_it(monkeypatch):
-    m, floor = model(0, n=8), torch.full((8,), -3.0).double()
-    for kept, products in ((256, 1), (1, 2)):
-        monkeypatch.setattr(threshold_scan, "_PER_TOKEN", kept)
-        with Products() as done, torch.no_grad():
-            chunked_logprobs([HeadInput(*m, floor=floor)], (), 1.0, Chunk(8, 4))
-        assert done.count == products * 8 * V * 5
-
-
-@pytest.mark.parametrize("chunk", [Chunk(1, 1), Chunk(3, 5), Chunk(100, 100)], ids=str)
-def test_tokens_above_a_floor_are_counted_with_a_bias_and_at_another_temperature(chunk):
-    """Known ids lose half of their large logits to the bias and two thirds to the temperature:
-    taken for what they were, they would hide the tokens just above the floor."""
-    hidden, head = random(12, 5, seed=0).detach(), Head(random(V, 5, seed=1).detach())
-    known = torch.tensor([[4, 9, 2]]).expand(12, 3)
-    head.weight[4] = 0.0
-    head.weight[4, 0], hidden[:, 0] = 30.0, 1.0
-    head = Head(head.weight, random(V, seed=2).detach())
-    head.bias[4] = -15.0
-    logp = reference_logp(hidden, head, 3.0)[1]
-    floor = torch.full((12,), -6.0).double()
-    high = logp > floor[:, None]
-    assert bool((high.sum(1) > 3).all()) and not bool(high.all())
-    (x,), _ = chunked_logprobs([HeadInput(hidden, head, ids=known, floor=floor)], (), 3.0, chunk)
-    assert torch.equal(x.n_above, high.sum(1).double())
-    torch.testing.assert_close(x.mass_above, (logp.exp() * high).sum(1))
-
-
 def test_autocast_around_a_pass_changes_nothing():
     """Nor a count, which goes by the logits of known ids: here of 100 and more, which bfloat16
     rounds by tenths, with a token 0.01 nats above the floor."""
@@ -475,30 +363,6 @@ def test_autocast_around_a_pass_changes_nothing():
     plain, plain_kl = values()
     for one, two in zip((*rounded, kl), (*plain, plain_kl), strict=True):
         assert torch.equal(one, two)
-
-
-@pytest.mark.parametrize("chunk", CHUNKS, ids=str)
-@pytest.mark.parametrize("lam", [0.6, 1.0, "per state"])
-def test_u_prime_of_one_pass_is_that_of_the_core(chunk, lam):
-    """q all but uniform, so that c binds; a batch of no token has none."""
-    m = model(0, n=12)
-    logp = reference_logp(*m, 0.8)[1].detach()
-    q = torch.log_softmax(0.2 * random(12, V, seed=5), -1).detach()
-    log_q, known = q.topk(4)
-    mask = torch.zeros_like(q, dtype=torch.bool).scatter(1, known, True)
-    log_p_tail, log_q_tail = (x.masked_fill(mask, -torch.inf).logsumexp(-1) for x in (logp, q))
-    lam = torch.linspace(0.5, 2, 12).double() if lam == "per state" else lam
-    core = jackpot.tail_bound(logp, mask, log_p_tail, log_q_tail, log_q[:, -1], lam)
-    (x,), _ = chunked_logprobs(
-        [HeadInput(*m, ids=known, floor=tail_floor(log_q, lam))], (), 0.8, chunk
-    )
-    ours = tail_terms(x.logp_ids, log_q, x.n_above, x.mass_above, lam)
-    assert bool(
-        (core < jackpot.acceptance_rate(log_p_tail[:, None], log_q_tail[:, None], lam) - 1e-3).any()
-    ), "c must bind somewhere"
-    torch.testing.assert_close(ours, core, rtol=0, atol=1.1e-4)  # less than 1e-4 is ignored
-    none = chunked_logprobs([HeadInput(m[0][:0], m[1], ids=known[:0], floor=log_q[:0, -1])])[0][0]
-    assert none.n_above.shape == none.mass_above.shape == (0,)
 
 
 def test_dense_gives_the_same_from_hidden_states_or_logits():
@@ -534,242 +398,6 @@ def test_a_compiled_caller_gets_the_same_values_and_gradients():
     compiled = torch.autograd.grad(torch.compile(loss, backend="eager")(h), (h, body, head.weight))
     for one, two in zip(plain, compiled, strict=True):
         assert torch.equal(one, two)
-
-
-TINY = {
-    "vocab_size": 50,
-    "hidden_size": 16,
-    "intermediate_size": 16,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 2,
-}
-
-
-def transformer(kind, config, **settings):
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return kind(config(**TINY, **settings, initializer_range=0.3, pad_token_id=0))
-
-
-def tied(tie):
-    return transformer(Qwen3ForCausalLM, Qwen3Config, head_dim=8, tie_word_embeddings=tie)
-
-
-def gemma():
-    return transformer(Gemma2ForCausalLM, Gemma2Config, head_dim=8, final_logit_softcapping=3.0)
-
-
-def phi():
-    made = transformer(PhiForCausalLM, PhiConfig)
-    torch.nn.init.normal_(made.lm_head.bias, generator=torch.Generator().manual_seed(1))
-    return made
-
-
-@pytest.mark.parametrize("make", [lambda: tied(True), lambda: tied(False), gemma, phi])
-def test_a_model_trained_through_its_head_gets_the_gradient_of_its_own_logits(make):
-    """Every parameter, so tied embeddings receive both their gradients; bias and soft-cap, too."""
-    net = make()
-    inputs = {"input_ids": ids(2, 6, seed=1, v=50)}
-    head, why = head_of(net)
-    assert head is not None, why
-    tokens = ids(12, seed=2, v=50)
-    logp = torch.log_softmax(net(**inputs).logits.flatten(0, 1), -1)
-    logp.gather(1, tokens[:, None]).sum().backward()
-    wanted = {name: p.grad.clone() for name, p in net.named_parameters()}
-    net.zero_grad()
-    hidden = hidden_states(net, **inputs).flatten(0, 1)
-    token_logprobs(hidden, head, tokens, chunk=Chunk(5, 7)).sum().backward()
-    for name, p in net.named_parameters():
-        torch.testing.assert_close(p.grad, wanted[name], rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing")  # of peft
-def test_an_adapted_model_keeps_its_head():
-    peft = pytest.importorskip("peft")
-    net = peft.get_peft_model(tied(False), peft.LoraConfig(r=2, target_modules=["q_proj"]))
-    head, why = head_of(net)
-    assert head is not None, why
-    assert head.weight is net.get_base_model().lm_head.weight
-
-
-def test_dropout_does_not_hide_the_head():
-    net = transformer(PhiForCausalLM, PhiConfig, embd_pdrop=0.5, resid_pdrop=0.5).train()
-    head, why = head_of(net)
-    assert head is not None, why
-
-
-def test_finding_the_head_leaves_the_model_as_it_was():
-    net = tied(False).train()
-    net.model.layers[0].eval()
-    modes, state = [m.training for m in net.modules()], torch.get_rng_state()
-    head_of(net)
-    assert [m.training for m in net.modules()] == modes
-    assert torch.equal(torch.get_rng_state(), state)
-    assert all(p.grad is None for p in net.parameters())
-
-
-def scaled():
-    return transformer(GraniteForCausalLM, GraniteConfig, logits_scaling=4.0)
-
-
-def wrapped():
-    net = tied(False)
-    net.lm_head = torch.nn.Sequential(net.lm_head)
-    return net
-
-
-def infinite():
-    net = phi()
-    net.lm_head.bias.data[3] = -torch.inf
-    return net
-
-
-@pytest.mark.parametrize(
-    "make, reason",
-    [
-        (scaled, "not those of its head's weight"),
-        (wrapped, "Sequential, not a plain linear layer"),
-        (infinite, "bias is not finite"),
-        (lambda: torch.nn.Linear(2, 2), "not a transformers causal language model"),
-    ],
-)
-def test_another_kind_of_head_is_named_and_left_to_the_dense_path(make, reason):
-    net = make()
-    head, why = head_of(net)
-    assert head is None and reason in why
-    models = {"policy": tied(False), "actor": net}
-    with pytest.warns(UserWarning, match=f"the actor: .*{reason}") as seen:
-        assert heads_of(models, "auto") is None
-    assert len(seen) == 1
-    with pytest.raises(ConfigError, match=f"out of reach for the actor: .*{reason}"):
-        heads_of(models, "chunked")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert heads_of(models, "dense") is None
-
-
-def scale_of(scaling, dtype):
-    return transformer(GraniteForCausalLM, GraniteConfig, logits_scaling=scaling).to(dtype)
-
-
-def scaled_input(dtype):
-    """Something between the last hidden state and the head, where its logits do not show it."""
-    net = tied(False).to(dtype)
-    net.lm_head.register_forward_pre_hook(lambda _, x: (x[0] * 1.02,))
-    return net
-
-
-def one_id_off(dtype):
-    """By a sixth of the largest logit, too little for the slope over all ids."""
-    net = tied(False).to(dtype)
-
-    def shift(_, x, out):
-        least = out.abs().amax((0, 1)).argmin()
-        out[..., least] += 0.16 * out.abs().max()
-
-    net.lm_head.register_forward_hook(shift)
-    return net
-
-
-def hidden_cap(dtype):
-    """Of 100, which a model with logits below 10 hardly shows; its name is not among those read."""
-    net = gemma().to(dtype)
-    net.config.final_logit_softcapping, net.lm_head = None, copy.deepcopy(net.lm_head)
-    forward = net.forward
-
-    def capped(**inputs):
-        out = forward(**inputs)
-        out.logits = 100.0 * torch.tanh(out.logits / 100.0)
-        return out
-
-    net.forward = capped
-    return net
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize(
-    "make",
-    [
-        *(functools.partial(scale_of, s) for s in (1.02, 1.2, 0.98, 1.0001)),
-        scaled_input,
-        one_id_off,
-        hidden_cap,
-    ],
-    ids=["1.02", "1.2", "0.98", "1.0001", "input", "one id", "cap"],
-)
-def test_a_head_that_is_nearly_the_formula_is_refused_in_every_dtype(make, dtype):
-    head, why = head_of(make(dtype))
-    assert head is None and "not those of its head's weight" in why
-
-
-def another_order(make, dtype):
-    """The same formula with logits made in float32 and the soft-cap's scale multiplied."""
-    net = make().to(dtype)
-    cap = getattr(net.config, "final_logit_softcapping", None)
-    net.config.final_logit_softcapping = None
-    forward = net.forward
-
-    def wider(_, x, out):
-        bias = None if net.lm_head.bias is None else net.lm_head.bias.float()
-        return torch.nn.functional.linear(x[0].float(), net.lm_head.weight.float(), bias)
-
-    def capped(**inputs):
-        net.config.final_logit_softcapping = None
-        out = forward(**inputs)
-        net.config.final_logit_softcapping = cap
-        if cap is not None:
-            out.logits = torch.tanh(out.logits * (1.0 / cap)) * cap
-        return out
-
-    net.lm_head.register_forward_hook(wider)
-    net.config.final_logit_softcapping, net.forward = cap, capped
-    return net
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("make", [lambda: tied(True), lambda: tied(False), gemma, phi])
-def test_a_right_head_is_found_in_every_dtype_however_it_rounds(make, dtype):
-    for net in (make().to(dtype), another_order(make, dtype)):
-        head, why = head_of(net)
-        assert head is not None, why
-
-
-def own(kind):
-    return config.load([], ["--actor.kind", kind, "--loss.actor-ppo", "False",
-                            "--loss.distill-coef", "0"])  # fmt: skip
-
-
-@pytest.mark.parametrize("role", ["policy", "actor"])
-def test_auto_falls_back_to_whole_logits_with_one_warning_for_a_policy_or_an_actors_own_head(
-    role, monkeypatch
-):
-    monkeypatch.setattr(support, "BLOCKS_FROM", 50)
-    pair = {"policy": tied(False), "actor": tied(False)} | {role: scale_of(1.02, torch.bfloat16)}
-    with pytest.warns(UserWarning, match=f"whole logits .* the {role}: its logits") as seen:
-        assert not support.chunked(own("frozen"), **pair)
-    assert len(seen) == 1
-
-
-def test_a_derived_actor_whose_head_cannot_be_read_is_warned_of_once(monkeypatch):
-    monkeypatch.setattr(support, "BLOCKS_FROM", 50)
-    with pytest.warns(
-        UserWarning, match="whole logits .* the actor: its head is Sequential"
-    ) as seen:
-        assert support.chunked(own("quantized"), tied(False), wrapped())
-    assert len(seen) == 1
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert support.chunked(own("quantized"), tied(False), tied(True))
-
-
-def test_plain_heads_are_all_found():
-    models = {"policy": tied(True), "actor": gemma()}
-    by_role = heads_of(models, "chunked")
-    assert by_role["actor"].softcap == 3.0 and by_role["policy"].softcap is None
-    assert by_role["policy"].weight is models["policy"].model.embed_tokens.weight
-    with pytest.raises(ConfigError, match='"auto", "chunked" or "dense", got "fast"'):
-        heads_of(models, "fast")
 
 
 H = torch.zeros(N, 5)

@@ -7,27 +7,22 @@ import dataclasses
 import importlib.util
 import json
 import os
-import re
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace as Of
 
 import pytest
 import torch
+from engine_cases import CPU, cfg_of, moved, opened
 from safetensors.torch import load_file
 from tiny_context import NOWHERE, PROBLEMS, TOKENIZER, random_pair, world
 from training_runs import COMMON, POLICY, UNTRAINED, rows, start, weights
 
-from llm import randomness, settings, train
+from llm import randomness, train
 from llm.errors import NonFinite
-from llm.models import actors, loading
+from llm.models import loading
 from llm.rollout.engines import subprocess_engine
-from llm.rollout.engines import weights as engine_weights
 from llm.rollout.engines.base import FIELDS, EngineError, generate
-from llm.rollout.engines.factory import open_engine
 from llm.rollout.engines.in_process import HfEngine
 from llm.rollout.engines.vllm_engine import likeliest, limits_of, to_result
 from llm.rollout.sampling import sample
@@ -35,29 +30,10 @@ from llm.runs.metrics_files import MetricsFile
 from llm.settings.loading import ConfigError
 from llm.training import context, rollout_phase, self_test
 
-ROOT = Path(__file__).resolve().parents[4]
-CPU = torch.device("cpu")
-BASE = ["--rollout.prompts-per-step", "5", "--rollout.rollouts-per-prompt", "3"]
-BASE += ["--rollout.max-new-tokens", "9", "--rollout.top-k", "4"]
-
-
-def cfg_of(engine: str, *flags: str) -> settings.Config:
-    return settings.load([], [*BASE, "--rollout.engine", engine, *flags])
-
-
-def opened(engine: str, model, *flags: str):
-    return open_engine(cfg_of(engine, *flags), TOKENIZER, model, CPU)
-
 
 def equal(a, b) -> bool:
     same = all(torch.equal(getattr(a, f), getattr(b, f)) for f in FIELDS)
     return same and a.prompts == b.prompts and a.answers == b.answers
-
-
-def moved(model, factor: float) -> None:
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(factor)
 
 
 @pytest.fixture(scope="module")
@@ -113,36 +89,6 @@ def test_a_part_of_a_step_is_sampled_at_its_place(both, name):
     assert part.index.tolist() == list(range(6, 15))
 
 
-@pytest.mark.parametrize(
-    "flags",
-    [
-        ("--actor.kind", "quantized"),
-        ("--actor.kind", "early_exit", "--policy.lora-rank", "2"),
-        ("--actor.kind", "stale", "--policy.lora-rank", "2", "--policy.dtype", "bfloat16"),
-    ],
-    ids=lambda f: f[1],
-)
-def test_every_kind_of_actor_crosses_to_a_process_bit_for_bit(flags):
-    """Quantised weights, adapters, a model cut short, bfloat16: a copy that computes the same."""
-    cfg = cfg_of("process", *flags, *UNTRAINED)
-    policy = random_pair()[0].to(getattr(torch, cfg.policy.dtype)).eval()
-    if cfg.policy.lora_rank:
-        policy = loading.with_lora(policy, cfg.policy, seed=0)
-    actor = actors.open_actor(cfg, policy, Path("unused"))
-    shape = json.loads(json.dumps(engine_weights.shape_of(actor.model, cfg)))
-    shell = engine_weights.build_shell(shape, "cpu")
-    moved(policy, 1.01)
-    actor.refresh(policy, 0)
-    engine_weights.take(shell, engine_weights.weights_of(actor.model))
-    order = opened("hf", policy)._order("sampling", 0, PROBLEMS, 2, 6, 4, None)
-    a, b = generate(actor.model, order, 1), generate(shell, order, 1)
-    assert all(torch.equal(a[name], b[name]) for name in FIELDS)
-    weights = engine_weights.weights_of(actor.model)
-    weights.popitem()
-    with pytest.raises(ConfigError, match="has other weights"):
-        engine_weights.take(shell, weights)
-
-
 def test_batches_ordered_ahead_keep_the_weights_of_their_order(both):
     """Three orders from three versions, collected afterwards, the process killed in between."""
     engine, hf, model = both
@@ -176,39 +122,6 @@ def test_a_hung_process_is_replaced_and_gives_the_same_batch(both, monkeypatch, 
     assert equal(engine.generate(20, PROBLEMS), expected)
     assert engine.counts() == {"engine_restarts": 1}
     assert "gave no answer for 0.3 s; started again (1 of 3)" in capfd.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("does", "said"),
-    [
-        ("print('Segmentation fault?')", "said b'Segmentation fault.', which is no answer"),
-        ("print('[]')", "which is no answer"),
-        ("print('{\"done\": 7}')", "which is no answer"),
-        ("print('{\"done\": 1}')", "left no readable answer"),
-        ("print('x' * 70000)", "which is no answer"),
-        ('print(\'{"error": "MemoryError: 8 GB"}\')', "failed: MemoryError: 8 GB"),
-        ("sys.exit(3)", "ended with exit code 3. It wrote: first line"),
-        ("time.sleep(9)", "gave no answer for 0.5 s"),
-        (  # a byte now and then is no answer
-            "[(print(end='{', flush=True), time.sleep(0.1)) for _ in range(20)]; sys.exit(4)",
-            "gave no answer for 0.5 s",
-        ),
-    ],
-)
-def test_a_process_that_goes_on_failing_is_an_error_after_three_replacements(
-    does, said, monkeypatch, capfd
-):
-    """Each way to fail, by a script in the worker's place."""
-    script = f"import sys, time; sys.stderr.write('first line'); sys.stderr.flush(); {does}"
-    command = [sys.executable, "-S", "-c", f"{script}; sys.stdout.flush(); time.sleep(9)"]
-    monkeypatch.setattr(subprocess_engine.ProcessEngine, "_command", lambda self: command)
-    engine = opened("process", random_pair()[1], "--rollout.engine-timeout", "0.5")
-    with pytest.raises(EngineError, match=r"failed 4 times in a row; at last process \d+") as e:
-        engine.generate(0, PROBLEMS)
-    assert re.search(said, str(e.value))
-    assert capfd.readouterr().err.count("started again") == 3
-    engine.close()
-    assert not engine._folder.exists()
 
 
 @pytest.mark.parametrize(
@@ -247,37 +160,6 @@ def test_log_probabilities_that_are_not_finite_are_the_guards_to_report(both):
         engine.generate(0, PROBLEMS, check=lambda logq: NOWHERE.finite(7, seen=logq))
 
 
-def test_the_process_ends_with_its_parent_even_while_it_samples(tmp_path):
-    """SIGKILL of the parent with a long batch under way: no orphan, no folder left."""
-    script = f"""
-import sys, time
-sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
-import torch
-from llm_world import PROBLEMS, TOKENIZER, random_pair
-from llm import config
-from llm.engine import open_engine
-flags = "--rollout.engine process --rollout.max-new-tokens 400 --rollout.rollouts-per-prompt 400"
-cfg = config.load([], flags.split())
-engine = open_engine(cfg, TOKENIZER, random_pair()[1], torch.device("cpu"))
-engine.trial(PROBLEMS[:1], 1, 2, 1)
-engine.submit(1, PROBLEMS * 4)
-print(engine.pid, engine._folder, flush=True)
-time.sleep(60)
-"""
-    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
-    try:
-        assert parent.stdout is not None
-        pid, folder = parent.stdout.readline().split()
-    finally:
-        parent.kill()
-        parent.wait()
-        parent.stdout.close()
-    deadline = time.monotonic() + 10
-    while running(int(pid)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not running(int(pid)) and not Path(folder).exists()
-
-
 def test_a_signal_to_the_whole_group_is_the_trainers_to_handle(both):
     """torchrun and schedulers send SIGTERM to all: the trainer then saves, with what is ordered."""
     engine, hf, _ = both
@@ -285,38 +167,6 @@ def test_a_signal_to_the_whole_group_is_the_trainers_to_handle(both):
         os.kill(engine.pid, number)
     assert equal(engine.generate(30, PROBLEMS), hf.generate(30, PROBLEMS))
     assert engine.counts() == {"engine_restarts": 0}
-
-
-def test_the_process_is_no_rank_and_sees_the_ranks_gpu_alone(monkeypatch):
-    """What torchrun 2.13 sets; numbers and names of GPUs."""
-    of_rank = (
-        "GROUP_RANK GROUP_WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE MASTER_ADDR MASTER_PORT RANK "
-        "ROLE_NAME ROLE_RANK ROLE_WORLD_SIZE TORCHELASTIC_RUN_ID TORCHELASTIC_USE_AGENT_STORE "
-        "WORLD_SIZE"
-    ).split()
-    for name in (*of_rank, "NCCL_DEBUG"):
-        monkeypatch.setenv(name, "1")
-    found = subprocess_engine.environment(CPU)
-    assert not found.keys() & set(of_rank) and found["NCCL_DEBUG"] == "1"
-    seen = []
-    for visible in ("", "4,6", "GPU-a, GPU-b"):
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-        found = subprocess_engine.environment(torch.device("cuda", 1))
-        seen.append(found["CUDA_VISIBLE_DEVICES"])
-    assert seen == ["1", "6", "GPU-b"]
-    assert found["PYTHONPATH"].split(os.pathsep)[0] == str(ROOT)
-
-
-def running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
-    except OSError:
-        return False
-
-
-@pytest.fixture(scope="module")
-def warm(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("warm")
 
 
 SHORT = ("--run.steps", "6", "--run.checkpoint-every", "2", "--run.eval-every", "3")

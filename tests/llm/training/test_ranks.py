@@ -1,11 +1,10 @@
-"""Several processes do what one does: samples, masks, losses, metrics, weights, checkpoints."""
+"""Several ranks repeat the run of one, and end with one message."""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
-import threading
 import time
 from pathlib import Path
 
@@ -15,10 +14,7 @@ from ranks import Scene, assert_near, assert_same, finish, pids, play, ranks, to
 from training_runs import rows, weights
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from llm import distributed, settings
 from llm.checkpoints.checkpoint import latest
-from llm.distributed.heartbeat import Heartbeat
-from llm.settings.loading import ConfigError
 
 RUN = (
     "--policy.layers 2 --policy.width 32 --actor.layers 1 --actor.width 16 --task.digits-min 1 "
@@ -268,32 +264,3 @@ def test_sigterm_to_torchrun_saves_and_ends_with_one_message(home):
     said = [line for line in err.splitlines() if line.startswith("error:")]
     assert code != 0 and len(said) == 1 and "stopped by a signal, after saving" in said[0], err
     assert [r["step"] for r in rows(Path(made.folder))] == list(range(steps_saved(made)))
-
-
-def test_prompts_that_cannot_be_dealt_evenly_are_refused_before_any_work(monkeypatch):
-    for name, value in {"RANK": "0", "MASTER_ADDR": "x", "MASTER_PORT": "1"}.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("WORLD_SIZE", "3")
-    with pytest.raises(ConfigError, match="prompts_per_step 16 must be a multiple of the 3 ranks"):
-        distributed.check_settings(settings.Config())
-
-
-def test_a_stopped_watch_is_no_longer_in_the_store():
-    """A thread inside a call into torch when Python ends aborts the process, complete or not."""
-
-    class SlowStore:
-        def set(self, key, value):
-            pass
-
-        def get(self, key):
-            asking.set()
-            time.sleep(0.2)
-            return b"1"
-
-    asking = threading.Event()
-    watch = Heartbeat(SlowStore(), 0, 2)
-    watch.start()
-    assert asking.wait(20)
-    watch.stop()
-    assert not watch.is_alive()
-    watch.stop()  # once more, as after an error

@@ -1,0 +1,51 @@
+"""Advantages, against numpy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from llm.algorithm.advantages import group_advantage
+from llm.algorithm.losses import ppo_clip_sum, token_scale
+
+REWARD = [1.0, 0.0, 0.0, 1.0, 0.25, 1.0, 1.0, 0.5]
+
+
+@pytest.mark.parametrize("kind", ["grpo", "dr_grpo", "rloo"])
+def test_advantages_match_numpy_and_are_zero_for_equal_rewards(kind):
+    """Centred by the group and, for grpo alone, over its deviation; rloo leaves one out."""
+    found = group_advantage(torch.tensor(REWARD), 4, kind).numpy().reshape(2, 4)
+    for row, r in zip(found, np.reshape(REWARD, (2, 4)), strict=True):
+        if kind == "rloo":
+            exact = [r[i] - np.delete(r, i).mean() for i in range(4)]
+        else:
+            exact = (r - r.mean()) / (r.std(ddof=1) + 1e-4 if kind == "grpo" else 1.0)
+        assert row == pytest.approx(exact, rel=1e-5, abs=1e-7)
+        assert float(row.sum()) == pytest.approx(0.0, abs=1e-6)
+    for equal in (0.1, 0.3, 0.7):  # whose means over 7 are off by rounding
+        assert group_advantage(torch.full((14,), equal), 7, kind).tolist() == [0.0] * 14
+
+
+def test_grpo_is_the_default():
+    reward = torch.tensor(REWARD)
+    assert torch.equal(group_advantage(reward, 4), group_advantage(reward, 4, "grpo"))
+
+
+@pytest.mark.parametrize("kind", ["grpo", "dr_grpo", "rloo"])
+def test_rejection_changes_no_baseline_and_no_length(kind):
+    """A sequence rejected whole still counts in its group's mean and in the denominator."""
+    advantage = group_advantage(torch.tensor([1.0, 0.0, 0.0, 1.0]), 4, kind)
+    index = torch.tensor([0, 0, 1, 2, 2, 2, 3])
+    scales = [
+        token_scale("sequence", accepted, index, 4)
+        for accepted in (torch.ones(7), (index != 2).float())
+    ]
+    assert torch.equal(*scales)
+    weight = (index != 2).float()
+    kept = weight != 0
+    loss = ppo_clip_sum(
+        torch.zeros(7), torch.zeros(7), advantage[index], weight, 0.2, 0.2, scales[1]
+    )
+    exact = -sum(float(advantage[i]) / 4 for i in (0, 1, 3))
+    assert float(loss) == pytest.approx(exact, rel=1e-6) and int(kept.sum()) == 4

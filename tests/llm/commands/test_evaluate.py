@@ -1,0 +1,134 @@
+"""`llm eval`: what it writes and what it refuses."""
+
+import json
+import shutil
+
+import pytest
+
+from llm import errors, settings
+from llm.checkpoints import checkpoint
+from llm.commands import evaluate as evaluate_command
+from llm.models import roles
+from llm.settings.loading import ConfigError
+
+
+def test_only_settings_that_an_evaluation_reads_can_be_replaced():
+    found = evaluate_command.split_overrides(
+        ["RUN", "--task.digits-max", "10", "--samples", "3", "--rollout.max-new-tokens=20"]
+    )
+    assert found == (
+        ["--task.digits-max", "10", "--rollout.max-new-tokens=20"],
+        ["RUN", "--samples", "3"],
+    )
+    with pytest.raises(ConfigError, match=r"--optim\.policy_lr does nothing in an evaluation"):
+        evaluate_command.split_overrides(["RUN", "--optim.policy_lr", "1"])
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A folder with a checkpoint of two small models, never warmed up."""
+    from llm.checkpoints.checkpoint import save_state
+
+    folder = tmp_path_factory.mktemp("run")
+    flags = "--warmup.policy_steps 0 --warmup.actor_steps 0 --policy.layers 1 --policy.width 32"
+    cfg = settings.load([], flags.split())
+    (folder / "config.toml").write_text(settings.dump(cfg))
+    parts = {
+        "policy": roles.open_policy(cfg, folder),
+        "actor": roles.open_model(cfg, "actor", folder),
+    }
+    save_state(folder / "checkpoints", 5, parts, {"step": 5})
+    return folder
+
+
+def test_eval_prints_a_table_and_adds_to_eval_json(run, capsys):
+    """On its own task, then on another one: two entries, each with policy and actor."""
+    common = [str(run), "--prompts", "6", "--samples", "3"]
+    assert evaluate_command.main(common) == 0
+    other = ["--task.name", "sort", "--task.digits_min", "2", "--task.digits_max", "3"]
+    assert evaluate_command.main([*common, *other]) == 0
+    out = capsys.readouterr().out
+    assert "pass@3" in out
+    first, second = json.loads((run / "eval.json").read_text())
+    assert (first["task"]["task.name"], second["task"]["task.name"]) == ("chain", "sort")
+    assert first["step"] == 5
+    assert set(first["models"]) == {"policy", "actor"}
+    assert first["models"]["policy"]["samples"] == 3
+    assert (run / "eval.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--prompts", "0"], "--prompts must be at least 1"),
+        (["--checkpoint", "best"], "holds no complete best checkpoint"),
+    ],
+)
+def test_eval_says_what_is_wrong(run, argv, message):
+    with pytest.raises(ConfigError, match=message):
+        evaluate_command.main([str(run), *argv])
+
+
+def test_eval_wants_a_run_folder(tmp_path):
+    with pytest.raises(ConfigError, match="is not a run folder"):
+        evaluate_command.main([str(tmp_path)])
+
+
+def test_eval_adds_to_no_damaged_file(run, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    (copy / "eval.json").write_text("{")
+    with pytest.raises(ConfigError, match="move it away"):
+        evaluate_command.main([str(copy)])
+    assert (copy / "eval.json").read_text() == "{"
+
+
+def run_in_progress(run, tmp_path, monkeypatch, replaced):
+    """A copy of the run whose newest checkpoint gives way to the next one `replaced` times, each
+    time just before its digest is taken; returns the folder and the digests' checkpoints."""
+    copy, seen, real = tmp_path / "copy", [], checkpoint.digest
+    shutil.copytree(run, copy)
+    (copy / "eval.json").unlink(missing_ok=True)
+
+    def digest(path):
+        step = int(path.parent.name.removeprefix("step_"))
+        if path.name == "state.json":
+            seen.append(step)
+            if step < 5 + replaced:
+                path.parent.rename(path.parent.with_name(f"step_{step + 1:08d}"))
+        return real(path)
+
+    monkeypatch.setattr(checkpoint, "digest", digest)
+    return copy, seen
+
+
+def test_eval_takes_the_newer_checkpoint_where_a_run_drops_the_one_being_read(
+    run, tmp_path, monkeypatch
+):
+    copy, seen = run_in_progress(run, tmp_path, monkeypatch, replaced=2)
+    assert evaluate_command.main([str(copy), "--prompts", "2", "--samples", "1"]) == 0
+    assert seen == [5, 6, 7]
+    (entry,) = json.loads((copy / "eval.json").read_text())
+    assert entry["checkpoint"] == "step_00000007"
+
+
+def test_eval_gives_up_with_a_clear_error(run, tmp_path, monkeypatch):
+    copy, seen = run_in_progress(run, tmp_path, monkeypatch, replaced=9)
+    with pytest.raises(errors.CheckpointError, match="step_00000007 was removed meanwhile"):
+        evaluate_command.main([str(copy), "--prompts", "2", "--samples", "1"])
+    assert seen == [5, 6, 7]
+
+
+def test_eval_does_not_read_a_damaged_checkpoint_again(run, tmp_path, monkeypatch):
+    copy, seen = run_in_progress(run, tmp_path, monkeypatch, replaced=0)
+    (copy / "checkpoints" / "step_00000005" / "state.json").write_text("x" * 20)
+    real, calls = evaluate_command.open_evaluation, []
+
+    def opened(*args):
+        calls.append(1)
+        return real(*args)
+
+    monkeypatch.setattr(evaluate_command, "open_evaluation", opened)
+    with pytest.raises(errors.CheckpointError, match=r"state\.json"):
+        evaluate_command.main([str(copy)])
+    assert (calls, seen) == ([1], [])

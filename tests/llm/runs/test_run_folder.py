@@ -1,0 +1,111 @@
+"""A run folder: one process, one configuration, and clear errors."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from llm import settings
+from llm.runs import run_folder
+from llm.settings.loading import ConfigError
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def configured(folder: Path, *flags: str) -> settings.Config:
+    return settings.load([], ["--run.folder", str(folder), *flags])
+
+
+def test_two_processes_cannot_train_in_one_folder(tmp_path):
+    """The kernel frees the lock when its holder dies, however it dies."""
+    script = (
+        "import sys, time; from llm import settings; from llm.runs import run_folder\n"
+        f"run_folder.prepare(settings.load([], ['--run.folder', {str(tmp_path)!r}]))\n"
+        "print('held', flush=True); time.sleep(60)"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    try:
+        assert other.stdout is not None and other.stdout.readline() == "held\n"
+        with pytest.raises(ConfigError, match=rf"in use by process {other.pid}"):
+            run_folder.prepare(configured(tmp_path))
+    finally:
+        other.kill()
+        other.communicate()
+    run_folder.release(run_folder.prepare(configured(tmp_path)))
+
+
+def test_a_folder_with_other_settings_is_refused_and_nothing_in_it_changes(tmp_path):
+    run_folder.release(run_folder.prepare(configured(tmp_path)))
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    with pytest.raises(ConfigError, match=r"other settings: run.seed \(0 there, 3 now\)"):
+        run_folder.prepare(configured(tmp_path, "--run.seed", "3"))
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+    run_folder.release(run_folder.prepare(configured(tmp_path)))  # and the refusal holds no lock
+    assert len(json.loads((tmp_path / "provenance.json").read_text())) == 2
+
+
+def test_a_file_where_the_folder_should_be_and_a_full_disk_are_clear_errors(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"cannot write to run folder .*file.*exists"):
+        run_folder.prepare(configured(tmp_path / "file"))
+
+    def full(self, *args, **kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(ConfigError, match="No space left on device"):
+        run_folder.prepare(configured(tmp_path / "new"))
+
+
+def test_an_unwritable_folder_is_a_clear_error(tmp_path, monkeypatch):
+    def denied(self, *args, **kwargs):
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+
+    monkeypatch.setattr(Path, "mkdir", denied)
+    with pytest.raises(ConfigError, match=r"cannot write to run folder .* Permission denied"):
+        run_folder.prepare(configured(tmp_path / "new"))
+
+
+def test_damaged_provenance_and_a_lost_configuration_are_refused(tmp_path):
+    run_folder.release(run_folder.prepare(configured(tmp_path)))
+    (tmp_path / "provenance.json").write_text("[{")
+    with pytest.raises(ConfigError, match=r"provenance.json is damaged .*move it away"):
+        run_folder.prepare(configured(tmp_path))
+    (tmp_path / "provenance.json").unlink()
+    (tmp_path / "config.toml").unlink()
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(ConfigError, match=r"holds a run without config.toml"):
+        run_folder.prepare(configured(tmp_path))
+
+
+def test_provenance_names_the_optional_packages_that_are_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_folder, "_OPTIONAL", ("pytest", "no-such-package"))
+    run_folder.release(run_folder.prepare(configured(tmp_path)))
+    entry = json.loads((tmp_path / "provenance.json").read_text())[0]
+    assert entry["pytest"] == pytest.__version__ and "no-such-package" not in entry
+    assert {"torch", "transformers", "numpy", "safetensors"} <= set(entry)
+
+
+def test_a_folder_with_another_configuration_is_refused_and_left_as_it_was(tmp_path):
+    folder = tmp_path / "r"
+    run_folder.prepare(settings.load([], ["--run.folder", str(folder)]))
+    before = (folder / "config.toml").read_bytes()
+    with pytest.raises(ConfigError, match=r"correction\.lam \(1\.0 there, 2\.0 now\)"):
+        run_folder.prepare(
+            settings.load([], ["--run.folder", str(folder), "--correction.lam", "2"])
+        )
+    assert (folder / "config.toml").read_bytes() == before
+
+
+def test_an_unwritable_folder_is_an_error_before_any_work(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"cannot write to run folder"):
+        run_folder.prepare(settings.load([], ["--run.folder", str(tmp_path / "file" / "r")]))

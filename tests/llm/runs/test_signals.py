@@ -1,0 +1,99 @@
+"""Signals ask a run to save and end; a second one interrupts."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from training_runs import TINY, rows, start
+
+from llm.checkpoints.checkpoint import latest
+from llm.models import pretraining
+from llm.runs.signals import Signals, Stopped
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_asks_for_a_save_and_former_handlers_come_back(number, code):
+    before = signal.getsignal(number)
+    with Signals() as interrupts:
+        assert not interrupts.requested and interrupts.exit_code == 0
+        os.kill(os.getpid(), number)
+        assert interrupts.requested and interrupts.exit_code == code
+        os.kill(os.getpid(), signal.SIGTERM)  # asked for again: still saving
+        assert interrupts.exit_code == code
+    assert signal.getsignal(number) is before
+
+
+def test_a_second_ctrl_c_interrupts_at_once():
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), Signals():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_outside_the_main_thread_no_handler_is_touched():
+    before, found = signal.getsignal(signal.SIGTERM), []
+
+    def body():
+        with Signals() as interrupts:
+            found.append((interrupts.requested, signal.getsignal(signal.SIGTERM)))
+
+    thread = threading.Thread(target=body)
+    thread.start()
+    thread.join()
+    assert found == [(False, before)]
+
+
+def test_sigterm_saves_exits_with_143_and_the_run_goes_on_exactly(tmp_path, warm):
+    start(tmp_path / "whole", warm, "--run.steps", "120", "--run.checkpoint-every", "60")
+    flags = [*TINY, "--run.steps", "120", "--run.checkpoint-every", "60"]
+    flags += ["--run.folder", str(tmp_path / "cut"), "--warmup.folder", str(warm)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "llm", "train", *flags],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    file, deadline = tmp_path / "cut/metrics.jsonl", time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if file.exists() and file.read_bytes().count(b"\n") >= 3:
+            break
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 143, said
+    assert "stopped by a signal, after saving" in said
+    kept = latest(tmp_path / "cut/checkpoints")
+    assert 3 <= int(kept.name[-8:]) == len(rows(tmp_path / "cut")) < 60
+    start(tmp_path / "cut", warm, "--run.steps", "120", "--run.checkpoint-every", "60")
+    assert rows(tmp_path / "cut") == rows(tmp_path / "whole")
+
+
+def test_sigterm_in_a_warm_up_saves_it(tmp_path, monkeypatch):
+    """The signal arrives in the warm-up's step 10; the warm-up goes on from there."""
+    original, calls = pretraining.demonstrations, []
+
+    def signalling(*args):
+        calls.append(1)
+        if len(calls) == 10:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(*args)
+
+    monkeypatch.setattr(pretraining, "demonstrations", signalling)
+    with pytest.raises(Stopped) as stopped:
+        start(tmp_path / "r", tmp_path / "warm")
+    assert stopped.value.exit_code == 143
+    (folder,) = (tmp_path / "warm").glob("policy-*")
+    assert latest(folder / "checkpoints").name == "step_00000010"
+    start(tmp_path / "r", tmp_path / "warm", "--run.steps", "12")
+    assert len(calls) == 120 + 80

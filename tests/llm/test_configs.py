@@ -1,0 +1,43 @@
+"""Every control configuration changes the correction alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+
+import pytest
+
+from llm.settings.loading import load
+
+CONFIGS = Path(__file__).resolve().parents[2] / "llm" / "configs"
+WANTED = {
+    "none": ("none", {}),
+    "tis": ("tis", {}),
+    "icepop": ("icepop", {}),
+    "areal": ("importance", {}),
+    "capped": ("tis", {"clip_low": math.inf, "clip_high": math.inf, "updates_per_rollout": 2}),
+    "jackpot": ("jackpot", {}),
+    "jackpot_expected": ("jackpot", {}),
+    "jackpot_prefixes": ("jackpot", {}),
+}
+
+
+@pytest.mark.parametrize("main", ["tiny_cpu.toml", "demo.toml"])
+@pytest.mark.parametrize("name", WANTED)
+def test_a_control_loads_after_a_main_configuration_and_changes_the_correction_alone(main, name):
+    """The same actor losses, models, task and rollouts as the run it is compared with."""
+    correction, loss = WANTED[name]
+    plain = load([str(CONFIGS / main)], [])
+    found = load([str(CONFIGS / main), str(CONFIGS / "controls" / f"{name}.toml")], [])
+    assert found.correction.name == correction
+    assert found.loss == dataclasses.replace(plain.loss, **loss)
+    assert dataclasses.replace(found, correction=plain.correction, loss=plain.loss) == plain
+    assert (found.correction.mask == "expected") == (
+        name in ("jackpot_expected", "jackpot_prefixes")
+    )
+    assert (found.correction.scope == "prefix") == (name == "jackpot_prefixes")
+
+
+def test_every_control_configuration_is_tested():
+    assert {p.stem for p in (CONFIGS / "controls").glob("*.toml")} == set(WANTED)

@@ -1,0 +1,147 @@
+"""The figures' runs are trained and evaluated by workers, once, and end with their command."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import figure_runs
+import pytest
+from figure_runs import tiny
+
+from paper_figures.analysis import run_statistics
+from paper_figures.experiments import configurations, run_store, runner
+from paper_figures.experiments.run_lists import FULL
+from paper_figures.report import contents
+
+
+@pytest.fixture
+def in_threads(monkeypatch):
+    """The pool's work in this process."""
+    monkeypatch.setattr(
+        runner, "ProcessPoolExecutor", lambda n, context, **_: ThreadPoolExecutor(1)
+    )
+
+
+def test_two_runs_really_train_once_and_one_that_diverged_is_kept(tmp_path, capfd, monkeypatch):
+    """Through worker processes; the second is stopped by an alarm, as NaN would stop it."""
+    good, bad = tiny(), tiny(alarm__entropy_min=100.0, run__steps=6)
+    runner.train([good, bad, good], 1, tmp_path)
+    said = capfd.readouterr().err
+    assert "[2/2]" in said
+    assert "diverged" in said
+    assert run_store.outcome(good, tmp_path)["exit"] == 0
+    assert run_store.outcome(bad, tmp_path)["exit"] == 3
+    assert "alarm entropy" in run_store.outcome(bad, tmp_path)["message"]
+    assert not run_statistics.diverged(good, tmp_path)
+    assert run_statistics.diverged(bad, tmp_path)
+    steps, rates = run_statistics.pass_rates(bad, tmp_path)
+    assert list(steps) == [0, 2, 4, 6]
+    assert list(rates[-3:]) == [0, 0, 0]
+    assert list(run_statistics.pass_rates(good, tmp_path)[0]) == [0, 2, 4]
+    monkeypatch.setattr(runner, "_train_one", lambda r, home: pytest.fail("trained again"))
+    runner.train([good, bad], 1, tmp_path)
+
+
+def test_a_run_that_failed_is_told_and_not_kept(tmp_path, in_threads):
+    (tmp_path / "warmup").write_text("a file where a folder should be")
+    failing = tiny()
+    with pytest.raises(runner.Failed, match=r"seed 900: error: .*warmup"):
+        runner.train([failing], 1, tmp_path)
+    assert not run_store.finished(failing, tmp_path)
+
+
+def test_what_a_worker_dies_of_is_told_with_the_run(tmp_path, in_threads, monkeypatch):
+    def broken(r, home):
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(runner, "_train_one", broken)
+    with pytest.raises(runner.Failed, match=r"chain on-policy .*seed 900: MemoryError: no room"):
+        runner.train([tiny()], 1, tmp_path)
+
+
+LONG_RUN = """
+import sys
+from pathlib import Path
+from paper_figures.experiments import runner
+sys.path.insert(0, "tests/support")
+from figure_runs import tiny
+
+if __name__ == "__main__":
+    try:
+        runner.train([tiny(run__steps=100_000)], 1, Path(sys.argv[1]))
+    except KeyboardInterrupt:
+        sys.exit(130)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts processes in /proc")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda n: n.name)
+def test_a_command_that_is_ended_leaves_no_worker_and_a_run_to_go_on_with(tmp_path, number):
+    """SIGTERM is a Ctrl-C; after SIGKILL the workers see that they are alone."""
+    script = tmp_path / "long_run.py"
+    script.write_text(LONG_RUN)
+    home = tmp_path / "home"
+    command = [sys.executable, str(script), str(home)]
+    parent = subprocess.Popen(command, cwd=run_store.ROOT, env=os.environ | {"PYTHONPATH": "."})
+    own = run_store.folder(tiny(run__steps=100_000), home)
+    wait_for(lambda: (own / "metrics.jsonl").exists() and (own / "metrics.jsonl").stat().st_size)
+    workers = children(parent.pid)
+    assert workers
+    parent.send_signal(number)
+    assert parent.wait(60) == (130 if number == signal.SIGTERM else -signal.SIGKILL)
+    wait_for(lambda: not [p for p in workers if alive(p)])
+    assert list(own.glob("checkpoints/step_*"))
+    assert not (own / "outcome.json").exists()
+
+
+def children(pid: int) -> list[int]:
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(x) for x in text.split()]
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_for(condition, seconds: float = 90.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def test_nothing_more_is_started_after_a_fault(tmp_path, in_threads, monkeypatch):
+    started = []
+    monkeypatch.setattr(runner, "_train_one", lambda r, home: (started.append(r), 0.0, True))
+    with pytest.raises(runner.Failed):
+        runner.train([tiny(run__steps=n) for n in (4, 5, 6)], 1, tmp_path)
+    assert len(started) == 1
+
+
+def test_an_evaluation_is_found_by_its_flags_and_numbers(tmp_path):
+    own = tiny()
+    figure_runs.write(own, tmp_path, [0.1, 0.2, 0.3])
+    wanted = runner.Evaluation(own, ("--task.digits-max", "2"))
+    assert runner.entry(wanted, tmp_path) is None
+    figure_runs.write_eval(wanted, tmp_path, 0.25, 0.5)
+    assert runner.entry(wanted, tmp_path)["models"]["policy"]["mean_at_k"]["value"] == 0.25
+    assert runner.entry(wanted._replace(prompts=64), tmp_path) is None
+    assert runner.entry(wanted._replace(flags=()), tmp_path) is None
+
+
+def test_a_worker_that_imports_no_figure_knows_every_world():
+    text = (
+        "from paper_figures.experiments.configurations import WORLDS; print(*WORLDS, sep=chr(10))"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", text], cwd=run_store.ROOT, capture_output=True, text=True, check=True
+    )
+    wanted = {r.world for own in contents.figures().values() for f in own for r in f.runs(FULL)}
+    assert wanted | {configurations.SMOLLM2} <= set(found.stdout.split("\n"))
