@@ -1,4 +1,4 @@
-"""A Setup of random models over the character alphabet, without files: for tests of one update."""
+"""A TrainContext of random models over the character alphabet, without files: for tests of one update."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from llm.algorithm.control import initial_controls
-from llm.algorithm.correction import CorrectionState
+from llm.algorithm.control import Controls
 from llm.models import loading
 from llm.models.actors import Actor
 from llm.models.lm_head import support
@@ -22,6 +21,7 @@ from llm.tasks import factory
 from llm.tasks.problem import Problem
 from llm.tokenizers.character import CharTokenizer
 from llm.training.context import TrainContext
+from llm.training.optimizer import Learner
 
 TOKENIZER = CharTokenizer()
 PROBLEMS = [
@@ -62,7 +62,13 @@ def world(cfg: Config, pair, kind: str = "separate") -> TrainContext:
     return TrainContext(*parts, chunked=chunked)
 
 
-def rollout(model, problems=PROBLEMS, seed=0, temperature=1.0, top_k=5, width=7, group=1):
+def rollout(model, **settings):
+    """A flat batch of the model's samples."""
+    return samples(model, **settings).flat()
+
+
+def samples(model, problems=PROBLEMS, seed=0, temperature=1.0, top_k=5, width=7, group=1):
+    """The same, padded as they are sampled."""
     return sample(
         model,
         TOKENIZER,
@@ -82,6 +88,6 @@ def full_logprobs(model, ids, is_real, width, temperature):
     return torch.log_softmax(out.logits[:, -width - 1 : -1].float() / temperature, dim=-1)
 
 
-def start(cfg: Config):
+def learner(cfg: Config, optimizers=None, guard=NOWHERE) -> Learner:
     """Controls and correction state as at step 0."""
-    return initial_controls(cfg), CorrectionState()
+    return Learner(optimizers or {}, guard, Controls(cfg.loss.distill_coef))
