@@ -1,4 +1,4 @@
-"""A TrainContext of random models over the character alphabet, without files: for tests of one update."""
+"""A TrainContext of random models over the character alphabet, without files."""
 
 from __future__ import annotations
 

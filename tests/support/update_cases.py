@@ -7,12 +7,12 @@ import dataclasses
 
 import pytest
 import torch
-from tiny_context import NOWHERE, start, world
+from tiny_context import learner, world
 
 from llm.settings.loading import Config, CorrectionConfig
 from llm.settings.schema import LossConfig, RolloutConfig
-from llm.training.minibatches import Share
-from llm.training.update import update
+from llm.train import update
+from llm.training.minibatches import Minibatch
 
 
 def config(**correction) -> Config:
@@ -26,6 +26,11 @@ def config(**correction) -> Config:
     )
 
 
+def whole(batch, coin, actor_ref=None) -> Minibatch:
+    """All of a batch as the minibatch of a single update; coin: (n,)."""
+    return Minibatch(batch, coin, None, actor_ref, torch.arange(len(batch.answers)))
+
+
 def scored_update(pair, cfg, batch, coin, order=None, anchor=None, controls=None, ref_actor=None):
     """Losses and gradients of one update on (a permutation of) a batch, without the step."""
     policy, actor = (copy.deepcopy(m) for m in pair)
@@ -36,10 +41,12 @@ def scored_update(pair, cfg, batch, coin, order=None, anchor=None, controls=None
     cfg = dataclasses.replace(cfg, optim=dataclasses.replace(cfg.optim, grad_clip=float("inf")))
     if order is not None:
         batch, coin = batch.rows(order), coin[order]
-    share = Share(batch, coin[batch.is_completion], None, ref_actor)
-    setup = world(cfg, (policy, actor))._replace(anchor=anchor)
-    first, state = start(cfg)
-    found = update(setup, optimizers, share, controls or first, state, NOWHERE, 0)
+    minibatch = whole(batch, coin[batch.is_completion], ref_actor)
+    ctx = world(cfg, (policy, actor))._replace(anchor=anchor)
+    learns = learner(cfg, optimizers)
+    learns.controls = controls or learns.controls
+    weights, metrics = update(ctx, learns, minibatch, 0)
+    found = {"weights": weights, **metrics}
     grads = [p.grad.clone() for m in (policy, actor) for p in m.parameters() if p.grad is not None]
     return found, grads
 

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 import torch
-from tiny_context import PROBLEMS, random_pair, rollout
+from tiny_context import PROBLEMS, random_pair, samples
 
 
 @pytest.fixture(scope="module")
@@ -14,11 +14,18 @@ def pair():
     return random_pair()
 
 
+ADVANTAGE = torch.linspace(-1.5, 2.0, 20)
+
+
 @pytest.fixture(scope="module")
-def scene(pair):
-    """A batch with advantages of both signs, and its coins."""
-    batch = rollout(pair[1], problems=PROBLEMS * 4, seed=3)
-    advantage = torch.linspace(-1.5, 2.0, 20)
-    batch = dataclasses.replace(batch, advantage=advantage)
+def padded(pair):
+    """The samples of `scene`."""
+    return samples(pair[1], problems=PROBLEMS * 4, seed=3)
+
+
+@pytest.fixture(scope="module")
+def scene(padded):
+    """A batch with advantages of both signs, and its coins (b, t)."""
+    batch = dataclasses.replace(padded.flat(), advantage=ADVANTAGE)
     coin = torch.rand((20, 7), generator=torch.Generator().manual_seed(4))
     return batch, coin

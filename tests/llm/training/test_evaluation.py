@@ -22,7 +22,7 @@ class EvenSums:
         return [float(sum(c) % 2 == 0) for c in completions]
 
 
-def small_setup(prompts_per_step):
+def small_context(prompts_per_step):
     cfg = settings.load(
         [],
         ["--rollout.prompts_per_step", str(prompts_per_step), "--rollout.rollouts_per_prompt", "2"],
@@ -39,7 +39,7 @@ def test_chunks_do_not_change_what_is_sampled():
     step's sequences."""
     model = loading.build(settings.ModelConfig(layers=1, width=32), seed=0)
     problems = [Problem(f"{i}{i}=", "1") for i in range(9)]
-    large, small = small_setup(64), small_setup(3)
+    large, small = small_context(64), small_context(3)
     whole = evaluation.evaluate_many(model, large, problems, 3, seed=7)
     parts = evaluation.evaluate_many(model, small, problems, 3, seed=7)
     assert whole.shape == (9, 3)
@@ -53,6 +53,6 @@ def test_chunks_do_not_change_what_is_sampled():
 @torch.no_grad()
 def test_a_training_evaluation_is_the_same_at_every_call():
     model = loading.build(settings.ModelConfig(layers=1, width=32), seed=0)
-    setup = small_setup(64)
-    assert evaluation.pass_rate(model, setup) == evaluation.pass_rate(model, setup)
-    assert sum(setup.scorer.sizes) == 2 * setup.cfg.run.eval_prompts
+    ctx = small_context(64)
+    assert evaluation.pass_rate(model, ctx) == evaluation.pass_rate(model, ctx)
+    assert sum(ctx.scorer.sizes) == 2 * ctx.cfg.run.eval_prompts

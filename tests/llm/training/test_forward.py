@@ -9,7 +9,7 @@ import functools
 import numpy as np
 import pytest
 import torch
-from tiny_context import NOWHERE, PROBLEMS, full_logprobs, rollout, start, world
+from tiny_context import PROBLEMS, full_logprobs, learner, rollout, world
 from transformers import (
     Gemma2Config,
     Gemma2ForCausalLM,
@@ -18,8 +18,10 @@ from transformers import (
     Qwen3Config,
     Qwen3ForCausalLM,
 )
+from update_cases import whole
 
 from llm import settings as config
+from llm.algorithm.correction import CorrectionState
 from llm.errors import NonFinite
 from llm.models import actors
 from llm.models.lm_head import blocks as head_blocks
@@ -28,11 +30,9 @@ from llm.models.lm_head.chunked import Chunk, HeadInput
 from llm.models.lm_head.support import in_blocks
 from llm.settings.loading import ConfigError
 from llm.settings.schema import LossConfig, OptimConfig
+from llm.train import update
 from llm.training import forward
-from llm.training import forward as laws
-from llm.training.minibatches import Share
-from llm.training.scoring import before_updates
-from llm.training.update import update
+from llm.training.scoring import score_before_updates
 
 SHAPE = {
     "vocab_size": 48, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1,
@@ -93,13 +93,13 @@ def updated(trio, cfg, scene):
     """What an update reports, and the gradients that it made, by role."""
     policy, actor, anchor = (copy.deepcopy(m) for m in trio)
     cfg = dataclasses.replace(cfg, optim=dataclasses.replace(cfg.optim, grad_clip=float("inf")))
-    setup = world(cfg, (policy, actor), cfg.actor.kind)
+    ctx = world(cfg, (policy, actor), cfg.actor.kind)
     if cfg.loss.anchor_coef > 0:
-        setup = setup._replace(anchor=anchor.requires_grad_(False))
-    assert setup.chunked == (cfg.optim.head == "chunked")
-    optimizers = {k: torch.optim.SGD(m.parameters(), lr=0.0) for k, m in setup.trained.items()}
-    found = update(setup, optimizers, Share(*scene, None, None), *start(cfg), NOWHERE, 0)
-    return found, {k: grads(m) for k, m in setup.trained.items()}
+        ctx = ctx._replace(anchor=anchor.requires_grad_(False))
+    assert ctx.chunked == (cfg.optim.head == "chunked")
+    optimizers = {k: torch.optim.SGD(m.parameters(), lr=0.0) for k, m in ctx.trained.items()}
+    weights, metrics = update(ctx, learner(cfg, optimizers), whole(*scene), 0)
+    return {"weights": weights, **metrics}, {k: grads(m) for k, m in ctx.trained.items()}
 
 
 def grads(model) -> torch.Tensor:
@@ -118,7 +118,7 @@ def by_hand(trio, cfg, scene, weight):
     def law(model, temperature=1.0):
         warm = cfg.rollout.temperature * temperature
         full = torch.log_softmax(logits(model, batch) / warm, -1)
-        return full, full.gather(1, batch.completion_ids[real][:, None])[:, 0]
+        return full, full.gather(1, batch.token_ids[:, None])[:, 0]
 
     def ppo(new, old, w):
         advantage = batch.advantage[:, None].expand(real.shape)[real].double()
@@ -127,7 +127,7 @@ def by_hand(trio, cfg, scene, weight):
 
     (p, new), (_, act), n = law(policy), law(actor), int(real.sum())
     found = {"loss_policy": ppo(new, new.detach(), weight.double())}
-    found["loss_actor_ppo"] = ppo(act, batch.logp_inf[real].double(), 1.0)
+    found["loss_actor_ppo"] = ppo(act, batch.logp_inf.double(), 1.0)
     t = loss.distill_temperature
     pair = [law(policy, t)[0].detach(), law(actor, t)[0]]
     pair = pair if loss.distill_direction == "forward" else pair[::-1]
@@ -173,7 +173,7 @@ def test_losses_and_gradients_are_those_of_plain_float64_and_metrics_of_whole_lo
 ):
     trio = models(kind)
     blocks, ours = updated(trio, settings(setting, "chunked"), scene)
-    whole, _ = updated(trio, settings(setting, "dense"), scene)
+    dense, _ = updated(trio, settings(setting, "dense"), scene)
     weights = blocks.pop("weights")
     assert 0.1 < float((weights.weight == 0).float().mean()) < 0.9
     losses, exact = by_hand(trio, settings(setting, "chunked"), scene, weights.weight)
@@ -182,24 +182,26 @@ def test_losses_and_gradients_are_those_of_plain_float64_and_metrics_of_whole_lo
     for role, wanted in exact.items():
         assert float((ours[role] - wanted).norm() / wanted.norm()) < 1e-5, role
     for field in dataclasses.fields(weights):
-        a, b = (getattr(w, field.name) for w in (weights, whole["weights"]))
+        a, b = (getattr(w, field.name) for w in (weights, dense["weights"]))
         if isinstance(a, torch.Tensor):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
-    assert blocks.keys() == whole.keys() - {"weights"}
+    assert blocks.keys() == dense.keys() - {"weights"}
     for name, value in blocks.items():
-        assert value == pytest.approx(whole[name], rel=2e-4, abs=1e-6), name
+        assert value == pytest.approx(dense[name], rel=2e-4, abs=1e-6), name
 
 
 def test_p_ref_of_both_models_is_that_of_a_plain_forward_pass(scene):
     """Scored before several updates, in microbatches, with U' from blocks."""
     batch, trio = scene[0], models("tied")
     setting = "--loss.actor-correction tis --optim.tokens-per-microbatch 60"
-    setups = [world(settings(setting, kind), trio[:2]) for kind in ("chunked", "dense")]
-    (ref, of_actor), (dense, _) = (before_updates(s, batch, start(s.cfg)[1]) for s in setups)
+    contexts = [world(settings(setting, kind), trio[:2]) for kind in ("chunked", "dense")]
+    (ref, of_actor), (dense, _) = (
+        score_before_updates(c, batch, CorrectionState()) for c in contexts
+    )
     real = batch.is_completion
     for found, model in ((ref.logp, trio[0]), (of_actor, trio[1])):
         full = full_logprobs(model, batch.ids, batch.is_real, real.shape[1], 1.0)[real]
-        exact = full.gather(1, batch.completion_ids[real][:, None])[:, 0]
+        exact = full.gather(1, batch.token_ids[:, None])[:, 0]
         torch.testing.assert_close(found, exact.detach(), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(ref.topk_logp, dense.topk_logp)
     torch.testing.assert_close(ref.tail_bound, dense.tail_bound, rtol=1e-4, atol=2e-4)
@@ -236,9 +238,9 @@ def test_rejected_tokens_and_those_without_advantage_cost_the_policys_head_nothi
     made = []
     original = forward.forward
 
-    def noting(setup, model, mb):
-        side = original(setup, model, mb)
-        made.append((model is setup.policy, side.head.weight.data_ptr()))
+    def noting(ctx, model, mb):
+        side = original(ctx, model, mb)
+        made.append((model is ctx.policy, side.head.weight.data_ptr()))
         return side
 
     monkeypatch.setattr(forward, "forward", noting)
@@ -275,17 +277,17 @@ def test_nan_logits_reach_the_guard_without_their_tail_being_counted(
 ):
     policy, actor, _ = models("untied")
     cfg = settings(f"--correction.lam-from {lam}", head_kind)
-    setup = world(cfg, (policy, actor))
-    assert setup.chunked == (head_kind == "chunked")
+    ctx = world(cfg, (policy, actor))
+    assert ctx.chunked == (head_kind == "chunked")
     policy.lm_head.weight.data[3] = float("nan")  # as an update would leave it
 
     def counted(*args):
         raise AssertionError("U' of NaN")
 
     monkeypatch.setattr(forward, "forward_tail", counted)
-    optimizers = {k: torch.optim.SGD(m.parameters(), lr=0.0) for k, m in setup.trained.items()}
+    optimizers = {k: torch.optim.SGD(m.parameters(), lr=0.0) for k, m in ctx.trained.items()}
     with pytest.raises(NonFinite, match="logp_new"):
-        update(setup, optimizers, Share(*scene, None, None), *start(cfg), NOWHERE, 0)
+        update(ctx, learner(cfg, optimizers), whole(*scene), 0)
 
 
 @pytest.mark.parametrize("bits", ["8", "4"])
@@ -298,10 +300,10 @@ def test_a_quantised_actors_kls_come_from_blocks_and_are_those_of_whole_logits(
     found = {}
     for way in ("chunked", "dense"):
         actor = actors.quantized(policy, int(bits))
-        setup = world(settings(flags, way), (policy, actor), "quantized")
-        assert setup.chunked == (way == "chunked")
+        ctx = world(settings(flags, way), (policy, actor), "quantized")
+        assert ctx.chunked == (way == "chunked")
         with torch.no_grad():
-            sides = [forward.forward(setup, m, scene[0]) for m in (policy, actor)]
+            sides = [forward.forward(ctx, m, scene[0]) for m in (policy, actor)]
         with monkeypatch.context() as patch:
             if way == "chunked":
                 assert all(side.logits is None for side in sides)
@@ -318,7 +320,7 @@ def test_a_quantised_actors_kls_come_from_blocks_and_are_those_of_whole_logits(
 def test_both_exact_kls_have_the_direction_of_their_name():
     """By hand: p = (1/2, 1/2), q = (1/4, 3/4)."""
     p, q = (HeadInput(logits=torch.tensor([x]).log()) for x in ([0.5, 0.5], [0.25, 0.75]))
-    found = laws.exact_kls(p, q, 1.0)
+    found = forward.exact_kls(p, q, 1.0)
     assert found["kl_policy_actor"] == pytest.approx(
         0.5 * np.log(2) + 0.5 * np.log(2 / 3), rel=1e-5
     )

@@ -30,10 +30,10 @@ def test_the_anchor_is_per_proposed_token_whatever_the_microbatches(pair, scene,
     moved = (copy.deepcopy(pair[0]), pair[1])
     with torch.no_grad():
         moved[0].lm_head.weight.mul_(0.8)  # away from its anchor
-    setup = world(cfg, pair)
-    whole = scored_update(moved, cfg, *scene, anchor=setup.anchor)
+    ctx = world(cfg, pair)
+    whole = scored_update(moved, cfg, *scene, anchor=ctx.anchor)
     split = dataclasses.replace(cfg, optim=OptimConfig(sequences_per_microbatch=size))
     assert whole[0]["loss_anchor"] > 0.001
-    parts = scored_update(moved, split, *scene, anchor=setup.anchor)
+    parts = scored_update(moved, split, *scene, anchor=ctx.anchor)
     assert parts[0]["loss_anchor"] == pytest.approx(whole[0]["loss_anchor"], rel=1e-4)
     assert_same(whole, parts)

@@ -12,15 +12,21 @@ from llm.algorithm.advantages import group_advantage
 from llm.training import rollout_phase
 
 
+def rolled(ctx, step):
+    """A step's batch, scored, with advantages."""
+    batch = rollout_phase.sample_rollouts(ctx, step, NOWHERE)
+    return rollout_phase.with_advantages(rollout_phase.with_rewards(batch, ctx.scorer), ctx.cfg)
+
+
 def test_rejection_changes_no_reward_baseline_or_length_metric(pair):
     """Behaviour 7: everything measured before the weights is the same with rejection."""
     rows = []
     for correction in ({"name": "none"}, {"name": "jackpot", "lam": 50.0}):
         cfg = config(**correction)
-        setup = world(cfg, pair)
-        batch = rollout_phase.rollout(setup, 0, NOWHERE)
-        reward = rollout_phase.rewards(batch, setup.scorer)
-        rows.append((rollout_phase.rollout_metrics(batch, setup, 0), batch.advantage, batch.ids))
+        ctx = world(cfg, pair)
+        batch = rolled(ctx, 0)
+        reward = rollout_phase.rewards(batch, ctx.scorer)
+        rows.append((rollout_phase.rollout_metrics(ctx, batch, 0), batch.advantage, batch.ids))
         assert torch.equal(batch.advantage, group_advantage(reward, 4))
     assert rows[0][0] == rows[1][0]
     assert torch.equal(rows[0][1], rows[1][1]) and torch.equal(rows[0][2], rows[1][2])
@@ -29,7 +35,7 @@ def test_rejection_changes_no_reward_baseline_or_length_metric(pair):
 def test_every_step_has_prompts_samples_and_coins_of_its_own(pair):
     """The same step gives the same batch, another step another one."""
     cfg = config(name="jackpot")
-    one, again, other = (rollout_phase.rollout(world(cfg, pair), s, NOWHERE) for s in (3, 3, 4))
+    one, again, other = (rolled(world(cfg, pair), s) for s in (3, 3, 4))
     assert torch.equal(one.ids, again.ids) and torch.equal(one.logp_inf, again.logp_inf)
     assert one.answers != other.answers
     a, b = (randomness.stream(0, "sampling", s).random(1000) for s in (3, 4))

@@ -7,13 +7,12 @@ import dataclasses
 
 import pytest
 import torch
-from tiny_context import NOWHERE, PROBLEMS, full_logprobs, rollout, start, world
-from update_cases import SETTINGS, assert_same, config, scored_update
+from tiny_context import PROBLEMS, full_logprobs, learner, rollout, world
+from update_cases import SETTINGS, assert_same, config, scored_update, whole
 
 from llm.algorithm.control import Controls
 from llm.settings.schema import ControlConfig, OptimConfig
-from llm.training.minibatches import Share
-from llm.training.update import update
+from llm.train import update
 
 
 def test_control_drives_the_gradient_of_the_distillation(pair, scene):
@@ -45,8 +44,7 @@ def test_the_actors_ratio_is_to_the_actor_before_the_updates(pair, scene):
     cfg = dataclasses.replace(cfg, loss=dataclasses.replace(cfg.loss, actor_correction="tis"))
     real = batch.is_completion
     now = full_logprobs(pair[1], batch.ids, batch.is_real, real.shape[1], 1.0)[real].detach()
-    taken = batch.completion_ids[batch.is_completion]
-    act, q = now.gather(1, taken[:, None])[:, 0], batch.logp_inf[batch.is_completion]
+    act, q = now.gather(1, batch.token_ids[:, None])[:, 0], batch.logp_inf
     before = act - 0.3  # as if the actor had since moved by 0.3 nats at every token
     advantage = batch.advantage[:, None].expand(batch.is_completion.shape)[batch.is_completion]
     ratio, weight = (act - before).exp(), (before - q).exp().clamp(max=2.0)
@@ -90,9 +88,9 @@ def test_a_prefix_is_of_one_sequence(near, mask, size, order):
     assert torch.allclose(found["prefix"].accepted, found["token"].accepted * before, atol=1e-6)
 
 
-def widened(batch, coin, left, right):
+def widened(padded, batch, coin, left, right):
     """The same sequences with more padding on both sides, with poison in it."""
-    b = len(batch.answers)
+    b = len(padded.answers)
 
     def pad(x, value, n_left, n_right):
         shape = list(x.shape)
@@ -101,30 +99,31 @@ def widened(batch, coin, left, right):
         shape[1] = n_right
         return torch.cat([before, x, torch.full(shape, value, dtype=x.dtype)], dim=1)
 
-    nan, t = float("nan"), batch.is_completion.shape[1]
-    poisoned = torch.where(batch.is_completion, batch.logp_inf, torch.tensor(nan))
-    topk = torch.where(batch.is_completion[..., None], batch.topk_logp_inf, torch.tensor(nan))
+    nan, t = float("nan"), padded.is_completion.shape[1]
+    poisoned = torch.where(padded.is_completion, padded.logp_inf, torch.tensor(nan))
+    topk = torch.where(padded.is_completion[..., None], padded.topk_logp_inf, torch.tensor(nan))
     assert b and t
     wide = dataclasses.replace(
-        batch,
-        ids=pad(batch.ids, 7, left, right),
-        is_real=pad(batch.is_real, False, left, right),
-        is_completion=pad(batch.is_completion, False, 0, right),
+        padded,
+        ids=pad(padded.ids, 7, left, right),
+        is_real=pad(padded.is_real, False, left, right),
+        is_completion=pad(padded.is_completion, False, 0, right),
         logp_inf=pad(poisoned, nan, 0, right),
-        topk_ids=pad(batch.topk_ids, 3, 0, right),
+        topk_ids=pad(padded.topk_ids, 3, 0, right),
         topk_logp_inf=pad(topk, nan, 0, right),
+        version=pad(padded.version, -9, 0, right),
     )
-    return wide, pad(coin, nan, 0, right)
+    flat = dataclasses.replace(wide.flat(), advantage=batch.advantage)
+    return flat, pad(coin, nan, 0, right)
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda s: "-".join(map(str, s.values())))
 @pytest.mark.parametrize("left, right", [(0, 4), (3, 0), (2, 5)])
-def test_padding_and_poison_in_it_change_nothing(pair, scene, setting, left, right):
+def test_padding_and_poison_in_it_change_nothing(pair, padded, scene, setting, left, right):
     """NaN at every padded position leaves loss, gradient and metrics finite and unchanged."""
     cfg = config(**setting)
-    assert_same(
-        scored_update(pair, cfg, *scene), scored_update(pair, cfg, *widened(*scene, left, right))
-    )
+    wide = widened(padded, *scene, left, right)
+    assert_same(scored_update(pair, cfg, *scene), scored_update(pair, cfg, *wide))
 
 
 def test_the_actors_ppo_carries_none_of_the_policys_weights(pair, scene):
@@ -157,8 +156,7 @@ def test_gradients_are_clipped_to_the_norm_asked_for(pair, scene):
     }
     batch, coin = scene
     coin = coin[batch.is_completion]
-    share = Share(batch, coin, None, None)
-    update(world(cfg, moved), optimizers, share, *start(cfg), NOWHERE, 0)
+    update(world(cfg, moved), learner(cfg, optimizers), whole(batch, coin), 0)
     for old, new in zip(pair, moved, strict=True):
         steps = [(a - b).flatten() for a, b in zip(old.parameters(), new.parameters(), strict=True)]
         assert float(torch.cat(steps).norm().detach()) == pytest.approx(0.01, rel=1e-3)
