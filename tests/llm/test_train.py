@@ -23,12 +23,24 @@ from llm import settings as config
 from llm.checkpoints.checkpoint import latest
 from llm.errors import Diverged
 from llm.models import pretraining
+from llm.models.lm_head.chunked import HeadInput, HeadOutput
 from llm.runs import run_folder
 from llm.runs.metrics_files import MetricsFile
-from llm.training import context, scoring, update
-from llm.training import forward as laws
+from llm.training import (
+    context,
+    evaluation,
+    passes,
+    rollout_phase,
+    run,
+    scoring,
+)
+from llm.training import (
+    weights as weighing,
+)
+from llm.training.microbatches import microbatches
 
 ROOT = Path(__file__).resolve().parents[2]
+NOTHING_WRONG = HeadOutput(None, None, torch.zeros(1), torch.zeros(1), None, None)
 
 
 def train_in(cfg: config.Config) -> None:
@@ -141,17 +153,21 @@ def test_passes_over_a_batch_are_one_of_each_model_and_one_for_p_ref(
             sequences.append(len(kwargs["input_ids"]))
         return forward(self, *args, **kwargs)
 
-    def from_here(setup_):
-        found = opened(setup_)
+    def from_here(*args):
+        found = opened(*args)
         sequences.clear()  # before training: the warm-up, and a look at the heads
         return found
 
-    opened = train.open_optimizers
-    monkeypatch.setattr(train, "open_optimizers", from_here)
+    opened = run.open_learner
+    monkeypatch.setattr(run, "open_learner", from_here)
     monkeypatch.setattr(Qwen3Model, "forward", counted)
-    monkeypatch.setattr(train, "evaluation", lambda *a: {"pass_rate": 0.0, "kl_policy_actor": 0.0})
-    monkeypatch.setattr(train, "check_models", lambda *a: None)  # once a checkpoint, one sequence
-    monkeypatch.setattr(train.selftest, "self_test", lambda *a: None)  # once a run
+    for module in (train, run):
+        monkeypatch.setattr(
+            module, "evaluate", lambda *a: {"pass_rate": 0.0, "kl_policy_actor": 0.0}
+        )
+    monkeypatch.setattr(run, "forward", lambda *a: HeadInput())  # once a checkpoint, one sequence
+    monkeypatch.setattr(run, "logprobs_and_kls", lambda *a: ([NOTHING_WRONG], []))
+    monkeypatch.setattr(train, "self_test", lambda *a: None)  # once a run
     extra = ["--run.steps", "3", "--loss.updates-per-rollout", str(updates), "--optim.head", head]
     extra += ["--optim.sequences-per-microbatch", str(micro), "--correction.target", target]
     start(tmp_path, warm, *extra)
@@ -164,39 +180,41 @@ def test_p_ref_is_each_model_before_the_updates_at_every_update_of_a_step(
 ):
     """PPO's anchor: each of four updates gets the starting models' log-probs of its own tokens."""
     original, before, moved, anchors = train.update, {}, [], []
-    weigh = update.token_weights
+    weigh = weighing.token_weights
 
-    def weighing(cfg, **kw):
-        assert torch.equal(kw["topk_logp_target"], anchors[-1])  # target = ref
-        return weigh(cfg, **kw)
+    def checking_target(inputs, state, **settings):
+        assert torch.equal(inputs.topk_logp_target, anchors[-1])  # target = ref
+        return weigh(inputs, state, **settings)
 
-    def checking(world, optimizers, share, controls, state, guard, step):
+    def checking(world, learner, minibatch, step):
         if step not in before:
             before[step] = copy.deepcopy(world.policy), copy.deepcopy(world.actor.model)
         old = world._replace(policy=before[step][0])
-        batch, ref = share.batch, share.ref
-        expected = scoring.score(old, batch, state, is_target=True)
+        batch, ref, state = minibatch.batch, minibatch.p_ref, learner.correction
+        micro = microbatches(world.cfg, batch)
+        expected = scoring.score(old, micro, state, is_target=True)
         assert torch.allclose(ref.logp, expected.logp, atol=1e-5)
         assert torch.allclose(ref.topk_logp, expected.topk_logp, atol=1e-5)
         assert torch.allclose(ref.tail_bound, expected.tail_bound, atol=1e-5)
         real = batch.is_completion
         if kind == "tis":
             full = full_logprobs(before[step][1], batch.ids, batch.is_real, real.shape[1], 1.0)
-            taken = full.gather(2, batch.completion_ids[..., None])[..., 0][real].detach()
-            assert torch.allclose(share.ref_actor, taken, atol=1e-5)
+            taken = full[real].gather(1, batch.token_ids[:, None])[:, 0].detach()
+            assert torch.allclose(minibatch.logp_actor_ref, taken, atol=1e-5)
         else:
-            assert share.ref_actor is None
+            assert minibatch.logp_actor_ref is None
         coins = randomness.stream(world.cfg.run.seed, "rejection", step).random((16, real.shape[1]))
         own = torch.from_numpy(coins)[batch.index][real]  # by sequence and position, not by place
-        assert torch.equal(share.coin, own)
+        assert torch.equal(minibatch.coin, own)
         anchors.append(ref.topk_logp)
-        now = scoring.score(world, batch, state, is_target=True).logp
+        now = scoring.score(world, micro, state, is_target=True).logp
         moved.append(float((now - expected.logp).abs().max()))
-        return original(world, optimizers, share, controls, state, guard, step)
+        return original(world, learner, minibatch, step)
 
     monkeypatch.setattr(train, "update", checking)
-    monkeypatch.setattr(update, "token_weights", weighing)
-    monkeypatch.setattr(train.evaluate, "rewards", lambda b, s: torch.arange(len(b.answers)) % 2.0)
+    monkeypatch.setattr(weighing, "token_weights", checking_target)
+    for module in (rollout_phase, evaluation):
+        monkeypatch.setattr(module, "rewards", lambda b, s: torch.arange(len(b.answers)) % 2.0)
     extra = ("--loss.updates-per-rollout", "4", "--optim.policy-lr", "0.01", "--run.steps", "2")
     start(tmp_path, warm, *extra, "--loss.actor-correction", kind)
     assert len(moved) == 8 and moved[0] == 0.0 and max(moved) > 0.01
@@ -217,15 +235,15 @@ def test_a_non_finite_value_stops_the_run_naming_step_tensor_and_checkpoint(
     """Nothing non-finite reaches the weights: those of the last checkpoint stay finite."""
     seen = []
     if name == "loss":
-        original = update.distill_sum
+        original = train.distill_sum
 
         def poisoned(*args):
             seen.append(1)
             return original(*args) * (float("nan") if len(seen) == 5 else 1.0)
 
-        monkeypatch.setattr(update, "distill_sum", poisoned)
+        monkeypatch.setattr(train, "distill_sum", poisoned)
     elif name == "gradient":
-        original = update.metrics.clip_fraction
+        original = train.clip_fraction
 
         def poisoned(*args):
             seen.append(1)
@@ -239,28 +257,28 @@ def test_a_non_finite_value_stops_the_run_naming_step_tensor_and_checkpoint(
         monkeypatch.setattr(
             train, "open_context", lambda *a: policies.append((m := build(*a)).policy) or m
         )
-        monkeypatch.setattr(update.metrics, "clip_fraction", poisoned)
+        monkeypatch.setattr(train, "clip_fraction", poisoned)
     elif name == "weight":
-        original = update.token_weights
+        original = weighing.token_weights
 
-        def poisoned(cfg, **kw):
+        def poisoned(*args, **settings):
             seen.append(1)
-            found = original(cfg, **kw)
+            found = original(*args, **settings)
             if len(seen) == 5:
                 found.weight[0] = float("inf")
             return found
 
-        monkeypatch.setattr(update, "token_weights", poisoned)
+        monkeypatch.setattr(weighing, "token_weights", poisoned)
     else:
-        original = laws.joint
+        original = passes.forward_all
 
-        def poisoned(*args):
+        def poisoned(*args, **settings):
             seen.append(1)
-            found = original(*args)
-            bad = found.tokens.logp + (float("nan") if len(seen) == 5 else 0.0)
-            return found._replace(tokens=found.tokens._replace(logp=bad))
+            found = original(*args, **settings)
+            bad = found.for_weights.logp + (float("nan") if len(seen) == 5 else 0.0)
+            return found._replace(for_weights=found.for_weights._replace(logp=bad))
 
-        monkeypatch.setattr(update, "joint", poisoned)
+        monkeypatch.setattr(passes, "forward_all", poisoned)
     with pytest.raises(Diverged, match=rf"step 4: ({wording}).*step_00000003"):
         start(tmp_path, warm)
     assert all(bool(torch.isfinite(v).all()) for v in weights(tmp_path).values())
@@ -353,7 +371,7 @@ def test_eval_reports_an_interval_and_trains_nothing(tmp_path, warm, capsys, mon
     from llm.__main__ import main
 
     start(tmp_path / "r", warm, "--run.steps", "2")
-    monkeypatch.setattr(pretraining, "_warm_up", None)
+    monkeypatch.setattr(pretraining, "_train", None)
     (tmp_path / "r" / "config.toml").write_text(
         (tmp_path / "r" / "config.toml").read_text().replace(str(warm), "elsewhere")
     )

@@ -19,7 +19,8 @@ from llm.checkpoints import checkpoint
 from llm.errors import Diverged
 from llm.models import actors
 from llm.models.lm_head import chunked
-from llm.training import context, update
+from llm.runs.metrics_files import RunFiles
+from llm.training import context, evaluation, rollout_phase, run
 
 ROOT = Path(__file__).resolve().parents[2]
 KINDS = {
@@ -54,21 +55,22 @@ def test_a_quantised_run_with_its_head_in_blocks_never_holds_whole_logits(
 @pytest.fixture
 def mixed_rewards(monkeypatch):
     """Every group has right and wrong completions, whatever these small models say."""
-    monkeypatch.setattr(
-        train.evaluate, "rewards", lambda b, scorer: torch.arange(len(b.answers)) % 4 / 3.0
-    )
+    for module in (rollout_phase, evaluation):
+        monkeypatch.setattr(
+            module, "rewards", lambda b, scorer: torch.arange(len(b.answers)) % 4 / 3.0
+        )
 
 
 def cut_after(monkeypatch, step: int) -> None:
     """End the next run by an error once the row of this step is written."""
-    write = train.RunFiles.write
+    write = RunFiles.write
 
     def stopping(self, name, *found):
         write(self, name, *found)
         if name == "metrics" and found[0]["step"] == step:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(train.RunFiles, "write", stopping)
+    monkeypatch.setattr(RunFiles, "write", stopping)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -116,20 +118,20 @@ def test_an_update_with_nan_is_skipped_alarmed_and_training_goes_on(
     tmp_path, warm, monkeypatch, mixed_rewards
 ):
     """alarm.action = lower: the broken update changes no weight; the next steps train."""
-    original, calls, states = update.distill_sum, [], []
+    original, calls, states = train.distill_sum, [], []
 
     def poisoned(*args):
         calls.append(1)
         return original(*args) * (math.nan if len(calls) == 3 else 1.0)
 
-    refresh = train.shares
+    split = train.split_minibatches
 
     def watching(world, *args):
         states.append({k: v.clone() for k, v in world.policy.state_dict().items()})
-        return refresh(world, *args)
+        return split(world, *args)
 
-    monkeypatch.setattr(update, "distill_sum", poisoned)
-    monkeypatch.setattr(train, "shares", watching)
+    monkeypatch.setattr(train, "distill_sum", poisoned)
+    monkeypatch.setattr(train, "split_minibatches", watching)
     start(tmp_path, warm, "--alarm.action", "lower", "--run.steps", "6")
     found = rows(tmp_path)
     assert [r["updates_skipped"] for r in found[:6]] == [0, 0, 1, 0, 0, 0]
@@ -298,14 +300,15 @@ def test_evaluations_within_a_step_see_the_updates_so_far_and_change_nothing(
     flags = ("--loss.updates-per-rollout", "4", "--run.steps", "2", "--run.eval-every", "1")
     start(tmp_path / "without", warm, *flags)
     looked: list[float] = []
-    plain = train.evaluate.pass_rate
+    plain = evaluation.pass_rate
 
     def seen(model, of):
         if model is of.policy:
             looked.append(float(next(model.parameters()).detach().double().abs().sum()))
         return plain(model, of)
 
-    monkeypatch.setattr(train.evaluate, "pass_rate", seen)
+    for module in (evaluation, run):
+        monkeypatch.setattr(module, "pass_rate", seen)
     start(tmp_path / "with", warm, *flags, "--run.eval-updates", "2")
     found = rows(tmp_path / "with")
     within = [r.pop("pass_rate_updates", None) for r in found]

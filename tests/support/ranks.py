@@ -43,36 +43,38 @@ def play(scene: Scene) -> None:
     from llm import distributed, settings, train
     from llm.rollout.engines.base import EngineError
     from llm.runs import run_folder
-    from llm.training import recorder
+    from llm.training import rollout_phase, run
 
     cfg = settings.load([], [*scene.flags, "--run.folder", scene.folder])
-    text, shares, order = recorder.progress_text, train.shares, train.order_ahead
+    text, split, request = run.progress_text, train.split_minibatches, rollout_phase.request_ahead
 
     def stopping(row):
         if row["step"] == scene.stop_at:
             raise KeyboardInterrupt
         return text(row)
 
-    def spoilt(setup, batch, state, step):
+    def spoilt(ctx, batch, learner, step):
         found = []
-        n = setup.cfg.rollout.prompts_per_step * setup.cfg.rollout.rollouts_per_prompt
-        for share in shares(setup, batch, state, step):
+        n = ctx.cfg.rollout.prompts_per_step * ctx.cfg.rollout.rollouts_per_prompt
+        for minibatch in split(ctx, batch, learner, step):
+            part = minibatch.batch
             if scene.poison and step == 1:
-                bad = share.batch.advantage.masked_fill(share.batch.index >= n // 2, torch.nan)
-                share = share._replace(batch=replace(share.batch, advantage=bad))
-            real = share.batch.is_completion
-            last = scene.reject & (share.batch.index >= n // 2)[:, None].expand(real.shape)[real]
-            found.append(share._replace(coin=torch.where(last, 1.0 - 2.0**-53, share.coin)))
+                bad = part.advantage.masked_fill(part.index >= n // 2, torch.nan)
+                minibatch = replace(minibatch, batch=replace(part, advantage=bad))
+            last = scene.reject & (part.index >= n // 2)[part.sequence]
+            coin = torch.where(last, 1.0 - 2.0**-53, minibatch.coin)
+            found.append(replace(minibatch, coin=coin))
         return found
 
     def killing(engine, steps, *rest):
-        order(engine, steps, *rest)
+        request(engine, steps, *rest)
         if steps[0] == scene.kill and distributed.rank() == distributed.world_size() - 1:
             if scene.fails:
                 engine._command = lambda: [sys.executable, "-S", "-c", "raise SystemExit(3)"]
             os.kill(engine.pid, signal.SIGKILL)
 
-    recorder.progress_text, train.shares, train.order_ahead = stopping, spoilt, killing
+    run.progress_text, train.split_minibatches = stopping, spoilt
+    rollout_phase.request_ahead = killing
     folder = Path(scene.folder)
     try:
         if distributed.is_main():
@@ -85,7 +87,8 @@ def play(scene: Scene) -> None:
         assert scene.fails
         (folder / f"failed_{distributed.rank()}").write_text(str(e))
     finally:
-        recorder.progress_text, train.shares, train.order_ahead = text, shares, order
+        run.progress_text, train.split_minibatches = text, split
+        rollout_phase.request_ahead = request
         run_folder.release(folder)
 
 

@@ -13,7 +13,6 @@ from llm import settings
 from llm.algorithm import correction
 from llm.models import loading
 from llm.rollout.sampling import sample
-from llm.settings.schema import ControlConfig, CorrectionConfig
 from llm.tasks.problem import Problem
 from llm.tokenizers import character
 from llm.training import sample_records
@@ -22,7 +21,7 @@ TOKENIZER = character.CharTokenizer()
 
 
 @pytest.fixture(scope="module")
-def batch():
+def padded():
     """6 prompts, 4 completions each, of different lengths."""
     model = loading.build(settings.ModelConfig(layers=1, width=32), seed=0)
     found = sample(
@@ -39,6 +38,11 @@ def batch():
     return found
 
 
+@pytest.fixture(scope="module")
+def batch(padded):
+    return padded.flat()
+
+
 def numbered(batch):
     """Weights whose every entry says which token of the flat list it is."""
     n = torch.arange(int(batch.is_completion.sum()), dtype=torch.float32)
@@ -47,20 +51,20 @@ def numbered(batch):
     )
 
 
-def test_each_number_stands_at_its_own_token(batch):
+def test_each_number_stands_at_its_own_token(padded, batch):
     """Against a plain walk over the mask."""
     rows = sample_records.token_rows(3, batch, TOKENIZER, numbered(batch), kept=24)
     flat = 0
     for b, row in enumerate(rows):
         ids = []
-        for t in range(batch.is_completion.shape[1]):
-            if batch.is_completion[b, t]:
+        for t in range(padded.is_completion.shape[1]):
+            if padded.is_completion[b, t]:
                 i = len(ids)
                 assert row["weight"][i] == pytest.approx(flat, rel=1e-4)
                 assert row["log_ratio"][i] == pytest.approx(-flat, rel=1e-4)
                 assert row["accepted"][i] == flat % 2
-                assert row["logp_inf"][i] == pytest.approx(float(batch.logp_inf[b, t]), rel=1e-4)
-                ids.append(int(batch.completion_ids[b, t]))
+                assert row["logp_inf"][i] == pytest.approx(float(padded.logp_inf[b, t]), rel=1e-4)
+                ids.append(int(padded.ids[b, t - padded.is_completion.shape[1]]))
                 flat += 1
         assert row["tokens"] == TOKENIZER.pieces(ids)
         assert row["text"] == TOKENIZER.decode(ids)
@@ -133,21 +137,23 @@ def test_equal_models_fall_into_the_middle_bin():
 def test_real_weights_are_taken_as_they_are(batch):
     """The trainer's own TokenWeights: rejected tokens have weight 0 and are counted as such."""
     n = int(batch.is_completion.sum())
-    logp = batch.logp_inf[batch.is_completion]
+    logp = batch.logp_inf
     target = logp + torch.tensor(np.random.default_rng(1).normal(0, 1, n), dtype=torch.float32)
     target = target.clamp(max=0)
-    topk = batch.topk_logp_inf[batch.is_completion]
+    topk = batch.topk_logp_inf
     found = correction.token_weights(
-        CorrectionConfig(z="batch"),
-        control=ControlConfig(),
-        state=correction.CorrectionState(),
-        logp_inf=logp,
-        logp_ref=target,
-        logp_new=target,
-        topk_logp_inf=topk,
-        topk_logp_target=topk,
-        uniform=torch.tensor(np.random.default_rng(0).random(n)),
-        in_topk=torch.zeros(n, dtype=torch.bool),
+        correction.CorrectionInputs(
+            logp_inf=logp,
+            logp_ref=target,
+            logp_new=target,
+            topk_logp_inf=topk,
+            topk_logp_target=topk,
+            in_topk=torch.zeros(n, dtype=torch.bool),
+            uniform=torch.tensor(np.random.default_rng(0).random(n)),
+            sequence=batch.sequence,
+        ),
+        correction.CorrectionState(),
+        z="batch",
     )
     row = sample_records.histogram_row(0, [found])
     assert row["weight"]["zeros"] == int((found.accepted == 0).sum()) > 0

@@ -50,7 +50,7 @@ def opened(*flags: str, dropout: float = 0.0, absolute: bool = False) -> TrainCo
     return TrainContext(*parts, chunked=chunked)
 
 
-def test_a_sound_setup_passes_with_rounding_alone():
+def test_a_sound_ctx_passes_with_rounding_alone():
     found = self_test(opened())
     assert 0.0 <= found["mean"] <= found["max"] < 2e-5
     assert found["max_topk"] < 2e-5 and found["tokens"] >= 8
@@ -58,16 +58,16 @@ def test_a_sound_setup_passes_with_rounding_alone():
 
 
 def test_it_repeats_exactly_and_changes_nothing():
-    setup = opened()
-    before = {k: v.clone() for k, v in setup.policy.state_dict().items()}
-    assert self_test(setup) == self_test(setup)
-    assert all(torch.equal(v, before[k]) for k, v in setup.policy.state_dict().items())
+    ctx = opened()
+    before = {k: v.clone() for k, v in ctx.policy.state_dict().items()}
+    assert self_test(ctx) == self_test(ctx)
+    assert all(torch.equal(v, before[k]) for k, v in ctx.policy.state_dict().items())
 
 
 def test_bfloat16_has_wider_limits_and_a_setting_overrides_both():
-    setup = opened("--policy.dtype", "bfloat16")
-    found = self_test(setup)
-    assert limits(setup).token == 2.0 and 1e-3 < found["mean"] <= found["max"] < 0.5
+    ctx = opened("--policy.dtype", "bfloat16")
+    found = self_test(ctx)
+    assert limits(ctx).token == 2.0 and 1e-3 < found["mean"] <= found["max"] < 0.5
     assert abs(found["scale"] - 1.0) < 0.01
     with pytest.raises(SelfTestError, match="allowed for one 1e-06"):
         self_test(opened("--run.self_test_max", "1e-6", "--policy.dtype", "bfloat16"))
@@ -84,32 +84,32 @@ def test_a_policy_that_scales_its_logits_passes_with_whole_ones(monkeypatch):
     monkeypatch.setattr(support, "BLOCKS_FROM", 48)
     policy.model.layers[0].self_attn.attention_dropout = 0.0
     with pytest.warns(UserWarning, match="whole logits") as seen:
-        setup = opened("--policy.dtype", "bfloat16")
-    assert len(seen) == 1 and not setup.chunked
-    assert abs(self_test(setup)["scale"] - 1.0) < 0.02
+        ctx = opened("--policy.dtype", "bfloat16")
+    assert len(seen) == 1 and not ctx.chunked
+    assert abs(self_test(ctx)["scale"] - 1.0) < 0.02
 
 
 @pytest.mark.parametrize("factor", [0.9, 1.1, 1.3])
 def test_bfloat16_rounding_hides_no_wrong_temperature(factor, monkeypatch):
     """Every token within what bfloat16 may do to one, and the scale of all tells."""
-    setup = opened("--policy.dtype", "bfloat16")
+    ctx = opened("--policy.dtype", "bfloat16")
     states = forward.completion_states
     monkeypatch.setattr(forward, "completion_states", lambda *a: states(*a) / factor)
     with pytest.raises(SelfTestError, match=r"scaled by .* look at the temperature"):
-        self_test(setup)
+        self_test(ctx)
 
 
-def planted(fault: str, patch: pytest.MonkeyPatch, setup: TrainContext) -> None:
+def planted(fault: str, patch: pytest.MonkeyPatch, ctx: TrainContext) -> None:
     """One side made wrong, the other left right."""
     states: Any = forward.completion_states
     sampler, noted = sampling._forward, sampling.sample
-    positions, warm = forward.positions, setup.cfg.rollout.temperature
+    positions, warm = forward.positions, ctx.cfg.rollout.temperature
 
     def raw(*args, **kwargs):
         batch = noted(*args, **kwargs)
         width = batch.is_completion.shape[1]
-        logp = full_logprobs(setup.policy, batch.ids, batch.is_real, width, 1.0)
-        batch.logp_inf.copy_(logprobs.chosen(logp, batch.completion_ids))
+        logp = full_logprobs(ctx.policy, batch.ids, batch.is_real, width, 1.0)
+        batch.logp_inf.copy_(logprobs.chosen(logp, batch.ids[:, -width:]))
         return batch
 
     scorers = {
@@ -144,7 +144,7 @@ def planted(fault: str, patch: pytest.MonkeyPatch, setup: TrainContext) -> None:
         patch.setattr(sampling, "sample", raw)
     else:
         assert fault == "dropout"
-        setup.policy.train()
+        ctx.policy.train()
 
 
 def _unmasked(states, m, ids, real, *a):
@@ -187,11 +187,11 @@ CACHE = "the first token of every completion is right: look at what sampling wit
     ],
 )
 def test_a_planted_fault_is_caught_and_the_message_points_at_it(fault, hint, monkeypatch):
-    setup = opened(dropout=0.3 * (fault == "dropout"), absolute="positions" in fault)
-    self_test(setup)  # nothing is wrong without the fault
-    planted(fault, monkeypatch, setup)
+    ctx = opened(dropout=0.3 * (fault == "dropout"), absolute="positions" in fault)
+    self_test(ctx)  # nothing is wrong without the fault
+    planted(fault, monkeypatch, ctx)
     with pytest.raises(SelfTestError, match=hint) as found:
-        self_test(setup)
+        self_test(ctx)
     assert "--run.self_test_max" in str(found.value)
 
 
@@ -203,10 +203,10 @@ def test_log_probabilities_of_the_likeliest_tokens_are_compared_too(monkeypatch)
         batch.topk_logp_inf[0, 0, 1] += 0.01
         return batch
 
-    setup = opened()
+    ctx = opened()
     monkeypatch.setattr(sampling, "sample", wrong)
     with pytest.raises(SelfTestError, match="sampled tokens are right: look at how the likeliest"):
-        self_test(setup)
+        self_test(ctx)
 
 
 def test_the_worst_token_is_named(monkeypatch):
@@ -219,9 +219,9 @@ def test_the_worst_token_is_named(monkeypatch):
         seen.append(batch)
         return batch
 
-    setup = opened()
+    ctx = opened()
     monkeypatch.setattr(sampling, "sample", wrong)
     with pytest.raises(ConfigError, match=r"1 of \d+ tokens too far off") as found:
-        self_test(setup)
-    piece = setup.tokenizer.pieces([int(seen[0].completion_ids[5, 2])])[0]
+        self_test(ctx)
+    piece = ctx.tokenizer.pieces([int(seen[0].ids[5, 2 - seen[0].is_completion.shape[1]])])[0]
     assert f"most at token 2 ({piece!r}) after {seen[0].prompts[5]!r}" in str(found.value)
