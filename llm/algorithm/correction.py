@@ -135,7 +135,7 @@ def token_weights(
         weight = truncated_ratio(log_ratio, type=type, cap=cap, low=low, high=high)
         one, zero = torch.ones_like(log_ratio), torch.zeros_like(log_ratio)
         capped = zero if type == "none" else (weight != jackpot.importance(log_ratio)).float()
-        weights = TokenWeights(weight, log_ratio, one, one, one, capped, one, zero)
+        weights = TokenWeights(weight, log_ratio, one, one, one, capped, one, zero)  # all kept
     if target == "new":  # min(p_ref / p_new, c2), Eq. 5; p_new may be 0 at rejected tokens
         log_drift = (inputs.logp_ref - inputs.logp_new).masked_fill(weights.weight == 0, 0.0)
         weights = replace(weights, weight=weights.weight * jackpot.tis(log_drift, c2))
@@ -199,7 +199,7 @@ def obrs_weights(
     Raises:
         ValueError: NaN, or q = 0 at a sampled token.
     """
-    log_ratio = logp_target - inputs.logp_inf
+    log_ratio = logp_target - inputs.logp_inf  # (n,) log p / q
     lam_used, out_of_reach = threshold(
         inputs, log_ratio, state,
         lam=lam, lam_from=lam_from, budget=budget, lam_min=lam_min, lam_max=lam_max,
@@ -207,13 +207,13 @@ def obrs_weights(
     # a(x) = min(1, p / (lam q)), l. 19. The core's vocabulary axis holds the sampled token alone.
     accept = jackpot.accept_prob(logp_target[:, None], inputs.logp_inf[:, None], lam_used)[:, 0]
     coin = (inputs.uniform < accept).float() if mask == "bernoulli" else accept  # l. 20
-    reached = torch.ones_like(accept)
+    reached = torch.ones_like(accept)  # 1 where no token before it was rejected
     if scope == "prefix":
         reached = kept_before(coin, inputs.sequence)
-    accepted = coin * reached
+    accepted = coin * reached  # (n,) in [0, 1]
 
     # Z = sum min(q, p / lam), l. 21-22
-    rate, calibration, tail = torch.ones_like(accept), 1.0, None
+    rate, calibration, tail = torch.ones_like(accept), 1.0, None  # rate: (n,)
     if z == "batch":
         rate = torch.full_like(accept, float(accepted.double().mean()))
     elif z == "state":
@@ -225,7 +225,7 @@ def obrs_weights(
     # p / q~ = Z max(lam, p / q), capped at c1, l. 23
     uncapped = jackpot.obrs_weight(log_ratio, lam_used, rate)
     if mask == "bernoulli":
-        weight = accepted * uncapped.clamp(max=c1)
+        weight = accepted * uncapped.clamp(max=c1)  # c1 bounds the gradient of a single token
     else:  # E[Mask] min(w, c1), docs/theory_estimators.md, C2
         weight = reached * jackpot.expected_weight(log_ratio, lam_used, rate, c1)
     return TokenWeights(
@@ -402,10 +402,10 @@ def next_state(
     if not tracked:
         return CorrectionState(state.log_lam, *tail), []
 
-    log_ratio = torch.cat([w.log_ratio for w in parts])
+    log_ratio = torch.cat([w.log_ratio for w in parts])  # (n of the step,)
     before = float(torch.cat([w.lam for w in parts]).double().mean())
     accepted = float(torch.cat([w.accept_prob for w in parts]).double().mean())
-    reach = float((log_ratio > -torch.inf).double().mean())
+    reach = float((log_ratio > -torch.inf).double().mean())  # p = 0 is rejected by every lam > 0
     because = f"acceptance {accepted:.4g}, budget {budget:.4g}"
     log_lam, cut = state.log_lam, True
     if budget <= reach:

@@ -67,10 +67,10 @@ def ppo_clip_sum(
 
     Paper: Eq. 2 and 5 (the policy's), Eq. 6 (the actor's).
     """
-    kept = weight != 0
+    kept = weight != 0  # exp of a rejected token's ratio may be inf, and 0 * inf is NaN
     logp_new, logp_ref = logp_new[kept], logp_ref[kept]
     advantage, weight = advantage[kept], weight[kept]
-    ratio = torch.exp(logp_new - logp_ref)
+    ratio = torch.exp(logp_new - logp_ref)  # r of Eq. 2, (kept,)
     clipped = ratio.clamp(1.0 - clip_low, 1.0 + clip_high)
     terms = weight * torch.minimum(ratio * advantage, clipped * advantage)
     return -(terms * (scale[kept] if isinstance(scale, torch.Tensor) else scale)).sum()
@@ -105,6 +105,7 @@ def actor_ppo_sum(
     logp_old = logp_inf
     if type != "none":
         logp_old = logp_actor.detach() if logp_actor_ref is None else logp_actor_ref
+    # F(p_actor_ref / q), without gradient; exactly 1 with type = none
     weight = truncated_ratio(logp_old - logp_inf, type=type, cap=cap, low=low, high=high)
     return ppo_clip_sum(logp_actor, logp_old, advantage, weight, clip_low, clip_high)
 
@@ -147,6 +148,6 @@ def bucketed(
 
 def _bucketed(logp: torch.Tensor, top: torch.Tensor) -> torch.Tensor:
     """Log-probabilities of some tokens and, last, of all others together: (n, k + 1)."""
-    known = torch.zeros_like(logp, dtype=torch.bool).scatter(-1, top, True)
+    known = torch.zeros_like(logp, dtype=torch.bool).scatter(-1, top, True)  # (n, v)
     rest = logp.masked_fill(known, -torch.inf).logsumexp(dim=-1, keepdim=True)
     return torch.cat([logp.gather(-1, top), rest], dim=-1)

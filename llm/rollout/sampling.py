@@ -50,13 +50,14 @@ def sample(
     device = model.device
     b, t = len(problems) * group, max_new_tokens
     first, everything = place or (0, b)
+    # one number per (sequence, position) of all ranks, cut to this rank's sequences: (b, t)
     uniform = torch.from_numpy(rng.random((everything, t))[first : first + b]).to(device)
     prompt, prompt_real = _left_padded([tokenizer.prompt(p.prompt) for p in problems], tokenizer)
-    prompt, prompt_real = prompt.to(device), prompt_real.to(device)
+    prompt, prompt_real = prompt.to(device), prompt_real.to(device)  # (problems, t_prompt)
     width = prompt.shape[1]
-    each = torch.arange(len(problems), device=device).repeat_interleave(group)
+    each = torch.arange(len(problems), device=device).repeat_interleave(group)  # (b,) its problem
     blank = torch.full((b, t), tokenizer.pad, device=device)
-    ids = torch.cat([prompt[each], blank], dim=1)
+    ids = torch.cat([prompt[each], blank], dim=1)  # (b, t_prompt + t)
     is_real = torch.cat([prompt_real[each], torch.zeros_like(blank, dtype=torch.bool)], dim=1)
     k = min(top_k, model.config.vocab_size)
     logp_inf = torch.zeros((b, t), device=device)
@@ -65,18 +66,20 @@ def sample(
     finished = torch.zeros(b, dtype=torch.bool, device=device)
     ends = torch.tensor(sorted(tokenizer.eos), device=device)
 
+    # The prompt of a group goes through the model once; its keys and values are then repeated.
     cache = DynamicCache(config=model.config)
     logits = _forward(model, prompt, prompt_real, positions(prompt_real), cache)[each]
     if group > 1:
         cache.batch_repeat_interleave(group)
     rows = torch.arange(b, device=device)  # the sequence in each row of the cache
-    position = prompt_real.sum(dim=1)[each]
+    position = prompt_real.sum(dim=1)[each]  # (b,) of the first sampled token
     for i in range(t):
-        logq = torch.log_softmax(logits / temperature, dim=-1)  # (rows, v)
+        # p_inf: the distribution that is sampled from, temperature included (Alg. 1, l. 4)
+        logq = torch.log_softmax(logits / temperature, dim=-1)  # (rows, v) float32
         (check or _refuse_nan)(logq)
         token = inverse_cdf(logq, uniform[rows, i])
-        best = logq.topk(k, dim=-1)
-        open_ = ~finished[rows]
+        best = logq.topk(k, dim=-1)  # (rows, k), for Z (l. 5)
+        open_ = ~finished[rows]  # finished rows stay in the cache until it is compacted
         live = rows[open_]
         ids[live, width + i] = token[open_]
         is_real[live, width + i] = True
@@ -87,12 +90,12 @@ def sample(
         left = int(stay.sum())
         if left == 0 or i == t - 1:
             break
-        if left < _COMPACT_BELOW * len(rows):
+        if left < _COMPACT_BELOW * len(rows):  # copying the cache costs about as much as a step
             keep = stay.nonzero()[:, 0]
             cache.batch_select_indices(keep)
             rows = rows[keep]
-        new = ids[rows, width + i : width + i + 1]
-        past = is_real[rows, : width + i + 1]
+        new = ids[rows, width + i : width + i + 1]  # (rows, 1)
+        past = is_real[rows, : width + i + 1]  # (rows, t_prompt + i + 1): padding is masked out
         logits = _forward(model, new, past, position[rows, None] + i, cache)
     return Samples(
         ids=ids,
