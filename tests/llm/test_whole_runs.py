@@ -42,7 +42,7 @@ def test_a_quantised_run_with_its_head_in_blocks_never_holds_whole_logits(
     base, found = (*KINDS["quantized"], "--actor.bits", "4"), {}
     for way in ("dense", "chunked"):
         if way == "chunked":
-            monkeypatch.setattr(chunked, "dense", None)
+            monkeypatch.setattr(chunked, "dense_logprobs", None)
         start(tmp_path / way, warm, *flags, "--optim.head", way, base=base)
         found[way] = rows(tmp_path / way)
     assert len(found["dense"]) == 2  # a step, and the end
