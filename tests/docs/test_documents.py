@@ -51,15 +51,41 @@ def test_every_test_that_caught_a_planted_fault_exists():
 
 
 def test_every_metric_the_trainer_writes_is_explained():
-    from llm.runs import metrics_files
+    from llm.runs.metrics import METRICS
 
-    table = metrics_files.__doc__
-    source = (ROOT / "llm/train.py").read_text() + (ROOT / "llm/runs/metrics_files.py").read_text()
+    files = [ROOT / "llm/train.py", *(ROOT / "llm/algorithm").glob("*.py")]
+    files += (ROOT / "llm/training").glob("*.py")
+    others = ("self_test.py", "sample_records.py")  # rows of other files
+    source = "".join(file.read_text() for file in files if file.name not in others)
     written = set(re.findall(r'"([a-z][a-z0-9_]+)": (?:float|int|sum|ess|evaluate)', source))
-    written |= set(re.findall(r'found\["([a-z_]+)"\]', source))
+    written |= set(re.findall(r'row\["([a-z_]+)"\] =', source))
     assert len(written) > 20
-    for name in written - {"steps", "rows", "bool"}:
-        assert re.search(rf"\b{name}\b", table), name
+    assert written <= set(METRICS)
+
+
+def test_every_metric_explained_is_written_somewhere():
+    """By its own name, or by the end of it that follows eval_, lr_ or grad_norm_."""
+    from llm.runs.metrics import METRICS
+
+    files = [f for f in (ROOT / "llm").rglob("*.py") if f.name != "metrics.py"]
+    files = [f for f in files if f.parent.name not in ("report", "commands")]
+    source = "".join(file.read_text() for file in files)
+    for name in METRICS:
+        end = re.sub("^(eval|lr|grad_norm)_", "", name)
+        assert f'"{end}"' in source, name
+
+
+def test_the_page_of_metrics_is_up_to_date():
+    from llm.runs import metrics
+
+    assert (ROOT / "docs/metrics.md").read_text(encoding="utf-8") == metrics.page()
+
+
+def test_the_page_of_metrics_is_pointed_to():
+    from llm import __main__
+
+    assert "docs/metrics.md" in __main__._HELP
+    assert "docs/metrics.md" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_every_public_function_documents_arguments_result_errors_and_source():

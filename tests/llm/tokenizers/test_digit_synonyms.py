@@ -15,9 +15,9 @@ from training_runs import TINY, rows, start
 
 from llm import settings
 from llm.checkpoints import checkpoint
-from llm.commands import evaluate, plan
+from llm.commands import evaluate
 from llm.models import loading, pretraining, roles
-from llm.planning import memory
+from llm.planning import estimate, memory
 from llm.rewards.scorers import open_scorer
 from llm.runs import run_folder
 from llm.settings.loading import ConfigError
@@ -166,7 +166,7 @@ def test_two_alphabets_of_different_size_differ():
 
 
 def test_the_memory_estimate_knows_the_vocabulary():
-    pair = plan.open_shapes(settings.load([], [*FEW]), [])
+    pair = estimate.open_shapes(settings.load([], [*FEW]), [])
     assert [memory.vocabulary(m) for m in (pair.policy, pair.actor)] == [2048, 2048]
     shape = memory.shape(ONE, None, 201)
     assert memory.vocabulary(shape) == 2048
