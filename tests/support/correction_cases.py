@@ -6,9 +6,14 @@ from functools import partial
 
 import torch
 
-from llm.algorithm.correction import CorrectionState, forward_tail, token_weights
+from llm.algorithm.correction import (
+    CorrectionInputs,
+    CorrectionState,
+    forward_tail,
+    needs_tail,
+    token_weights,
+)
 from llm.models.lm_head.threshold_scan import above
-from llm.settings.schema import ControlConfig
 
 
 def log_softmax(seed: int, n: int, v: int, scale: float = 2.0) -> torch.Tensor:
@@ -25,25 +30,33 @@ def draw(q: torch.Tensor, seed: int = 0) -> torch.Tensor:
     return torch.multinomial(q.exp(), 1, generator=generator)[:, 0]
 
 
-def weights_of(cfg, p, q, x, u, k=None, state=None, control=None, ref=None, sequence=None):
-    """token_weights for tokens x (n,) of states with laws p (the policy now) and q, (n, v)."""
+def weights_of(p, q, x, u, k=None, state=None, ref=None, sequence=None, **settings):
+    """token_weights for tokens x (n,) of states with laws p (the policy now) and q, (n, v).
+
+    Without `sequence` all tokens are of one completion.
+    """
     ref = p if ref is None else ref
-    state, control = state or CorrectionState(), control or ControlConfig()
-    target = p if cfg.target == "new" else ref
+    state = state or CorrectionState()
+    target = p if settings.get("target") == "new" else ref
     top = q.topk(k or q.shape[1], dim=-1)
-    return token_weights(
-        cfg,
-        control=control,
-        state=state,
+    of_topk = target.gather(1, top.indices)
+    inputs = CorrectionInputs(
         logp_inf=q.gather(1, x[:, None])[:, 0],
         logp_ref=ref.gather(1, x[:, None])[:, 0],
         logp_new=p.gather(1, x[:, None])[:, 0],
         topk_logp_inf=top.values,
-        topk_logp_target=target.gather(1, top.indices),
-        uniform=u,
+        topk_logp_target=of_topk,
         in_topk=(top.indices == x[:, None]).any(dim=1),
-        sequence=sequence,
-        tail_bound=forward_tail(
-            cfg, state, target.gather(1, top.indices), top.values, partial(above, target)
-        ),
+        uniform=u,
+        sequence=torch.zeros(len(x)) if sequence is None else sequence,
+        tail_bound=bound_of(state, of_topk, top.values, partial(above, target), **settings),
     )
+    return token_weights(inputs, state, **settings)
+
+
+def bound_of(state, topk_logp, topk_logp_inf, count_above, **settings):
+    """forward_tail where these settings of a correction need it, else None."""
+    if not needs_tail(**settings):
+        return None
+    of_lam = {name: settings[name] for name in ("lam", "lam_from", "budget") if name in settings}
+    return forward_tail(state, topk_logp, topk_logp_inf, count_above, **of_lam)

@@ -8,18 +8,15 @@ import math
 
 import pytest
 import torch
+from tiny_context import NOWHERE, learner, random_pair, world
 
-from llm.algorithm.control import Controls, initial_controls, next_controls
+from llm.algorithm.control import Controls, next_controls
 from llm.settings.loading import Config
-from llm.settings.schema import ControlConfig, LossConfig, OptimConfig
-from llm.training.optimizer import set_learning_rates
+from llm.settings.schema import LossConfig, OptimConfig
+from llm.training.optimizer import open_learner, set_learning_rates
 
-
-def config(distill_coef: float = 1.0, **control) -> Config:
-    return Config(
-        loss=LossConfig(distill_coef=distill_coef),
-        control=ControlConfig(**{"kl_target": 0.05, "actor_lr": True, **control}),
-    )
+TARGET = {"kl_target": 0.05, "actor_lr": True, "distill_coef": 1.0}
+OFF = {"kl_target": 0.0, "distill_coef": 1.0}
 
 
 @pytest.mark.parametrize(
@@ -35,8 +32,7 @@ def config(distill_coef: float = 1.0, **control) -> Config:
 )
 def test_driven_values_rise_above_the_target_and_fall_below_it(kl, factor):
     """log factor moves by gain * clip(log(KL / target), -1, 1), by hand."""
-    cfg = config(distill_coef=2.0)
-    controls, decisions = next_controls(cfg, Controls(3.0, 0.5), kl)
+    controls, decisions = next_controls(Controls(3.0, 0.5), kl, **TARGET | {"distill_coef": 2.0})
     assert controls.distill_coef == pytest.approx(3.0 * factor)
     assert controls.actor_lr_factor == pytest.approx(0.5 * factor)
     assert [d["setting"] for d in decisions] == ["loss.distill_coef", "optim.actor_lr factor"]
@@ -50,24 +46,25 @@ def test_driven_values_rise_above_the_target_and_fall_below_it(kl, factor):
 
 @pytest.mark.parametrize("distill, actor_lr", [(True, False), (False, True)])
 def test_only_what_is_driven_moves(distill, actor_lr):
-    cfg = config(distill=distill, actor_lr=actor_lr)
-    controls, decisions = next_controls(cfg, Controls(1.0, 1.0), 0.2)
+    settings = TARGET | {"distill": distill, "actor_lr": actor_lr}
+    controls, decisions = next_controls(Controls(1.0, 1.0), 0.2, **settings)
     assert (controls.distill_coef != 1.0, controls.actor_lr_factor != 1.0) == (distill, actor_lr)
     assert len(decisions) == distill + actor_lr
 
 
 def test_the_policy_waits_while_the_kl_is_too_high_and_never_exceeds_its_own_rate():
     """Its factor is divided where the others are multiplied, and stops at 1."""
-    cfg = config(policy_lr=True, distill=False, actor_lr=False, gain=0.5, factor_max=4.0)
-    slower, (move,) = next_controls(cfg, initial_controls(cfg), 0.06)
+    driven = {"policy_lr": True, "distill": False, "actor_lr": False}
+    settings = TARGET | driven | {"gain": 0.5, "factor_max": 4.0}
+    slower, (move,) = next_controls(Controls(1.0), 0.06, **settings)
     assert slower == Controls(1.0, 1.0, pytest.approx(1.2**-0.5))
     assert (move["setting"], move["limited"]) == ("optim.policy_lr factor", False)
-    again, _ = next_controls(cfg, slower, 0.045)
+    again, _ = next_controls(slower, 0.045, **settings)
     assert again.policy_lr_factor == pytest.approx(1.2**-0.5 * 0.9**-0.5)
-    full, (move,) = next_controls(cfg, again, 1e-9)
+    full, (move,) = next_controls(again, 1e-9, **settings)
     assert (full.policy_lr_factor, move["limited"]) == (1.0, True)
     for _ in range(9):
-        full, (move,) = next_controls(cfg, full, 9.0)
+        full, (move,) = next_controls(full, 9.0, **settings)
     assert (full.policy_lr_factor, move["limited"]) == (0.25, True)
 
 
@@ -77,18 +74,21 @@ def test_the_policys_rate_in_force_is_the_controlled_one():
         name: torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
         for name in ("policy", "actor")
     }
-    rates = set_learning_rates(cfg, optimizers, Controls(1.0, 3.0, 0.25), 0.5, 0)
+    learns = learner(cfg, optimizers)
+    learns.controls = Controls(1.0, 3.0, 0.25)
+    rates = set_learning_rates(cfg, learns, 0.5, 0)
     assert rates == {"lr_policy": 1.25e-4, "lr_actor": 1.5e-2}
     assert [optimizers[n].param_groups[0]["lr"] for n in ("policy", "actor")] == [1.25e-4, 1.5e-2]
 
 
 def test_values_stay_within_their_factor_of_the_configured_one_and_say_so():
-    cfg = config(distill_coef=2.0, factor_max=1.5, gain=1.0)
-    controls = initial_controls(cfg)
+    settings = TARGET | {"distill_coef": 2.0, "factor_max": 1.5, "gain": 1.0}
+    ctx = world(Config(loss=LossConfig(distill_coef=2.0)), random_pair())
+    controls = open_learner(ctx, NOWHERE).controls
     assert controls == Controls(2.0, 1.0)
     for kl, coef, factor in ((9.0, 3.0, 1.5), (1e-6, 2 / 1.5, 1 / 1.5)):
         for _ in range(3):
-            controls, decisions = next_controls(cfg, controls, kl)
+            controls, decisions = next_controls(controls, kl, **settings)
         assert controls.distill_coef == pytest.approx(coef)
         assert controls.actor_lr_factor == pytest.approx(factor)
         assert [d["limited"] for d in decisions] == [True, True]
@@ -96,22 +96,21 @@ def test_values_stay_within_their_factor_of_the_configured_one_and_say_so():
 
 def test_without_a_target_nothing_moves_and_nothing_is_logged():
     controls = Controls(0.3, 0.7)
-    assert next_controls(Config(), controls, 5.0) == (controls, [])
+    assert next_controls(controls, 5.0, **OFF) == (controls, [])
 
 
 @pytest.mark.parametrize("kl", [float("nan"), float("inf"), -1e-9])
-@pytest.mark.parametrize("cfg", [config(), Config()], ids=["on", "off"])
-def test_a_kl_that_is_none_is_refused(cfg, kl):
+@pytest.mark.parametrize("settings", [TARGET, OFF], ids=["on", "off"])
+def test_a_kl_that_is_none_is_refused(settings, kl):
     with pytest.raises(ValueError, match="finite number >= 0"):
-        next_controls(cfg, Controls(1.0), kl)
+        next_controls(Controls(1.0), kl, **settings)
 
 
 def test_the_loop_settles_at_the_target():
     """A plant whose KL is inverse to the coefficient: from 3 times too much to the target."""
-    cfg = config(gain=0.2)
-    controls = initial_controls(cfg)
+    controls = Controls(1.0)
     for _ in range(60):
-        controls, _ = next_controls(cfg, controls, 0.15 / controls.distill_coef)
+        controls, _ = next_controls(controls, 0.15 / controls.distill_coef, gain=0.2, **TARGET)
     assert 0.15 / controls.distill_coef == pytest.approx(0.05, rel=1e-3)
 
 

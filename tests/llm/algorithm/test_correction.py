@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from fractions import Fraction as F
 
 import numpy as np
@@ -10,32 +9,36 @@ import pytest
 import torch
 from correction_cases import draw, log_softmax, uniform, weights_of
 
-from llm.algorithm.correction import CorrectionState, actor_weights, next_state, token_weights
+from llm.algorithm.correction import (
+    CorrectionInputs,
+    CorrectionState,
+    next_state,
+    token_weights,
+    truncated_ratio,
+)
 from llm.algorithm.losses import ppo_clip_sum
-from llm.settings.schema import ControlConfig, CorrectionConfig, LossConfig
 
 INF = float("inf")
 FIELDS = ("weight", "log_ratio", "accept_prob", "accepted", "z", "capped", "lam", "out_of_reach")
 
 
-def one_token(cfg, q, ref, new, u, topk_q, topk_p):
+def one_token(q, ref, new, u, topk_q, topk_p, **settings):
     """token_weights of a single token from plain probabilities."""
 
     def log(*values: float) -> torch.Tensor:
         return torch.log(torch.tensor(values))
 
-    return token_weights(
-        cfg,
-        control=ControlConfig(),
-        state=CorrectionState(),
+    inputs = CorrectionInputs(
         logp_inf=log(q),
         logp_ref=log(ref),
         logp_new=log(new),
         topk_logp_inf=log(*topk_q)[None],
         topk_logp_target=log(*topk_p)[None],
-        uniform=torch.tensor([u]),
         in_topk=torch.tensor([True]),
+        uniform=torch.tensor([u]),
+        sequence=torch.tensor([0]),
     )
+    return token_weights(inputs, CorrectionState(), **settings)
 
 
 SETTINGS = [
@@ -63,14 +66,15 @@ def test_equal_policies_give_bit_equal_loss_and_gradient_to_plain_ppo(setting, l
     logits = torch.randn(64, 11, generator=torch.Generator().manual_seed(1)) * 3
     x = torch.arange(64) % 11
     advantage = torch.randn(64, generator=torch.Generator().manual_seed(2))
-    cfgs, state = (CorrectionConfig(name="none"), CorrectionConfig(lam=lam, **setting)), None
+    corrections, state = ({"type": "none"}, {"lam": lam, **setting}), CorrectionState()
     for _step in range(3):
         found = []
-        for cfg in cfgs:
+        for correction in corrections:
             leaf = logits.clone().requires_grad_()
             full = torch.log_softmax(leaf, dim=-1)
             p = full.detach()
-            w = weights_of(cfg, p, p, x, torch.full((64,), 0.999999), k=k, state=state)
+            u = torch.full((64,), 0.999999)
+            w = weights_of(p, p, x, u, k=k, state=state, **correction)
             assert torch.equal(w.weight, torch.ones(64))
             new = full.gather(1, x[:, None])[:, 0]
             loss = ppo_clip_sum(new, p.gather(1, x[:, None])[:, 0], advantage, w.weight, 0.2, 0.2)
@@ -78,7 +82,7 @@ def test_equal_policies_give_bit_equal_loss_and_gradient_to_plain_ppo(setting, l
             found.append((loss.detach(), leaf.grad))
         assert torch.equal(found[0][0], found[1][0])
         assert torch.equal(found[0][1], found[1][1])
-        state, _ = next_state(cfg, ControlConfig(), state or CorrectionState(), [w])
+        state, _ = next_state(state, [w])
 
 
 def rational_pair():
@@ -108,8 +112,8 @@ def test_weighted_mean_over_an_enumerated_vocabulary_has_its_closed_form(lam, z,
     exactly the target mean E[mu_s] (none); per accepted one each of these over Zbar."""
     p, q, f = rational_pair()
     (log_p, log_q), states, x = enumerated_batch(p, q)
-    cfg = CorrectionConfig(mask="expected", z=z, lam=float(lam), c1=INF)
-    w = weights_of(cfg, log_p, log_q, x, torch.zeros(len(x)))
+    u = torch.zeros(len(x))
+    w = weights_of(log_p, log_q, x, u, mask="expected", z=z, lam=float(lam), c1=INF)
     values = torch.tensor([float(f[s][t]) for s, t in zip(states, x, strict=True)])
     n = len(x) if denominator == "proposed" else float(w.accepted.sum())
     found = float((w.weight * values).double().sum()) / n
@@ -133,11 +137,11 @@ def test_coin_and_weight_average_to_the_expected_mask(z):
     """C2: over a fine grid of coins, mask * min(w, c1) averages to expected_weight."""
     p, q = log_softmax(3, 6, 5), log_softmax(4, 6, 5)
     x, grid = torch.tensor([0, 1, 2, 3, 4, 0]), 4000
-    cfg = CorrectionConfig(c1=0.9, z=z)
+    settings = {"c1": 0.9, "z": z}
     coins = ((torch.arange(grid) + 0.5) / grid).repeat_interleave(6)
     many = (p.repeat(grid, 1), q.repeat(grid, 1), x.repeat(grid), coins)
-    total = weights_of(cfg, *many).weight.double().reshape(grid, 6).sum(0)
-    expected = weights_of(dataclasses.replace(cfg, mask="expected"), p, q, x, torch.zeros(6)).weight
+    total = weights_of(*many, **settings).weight.double().reshape(grid, 6).sum(0)
+    expected = weights_of(p, q, x, torch.zeros(6), mask="expected", **settings).weight
     assert torch.allclose(total / grid, expected.double(), atol=1e-3)
 
 
@@ -151,11 +155,9 @@ def test_with_scope_prefix_a_token_counts_as_far_as_all_before_it_were_kept(mask
     the token's own chance is in its weight already and stands there once."""
     p, q = log_softmax(40, 10, 6), log_softmax(41, 10, 6)
     x, u = draw(q), uniform(10, seed=3)
-    cfg = CorrectionConfig(mask=mask, z=z, lam=0.8)
-    alone = weights_of(cfg, p, q, x, u)
-    found = weights_of(
-        dataclasses.replace(cfg, scope="prefix"), p, q, x, u, sequence=torch.tensor(ROWS)
-    )
+    settings = {"mask": mask, "z": z, "lam": 0.8}
+    alone = weights_of(p, q, x, u, **settings)
+    found = weights_of(p, q, x, u, sequence=torch.tensor(ROWS), scope="prefix", **settings)
     before, kept = [], 1.0
     for i, row in enumerate(ROWS):
         kept = 1.0 if i == 0 or ROWS[i - 1] != row else kept * float(alone.accepted[i - 1])
@@ -173,15 +175,15 @@ def test_coins_of_a_whole_prefix_average_to_the_expected_prefix():
     """C6: over a fine grid of both coins of a completion, the second token's weight averages to
     a(x_1) times what it would have alone."""
     p, q, x = log_softmax(3, 2, 5), log_softmax(4, 2, 5), torch.tensor([1, 2])
-    cfg, side = CorrectionConfig(c1=0.9, scope="prefix"), 120
+    settings, side = {"c1": 0.9, "scope": "prefix"}, 120
     coin = (torch.arange(side, dtype=torch.float64) + 0.5) / side
     coins = torch.cartesian_prod(coin, coin).reshape(-1)
     n = side * side
     many = (p.repeat(n, 1), q.repeat(n, 1), x.repeat(n), coins)
     rows = torch.arange(n).repeat_interleave(2)
-    mean = weights_of(cfg, *many, sequence=rows).weight.double().reshape(n, 2).mean(0)
-    exact = dataclasses.replace(cfg, mask="expected")
-    wanted = weights_of(exact, p, q, x, torch.zeros(2), sequence=torch.zeros(2)).weight
+    mean = weights_of(*many, sequence=rows, **settings).weight.double().reshape(n, 2).mean(0)
+    exact = settings | {"mask": "expected"}
+    wanted = weights_of(p, q, x, torch.zeros(2), sequence=torch.zeros(2), **exact).weight
     assert 0.05 < float(wanted[1]) < 0.9
     assert torch.allclose(mean, wanted.double(), atol=0.02)
 
@@ -190,8 +192,8 @@ def test_with_scope_prefix_lam_1_z_none_it_is_v_traces_weight():
     """Espeholt et al. (arXiv 1802.01561): rho_t = min(c1, r_t), times c_i = min(1, r_i) before."""
     p, q = log_softmax(42, 10, 6), log_softmax(43, 10, 6)
     x = draw(q)
-    cfg = CorrectionConfig(mask="expected", scope="prefix", z="none", c1=1.7)
-    found = weights_of(cfg, p, q, x, uniform(10), sequence=torch.tensor(ROWS)).weight
+    settings = {"mask": "expected", "scope": "prefix", "z": "none", "c1": 1.7}
+    found = weights_of(p, q, x, uniform(10), sequence=torch.tensor(ROWS), **settings).weight
     r = (p.double() - q.double()).exp().gather(1, x[:, None])[:, 0].numpy()
     start = [ROWS.index(row) for row in ROWS]
     wanted = [min(1.7, r[i]) * np.minimum(1, r[start[i] : i]).prod() for i in range(10)]
@@ -200,21 +202,18 @@ def test_with_scope_prefix_lam_1_z_none_it_is_v_traces_weight():
 
 def test_scope_prefix_leaves_equal_policies_alone_and_needs_the_sequences():
     p = log_softmax(44, 10, 6)
-    cfg = CorrectionConfig(scope="prefix")
     u, rows = torch.full((10,), 0.999999), torch.tensor(ROWS)
-    assert torch.equal(weights_of(cfg, p, p, draw(p), u, sequence=rows).weight, torch.ones(10))
-    with pytest.raises(ValueError, match="needs the sequence of each token"):
-        weights_of(cfg, p, p, draw(p), u)
+    found = weights_of(p, p, draw(p), u, sequence=rows, scope="prefix")
+    assert torch.equal(found.weight, torch.ones(10))
+    with pytest.raises(TypeError, match="required positional argument: 'sequence'"):
+        CorrectionInputs(*[u] * 7)
 
 
 def test_kappa_calibrates_by_each_tokens_own_coin_whatever_the_scope():
     p, q = log_softmax(45, 10, 6), log_softmax(46, 10, 6)
-    cfg = CorrectionConfig(kappa=True, z_tail="lumped")
     args, rows = (p, q, draw(q), uniform(10, seed=3)), torch.tensor(ROWS)
-    both = [
-        weights_of(dataclasses.replace(cfg, scope=s), *args, k=3, sequence=rows).kappa
-        for s in ("token", "prefix")
-    ]
+    settings = {"k": 3, "sequence": rows, "kappa": True, "z_tail": "lumped"}
+    both = [weights_of(*args, scope=s, **settings).kappa for s in ("token", "prefix")]
     assert both[0] == both[1] != 1.0
 
 
@@ -225,10 +224,8 @@ def test_everything_is_the_exact_obrs_when_top_k_is_the_vocabulary(z_tail, lam_f
     n, budget = 40, 0.8
     p, q = log_softmax(5, n, 9, 1.0), log_softmax(6, n, 9, 1.0)
     x, u = draw(q), uniform(n)
-    cfg = CorrectionConfig(
-        lam=1.3, lam_from=lam_from, budget=budget, z_tail=z_tail, c1=INF, mask="bernoulli"
-    )
-    w = weights_of(cfg, p, q, x, u)
+    settings = {"lam": 1.3, "lam_from": lam_from, "budget": budget, "z_tail": z_tail}
+    w = weights_of(p, q, x, u, c1=INF, mask="bernoulli", **settings)
     probs_p, probs_q, lam = p.double().exp().numpy(), q.double().exp().numpy(), w.lam.numpy()
     z = np.minimum(probs_q, probs_p / lam[:, None]).sum(1)
     r = probs_p[range(n), x] / probs_q[range(n), x]
@@ -246,8 +243,8 @@ def test_everything_is_the_exact_obrs_when_top_k_is_the_vocabulary(z_tail, lam_f
 def test_kappa_makes_the_mean_rate_the_accepted_share():
     """Alg. 1: kappa = accepted share / mean Z_approx: the mean of kappa Z is the accepted share."""
     p, q = log_softmax(9, 200, 12), log_softmax(10, 200, 12)
-    cfg = CorrectionConfig(z_tail="dropped", kappa=True)
-    w = weights_of(cfg, p, q, torch.arange(200) % 12, uniform(200), k=4)
+    x = torch.arange(200) % 12
+    w = weights_of(p, q, x, uniform(200), k=4, z_tail="dropped", kappa=True)
     assert float(w.z.mean()) == pytest.approx(float(w.accepted.mean()), rel=1e-6)
     assert w.kappa != 1.0
 
@@ -260,43 +257,42 @@ HAND = {
 }
 
 
-@pytest.mark.parametrize("name, expected", HAND.items())
-def test_controls_match_hand_computed_weights(name, expected):
+@pytest.mark.parametrize("type_, expected", HAND.items())
+def test_controls_match_hand_computed_weights(type_, expected):
     """Sec. 2.2: 1, r, min(r, C), r inside the band; the same F for the actor (Eq. 6)."""
-    caps = CorrectionConfig(tis_cap=3.0, icepop_low=0.4, icepop_high=2.5)
+    caps = {"cap": 3.0, "low": 0.4, "high": 2.5}
     q = torch.log(torch.tensor([0.8, 0.4, 0.2, 0.1]))
     p = torch.log(torch.tensor([0.2, 0.2, 0.4, 0.8]))
     k = torch.zeros(4, 1)
-    w = token_weights(
-        dataclasses.replace(caps, name=name),
-        control=ControlConfig(),
-        state=CorrectionState(),
+    inputs = CorrectionInputs(
         logp_inf=q,
         logp_ref=p,
         logp_new=p,
         topk_logp_inf=k,
         topk_logp_target=k,
-        uniform=k[:, 0],
         in_topk=k[:, 0] == 0,
+        uniform=k[:, 0],
+        sequence=k[:, 0],
     )
+    w = token_weights(inputs, CorrectionState(), type=type_, **caps)
     assert w.weight.tolist() == pytest.approx(expected, rel=1e-6)
     assert w.capped.tolist() == [
-        float(e != r and name != "none") for e, r in zip(expected, [0.25, 0.5, 2, 8], strict=True)
+        float(e != r and type_ != "none") for e, r in zip(expected, [0.25, 0.5, 2, 8], strict=True)
     ]
-    actor = actor_weights(LossConfig(actor_correction=name), caps, p, q)
+    actor = truncated_ratio(p - q, type=type_, **caps)
     assert actor.tolist() == pytest.approx(expected, rel=1e-6)
 
 
 def test_target_new_takes_p_new_for_the_ratio_and_caps_p_ref_over_p_new():
     """Alg. 1 l. 24: rho = min(w, c1) min(p_ref / p_new, c2), by hand on one token."""
-    cfg = CorrectionConfig(target="new", c2=3.0)
     token = {"q": 0.25, "ref": 0.6, "new": 0.1, "topk_q": (0.25, 0.75), "topk_p": (0.1, 0.9)}
+    token["target"] = "new"
     rate = 0.1 + 0.75
-    w = one_token(cfg, u=0.39, **token)  # a = 0.1 / 0.25 = 0.4; w = Z max(1, 0.4); 6 -> c2
+    w = one_token(u=0.39, c2=3.0, **token)  # a = 0.1 / 0.25 = 0.4; w = Z max(1, 0.4); 6 -> c2
     assert float(w.weight) == pytest.approx(rate * 1.0 * 3.0, rel=1e-6)
-    w = one_token(dataclasses.replace(cfg, c2=INF), u=0.39, **token)
+    w = one_token(u=0.39, c2=INF, **token)
     assert float(w.weight) == pytest.approx(rate * 1.0 * 6.0, rel=1e-6)
-    assert float(one_token(cfg, u=0.41, **token).weight) == 0.0
+    assert float(one_token(u=0.41, c2=3.0, **token).weight) == 0.0
 
 
 @pytest.mark.parametrize("mask", ["bernoulli", "expected"])
@@ -306,18 +302,17 @@ def test_the_applied_weight_never_exceeds_c1(mask, z):
     q = torch.tensor([-1e3, -1.0, -1e-3, -700.0])
     p = torch.tensor([-1e-3, -1e3, -1.0, -5.0])
     top = torch.log(torch.tensor([[0.5, 0.4]])).expand(4, 2)
-    w = token_weights(
-        CorrectionConfig(mask=mask, c1=2.5, z=z),
-        control=ControlConfig(),
-        state=CorrectionState(),
+    inputs = CorrectionInputs(
         logp_inf=q,
         logp_ref=p,
         logp_new=p,
         topk_logp_inf=top,
         topk_logp_target=top,
-        uniform=torch.full((4,), 0.2),
         in_topk=torch.tensor([True, True, False, False]),
+        uniform=torch.full((4,), 0.2),
+        sequence=torch.arange(4),
     )
+    w = token_weights(inputs, CorrectionState(), mask=mask, c1=2.5, z=z)
     assert bool(torch.isfinite(w.weight).all()) and float(w.weight.max()) <= 2.5
     assert float(w.weight[0]) == 2.5 and float(w.weight[1]) == 0.0
 
@@ -327,10 +322,10 @@ def test_where_p_is_zero_on_every_token_all_are_rejected_and_nothing_fails():
     q = torch.log(torch.tensor([[0.5, 0.5, 0.0]])).expand(4, 3)
     for lam_from in ("value", "state", "batch", "tracked"):
         for z_tail, kappa in (("ratio", False), ("lumped", True), ("dropped", True)):
-            cfg = CorrectionConfig(lam_from=lam_from, z_tail=z_tail, kappa=kappa)
-            w = weights_of(cfg, p, q, torch.tensor([0, 1, 0, 1]), uniform(4), k=2)
+            settings = {"lam_from": lam_from, "z_tail": z_tail, "kappa": kappa}
+            w = weights_of(p, q, torch.tensor([0, 1, 0, 1]), uniform(4), k=2, **settings)
             assert w.weight.tolist() == [0.0] * 4
-            state, _ = next_state(cfg, ControlConfig(), CorrectionState(), [w])
+            state, _ = next_state(CorrectionState(), [w], tracked=lam_from == "tracked")
             assert state.log_lam is None
 
 
@@ -355,9 +350,9 @@ CHANGES = [
     ({"lam_from": "batch"} | FREE, {"budget": 0.6}, "weight accept_prob accepted z lam"),
     ({"lam_from": "state"} | FREE, {"budget": 0.6}, "weight accept_prob accepted z lam"),
     (FREE, {"lam_from": "state"}, "weight accept_prob accepted z lam"),
-    ({"name": "tis"}, {"tis_cap": 0.9}, "weight capped"),
-    ({"name": "icepop"}, {"icepop_low": 0.9}, "weight capped"),
-    ({"name": "icepop"}, {"icepop_high": 1.1}, "weight capped"),
+    ({"type": "tis"}, {"cap": 0.9}, "weight capped"),
+    ({"type": "icepop"}, {"low": 0.9}, "weight capped"),
+    ({"type": "icepop"}, {"high": 1.1}, "weight capped"),
 ]
 
 
@@ -367,9 +362,7 @@ def test_each_setting_changes_what_it_says_and_nothing_else(both, change, change
     new = torch.log_softmax(ref + 0.3 * new, dim=-1)
     rows = torch.arange(300) // 7
     found = [
-        weights_of(
-            CorrectionConfig(**s), new, q, draw(q), uniform(300), k=5, ref=ref, sequence=rows
-        )
+        weights_of(new, q, draw(q), uniform(300), k=5, ref=ref, sequence=rows, **s)
         for s in (both, both | change)
     ]
     same = [name for name in FIELDS if torch.equal(*(getattr(w, name) for w in found))]
@@ -381,14 +374,11 @@ def test_settings_of_other_methods_change_nothing():
     """tis does not read c1, and so on: not one bit."""
     p, q = log_softmax(23, 50, 9), log_softmax(24, 50, 9)
     obrs = {"lam": 3.0, "mask": "expected", "z": "batch", "c1": 0.1}
-    caps = {"tis_cap": 0.1, "icepop_low": 0.9, "icepop_high": 0.95}
-    for name, others in (("tis", obrs), ("none", obrs | caps), ("importance", obrs | caps)):
-        a, b = (
-            weights_of(CorrectionConfig(name=name, **s), p, q, draw(q), uniform(50), k=3)
-            for s in ({}, others)
-        )
+    caps = {"cap": 0.1, "low": 0.9, "high": 0.95}
+    for type_, others in (("tis", obrs), ("none", obrs | caps), ("importance", obrs | caps)):
+        a, b = (weights_of(p, q, draw(q), uniform(50), k=3, type=type_, **s) for s in ({}, others))
         assert all(torch.equal(getattr(a, f), getattr(b, f)) for f in FIELDS)
-    a, b = (weights_of(CorrectionConfig(**s), p, q, draw(q), uniform(50), k=3) for s in ({}, caps))
+    a, b = (weights_of(p, q, draw(q), uniform(50), k=3, **s) for s in ({}, caps))
     assert all(torch.equal(getattr(a, f), getattr(b, f)) for f in FIELDS)
 
 
@@ -399,9 +389,9 @@ def test_the_order_of_the_tokens_does_not_matter(setting, lam_from):
     p, q = log_softmax(25, 120, 15), log_softmax(26, 120, 15)
     x, u = draw(q), uniform(120)
     order = torch.randperm(120, generator=torch.Generator().manual_seed(3))
-    cfg = CorrectionConfig(lam_from=lam_from, **setting)
-    a = weights_of(cfg, p, q, x, u, k=4)
-    b = weights_of(cfg, p[order], q[order], x[order], u[order], k=4)
+    settings = {"lam_from": lam_from, **setting}
+    a = weights_of(p, q, x, u, k=4, **settings)
+    b = weights_of(p[order], q[order], x[order], u[order], k=4, **settings)
     for name in FIELDS:
         assert torch.allclose(getattr(a, name)[order], getattr(b, name), rtol=1e-5, atol=0), name
 
@@ -423,19 +413,17 @@ def test_an_extreme_ratio_at_a_rejected_token_reaches_no_other_token(setting, po
         at = p.gather(1, x[:, None])[:, 0].clone()
         at[4], u[4] = value, 0.99
         ref = at if setting["target"] == "ref" else at.masked_fill(at == value, -1.0)
-        cfg = CorrectionConfig(**setting)
-        w = token_weights(
-            cfg,
-            control=ControlConfig(),
-            state=CorrectionState(),
+        inputs = CorrectionInputs(
             logp_inf=q.gather(1, x[:, None])[:, 0],
             logp_ref=ref,
             logp_new=at,
             topk_logp_inf=top.values,
             topk_logp_target=p.gather(1, top.indices),
-            uniform=u,
             in_topk=(top.indices == x[:, None]).any(dim=1),
+            uniform=u,
+            sequence=torch.arange(20),
         )
+        w = token_weights(inputs, CorrectionState(), **setting)
         assert bool(torch.isfinite(w.weight).all())
         found.append(w.weight)
     others = torch.arange(20) != 4
@@ -449,10 +437,9 @@ def test_nan_and_an_impossible_proposal_are_refused():
     for poison in (float("nan"), -INF):
         bad = q.clone()
         bad[2, 1] = poison
-        for name in ("importance", "tis", "icepop", "jackpot"):
-            cfg = CorrectionConfig(name=name, z="none")
+        for type_ in ("importance", "tis", "icepop", "jackpot"):
             with pytest.raises(ValueError, match=r"NaN|inf"):
-                weights_of(cfg, p, bad, torch.ones(4, dtype=int), uniform(4), k=1)
+                weights_of(p, bad, torch.ones(4, dtype=int), uniform(4), k=1, type=type_, z="none")
 
 
 def test_a_coin_just_below_one_still_accepts_a_certain_token():
@@ -460,16 +447,15 @@ def test_a_coin_just_below_one_still_accepts_a_certain_token():
     same = torch.full((1,), -0.5)
     top = torch.tensor([[-0.5, -1.5]])
     coin = torch.tensor([1.0 - 2.0**-53], dtype=torch.float64)
-    w = token_weights(
-        CorrectionConfig(),
-        control=ControlConfig(),
-        state=CorrectionState(),
-        in_topk=torch.tensor([True]),
+    inputs = CorrectionInputs(
         logp_inf=same,
         logp_ref=same,
         logp_new=same,
         topk_logp_inf=top,
         topk_logp_target=top,
+        in_topk=torch.tensor([True]),
         uniform=coin,
+        sequence=torch.tensor([0]),
     )
+    w = token_weights(inputs, CorrectionState())
     assert float(w.weight) == 1.0

@@ -7,9 +7,8 @@ import pytest
 import torch
 from correction_cases import draw, log_softmax, uniform, weights_of
 
-from llm.algorithm.correction import CorrectionState, next_state, token_weights
+from llm.algorithm.correction import CorrectionInputs, CorrectionState, next_state, token_weights
 from llm.algorithm.lam import batch_lam, state_lam
-from llm.settings.schema import ControlConfig, CorrectionConfig
 
 INF = float("inf")
 
@@ -57,48 +56,46 @@ def test_a_budget_out_of_the_batchs_reach_takes_the_largest_lam_that_accepts_the
     lam, within = batch_lam(torch.tensor([1e3, 1e3, -1e3]), 0.6)
     assert 0 < lam < 3e38 and within
     w = weights_of(
-        CorrectionConfig(lam_from="batch"),
         torch.log(torch.tensor([[1.0, 0.0], [0.5, 0.5]])),
         torch.log(torch.tensor([[0.5, 0.5], [0.5, 0.5]])),
         torch.tensor([1, 0]),
         uniform(2),
+        lam_from="batch",
     )
     assert w.out_of_reach.tolist() == [1.0, 1.0] and w.weight.tolist() == [0.0, 1.0]
 
 
 def test_a_tracked_lam_judges_a_steps_tokens_by_the_steps_before():
     """E3: other tokens, same lam; only the first step takes its own, within the limits."""
-    cfg = CorrectionConfig(lam_from="tracked", budget=0.7)
+    tracks = {"lam_from": "tracked", "budget": 0.7}
     state = CorrectionState(log_lam=float(np.log(1.7)))
     for seed in (1, 2):
         p, q = log_softmax(seed, 30, 6, 1.0), log_softmax(seed + 5, 30, 6, 1.0)
-        w = weights_of(cfg, p, q, draw(q), uniform(30), state=state)
+        w = weights_of(p, q, draw(q), uniform(30), state=state, **tracks)
         assert w.lam.tolist() == pytest.approx([1.7] * 30)
-    first = weights_of(cfg, p, q, draw(q), uniform(30))
+    first = weights_of(p, q, draw(q), uniform(30), **tracks)
     spent = np.minimum(1.0, np.exp(first.log_ratio.double().numpy()) / float(first.lam[0]))
     assert spent.mean() == pytest.approx(0.7, rel=1e-6)
     for low, high, expected in ((5.0, 9.0, 5.0), (0.001, 0.01, 0.01)):
-        limits = ControlConfig(lam_min=low, lam_max=high)
-        w = weights_of(cfg, p, q, draw(q), uniform(30), control=limits)
+        limits = {"lam_min": low, "lam_max": high}
+        w = weights_of(p, q, draw(q), uniform(30), **tracks, **limits)
         assert float(w.lam[0]) == pytest.approx(expected)
 
 
-def tracked(log_ratio, state, **control):
-    cfg = CorrectionConfig(lam_from="tracked", budget=0.5)
+def tracked(log_ratio, state, **limits):
     q = torch.full_like(log_ratio, -30.0)
-    w = token_weights(
-        cfg,
-        control=ControlConfig(**control),
-        state=state,
+    inputs = CorrectionInputs(
         logp_inf=q,
         logp_ref=q + log_ratio,
         logp_new=q + log_ratio,
         topk_logp_inf=torch.zeros(len(q), 1),
         topk_logp_target=torch.zeros(len(q), 1),
-        uniform=torch.zeros(len(q)),
         in_topk=torch.ones(len(q), dtype=torch.bool),
+        uniform=torch.zeros(len(q)),
+        sequence=torch.zeros(len(q)),
     )
-    return next_state(cfg, ControlConfig(**control), state, [w])
+    w = token_weights(inputs, state, lam_from="tracked", budget=0.5, **limits)
+    return next_state(state, [w], tracked=True, budget=0.5, **limits)
 
 
 def test_log_lam_moves_by_its_decay_and_every_move_is_written_down():

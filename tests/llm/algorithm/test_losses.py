@@ -7,11 +7,11 @@ from itertools import pairwise
 import pytest
 import torch
 
-from llm.algorithm.correction import CorrectionState, token_weights
+from llm.algorithm.correction import CorrectionInputs, CorrectionState, token_weights
 from llm.algorithm.losses import distill_sum, ppo_clip_sum, token_scale
 from llm.models.lm_head.chunked import HeadInput, KLPair
-from llm.settings.schema import ControlConfig, CorrectionConfig, LossConfig
-from llm.training.forward import distill_kl, read
+from llm.settings.schema import LossConfig
+from llm.training.forward import distill_kl, logprobs_and_kls
 
 INF, NAN = float("inf"), float("nan")
 
@@ -118,7 +118,7 @@ class Grid:
         cells[self.real] = flat
         return cells
 
-    def losses(self, cfg, loss, order=(0, 1, 2, 3), size=4):
+    def losses(self, correction, loss, order=(0, 1, 2, 3), size=4):
         """Policy, actor and distillation loss, and both gradients row by row in sequence order."""
         rows = torch.tensor(order)
         real = self.real[rows]
@@ -131,18 +131,17 @@ class Grid:
             return log_probs.gather(1, flat["x"][:, None])[:, 0]
 
         top = flat["q"].topk(self.top_k, dim=-1)
-        w = token_weights(
-            cfg,
-            control=ControlConfig(),
-            state=CorrectionState(),
+        inputs = CorrectionInputs(
             logp_inf=at(flat["q"]),
             logp_ref=at(flat["ref"]),
             logp_new=at(flat["p"]),
             topk_logp_inf=top.values,
             topk_logp_target=flat["ref"].gather(1, top.indices),
-            uniform=flat["coin"],
             in_topk=(top.indices == flat["x"][:, None]).any(1),
+            uniform=flat["coin"],
+            sequence=index,
         )
+        w = token_weights(inputs, CorrectionState(), **correction)
         scale = token_scale(loss.denominator, w.accepted, index, len(rows))
         clip = (loss.clip_low, loss.clip_high)
         totals, start = torch.zeros(3, dtype=torch.float64), 0
@@ -178,29 +177,31 @@ def assert_same(a, b):
 
 
 DENOMINATORS = ("proposed", "accepted", "sequence")
-CORRECTIONS = (
-    CorrectionConfig(),
-    CorrectionConfig(z_tail="lumped", kappa=True),
-    CorrectionConfig(z="batch", mask="expected", lam_from="batch", budget=0.8),
-    CorrectionConfig(lam_from="state", z="none"),
-    CorrectionConfig(name="tis"),
+CORRECTIONS: tuple[dict, ...] = (
+    {},
+    {"z_tail": "lumped", "kappa": True},
+    {"z": "batch", "mask": "expected", "lam_from": "batch", "budget": 0.8},
+    {"lam_from": "state", "z": "none"},
+    {"type": "tis"},
 )
 
 
 @pytest.mark.parametrize("denominator", DENOMINATORS)
-@pytest.mark.parametrize("cfg", CORRECTIONS, ids=["obrs", "kappa", "batch", "state lam", "tis"])
-def test_microbatches_order_and_padding_leave_loss_and_gradients_unchanged(cfg, denominator):
+@pytest.mark.parametrize(
+    "correction", CORRECTIONS, ids=["obrs", "kappa", "batch", "state lam", "tis"]
+)
+def test_microbatches_order_and_padding_leave_loss_and_gradients_unchanged(correction, denominator):
     """With infinities and NaN at every padded position, on either side, however long."""
     loss = LossConfig(denominator=denominator)
     plain = Grid("right", 9, 0.0)
-    base = plain.losses(cfg, loss)
+    base = plain.losses(correction, loss)
     assert bool((base[0] != 0).all())
     for size in (1, 2, 3):
-        assert_same(plain.losses(cfg, loss, size=size), base)
+        assert_same(plain.losses(correction, loss, size=size), base)
     for order in ((3, 1, 0, 2), (2, 3, 1, 0)):
-        assert_same(plain.losses(cfg, loss, order=order, size=3), base)
+        assert_same(plain.losses(correction, loss, order=order, size=3), base)
     for side, width, poison in (("left", 9, NAN), ("right", 14, INF), ("left", 11, 1e30)):
-        assert_same(Grid(side, width, poison).losses(cfg, loss, size=2), base)
+        assert_same(Grid(side, width, poison).losses(correction, loss, size=2), base)
 
 
 CHANGES = [
@@ -221,7 +222,7 @@ CHANGES = [
 @pytest.mark.parametrize("both, change, moved", CHANGES, ids=lambda x: str(x)[:40])
 def test_each_setting_moves_its_own_losses_and_no_other(both, change, moved):
     grid = Grid("right", 9, NAN)
-    a, b = (grid.losses(CorrectionConfig(), LossConfig(**s)) for s in (both, both | change))
+    a, b = (grid.losses({}, LossConfig(**s)) for s in (both, both | change))
     names = ("policy", "actor", "distill")
     found = {n for n, x, y in zip(names, a[0].tolist(), b[0].tolist(), strict=True) if x != y}
     assert found == set(moved.split())
@@ -303,7 +304,7 @@ def test_the_anchor_holds_the_policy_and_is_itself_held_still():
     logits, anchor = normal(6, 7, 8).requires_grad_(), normal(7, 7, 8).requires_grad_()
     log_p, log_a = torch.log_softmax(logits, -1), torch.log_softmax(anchor, -1)
     sides = [HeadInput(logits=log_p), HeadInput(logits=log_a)]
-    loss = read(sides, 1.0, [KLPair(0, 1, train_q=False)])[1][0].sum()
+    loss = logprobs_and_kls(sides, 1.0, [KLPair(0, 1, train_q=False)])[1][0].sum()
     loss.backward()
     p, gap = log_p.detach().double().exp(), (log_p - log_a).detach().double()
     kl = (p * gap).sum(1, keepdim=True)

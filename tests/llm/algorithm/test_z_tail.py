@@ -9,13 +9,12 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from correction_cases import draw, log_softmax, uniform, weights_of
+from correction_cases import bound_of, draw, log_softmax, uniform, weights_of
 
-from llm.algorithm.correction import CorrectionState, forward_tail, next_state
+from llm.algorithm.correction import CorrectionState, next_state
 from llm.algorithm.lam import state_lam
 from llm.algorithm.z_tail import tail_floor, tail_terms
 from llm.models.lm_head.threshold_scan import above
-from llm.settings.schema import ControlConfig, CorrectionConfig
 
 
 def tail_of(p, top, lam):
@@ -30,7 +29,7 @@ def test_dropped_tail_never_exceeds_z_and_lumped_never_falls_below_it():
     exact = torch.minimum(p.exp(), q.exp()).sum(-1)
     for k in (1, 5, 20):
         lower, sharp, upper = (
-            weights_of(CorrectionConfig(z_tail=tail), p, q, x, uniform(50), k=k).z
+            weights_of(p, q, x, uniform(50), k=k, z_tail=tail).z
             for tail in ("dropped", "ratio", "lumped")
         )
         assert bool((lower <= exact + 1e-6).all()) and bool((upper >= exact - 1e-6).all())
@@ -67,16 +66,16 @@ def test_equal_policies_have_the_same_tail_to_the_last_bit():
 
 def test_the_tail_ratio_finds_the_mean_rate_that_both_bounds_miss():
     """D4: fed with the steps before, the mean of Z_K + beta U' is the mean of Z."""
-    cfg, state = CorrectionConfig(), CorrectionState()
+    state = CorrectionState()
     p, q = log_softmax(11, 3000, 40, 1.0), log_softmax(12, 3000, 40, 1.0)
     exact = float(torch.minimum(p.exp(), q.exp()).sum(-1).mean())
     means = {}
     for tail in ("dropped", "lumped"):
-        z = weights_of(CorrectionConfig(z_tail=tail), p, q, draw(q), uniform(3000), k=8).z
+        z = weights_of(p, q, draw(q), uniform(3000), k=8, z_tail=tail).z
         means[tail] = float(z.mean())
     for step in range(4):
-        w = weights_of(cfg, p, q, draw(q, step), uniform(3000, step), k=8, state=state)
-        state, decisions = next_state(cfg, ControlConfig(), state, [w])
+        w = weights_of(p, q, draw(q, step), uniform(3000, step), k=8, state=state)
+        state, decisions = next_state(state, [w])
         assert decisions == []
     assert means["dropped"] < exact - 0.1 and means["lumped"] > exact + 0.05
     assert float(w.z.mean()) == pytest.approx(exact, abs=0.01)
@@ -85,8 +84,8 @@ def test_the_tail_ratio_finds_the_mean_rate_that_both_bounds_miss():
 def test_the_tail_statistic_is_summed_over_a_steps_updates_and_fades():
     """0.9 of the past, plus sum of a and of U'/q_T over the tokens outside q's top k, by hand."""
     p, q = log_softmax(13, 20, 12), log_softmax(14, 20, 12)
-    x, cfg, start = draw(q), CorrectionConfig(), CorrectionState(None, 3.0, 5.0)
-    w = weights_of(cfg, p, q, x, uniform(20), k=4, state=start)
+    x, start = draw(q), CorrectionState(None, 3.0, 5.0)
+    w = weights_of(p, q, x, uniform(20), k=4, state=start)
     top = q.topk(4, dim=-1)
     bound = tail_of(p, top, 1.0).double()
     a = g = 0.0
@@ -95,11 +94,10 @@ def test_the_tail_statistic_is_summed_over_a_steps_updates_and_fades():
             a += min(1.0, float((p[i, x[i]] - q[i, x[i]]).double().exp()))
             g += float(bound[i]) / (1.0 - float(top.values[i].double().exp().sum()))
     assert a > 0.0
-    state, _ = next_state(cfg, ControlConfig(), start, [w, w])
+    state, _ = next_state(start, [w, w])
     assert state.tail_accepted == pytest.approx(0.9 * 3 + 2 * a, rel=1e-5)
     assert state.tail_bound == pytest.approx(0.9 * 5 + 2 * g, rel=1e-4)
-    tracked = dataclasses.replace(cfg, lam_from="tracked")
-    assert next_state(tracked, ControlConfig(), start, [w, w])[0].tail_bound == state.tail_bound
+    assert next_state(start, [w, w], tracked=True)[0].tail_bound == state.tail_bound
     assert CorrectionState(**json.loads(json.dumps(dataclasses.asdict(state)))) == state
 
 
@@ -109,8 +107,8 @@ def test_the_sharp_tail_bound_is_used_wherever_lam_is_known_in_the_forward_pass(
     top = q.topk(4, dim=-1)
 
     def bound(state=CorrectionState(), **settings):  # noqa: B008
-        of_topk, cfg = p.gather(1, top.indices), CorrectionConfig(**settings)
-        return forward_tail(cfg, state, of_topk, top.values, partial(above, p))
+        of_topk = p.gather(1, top.indices)
+        return bound_of(state, of_topk, top.values, partial(above, p), **settings)
 
     lam = state_lam(p.gather(1, top.indices), top.values, 0.9)[0]
     past = CorrectionState(log_lam=float(np.log(17.0)))
@@ -128,6 +126,6 @@ def test_the_sharp_tail_bound_is_used_wherever_lam_is_known_in_the_forward_pass(
         {"z": "batch"},
         {"z": "none"},
         {"z_tail": "lumped"},
-        {"name": "tis"},
+        {"type": "tis"},
     ):
         assert bound(**settings) is None
