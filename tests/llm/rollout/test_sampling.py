@@ -7,7 +7,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from tiny_context import PROBLEMS, TOKENIZER, full_logprobs, random_pair, rollout
+from tiny_context import PROBLEMS, TOKENIZER, full_logprobs, random_pair, rollout, samples
 
 from llm.algorithm.logprobs import log_tail
 from llm.rollout.sampling import _BLOCK, inverse_cdf, sample
@@ -26,12 +26,12 @@ def test_logp_inf_is_the_log_probability_of_the_distribution_sampled_from(pair, 
     _, actor = pair
     b = rollout(actor, temperature=temperature)
     full = full_logprobs(actor, b.ids, b.is_real, 7, temperature).detach()
-    real = b.is_completion
-    taken = full.gather(-1, b.completion_ids[..., None])[..., 0]
-    assert torch.allclose(b.logp_inf[real], taken[real], atol=2e-5)
+    full = full[b.is_completion]  # (n, v)
+    taken = full.gather(-1, b.token_ids[:, None])[:, 0]
+    assert torch.allclose(b.logp_inf, taken, atol=2e-5)
     best = full.topk(5, dim=-1).values
-    assert torch.allclose(b.topk_logp_inf[real], best[real], atol=2e-5)
-    assert torch.allclose(full.gather(-1, b.topk_ids)[real], best[real], atol=2e-5)
+    assert torch.allclose(b.topk_logp_inf, best, atol=2e-5)
+    assert torch.allclose(full.gather(-1, b.topk_ids), best, atol=2e-5)
 
 
 def test_inverse_cdf_draws_each_token_in_proportion_and_never_an_impossible_one():
@@ -82,7 +82,7 @@ def test_a_part_of_a_step_is_what_the_whole_step_gives_there(pair):
     rng = np.random.default_rng(0)
     settings = {"max_new_tokens": 7, "temperature": 1.0, "top_k": 5, "group": 2}
     part = sample(actor, TOKENIZER, PROBLEMS[2:], rng, place=(4, 10), **settings)
-    assert part.completions() == whole.completions()[4:]
+    assert part.flat().completions() == whole.completions()[4:]
     assert part.index.tolist() == whole.index.tolist()[4:]
 
 
@@ -97,9 +97,8 @@ def test_finished_sequences_leave_the_forward_pass(pair):
     hook.remove()
     assert sizes[0] == 100 and sizes[-1] < 50 and sizes[1:] == sorted(sizes[1:], reverse=True)
     full = full_logprobs(actor, b.ids, b.is_real, 40, 1.0).detach()
-    taken = full.gather(-1, b.completion_ids[..., None])[..., 0]
-    real = b.is_completion
-    assert torch.allclose(b.logp_inf[real], taken[real], atol=2e-5)
+    taken = full[b.is_completion].gather(-1, b.token_ids[:, None])[:, 0]
+    assert torch.allclose(b.logp_inf, taken, atol=2e-5)
     assert b.finished.tolist() == [c[-1] == EOS for c in b.completions()]
 
 
@@ -109,8 +108,9 @@ def test_sampled_frequencies_match_the_recorded_probabilities(pair):
 
     _, actor = pair
     b = rollout(actor, problems=[PROBLEMS[0]] * 4000, width=1, top_k=48)
-    p = torch.zeros(48).scatter(0, b.topk_ids[0, 0], b.topk_logp_inf[0, 0].exp()).double()
-    seen = torch.bincount(b.completion_ids[:, 0], minlength=48).double()
+    p = torch.zeros(48).scatter(0, b.topk_ids[0], b.topk_logp_inf[0].exp()).double()
+    seen = torch.bincount(b.token_ids, minlength=48).double()
+    assert int(seen.sum()) == 4000
     often = p > 0.002
     statistic = float(((seen - 4000 * p) ** 2 / (4000 * p))[often].sum())
     assert statistic < chi2.ppf(1 - 1e-6, int(often.sum()))
@@ -129,19 +129,19 @@ def test_a_sequence_does_not_depend_on_the_others_in_its_batch(pair):
     for i, problem in enumerate(PROBLEMS):
         alone = sample(
             actor, TOKENIZER, [problem], Fixed(), max_new_tokens=7, temperature=1.0, top_k=5
-        )
+        ).flat()
         assert alone.completions()[0] == together.completions()[i]
-        real = alone.is_completion[0]
-        assert torch.allclose(alone.logp_inf[0][real], together.logp_inf[i][real], atol=1e-5)
+        beside = together.logp_inf[together.sequence == i]
+        assert torch.allclose(alone.logp_inf, beside, atol=1e-5)
 
 
 def test_completions_stop_at_end_of_sequence_and_padding_is_not_real(pair):
     _, actor = pair
     with torch.no_grad():
-        b = rollout(actor, problems=PROBLEMS * 40, width=20)
-    ended = [c for c in b.completions() if EOS in c]
+        b = samples(actor, problems=PROBLEMS * 40, width=20)
+    ended = [c for c in b.flat().completions() if EOS in c]
     assert ended and all(c.index(EOS) == len(c) - 1 for c in ended)
-    assert bool((b.completion_ids[~b.is_completion] == TOKENIZER.pad).all())
+    assert bool((b.ids[:, -20:][~b.is_completion] == TOKENIZER.pad).all())
     assert torch.equal(b.logp_inf[~b.is_completion], torch.zeros(int((~b.is_completion).sum())))
 
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 from training_runs import TINY, rows, start
 
+import llm
 from llm import settings
 from llm.checkpoints import checkpoint
 from llm.commands import evaluate
@@ -249,6 +250,6 @@ def test_a_warm_up_with_forms_learns_digits_and_forms(tmp_path):
 
 
 def test_the_configuration_with_forms_is_valid_over_the_demos():
-    root = Path(settings.__file__).parent / "configs"
+    root = Path(llm.__file__).parent / "configs"
     cfg = settings.load([str(root / "demo.toml"), str(root / "chain_forms.toml")], [])
     assert context.open_tokenizer(cfg).vocab_size == 2048

@@ -20,7 +20,7 @@ from training_runs import COMMON, POLICY, UNTRAINED, rows, start, weights
 
 from llm import randomness, train
 from llm.errors import NonFinite
-from llm.models import loading
+from llm.models import roles
 from llm.rollout.engines import subprocess_engine
 from llm.rollout.engines.base import FIELDS, EngineError, generate
 from llm.rollout.engines.in_process import HfEngine
@@ -85,7 +85,8 @@ def test_a_part_of_a_step_is_sampled_at_its_place(both, name):
     whole = engine.generate(3, PROBLEMS)
     part = engine.generate(4, PROBLEMS[2:], place=(6, 15))
     again = both[1].generate(4, PROBLEMS)
-    assert part.completions() == again.completions()[6:] != whole.completions()[6:]
+    part_of, again_of, whole_of = (b.flat().completions() for b in (part, again, whole))
+    assert part_of == again_of[6:] != whole_of[6:]
     assert part.index.tolist() == list(range(6, 15))
 
 
@@ -178,23 +179,23 @@ def test_the_batch_of_step_t_is_of_the_weights_after_step_t_less_1_less_d(
 ):
     """version = max(0, t - d) at every token; its log-probabilities are those of that version."""
     seen, models_then = [], {}
-    rollout = rollout_phase.rollout
+    sample_rollouts = train.sample_rollouts
 
-    def noting(setup, step, guard, **kw):
-        state = setup.actor.model.state_dict()
+    def noting(ctx, step, guard, **kw):
+        state = ctx.actor.model.state_dict()
         models_then[step] = {k: v.clone() for k, v in state.items()}
-        batch = rollout(setup, step, guard, **kw)
+        batch = sample_rollouts(ctx, step, guard, **kw)
         version = max(0, step - d)
         assert set(batch.version.unique().tolist()) == {version}
-        fresh = copy_with(setup.actor.model, models_then[version])
-        wanted = HfEngine(setup.cfg, setup.tokenizer, CPU)
+        fresh = copy_with(ctx.actor.model, models_then[version])
+        wanted = HfEngine(ctx.cfg, ctx.tokenizer, CPU)
         wanted.update(fresh, version)
-        problems = setup.task.batch(setup.cfg.run.seed, step, setup.cfg.rollout.prompts_per_step)
-        assert equal(batch, wanted.generate(step, problems))
+        problems = ctx.task.batch(ctx.cfg.run.seed, step, ctx.cfg.rollout.prompts_per_step)
+        assert equal(batch, wanted.generate(step, problems).flat())
         seen.append(step)
         return batch
 
-    monkeypatch.setattr(train, "rollout", noting)
+    monkeypatch.setattr(train, "sample_rollouts", noting)
     start(tmp_path, warm, *SHORT, "--rollout.max-staleness", str(d))
     assert seen == list(range(7))
     assert [r["staleness"] for r in rows(tmp_path)[:-1]] == [min(t, d) for t in range(6)]
@@ -244,14 +245,14 @@ def same_weights(one: Path, other: Path) -> bool:
 
 def killing(patch: pytest.MonkeyPatch) -> None:
     """kill -9 of the engine's process in step 2."""
-    order = train.order_ahead
+    request = rollout_phase.request_ahead
 
     def killed(engine, steps, *rest):
-        order(engine, steps, *rest)
+        request(engine, steps, *rest)
         if steps[0] == 2:
             os.kill(engine.pid, signal.SIGKILL)
 
-    patch.setattr(train, "order_ahead", killed)
+    patch.setattr(rollout_phase, "request_ahead", killed)
 
 
 def test_a_checkpoint_holds_the_batches_that_wait(tmp_path, warm):
@@ -331,7 +332,7 @@ def test_a_missing_vllm_is_named_with_what_to_do():
 
 def test_a_missing_vllm_is_told_before_any_model_is_built(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(loading, "open_policy", lambda *_: pytest.fail("a model was built"))
+    monkeypatch.setattr(roles, "open_policy", lambda *_: pytest.fail("a model was built"))
     with pytest.raises(ConfigError, match=r"needs the package vllm .*Install it"):
         context.open_context(cfg_of("vllm"), tmp_path)
 
