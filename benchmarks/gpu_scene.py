@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import torch
+from llm.training.update import update
 from overhead import Numbers, model
 
 from llm import settings as config
@@ -25,7 +26,6 @@ from llm.settings.loading import Config
 from llm.tasks.problem import Problem
 from llm.training.context import TrainContext
 from llm.training.minibatches import shares
-from llm.training.update import update
 
 
 class Size(NamedTuple):

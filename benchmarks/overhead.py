@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from llm.training.update import update
 
 from llm.algorithm.control import initial_controls
 from llm.algorithm.correction import CorrectionState
@@ -36,7 +37,6 @@ from llm.tasks.problem import Problem
 from llm.training.context import TrainContext
 from llm.training.minibatches import shares
 from llm.training.optimizer import open_optimizers
-from llm.training.update import update
 
 MODES = {
     "jackpot": (),

@@ -247,9 +247,10 @@ def test_lora_and_bfloat16_train_and_resume_exactly(tmp_path, warm, monkeypatch,
 def test_the_best_evaluation_is_kept_as_a_checkpoint(tmp_path, warm, monkeypatch):
     rates = iter([0.2, 0.1, 0.6, 0.5, 0.6])
     found = {"pass_rate_actor": 0.0, "kl_policy_actor": 0.1, "kl_actor_policy": 0.1}
-    monkeypatch.setattr(
-        train, "evaluation", lambda *a: {"pass_rate": next(rates), "seconds_eval": 0.0} | found
-    )
+    for module in (train, run):
+        monkeypatch.setattr(
+            module, "evaluate", lambda *a: {"pass_rate": next(rates), "seconds_eval": 0.0} | found
+        )
     summary = start(tmp_path, warm, "--run.eval-every", "3")
     cfg = settings(tmp_path, warm, "--run.eval-every", "3")
     parts = {"policy": context.open_context(cfg, tmp_path).policy}
