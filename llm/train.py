@@ -164,9 +164,9 @@ def _train(
             engine.update(actor.model, version=step + 1)
             decisions: list = []
             if weights:
-                correction, moved = next_state(cfg.correction, cfg.control, correction, weights)
+                correction, moved = next_state(cfg.correction, correction, weights)
                 decisions += moved
-                if cfg.control.kl_target > 0 and math.isfinite(row["kl_policy_actor_now"]):
+                if cfg.control.type == "kl" and math.isfinite(row["kl_policy_actor_now"]):
                     controls, moved = next_controls(cfg, controls, row["kl_policy_actor_now"])
                     decisions += moved
             done = step + 1

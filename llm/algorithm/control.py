@@ -38,7 +38,7 @@ class Controls:
 
 def initial_controls(cfg: Config) -> Controls:
     """The configured values, before anything was measured."""
-    return Controls(distill_coef=cfg.loss.distill_coef)
+    return Controls(distill_coef=cfg.actor.distill_coef)
 
 
 def next_controls(cfg: Config, controls: Controls, kl: float) -> tuple[Controls, list[Decision]]:
@@ -50,7 +50,7 @@ def next_controls(cfg: Config, controls: Controls, kl: float) -> tuple[Controls,
     Without a target nothing moves.
 
     Args:
-        cfg: the run's settings; `control`, `loss.distill_coef` are read.
+        cfg: the run's settings; `control`, `actor.distill_coef` are read.
         controls: the values that this step was trained with.
         kl: KL(policy || actor) measured in this step, nats per token: full vocabulary, at the
             sampling temperature, mean over the proposed states (with the default distillation
@@ -68,17 +68,17 @@ def next_controls(cfg: Config, controls: Controls, kl: float) -> tuple[Controls,
             "look at the step's log-probabilities"
         )
     c = cfg.control
-    if c.kl_target == 0:
+    if c.type == "none":
         return controls, []
     error = max(-1.0, min(1.0, math.log(kl / c.kl_target))) if kl > 0 else -1.0
     because = f"KL(policy || actor) {kl:.4g}, target {c.kl_target:.4g}"
     values = asdict(controls)
     driven = []  # setting, value, the configured one, sign, highest multiple of it
     if c.distill:
-        base = cfg.loss.distill_coef
-        driven.append(("loss.distill_coef", "distill_coef", base, 1, c.factor_max))
+        base = cfg.actor.distill_coef
+        driven.append(("actor.distill_coef", "distill_coef", base, 1, c.factor_max))
     if c.actor_lr:
-        driven.append(("optim.actor_lr factor", "actor_lr_factor", 1.0, 1, c.factor_max))
+        driven.append(("actor.lr factor", "actor_lr_factor", 1.0, 1, c.factor_max))
     if c.policy_lr:
         driven.append(("optim.policy_lr factor", "policy_lr_factor", 1.0, -1, 1.0))
     decisions = []

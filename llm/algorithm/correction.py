@@ -16,7 +16,7 @@ import torch
 
 import jackpot
 from jackpot import TailStatistic
-from llm.settings.schema import ControlConfig, CorrectionConfig, LossConfig
+from llm.settings.schema import CorrectionConfig, JackpotCorrection, Weight
 
 from .control import Decision
 from .lam import batch_lam, limited, moderate, state_lam
@@ -67,7 +67,6 @@ class TokenWeights:
 def token_weights(
     cfg: CorrectionConfig,
     *,
-    control: ControlConfig,
     state: CorrectionState,
     logp_inf: torch.Tensor,
     logp_ref: torch.Tensor,
@@ -83,7 +82,6 @@ def token_weights(
 
     Args:
         cfg: which correction, and its settings.
-        control: its limits on a tracked lam.
         state: as it was before this step.
         logp_inf, logp_ref, logp_new: log-probabilities of the sampled tokens, (n,): q, the policy
             before the updates, the policy now. p is logp_ref or logp_new, as `cfg.target` says.
@@ -102,50 +100,50 @@ def token_weights(
     """
     logp_target = logp_new if cfg.target == "new" else logp_ref
     log_ratio = logp_target - logp_inf
-    if cfg.name == "jackpot":
+    if isinstance(cfg, JackpotCorrection):
         tokens = _Tokens(logp_target, logp_inf, topk_logp_target, topk_logp_inf, log_ratio)
         before = None
         if cfg.scope == "prefix":
             if sequence is None:
                 raise ValueError("scope = prefix needs the sequence of each token, and got None")
             before = _kept_before(sequence)
-        found = _obrs(cfg, control, state, tokens, uniform, in_topk, before, tail_bound)
+        found = _obrs(cfg, state, tokens, uniform, in_topk, before, tail_bound)
     else:
         one, none = torch.ones_like(log_ratio), torch.zeros_like(log_ratio)
-        weight = truncated_ratio(cfg.name, cfg, log_ratio)
-        capped = none if cfg.name == "none" else (weight != jackpot.importance(log_ratio)).float()
+        weight = truncated_ratio(cfg, log_ratio)
+        capped = none if cfg.type == "none" else (weight != jackpot.importance(log_ratio)).float()
         found = TokenWeights(weight, log_ratio, one, one, one, capped, one, none)
-    if cfg.target == "new":  # min(p_ref / p_new, c2); at rejected tokens p_new may be 0
+    if cfg.type != "none" and cfg.target == "new":
+        # min(p_ref / p_new, c2); at rejected tokens p_new may be 0
         gap = (logp_ref - logp_new).masked_fill(found.weight == 0, 0.0)
         found = replace(found, weight=found.weight * jackpot.tis(gap, cfg.c2))
     return found
 
 
-def truncated_ratio(name: str, cfg: CorrectionConfig, log_ratio: torch.Tensor) -> torch.Tensor:
+def truncated_ratio(cfg: Weight, log_ratio: torch.Tensor) -> torch.Tensor:
     """F(r) of Sec. 2.2, (n,): 1 for none, else the ratio itself, capped, or zero outside a band."""
-    if name == "importance":
+    if cfg.type == "importance":
         return jackpot.importance(log_ratio)
-    if name == "tis":
-        return jackpot.tis(log_ratio, cfg.tis_cap)
-    if name == "icepop":
-        return jackpot.icepop(log_ratio, cfg.icepop_low, cfg.icepop_high)
+    if cfg.type == "tis":
+        return jackpot.tis(log_ratio, cfg.cap)
+    if cfg.type == "icepop":
+        return jackpot.icepop(log_ratio, cfg.low, cfg.high)
     return torch.ones_like(log_ratio)
 
 
 @torch.no_grad()
 def actor_weights(
-    loss: LossConfig,
-    cfg: CorrectionConfig,
+    cfg: Weight,
     logp_actor_ref: torch.Tensor,
     logp_inf: torch.Tensor,
 ) -> torch.Tensor:
     """F(p_actor_ref / q) of Eq. 6 for each sampled token, (n,).
 
-    With `loss.actor_correction = none` it is 1, and the PPO ratio is then taken to q itself: the
+    With `actor.correction.type = none` it is 1, and the PPO ratio is then taken to q itself: the
     actor's rollouts are its own (DEVIATIONS.md, 8). Otherwise the ratio is to p_actor_ref, the
     actor before this rollout's updates, and this weight stands for what q differs from it.
     """
-    return truncated_ratio(loss.actor_correction, cfg, logp_actor_ref - logp_inf)
+    return truncated_ratio(cfg, logp_actor_ref - logp_inf)
 
 
 Counted = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]  # `tail.above` of p's rows
@@ -165,7 +163,7 @@ def forward_tail(
     then counts as one token in its bound, which needs no states (DEVIATIONS.md, 4). Whether that
     is so never depends on the size of a microbatch. `counted` is asked at `tail_floor`.
     """
-    if not needs_tail(cfg):
+    if not isinstance(cfg, JackpotCorrection) or not needs_tail(cfg):
         return None
     lam: float | torch.Tensor | None = lam_before(cfg, state)
     if cfg.lam_from == "state":
@@ -177,11 +175,13 @@ def forward_tail(
 
 def needs_tail(cfg: CorrectionConfig) -> bool:
     """Whether Z is computed from U'."""
-    return cfg.name == "jackpot" and cfg.z == "state" and cfg.z_tail == "ratio"
+    return cfg.type == "jackpot" and cfg.z == "state" and cfg.z_tail == "ratio"
 
 
 def lam_before(cfg: CorrectionConfig, state: CorrectionState) -> float | None:
     """The threshold, where it is known before p is computed; else None."""
+    if not isinstance(cfg, JackpotCorrection):
+        return None
     if cfg.lam_from == "value":
         return cfg.lam
     tracked = cfg.lam_from == "tracked" and state.log_lam is not None
@@ -190,14 +190,13 @@ def lam_before(cfg: CorrectionConfig, state: CorrectionState) -> float | None:
 
 def next_state(
     cfg: CorrectionConfig,
-    control: ControlConfig,
     state: CorrectionState,
     seen: Sequence[TokenWeights],
 ) -> tuple[CorrectionState, list[Decision]]:
     """The state after a step, from the weights of all its updates.
 
-    log lam follows `jackpot.track_lam` within [control.lam_min, control.lam_max]; a step whose
-    budget is out of reach leaves it. The tail statistic is discounted and added to.
+    log lam follows `jackpot.track_lam` within [lam_min, lam_max]; a step whose budget is out of
+    reach leaves it. The tail statistic is discounted and added to.
 
     Returns:
         The state for the next step, and a Decision if lam is tracked.
@@ -206,7 +205,7 @@ def next_state(
     parts = [w.tail for w in seen if w.tail is not None]
     if parts:
         tail = jackpot.smooth_tail(tail, jackpot.merge_tail(parts), _TAIL_DECAY)
-    if cfg.name != "jackpot" or cfg.lam_from != "tracked":
+    if cfg.type != "jackpot" or cfg.lam_from != "tracked":
         return CorrectionState(state.log_lam, *tail), []
 
     log_ratio = torch.cat([w.log_ratio for w in seen])
@@ -216,8 +215,8 @@ def next_state(
     because = f"acceptance {accepted:.4g}, budget {cfg.budget:.4g}"
     log_lam, cut = state.log_lam, True
     if cfg.budget <= reach:
-        moved = jackpot.track_lam(log_lam, moderate(log_ratio), cfg.budget, control.lam_decay)
-        log_lam = limited(moved, control)
+        moved = jackpot.track_lam(log_lam, moderate(log_ratio), cfg.budget, cfg.lam_decay)
+        log_lam = limited(moved, cfg)
         cut = log_lam != moved
     else:
         because += f", out of reach (p > 0 on {reach:.4g} of the tokens): left alone"
@@ -239,8 +238,7 @@ class _Tokens(NamedTuple):
 
 
 def _obrs(
-    cfg: CorrectionConfig,
-    control: ControlConfig,
+    cfg: JackpotCorrection,
     state: CorrectionState,
     tokens: _Tokens,
     uniform: torch.Tensor,
@@ -250,7 +248,7 @@ def _obrs(
 ) -> TokenWeights:
     """Mask and min(Z max(lam, r), c1) of each token (Eq. 5); `before` as `_kept_before` gives."""
     log_ratio = tokens.log_ratio
-    lam, out_of_reach = _lam(cfg, control, state, tokens)
+    lam, out_of_reach = _lam(cfg, state, tokens)
     # the vocabulary axis of the core, with the sampled token as its only entry
     accept = jackpot.accept_prob(tokens.p[:, None], tokens.q[:, None], lam)[:, 0]
     bernoulli = cfg.mask == "bernoulli"
@@ -294,8 +292,7 @@ def _kept_before(sequence: torch.Tensor) -> Callable[[torch.Tensor], torch.Tenso
 
 
 def _lam(
-    cfg: CorrectionConfig,
-    control: ControlConfig,
+    cfg: JackpotCorrection,
     state: CorrectionState,
     tokens: _Tokens,
 ) -> tuple[float | torch.Tensor, torch.Tensor]:
@@ -310,12 +307,12 @@ def _lam(
         return math.exp(state.log_lam), nowhere
     lam, within = batch_lam(tokens.log_ratio, cfg.budget)
     if cfg.lam_from == "tracked":  # its first step
-        lam = math.exp(limited(math.log(lam), control))
+        lam = math.exp(limited(math.log(lam), cfg))
     return lam, nowhere + float(not within)
 
 
 def _state_z(
-    cfg: CorrectionConfig,
+    cfg: JackpotCorrection,
     state: CorrectionState,
     tokens: _Tokens,
     lam: float | torch.Tensor,

@@ -7,7 +7,7 @@ import math
 import torch
 
 import jackpot
-from llm.settings.schema import ControlConfig
+from llm.settings.schema import JackpotCorrection
 
 from .logprobs import with_tail
 
@@ -57,6 +57,6 @@ def moderate(log_ratio: torch.Tensor) -> torch.Tensor:
     return torch.where(log_ratio > -torch.inf, moderate, log_ratio)
 
 
-def limited(log_lam: float, control: ControlConfig) -> float:
-    """log lam within the limits of the [control] section."""
-    return max(math.log(control.lam_min), min(math.log(control.lam_max), log_lam))
+def limited(log_lam: float, cfg: JackpotCorrection) -> float:
+    """log lam within its limits."""
+    return max(math.log(cfg.lam_min), min(math.log(cfg.lam_max), log_lam))

@@ -21,7 +21,7 @@ from llm.models.lm_head.support import hidden_states, own_head
 from llm.models.loading import Model, recomputing
 from llm.models.sharding import gathered
 from llm.rollout.batch import Batch, positions
-from llm.settings.schema import LossConfig
+from llm.settings.schema import SeparateActor
 
 from .context import TrainContext
 
@@ -113,7 +113,7 @@ def joint(
     setup: TrainContext, batch: Batch, controls: Controls, weighing: Weighing | None
 ) -> Joint:
     """One forward pass of each model that has a part in the losses. weighing: also `tokens`."""
-    loss, role, warm = setup.cfg.loss, setup.trained, setup.cfg.rollout.temperature
+    own, role, warm = setup.cfg.actor, setup.trained, setup.cfg.rollout.temperature
     sides, pairs = [taken(forward(setup, role["policy"], batch), batch)], {}
     sides[0] = sides[0]._replace(entropy=True)
     if weighing is not None:
@@ -122,18 +122,18 @@ def joint(
         with torch.no_grad():
             sides.append(forward(setup, setup.anchor, batch))
         pairs["anchor"] = KLPair(0, 1, train_q=False)
-    actor, distilled = len(sides), controls.distill_coef > 0
-    apart = loss.distill_top_k > 0 or loss.distill_temperature != 1.0
-    if setup.actor.trained:
+    actor, distilled, apart = len(sides), controls.distill_coef > 0, False
+    if isinstance(own, SeparateActor):
+        apart = own.distill_top_k > 0 or own.distill_temperature != 1.0
         sides.append(taken(forward(setup, role["actor"], batch), batch))
         if distilled and not apart:
-            pairs["distill"] = _distilling(loss, 0, actor)
-        if setup.cfg.control.kl_target > 0:
+            pairs["distill"] = _distilling(own, 0, actor)
+        if setup.cfg.control.type == "kl":
             pairs["control"] = KLPair(0, actor, train_p=False, train_q=False)
     scores, found = read(sides, warm, list(pairs.values()))
     kl = dict(zip(pairs, found, strict=True))
-    if setup.actor.trained and distilled and apart:
-        kl["distill"] = distill_kl(loss, sides[0], sides[actor], warm)
+    if isinstance(own, SeparateActor) and distilled and apart:
+        kl["distill"] = distill_kl(own, sides[0], sides[actor], warm)
     if "control" in kl:
         kl["control"] = kl["control"].detach()
     policy = scores[0]
@@ -147,26 +147,26 @@ def joint(
     )
 
 
-def _distilling(loss: LossConfig, policy: int, actor: int) -> KLPair:
+def _distilling(own: SeparateActor, policy: int, actor: int) -> KLPair:
     """Eq. 7: KL(policy || actor), or the reverse; it trains the actor alone."""
-    if loss.distill_direction == "forward":
+    if own.distill_direction == "forward":
         return KLPair(policy, actor, train_p=False)
     return KLPair(actor, policy, train_q=False)
 
 
 def distill_kl(
-    loss: LossConfig, policy: HeadInput, actor: HeadInput, temperature: float
+    own: SeparateActor, policy: HeadInput, actor: HeadInput, temperature: float
 ) -> torch.Tensor:
     """The KL of Eq. 7 in a pass of its own: at its own temperature or of bucketed laws, (n,).
 
     temperature: of sampling. Laws of k tokens and a bucket need whole logits.
     """
     policy, actor = _alone(_detached(policy)), _alone(actor)
-    pair, temperature = [_distilling(loss, 0, 1)], temperature * loss.distill_temperature
-    if not loss.distill_top_k:
+    pair, temperature = [_distilling(own, 0, 1)], temperature * own.distill_temperature
+    if not own.distill_top_k:
         return read([policy, actor], temperature, pair)[1][0]
     full = [torch.log_softmax(_logits(side) / temperature, dim=-1) for side in (policy, actor)]
-    coarse = bucketed(full[0], full[1], loss.distill_top_k)
+    coarse = bucketed(full[0], full[1], own.distill_top_k)
     return chunked.dense_logprobs([HeadInput(logits=x) for x in coarse], pair)[1][0]
 
 

@@ -10,7 +10,7 @@ import torch
 
 from llm.algorithm.control import Controls
 from llm.settings.loading import Config
-from llm.settings.schema import OptimConfig
+from llm.settings.schema import OptimConfig, SeparateActor
 
 from .context import TrainContext
 
@@ -93,11 +93,14 @@ Optimizers = dict[str, torch.optim.Optimizer]
 
 def open_optimizers(setup: TrainContext) -> Optimizers:
     """One for each model that is trained."""
-    o = setup.cfg.optim
-    rates = {"policy": o.policy_lr, "actor": o.actor_lr}
-    return {
-        role: adamw(model, rates[role], o.weight_decay) for role, model in setup.trained.items()
-    }
+    decay, rates = setup.cfg.optim.weight_decay, learning_rates(setup.cfg)
+    return {role: adamw(model, rates[role], decay) for role, model in setup.trained.items()}
+
+
+def learning_rates(cfg: Config) -> dict[str, float]:
+    """The configured ones, by role."""
+    own = {"actor": cfg.actor.lr} if isinstance(cfg.actor, SeparateActor) else {}
+    return {"policy": cfg.optim.policy_lr} | own
 
 
 def set_learning_rates(
@@ -105,8 +108,8 @@ def set_learning_rates(
 ) -> dict[str, float]:
     """This step's rates: configured, scheduled, lowered by alarms, and controlled."""
     factor = lowered * lr_factor(cfg.optim, step, cfg.run.steps)
-    rates = {"policy": cfg.optim.policy_lr * factor * controls.policy_lr_factor}
-    rates["actor"] = cfg.optim.actor_lr * factor * controls.actor_lr_factor
+    own = {"policy": controls.policy_lr_factor, "actor": controls.actor_lr_factor}
+    rates = {name: rate * factor * own[name] for name, rate in learning_rates(cfg).items()}
     for name, optimizer in optimizers.items():
         set_lr(optimizer, rates[name])
     return {f"lr_{name}": rates[name] for name in optimizers}

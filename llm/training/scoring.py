@@ -6,6 +6,7 @@ import torch
 
 from llm.algorithm.correction import CorrectionState
 from llm.rollout.batch import Batch
+from llm.settings.schema import SeparateActor
 
 from .context import TrainContext
 from .forward import Tokens, Weighing, forward, policy_tokens, read, taken
@@ -38,7 +39,7 @@ def before_updates(
     """p_ref and, where Eq. 6 has a correction, p_actor_ref, on a whole batch."""
     cfg = setup.cfg
     ref = score(setup, batch, state, is_target=cfg.correction.target == "ref")
-    if cfg.loss.actor_correction == "none" or not setup.actor.trained:
+    if not isinstance(cfg.actor, SeparateActor) or cfg.actor.correction.type == "none":
         return ref, None
     micro, actor = microbatches(cfg, batch), setup.trained["actor"]
     sides = (taken(forward(setup, actor, mb), mb) for mb, _ in micro)

@@ -22,7 +22,7 @@ from llm import randomness
 from llm.models.loading import Model
 from llm.rollout import sampling
 from llm.rollout.batch import Batch
-from llm.settings.loading import ConfigError
+from llm.settings.loading import ConfigError, ModelConfig
 from llm.tasks.problem import Problem
 
 from . import forward
@@ -87,8 +87,8 @@ def self_test(setup: TrainContext) -> dict[str, Any]:
         batch = setup.engine.trial(
             _of_unequal_lengths(setup), _GROUP, width, min(cfg.rollout.top_k, _TOP_K_MAX)
         )
-        own = cfg.actor.kind in ("separate", "frozen")
-        allowed = limits(setup, cfg.actor.dtype if own else cfg.policy.dtype)
+        own = cfg.actor if isinstance(cfg.actor, ModelConfig) else cfg.policy
+        allowed = limits(setup, own.dtype)
         name = f" (engine {cfg.rollout.engine}, the actor's model)"
         found["engine"] = _compared(setup, setup.actor.model, batch, allowed, name)
     return found

@@ -13,6 +13,7 @@ from llm.distributed.dtensors import full
 from llm.rollout.batch import Batch
 from llm.runs.nonfinite_guard import Guard
 from llm.settings.loading import Config
+from llm.settings.schema import SeparateActor
 
 from .context import TrainContext
 from .forward import Joint, Weighing, joint
@@ -59,7 +60,6 @@ def update(
     in_topk = (batch.topk_ids[real] == batch.completion_ids[real][:, None]).any(dim=-1)
     weights = token_weights(
         cfg.correction,
-        control=cfg.control,
         state=state,
         logp_inf=every.whole(batch.logp_inf[real]),
         logp_ref=every.whole(ref.logp),
@@ -140,17 +140,18 @@ def actor_terms(
 
     With closed-loop control also what it measures: the exact KL(policy || actor).
     """
-    loss, q, act = setup.cfg.loss, batch.logp_inf[batch.is_completion], found.actor
+    own, loss = setup.cfg.actor, setup.cfg.loss
+    q, act = batch.logp_inf[batch.is_completion], found.actor
     terms = {}
-    if loss.actor_ppo and act is not None:
+    if isinstance(own, SeparateActor) and own.ppo and act is not None:
         anchor = q  # Eq. 6: q is the actor before these updates, so F(p_actor_ref / q) = 1
-        if loss.actor_correction != "none":
+        if own.correction.type != "none":
             anchor = act.detach() if ref_actor is None else ref_actor
-        weight = actor_weights(loss, setup.cfg.correction, anchor, q)
+        weight = actor_weights(own.correction, anchor, q)
         clip = (loss.clip_low, loss.clip_high)
         terms["loss_actor_ppo"] = ppo_clip_sum(act, anchor, advantage, weight, *clip) / n_proposed
-    if "distill" in found.kl:
-        distill = distill_sum(found.kl["distill"], loss.distill_temperature)
+    if "distill" in found.kl and isinstance(own, SeparateActor):
+        distill = distill_sum(found.kl["distill"], own.distill_temperature)
         terms["loss_distill"] = distill / n_proposed
     if "control" in found.kl:
         terms["kl_policy_actor_now"] = found.kl["control"].sum() / n_proposed
@@ -162,4 +163,4 @@ def merge(seen: list[dict], weights: list[TokenWeights], cfg: Config) -> dict[st
     if not seen:
         return {}
     found = {k: sum(s[k] for s in seen) / len(seen) for k in seen[0]}
-    return diagnostics.correction_metrics(weights, cfg.correction.name) | found
+    return diagnostics.correction_metrics(weights, cfg.correction.type) | found
