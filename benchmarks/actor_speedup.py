@@ -94,9 +94,8 @@ class Scene:
         self.policy, self.actor = model(POLICY, 0), model(ACTOR, 1)
         tiny = ["--rollout.max_new_tokens", "64", "--policy.dtype", "bfloat16"]
         tiny += ["--task.digits_min", str(digits), "--task.digits_max", str(digits)]
-        untrained = ["--loss.actor_ppo", "False", "--loss.distill_coef", "0"]
         self.joint = self._setup([*tiny, "--actor.dtype", "bfloat16"], "separate", self.actor)
-        own = [*tiny, "--actor.kind", "self", "--correction.name", "none", *untrained]
+        own = [*tiny, "--actor.type", "self", "--correction.type", "none"]
         self.own = self._setup(own, "self", self.policy)
         self.optimizers = {id(s): optimizer.open_optimizers(s) for s in (self.joint, self.own)}
 

@@ -111,9 +111,8 @@ def write(folder: Path, case: Case) -> None:
 
 def ours(folder: Path, case: Case, scratch: Path, seed: int) -> Steps:
     flags = [
-        "--policy.path", str(folder), "--actor.kind", "self", "--correction.name", "none",
-        "--loss.actor_ppo", "False", "--loss.distill_coef", "0",
-        "--task.name", "problems", "--task.source", str(folder / "problems.jsonl"),
+        "--policy.path", str(folder), "--actor.type", "self", "--correction.type", "none",
+        "--task.type", "problems", "--task.source", str(folder / "problems.jsonl"),
         "--task.scorer", "number",
         "--rollout.prompts_per_step", str(PROMPTS), "--rollout.rollouts_per_prompt", str(GROUP),
         "--rollout.max_new_tokens", str(case.new), "--optim.policy_lr", str(RATE),

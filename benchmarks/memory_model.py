@@ -26,15 +26,14 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 BASE = [
-    "--task.name", "chain", "--task.digits_min", "8", "--task.digits_max", "8",
+    "--task.type", "chain", "--task.digits_min", "8", "--task.digits_max", "8",
     "--run.steps", "2", "--run.eval_every", "2", "--run.eval_prompts", "2",
     "--run.checkpoint_every", "2", "--run.checkpoints_kept", "1", "--run.keep_best", "False",
     "--run.samples_kept", "1", "--run.device", "cpu", "--run.self_test_max", "10",
 ]  # fmt: skip
-SELF = ["--actor.kind", "self", "--correction.name", "none"]
-NO_LOSSES = ["--loss.actor_ppo", "False", "--loss.distill_coef", "0"]
-NO_KL = ["--loss.distill_coef", "0"]
-SEPARATE = ["--actor.kind", "separate"]
+SELF = ["--actor.type", "self", "--correction.type", "none"]
+NO_KL = ["--actor.distill_coef", "0"]
+SEPARATE = ["--actor.type", "separate"]
 MICRO = ["--optim.sequences_per_microbatch"]
 DENSE, BLOCKS = ["--optim.head", "dense"], ["--optim.head", "chunked"]
 BF16 = ["--policy.dtype", "bfloat16", "--actor.dtype", "bfloat16"]
@@ -56,10 +55,10 @@ class Case(NamedTuple):
 SMALL, MID, WIDE = (2, 256, 4, 2, 512), (6, 384, 6, 3, 1024), (4, 768, 12, 4, 2048)
 CASES = [
     Case("one model, large vocabulary", "fit", SMALL, None, 16384, 16, 64,
-         SELF + NO_LOSSES + DENSE),
-    Case("one model, its activations", "test", MID, None, 512, 32, 128, SELF + NO_LOSSES),
+         SELF + DENSE),
+    Case("one model, its activations", "test", MID, None, 512, 32, 128, SELF),
     Case("one model, its optimiser", "test", WIDE, None, 8192, 4, 16,
-         SELF + NO_LOSSES + DENSE),
+         SELF + DENSE),
     Case("two models, no distillation", "fit", MID, SMALL, 8192, 16, 64,
          SEPARATE + NO_KL + DENSE),
     Case("two models, distillation", "fit", MID, SMALL, 8192, 16, 64, SEPARATE + DENSE),
@@ -175,7 +174,7 @@ def predicted(case: Case) -> dict[str, int]:
             write_model(folder / "actor", case.actor, case.vocabulary)
         cfg = settings.load([], flags_of(case, folder))
         policy = memory.shape(cfg.policy)
-        actor = memory.shape(cfg.actor) if case.actor is not None else None
+        actor = memory.shape(cfg.actor) if isinstance(cfg.actor, settings.ModelConfig) else None
         return memory.estimate(cfg, policy, actor, prompt_tokens=9)
 
 

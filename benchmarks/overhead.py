@@ -40,11 +40,8 @@ from llm.training.optimizer import open_optimizers
 
 MODES = {
     "jackpot": (),
-    "tis": ("--correction.name", "tis"),
-    "ppo": (
-        *("--correction.name", "none", "--actor.kind", "frozen"),
-        *("--loss.actor-ppo", "False", "--loss.distill-coef", "0"),
-    ),
+    "tis": ("--correction.type", "tis"),
+    "ppo": (*("--correction.type", "none", "--actor.type", "frozen"),),
 }
 SPARSE = {"sparse jackpot": "jackpot", "sparse ppo": "ppo"}  # most advantages 0, as of equal groups
 
@@ -101,7 +98,7 @@ def scene(vocab: int, sequences: int, tokens: int) -> tuple[Any, Any, Batch]:
 
 def step(cfg: Config, policy: Any, actor: Any, optimizers: Any, batch: Batch) -> float:
     """Processor seconds of one optimiser step."""
-    kind = cfg.actor.kind
+    kind = cfg.actor.type
     parts = cfg, Numbers(), None, None, policy, Actor(kind, actor), None, torch.device("cpu")
     setup = TrainContext(*parts, chunked=cfg.optim.head == "chunked")  # type: ignore[arg-type]
     state, start = CorrectionState(), time.process_time()
@@ -124,14 +121,14 @@ def main() -> None:
         args.vocab, args.tokens, args.repeats = 5000, 8, 3
     torch.set_num_threads(1)
     policy, actor, batch = scene(args.vocab, args.sequences, args.tokens)
-    flags = ["--optim.policy-lr", "1e-9", "--optim.actor-lr", "1e-9"]
+    flags = ["--optim.policy-lr", "1e-9", "--actor.lr", "1e-9"]
     configs = {}
     for name, extra in MODES.items():
         rates = flags if name != "ppo" else flags[:2]
         configs[name] = load([], [*rates, *extra, "--optim.head", args.head])
     tools = {
         name: open_optimizers(
-            TrainContext(cfg, None, None, None, policy, Actor(cfg.actor.kind, actor), None, None)  # type: ignore[arg-type]
+            TrainContext(cfg, None, None, None, policy, Actor(cfg.actor.type, actor), None, None)  # type: ignore[arg-type]
         )
         for name, cfg in configs.items()
     }

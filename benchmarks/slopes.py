@@ -121,7 +121,7 @@ def measure(size: Size, rank: int) -> dict[str, float]:
         for x in actor.parameters():
             x.mul_(1.02)
     cfg = settings.load(
-        [], ["--optim.head", size.head, "--optim.policy-lr", "1e-9", "--optim.actor-lr", "1e-9"]
+        [], ["--optim.head", size.head, "--optim.policy-lr", "1e-9", "--actor.lr", "1e-9"]
     )
     setup = TrainContext(cfg, None, None, None, policy, Actor("separate", actor), None, None)  # type: ignore[arg-type]
     optimizers = open_optimizers(setup)

@@ -64,7 +64,7 @@ LAGS = (1, 4, 16)
 LEARNING_RATE = 1e-6
 MEASURED = ("kl_before", "kl_q_p", "z", "kl_after", "top20")
 STALE = [
-    *("--actor.kind", "self", "--correction.name", "none", "--rollout.temperature", "1"),
+    *("--actor.type", "self", "--correction.type", "none", "--rollout.temperature", "1"),
     *("--rollout.prompts_per_step", "8", "--loss.updates_per_rollout", str(max(LAGS))),
     *("--optim.policy_lr", str(LEARNING_RATE), "--optim.lr_warmup_steps", "0"),
 ]

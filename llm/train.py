@@ -87,7 +87,7 @@ def update(
     Raises:
         NonFinite: NaN or inf; no optimiser was stepped.
     """
-    loss, clip = ctx.cfg.loss, (ctx.cfg.loss.clip_low, ctx.cfg.loss.clip_high)
+    loss, own, clip = ctx.cfg.loss, ctx.cfg.actor, (ctx.cfg.loss.clip_low, ctx.cfg.loss.clip_high)
     batch, tokens = minibatch.batch, minibatch.tokens
     passes = ForwardPasses(ctx, learner, minibatch)
 
@@ -107,12 +107,12 @@ def update(
         advantage, logp_ref = batch.token_advantage[at], p_ref.logp[at]
         policy = (out.policy, logp_ref, advantage, weight[at])
         terms = {"loss_policy": ppo_clip_sum(*policy, *clip, scale[at])}  # Eq. 5
-        if loss.actor_ppo and out.actor is not None:  # Eq. 6
+        if own.ppo and out.actor is not None:  # Eq. 6
             actor = (out.actor, batch.logp_inf[at], minibatch.actor_ref_at(at), advantage)
             actor_ppo = actor_ppo_sum(*actor, *clip, **of_actor_correction(ctx.cfg))
             terms["loss_actor_ppo"] = actor_ppo / n_proposed
         if "distill" in out.kl:  # Eq. 7
-            distill = distill_sum(out.kl["distill"], loss.distill_temperature)
+            distill = distill_sum(out.kl["distill"], own.distill_temperature)
             terms["loss_distill"] = distill / n_proposed
         if "anchor" in out.kl:  # ours, off by default
             terms["loss_anchor"] = out.kl["anchor"].sum() / n_proposed

@@ -81,9 +81,9 @@ def next_controls(
     values = asdict(controls)
     driven = []  # setting, value, the configured one, sign, highest multiple of it
     if distill:
-        driven.append(("loss.distill_coef", "distill_coef", distill_coef, 1, factor_max))
+        driven.append(("actor.distill_coef", "distill_coef", distill_coef, 1, factor_max))
     if actor_lr:
-        driven.append(("optim.actor_lr factor", "actor_lr_factor", 1.0, 1, factor_max))
+        driven.append(("actor.lr factor", "actor_lr_factor", 1.0, 1, factor_max))
     if policy_lr:
         driven.append(("optim.policy_lr factor", "policy_lr_factor", 1.0, -1, 1.0))
     decisions = []

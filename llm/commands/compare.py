@@ -16,6 +16,8 @@ from llm.report import plots as report_plots
 from llm.report.comparison_plots import BOUNDS, PANELS, Group, draw, interval, label, looks
 from llm.report.html import Html, facts, paragraph, picture, table
 from llm.report.run_files import RunFiles, read_run, write
+from llm.settings.loading import refuse_old
+from llm.settings.sections import flat_table
 
 # two runs that differ in these alone are two seeds of one setting; the rest of them changes what
 # is kept and shown, not what is learnt
@@ -44,6 +46,8 @@ def main(argv: list[str]) -> int:
     if args.out.suffix not in (".html", ".png"):
         raise ConfigError(f"--out {args.out} must end in .html or .png")
     runs = [read_run(r) for r in args.runs]
+    for run in runs:
+        refuse_old(run.folder / "config.toml", run.config)
     groups = grouped(runs, force=args.force)
     for run in runs:
         for note in run.notes:
@@ -91,41 +95,46 @@ def grouped(runs: Sequence[RunFiles], force: bool = False) -> list[Group]:
 
 def method(flat: dict[str, Any]) -> str:
     """The key of METHOD_COLOURS for flat settings."""
-    name = str(flat.get("correction.name", "none"))
-    if flat.get("actor.kind") == "self" or flat.get("rollout.source") == "policy":
+    name = str(flat.get("correction.type", "none"))
+    if flat.get("actor.type") == "self" or flat.get("rollout.source") == "policy":
         return "on-policy"
     if name == "jackpot" and flat.get("correction.scope") == "prefix":
         return "jackpot on prefixes"
     if name == "jackpot" and flat.get("correction.mask") == "expected":
         return "jackpot expected mask"
-    coef = flat.get("loss.distill_coef", 0)
-    distilled = isinstance(coef, int | float) and coef > 0 and flat.get("actor.kind") != "frozen"
+    coef = flat.get("actor.distill_coef", 0)
+    distilled = isinstance(coef, int | float) and coef > 0 and flat.get("actor.type") != "frozen"
     return "tis+distill" if name == "tis" and distilled else name
 
 
 def _flat(run: RunFiles) -> dict[str, Any]:
-    return {
-        f"{section}.{key}": value
-        for section, part in run.config.items()
-        if isinstance(part, dict)
-        for key, value in part.items()
-    }
+    return flat_table({k: part for k, part in run.config.items() if isinstance(part, dict)})
 
 
 def _varying(flats: Sequence[dict[str, Any]]) -> list[str]:
-    names = dict.fromkeys(k for f in flats for k in f)
-    return [n for n in names if any(f.get(n) != flats[0].get(n) for f in flats)]
+    """Settings that differ. One that some lack, being of another type, differs where its section
+    has this type."""
+    found = []
+    for name in dict.fromkeys(k for f in flats for k in f):
+        kind = f"{name.rpartition('.')[0]}.type"
+        having = [f for f in flats if name in f]
+        types = {str(f.get(kind)) for f in flats}
+        compared = having if len(types) > 1 else flats
+        if any(f.get(name) != compared[0].get(name) for f in compared):
+            found.append(name)
+    return found
 
 
 def _name(key: dict[str, Any], differing: list[str], members: list[RunFiles]) -> str:
     if not differing:
         return members[0].folder.resolve().name if len(members) == 1 else "all runs"
-    return ", ".join(f"{_short(k)} {key.get(k, 'absent')}" for k in differing)
+    named = [k for k in differing if k in key or f"{k.rpartition('.')[0]}.type" not in differing]
+    return ", ".join(f"{_short(k)} {key.get(k, 'absent')}" for k in named)
 
 
 def _short(key: str) -> str:
-    """correction.name says it all as 'correction'."""
-    return key.removesuffix(".name")
+    """correction.type says it all as 'correction'."""
+    return key.removesuffix(".type")
 
 
 def _check_seeds(members: list[RunFiles]) -> None:

@@ -1,16 +1,14 @@
 """The checks of `python -m llm doctor`, in the order in which they run.
 
 A check is a `Line`: ok, a warning, or a problem with a remedy; none of them raises. They write
-nothing into the run folder. A built model without a finished warm-up is replaced by a random one of
+nothing into the run folder. A built model that is not pretrained yet is replaced by a random one of
 its shape.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import gc
-import io
 import os
 import shutil
 import tempfile
@@ -25,8 +23,8 @@ from llm.models import pretraining
 from llm.models.loading import check_positions, positions_of
 from llm.planning import memory
 from llm.runs import alarms, run_folder
-from llm.settings.loading import Config, ConfigError, load, split_arguments
-from llm.settings.schema import WarmupConfig
+from llm.settings.loading import Config, ConfigError, ModelConfig, load, split_arguments
+from llm.settings.schema import PretrainConfig
 from llm.tasks import factory, problem
 from llm.tasks.factory import prompt_lengths
 from llm.training import self_test
@@ -119,13 +117,7 @@ def _attempt_lines(
 
 def _load(argv: list[str]) -> Config:
     files, flags = split_arguments(argv)
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):
-            return load(files, flags, prog="python -m llm doctor")
-    except SystemExit:  # the flag parser writes a framed text and exits
-        framed = (x.strip("│ ") for x in said.getvalue().split("│ ───")[0].splitlines() if "│" in x)
-        raise ConfigError(" ".join(framed).removeprefix("Error parsing Config: ")) from None
+    return load(files, flags, prog="python -m llm doctor")
 
 
 def _folder(cfg: Config) -> Line:
@@ -170,8 +162,7 @@ def _data(cfg: Config, task: problem.Task, tokenizer: Any) -> tuple[int, list[Li
 
 def _memory(cfg: Config, device: torch.device, longest: int) -> tuple[Any, list[Line]]:
     policy = memory.shape(cfg.policy)
-    other = cfg.actor.kind in ("separate", "frozen")
-    actor = memory.shape(cfg.actor) if other else None
+    actor = memory.shape(cfg.actor) if isinstance(cfg.actor, ModelConfig) else None
     parts = memory.estimate(cfg, policy, actor, longest)
     if cfg.rollout.engine == "vllm" and device.type == "cuda":  # takes its share, needed or not
         share = cfg.rollout.engine_memory * torch.cuda.get_device_properties(device).total_memory
@@ -202,10 +193,10 @@ def _disk(cfg: Config, policy: Any, actor: Any) -> Line:
 
 
 def _models(cfg: Config, scratch: Path) -> tuple[tuple[TrainContext, bool], list[Line]]:
-    """Both models opened, and whether any is random for want of a warm-up."""
+    """Both models opened, and whether any is random, not being pretrained."""
     folder = Path(cfg.run.folder)
     roles = ["policy"] * (not cfg.policy.path)
-    if cfg.actor.kind in ("separate", "frozen") and not cfg.actor.path:
+    if isinstance(cfg.actor, ModelConfig) and not cfg.actor.path:
         roles.append("actor")
     finished = [pretraining.is_kept(cfg, role, folder) for role in roles]
     for role, is_there in zip(roles, finished, strict=True):
@@ -214,14 +205,14 @@ def _models(cfg: Config, scratch: Path) -> tuple[tuple[TrainContext, bool], list
     is_random = not all(finished)
     if is_random:
         steps = {f"{role}_steps": 0 for role in roles}
-        blank = WarmupConfig(folder=str(scratch / "warmup"), **steps)  # type: ignore[arg-type]
-        cfg = dataclasses.replace(cfg, warmup=blank)
+        blank = PretrainConfig(folder=str(scratch / "pretrained"), **steps)  # type: ignore[arg-type]
+        cfg = dataclasses.replace(cfg, pretrain=blank)
     setup = open_context(cfg, scratch if is_random else folder)
     count = sum(p.numel() for p in setup.policy.parameters())
     trained = sum(p.numel() for p in setup.policy.parameters() if p.requires_grad)
     found = f"policy of {count:,} parameters, {trained:,} trained; actor: {setup.actor.kind}"
     if is_random:
-        found += "; random weights here, as the warm-up is not done yet"
+        found += "; random weights here, as pretraining is not done yet"
     return (setup, is_random), [Line("models", OK, found)]
 
 
@@ -255,7 +246,7 @@ def _step(setup: TrainContext, scratch: Path, is_random: bool) -> list[Line]:
     total = seconds * cfg.run.steps + both * each * evaluations
     found = (
         f"{seconds:.2g} s ({row['tokens']} tokens{peak}); {cfg.run.steps} steps and {evaluations} "
-        f"evaluations take roughly {_duration(total)}" + ", warm-up apart" * is_random
+        f"evaluations take roughly {_duration(total)}" + ", pretraining apart" * is_random
     )
     lines = [Line("one step", OK, found)]
     if is_random:

@@ -31,6 +31,6 @@ def dry_step(ctx: TrainContext, folder: Path) -> dict[str, Any]:
         set_learning_rates(cfg, learner, 1.0, 0)
         minibatch = split_minibatches(ctx, batch, learner, 0)[0]
         record.add_update(minibatch, *update(ctx, learner, minibatch, 0))
-        record.merge_updates(cfg.correction.name)
+        record.merge_updates(cfg.correction.type)
     record.row["seconds_update"] *= cfg.loss.updates_per_rollout
     return record.row

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm import settings
-from llm.settings.loading import Config, ConfigError
+from llm.settings.loading import Config, ConfigError, ModelConfig
 from llm.settings.validation import flatten
 
 if TYPE_CHECKING:
@@ -117,10 +117,11 @@ def open_evaluation(
     from llm.tokenizers import pretrained
     from llm.training.context import TrainContext, open_device
 
-    if cfg.task.forms != own.task.forms:
+    if cfg.task.digit_synonyms != own.task.digit_synonyms:
         raise ConfigError(
-            f"--task.forms {cfg.task.forms} makes a vocabulary that differs from that of the run's "
-            f"models, which were built with task.forms {own.task.forms}: leave it out"
+            f"--task.digit_synonyms {cfg.task.digit_synonyms} makes a vocabulary that differs from "
+            "that of the run's models, which were built with task.digit_synonyms "
+            f"{own.task.digit_synonyms}: leave it out"
         )
     torch.set_num_threads(cfg.run.threads)
     device = open_device(cfg.run.device)
@@ -129,10 +130,9 @@ def open_evaluation(
     policy = roles.open_shell(own, "policy", folder)
     actor = Actor("self", policy)
     parts = {"policy": policy}
-    if own.actor.kind in ("separate", "frozen"):
-        separate = own.actor.kind == "separate"  # a frozen actor is in no checkpoint
-        opened = roles.open_shell if separate else roles.open_model
-        actor = Actor(own.actor.kind, opened(own, "actor", folder))
+    if isinstance(own.actor, ModelConfig):  # a frozen actor is in no checkpoint
+        opened = roles.open_shell if own.actor.trained else roles.open_model
+        actor = Actor(own.actor.type, opened(own, "actor", folder))
         parts |= actor.parts()
     state = load_state(checkpoint, parts)
     for model in (policy, actor.model):
@@ -220,7 +220,7 @@ def _save(folder: Path, entries: list[Any], found: dict[str, Any]) -> None:
 def table(entry: dict[str, Any]) -> str:
     """What an entry of eval.json says, for a terminal."""
     lines = [
-        f"{entry['checkpoint']} (step {entry['step']}), task {entry['task']['task.name']}, "
+        f"{entry['checkpoint']} (step {entry['step']}), task {entry['task']['task.type']}, "
         f"temperature {entry['temperature']:g}, 95 % intervals"
     ]
     for name, s in entry["models"].items():

@@ -35,7 +35,7 @@ def models_table(pair: ModelPair, cfg: Config) -> str:
     ]
     for role, model in (("policy", pair.policy), ("actor", pair.actor)):
         if model is None:
-            lines.append(f"{role:<8}{'derived from the policy: ' + cfg.actor.kind:>40}")
+            lines.append(f"{role:<8}{'derived from the policy: ' + cfg.actor.type:>40}")
             continue
         count, c = sum(p.numel() for p in model.parameters()), model.config
         lines.append(

@@ -12,6 +12,8 @@ from llm.report import html, token_view
 from llm.report import plots as report_plots
 from llm.report.html import Html, badge, facts, folded, paragraph, picture, table
 from llm.report.run_files import RunFiles, read_run, write
+from llm.settings.loading import refuse_old
+from llm.settings.sections import flat_table
 
 DECISIONS_SHOWN = 300
 
@@ -27,6 +29,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--out", type=Path, help="the page (default RUN/report.html)")
     args = parser.parse_args(argv)
     files = read_run(args.run)
+    refuse_old(args.run / "config.toml", files.config)
     out = args.out or args.run / "report.html"
     write(out, document(files))
     print(f"wrote {out}")
@@ -56,7 +59,7 @@ def _lead(files: RunFiles) -> list[str]:
         or f"a built model (layers {get(f'{m}.layers')}, width {get(f'{m}.width')})"
         for m in ("policy", "actor")
     )
-    kind = get("actor.kind", "separate")
+    kind = get("actor.type", "separate")
     whose = {
         "separate": f"another model, {actor}, trained with it",
         "frozen": f"another model, {actor}, not trained",
@@ -67,8 +70,8 @@ def _lead(files: RunFiles) -> list[str]:
         "self": "the policy itself",
     }.get(str(kind), str(kind))
     return [
-        f"Policy: {model}, on the task {get('task.name', 'unknown')}. Sampled from: {whose}. "
-        f"Correction: {get('correction.name', 'unknown')}."
+        f"Policy: {model}, on the task {get('task.type', 'unknown')}. Sampled from: {whose}. "
+        f"Correction: {get('correction.type', 'unknown')}."
     ]
 
 
@@ -217,10 +220,10 @@ def _provenance(files: RunFiles) -> Html:
 
 
 def _getter(files: RunFiles) -> Any:
+    flat = flat_table(files.config)
+
     def get(key: str, default: Any = "") -> Any:
-        section, name = key.split(".")
-        part = files.config.get(section)
-        return part.get(name, default) if isinstance(part, dict) else default
+        return flat.get(key, default)
 
     return get
 

@@ -17,7 +17,7 @@ from llm.settings.loading import Config, ConfigError
 from .collectives import barrier
 from .heartbeat import Heartbeat
 
-TIMEOUT = datetime.timedelta(hours=2)  # of one collective: a warm-up on rank 0 may take long
+TIMEOUT = datetime.timedelta(hours=2)  # of one collective: pretraining on rank 0 may take long
 _ENV = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _watch: list[Heartbeat] = []  # of this process, while joined
 

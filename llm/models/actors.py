@@ -48,15 +48,15 @@ def open_actor(cfg: Config, policy: Model, run_folder: Path) -> Actor:
             that is none; a missing package.
     """
     a, seed = cfg.actor, cfg.run.seed
-    if a.kind == "self":
+    if a.type == "self":
         return Actor("self", policy)
-    if a.kind == "stale":
+    if a.type == "stale":
         return Stale(policy, a.lag)
-    if a.kind == "quantized":
+    if a.type == "quantized":
         return Quantized(policy, a.bits)
-    if a.kind == "early_exit":
+    if a.type == "early_exit":
         return Actor("early_exit", early_exit(policy, a.exit_layers))
-    if a.kind == "noisy":
+    if a.type == "noisy":
         return Noisy(policy, a.noise, seed)
     model = open_model(cfg, "actor", run_folder)
     found, wanted = logits_width(model), logits_width(policy)
@@ -67,9 +67,9 @@ def open_actor(cfg: Config, policy: Model, run_folder: Path) -> Actor:
             "only in the padding of the vocabulary: resize one (resize_token_embeddings) and save "
             "it"
         )
-    if a.kind == "frozen":
+    if not a.trained:
         model.requires_grad_(False)
-    return Actor(a.kind, model.to(plain(policy).device))
+    return Actor(a.type, model.to(plain(policy).device))
 
 
 class Stale(Actor):
@@ -147,15 +147,15 @@ def quantized(policy: Model, bits: int) -> Model:
             )
     except ImportError as e:
         raise ConfigError(
-            "--actor.kind quantized needs the package torchao: pip install 'jackpot-obrs[torchao]'"
+            "--actor.type quantized needs the package torchao: pip install 'jackpot-obrs[torchao]'"
         ) from e
     model = frozen_copy(policy)
     left, inside = _left_by_quantisation(model)
     if 2 * left > inside:
         raise ConfigError(
-            f"--actor.kind quantized: {type(model).__name__} has no torch.nn.Linear layers for "
+            f"--actor.type quantized: {type(model).__name__} has no torch.nn.Linear layers for "
             f"{left / inside:.0%} of its parameters (embeddings and head apart), which would stay "
-            "as they are; use --actor.kind noisy or stale"
+            "as they are; use --actor.type noisy or stale"
         )
     linear = [m for m in model.modules() if isinstance(m, torch.nn.Linear)]
     if bits == 8:
@@ -192,8 +192,8 @@ def _tried(model: Model) -> Model:
         model(input_ids=torch.zeros((1, 2), dtype=torch.long, device=model.device))
     except Exception as e:
         raise ConfigError(
-            f"--actor.kind quantized: {type(model).__name__} does not run with torchao's weights "
-            f"({type(e).__name__}: {str(e)[:200]}); use --actor.kind noisy or stale"
+            f"--actor.type quantized: {type(model).__name__} does not run with torchao's weights "
+            f"({type(e).__name__}: {str(e)[:200]}); use --actor.type noisy or stale"
         ) from e
     return model
 
@@ -211,7 +211,7 @@ def early_exit(policy: Model, layers: int) -> Model:
     path = next((name for name, m in whole.named_modules() if m is decoder), "")
     if not isinstance(stack, torch.nn.ModuleList) or not path:
         raise ConfigError(
-            f"--actor.kind early_exit: {type(whole).__name__} has no list of decoder layers to "
+            f"--actor.type early_exit: {type(whole).__name__} has no list of decoder layers to "
             "leave early; use another kind"
         )
     if layers >= len(stack):

@@ -58,7 +58,7 @@ def build(cfg: ModelConfig, seed: int, forms: int = 1) -> Model:
 def _liken_forms(model: Model, forms: int) -> None:
     """Let every form of a digit start near it, in embedding and head: its row and half its own.
 
-    From their own rows alone, 300 steps of warm-up with 201 forms learn no sums at all.
+    From their own rows alone, 300 steps of pretraining with 201 synonyms learn no sums at all.
     """
     first, digits = CharTokenizer().vocab_size, CharTokenizer().encode("0123456789")
     for part in (model.get_input_embeddings(), model.get_output_embeddings()):

@@ -1,4 +1,4 @@
-"""Supervised warm-up of built models on noisy demonstrations, kept and found again."""
+"""Supervised pretraining of built models on noisy demonstrations, kept and found again."""
 
 from __future__ import annotations
 
@@ -17,22 +17,25 @@ from llm.checkpoints.checkpoint import latest, load_state, save_state, write_jso
 from llm.runs.nonfinite_guard import Guard
 from llm.runs.progress import Progress
 from llm.runs.signals import Signals, Stopped
+from llm.settings import schema
 from llm.settings.loading import Config, ConfigError, flatten
+from llm.settings.validation import CHARACTER_TASKS
 from llm.tasks.digits import DigitTask
 from llm.tokenizers.character import CharTokenizer
 
 from .loading import Model, build, seed_of
 
 _DEPENDS_ON = (
-    "task.name task.digits_min task.digits_max task.slots task.forms {role}.path {role}.layers "
-    "{role}.width warmup.{role}_steps warmup.{role}_error warmup.batch_size warmup.lr run.seed"
+    "task.type task.digits_min task.digits_max task.pad_prompt_to task.digit_synonyms {role}.path "
+    "{role}.layers {role}.width pretrain.{role}_steps pretrain.{role}_error pretrain.batch_size "
+    "pretrain.lr run.seed"
 )
 
 
 def pretrained(cfg: Config, role: str, run_folder: Path) -> str:
-    """Folder of the warmed-up model of a role; trained now unless one of its recipe is kept.
+    """Folder of the pretrained model of a role; trained now unless one of its recipe is kept.
 
-    Warm-ups are shared by runs with the same settings of them; an interrupted one goes on.
+    Pretrained models are shared by runs with the same settings of them; an interrupted one goes on.
 
     Raises:
         ConfigError: a damaged or edited folder: it does not hold what its name says.
@@ -43,21 +46,21 @@ def pretrained(cfg: Config, role: str, run_folder: Path) -> str:
 
 
 def kept_in(cfg: Config, role: str, run_folder: Path) -> Path:
-    """Where the warmed-up model of a role is kept: one folder for each recipe, named by its hash,
-    so that recipes share `warmup.folder` and never meet."""
-    home = Path(cfg.warmup.folder) if cfg.warmup.folder else run_folder / "warmup"
+    """Where the pretrained model of a role is kept: one folder for each recipe, named by its hash,
+    so that recipes share `pretrain.folder` and never meet."""
+    home = Path(cfg.pretrain.folder) if cfg.pretrain.folder else run_folder / "pretrained"
     recipe = json.dumps(_recipe(cfg, role), sort_keys=True)
     return home / f"{role}-{hashlib.sha256(recipe.encode()).hexdigest()[:10]}"
 
 
 def is_kept(cfg: Config, role: str, run_folder: Path) -> bool:
-    """True where `warmed` would find the model rather than train it."""
+    """True where `pretrained` would find the model rather than train it."""
     return (kept_in(cfg, role, run_folder) / "recipe.json").exists()
 
 
 @contextlib.contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
-    """Waits while another run warms up here; a lock of the kernel's, gone when its holder is."""
+    """Waits while another run pretrains here; a lock of the kernel's, gone when its holder is."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("a") as file:
         with contextlib.suppress(OSError):  # a file system without locks
@@ -81,7 +84,7 @@ def _pretrained(cfg: Config, role: str, folder: Path) -> str:
             ]
             raise ConfigError(
                 f"{folder} is damaged or was edited: its name is of another recipe than the one in "
-                f"recipe.json: {', '.join(differs)}. Remove it or choose another --warmup.folder"
+                f"recipe.json: {', '.join(differs)}. Remove it or choose another --pretrain.folder"
             )
     else:
         _train(cfg, role, folder).save_pretrained(folder / "model")
@@ -90,27 +93,27 @@ def _pretrained(cfg: Config, role: str, folder: Path) -> str:
 
 
 def _recipe(cfg: Config, role: str) -> dict:
-    """The settings a warmed-up model depends on, and no others."""
+    """The settings a pretrained model depends on, and no others."""
     flat = flatten(cfg)
-    return {k: flat[k] for k in _DEPENDS_ON.format(role=role).split()}
+    return {k: flat.get(k) for k in _DEPENDS_ON.format(role=role).split()}
 
 
 def _train(cfg: Config, role: str, folder: Path) -> Model:
     """Supervised training on noisy demonstrations: pass rates start above zero, and differ."""
-    w = cfg.warmup
+    w = cfg.pretrain
     steps = w.policy_steps if role == "policy" else w.actor_steps
     error = w.policy_error if role == "policy" else w.actor_error
-    model = build(getattr(cfg, role), seed_of(cfg, role), cfg.task.forms)
+    model = build(getattr(cfg, role), seed_of(cfg, role), cfg.task.digit_synonyms)
     optimizer = torch.optim.AdamW(model.parameters(), lr=w.lr, weight_decay=0.0)
     parts = {"model": model, "optimizer": optimizer}
     start, kept = 0, latest(folder / "checkpoints")
     if kept is not None:
         start = load_state(kept, parts)["step"]
-    progress = Progress(f"warm-up {role}", steps, start)
+    progress = Progress(f"pretraining {role}", steps, start)
     guard = Guard(folder / "checkpoints")
     with Signals() as interrupts:
         for step in range(start, steps):
-            rng = randomness.stream(cfg.run.seed, f"warm-up {role}", step)
+            rng = randomness.stream(cfg.run.seed, f"warm-up {role}", step)  # the name is a seed
             ids, is_answer = demonstrations(cfg, rng, error)
             logits = model(input_ids=ids).logits[:, :-1].float()
             loss = torch.nn.functional.cross_entropy(
@@ -138,10 +141,15 @@ def demonstrations(
     cfg: Config, rng: np.random.Generator, error: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Prompt, answer and end-of-sequence, right-padded; and which ids are answer. (b, t) each."""
-    tokenizer = CharTokenizer(cfg.task.forms)
+    tokenizer = CharTokenizer(cfg.task.digit_synonyms)
     (eos,) = tokenizer.eos
+    if not isinstance(cfg.task, schema.DigitTask | schema.AddTask):
+        raise ConfigError(
+            f"--task.type {cfg.task.type} has no demonstrations to pretrain a model on: give a "
+            f"path to every model, or choose one of {', '.join(CHARACTER_TASKS)}"
+        )
     task = DigitTask(cfg.task)
-    prompts = [p for p, _ in task.problems(rng, cfg.warmup.batch_size)]
+    prompts = [p for p, _ in task.problems(rng, cfg.pretrain.batch_size)]
     rows = [
         (tokenizer.encode(p), tokenizer.encode(task.demonstration(p, rng, error))) for p in prompts
     ]

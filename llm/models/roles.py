@@ -13,7 +13,7 @@ from .loading import Model, build, check_cache, load, logits_width, seed_of, wit
 
 
 def open_policy(cfg: Config, run_folder: Path) -> Model:
-    """The policy: loaded, or built and warmed up; with adapters if it has a LoRA rank.
+    """The policy: loaded, or built and pretrained; with adapters if it has a LoRA rank.
 
     Raises:
         ConfigError: see `load` and `check_cache`; a vocabulary smaller than its tokenizer's, or for
@@ -36,19 +36,20 @@ def open_model(cfg: Config, role: str, run_folder: Path) -> Model:
             f"the model in {folder} has a vocabulary of {found} ids, its tokenizer one of {wanted}:"
             " they do not belong together"
         )
-    forms = getattr(model.config, "digit_forms", cfg.task.forms)
-    if forms != cfg.task.forms:
+    forms = getattr(model.config, "digit_forms", cfg.task.digit_synonyms)
+    if forms != cfg.task.digit_synonyms:
         raise ConfigError(
-            f"the model in {folder} has a vocabulary of {found} ids, for --task.forms {forms}, and "
-            f"task.forms is {cfg.task.forms}: set it to {forms} or choose another model"
+            f"the model in {folder} has a vocabulary of {found} ids, for --task.digit_synonyms "
+            f"{forms}, and task.digit_synonyms is {cfg.task.digit_synonyms}: set it to {forms} or "
+            "choose another model"
         )
     return with_lora(model, part, seed=seed_of(cfg, role)) if part.lora_rank else model
 
 
 def open_shell(cfg: Config, role: str, run_folder: Path) -> Model:
     """The model of a role for a checkpoint to be loaded into: as `open_model`, but a built one
-    without adapters, whose weights are all in the checkpoint, is not warmed up."""
+    without adapters, whose weights are all in the checkpoint, is not pretrained."""
     part: ModelConfig = getattr(cfg, role)
     if part.path or part.lora_rank:
         return open_model(cfg, role, run_folder)
-    return build(part, 0, cfg.task.forms).to(getattr(torch, part.dtype)).eval()
+    return build(part, 0, cfg.task.digit_synonyms).to(getattr(torch, part.dtype)).eval()

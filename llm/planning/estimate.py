@@ -21,6 +21,7 @@ from llm.models import loading
 from llm.models.lm_head.support import in_blocks
 from llm.models.loading import Model
 from llm.settings.loading import Config, ModelConfig
+from llm.settings.schema import AddTask, DigitTask, SeparateActor
 
 from . import cost, memory
 from .memory import Layout
@@ -96,8 +97,9 @@ def choice_of(cfg: Config, pair: ModelPair, args: argparse.Namespace) -> Choice:
 def open_shapes(cfg: Config, sizes: list[str]) -> ModelPair:
     """Raises ConfigError for a model whose shape is not known, or a role that is none."""
     given = dict(word.partition("=")[::2] for word in sizes)
-    other = cfg.actor.kind in ("separate", "frozen")
-    roles: dict[str, ModelConfig] = {"policy": cfg.policy} | ({"actor": cfg.actor} if other else {})
+    roles: dict[str, ModelConfig] = {"policy": cfg.policy}
+    if isinstance(cfg.actor, ModelConfig):
+        roles["actor"] = cfg.actor
     for role, name in given.items():
         if role not in roles or not name:
             raise ConfigError(
@@ -109,7 +111,7 @@ def open_shapes(cfg: Config, sizes: list[str]) -> ModelPair:
     with loading.quiet():
         for role, part in roles.items():
             config, source[role] = _config_of(role, part, given.get(role, ""))
-            models[role] = memory.shape(part, config, cfg.task.forms)
+            models[role] = memory.shape(part, config, cfg.task.digit_synonyms)
     widths = {role: memory.vocabulary(m) for role, m in models.items()}
     if len(set(widths.values())) > 1:
         raise ConfigError(f"the models' vocabularies differ: {widths}")
@@ -171,9 +173,9 @@ def memory_of(
 
 
 def longest_prompt(cfg: Config) -> int:
-    if cfg.task.name in ("problems", "gym"):
-        return cfg.task.prompt_tokens_max
-    return 2 * cfg.task.digits_max + 2 if cfg.task.name != "arithmetic" else 128
+    if isinstance(cfg.task, DigitTask | AddTask):
+        return 2 * cfg.task.digits_max + 2
+    return 128 if cfg.task.type == "arithmetic" else cfg.task.prompt_tokens_max
 
 
 def sequences_per_gpu(cfg: Config, choice: Choice) -> int:
@@ -190,7 +192,7 @@ def times_of(
 ) -> Times:
     """Seconds of a step on one GPU. at_once: sequences that it samples together."""
     policy, actor = _shape(pair.policy, cfg.policy), None
-    if pair.actor:
+    if pair.actor is not None and isinstance(cfg.actor, ModelConfig):
         actor = _shape(pair.actor, cfg.actor)
     work = _work(cfg, choice, at_once, args)
     policy_update = _policy_update_seconds(cfg, pair, choice, policy, work, device)
@@ -205,9 +207,9 @@ def times_of(
     if actor is None:
         return Times(parts, None, 1.0, 0.0)
     actor_update = 0.0
-    if cfg.actor.kind == "separate":
+    if isinstance(cfg.actor, SeparateActor):
         several = cfg.loss.updates_per_rollout > 1
-        scored = int(several and cfg.loss.actor_correction != "none")
+        scored = int(several and cfg.actor.correction.type != "none")
         actor_update = _training_seconds(cfg, pair.actor, actor, choice, scored, work, device)
         parts["actor: update"] = actor_update
     # The same rollouts by the policy, whose longer cache rows leave room for fewer at once

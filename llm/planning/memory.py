@@ -14,6 +14,7 @@ from llm.models.lm_head.blocks import Chunk
 from llm.models.lm_head.support import in_blocks
 from llm.models.loading import Model
 from llm.settings.loading import Config, ModelConfig
+from llm.settings.schema import SeparateActor, StaleActor
 from llm.tokenizers.pretrained import is_local
 
 _BYTES = {"float32": 4, "bfloat16": 2}
@@ -66,7 +67,7 @@ Parts = dict[str, int]
 
 def shape(part: ModelConfig, config: Any = None, forms: int = 1) -> Model:
     """The model without its weights; of a transformers `config`, if one is given; a built one with
-    so many forms of a digit (task.forms)."""
+    so many synonyms of a digit (task.digit_synonyms)."""
     with torch.device("meta"):
         if config is None and not part.path:
             return loading.build(part, 0, forms)
@@ -113,9 +114,10 @@ def by_phase(
 ) -> tuple[Parts, dict[str, Parts]]:
     """(bytes always held, bytes more in each phase: sampling, update, optimiser step), per rank."""
     trained: list[tuple[str, Model, ModelConfig]] = [("policy", policy, cfg.policy)]
-    if actor is not None and cfg.actor.kind == "separate":
+    if actor is not None and isinstance(cfg.actor, SeparateActor):
         trained.append(("actor", actor, cfg.actor))
-    sampler, its = (policy, cfg.policy) if actor is None else (actor, cfg.actor)
+    its = _own(cfg) or cfg.policy
+    sampler = policy if actor is None else actor
     held = _always_held(cfg, policy, actor, layout)
     share = -(-cfg.rollout.prompts_per_step * cfg.rollout.rollouts_per_prompt // layout.ranks)
     at_once = min(layout.at_once or share, share)
@@ -134,22 +136,30 @@ def by_phase(
     return held, phases
 
 
+def _own(cfg: Config) -> ModelConfig | None:
+    """The actor's own model, where it is not derived from the policy."""
+    return cfg.actor if isinstance(cfg.actor, ModelConfig) else None
+
+
 def _always_held(cfg: Config, policy: Model, actor: Model | None, layout: Layout) -> Parts:
     held = {f"policy {k}": n for k, n in _held(size(policy, cfg.policy), cfg.policy).items()}
     whole = held["policy weights"]
     sampler = whole
-    if actor is not None:
-        of_actor = _held(size(actor, cfg.actor), cfg.actor)
+    part = _own(cfg)
+    if actor is not None and part is not None:
+        of_actor = _held(size(actor, part), part)
         sampler = of_actor["weights"]
-        if cfg.actor.kind == "separate":
+        if cfg.actor.trained:
             held |= {f"actor {k}": n for k, n in of_actor.items()}
     if layout.sharded and layout.ranks > 1:
         trained = sum(n for k, n in held.items() if k.endswith(" weights"))
         held = {k: -(-n // layout.ranks) for k, n in held.items()} | {"whole copies": trained}
-    if cfg.actor.kind == "frozen":
+    if cfg.actor.type == "frozen":
         held["actor weights"] = sampler
     if actor is None:
-        copies = {"stale": cfg.actor.lag + 2, "noisy": 2, "quantized": 2}.get(cfg.actor.kind, 0)
+        copies = {"noisy": 2, "quantized": 2}.get(cfg.actor.type, 0)
+        if isinstance(cfg.actor, StaleActor):
+            copies = cfg.actor.lag + 2
         held["actor weights"] = copies * whole
     if cfg.loss.anchor_coef > 0:
         held["anchor weights"] = whole
@@ -182,7 +192,7 @@ def _update(
     if not blocks:
         copies = _LOGIT_COPIES + _WAITING_COPIES * (len(trained) - 1)
         copies += _ROUNDED_COPIES * sum(part.dtype == "bfloat16" for _, _, part in trained)
-        copies += _DISTILL_COPIES * (len(trained) > 1 and cfg.loss.distill_coef > 0)
+        copies += _DISTILL_COPIES * (len(trained) > 1 and cfg.actor.distill_coef > 0)
         copies += _ANCHOR_COPIES * (cfg.loss.anchor_coef > 0)
         logits = int(4 * copies * micro * (new + 1) * vocabulary(policy))
     else:
@@ -251,12 +261,13 @@ def _gathered(model: Model, part: ModelConfig) -> int:
 def checkpoint_bytes(cfg: Config, policy: Model, actor: Model | None) -> int:
     """One checkpoint: what is trained, its optimisers' state, and versions of a stale actor."""
     parts: list[tuple[Model, ModelConfig]] = [(policy, cfg.policy)]
-    parts += [(actor, cfg.actor)] * (cfg.actor.kind == "separate")
+    if actor is not None and isinstance(cfg.actor, SeparateActor):
+        parts.append((actor, cfg.actor))
     total = 0
     for model, part in parts:
         sized = size(model, part)
         total += sized.trained * _kept_width(part) + _held(sized, part)["optimiser"]
-    if cfg.actor.kind == "stale":
+    if isinstance(cfg.actor, StaleActor):
         total += (cfg.actor.lag + 1) * size(policy, cfg.policy).trained * _kept_width(cfg.policy)
     return total
 

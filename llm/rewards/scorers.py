@@ -31,7 +31,7 @@ def scorer_name(cfg: TaskConfig) -> str:
     """exact, number or math_verify: what `auto` means for this task."""
     if cfg.scorer != "auto":
         return cfg.scorer
-    return {"arithmetic": "number", "problems": "math_verify"}.get(cfg.name, "exact")
+    return {"arithmetic": "number", "problems": "math_verify"}.get(cfg.type, "exact")
 
 
 def open_scorer(cfg: TaskConfig, tokenizer: Any) -> Scorer:
@@ -46,8 +46,10 @@ def open_scorer(cfg: TaskConfig, tokenizer: Any) -> Scorer:
     if name == "number":
         return TextScorer(tokenizer, same_number)
     strict = isinstance(tokenizer, CharTokenizer)
-    if strict and cfg.forms > 1:
-        return TextScorer(tokenizer, lambda text, answer: as_digits(text, cfg.forms) == answer)
+    if strict and cfg.digit_synonyms > 1:
+        return TextScorer(
+            tokenizer, lambda text, answer: as_digits(text, cfg.digit_synonyms) == answer
+        )
     return TextScorer(tokenizer, same_text if strict else same_stripped_text)
 
 

@@ -32,7 +32,7 @@ _LIMITS = (
         "kl_inf_target_k3",
         "kl_max",
         True,
-        "policy and actor drift apart: raise --loss.distill_coef or lower --optim.policy_lr",
+        "policy and actor drift apart: raise --actor.distill_coef or lower --optim.policy_lr",
     ),
     (
         "ratio",

@@ -86,7 +86,7 @@ def summarise(folder: Path, cfg: Config) -> dict[str, Any]:
     best = max(evals, key=lambda r: r["pass_rate"])
     summary = {
         "steps": cfg.run.steps,
-        "actor": cfg.actor.kind,
+        "actor": cfg.actor.type,
         "pass_rate_first": evals[0]["pass_rate"],
         "pass_rate_last": evals[-1]["pass_rate"],
         "pass_rate_lowest": min(r["pass_rate"] for r in evals),

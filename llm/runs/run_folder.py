@@ -11,13 +11,13 @@ import os
 import platform
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 from typing import IO
 
 from llm import distributed
 from llm.checkpoints.checkpoint import IDENTITY_IGNORES, write_json
-from llm.settings.loading import Config, ConfigError, dump, flatten
+from llm.settings.loading import Config, ConfigError, dump, flatten, read_table
+from llm.settings.sections import flat_table
 
 _PACKAGES = ("torch", "transformers", "numpy", "safetensors")
 _OPTIONAL = (
@@ -104,15 +104,11 @@ def _fill(folder: Path, cfg: Config) -> None:
 
 def check_same(config: Path, cfg: Config) -> None:
     """Refuse a run folder whose config.toml is not this configuration."""
-    try:
-        table = tomllib.loads(config.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
-        raise ConfigError(f"cannot read {config}: {e}") from e
-    found = {f"{s}.{k}": v for s, values in table.items() for k, v in values.items()}
+    found, own = flat_table(read_table(config)), flatten(cfg)
     differs = [
-        f"{k} ({found.get(k)!r} there, {v!r} now)"
-        for k, v in flatten(cfg).items()
-        if k not in IDENTITY_IGNORES and found.get(k) != v
+        f"{k} ({found.get(k, 'absent')!r} there, {own.get(k, 'absent')!r} now)"
+        for k in own | found
+        if k not in IDENTITY_IGNORES and found.get(k) != own.get(k)
     ]
     if differs:
         raise ConfigError(

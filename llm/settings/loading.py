@@ -1,18 +1,18 @@
-"""The one parser for configuration files and flags, and the resolved configuration as a file.
+"""Configuration files and flags, read in order, and the resolved configuration as a file.
 
-A TOML file is turned into flags (`[correction] lam = 1.2` -> `--correction.lam 1.2`) and the user's
-own flags follow, so one parser checks both and the last word wins. The settings themselves are in
-settings.py, what is refused in config_checks.py.
+Each file is a layer of settings, all flags together are the last one; a later layer wins. What the
+settings are is in schema.py, how a layer applies in sections.py, what is refused in validation.py.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
+import sys
 import tomllib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any
 
 from llm.errors import ConfigError
 
@@ -21,118 +21,189 @@ from .schema import (
     AlarmConfig,
     ControlConfig,
     CorrectionConfig,
+    DigitTask,
+    JackpotCorrection,
     LossConfig,
     ModelConfig,
+    NoControl,
     OptimConfig,
+    PretrainConfig,
     RolloutConfig,
     RunConfig,
+    SeparateActor,
     TaskConfig,
-    WarmupConfig,
+    TrainedModelConfig,
 )
-from .validation import check, flatten
+from .sections import Word, default_values, flat_table, flatten, nested_table, settings_of, updated
+from .validation import check, without_effect
 
-__all__ = ["Config", "ConfigError", "CorrectionConfig", "ModelConfig", "dump", "flatten", "load"]
+__all__ = ["Config", "ConfigError", "ModelConfig", "dump", "flatten", "load", "resolve"]
 
 
 @dataclass(frozen=True)
-class Config:
-    task: TaskConfig = field(default_factory=TaskConfig)
-    policy: ModelConfig = field(default_factory=ModelConfig)
-    actor: ActorConfig = field(default_factory=ActorConfig)
-    warmup: WarmupConfig = field(default_factory=WarmupConfig)
+class Settings:
+    """All sections, not yet checked."""
+
+    task: TaskConfig = field(default_factory=DigitTask)
+    policy: TrainedModelConfig = field(default_factory=TrainedModelConfig)
+    actor: ActorConfig = field(default_factory=SeparateActor)
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
-    correction: CorrectionConfig = field(default_factory=CorrectionConfig)
+    correction: CorrectionConfig = field(default_factory=JackpotCorrection)
     loss: LossConfig = field(default_factory=LossConfig)
-    control: ControlConfig = field(default_factory=ControlConfig)
+    control: ControlConfig = field(default_factory=NoControl)
     optim: OptimConfig = field(default_factory=OptimConfig)
     alarm: AlarmConfig = field(default_factory=AlarmConfig)
     run: RunConfig = field(default_factory=RunConfig)
 
+
+@dataclass(frozen=True)
+class Config(Settings):
+    """A run's settings: every one within its bounds, and with an effect.
+
+    Raises:
+        ConfigError: from `check`.
+    """
+
     def __post_init__(self) -> None:
         check(self)
 
-    @property
-    def actor_is_trained(self) -> bool:
-        return self.loss.actor_ppo or self.loss.distill_coef > 0
+
+class Layer:
+    """Settings that are given together. source: put before a key in messages."""
+
+    def __init__(self, table: Mapping[str, Any], source: str) -> None:
+        self.table, self.source = table, source
+        self.keys = set(flat_table(table))
 
 
-def load(files: list[str], flags: list[str], prog: str = "python -m llm train") -> Config:
-    """Read TOML files, then flags; the last word wins.
+def load(files: Sequence[str], flags: Sequence[str], prog: str = "python -m llm train") -> Config:
+    """Read TOML files, then flags; a later one wins, and another `type` starts its section anew.
 
     Raises:
         ConfigError: a file that is missing or not TOML, an unknown key (with a suggestion), a
             value of the wrong type, out of bounds, or without effect.
-        SystemExit: from the flag parser, for the same faults in a flag, or for --help.
+        SystemExit: for --help, after printing it.
     """
-    import tyro
+    layers = [Layer(read_table(Path(name)), f"{name}: ") for name in files]
+    layers.append(Layer(_table_of([f for f in flags if f not in _HELP]), "--"))
+    if not _HELP.isdisjoint(flags):
+        from .help import help_text
 
-    args = [arg for name in files for arg in _file_flags(Path(name))]
-    return tyro.cli(
-        Config,
-        args=args + flags,
-        prog=prog,
-        description="Train a policy from another model's rollouts.",
-        config=(tyro.conf.FlagConversionOff,),
-    )
+        sys.stdout.write(help_text(_states(layers)[-1], prog))
+        raise SystemExit(0)
+    return _merged(layers)
 
 
-def _file_flags(path: Path) -> list[str]:
+def resolve(*layers: Mapping[str, Any]) -> Config:
+    """The same from layers of {'section.name': value}.
+
+    Raises:
+        ConfigError: as `load`.
+    """
+    return _merged([Layer(nested_table(flat), "--") for flat in layers])
+
+
+def _states(layers: Sequence[Layer]) -> list[Settings]:
+    """The defaults, and what each layer makes of what is before it."""
+    states = [Settings()]
+    for layer in layers:
+        states.append(updated(states[-1], layer.table, layer.source))
+    return states
+
+
+def _merged(layers: Sequence[Layer]) -> Config:
+    """The last state, less the settings that had an effect where they were given and lost it to a
+    later layer."""
+    states = _states(layers)
+    last = states[-1]
+    idle = [without_effect(state) for state in states]
+    given = {key: i for i, layer in enumerate(layers, start=1) for key in layer.keys}
+
+    def lost(key: str) -> bool:
+        return any(key not in idle[i] for i in range(given.get(key, 0), len(layers)))
+
+    while keys := [key for key in without_effect(last) if lost(key)]:
+        default = default_values(last) | {
+            k: v for k, v in flatten(Settings()).items() if ".type" in k
+        }
+        last = updated(last, nested_table({keys[0]: default[keys[0]]}))
+    return Config(**{name: getattr(last, name) for name in settings_of(Settings)})
+
+
+def read_table(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file.
+
+    Raises:
+        ConfigError: it cannot be read, is not TOML, or is the config.toml of older code.
+    """
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as e:
         raise ConfigError(f"cannot read config file {path}: {e.strerror}") from e
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
         raise ConfigError(f"{path} is not TOML: {e}") from e
-    types = {
-        f"{section}.{name}": kind
-        for section, cls in get_type_hints(Config).items()
-        for name, kind in get_type_hints(cls).items()
-    }
-    flags = []
-    for section, values in table.items():
-        for name, value in (values if isinstance(values, dict) else {"": values}).items():
-            key = f"{section}.{name}".rstrip(".")
-            if key not in types:
-                raise ConfigError(f"{path}: unknown key {key}{_suggestion(key, list(types))}")
-            _check_type(path, key, value, types[key])
-            flags += [f"--{key}", str(value)]
-    return flags
+    refuse_old(path, table)
+    return table
 
 
-def _check_type(path: Path, key: str, value: Any, kind: Any) -> None:
-    """A number given as text, or a float where a count belongs, is refused before the parser."""
-    if get_origin(kind) is Literal:
-        kind = type(get_args(kind)[0])
-    allowed = {int: (int,), float: (int, float), bool: (bool,)}.get(kind, (str,))
-    if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
-        wanted = getattr(kind, "__name__", "str")
-        raise ConfigError(f"{path}: {key} must be a {wanted}, got {value!r}")
+def refuse_old(path: Path, table: Mapping[str, Any]) -> None:
+    """Raises ConfigError if these are the tables of a run folder of before the settings' names."""
+    if path.name == "config.toml" and "warmup" in table and "pretrain" not in table:
+        raise ConfigError(
+            f"{path} is of a run from before 0.1.0, and settings were renamed since: train it "
+            "again in another --run.folder, or use the code that wrote it"
+        )
 
 
-def _suggestion(key: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    same_name = [k for k in known if k.split(".")[-1] == key.split(".")[-1]]
-    best = same_name or close
-    return f"; perhaps you meant {best[0]}?" if best else "; see python -m llm train --help"
+_HELP = {"-h", "--help"}
+_ALONE = {*_HELP, "--dry-run"}  # flags without a value
+
+
+def _table_of(flags: Sequence[str]) -> dict[str, Any]:
+    """Flags, `--section.name value` or `--section.name=value`, as nested tables of words."""
+    flat: dict[str, Any] = {}
+    words = iter(flags)
+    for word in words:
+        if not word.startswith("--"):
+            raise ConfigError(
+                f"{word!r} is neither a configuration file (NAME.toml) nor a setting "
+                "(--section.name value)"
+            )
+        key, equals, value = word[2:].partition("=")
+        if not equals:
+            value = next(words, "--")
+            if value.startswith("--"):
+                raise ConfigError(f"--{key} needs a value")
+        flat[key.replace("-", "_")] = Word(value)
+    return nested_table(flat)
 
 
 def dump(cfg: Config) -> str:
     """The resolved configuration as TOML that `load` reads back to an equal one."""
-    lines = []
-    for section in dataclasses.fields(cfg):
-        lines.append(f"[{section.name}]")
-        part = getattr(cfg, section.name)
-        lines += [f"{f.name} = {_toml(getattr(part, f.name))}" for f in dataclasses.fields(part)]
-        lines.append("")
-    return "\n".join(lines)
+    return "\n".join(
+        line
+        for name in settings_of(type(cfg))
+        for line in [*_section_lines(getattr(cfg, name), name), ""]
+    )
+
+
+def _section_lines(section: Any, name: str) -> list[str]:
+    values = {key: getattr(section, key) for key in settings_of(type(section))}
+    inside = {k: v for k, v in values.items() if dataclasses.is_dataclass(v)}
+    lines = [f"[{name}]", *(f"{k} = {_toml(v)}" for k, v in values.items() if k not in inside)]
+    for key, part in inside.items():
+        lines += ["", *_section_lines(part, f"{name}.{key}")]
+    return lines
 
 
 def _toml(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-        return f'"{escaped}"'
+        plain = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t"}
+        letters = (plain.get(c, c if c.isprintable() else f"\\U{ord(c):08x}") for c in value)
+        return f'"{"".join(letters)}"'
     return repr(value)
 
 
@@ -142,6 +213,6 @@ def split_arguments(argv: list[str]) -> tuple[list[str], list[str]]:
     flags: list[str] = []
     for i, word in enumerate(argv):
         after = argv[i - 1] if i else ""
-        value = after.startswith("--") and "=" not in after and after != "--dry-run"
+        value = after.startswith("--") and "=" not in after and after not in _ALONE
         (files if word.endswith(".toml") and not value else flags).append(word)
     return files, flags

@@ -1,63 +1,19 @@
-"""Every setting of a run: its section, its default and its meaning (which is its --help)."""
+"""Every setting of a run: its section, its default and its meaning (which is its --help).
+
+A section whose settings depend on a choice is a union: one class for each choice, named by `type`.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 
 @dataclass(frozen=True)
-class TaskConfig:
-    name: Literal["chain", "sort", "reverse", "add", "arithmetic", "problems", "gym"] = "chain"
-    """chain: digits, answered by their running sums modulo 10; sort, reverse: digits, sorted or
-    reversed; add: the sum of two numbers; arithmetic: the same asked in words, for a model that
-    reads; problems: rows of `source`; gym: a reasoning-gym generator."""
-    digits_min: int = 8
-    """Fewest digits in a prompt; in each number for add and arithmetic."""
-    digits_max: int = 8
-    """Most digits."""
-    slots: int = 0
-    """chain, sort, reverse: prompts of fewer digits are filled up to so many places with ".", so a
-    digit keeps its distance to its place in the answer and tiny models can learn several lengths at
-    once; 0: no filling."""
-    forms: int = 1
-    """Characters that each digit of an answer may be written with; any of them counts. A built
-    model then has 48 + 10 (forms - 1) token ids: 2,048 with 201."""
-    source: str = ""
-    """problems: a .jsonl or .parquet file, a hub dataset id, or gsm8k, math, deepscaler; a file
-    with a preset's columns and answers: gsm8k:train.jsonl."""
-    split: str = "train"
-    """Split of a hub dataset that is trained on."""
-    eval_source: str = ""
-    """Held-out problems; empty: an eighth of `source`, chosen by a hash of the prompt."""
-    eval_split: str = "test"
-    """Split of a hub dataset in `eval_source`."""
-    prompt_column: str = ""
-    """Column of the prompt; empty: the preset's, else "prompt"."""
-    answer_column: str = ""
-    """Column of the answer; empty: the preset's, else "answer"."""
-    instruction: str = ""
-    """Put after every prompt of problems, gym and arithmetic, on a line of its own."""
-    bad_rows: Literal["refuse", "skip"] = "refuse"
-    """A bad row stops the run before it starts, or is skipped and counted."""
-    prompt_tokens_max: int = 1024
-    """Longer prompts are bad rows."""
-    gym_task: Literal[
-        "chain_sum",
-        "basic_arithmetic",
-        "products",
-        "gcd",
-        "lcm",
-        "count_bits",
-        "spell_backward",
-        "simple_equations",
-    ] = "chain_sum"
-    """Which generator; only those that are scored without running the answer."""
-    gym_size: int = 10000
-    """Problems generated."""
-    prompt_format: Literal["auto", "chat", "plain"] = "auto"
-    """auto: the tokenizer's chat template where it has one."""
+class Task:
+    """What every task answers; a type declares as fields those that can be chosen."""
+
     scorer: Literal["auto", "exact", "number", "math_verify"] = "auto"
     """exact: the same text (with a model's own tokenizer, but for space around it); number: the
     last number in the text; math_verify: equal as mathematics. Of a finished completion only.
@@ -69,18 +25,146 @@ class TaskConfig:
     score_workers: int = 2
     """math_verify: processes."""
 
+    @property
+    def digit_synonyms(self) -> int:
+        return 1
+
+    @property
+    def prompt_format(self) -> Literal["auto", "chat", "plain"]:
+        return "auto"
+
+    @property
+    def prompt_tokens_max(self) -> int:
+        return 1024
+
+
+@dataclass(frozen=True)
+class _Numbers(Task):
+    digits_min: int = 8
+    """Fewest digits in a prompt; in each number for add and arithmetic."""
+    digits_max: int = 8
+    """Most digits."""
+
+
+@dataclass(frozen=True)
+class _InCharacters(_Numbers):
+    digit_synonyms: int = 1
+    """Characters that each digit of an answer may be written with; any of them counts. A built
+    model then has 48 + 10 (digit_synonyms - 1) token ids: 2,048 with 201."""
+
+
+@dataclass(frozen=True)
+class _InWords(Task):
+    instruction: str = ""
+    """Put after every prompt, on a line of its own."""
+    prompt_format: Literal["auto", "chat", "plain"] = "auto"
+    """auto: the tokenizer's chat template where it has one."""
+
+
+@dataclass(frozen=True)
+class _FromRows(_InWords):
+    bad_rows: Literal["refuse", "skip"] = "refuse"
+    """A bad row stops the run before it starts, or is skipped and counted."""
+    prompt_tokens_max: int = 1024
+    """Longer prompts are bad rows."""
+
+
+@dataclass(frozen=True)
+class DigitTask(_InCharacters):
+    """Digits, answered by their running sums modulo 10 (chain), sorted, or reversed."""
+
+    type: Literal["chain", "sort", "reverse"] = "chain"
+    """The task."""
+    pad_prompt_to: int = 0
+    """Prompts of fewer digits are filled up to so many places with ".", so a digit keeps its
+    distance to its place in the answer and tiny models can learn several lengths at once; 0: no
+    filling."""
+
+
+@dataclass(frozen=True)
+class AddTask(_InCharacters):
+    """The sum of two numbers."""
+
+    type: Literal["add"] = "add"
+    """The task."""
+
+
+@dataclass(frozen=True)
+class ArithmeticTask(_Numbers, _InWords):
+    """The sum of two numbers, asked in words, for a model that reads."""
+
+    type: Literal["arithmetic"] = "arithmetic"
+    """The task."""
+
+
+@dataclass(frozen=True)
+class ProblemsTask(_FromRows):
+    """Rows of a data set."""
+
+    type: Literal["problems"] = "problems"
+    """The task."""
+    source: str = ""
+    """A .jsonl or .parquet file, a hub dataset id, or gsm8k, math, deepscaler; a file with a
+    preset's columns and answers: gsm8k:train.jsonl. Must be given."""
+    split: str = "train"
+    """Split of a hub dataset that is trained on."""
+    eval_source: str = ""
+    """Held-out problems; empty: an eighth of `source`, chosen by a hash of the prompt."""
+    eval_split: str = "test"
+    """Split of a hub dataset in `eval_source`."""
+    prompt_column: str = ""
+    """Column of the prompt; empty: the preset's, else "prompt"."""
+    answer_column: str = ""
+    """Column of the answer; empty: the preset's, else "answer"."""
+
+
+@dataclass(frozen=True)
+class GymTask(_FromRows):
+    """A reasoning-gym generator."""
+
+    type: Literal["gym"] = "gym"
+    """The task."""
+    generator: Literal[
+        "chain_sum",
+        "basic_arithmetic",
+        "products",
+        "gcd",
+        "lcm",
+        "count_bits",
+        "spell_backward",
+        "simple_equations",
+    ] = "chain_sum"
+    """Which generator; only those that are scored without running the answer."""
+    size: int = 10000
+    """Problems generated."""
+
+
+TaskConfig = DigitTask | AddTask | ArithmeticTask | ProblemsTask | GymTask
+
 
 @dataclass(frozen=True)
 class ModelConfig:
     path: str = ""
     """Folder or hub id of a transformers causal language model (safetensors); empty: build one over
-    the character alphabet and warm it up."""
+    the character alphabet and pretrain it on noisy demonstrations."""
     layers: int = 2
     """Decoder layers of a built model (Qwen3 architecture)."""
     width: int = 64
     """Hidden size of a built model; must be a multiple of 16."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of weights and activations. A trained bfloat16 model keeps float32 master weights."""
+
+    @property
+    def lora_rank(self) -> int:
+        return 0
+
+    @property
+    def lora_alpha(self) -> float:
+        return 32.0
+
+
+@dataclass(frozen=True)
+class TrainedModelConfig(ModelConfig):
     lora_rank: int = 0
     """Train low-rank adapters of this rank on every linear layer (peft); 0: all weights."""
     lora_alpha: float = 32.0
@@ -88,33 +172,178 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
-class ActorConfig(ModelConfig):
-    kind: Literal["separate", "frozen", "stale", "quantized", "early_exit", "noisy", "self"] = (
-        "separate"
-    )
-    """separate: another model, trained by Eq. 6 and 7; frozen: another model, not trained; stale:
-    the policy of `lag` steps ago; quantized: its copy in `bits`; early_exit: its first
-    `exit_layers` layers and its head; noisy: its weights with noise; self: the policy itself
-    (on-policy)."""
-    layers: int = 1
-    """Decoder layers of a built model."""
-    width: int = 32
-    """Hidden size of a built model; must be a multiple of 16."""
-    lag: int = 4
-    """stale: age in steps (each of updates_per_rollout updates); at first the initial policy."""
-    bits: Literal[8, 4] = 8
-    """quantized: bits of the linear layers' weights, the head's included, the embedding's not
-    (torchao, weight only)."""
-    exit_layers: int = 1
-    """early_exit: layers kept."""
-    noise: float = 0.03
-    """noisy: standard deviation over the root mean square of each weight matrix."""
+class UnitWeight:
+    """F(r) = 1: no weight."""
+
+    type: Literal["none"] = "none"
+    """F of Sec. 2.2, a function of the ratio r = p / q of a sampled token."""
 
 
 @dataclass(frozen=True)
-class WarmupConfig:
+class ImportanceWeight:
+    """F(r) = r: importance sampling, as AReaL."""
+
+    type: Literal["importance"] = "importance"
+    """F of Sec. 2.2, a function of the ratio r = p / q of a sampled token."""
+
+
+@dataclass(frozen=True)
+class TisWeight:
+    """F(r) = min(r, cap): truncated importance sampling."""
+
+    type: Literal["tis"] = "tis"
+    """F of Sec. 2.2, a function of the ratio r = p / q of a sampled token."""
+    cap: float = 2.0
+    """Largest weight; inf: none."""
+
+
+@dataclass(frozen=True)
+class IcePopWeight:
+    """F(r) = r within a band and 0 outside it: IcePop."""
+
+    type: Literal["icepop"] = "icepop"
+    """F of Sec. 2.2, a function of the ratio r = p / q of a sampled token."""
+    low: float = 0.5
+    """Smallest ratio that is kept."""
+    high: float = 2.0
+    """Largest ratio that is kept; inf: none is too large."""
+
+
+Weight = UnitWeight | ImportanceWeight | TisWeight | IcePopWeight
+
+
+class Actor:
+    """What every actor answers; a type declares as fields those that can be chosen."""
+
+    @property
+    def trained(self) -> bool:
+        return False
+
+    @property
+    def ppo(self) -> bool:
+        return False
+
+    @property
+    def distill_coef(self) -> float:
+        return 0.0
+
+    @property
+    def distill_top_k(self) -> int:
+        return 0
+
+    @property
+    def distill_temperature(self) -> float:
+        return 1.0
+
+
+@dataclass(frozen=True)
+class _OtherModel(ModelConfig):
+    layers: int = 1
+    """Decoder layers of a built model (Qwen3 architecture)."""
+    width: int = 32
+    """Hidden size of a built model; must be a multiple of 16."""
+
+
+@dataclass(frozen=True)
+class SeparateActor(_OtherModel, TrainedModelConfig, Actor):
+    """Another model, trained by Eq. 6 and 7."""
+
+    type: Literal["separate"] = "separate"
+    """Where the model that samples comes from."""
+    lr: float = 6e-4
+    """Learning rate (AdamW, betas 0.9 and 0.95); optim.schedule and lr_warmup_steps apply."""
+    ppo: bool = True
+    """Train it by PPO on its own rollouts (Eq. 6)."""
+    correction: Weight = field(default_factory=UnitWeight)
+    """F of Eq. 6: weight of its tokens where what sampled is not quite what is trained
+    (p_actor / p_inf)."""
+    distill_coef: float = 1.0
+    """Weight of KL(policy || actor) in its loss (Eq. 7); 0: none. The paper gives none."""
+    distill_direction: Literal["forward", "reverse"] = "forward"
+    """forward: KL(policy || actor), Eq. 7; reverse: KL(actor || policy)."""
+    distill_top_k: int = 0
+    """Distil on the policy's k likeliest tokens and one bucket for the rest; 0: full vocabulary."""
+    distill_temperature: float = 1.0
+    """Further divides both models' logits in the distillation loss, which is scaled by its
+    square."""
+
+    @property
+    def trained(self) -> bool:
+        return True
+
+
+@dataclass(frozen=True)
+class FrozenActor(_OtherModel, Actor):
+    """Another model, not trained."""
+
+    type: Literal["frozen"] = "frozen"
+    """Where the model that samples comes from."""
+
+
+@dataclass(frozen=True)
+class StaleActor(Actor):
+    """The policy of some steps ago."""
+
+    type: Literal["stale"] = "stale"
+    """Where the model that samples comes from."""
+    lag: int = 4
+    """Age in steps (each of updates_per_rollout updates); at first the initial policy."""
+
+
+@dataclass(frozen=True)
+class QuantizedActor(Actor):
+    """The policy's copy in fewer bits."""
+
+    type: Literal["quantized"] = "quantized"
+    """Where the model that samples comes from."""
+    bits: Literal[8, 4] = 8
+    """Bits of the linear layers' weights, the head's included, the embedding's not (torchao, weight
+    only)."""
+
+
+@dataclass(frozen=True)
+class EarlyExitActor(Actor):
+    """The policy's first layers and its head."""
+
+    type: Literal["early_exit"] = "early_exit"
+    """Where the model that samples comes from."""
+    exit_layers: int = 1
+    """Layers kept."""
+
+
+@dataclass(frozen=True)
+class NoisyActor(Actor):
+    """The policy's weights with noise."""
+
+    type: Literal["noisy"] = "noisy"
+    """Where the model that samples comes from."""
+    noise: float = 0.03
+    """Standard deviation over the root mean square of each weight matrix."""
+
+
+@dataclass(frozen=True)
+class SelfActor(Actor):
+    """The policy itself (on-policy)."""
+
+    type: Literal["self"] = "self"
+    """Where the model that samples comes from."""
+
+
+ActorConfig = (
+    SeparateActor
+    | FrozenActor
+    | StaleActor
+    | QuantizedActor
+    | EarlyExitActor
+    | NoisyActor
+    | SelfActor
+)
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
     folder: str = ""
-    """Where warmed-up models are kept and found again, each in a folder of its own recipe, so that
+    """Where pretrained models are kept and found again, each in a folder of its own recipe, so that
     runs of any settings may share it; empty: inside the run folder."""
     policy_steps: int = 400
     """Supervised steps of the policy before reinforcement learning."""
@@ -158,42 +387,76 @@ class RolloutConfig:
 
 
 @dataclass(frozen=True)
-class CorrectionConfig:
-    name: Literal["none", "importance", "tis", "icepop", "jackpot"] = "jackpot"
-    """F of Sec. 2.2 (importance: F(x) = x, as AReaL), or Jackpot's rejection and weight (Eq. 5)."""
+class NoCorrection(UnitWeight):
+    """F(r) = 1: no correction."""
+
+    @property
+    def target(self) -> Literal["ref", "new"]:
+        return "ref"
+
+
+@dataclass(frozen=True)
+class _Corrected:
     target: Literal["ref", "new"] = "ref"
     """p of the ratio p/q: the policy before the updates, or the one being updated (Sec. 4.3).
     The same thing while updates_per_rollout is 1."""
+    c2: float = 3.0
+    """Cap on p_ref / p_new; inf: none (target = new). Not given in the paper."""
+
+
+@dataclass(frozen=True)
+class ImportanceCorrection(_Corrected, ImportanceWeight):
+    """F(r) = r: importance sampling, as AReaL."""
+
+
+@dataclass(frozen=True)
+class TisCorrection(_Corrected, TisWeight):
+    """F(r) = min(r, cap): truncated importance sampling."""
+
+
+@dataclass(frozen=True)
+class IcePopCorrection(_Corrected, IcePopWeight):
+    """F(r) = r within a band and 0 outside it: IcePop."""
+
+
+@dataclass(frozen=True)
+class JackpotCorrection(_Corrected):
+    """Jackpot's rejection (OBRS) and its weight (Eq. 5)."""
+
+    type: Literal["jackpot"] = "jackpot"
+    """F of Sec. 2.2, a function of the ratio r = p / q of a sampled token; or Jackpot's Eq. 5."""
     lam: float = 1.0
-    """OBRS threshold (jackpot, lam_from = value). Not given in the paper."""
+    """OBRS threshold (lam_from = value). Not given in the paper."""
     lam_from: Literal["value", "state", "batch", "tracked"] = "value"
     """value: lam; or the lam that accepts `budget`: in every state (q's top k, the rest as one
-    token), over the update's own tokens, or tracked over earlier updates (jackpot)."""
+    token), over the update's own tokens, or tracked over earlier updates."""
     budget: float = 0.9
     """Wanted acceptance rate (lam_from = state, batch or tracked)."""
+    lam_decay: float = 0.9
+    """Weight of the past in the tracked lam (lam_from = tracked)."""
+    lam_min: float = 0.1
+    """Smallest tracked lam (lam_from = tracked)."""
+    lam_max: float = 10.0
+    """Largest tracked lam (lam_from = tracked)."""
     mask: Literal["bernoulli", "expected"] = "bernoulli"
-    """Draw the acceptance coin, or use its expectation (jackpot)."""
+    """Draw the acceptance coin, or use its expectation."""
     scope: Literal["token", "prefix"] = "token"
     """token: a rejected token alone is left out (the paper); prefix: all after it in its completion
-    too, so that a token counts only where all before it were accepted (jackpot)."""
+    too, so that a token counts only where all before it were accepted."""
     z: Literal["state", "batch", "none"] = "state"
-    """Z per state from top-k (the paper), the batch's acceptance rate (unbiased), or 1
-    (jackpot)."""
+    """Z per state from top-k (the paper), the batch's acceptance rate (unbiased), or 1."""
     z_tail: Literal["ratio", "lumped", "dropped"] = "ratio"
     """Tokens outside the top k: by one acceptance ratio for all tails, smoothed over steps; counted
     as one token; or left out as in the paper (z = state)."""
     kappa: bool = False
     """Calibrate Z per state by the batch's acceptance, as in the paper (z_tail lumped, dropped)."""
     c1: float = 3.0
-    """Cap on the OBRS weight; inf: none (jackpot). Not given in the paper."""
-    c2: float = 3.0
-    """Cap on p_ref / p_new; inf: none (target = new). Not given in the paper."""
-    tis_cap: float = 2.0
-    """Largest weight of tis."""
-    icepop_low: float = 0.5
-    """Smallest ratio icepop keeps."""
-    icepop_high: float = 2.0
-    """Largest ratio icepop keeps."""
+    """Cap on the OBRS weight; inf: none. Not given in the paper."""
+
+
+CorrectionConfig = (
+    NoCorrection | ImportanceCorrection | TisCorrection | IcePopCorrection | JackpotCorrection
+)
 
 
 @dataclass(frozen=True)
@@ -210,56 +473,48 @@ class LossConfig:
     denominator: Literal["proposed", "accepted", "sequence"] = "proposed"
     """Policy loss per proposed token; per accepted one (jackpot); or the mean over sequences of
     each one's mean over its proposed tokens."""
-    actor_ppo: bool = True
-    """Train the actor by PPO on its own rollouts (Eq. 6)."""
-    actor_correction: Literal["none", "importance", "tis", "icepop"] = "none"
-    """F of Eq. 6: weight of the actor's tokens where what sampled is not quite what is trained
-    (p_actor / p_inf); caps are those of the policy's correction."""
-    distill_coef: float = 1.0
-    """Weight of KL(policy || actor) in the actor's loss (Eq. 7); 0: none. The paper gives none."""
-    distill_direction: Literal["forward", "reverse"] = "forward"
-    """forward: KL(policy || actor), Eq. 7; reverse: KL(actor || policy)."""
-    distill_top_k: int = 0
-    """Distil on the policy's k likeliest tokens and one bucket for the rest; 0: full vocabulary."""
-    distill_temperature: float = 1.0
-    """Further divides both models' logits in the distillation loss, which is scaled by its
-    square."""
     anchor_coef: float = 0.0
     """Weight of KL(policy || anchor) in the policy's loss, the anchor being the policy at the
     start, frozen; 0: none, and no anchor in memory."""
 
 
 @dataclass(frozen=True)
-class ControlConfig:
-    kl_target: float = 0.0
-    """Wanted KL(policy || actor), nats per token: while the measured one is above (below), what is
-    driven rises (falls). 0: no control."""
+class NoControl:
+    """Nothing is driven."""
+
+    type: Literal["none"] = "none"
+    """Closed loop between steps."""
+
+
+@dataclass(frozen=True)
+class KLControl:
+    """While KL(policy || actor) is above (below) its target, what is driven rises (falls)."""
+
+    type: Literal["kl"] = "kl"
+    """Closed loop between steps."""
+    kl_target: float = 0.05
+    """Wanted KL(policy || actor), nats per token."""
     distill: bool = True
-    """Drive loss.distill_coef (kl_target > 0)."""
+    """Drive actor.distill_coef."""
     actor_lr: bool = False
-    """Drive the actor's learning rate (kl_target > 0)."""
+    """Drive the actor's learning rate."""
     policy_lr: bool = False
     """Drive the policy's learning rate the other way, never above its own: while the measured KL is
-    too high the policy waits for its actor (kl_target > 0)."""
+    too high the policy waits for its actor."""
     gain: float = 0.1
     """Change of the logarithm per step, per unit of log(KL / kl_target), which counts as at most 1
-    either way (kl_target > 0)."""
+    either way."""
     factor_max: float = 10.0
-    """Driven settings stay within this factor of their own values, up and down (kl_target > 0)."""
-    lam_decay: float = 0.9
-    """Weight of the past in the tracked lam (lam_from = tracked)."""
-    lam_min: float = 0.1
-    """Smallest tracked lam."""
-    lam_max: float = 10.0
-    """Largest tracked lam."""
+    """Driven settings stay within this factor of their own values, up and down."""
+
+
+ControlConfig = NoControl | KLControl
 
 
 @dataclass(frozen=True)
 class OptimConfig:
     policy_lr: float = 2e-4
     """Learning rate of the policy (AdamW, betas 0.9 and 0.95)."""
-    actor_lr: float = 6e-4
-    """Learning rate of the actor."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """Of both learning rates after lr_warmup_steps: to 0 just after the last step, unless
     constant."""
@@ -277,7 +532,7 @@ class OptimConfig:
     head: Literal["auto", "chunked", "dense"] = "auto"
     """Log-probabilities and KLs from the vocabulary's logits in blocks (chunked), never all at
     once, or from whole logits (dense). auto: chunked from 1,024 ids, where the models' heads and
-    the losses (not loss.distill_top_k) allow it. Changes memory and time, results by rounding;
+    the losses (not actor.distill_top_k) allow it. Changes memory and time, results by rounding;
     a run may go on with another choice."""
 
 
@@ -291,7 +546,7 @@ class AlarmConfig:
     ratio_max: float = math.inf
     """Alarm above this p/q of a single token."""
     accept_min: float = 0.0
-    """Alarm below this share of accepted tokens (jackpot)."""
+    """Alarm below this share of accepted tokens (correction.type = jackpot)."""
     entropy_min: float = 0.0
     """Alarm below this entropy of the policy, nats per token."""
     patience: int = 1
@@ -343,4 +598,4 @@ class RunConfig:
     """Compute each layer again in the backward pass rather than keep its activations."""
 
 
-DIGIT_SYNONYMS_MAX = 2000  # forms of a digit: 19,990 characters of the block
+DIGIT_SYNONYMS_MAX = 2000  # of each digit: 19,990 characters of the block

@@ -17,7 +17,7 @@ from typing import Any
 from llm.errors import ConfigError
 from llm.rewards.answers import gold_expression, is_prose, is_scientific, last_boxed, last_number
 from llm.rewards.scorers import scorer_name
-from llm.settings.schema import TaskConfig
+from llm.settings.schema import GymTask, ProblemsTask
 
 from .problem import Problem, RowTask, is_held_out, with_instruction
 from .readers import Row, hub_rows, jsonl_rows, parquet_rows, shown
@@ -59,7 +59,7 @@ PRESETS = {
 _PLAIN = Preset("", None, "prompt", "answer", whole)
 
 
-def open_problems(cfg: TaskConfig, tokenizer: Any) -> RowTask:
+def open_problems(cfg: ProblemsTask, tokenizer: Any) -> RowTask:
     """The task of `source`; held out are `eval_source`, or an eighth of the prompts.
 
     A training prompt that `eval_source` also holds is left out of training.
@@ -80,15 +80,15 @@ def open_problems(cfg: TaskConfig, tokenizer: Any) -> RowTask:
     if not train or not held:
         kind = "held-out" if train else "training"
         raise ConfigError(f"--task.source {cfg.source} leaves no {kind} problem: {remedy}")
-    return RowTask(instructed(train, cfg), instructed(held, cfg), skipped)
+    return RowTask(instructed(train, cfg.instruction), instructed(held, cfg.instruction), skipped)
 
 
-def instructed(problems: list[Problem], cfg: TaskConfig) -> list[Problem]:
-    return [Problem(with_instruction(p.prompt, cfg), p.answer) for p in problems]
+def instructed(problems: list[Problem], instruction: str) -> list[Problem]:
+    return [Problem(with_instruction(p.prompt, instruction), p.answer) for p in problems]
 
 
 def _problems(
-    cfg: TaskConfig, source: str, split: str, tokenizer: Any
+    cfg: ProblemsTask, source: str, split: str, tokenizer: Any
 ) -> tuple[list[Problem], int]:
     preset, place = _resolve(source)
     if cfg.answer_column and cfg.answer_column != preset.answer:
@@ -155,7 +155,10 @@ _WANTED: dict[Any, str] = {after_hashes: "#### and the number", last_boxed: r"\b
 
 
 def checked_problems(
-    rows: Iterable[tuple[str, Problem | str]], cfg: TaskConfig, tokenizer: Any, source: str
+    rows: Iterable[tuple[str, Problem | str]],
+    cfg: ProblemsTask | GymTask,
+    tokenizer: Any,
+    source: str,
 ) -> tuple[list[Problem], int]:
     """The good problems of `source` and how many were bad; `rows` gives the place of each.
 
@@ -192,11 +195,11 @@ def checked_problems(
     return [problem for _, problem in good], len(bad)
 
 
-def _unfit(problem: Problem, cfg: TaskConfig, tokenizer: Any) -> str:
+def _unfit(problem: Problem, cfg: ProblemsTask | GymTask, tokenizer: Any) -> str:
     """Why a problem cannot be used; empty if it can."""
     try:
         (problem.prompt + problem.answer).encode()
-        tokens = len(tokenizer.prompt(with_instruction(problem.prompt, cfg)))
+        tokens = len(tokenizer.prompt(with_instruction(problem.prompt, cfg.instruction)))
     except ConfigError:
         raise
     except ValueError as e:  # a lone surrogate, or a character outside a small alphabet
@@ -223,7 +226,7 @@ def _unclear(gold: str) -> str:
 
 
 def _readable(
-    problems: list[tuple[str, Problem]], cfg: TaskConfig
+    problems: list[tuple[str, Problem]], cfg: ProblemsTask | GymTask
 ) -> tuple[list[tuple[str, Problem]], list[tuple[str, str]]]:
     """Problems whose answer math-verify can compare with, and the others."""
     from llm.rewards.math_verifier import Verifier

@@ -10,12 +10,13 @@ import numpy as np
 
 from llm.errors import ConfigError
 from llm.randomness import stream
-from llm.settings.schema import TaskConfig
+from llm.settings import schema
 from llm.tokenizers.digit_synonyms import spell
 
 from .problem import Problem, is_held_out, with_instruction
 
 _FILLING = "."  # of the places of a prompt that hold no digit
+DigitsConfig = schema.DigitTask | schema.AddTask | schema.ArithmeticTask
 _FEW = 2000  # prompts of so short a task are enumerated, to see that some are held out
 
 
@@ -24,8 +25,10 @@ class DigitTask:
 
     skipped = 0
 
-    def __init__(self, cfg: TaskConfig) -> None:
+    def __init__(self, cfg: DigitsConfig) -> None:
         self.cfg = cfg
+        self._width = cfg.pad_prompt_to if isinstance(cfg, schema.DigitTask) else 0
+        self._instruction = cfg.instruction if isinstance(cfg, schema.ArithmeticTask) else ""
 
     def batch(self, seed: int, step: int, n: int) -> list[Problem]:
         return self.problems(stream(seed, "prompts", step), n)
@@ -42,22 +45,27 @@ class DigitTask:
             digits = tuple(self._number(rng) for _ in range(self._operands))
             prompt = self._prompt(digits)
             if is_held_out(prompt) == held_out:
-                found.append(Problem(with_instruction(prompt, self.cfg), self._answer(digits)))
+                found.append(
+                    Problem(with_instruction(prompt, self._instruction), self._answer(digits))
+                )
         return found
 
     def demonstration(self, prompt: str, rng: np.random.Generator, error: float) -> str:
         """An answer whose steps are, with probability `error`, random digits.
 
         In `chain` a wrong step carries over to the later ones; elsewhere it stays one wrong digit.
-        Where digits have several forms, each is written in one drawn from `forms.law`.
+        Where digits have synonyms, each is written as one drawn from `law`.
         """
         asked = prompt.replace(_FILLING, "")
-        digits, forms = _DEMONSTRATIONS[self.cfg.name](asked, rng, error), self.cfg.forms
-        return digits if forms == 1 else spell(digits, forms, rng)
+        digits, synonyms = (
+            _DEMONSTRATIONS[self.cfg.type](asked, rng, error),
+            self.cfg.digit_synonyms,
+        )
+        return digits if synonyms == 1 else spell(digits, synonyms, rng)
 
     @property
     def _operands(self) -> int:
-        return 2 if self.cfg.name in ("add", "arithmetic") else 1
+        return 2 if self.cfg.type in ("add", "arithmetic") else 1
 
     def _number(self, rng: np.random.Generator) -> str:
         length = rng.integers(self.cfg.digits_min, self.cfg.digits_max + 1)
@@ -67,13 +75,12 @@ class DigitTask:
         return "".join(map(str, [rng.integers(1, 10), *rng.integers(10, size=length - 1)]))
 
     def _prompt(self, numbers: tuple[str, ...]) -> str:
-        """`slots` is 0 where there are several numbers."""
-        if self.cfg.name == "arithmetic":
+        if self.cfg.type == "arithmetic":
             return f"What is {' + '.join(numbers)}?"
-        return "+".join(numbers).ljust(self.cfg.slots, _FILLING) + "="
+        return "+".join(numbers).ljust(self._width, _FILLING) + "="
 
     def _answer(self, numbers: tuple[str, ...]) -> str:
-        return _ANSWERS[self.cfg.name](*numbers)
+        return _ANSWERS[self.cfg.type](*numbers)
 
     def all_prompts(self) -> list[str] | None:
         """Every prompt that can be drawn, or None if there are more than a few."""
@@ -86,7 +93,7 @@ class DigitTask:
         return [self._prompt(x) for x in itertools.product(numbers, repeat=self._operands)]
 
 
-def open_digits(cfg: TaskConfig, tokenizer: Any) -> DigitTask:
+def open_digits(cfg: DigitsConfig, tokenizer: Any) -> DigitTask:
     """The task, after making sure that drawing can end and that the tokenizer can read it.
 
     Raises:
@@ -98,7 +105,7 @@ def open_digits(cfg: TaskConfig, tokenizer: Any) -> DigitTask:
     if prompts is not None and len({is_held_out(p) for p in prompts}) < 2:
         kind = "to train on" if is_held_out(prompts[0]) else "held out"
         raise ConfigError(
-            f"--task.name {cfg.name} with digits_min {cfg.digits_min} and digits_max "
+            f"--task.type {cfg.type} with digits_min {cfg.digits_min} and digits_max "
             f"{cfg.digits_max} has {len(prompts)} prompts, and none {kind}: raise "
             "--task.digits_max"
         )
@@ -109,7 +116,7 @@ def open_digits(cfg: TaskConfig, tokenizer: Any) -> DigitTask:
         raise
     except ValueError as e:
         raise ConfigError(
-            f"--task.name {cfg.name}: the model's tokenizer cannot read its prompts: {e}. Give a "
+            f"--task.type {cfg.type}: the model's tokenizer cannot read its prompts: {e}. Give a "
             "--policy.path with a tokenizer of its own"
         ) from e
     return task

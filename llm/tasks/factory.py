@@ -18,11 +18,11 @@ def open_task(cfg: TaskConfig, tokenizer: Any) -> Task:
         ConfigError: a task without held-out problems, or prompts the tokenizer cannot read; for
             rows and generators also a missing file, package or column, or bad rows.
     """
-    if cfg.name == "problems":
+    if cfg.type == "problems":
         from .datasets import open_problems
 
         return open_problems(cfg, tokenizer)
-    if cfg.name == "gym":
+    if cfg.type == "gym":
         from .reasoning_gym_task import open_gym
 
         return open_gym(cfg, tokenizer)

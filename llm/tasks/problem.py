@@ -6,7 +6,6 @@ import zlib
 from typing import NamedTuple, Protocol
 
 from llm.randomness import stream
-from llm.settings.schema import TaskConfig
 
 
 class Problem(NamedTuple):
@@ -34,8 +33,8 @@ def is_held_out(prompt: str) -> bool:
     return zlib.crc32(prompt.encode()) % 8 == 0
 
 
-def with_instruction(prompt: str, cfg: TaskConfig) -> str:
-    return f"{prompt}\n{cfg.instruction}" if cfg.instruction else prompt
+def with_instruction(prompt: str, instruction: str) -> str:
+    return f"{prompt}\n{instruction}" if instruction else prompt
 
 
 class RowTask:

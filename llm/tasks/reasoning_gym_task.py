@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any, get_args, get_type_hints
 
 from llm.errors import ConfigError
-from llm.settings.schema import TaskConfig
+from llm.settings.schema import GymTask
 
 from .datasets import checked_problems, instructed
 from .problem import Problem, RowTask, is_held_out
@@ -18,36 +18,36 @@ from .problem import Problem, RowTask, is_held_out
 _SEED = 0  # of the generator: runs with different seeds hold out the same problems
 
 
-def open_gym(cfg: TaskConfig, tokenizer: Any) -> RowTask:
-    """`gym_size` problems of a generator, an eighth of the prompts held out.
+def open_gym(cfg: GymTask, tokenizer: Any) -> RowTask:
+    """`size` problems of a generator, an eighth of the prompts held out.
 
     Raises:
         ConfigError: a generator that is not on the list, reasoning-gym is missing, bad rows, or
             too few problems to hold any out.
     """
-    allowed = get_args(get_type_hints(TaskConfig)["gym_task"])
-    if cfg.gym_task not in allowed:
-        raise ConfigError(f"--task.gym_task {cfg.gym_task} is not one of {', '.join(allowed)}")
+    allowed = get_args(get_type_hints(GymTask)["generator"])
+    if cfg.generator not in allowed:
+        raise ConfigError(f"--task.generator {cfg.generator} is not one of {', '.join(allowed)}")
     try:
         import reasoning_gym
     except ImportError as e:
         raise ConfigError(
-            "--task.name gym needs reasoning-gym, which is not installed: pip install "
+            "--task.type gym needs reasoning-gym, which is not installed: pip install "
             "'jackpot-obrs[gym]'"
         ) from e
-    dataset = reasoning_gym.create_dataset(cfg.gym_task, size=cfg.gym_size, seed=_SEED)
-    rows = (dataset[i] for i in range(cfg.gym_size))
-    source = f"reasoning-gym {cfg.gym_task}"
+    dataset = reasoning_gym.create_dataset(cfg.generator, size=cfg.size, seed=_SEED)
+    rows = (dataset[i] for i in range(cfg.size))
+    source = f"reasoning-gym {cfg.generator}"
     problems, skipped = checked_problems(_checked(rows), cfg, tokenizer, source)
     distinct = list(dict.fromkeys(problems))
     train = [p for p in distinct if not is_held_out(p.prompt)]
     held = [p for p in distinct if is_held_out(p.prompt)]
     if not train or not held:
         raise ConfigError(
-            f"--task.gym_size {cfg.gym_size} gives {len(distinct)} different problems, too few to "
+            f"--task.size {cfg.size} gives {len(distinct)} different problems, too few to "
             "hold any out: raise it"
         )
-    return RowTask(instructed(train, cfg), instructed(held, cfg), skipped)
+    return RowTask(instructed(train, cfg.instruction), instructed(held, cfg.instruction), skipped)
 
 
 def _checked(rows: Any) -> Iterator[tuple[str, Problem | str]]:

@@ -149,7 +149,7 @@ def tokenizer_for(path: str, task: TaskConfig) -> Tokenizer:
     if not path or (
         is_local(path) and not any((Path(path) / f).exists() for f in _TOKENIZER_FILES)
     ):
-        return CharTokenizer(task.forms)
+        return CharTokenizer(task.digit_synonyms)
     return HubTokenizer(path, task.prompt_format)
 
 

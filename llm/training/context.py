@@ -18,7 +18,7 @@ from llm.rewards import scorers
 from llm.rollout.engines.base import Engine
 from llm.rollout.engines.factory import open_engine
 from llm.rollout.engines.vllm_engine import check_installed
-from llm.settings.loading import Config, ConfigError
+from llm.settings.loading import Config, ConfigError, ModelConfig
 from llm.tasks import factory, problem
 from llm.tokenizers import pretrained
 
@@ -78,14 +78,15 @@ class TrainContext(NamedTuple):
 
 
 def open_context(cfg: Config, folder: Path) -> TrainContext:
-    """Data, scorer, models and engine of a run; built models are warmed up, in `folder` by default.
+    """Data, scorer, models and engine of a run; built models are pretrained, in `folder` by
+    default.
 
     Raises:
         ConfigError: models that share no tokenizer, bad data, sequences longer than a model's
             positions, a missing package or device.
     """
     if cfg.rollout.engine == "vllm":
-        check_installed()  # before warm-ups, which may take long
+        check_installed()  # before pretraining, which may take long
     torch.set_num_threads(cfg.run.threads)
     device = open_device(cfg.run.device)
     tokenizer = open_tokenizer(cfg)
@@ -114,7 +115,7 @@ def open_context(cfg: Config, folder: Path) -> TrainContext:
 def open_tokenizer(cfg: Config) -> pretrained.Tokenizer:
     """The policy's tokenizer, after checking that the actor's is the same."""
     tokenizer = pretrained.tokenizer_for(cfg.policy.path, cfg.task)
-    if cfg.actor.kind in ("separate", "frozen") and cfg.actor.path != cfg.policy.path:
+    if isinstance(cfg.actor, ModelConfig) and cfg.actor.path != cfg.policy.path:
         differs = pretrained.differences(
             tokenizer, pretrained.tokenizer_for(cfg.actor.path, cfg.task)
         )

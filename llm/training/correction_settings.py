@@ -1,56 +1,47 @@
-"""The [correction] and [control] sections as the plain keywords that `llm.algorithm` takes."""
+"""Sections of a configuration as the plain keywords that `llm.algorithm` takes."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from llm.settings.loading import Config
-
-_RENAMED = {"name": "type", "tis_cap": "cap", "icepop_low": "low", "icepop_high": "high"}
-_OF_OBRS = ("lam", "lam_from", "budget", "mask", "scope", "z", "z_tail", "kappa", "c1")
+from llm.settings.schema import JackpotCorrection, KLControl, SeparateActor
 
 
 def of_correction(cfg: Config) -> dict[str, Any]:
     """Keywords of `algorithm.correction.token_weights`."""
-    settings = {_RENAMED.get(k, k): v for k, v in vars(cfg.correction).items()}
-    if settings["type"] != "jackpot":
-        return {k: v for k, v in settings.items() if k not in _OF_OBRS}
-    return settings | {"lam_min": cfg.control.lam_min, "lam_max": cfg.control.lam_max}
+    return {name: value for name, value in vars(cfg.correction).items() if name != "lam_decay"}
+
+
+def of_lam(cfg: Config) -> dict[str, Any]:
+    """lam and lam_from, of a correction of type jackpot."""
+    assert isinstance(cfg.correction, JackpotCorrection)
+    return {"lam": cfg.correction.lam, "lam_from": cfg.correction.lam_from}
 
 
 def of_tail(cfg: Config) -> dict[str, Any]:
-    """Keywords of `algorithm.correction.forward_tail` where Z is computed from the tail's bound."""
-    settings = of_correction(cfg)
-    return {k: settings[k] for k in ("lam", "lam_from", "budget")}
+    """Keywords of `algorithm.correction.forward_tail`, of a correction of type jackpot."""
+    assert isinstance(cfg.correction, JackpotCorrection)
+    return {**of_lam(cfg), "budget": cfg.correction.budget}
 
 
 def of_next_state(cfg: Config) -> dict[str, Any]:
     """Keywords of `algorithm.correction.next_state`."""
-    settings, control = of_correction(cfg), cfg.control
-    if settings.get("lam_from") != "tracked":
+    correction = cfg.correction
+    if not isinstance(correction, JackpotCorrection) or correction.lam_from != "tracked":
         return {}
-    return {
-        "tracked": True,
-        "budget": settings["budget"],
-        "lam_decay": control.lam_decay,
-        "lam_min": control.lam_min,
-        "lam_max": control.lam_max,
-    }
+    names = ("budget", "lam_decay", "lam_min", "lam_max")
+    return {"tracked": True, **{name: getattr(correction, name) for name in names}}
 
 
 def of_controls(cfg: Config) -> dict[str, Any]:
-    """Keywords of `algorithm.control.next_controls`."""
-    names = ("kl_target", "distill", "actor_lr", "policy_lr", "gain", "factor_max")
-    settings = {name: getattr(cfg.control, name) for name in names}
-    return settings | {"distill_coef": cfg.loss.distill_coef}
+    """Keywords of `algorithm.control.next_controls`, of a control of type kl."""
+    assert isinstance(cfg.control, KLControl)
+    settings = {name: value for name, value in vars(cfg.control).items() if name != "type"}
+    return settings | {"distill_coef": cfg.actor.distill_coef}
 
 
 def of_actor_correction(cfg: Config) -> dict[str, Any]:
-    """Keywords of `algorithm.losses.actor_ppo_sum`."""
-    correction = cfg.correction
-    return {
-        "type": cfg.loss.actor_correction,
-        "cap": correction.tis_cap,
-        "low": correction.icepop_low,
-        "high": correction.icepop_high,
-    }
+    """F of Eq. 6: keywords of `algorithm.losses.actor_ppo_sum`, of a trained actor."""
+    assert isinstance(cfg.actor, SeparateActor)
+    return vars(cfg.actor.correction)

@@ -22,10 +22,10 @@ from llm.models.lm_head.support import hidden_states, own_head
 from llm.models.loading import Model, recomputing
 from llm.models.sharding import gathered
 from llm.rollout.batch import Batch, positions
-from llm.settings.schema import LossConfig
+from llm.settings.schema import SeparateActor
 
 from .context import TrainContext
-from .correction_settings import of_correction, of_tail
+from .correction_settings import of_correction, of_lam, of_tail
 
 
 class PolicyLogprobs(NamedTuple):
@@ -130,7 +130,7 @@ def forward_all(
         for_weights: compute what the weights need too.
         is_target: the policy as it is now is the target p of the weights.
     """
-    loss, trained, temperature = ctx.cfg.loss, ctx.trained, ctx.cfg.rollout.temperature
+    own, trained, temperature = ctx.cfg.actor, ctx.trained, ctx.cfg.rollout.temperature
     policy = at_sampled_tokens(forward(ctx, trained["policy"], batch), batch)
     policy = policy._replace(entropy=True)
     if for_weights:
@@ -140,19 +140,19 @@ def forward_all(
         with torch.no_grad():
             inputs.append(forward(ctx, ctx.anchor, batch))
         pairs["anchor"] = KLPair(0, 1, train_q=False)
-    actor, distilled = len(inputs), controls.distill_coef > 0
-    # a KL of other laws (bucketed, or at another temperature) needs a pass of its own
-    apart = loss.distill_top_k > 0 or loss.distill_temperature != 1.0
-    if ctx.actor.trained:
+    actor, distilled, apart = len(inputs), controls.distill_coef > 0, False
+    if isinstance(own, SeparateActor):
+        # a KL of other laws (bucketed, or at another temperature) needs a pass of its own
+        apart = own.distill_top_k > 0 or own.distill_temperature != 1.0
         inputs.append(at_sampled_tokens(forward(ctx, trained["actor"], batch), batch))
         if distilled and not apart:
-            pairs["distill"] = _distill_pair(loss, 0, actor)
-        if ctx.cfg.control.kl_target > 0:
+            pairs["distill"] = _distill_pair(own, 0, actor)
+        if ctx.cfg.control.type == "kl":
             pairs["control"] = KLPair(0, actor, train_p=False, train_q=False)
     outputs, kls = logprobs_and_kls(inputs, temperature, list(pairs.values()))
     kl = dict(zip(pairs, kls, strict=True))
-    if ctx.actor.trained and distilled and apart:
-        kl["distill"] = distill_kl(loss, inputs[0], inputs[actor], temperature)
+    if isinstance(own, SeparateActor) and distilled and apart:
+        kl["distill"] = distill_kl(own, inputs[0], inputs[actor], temperature)
     if "control" in kl:
         kl["control"] = kl["control"].detach()
     return ModelOutputs(
@@ -166,26 +166,26 @@ def forward_all(
     )
 
 
-def _distill_pair(loss: LossConfig, policy: int, actor: int) -> KLPair:
+def _distill_pair(own: SeparateActor, policy: int, actor: int) -> KLPair:
     """Eq. 7: KL(policy || actor), or the reverse; it trains the actor alone."""
-    if loss.distill_direction == "forward":
+    if own.distill_direction == "forward":
         return KLPair(policy, actor, train_p=False)
     return KLPair(actor, policy, train_q=False)
 
 
 def distill_kl(
-    loss: LossConfig, policy: HeadInput, actor: HeadInput, temperature: float
+    own: SeparateActor, policy: HeadInput, actor: HeadInput, temperature: float
 ) -> torch.Tensor:
     """The KL of Eq. 7 in a pass of its own: at its own temperature or of bucketed laws, (n,).
 
     temperature: of sampling. Laws of k tokens and a bucket need whole logits.
     """
     policy, actor = _bare(_detached(policy)), _bare(actor)
-    pair, temperature = [_distill_pair(loss, 0, 1)], temperature * loss.distill_temperature
-    if not loss.distill_top_k:
+    pair, temperature = [_distill_pair(own, 0, 1)], temperature * own.distill_temperature
+    if not own.distill_top_k:
         return logprobs_and_kls([policy, actor], temperature, pair)[1][0]
     full = [torch.log_softmax(_logits(x) / temperature, dim=-1) for x in (policy, actor)]  # (n, v)
-    coarse = bucketed(full[0], full[1], loss.distill_top_k)  # (n, k + 1) each
+    coarse = bucketed(full[0], full[1], own.distill_top_k)  # (n, k + 1) each
     return chunked.dense_logprobs([HeadInput(logits=x) for x in coarse], pair)[1][0]
 
 
@@ -206,7 +206,7 @@ def _at_top_k(
     """Ask for q's k likeliest tokens and, where lam is known already, for p's tail above lam c."""
     floor = None
     if is_target and needs_tail(**of_correction(ctx.cfg)):
-        lam = lam_before(state, lam=ctx.cfg.correction.lam, lam_from=ctx.cfg.correction.lam_from)
+        lam = lam_before(state, **of_lam(ctx.cfg))
         floor = None if lam is None else tail_floor(batch.topk_logp_inf, lam)
     return policy._replace(ids=batch.topk_ids, floor=floor)
 

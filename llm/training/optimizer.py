@@ -15,7 +15,7 @@ from llm.algorithm.correction import CorrectionState
 from llm.distributed.dtensors import full
 from llm.runs.nonfinite_guard import Guard
 from llm.settings.loading import Config
-from llm.settings.schema import OptimConfig
+from llm.settings.schema import OptimConfig, SeparateActor
 
 from .context import TrainContext
 
@@ -116,14 +116,19 @@ class Learner:
 
 def open_learner(ctx: TrainContext, guard: Guard) -> Learner:
     """A learner before its first step."""
-    return Learner(open_optimizers(ctx), guard, Controls(ctx.cfg.loss.distill_coef))
+    return Learner(open_optimizers(ctx), guard, Controls(ctx.cfg.actor.distill_coef))
 
 
 def open_optimizers(ctx: TrainContext) -> Optimizers:
     """One for each model that is trained."""
-    o = ctx.cfg.optim
-    rates = {"policy": o.policy_lr, "actor": o.actor_lr}
-    return {role: adamw(model, rates[role], o.weight_decay) for role, model in ctx.trained.items()}
+    decay, rates = ctx.cfg.optim.weight_decay, learning_rates(ctx.cfg)
+    return {role: adamw(model, rates[role], decay) for role, model in ctx.trained.items()}
+
+
+def learning_rates(cfg: Config) -> dict[str, float]:
+    """The configured ones, by role."""
+    own = {"actor": cfg.actor.lr} if isinstance(cfg.actor, SeparateActor) else {}
+    return {"policy": cfg.optim.policy_lr} | own
 
 
 def set_learning_rates(
@@ -131,8 +136,8 @@ def set_learning_rates(
 ) -> dict[str, float]:
     """This step's rates: configured, scheduled, lowered by alarms, and controlled."""
     factor, controls = alarm_factor * lr_factor(cfg.optim, step, cfg.run.steps), learner.controls
-    rates = {"policy": cfg.optim.policy_lr * factor * controls.policy_lr_factor}
-    rates["actor"] = cfg.optim.actor_lr * factor * controls.actor_lr_factor
+    controlled = {"policy": controls.policy_lr_factor, "actor": controls.actor_lr_factor}
+    rates = {role: lr * factor * controlled[role] for role, lr in learning_rates(cfg).items()}
     for role, optimizer in learner.optimizers.items():
         set_lr(optimizer, rates[role])
     return {f"lr_{role}": rates[role] for role in learner.optimizers}

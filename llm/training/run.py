@@ -139,7 +139,7 @@ class Run:
 
     def record_updates(self, record: Record) -> None:
         """The metrics of the step's updates; of an evaluated step also samples and histograms."""
-        record.merge_updates(self.ctx.cfg.correction.name)
+        record.merge_updates(self.ctx.cfg.correction.type)
         if self.ctx.actor.trained:
             record.add({"distill_coef": self.learner.controls.distill_coef})
         self._write_samples(record)
@@ -156,7 +156,7 @@ class Run:
         )
         record.decisions += moved
         kl = record.row.get("kl_policy_actor_now", math.nan)
-        if cfg.control.kl_target > 0 and math.isfinite(kl):
+        if cfg.control.type == "kl" and math.isfinite(kl):
             self.learner.controls, moved = next_controls(
                 self.learner.controls, kl, **of_controls(cfg)
             )

@@ -6,6 +6,7 @@ import torch
 
 from llm.algorithm.correction import CorrectionState
 from llm.rollout.batch import Batch, in_order
+from llm.settings.schema import SeparateActor
 
 from .context import TrainContext
 from .forward import PolicyLogprobs, at_sampled_tokens, forward, logprobs_and_kls, policy_logprobs
@@ -41,7 +42,7 @@ def score_before_updates(
     """p_ref and, where Eq. 6 has a correction, log p_actor_ref (n,), on a whole batch."""
     cfg, micro = ctx.cfg, microbatches(ctx.cfg, batch)
     p_ref = score(ctx, micro, state, is_target=cfg.correction.target == "ref")
-    if cfg.loss.actor_correction == "none" or not ctx.actor.trained:
+    if not isinstance(cfg.actor, SeparateActor) or cfg.actor.correction.type == "none":
         return p_ref, None
     actor, logp = ctx.trained["actor"], []
     for mb in micro:

@@ -22,7 +22,7 @@ from llm import randomness
 from llm.models.loading import Model
 from llm.rollout import sampling
 from llm.rollout.batch import Batch
-from llm.settings.loading import ConfigError
+from llm.settings.loading import ConfigError, ModelConfig
 from llm.tasks.problem import Problem
 
 from .context import TrainContext
@@ -87,8 +87,8 @@ def self_test(ctx: TrainContext) -> dict[str, Any]:
         samples = ctx.engine.trial(
             _of_unequal_lengths(ctx), _GROUP, width, min(cfg.rollout.top_k, _TOP_K_MAX)
         )
-        own = cfg.actor.kind in ("separate", "frozen")
-        allowed = limits(ctx, cfg.actor.dtype if own else cfg.policy.dtype)
+        own = cfg.actor if isinstance(cfg.actor, ModelConfig) else cfg.policy
+        allowed = limits(ctx, own.dtype)
         name = f" (engine {cfg.rollout.engine}, the actor's model)"
         result["engine"] = _compared(ctx, ctx.actor.model, samples.flat(), allowed, name)
     return result

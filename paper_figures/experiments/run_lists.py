@@ -27,7 +27,7 @@ HEADLINE = (
 )
 PAIRS = ("chain small", "chain", "chain near")  # from a small actor to one near the policy
 FORMS = "chain forms"  # 2,048 ids
-SLOW_WARMUPS = (FORMS, "chain long")  # cut short at less than full scale
+SLOW_PRETRAINING = (FORMS, "chain long")  # cut short at less than full scale
 PAIR_STEPS = 100  # of Figure 4
 SHORT_STEPS = 60  # of 2,048 ids, of Table 1 and of the ablation
 LENGTHS = (4, 6, 8)  # digits of Table 1's held-out sets
@@ -53,8 +53,8 @@ def group(scale: Scale, world: str, methods: Sequence[str], few: bool, **extra: 
     if scale.length < 1:
         steps = max(2, round(steps * scale.length))
         extra = {**extra, "run__eval_every": max(1, steps // 6)}
-        if world in SLOW_WARMUPS:
-            extra["warmup__policy_steps"] = 60
+        if world in SLOW_PRETRAINING:
+            extra["pretrain__policy_steps"] = 60
     if steps != WORLDS[world]["run.steps"]:
         extra["run__steps"] = steps
     seeds = scale.few if few else scale.seeds
@@ -138,9 +138,9 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "no cap c1": {"correction__c1": float("inf")},
     "lam = 2": {"correction__lam": 2.0},
     "per accepted token": {"loss__denominator": "accepted"},
-    "actor: no KL": {"loss__distill_coef": 0.0},
-    "actor: no PPO": {"loss__actor_ppo": False},
-    "controller at 0.05 nats": {"control__kl_target": 0.05},
+    "actor: no KL": {"actor__distill_coef": 0.0},
+    "actor: no PPO": {"actor__ppo": False},
+    "controller at 0.05 nats": {"control__type": "kl", "control__kl_target": 0.05},
 }
 # with two updates per rollout p_new moves away from p_ref, so that these are not idle
 SEVERAL: dict[str, dict[str, Any]] = {
@@ -194,7 +194,7 @@ def rate_sweep(world: str, methods: Sequence[str]) -> list[Run]:
         for method in methods:
             rates = {"optim__policy_lr": policy_lr}
             if method not in ACTOR_FIXED:
-                rates["optim__actor_lr"] = actor_lr
+                rates["actor__lr"] = actor_lr
             found += [run(world, method, seed, **rates) for seed in TUNING_SEEDS]
     return found
 
@@ -205,9 +205,9 @@ def tuning() -> list[Run]:
 
 # The same for caps, at the learning rates chosen: TIS's C, Jackpot's c1
 CAPS: dict[str, tuple[str, tuple[float, ...]]] = {
-    "tis": ("correction__tis_cap", (1.5, 2.0, 4.0)),
-    "tis+kl": ("correction__tis_cap", (1.5, 2.0, 4.0)),
-    "tis+ppo+kl": ("correction__tis_cap", (1.5, 2.0, 4.0)),
+    "tis": ("correction__cap", (1.5, 2.0, 4.0)),
+    "tis+kl": ("correction__cap", (1.5, 2.0, 4.0)),
+    "tis+ppo+kl": ("correction__cap", (1.5, 2.0, 4.0)),
     "jackpot": ("correction__c1", (1.5, 3.0, 6.0)),
     "jackpot expected": ("correction__c1", (1.5, 3.0, 6.0)),
 }
@@ -244,12 +244,14 @@ def long_tuning() -> list[Run]:
 
 # What might be steadier than TIS with the same actor losses, at twice the highest rate of the
 # sweep, where on-policy training is still well and all others waver
-HOT: dict[str, Any] = {"optim__policy_lr": 8e-4, "optim__actor_lr": 2.4e-3}
-NO_PPO: dict[str, Any] = {"loss__actor_ppo": False}
-TRIPLE: dict[str, Any] = {"loss__distill_coef": 3.0}
-CONTROL: dict[str, Any] = {"control__kl_target": 0.02, "control__gain": 0.5}
+HOT: dict[str, Any] = {"optim__policy_lr": 8e-4, "actor__lr": 2.4e-3}
+NO_PPO: dict[str, Any] = {"actor__ppo": False}
+TRIPLE: dict[str, Any] = {"actor__distill_coef": 3.0}
+CONTROL: dict[str, Any] = {
+    **{"control__type": "kl", "control__kl_target": 0.02, "control__gain": 0.5}
+}
 WAITS: dict[str, Any] = {
-    **{"control__kl_target": 0.05, "control__gain": 0.3},
+    **{"control__type": "kl", "control__kl_target": 0.05, "control__gain": 0.3},
     **{"control__distill": False, "control__policy_lr": True},
 }
 LOW_LAM: dict[str, Any] = {"correction__lam": 0.5}

@@ -15,28 +15,34 @@ import os
 from pathlib import Path
 from typing import Any
 
-from llm.settings.loading import Config, flatten
+from llm.settings.loading import Config, flatten, resolve
 
-from .configurations import Run, settings
+from .configurations import Run, layers
 
 ROOT = Path(__file__).resolve().parents[2]
 HOME = Path(os.environ.get("JACKPOT_FIGURE_RUNS", ROOT / "runs" / "paper")).absolute()
 _DOORS = ("llm.commands.train", "llm.commands.evaluate")  # what `pool` runs
 _LIBRARIES = ("torch", "transformers", "numpy")
-_PLACES = {"run.folder", "warmup.folder"}  # where things lie changes no number
+_PLACES = {"run.folder", "pretrain.folder"}  # where things lie changes no number
 
 
 def resolved(run: Run, home: Path = HOME) -> Config:
     """The whole configuration of a run, its folder included.
 
     Raises:
-        TypeError, ConfigError: a setting that does not exist, or that nothing would read.
+        ConfigError: a setting that does not exist, or that nothing would read.
     """
-    wanted = settings(run)
-    places = {"run.folder": str(home / key(_config(wanted)))}
-    if "warmup.folder" in wanted:
-        places["warmup.folder"] = str(home / "warmup")
-    return _config(wanted | places)
+    wanted = layers(run)
+    cfg = resolve(*wanted)
+    places = {"run.folder": str(home / key(cfg))}
+    if cfg.pretrain.folder:
+        places["pretrain.folder"] = str(home / "pretrained")
+    return resolve(*wanted, places)
+
+
+def flat(run: Run, home: Path = HOME) -> dict[str, Any]:
+    """The same as {'section.name': value}."""
+    return flatten(resolved(run, home))
 
 
 def folder(run: Run, home: Path = HOME) -> Path:
@@ -45,8 +51,8 @@ def folder(run: Run, home: Path = HOME) -> Path:
 
 def key(cfg: Config) -> str:
     """16 hexadecimal digits of the settings and of the code."""
-    flat = {k: v for k, v in flatten(cfg).items() if k not in _PLACES}
-    text = json.dumps([flat, code_version()], sort_keys=True)
+    own = {k: v for k, v in flatten(cfg).items() if k not in _PLACES}
+    text = json.dumps([own, code_version()], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -59,15 +65,6 @@ def outcome(run: Run, home: Path = HOME) -> dict[str, Any]:
     """How it ended: `exit` (0, or 3 where it diverged), `message`, `seconds`, `code`."""
     found: dict[str, Any] = json.loads((folder(run, home) / "outcome.json").read_text())
     return found
-
-
-def _config(wanted: dict[str, Any]) -> Config:
-    sections: dict[str, dict[str, Any]] = {}
-    for name, value in wanted.items():
-        section, setting = name.split(".")
-        sections.setdefault(section, {})[setting] = value
-    kinds = {name: f.default_factory for name, f in Config.__dataclass_fields__.items()}
-    return Config(**{name: kinds[name](**values) for name, values in sections.items()})  # type: ignore[operator,arg-type]
 
 
 @functools.cache

@@ -18,9 +18,9 @@ from paper_figures.analysis import run_statistics
 from paper_figures.analysis.run_statistics import Interval
 from paper_figures.drawing import plots, style
 from paper_figures.experiments import run_lists
-from paper_figures.experiments.configurations import WORLDS, Run, settings
+from paper_figures.experiments.configurations import WORLDS, Run
 from paper_figures.experiments.run_lists import Scale
-from paper_figures.experiments.run_store import HOME, folder
+from paper_figures.experiments.run_store import HOME, flat, folder
 
 LEVELS = (0.8, 0.95)  # of the way from where it starts to where on-policy training ends
 TITLES = {
@@ -43,7 +43,7 @@ def weights(run: Run, role: str, home: Path = HOME) -> int:
 
 def spent(run: Run, unit: str, home: Path = HOME) -> tuple[np.ndarray, np.ndarray]:
     """At each evaluation: seconds or FLOPs spent before it, and the pass rate."""
-    wanted, total, found = settings(run), 0.0, []
+    wanted, total, found = flat(run, home), 0.0, []
     alone, counted = "on-policy" in run.method, unit == "FLOPs"
     policy = weights(run, "policy", home) if counted else 0
     actor = policy if alone or not counted else weights(run, "actor", home)

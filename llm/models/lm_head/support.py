@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor
 
 from llm.models import loading, sharding
 from llm.models.loading import Model, plain
-from llm.settings.loading import Config, ConfigError
+from llm.settings.loading import Config, ConfigError, ModelConfig
 
 from .chunked import Head
 
@@ -27,7 +27,7 @@ def in_blocks(cfg: Config, vocabulary: int) -> bool:
     """Whether the settings ask for blocks, as far as the models allow them."""
     if cfg.optim.head != "auto":
         return cfg.optim.head == "chunked"
-    return vocabulary >= BLOCKS_FROM and not cfg.loss.distill_top_k
+    return vocabulary >= BLOCKS_FROM and not cfg.actor.distill_top_k
 
 
 def chunked(cfg: Config, policy: Model, actor: Model) -> bool:
@@ -38,7 +38,7 @@ def chunked(cfg: Config, policy: Model, actor: Model) -> bool:
     """
     if not in_blocks(cfg, loading.logits_width(policy)):
         return False
-    own = cfg.actor.kind in ("separate", "frozen")  # the others have the policy's head
+    own = isinstance(cfg.actor, ModelConfig)  # the others have the policy's head
     roles = {"policy": policy} | ({"actor": actor} if own else {})
     if heads_of(roles, cfg.optim.head) is None:
         return False

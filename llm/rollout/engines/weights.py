@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from llm.checkpoints.state_tensors import own_storage, place_of
 from llm.models.loading import Model, plain, quiet, with_lora
 from llm.settings.loading import Config, ConfigError, ModelConfig
+from llm.settings.schema import QuantizedActor, TrainedModelConfig
 
 from .base import GenerationRequest, Result, generate
 
@@ -22,7 +23,7 @@ from .base import GenerationRequest, Result, generate
 def shape_of(model: Model, cfg: Config) -> dict[str, Any]:
     """What `build_shell` needs, as values that JSON can hold."""
     inner = plain(model)
-    part = cfg.actor if cfg.actor.kind in ("separate", "frozen") else cfg.policy
+    part: ModelConfig = cfg.actor if isinstance(cfg.actor, ModelConfig) else cfg.policy
     lora = any(".lora_A." in name for name, _ in model.named_parameters())
     return {
         "model": type(inner).__name__,
@@ -34,7 +35,7 @@ def shape_of(model: Model, cfg: Config) -> dict[str, Any]:
         # torch multiplies frozen weights by another routine, whose last bits differ
         "trained": [name for name, p in model.named_parameters() if p.requires_grad],
         "wrapped": inner is not model,
-        "bits": cfg.actor.bits if cfg.actor.kind == "quantized" else 0,
+        "bits": cfg.actor.bits if isinstance(cfg.actor, QuantizedActor) else 0,
     }
 
 
@@ -54,7 +55,7 @@ def build_shell(shape: dict[str, Any], device: str) -> Model:
     model.tie_weights()
     if shape["lora"]:
         rank, alpha = shape["lora"]
-        model = with_lora(model, ModelConfig(lora_rank=rank, lora_alpha=alpha), seed=0)
+        model = with_lora(model, TrainedModelConfig(lora_rank=rank, lora_alpha=alpha), seed=0)
         model = model if shape["wrapped"] else plain(model)
     if shape["bits"]:
         from llm.models.actors import quantized
