@@ -4,20 +4,26 @@ VENV := .venv
 VLLM := .venv-vllm
 TRL := .venv-trl
 VLLM_NEEDS := 'numpy>=2.1' array-api-compat tyro matplotlib peft pytest hypothesis
-DEMO := llm/configs/demo.toml
 RUN := OMP_NUM_THREADS=1 $(VENV)/bin/python
+# One worker per core, a file of tests at a time, in the order of tests/conftest.py.
+PYTEST := $(RUN) -m pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+DEMO := $(VENV)/bin/python -m llm train llm/configs/demo.toml
+DEMO_PARTS := demo-jackpot demo-none demo-tis_distill demo-fig2 demo-core
 
-.PHONY: help install demo test test-slow test-vllm check format bench bench-trl clean
+.PHONY: help install demo $(DEMO_PARTS) test test-slow test-vllm check format bench bench-trl clean
 
 help:
 	@echo "make demo     check the core, train a policy from a smaller actor's rollouts, draw the pictures"
-	@echo "make test     all tests"
+	@echo "make demo-PART  one part of it alone: jackpot, none, tis_distill, fig2, core"
+	@echo "make test     all tests, on every core"
 	@echo "make test-slow  the tests that take minutes: a real model (93 MB from PyPI), reasoning-gym"
 	@echo "make test-vllm  vLLM as the rollout engine, on the CPU, in an environment of its own (3.5 GB)"
 	@echo "make check    tests, lint, format and types"
 	@echo "make bench    the benchmarks (ratios measured in one run)"
 	@echo "make bench-trl  beside TRL's trainer, in an environment of its own (1.6 GB, more with CUDA's libraries)"
+	@echo "make format   lint's own repairs, and the format"
 	@echo "make install  only make .venv"
+	@echo "make clean    remove the environments and what was built"
 
 install: $(VENV)/.installed
 
@@ -27,17 +33,35 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
+# Ctrl-C ends every part. The same command goes on: finished runs are kept, others resume. The first
+# run to start pretrains the models; the others wait for them. On a dumb terminal progress comes in
+# whole lines, which do not write over each other's.
+$(DEMO_PARTS): export OMP_NUM_THREADS := 1
+$(DEMO_PARTS): export TERM := dumb
+
 demo: install
-	@# Each step goes on where it was interrupted: finished runs are kept, others resume.
-	$(RUN) -m sim check
-	$(RUN) -m llm train $(DEMO)
-	$(RUN) -m llm train $(DEMO) llm/configs/demo_none.toml
-	$(RUN) -m llm train $(DEMO) llm/configs/demo_tis_distill.toml
-	$(RUN) -m paper_figures fig2 --out runs/demo
+	@$(MAKE) --no-print-directory -j $(DEMO_PARTS)
 	$(RUN) -m paper_figures demo runs/demo
 
+demo-jackpot: install
+	$(DEMO)
+
+demo-none: install
+	$(DEMO) llm/configs/demo_none.toml
+
+demo-tis_distill: install
+	$(DEMO) llm/configs/demo_tis_distill.toml
+
+demo-fig2: install
+	$(VENV)/bin/python -m paper_figures fig2 --out runs/demo
+
+demo-core: install
+	@mkdir -p runs/demo
+	exec $(VENV)/bin/python -m sim check >runs/demo/check.txt 2>&1
+	@tail -n 1 runs/demo/check.txt
+
 test: install
-	$(RUN) -m pytest
+	$(PYTEST)
 
 test-slow: install
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,smollm2,gym]'
@@ -57,7 +81,7 @@ check: install
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	$(RUN) -m pytest
+	$(MAKE) --no-print-directory test
 
 format: install
 	$(VENV)/bin/ruff check --fix .

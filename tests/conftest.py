@@ -1,7 +1,9 @@
-"""Hypothesis profiles (HYPOTHESIS_PROFILE = dev, ci or nightly) and one torch thread."""
+"""Hypothesis profiles (HYPOTHESIS_PROFILE = dev, ci or nightly), one torch thread, and the order."""
 
 import os
+from pathlib import Path
 
+import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
@@ -16,3 +18,19 @@ settings.register_profile("nightly", max_examples=5000, **_common)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 
 torch.set_num_threads(1)
+
+LONGEST = (  # these files start first, so that no worker begins one of them when the others are done
+    "paper_figures/test_smoke.py",
+    "llm/training/test_ranks.py",
+    "llm/test_whole_runs.py",
+    "llm/test_train.py",
+    "llm/rollout/engines/test_engines.py",
+    "paper_figures/experiments/test_runner.py",
+    "llm/runs/test_signals.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    root = Path(__file__).parent
+    rank = {root / name: i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path, len(rank)))  # stable

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 
 
 class Progress:
-    """Rewrites its line on a terminal; elsewhere prints a line now and then."""
+    """Rewrites its line on a terminal; elsewhere, or with TERM=dumb, prints one now and then."""
 
     def __init__(self, label: str, total: int, done: int = 0, silent: bool = False) -> None:
         self.label, self.total, self.first, self.silent = label, total, done, silent
         self.start = self.shown = time.monotonic()
-        self.live = sys.stderr.isatty()
+        self.live = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
 
     def show(self, done: int, text: str) -> None:
         now = time.monotonic()
