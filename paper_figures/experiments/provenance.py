@@ -14,28 +14,30 @@ from .run_lists import FULL, Scale
 from .run_store import ROOT, code_version
 
 FILE = "made.json"
-_DRAWN_BY = (
-    "paper_figures/**/*.py",
-    "paper_figures/**/*.toml",
-    "paper_figures/**/*.csv",
-    "sim/**/*.py",
-)
+_SUFFIXES = (".py", ".toml", ".csv")
 
 
 @functools.cache
 def version() -> str:
     """12 hexadecimal digits of the code that trains, the code that draws, and the data it reads."""
-    own = sorted(p for pattern in _DRAWN_BY for p in ROOT.glob(pattern) if "out" not in p.parts)
-    parts = [code_version(), *(hashlib.sha256(p.read_bytes()).hexdigest() for p in own)]
+    parts = [code_version(), *(hashlib.sha256(p.read_bytes()).hexdigest() for p in drawn_by())]
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:12]
+
+
+def drawn_by(root: Path = ROOT) -> list[Path]:
+    """The code, settings and data of sim and paper_figures, in folders of any depth; but what was
+    drawn, paper_figures/out, is no input."""
+    files = [p for top in ("sim", "paper_figures") for p in (root / top).rglob("*")]
+    out = root / "paper_figures" / "out"
+    return sorted(p for p in files if p.suffix in _SUFFIXES and out not in p.parents)
 
 
 def note(out: Path, name: str, scale: Scale, runs: Iterable[Run]) -> None:
     """Write down that a figure was drawn now, from these runs."""
-    found = read(out)
+    figures = read(out)
     seeds = sorted({r.seed for r in runs})
-    found[name] = {"scale": scale.name, "seeds": seeds, "code": version()}
-    text = json.dumps(dict(sorted(found.items())), indent=1) + "\n"
+    figures[name] = {"scale": scale.name, "seeds": seeds, "code": version()}
+    text = json.dumps(dict(sorted(figures.items())), indent=1) + "\n"
     draft = out / f"{FILE}.draft"
     draft.write_text(text, encoding="utf-8")
     draft.replace(out / FILE)
@@ -49,17 +51,17 @@ def read(out: Path) -> dict[str, dict[str, Any]]:
 
 def fresh(out: Path, name: str) -> str:
     """Empty if the figure is of the present code; else why it is not to be shown."""
-    found = read(out).get(name)
-    if found is None:
+    drawn = read(out).get(name)
+    if drawn is None:
         return "not made yet"
-    if found["code"] != version():
+    if drawn["code"] != version():
         return "made by another version of the code"
     return ""
 
 
-def scale_text(found: dict[str, Any]) -> str:
+def scale_text(drawn: dict[str, Any]) -> str:
     """In words, for a caption."""
-    words = "full scale" if found["scale"] == FULL.name else "quick: an eighth of the steps"
-    seeds = ", ".join(str(s) for s in found["seeds"])
-    many = "s" * (len(found["seeds"]) > 1)
+    words = "full scale" if drawn["scale"] == FULL.name else "quick: an eighth of the steps"
+    seeds = ", ".join(str(s) for s in drawn["seeds"])
+    many = "s" * (len(drawn["seeds"]) > 1)
     return f"{words}; seed{many} {seeds}" if seeds else ""

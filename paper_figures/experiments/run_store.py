@@ -12,6 +12,7 @@ import hashlib
 import importlib.metadata
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,12 @@ from .configurations import Run, layers
 
 ROOT = Path(__file__).resolve().parents[2]
 HOME = Path(os.environ.get("JACKPOT_FIGURE_RUNS", ROOT / "runs" / "paper")).absolute()
-_DOORS = ("llm.commands.train", "llm.commands.evaluate")  # what `pool` runs
+DOORS = (  # where training and evaluation start: two commands, and two processes of their own
+    "llm.commands.train",
+    "llm.commands.evaluate",
+    "llm.rollout.engines.worker",
+    "llm.rewards.math_verifier_worker",
+)
 _LIBRARIES = ("torch", "transformers", "numpy")
 _PLACES = {"run.folder", "pretrain.folder"}  # where things lie changes no number
 
@@ -63,46 +69,62 @@ def finished(run: Run, home: Path = HOME) -> bool:
 
 def outcome(run: Run, home: Path = HOME) -> dict[str, Any]:
     """How it ended: `exit` (0, or 3 where it diverged), `message`, `seconds`, `code`."""
-    found: dict[str, Any] = json.loads((folder(run, home) / "outcome.json").read_text())
-    return found
+    return dict(json.loads((folder(run, home) / "outcome.json").read_text()))
 
 
 @functools.cache
 def code_version() -> str:
     """12 hexadecimal digits of all code that training can reach, comments and docstrings left out,
     and of the versions of the libraries that compute."""
-    seen: dict[str, str] = {}
-    todo = list(_DOORS)
-    while todo:
-        name = todo.pop()
-        path = _file(name)
-        if path is None or name in seen:
-            continue
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        seen[name] = ast.dump(_without_docstrings(tree))
-        todo += _imported(tree, name if path.name == "__init__.py" else name.rpartition(".")[0])
+    trees = {name: _without_docstrings(tree) for name, (_, tree) in _parsed(DOORS).items()}
+    code = sorted((name, ast.dump(tree)) for name, tree in trees.items())
     versions = [importlib.metadata.version(library) for library in _LIBRARIES]
-    text = json.dumps([sorted(seen.items()), versions])
+    text = json.dumps([code, versions])
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+def reached(doors: Iterable[str] = DOORS) -> dict[str, Path]:
+    """Modules of llm and jackpot that importing the doors could load, and their files.
+
+    Whatever a file names in an import is followed, inside functions too; so is the `__init__` of
+    each package on the way to a module, which Python runs first.
+    """
+    return {name: path for name, (path, _) in _parsed(doors).items()}
+
+
+def _parsed(doors: Iterable[str]) -> dict[str, tuple[Path, ast.Module]]:
+    modules: dict[str, tuple[Path, ast.Module]] = {}
+    todo = list(doors)
+    while todo:
+        name = todo.pop()
+        if name in modules or (path := _file(name)) is None:
+            continue
+        tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+        modules[name] = path, tree
+        package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+        todo += [name.rpartition(".")[0], *_imported(tree, package)]
+    return modules
+
+
 def _file(module: str) -> Path | None:
-    """Where a module of ours lies; None for those of others."""
+    """Where a module of ours lies; None for those of others, and for what is no module."""
     if module.split(".")[0] not in ("llm", "jackpot"):
         return None
     path = ROOT / module.replace(".", "/")
-    found = [p for p in (path.with_suffix(".py"), path / "__init__.py") if p.is_file()]
-    return found[0] if found else None
+    places = (path / "__init__.py", path.with_suffix(".py"))  # Python prefers the package
+    return next((p for p in places if p.is_file()), None)
 
 
 def _imported(tree: ast.AST, package: str) -> set[str]:
-    """Modules that a file names in imports, wherever they stand; and names that may be modules."""
+    """Modules that a file of `package` names in imports, wherever they stand; relative ones of any
+    level. Of `from a import b` both a and a.b, which may be a module."""
     names: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            inside = package.split(".")[: package.count(".") + 2 - node.level] if node.level else []
+            above = package.split(".")
+            inside = above[: len(above) + 1 - node.level] if node.level else []
             base = ".".join([*inside, *([node.module] if node.module else [])])
             names |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
     return names

@@ -71,3 +71,35 @@ def test_a_module_that_is_gone_is_an_error(copy):
     (copy / "llm/algorithm/correction.py").unlink()
     with pytest.raises(Stale, match="has no correction"):
         fig3.verify(copy)
+
+
+def test_names_are_found_in_folders_of_any_depth_and_through_their_init_files(tmp_path):
+    (tmp_path / "p/a/b").mkdir(parents=True)
+    (tmp_path / "p/a/b/deep.py").write_text("class Head:\n    def read(self, x): ...\n")
+    (tmp_path / "p/a/__init__.py").write_text("from .tools import hammer\n")
+    (tmp_path / "p/a/tools.py").write_text("\n\ndef hammer(nail): ...\n")
+    assert source_names.find("p.a.b.deep.Head.read", tmp_path).place == "p/a/b/deep.py:2"
+    assert source_names.find("p.a.hammer", tmp_path).place == "p/a/tools.py:3"
+    assert source_names.find("p.a.tools.hammer", tmp_path).takes == {"nail"}
+    for name, said in (
+        ("p.a.b.dep.Head", "p/a/b has no dep; perhaps deep"),
+        ("p.a.hamer", "has no hamer; perhaps hammer"),
+        ("p.a.c.deep.Head", "p/a has no c"),
+        ("p.a.b.deep.Haed", "has no Haed; perhaps Head"),
+    ):
+        with pytest.raises(Stale, match=said):
+            source_names.find(name, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["llm.settings.load", "llm.distributed.process_group"])
+def test_a_name_that_a_folder_hands_on_is_found_where_it_is_defined(name):
+    found = source_names.find(name)
+    assert ROOT / found.file == Path(inspect.getsourcefile(inspect.unwrap(imported(name))))
+
+
+def test_all_names_of_figure_3_resolve():
+    """Its boxes, and the callers that its arrows are read from."""
+    names = {n for node in fig3.NODES.values() for pair in node.names for n in pair if n}
+    assert len(names) > 20
+    for name in names:
+        assert (ROOT / source_names.find(name).file).is_file(), name

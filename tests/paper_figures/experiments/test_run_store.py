@@ -1,10 +1,16 @@
 """Runs of the figures: what names them and what is kept."""
 
 import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
-from figure_runs import SEED
+from figure_runs import SEED, tiny
 
+from llm import settings
 from paper_figures.experiments import run_store
 from paper_figures.experiments.configurations import run
 
@@ -55,3 +61,90 @@ def test_a_docstring_is_no_code():
     assert ast.dump(run_store._without_docstrings(one)) == ast.dump(
         run_store._without_docstrings(other)
     )
+
+
+LOADED = """
+import json, sys
+from llm.commands import evaluate, train
+config, folder, result = sys.argv[1:]
+assert train.main([config]) == 0
+assert evaluate.main([folder, "--prompts", "4", "--samples", "2"]) == 0
+files = {n: getattr(m, "__file__", None) for n, m in sys.modules.items()}
+own = {n: f for n, f in files.items() if f and n.split(".")[0] in ("llm", "jackpot")}
+open(result, "w").write(json.dumps(own))
+"""
+
+
+def test_all_that_a_real_training_loads_is_in_the_hash(tmp_path):
+    """Every module of llm and jackpot that a process has loaded after training and evaluating."""
+    own = tiny("jackpot", run__steps=2, warmup__policy_steps=2, warmup__actor_steps=2)
+    cfg = run_store.resolved(own, tmp_path)
+    (tmp_path / "tiny.toml").write_text(settings.dump(cfg))
+    arguments = [str(tmp_path / "tiny.toml"), cfg.run.folder, str(tmp_path / "loaded.json")]
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED, *arguments],
+        cwd=run_store.ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True,
+        text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    loaded = json.loads((tmp_path / "loaded.json").read_text())
+    assert {"llm", "llm.train", "llm.training.update", "llm.runs.metrics", "jackpot"} <= set(loaded)
+    hashed = run_store.reached()
+    assert {name: Path(file) for name, file in loaded.items()}.items() <= hashed.items()
+
+
+def test_processes_of_their_own_are_doors():
+    """A file that is run as a program, and not by a person, starts something that training uses."""
+    programs = {
+        ".".join(p.relative_to(run_store.ROOT).with_suffix("").parts)
+        for p in (run_store.ROOT / "llm").rglob("*.py")
+        if 'if __name__ == "__main__"' in p.read_text(encoding="utf-8")
+    }
+    by_a_person = {"llm.__main__", "llm.runs.metrics"}
+    assert programs - by_a_person <= set(run_store.DOORS)
+    assert all(run_store._file(door) for door in run_store.DOORS)
+
+
+def plant(root: Path, files: dict[str, str]) -> None:
+    for name, source in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(source)
+
+
+def test_imports_are_followed_at_any_level_and_through_init_files(tmp_path, monkeypatch):
+    """Each file is named by one other alone: what is missed drops out of the hash."""
+    plant(
+        tmp_path,
+        {
+            "llm/__init__.py": "import jackpot\n",
+            "llm/commands/__init__.py": "from . import words\n",
+            "llm/commands/words.py": "",
+            "llm/commands/train.py": "def main():\n    from llm import distributed\n",
+            "llm/distributed/__init__.py": "from .collectives import rank\n",
+            "llm/distributed/collectives.py": "from ..settings.schema import Run\n",
+            "llm/settings/__init__.py": "from .loading import load\n",
+            "llm/settings/loading.py": "",
+            "llm/settings/schema.py": "from ..models.lm_head import chunked\n",
+            "llm/models/__init__.py": "",
+            "llm/models/lm_head/__init__.py": "",
+            "llm/models/lm_head/chunked.py": "from ... import errors\nfrom .. import roles\n",
+            "llm/models/roles.py": "import torch, os\n",
+            "llm/errors.py": "import llm.randomness\n",
+            "llm/randomness.py": "",
+            "llm/report.py": "",  # nobody imports it
+            "jackpot/__init__.py": "from .budget import lam\n",
+            "jackpot/budget.py": "",
+        },
+    )
+    monkeypatch.setattr(run_store, "ROOT", tmp_path)
+    files = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.py")}
+    seen = run_store.reached(["llm.commands.train"]).values()
+    assert {p.relative_to(tmp_path).as_posix() for p in seen} == files - {"llm/report.py"}
+
+
+@pytest.mark.parametrize(
+    "module", ["llm.distributed.collectives", "llm.rollout.engines.worker", "llm.settings"]
+)
+def test_a_change_behind_an_init_file_or_in_another_process_changes_the_version(code, module):
+    assert code(module, "\nADDED = 1\n") != run_store.code_version()
