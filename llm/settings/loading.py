@@ -10,51 +10,17 @@ import dataclasses
 import sys
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llm.errors import ConfigError
 
-from .schema import (
-    ActorConfig,
-    AlarmConfig,
-    ControlConfig,
-    CorrectionConfig,
-    DigitTask,
-    JackpotCorrection,
-    LossConfig,
-    ModelConfig,
-    NoControl,
-    OptimConfig,
-    PretrainConfig,
-    RolloutConfig,
-    RunConfig,
-    SeparateActor,
-    TaskConfig,
-    TrainedModelConfig,
-)
+from .schema import ModelConfig, Settings
 from .sections import Word, default_values, flat_table, flatten, nested_table, settings_of, updated
 from .validation import check, without_effect
 
 __all__ = ["Config", "ConfigError", "ModelConfig", "dump", "flatten", "load", "resolve"]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """All sections, not yet checked."""
-
-    task: TaskConfig = field(default_factory=DigitTask)
-    policy: TrainedModelConfig = field(default_factory=TrainedModelConfig)
-    actor: ActorConfig = field(default_factory=SeparateActor)
-    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
-    rollout: RolloutConfig = field(default_factory=RolloutConfig)
-    correction: CorrectionConfig = field(default_factory=JackpotCorrection)
-    loss: LossConfig = field(default_factory=LossConfig)
-    control: ControlConfig = field(default_factory=NoControl)
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    alarm: AlarmConfig = field(default_factory=AlarmConfig)
-    run: RunConfig = field(default_factory=RunConfig)
 
 
 @dataclass(frozen=True)

@@ -599,3 +599,20 @@ class RunConfig:
 
 
 DIGIT_SYNONYMS_MAX = 2000  # of each digit: 19,990 characters of the block
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All sections, not yet checked."""
+
+    task: TaskConfig = field(default_factory=DigitTask)
+    policy: TrainedModelConfig = field(default_factory=TrainedModelConfig)
+    actor: ActorConfig = field(default_factory=SeparateActor)
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    correction: CorrectionConfig = field(default_factory=JackpotCorrection)
+    loss: LossConfig = field(default_factory=LossConfig)
+    control: ControlConfig = field(default_factory=NoControl)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    alarm: AlarmConfig = field(default_factory=AlarmConfig)
+    run: RunConfig = field(default_factory=RunConfig)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from llm.errors import ConfigError
 
@@ -19,11 +19,9 @@ from .schema import (
     JackpotCorrection,
     ModelConfig,
     ProblemsTask,
+    Settings,
 )
 from .sections import default_values, flatten
-
-if TYPE_CHECKING:
-    from .loading import Settings
 
 _POSITIVE = (
     "task.digits_min task.digits_max task.digit_synonyms task.prompt_tokens_max task.size "

@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
-_NODE = ast.FunctionDef | ast.ClassDef
+Definition = ast.FunctionDef | ast.ClassDef
 
 
 class Stale(ValueError):
     """A name that the source does not have, or does not use as said."""
 
 
-class Definition(NamedTuple):
+class Found(NamedTuple):
     """Where a name is defined, and what it takes: a function's parameters, a class's fields."""
 
-    node: _NODE
+    node: Definition
     file: str
     takes: frozenset[str]
 
@@ -32,8 +32,8 @@ class Definition(NamedTuple):
         return f"{self.file}:{self.node.lineno}"
 
 
-def find(name: str, root: Path = ROOT) -> Definition:
-    """The definition of a dotted name: `llm.rollout.sampling.sample`, `jackpot.accept_prob`.
+def find(name: str, root: Path = ROOT) -> Found:
+    """The definition of a dotted name, such as `llm.rollout.sample` or `jackpot.accept_prob`.
 
     Follows a package's `from .module import name`; a class's method is `module.Class.method`.
 
@@ -46,7 +46,7 @@ def find(name: str, root: Path = ROOT) -> Definition:
         raise Stale(f"{name} is a module; name a function or a class in it")
     body = _tree(file).body
     for i, part in enumerate(rest):
-        defined = {n.name: n for n in body if isinstance(n, _NODE)}
+        defined = {n.name: n for n in body if isinstance(n, Definition)}
         origin = _origins(file).get(part)
         if part not in defined and i == 0 and origin:
             parents = file.parent.relative_to(root).parts
@@ -55,7 +55,7 @@ def find(name: str, root: Path = ROOT) -> Definition:
             raise Stale(_missing(name, part, file.relative_to(root), [*defined, *_origins(file)]))
         body = defined[part].body
     node = defined[part]
-    return Definition(node, file.relative_to(root).as_posix(), _takes(node))
+    return Found(node, file.relative_to(root).as_posix(), _takes(node))
 
 
 def check_call(name: str, caller: str, root: Path = ROOT) -> None:
@@ -83,18 +83,16 @@ def check_carried(carried: str, targets: list[str], root: Path = ROOT) -> str:
     """
     known: set[str] = set()
     for target in targets:
-        definition = find(target, root)
+        found = find(target, root)
         strings = {
             n.value
-            for n in ast.walk(_tree(root / definition.file))
+            for n in ast.walk(_tree(root / found.file))
             if isinstance(n, ast.Constant) and isinstance(n.value, str)
         }
-        if carried in definition.takes | strings:
+        if carried in found.takes | strings:
             return target
-        known |= definition.takes
-    raise Stale(
-        f"{', '.join(targets)} ({definition.place}) takes no {carried}{_hint(carried, known)}"
-    )
+        known |= found.takes
+    raise Stale(f"{', '.join(targets)} ({found.place}) takes no {carried}{_hint(carried, known)}")
 
 
 def _file(root: Path, package: str, rest: list[str]) -> tuple[Path, list[str]]:
@@ -127,7 +125,7 @@ def _origins(file: Path) -> dict[str, str]:
     return {alias.name: n.module for n in statements if n.module for alias in n.names}
 
 
-def _takes(node: _NODE) -> frozenset[str]:
+def _takes(node: Definition) -> frozenset[str]:
     if isinstance(node, ast.ClassDef):
         fields = [n.target for n in node.body if isinstance(n, ast.AnnAssign)]
         return frozenset(t.id for t in fields if isinstance(t, ast.Name))

@@ -77,7 +77,7 @@ open(result, "w").write(json.dumps(own))
 
 def test_all_that_a_real_training_loads_is_in_the_hash(tmp_path):
     """Every module of llm and jackpot that a process has loaded after training and evaluating."""
-    own = tiny("jackpot", run__steps=2, warmup__policy_steps=2, warmup__actor_steps=2)
+    own = tiny("jackpot", run__steps=2, pretrain__policy_steps=2, pretrain__actor_steps=2)
     cfg = run_store.resolved(own, tmp_path)
     (tmp_path / "tiny.toml").write_text(settings.dump(cfg))
     arguments = [str(tmp_path / "tiny.toml"), cfg.run.folder, str(tmp_path / "loaded.json")]
@@ -88,7 +88,9 @@ def test_all_that_a_real_training_loads_is_in_the_hash(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     loaded = json.loads((tmp_path / "loaded.json").read_text())
-    assert {"llm", "llm.train", "llm.training.update", "llm.runs.metrics", "jackpot"} <= set(loaded)
+    assert {"llm", "llm.train", "llm.training.weights", "llm.runs.metrics", "jackpot"} <= set(
+        loaded
+    )
     hashed = run_store.reached()
     assert {name: Path(file) for name, file in loaded.items()}.items() <= hashed.items()
 
