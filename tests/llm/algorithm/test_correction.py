@@ -12,6 +12,7 @@ from correction_cases import draw, log_softmax, uniform, weights_of
 from llm.algorithm.correction import (
     CorrectionInputs,
     CorrectionState,
+    kept_before,
     next_state,
     token_weights,
     truncated_ratio,
@@ -169,6 +170,24 @@ def test_with_scope_prefix_a_token_counts_as_far_as_all_before_it_were_kept(mask
         (alone.accepted * torch.tensor(before)).tolist()
     )
     assert torch.equal(found.accept_prob, alone.accept_prob) and torch.equal(found.z, alone.z)
+
+
+@pytest.mark.parametrize("rows", [ROWS, [0], [5] * 6, [3, 1, 2], []])
+def test_kept_before_is_the_product_over_the_earlier_tokens_of_the_completion(rows):
+    """In plain Python; 1 at the first token, and a completion's own last token never counts."""
+    kept = uniform(len(rows), seed=8)
+    if len(rows) > 6:
+        kept[1] = 0.0
+    wanted = []
+    for i, row in enumerate(rows):
+        product = 1.0
+        for j in range(i):
+            if rows[j] == row:
+                product *= float(kept[j])
+        wanted.append(product)
+    found = kept_before(kept, torch.tensor(rows, dtype=torch.int64))
+    assert found.tolist() == pytest.approx(wanted) and found.dtype == kept.dtype
+    assert kept_before(kept.float(), torch.tensor(rows)).dtype == torch.float32
 
 
 def test_coins_of_a_whole_prefix_average_to_the_expected_prefix():

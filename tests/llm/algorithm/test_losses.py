@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 import pytest
 import torch
 
 from llm.algorithm.correction import CorrectionInputs, CorrectionState, token_weights
-from llm.algorithm.losses import distill_sum, ppo_clip_sum, token_scale
+from llm.algorithm.losses import actor_ppo_sum, distill_sum, joint_loss, ppo_clip_sum, token_scale
 from llm.models.lm_head.chunked import HeadInput, KLPair
 from llm.settings.schema import LossConfig
 from llm.training.forward import distill_kl, logprobs_and_kls
@@ -52,6 +53,73 @@ def test_infinite_clips_leave_the_ratio_alone():
     new = torch.tensor([2.0, -3.0])
     loss = ppo_clip_sum(new, torch.zeros(2), torch.tensor([1.0, -1.0]), torch.ones(2), INF, INF)
     assert loss.item() == pytest.approx(-(torch.exp(new) * torch.tensor([1.0, -1.0])).sum().item())
+
+
+RATIOS = {  # F of Sec. 2.2, with cap 1.6 and the band 0.7 to 1.5
+    "none": lambda r: 1.0,
+    "importance": lambda r: r,
+    "tis": lambda r: min(r, 1.6),
+    "icepop": lambda r: r if 0.7 <= r <= 1.5 else 0.0,
+}
+
+
+def actor_tokens():
+    """log p_actor now, log q, log p_actor_ref and advantages; log ratios of up to 1 either way."""
+    n = 24
+    q, gap, step = -1.0 - normal(20, n).abs(), 0.5 * normal(21, n), 0.3 * normal(22, n)
+    return (q + gap + step).requires_grad_(), q, q + gap, normal(23, n)
+
+
+def plain_actor_ppo(now, q, before, advantage, low, high, f):
+    """-sum F(p_actor_ref / q) min(r A, clip(r) A), r = p_actor / p_actor_ref, and d / d log p."""
+    total, gradient = 0.0, []
+    for new, proposal, old, a in zip(now, q, before, advantage, strict=True):
+        weight, r = f(math.exp(old - proposal)), math.exp(new - old)
+        clipped = min(max(r, 1 - low), 1 + high)
+        total -= weight * min(r * a, clipped * a)
+        gradient.append(-weight * r * a if r * a <= clipped * a else 0.0)
+    return total, gradient
+
+
+@pytest.mark.parametrize("type_", RATIOS)
+@pytest.mark.parametrize("clip", [(0.2, 0.3), (INF, INF)], ids=["clipped", "not clipped"])
+def test_the_actors_loss_and_its_gradient_are_eq_6_token_by_token(type_, clip):
+    """With type none the ratio is to q itself and the weight is 1."""
+    now, q, before, advantage = actor_tokens()
+    loss = actor_ppo_sum(now, q, before, advantage, *clip, type=type_, cap=1.6, low=0.7, high=1.5)
+    loss.backward()
+    old = q if type_ == "none" else before
+    rows = [x.detach().double().tolist() for x in (now, q, old, advantage)]
+    total, gradient = plain_actor_ppo(*rows, *clip, RATIOS[type_])
+    assert loss.item() == pytest.approx(total, rel=1e-5)
+    assert now.grad.tolist() == pytest.approx(gradient, rel=1e-4, abs=1e-6)
+    if clip[0] < INF:
+        assert 0.0 in gradient
+
+
+@pytest.mark.parametrize("type_", RATIOS)
+def test_in_a_single_update_the_actor_now_is_the_actor_before(type_):
+    """No p_actor_ref: the same as its own log-probabilities, held still, in loss and gradient."""
+    found = []
+    for given in (False, True):
+        now, q, _, advantage = actor_tokens()
+        before = now.detach() if given else None
+        loss = actor_ppo_sum(now, q, before, advantage, 0.2, 0.3, type=type_, cap=1.6)
+        loss.backward()
+        found.append((loss.detach(), now.grad))
+    assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][1], found[1][1])
+
+
+def test_the_joint_loss_is_the_sum_with_coefficients_on_both_kls_alone():
+    """Eq. 8 by hand, whichever terms there are; the gradient is the coefficient."""
+    values = {"loss_policy": 2.0, "loss_actor_ppo": -3.0, "loss_distill": 5.0, "loss_anchor": 7.0}
+    factors = {"loss_policy": 1.0, "loss_actor_ppo": 1.0, "loss_distill": 0.5, "loss_anchor": 0.25}
+    for names in (tuple(values), ("loss_policy",), ("loss_policy", "loss_distill")):
+        terms = {name: torch.tensor(values[name], requires_grad=True) for name in names}
+        total = joint_loss(terms, distill_coef=0.5, anchor_coef=0.25)
+        total.backward()
+        assert total.shape == () and total.item() == sum(factors[n] * values[n] for n in names)
+        assert {n: float(x.grad) for n, x in terms.items()} == {n: factors[n] for n in names}
 
 
 @pytest.mark.parametrize("poison", [1e3, -1e3, 1e30, INF, -INF, NAN])

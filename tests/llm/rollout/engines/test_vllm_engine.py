@@ -86,9 +86,10 @@ def test_the_same_order_gives_the_same_completions_and_a_part_its_part(opened):
     engine = opened[0]
     whole, again = engine.generate(1, PROBLEMS), engine.generate(1, PROBLEMS)
     part = engine.generate(1, PROBLEMS[3:], place=(48, 80))
-    assert whole.completions() == again.completions()
-    assert part.completions() == whole.completions()[48:]
-    assert engine.generate(2, PROBLEMS).completions() != whole.completions()
+    completions = whole.flat().completions()
+    assert completions == again.flat().completions()
+    assert part.flat().completions() == completions[48:]
+    assert engine.generate(2, PROBLEMS).flat().completions() != completions
 
 
 def test_after_an_update_the_log_probabilities_are_those_of_the_new_weights(opened):
@@ -105,14 +106,14 @@ def test_after_an_update_the_log_probabilities_are_those_of_the_new_weights(open
 HALF = """
 import sys
 from pathlib import Path
-from llm import engine_vllm, engine_worker
+from llm.rollout.engines import vllm_engine, worker as engine_worker
 
 def half(worker, weights):
-    some = list(engine_vllm.load_file(weights).items())[:3]
+    some = list(vllm_engine.load_file(weights).items())[:3]
     worker.model_runner.reload_weights(weights_iterator=iter(some))
     raise AssertionError("planted")
 
-engine_vllm._reload = half
+vllm_engine._reload = half
 engine_worker.main(Path(sys.argv[1]))
 """
 
