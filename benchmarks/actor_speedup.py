@@ -31,8 +31,6 @@ import numpy as np
 import torch
 
 from llm import settings
-from llm.algorithm.control import initial_controls
-from llm.algorithm.correction import CorrectionState
 from llm.models import loading
 from llm.models.actors import Actor
 from llm.models.lm_head import support
@@ -43,8 +41,10 @@ from llm.rollout.sampling import sample
 from llm.runs.nonfinite_guard import Guard
 from llm.tasks import factory
 from llm.tokenizers.character import CharTokenizer
-from llm.training import minibatches, optimizer, update
+from llm.train import update
 from llm.training.context import TrainContext
+from llm.training.minibatches import split_minibatches
+from llm.training.optimizer import Learner, open_learner, set_learning_rates
 
 with loading.quiet():
     from transformers import Qwen3Config, Qwen3ForCausalLM
@@ -94,12 +94,12 @@ class Scene:
         self.policy, self.actor = model(POLICY, 0), model(ACTOR, 1)
         tiny = ["--rollout.max_new_tokens", "64", "--policy.dtype", "bfloat16"]
         tiny += ["--task.digits_min", str(digits), "--task.digits_max", str(digits)]
-        self.joint = self._setup([*tiny, "--actor.dtype", "bfloat16"], "separate", self.actor)
+        self.joint = self._context([*tiny, "--actor.dtype", "bfloat16"], "separate", self.actor)
         own = [*tiny, "--actor.type", "self", "--correction.type", "none"]
-        self.own = self._setup(own, "self", self.policy)
-        self.optimizers = {id(s): optimizer.open_optimizers(s) for s in (self.joint, self.own)}
+        self.own = self._context(own, "self", self.policy)
+        self._learners = {id(c): open_learner(c, Guard(Path("."))) for c in (self.joint, self.own)}
 
-    def _setup(self, flags: list[str], kind: str, sampler: Any) -> TrainContext:
+    def _context(self, flags: list[str], kind: str, sampler: Any) -> TrainContext:
         cfg, tokenizer = settings.load([], flags), NoEnd()
         task = factory.open_task(cfg.task, tokenizer)
         scorer = scorers.open_scorer(cfg.task, tokenizer)
@@ -108,25 +108,23 @@ class Scene:
         parts = (cfg, tokenizer, task, scorer, self.policy, actor, None, device)
         return TrainContext(*parts, chunked=chunked)
 
-    def rollout(self, setup: TrainContext, sequences: int, tokens: int) -> Batch:
-        problems = setup.task.batch(0, 0, sequences // 4)
+    def rollout(self, ctx: TrainContext, sequences: int, tokens: int) -> Batch:
+        problems = ctx.task.batch(0, 0, sequences // 4)
         batch = sample(
-            setup.actor.model, setup.tokenizer, problems, np.random.default_rng(0),
+            ctx.actor.model, ctx.tokenizer, problems, np.random.default_rng(0),
             max_new_tokens=tokens, temperature=1.0, top_k=20, group=4,
-        )  # fmt: skip
+        ).flat()  # fmt: skip
         batch.advantage.copy_(torch.linspace(-1, 1, sequences))
         return batch
 
-    def train(self, setup: TrainContext, batch: Batch) -> None:
-        state, optimizers = CorrectionState(), self.optimizers[id(setup)]
-        optimizer.set_learning_rates(setup.cfg, optimizers, initial_controls(setup.cfg), 0.0, 0)
-        for share in minibatches.shares(setup, batch, state, 0):
-            update.update(
-                setup, optimizers, share, initial_controls(setup.cfg), state, Guard(Path(".")), 0
-            )
+    def train(self, ctx: TrainContext, batch: Batch) -> None:
+        learner: Learner = self._learners[id(ctx)]
+        set_learning_rates(ctx.cfg, learner, 0.0, 0)
+        for minibatch in split_minibatches(ctx, batch, learner, 0):
+            update(ctx, learner, minibatch, 0)
 
-    def step(self, setup: TrainContext, case: Case) -> None:
-        self.train(setup, self.rollout(setup, case.sequences, case.tokens))
+    def step(self, ctx: TrainContext, case: Case) -> None:
+        self.train(ctx, self.rollout(ctx, case.sequences, case.tokens))
 
 
 def seconds(body: Callable[[], object]) -> float:
@@ -154,17 +152,17 @@ def one_turn(world: Scene, case: Case) -> Turn:
     kinds = {"policy": world.own, "actor": world.joint}
     short_long, small_large = lengths(case)
     sampling, training, steps = {}, {}, {}
-    for name, setup in kinds.items():
+    for name, ctx in kinds.items():
         first, second = (
-            seconds(partial(world.rollout, setup, case.sequences, n)) for n in short_long
+            seconds(partial(world.rollout, ctx, case.sequences, n)) for n in short_long
         )
         sampling[name] = first, second
     batches = [world.rollout(world.joint, case.sequences, n) for n in small_large]
-    for name, setup in kinds.items():
-        first, second = (seconds(partial(world.train, setup, b)) for b in batches)
+    for name, ctx in kinds.items():
+        first, second = (seconds(partial(world.train, ctx, b)) for b in batches)
         training[name] = first, second
-    for name, setup in kinds.items():
-        steps[name] = seconds(partial(world.step, setup, case))
+    for name, ctx in kinds.items():
+        steps[name] = seconds(partial(world.step, ctx, case))
     return Turn(sampling, training, steps)
 
 
@@ -199,8 +197,8 @@ def main() -> int:
     entries, verdict = [], ""
     for case in CASES:
         world = Scene(case.digits)
-        for setup in (world.own, world.joint):  # first calls load and plan things
-            world.step(setup, case._replace(sequences=4, tokens=2))
+        for ctx in (world.own, world.joint):  # first calls load and plan things
+            world.step(ctx, case._replace(sequences=4, tokens=2))
         turns = [one_turn(world, case) for _ in range(args.repeats)]
         expected, g, rollout_cost, update_cost = predicted(case, turns)
         single = [t.steps["policy"] / t.steps["actor"] for t in turns]

@@ -44,7 +44,7 @@ from llm import settings as config
 from llm import train
 from llm.rewards.scorers import same_number
 from llm.runs import run_folder
-from llm.training import recorder
+from llm.training import run as run_steps
 
 PROMPTS, GROUP, PROMPT_TOKENS = 4, 8, 16
 STEPS, WARM = 7, 2
@@ -122,7 +122,7 @@ def ours(folder: Path, case: Case, scratch: Path, seed: int) -> Steps:
     ]  # fmt: skip
     cfg = config.load([], flags)
     found: Steps = []
-    clock, text = time.process_time(), recorder.progress_text
+    clock, text = time.process_time(), run_steps.progress_text
 
     def noted(row: dict) -> str:
         """Called once at the end of each step."""
@@ -132,12 +132,12 @@ def ours(folder: Path, case: Case, scratch: Path, seed: int) -> Steps:
         clock = now
         return text(row)
 
-    recorder.progress_text = noted
+    run_steps.progress_text = noted
     try:
         prepared = run_folder.prepare(cfg)
         train.train(cfg, prepared)
     finally:
-        recorder.progress_text = text
+        run_steps.progress_text = text
         run_folder.release(scratch)
     return found
 

@@ -30,18 +30,29 @@ from typing import Any, NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
-from gpu_scene import PROMPT_TOKENS, QUICK, Size, pair, sampled, settings, setup, stepped, wait
+from gpu_scene import (
+    PROMPT_TOKENS,
+    QUICK,
+    Size,
+    context,
+    learner_of,
+    pair,
+    sampled,
+    settings,
+    stepped,
+    wait,
+)
 from head import Inputs, chunked, lean_torch
 from memory_model import resident
 from torch import Tensor
 
 import jackpot
+from llm.algorithm.correction import TokenWeights
 from llm.algorithm.logprobs import chosen, log_tail
 from llm.models.lm_head.chunked import KLPair, chunked_logprobs
 from llm.planning import memory
 from llm.rollout.batch import Batch, positions
 from llm.training.context import TrainContext
-from llm.training.optimizer import open_optimizers
 
 FLOAT = torch.float32
 LIMITS = {
@@ -159,14 +170,13 @@ def engines(device: torch.device, size: Size) -> list[Row]:
     for name in ["hf", *(["vllm"] if importlib.util.find_spec("vllm") else [])]:
         cfg = settings(size, device, engine=name)
         batch, seconds = sampled(cfg, size, actor, device)
-        real, tokens = batch.is_completion, batch.completion_ids
+        real = batch.is_completion
         inputs = {"attention_mask": batch.is_real.long(), "position_ids": positions(batch.is_real)}
         with torch.no_grad():
             logits = exact(batch.ids, **inputs, logits_to_keep=real.shape[1] + 1).logits[:, :-1]
-        gap = chosen(torch.log_softmax(logits, -1), tokens) - batch.logp_inf
-        gap = gap[real].abs().mean()
-        found.append(Row(f"engine {name}: log-probability, mean nats", float(gap)))
-        found.append(Row(f"engine {name}: tokens/s", int(real.sum()) / seconds))
+        gap = chosen(torch.log_softmax(logits[real], -1), batch.token_ids) - batch.logp_inf
+        found.append(Row(f"engine {name}: log-probability, mean nats", float(gap.abs().mean())))
+        found.append(Row(f"engine {name}: tokens/s", len(batch.token_ids) / seconds))
     return found
 
 
@@ -177,35 +187,44 @@ def training_step(device: torch.device, size: Size) -> list[Row]:
     batch, _ = sampled(cfg, size, actor, device)
     wide = copy.deepcopy(policy).double(), copy.deepcopy(actor).double()
     as_wide = {k: v.double() for k, v in vars(batch).items() if getattr(v, "dtype", 0) is FLOAT}
-    exact, exact_grads = _gradients(setup(cfg, *wide, device), replace(batch, **as_wide))
+    exact = _gradients(context(cfg, *wide, device), replace(batch, **as_wide))
     rows = []
     for head in ("chunked", "dense"):
         pairs = copy.deepcopy(policy), copy.deepcopy(actor)
-        found, grads = _gradients(setup(cfg, *pairs, device, head), batch)
+        found = _gradients(context(cfg, *pairs, device, head), batch)
         errors = {
             f"{what}, mean{unit}": float(
-                (getattr(found["weights"], x) - getattr(exact["weights"], x)).abs().mean()
+                (getattr(found.weights, x) - getattr(exact.weights, x)).abs().mean()
             )
             for what, x, unit in (
                 ("log-probability", "log_ratio", " nats"), ("weights", "weight", "")
             )
         }  # fmt: skip
-        losses = [k for k in exact if k.startswith("loss_")]
-        gap = max(abs(found[k] - exact[k]) for k in losses)
-        errors["losses, of their size"] = gap / max(abs(exact[k]) for k in losses)
-        for role, right in exact_grads.items():
-            off_by = float((grads[role] - right).norm() / right.norm())
+        losses = {k: v for k, v in exact.metrics.items() if k.startswith("loss_")}
+        gap = max(abs(found.metrics[k] - v) for k, v in losses.items())
+        errors["losses, of their size"] = gap / max(map(abs, losses.values()))
+        for role, right in exact.gradients.items():
+            off_by = float((found.gradients[role] - right).norm() / right.norm())
             errors[f"gradient of {role}, relative"] = off_by
         rows += [Row(f"step bfloat16 {head}: {name}", error) for name, error in errors.items()]
     return rows
 
 
-def _gradients(scene: TrainContext, batch: Batch) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    found = stepped(scene, open_optimizers(scene), batch)
-    return found, {
+class _Step(NamedTuple):
+    """gradients: of each role, flat, in float64."""
+
+    weights: TokenWeights
+    metrics: dict[str, float]
+    gradients: dict[str, Tensor]
+
+
+def _gradients(ctx: TrainContext, batch: Batch) -> _Step:
+    weights, metrics = stepped(ctx, learner_of(ctx), batch)
+    gradients = {
         role: torch.cat([p.grad.double().flatten() for p in x.parameters()])
-        for role, x in scene.trained.items()
+        for role, x in ctx.trained.items()
     }
+    return _Step(weights, metrics, gradients)
 
 
 def peak_memory(device: torch.device, size: Size) -> list[Row]:
@@ -216,10 +235,10 @@ def peak_memory(device: torch.device, size: Size) -> list[Row]:
     cfg = settings(size, device)
     layout = memory.Layout(foreach=device.type == "cuda", blocks=True)
     predicted = sum(memory.estimate(cfg, policy, actor, PROMPT_TOKENS, layout).values())
-    scene = setup(cfg, policy, actor, device, "chunked")
-    optimizers = open_optimizers(scene)
+    ctx = context(cfg, policy, actor, device, "chunked")
+    learner = learner_of(ctx)
     for _ in range(2):
-        stepped(scene, optimizers, sampled(cfg, size, actor, device)[0])
+        stepped(ctx, learner, sampled(cfg, size, actor, device)[0])
     peak = _peak(device) - before
     return [
         Row("memory: peak, MB", peak / 1e6),
@@ -247,17 +266,17 @@ def step_time(device: torch.device, size: Size) -> list[Row]:
     """Both kinds of step over the same models and batch, in turns; the median of the ratios."""
     policy, actor = pair(size, device)
     batch, _ = sampled(settings(size, device), size, actor, device)
-    scenes = [
-        setup(settings(size, device, correction=name), policy, actor, device, "chunked")
+    contexts = [
+        context(settings(size, device, correction=name), policy, actor, device, "chunked")
         for name in ("jackpot", "tis")
     ]
-    tools, ratios, seconds = open_optimizers(scenes[0]), [], []
+    learner, ratios, seconds = learner_of(contexts[0]), [], []
     for turn in range(size.repeats + 1):
         taken = []
-        for scene in scenes:
+        for ctx in contexts:
             wait(device)
             clock = time.perf_counter()
-            stepped(scene, tools, batch)
+            stepped(ctx, learner, batch)
             wait(device)
             taken.append(time.perf_counter() - clock)
         if turn:  # the first fills caches

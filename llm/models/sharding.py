@@ -1,7 +1,7 @@
 """Weights spread over ranks (FSDP2), and the whole copy that samples, is evaluated and is saved.
 
-A trained model then exists twice: `Setup.policy` and `Setup.actor.model` are whole on every rank,
-without gradients or optimiser; what is trained are shards (`Setup.shards`), gathered layer by layer
+A trained model then exists twice: `TrainContext.full_models` are whole on every rank, without
+gradients or optimiser; what is trained are shards (`TrainContext.shards`), gathered layer by layer
 where they are used. `collect` brings the copies up to date after a step, `spread` the shards after
 a resume.
 """

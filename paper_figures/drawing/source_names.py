@@ -21,7 +21,8 @@ class Stale(ValueError):
 
 
 class Found(NamedTuple):
-    """Where a name is defined, and what it takes: a function's parameters, a class's fields."""
+    """Where a name is defined, and what it takes: a function's parameters, a class's fields and
+    what its `__init__` takes."""
 
     node: Definition
     file: str
@@ -76,7 +77,9 @@ def check_call(name: str, caller: str, root: Path = ROOT) -> None:
 
 
 def check_carried(carried: str, targets: list[str], root: Path = ROOT) -> str:
-    """The first target of which `carried` is a parameter or field, or a string in its file.
+    """The first target of which `carried` is a parameter or field, or a string in its body.
+
+    Strings count for functions only: a class has its fields.
 
     Raises:
         Stale: there is none.
@@ -84,12 +87,8 @@ def check_carried(carried: str, targets: list[str], root: Path = ROOT) -> str:
     known: set[str] = set()
     for target in targets:
         found = find(target, root)
-        strings = {
-            n.value
-            for n in ast.walk(_tree(root / found.file))
-            if isinstance(n, ast.Constant) and isinstance(n.value, str)
-        }
-        if carried in found.takes | strings:
+        inside = [] if isinstance(found.node, ast.ClassDef) else ast.walk(found.node)
+        if carried in found.takes | {n.value for n in inside if isinstance(n, ast.Constant)}:
             return target
         known |= found.takes
     raise Stale(f"{', '.join(targets)} ({found.place}) takes no {carried}{_hint(carried, known)}")
@@ -128,7 +127,9 @@ def _origins(file: Path) -> dict[str, str]:
 def _takes(node: Definition) -> frozenset[str]:
     if isinstance(node, ast.ClassDef):
         fields = [n.target for n in node.body if isinstance(n, ast.AnnAssign)]
-        return frozenset(t.id for t in fields if isinstance(t, ast.Name))
+        inits = [n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"]
+        own = (t.id for t in fields if isinstance(t, ast.Name))
+        return frozenset(own).union(*map(_takes, inits))
     a = node.args
     return frozenset(x.arg for x in (*a.posonlyargs, *a.args, *a.kwonlyargs))
 

@@ -24,9 +24,8 @@ from paper_figures.drawing import style
 from paper_figures.drawing.source_names import ROOT, Stale, check_call, check_carried, find
 from paper_figures.paths import OUT, out_dir
 
-HEIGHT = 3.74  # inches
+HEIGHT = 4.02  # inches
 POLICY, ACTOR, OBRS, PLAIN = style.BLUE, style.GREEN, style.VERMILION, style.GREY
-LOSS = "llm.algorithm.losses.ppo_clip_sum"
 
 
 class Node(NamedTuple):
@@ -54,112 +53,141 @@ class Edge(NamedTuple):
 ROLLOUT, UPDATE, BETWEEN = "Phase 1: rollout", "Phase 2: updates", "between steps: weights back"
 # phase: the frame behind its boxes, x, y, width, height
 FRAMES = {
-    ROLLOUT: (0.22, 0.05, 2.30, 2.86),
-    UPDATE: (2.60, 0.05, 4.25, 2.86),
-    BETWEEN: (0.22, 2.99, 6.63, 0.70),
+    ROLLOUT: (0.22, 0.05, 2.32, 3.06),
+    UPDATE: (2.62, 0.05, 4.23, 3.06),
+    BETWEEN: (0.22, 3.19, 6.63, 0.78),
 }
 
 NODES: dict[str, Node] = {
     "sample": Node(
-        (("llm.rollout.sampling.sample", "llm.rollout.engines.base.generate"),),
-        (0.32, 0.40, 1.12, 0.56), ACTOR, ROLLOUT, "the actor q,\nwith its top k",
+        (
+            ("llm.training.rollout_phase.sample_rollouts", "llm.train.train_step"),
+            ("llm.rollout.sampling.sample", "llm.rollout.engines.base.generate"),
+        ),
+        (0.28, 0.40, 1.31, 0.70), ACTOR, ROLLOUT, "the actor q,\nwith its top k",
     ),
     "rewards": Node(
-        (("llm.training.rollout_phase.rewards", "llm.training.rollout_phase.rollout"),),
-        (0.32, 1.36, 1.12, 0.42), PLAIN, ROLLOUT, "of each answer",
+        (("llm.training.rollout_phase.with_rewards", "llm.train.train_step"),),
+        (0.28, 1.47, 1.31, 0.46), PLAIN, ROLLOUT, "of each answer",
     ),
     "advantage": Node(
-        (("llm.algorithm.advantages.group_advantage", "llm.training.rollout_phase.rollout"),),
-        (0.32, 2.18, 1.12, 0.54), PLAIN, ROLLOUT, "within its group",
+        (
+            ("llm.training.rollout_phase.with_advantages", "llm.train.train_step"),
+            ("llm.algorithm.advantages.group_advantage",
+             "llm.training.rollout_phase.with_advantages"),
+        ),
+        (0.28, 2.30, 1.31, 0.58), PLAIN, ROLLOUT, "within its group",
     ),
     "batch": Node(
-        (("llm.rollout.batch.Batch", "llm.rollout.sampling.sample"),),
-        (1.68, 0.40, 0.75, 2.32), PLAIN, ROLLOUT,
+        (("llm.rollout.batch.Batch", "llm.rollout.batch.Samples.flat"),),
+        (1.76, 0.40, 0.70, 2.48), PLAIN, ROLLOUT,
+    ),
+    "split": Node(
+        (
+            ("llm.training.minibatches.split_minibatches", "llm.train.train_step"),
+            ("llm.training.scoring.score", "llm.training.scoring.score_before_updates"),
+        ),
+        (2.88, 2.30, 1.24, 0.58), POLICY, UPDATE, "p_ref before updates",
+    ),
+    "passes": Node(
+        (
+            ("llm.training.passes.ForwardPasses", "llm.train.update"),
+            ("llm.training.forward.forward_all", "llm.training.passes.ForwardPasses._forward"),
+            ("llm.training.forward.policy_logprobs", "llm.training.scoring.score"),
+        ),
+        (2.88, 1.54, 1.24, 0.54), PLAIN, UPDATE, "policy and actor now",
     ),
     "weights": Node(
         (
-            ("llm.algorithm.correction.token_weights", "llm.training.update.update"),
-            ("jackpot.accept_prob", "llm.algorithm.correction._obrs"),
-            ("jackpot.z_topk", "llm.algorithm.correction._state_z"),
-            ("jackpot.z_tail_ratio", "llm.algorithm.correction._state_z"),
-            ("jackpot.obrs_weight", "llm.algorithm.correction._obrs"),
+            ("llm.training.weights.jackpot_weights", "llm.train.update"),
+            ("llm.algorithm.correction.token_weights", "llm.training.weights.jackpot_weights"),
+            ("jackpot.accept_prob", "llm.algorithm.correction.obrs_weights"),
+            ("jackpot.z_topk", "llm.algorithm.correction.state_z"),
+            ("jackpot.z_tail_ratio", "llm.algorithm.correction.state_z"),
+            ("jackpot.obrs_weight", "llm.algorithm.correction.obrs_weights"),
         ),
-        (3.02, 0.40, 1.28, 0.92), OBRS, UPDATE, "OBRS: mask, Z, weight",
-    ),
-    "score": Node(
-        (
-            ("llm.training.scoring.score", "llm.training.update.update"),
-            ("llm.training.forward.forward", "llm.training.forward.joint"),
-        ),
-        (3.02, 1.54, 1.28, 0.50), POLICY, UPDATE, "the policy's p",
-    ),
-    "actor": Node(
-        (("llm.training.forward.forward", "llm.training.forward.joint"),),
-        (3.02, 2.30, 1.28, 0.42), ACTOR, UPDATE, "the actor's law",
+        (2.88, 0.40, 1.24, 0.90), OBRS, UPDATE, "OBRS: mask, Z, weight",
     ),
     "eq5": Node(
-        ((LOSS, "llm.training.update.update"),),
-        (4.90, 0.54, 1.08, 0.56), POLICY, UPDATE, "policy update,\nEq. 5",
+        (("llm.algorithm.losses.ppo_clip_sum", "llm.train.update"),),
+        (4.70, 0.54, 1.08, 0.56), POLICY, UPDATE, "policy update,\nEq. 5",
     ),
     "eq7": Node(
-        (
-            ("llm.algorithm.losses.distill_sum", "llm.training.update.actor_terms"),
-            ("llm.training.forward.read", "llm.training.forward.joint"),
-        ),
-        (4.90, 1.52, 1.08, 0.56), ACTOR, UPDATE, "distillation, Eq. 7",
+        (("llm.algorithm.losses.distill_sum", "llm.train.update"),),
+        (4.70, 1.60, 1.08, 0.42), ACTOR, UPDATE, "distillation, Eq. 7",
     ),
     "eq6": Node(
-        ((LOSS, "llm.training.update.actor_terms"),),
-        (4.90, 2.30, 1.08, 0.42), ACTOR, UPDATE, "actor update, Eq. 6",
+        (
+            ("llm.algorithm.losses.actor_ppo_sum", "llm.train.update"),
+            ("llm.algorithm.losses.ppo_clip_sum", "llm.algorithm.losses.actor_ppo_sum"),
+        ),
+        (4.70, 2.30, 1.08, 0.58), ACTOR, UPDATE, "actor update, Eq. 6",
     ),
     "update": Node(
-        (("llm.training.update.update", "llm.train._train"),),
-        (6.19, 0.54, 0.58, 2.18), PLAIN, UPDATE, "joint loss,\nEq. 8;\na step of\nboth",
+        (("llm.train.update", "llm.train.train_step"),),
+        (5.99, 0.54, 0.82, 1.40), PLAIN, UPDATE, "the terms of\na microbatch",
     ),
-    "refresh": Node(
-        (("llm.models.actors.Actor.refresh", "llm.train._train"),),
-        (4.70, 3.20, 1.28, 0.42), ACTOR, BETWEEN, "follows the policy",
+    "joint": Node(
+        (("llm.algorithm.losses.joint_loss", "llm.train.update"),),
+        (5.99, 2.11, 0.82, 0.38), PLAIN, UPDATE, "Eq. 8",
+    ),
+    "step": Node(
+        (("llm.training.optimizer.optimizer_step", "llm.train.update"),),
+        (5.99, 2.66, 0.82, 0.38), PLAIN, UPDATE, "of both models",
+    ),
+    "publish": Node(
+        (
+            ("llm.training.context.TrainContext.publish_weights", "llm.train.train_step"),
+            ("llm.models.actors.Actor.refresh",
+             "llm.training.context.TrainContext.publish_weights"),
+        ),
+        (4.28, 3.37, 1.50, 0.54), ACTOR, BETWEEN, "the actor follows",
     ),
     "engine": Node(
-        (("llm.rollout.engines.base.Engine.update", "llm.train._train"),),
-        (3.02, 3.20, 1.28, 0.42), ACTOR, BETWEEN, "takes the new weights",
+        (("llm.rollout.engines.base.Engine.update",
+          "llm.training.context.TrainContext.publish_weights"),),
+        (2.52, 3.43, 1.28, 0.42), ACTOR, BETWEEN, "takes the new weights",
     ),
 }  # fmt: skip
 
-KEY = ((POLICY, "policy p"), (ACTOR, "actor q"), (OBRS, "rejection (OBRS)"), (PLAIN, "data, step"))
-TOP, BOTTOM, LEFT = 0.30, 2.82, 0.11  # lanes around the boxes
+KEY = (
+    (POLICY, "policy p"), (ACTOR, "actor q"), (OBRS, "rejection (OBRS)"),
+    (PLAIN, "data, both models"),
+)  # fmt: skip
+TOP, LEFT = 0.30, 0.11  # lanes around the boxes
 EDGES = (
-    Edge("sample", "rewards", ("batch",), ((0.88, 0.96), (0.88, 1.36)), (0.93, 1.19)),
-    Edge("rewards", "advantage", ("reward",), ((0.88, 1.78), (0.88, 2.18)), (0.93, 2.01)),
-    Edge("sample", "batch", ("ids", "logp_inf", "topk_ids", "topk_logp_inf", "version"),
-         ((1.44, 0.68), (1.68, 0.68))),
-    Edge("rewards", "batch", ("reward",), ((1.44, 1.57), (1.68, 1.57))),
-    Edge("advantage", "batch", ("advantage",), ((1.44, 2.45), (1.68, 2.45))),
-    Edge("batch", "weights", ("logp_inf", "topk_logp_inf"), ((2.43, 0.86), (3.02, 0.86)),
-         (2.62, 0.83)),
-    Edge("batch", "score", ("batch",), ((2.43, 1.79), (3.02, 1.79)), (2.62, 1.76)),
-    Edge("batch", "actor", ("batch",), ((2.43, 2.51), (3.02, 2.51)), (2.62, 2.48)),
-    Edge("batch", "eq5", ("advantage",), ((2.06, 0.40), (2.06, TOP), (5.44, TOP), (5.44, 0.54)),
+    Edge("sample", "rewards", ("batch",), ((0.94, 1.10), (0.94, 1.47)), (0.99, 1.32)),
+    Edge("rewards", "advantage", ("reward",), ((0.94, 1.93), (0.94, 2.30)), (0.99, 2.15)),
+    Edge("sample", "batch", ("ids", "token_ids", "logp_inf", "topk_ids", "topk_logp_inf",
+                             "version"), ((1.59, 0.75), (1.76, 0.75))),
+    Edge("rewards", "batch", ("reward",), ((1.59, 1.70), (1.76, 1.70))),
+    Edge("advantage", "batch", ("advantage",), ((1.59, 2.59), (1.76, 2.59))),
+    Edge("batch", "split", ("batch",), ((2.46, 2.72), (2.88, 2.72)), (2.49, 2.70)),
+    Edge("split", "passes", ("minibatch",), ((3.50, 2.30), (3.50, 2.08)), (3.55, 2.22)),
+    Edge("split", "weights", ("p_ref", "minibatch"),
+         ((2.88, 2.44), (2.78, 2.44), (2.78, 0.85), (2.88, 0.85)), (2.82, 1.45)),
+    Edge("passes", "weights", ("p_new",), ((3.50, 1.54), (3.50, 1.30)), (3.55, 1.45)),
+    Edge("split", "eq5", ("advantage", "logp_ref"),
+         ((2.88, 2.54), (2.70, 2.54), (2.70, TOP), (5.24, TOP), (5.24, 0.54)),
          (4.41, TOP - 0.02)),
-    Edge("batch", "eq6", ("advantage",),
-         ((2.06, 2.72), (2.06, BOTTOM), (5.44, BOTTOM), (5.44, 2.72)), (4.41, BOTTOM - 0.01)),
-    Edge("score", "weights", ("logp_ref", "topk_logp_target"), ((3.66, 1.54), (3.66, 1.32)),
-         (3.71, 1.46)),
-    Edge("weights", "eq5", ("weight",), ((4.30, 0.72), (4.90, 0.72)), (4.40, 0.69)),
-    Edge("score", "eq5", ("logp_new",), ((4.30, 1.68), (4.35, 1.68), (4.35, 0.92), (4.90, 0.92)),
-         (4.375, 1.02)),
-    Edge("score", "eq7", ("sides",), ((4.30, 1.82), (4.90, 1.82)), (4.375, 1.79)),
-    Edge("actor", "eq7", ("sides",),
-         ((4.30, 2.40), (4.35, 2.40), (4.35, 1.96), (4.90, 1.96)), (4.375, 2.06)),
-    Edge("actor", "eq6", ("logp_new",), ((4.30, 2.56), (4.90, 2.56)), (4.375, 2.53)),
-    Edge("eq5", "update", ("loss_policy",), ((5.98, 0.82), (6.19, 0.82))),
-    Edge("eq7", "update", ("loss_distill",), ((5.98, 1.80), (6.19, 1.80))),
-    Edge("eq6", "update", ("loss_actor_ppo",), ((5.98, 2.51), (6.19, 2.51))),
-    Edge("update", "refresh", ("policy",), ((6.48, 2.72), (6.48, 3.41), (5.98, 3.41)),
-         (6.06, 3.38)),
-    Edge("refresh", "engine", ("model",), ((4.70, 3.41), (4.30, 3.41)), (4.35, 3.38)),
-    Edge("engine", "sample", ("model",), ((3.02, 3.41), (LEFT, 3.41), (LEFT, 0.68), (0.32, 0.68)),
-         (1.50, 3.38)),
+    Edge("weights", "eq5", ("weight",), ((4.12, 0.72), (4.70, 0.72)), (4.20, 0.69)),
+    Edge("passes", "eq5", ("logp_new",), ((4.12, 1.67), (4.155, 1.67), (4.155, 0.96), (4.70, 0.96)),
+         (4.19, 1.07)),
+    Edge("passes", "eq7", ("kl",), ((4.12, 1.81), (4.70, 1.81)), (4.27, 1.78)),
+    Edge("passes", "eq6", ("logp_actor",),
+         ((4.12, 1.95), (4.155, 1.95), (4.155, 2.44), (4.70, 2.44)), (4.175, 2.42)),
+    Edge("split", "eq6", ("advantage", "logp_inf", "logp_actor_ref"),
+         ((4.12, 2.72), (4.70, 2.72)), (4.17, 2.69)),
+    Edge("eq5", "update", ("loss_policy",), ((5.78, 0.82), (5.99, 0.82))),
+    Edge("eq7", "update", ("loss_distill",), ((5.78, 1.81), (5.99, 1.81))),
+    Edge("eq6", "update", ("loss_actor_ppo",),
+         ((5.78, 2.59), (5.89, 2.59), (5.89, 1.90), (5.99, 1.90))),
+    Edge("update", "joint", ("terms",), ((6.40, 1.94), (6.40, 2.11)), (6.44, 2.05)),
+    Edge("joint", "step", ("learner",), ((6.40, 2.49), (6.40, 2.66)), (6.44, 2.60)),
+    Edge("step", "publish", ("policy",), ((6.40, 3.04), (6.40, 3.64), (5.78, 3.64)), (5.92, 3.61)),
+    Edge("publish", "engine", ("model",), ((4.28, 3.64), (3.80, 3.64)), (3.90, 3.61)),
+    Edge("engine", "sample", ("model",), ((2.52, 3.64), (LEFT, 3.64), (LEFT, 0.75), (0.28, 0.75)),
+         (1.30, 3.61)),
 )  # fmt: skip
 
 
@@ -246,8 +274,8 @@ def draw() -> Figure:
         ax.text(x + 0.08, y + 0.03, title, fontsize=7, weight="bold", va="top")
     for i, (colour, text) in enumerate(KEY):
         x = 2.95 + (0.0, 0.62, 1.18, 2.10)[i]
-        ax.add_patch(Rectangle((x, 3.07), 0.09, 0.07, fc=tint(colour, 0.13), ec=colour, lw=0.8))
-        ax.text(x + 0.13, 3.11, text, fontsize=5.5, va="center")
+        ax.add_patch(Rectangle((x, 3.24), 0.09, 0.07, fc=tint(colour, 0.13), ec=colour, lw=0.8))
+        ax.text(x + 0.13, 3.28, text, fontsize=5.5, va="center")
     for edge in EDGES:
         draw_edge(ax, edge)
     for key, node in NODES.items():

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def imported(name: str):
     """The object that Python itself finds under a dotted name."""
     parts = name.split(".")
-    n = sum(part.islower() for part in parts) - 1 if parts[0] == "llm" else 1
+    n = len(parts) - 1
     while n > 1 and not (ROOT / "/".join(parts[:n])).with_suffix(".py").is_file():
         n -= 1
     found = importlib.import_module(".".join(parts[:n]))

@@ -55,9 +55,9 @@ def test_every_box_is_what_python_imports_under_that_name():
         ),
         ("llm/models/actors.py", "def refresh(", "def follow(", "no refresh"),
         ("jackpot/__init__.py", "obrs_weight,", "", "no obrs_weight"),
-        ("llm/training/update.py", "token_weights(", "weights_of(", "does not call token_weights"),
+        ("llm/training/weights.py", "token_weights(", "weights_of(", "does not call token_weights"),
         ("llm/rollout/batch.py", "logp_inf: torch", "logq: torch", "takes no logp_inf; perhaps"),
-        ("llm/training/update.py", '"loss_distill"', '"loss_kl"', "takes no loss_distill"),
+        ("llm/train.py", '"loss_distill"', '"loss_kl"', "takes no loss_distill"),
     ],
 )
 def test_a_renamed_thing_is_an_error_that_names_it(copy, file, old, new, said):
