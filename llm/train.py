@@ -1,9 +1,9 @@
 """Algorithm 1 of Jackpot (arXiv 2602.06107): train a policy from the rollouts of another model.
 
-p_inf (q): the actor, a cheaper model; it sampled the tokens. p_ref: the policy before this step's
-updates. p_new: the policy as it is being updated. p, the target, is p_ref or p_new (Sec. 4.3).
-"l." are the line numbers of Algorithm 1. b sequences, t positions, n sampled tokens of this rank,
-m of a microbatch, k of q's likeliest tokens, v vocabulary.
+q (p_inf in the paper): the actor, a cheaper model, which sampled the tokens. p_ref: the policy
+before this step's updates. p_new: the policy as it is being updated. "l." are the lines of
+Algorithm 1. Shapes: b sequences, n sampled tokens of this rank and N of all ranks, m of a
+microbatch, k of q's likeliest tokens.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from llm.algorithm.correction import TokenWeights
-from llm.algorithm.diagnostics import clip_fraction
+from llm.algorithm.diagnostics import clipped_tokens
 from llm.algorithm.losses import actor_ppo_sum, distill_sum, joint_loss, ppo_clip_sum, token_scale
 from llm.settings.loading import Config
 from llm.training.context import TrainContext, open_context
-from llm.training.correction_settings import of_actor_correction
 from llm.training.evaluation import evaluate
+from llm.training.keywords import actor_correction_keywords
 from llm.training.minibatches import Minibatch, split_minibatches
 from llm.training.optimizer import Learner, optimizer_step, set_learning_rates
 from llm.training.passes import ForwardPasses
@@ -35,7 +35,7 @@ def train(cfg: Config, folder: Path) -> dict[str, Any]:
     rank 0 writes.
 
     Raises:
-        Diverged: an alarm, or NaN or inf in a loss, weight or gradient; nothing was trained on it.
+        Diverged: an alarm stops the run, or NonFinite: NaN or inf, on which nothing was trained.
         Stopped: SIGTERM or Ctrl-C, after saving.
         ValueError: models, data or checkpoints that do not fit the configuration.
     """
@@ -43,37 +43,38 @@ def train(cfg: Config, folder: Path) -> dict[str, Any]:
         self_test(ctx)  # sampling and scoring must agree about log p before anything is corrected
         for step in run.steps():  # from the last checkpoint on
             train_step(ctx, run, step)
-        return run.finish(evaluate(ctx, sample_rollouts(ctx, cfg.run.steps, run.learner.guard)))
+        last = sample_rollouts(ctx, cfg.run.steps, run.learner.guard)  # contexts for the KLs
+        return run.finish(evaluate(ctx, last))
 
 
 def train_step(ctx: TrainContext, run: Run, step: int) -> None:
     """One step: a rollout of the actor, the updates on it, and what lies between two steps."""
-    cfg = ctx.cfg
+    cfg, learner = ctx.cfg, run.learner
     with run.recorded_step(step) as record:  # record: this step's row of metrics.jsonl
         # Phase 1, l. 3-10. The actor samples; log q and its top k are of the same forward pass.
         with record.timed("rollout"):
-            batch = sample_rollouts(
-                ctx, step, run.learner.guard
-            )  # (n,) token, log q; (n, k) top-k log q
+            batch = sample_rollouts(ctx, step, learner.guard)  # logp_inf (n,), its top k (n, k)
             batch = with_rewards(batch, ctx.scorer)  # (b,)
             batch = with_advantages(batch, cfg)  # (b,) relative to the group, before any rejection
             run.record_rollout(record, batch)
-        run.evaluate_if_due(record, batch)
+        run.evaluate_if_due(record, batch)  # pass rates on held-out prompts; KLs on this batch
 
         # Phase 2, l. 11-28. Policy (Eq. 5) and actor (Eq. 6, 7) step together, by minibatches.
         with record.timed("update"):
-            record.add(set_learning_rates(cfg, run.learner, run.lr_factor, step))
-            for minibatch in split_minibatches(ctx, batch, run.learner, step):  # scores p_ref
-                run.evaluate_within_if_due(record)
-                with run.skipping_nonfinite(record):
-                    record.add_update(minibatch, *update(ctx, run.learner, minibatch, step))
+            record.add(set_learning_rates(cfg, learner, run.alarm_lr_factor, step))
+            minibatches = split_minibatches(ctx, batch, learner, step)  # with p_ref (l. 11-13)
+            for minibatch in minibatches:
+                run.evaluate_between_updates_if_due(record)
+                with run.skipping_nonfinite(record):  # alarm.action = stop: ends the run instead
+                    weights, metrics = update(ctx, learner, minibatch, step)
+                    record.add_update(minibatch, weights, metrics)
             run.record_updates(record)
 
-        # Between steps: the new weights go to the sampler, and the closed loops move.
+        # Between steps: the models go to the sampler; lam, Z's tail ratio and controls move.
         ctx.publish_weights(step)
-        run.next_state(record)  # lam, tail ratio, distillation and learning rates
-        run.check_models_if_due(record, batch)
-    run.finish_step(record)  # alarms, files, checkpoint; raises Stopped on SIGTERM
+        run.move_closed_loops(record)
+        run.decide_save(record, batch)
+    run.finish_step(record)  # the row is complete: alarms, files, checkpoint; Stopped on SIGTERM
 
 
 def update(
@@ -87,39 +88,41 @@ def update(
     Raises:
         NonFinite: NaN or inf; no optimiser was stepped.
     """
-    loss, own, clip = ctx.cfg.loss, ctx.cfg.actor, (ctx.cfg.loss.clip_low, ctx.cfg.loss.clip_high)
-    batch, tokens = minibatch.batch, minibatch.tokens
+    loss, actor, batch = ctx.cfg.loss, ctx.cfg.actor, minibatch.batch
+    clip, all_ranks = (loss.clip_low, loss.clip_high), minibatch.all_ranks
     passes = ForwardPasses(ctx, learner, minibatch)
 
-    # Which tokens count, and by how much (l. 18-24). No gradient.
-    p_new = passes.policy_logprobs()  # (n,) of the sampled tokens, (n, k) of q's top k
-    p_ref = minibatch.p_ref or p_new  # a single update per rollout: the same distribution
-    weights = jackpot_weights(ctx, learner, minibatch, p_ref, p_new, step)
-    scale = token_scale(loss.denominator, weights.accepted, tokens.sequence, tokens.n_sequences)
-    weight, scale = tokens.local(weights.weight), tokens.local(scale)  # (n,)
-    n_proposed = len(weights.weight)  # of all ranks
+    # Which tokens count, and by how much (l. 18-24), without gradient.
+    p_ref, p_new = passes.before_weights()  # logp (n,), topk_logp (n, k) each
+    weights = jackpot_weights(ctx, learner, minibatch, p_ref, p_new, step)  # (N,) each
+    of_sequences = (all_ranks.sequence, all_ranks.n_sequences)
+    scale = token_scale(loss.denominator, weights.accepted, *of_sequences)
+    weight, scale = all_ranks.local(weights.weight), all_ranks.local(scale)  # (N,) -> (n,)
+    n_all = len(weights.weight)  # proposed tokens of all ranks
 
     # The losses (l. 25-27): sums over tokens. One backward pass serves policy and actor, because
-    # they share no parameters.
-    metrics = UpdateMetrics(tokens, passes.places)
+    # they share no parameters. Eq. 6 and 7 count rejected tokens too.
+    update_metrics = UpdateMetrics(all_ranks)
     learner.zero_grad()
-    for at, out in passes.with_gradient():  # a microbatch: its tokens' places, (m,), and outputs
-        advantage, logp_ref = batch.token_advantage[at], p_ref.logp[at]
-        policy = (out.policy, logp_ref, advantage, weight[at])
-        terms = {"loss_policy": ppo_clip_sum(*policy, *clip, scale[at])}  # Eq. 5
-        if own.ppo and out.actor is not None:  # Eq. 6
-            actor = (out.actor, batch.logp_inf[at], minibatch.actor_ref_at(at), advantage)
-            actor_ppo = actor_ppo_sum(*actor, *clip, **of_actor_correction(ctx.cfg))
-            terms["loss_actor_ppo"] = actor_ppo / n_proposed
+    for at, out in passes.microbatches():  # at: (m,) indices into the n tokens
+        advantage, logp_ref = batch.token_advantage[at], p_ref.logp[at]  # (m,)
+        policy_args = (out.logp_policy, logp_ref, advantage, weight[at])
+        terms = {"loss_policy": ppo_clip_sum(*policy_args, *clip, scale[at])}  # Eq. 5
+        if actor.ppo and out.logp_actor is not None:  # Eq. 6
+            actor_args = (out.logp_actor, batch.logp_inf[at], minibatch.actor_ref_at(at), advantage)
+            actor_ppo = actor_ppo_sum(*actor_args, *clip, **actor_correction_keywords(ctx.cfg))
+            terms["loss_actor_ppo"] = actor_ppo / n_all
         if "distill" in out.kl:  # Eq. 7
-            distill = distill_sum(out.kl["distill"], own.distill_temperature)
-            terms["loss_distill"] = distill / n_proposed
+            distill = distill_sum(out.kl["distill"], actor.distill_temperature)
+            terms["loss_distill"] = distill / n_all
         if "anchor" in out.kl:  # ours, off by default
-            terms["loss_anchor"] = out.kl["anchor"].sum() / n_proposed
-        total = joint_loss(terms, learner.controls.distill_coef, loss.anchor_coef)  # Eq. 8
-        learner.guard.finite(step, loss=total)
+            terms["loss_anchor"] = out.kl["anchor"].sum() / n_all
+        # Eq. 8: policy + actor_ppo + distill_coef distill (+ anchor_coef anchor)
+        total = joint_loss(terms, learner.controls.distill_coef, loss.anchor_coef)
+        learner.guard.finite(step, loss=total)  # raises NonFinite
         total.backward()
-        metrics.add(terms, out, clip_fraction(out.policy, logp_ref, advantage, *clip))
+        clipped = clipped_tokens(out.logp_policy, logp_ref, advantage, *clip)  # (m,)
+        update_metrics.add(at, terms, out, clipped)
 
     norms = optimizer_step(ctx, learner, step)  # l. 28: sum over ranks, clip, step
-    return weights, metrics.of_all_ranks() | norms
+    return weights, update_metrics.of_all_ranks() | norms

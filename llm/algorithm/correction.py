@@ -123,7 +123,8 @@ def token_weights(
         TokenWeights; of type none, importance, tis and icepop every token is accepted.
 
     Raises:
-        ValueError: NaN, or q = 0 at a sampled token.
+        ValueError: NaN, q = 0 at a sampled token, or an unknown type.
+        TypeError: a keyword that the type does not take.
 
     Paper: Eq. 5 and Sec. 2.2.
     """
@@ -131,6 +132,10 @@ def token_weights(
     log_ratio = logp_target - inputs.logp_inf  # (n,) log p / q
     if type == "jackpot":
         weights = obrs_weights(inputs, logp_target, state, **obrs)  # type: ignore[arg-type]
+    elif obrs:
+        raise TypeError(
+            f"only type = jackpot takes {', '.join(obrs)}, and type is {type!r}: leave them out"
+        )
     else:
         weight = truncated_ratio(log_ratio, type=type, cap=cap, low=low, high=high)
         one, zero = torch.ones_like(log_ratio), torch.zeros_like(log_ratio)
@@ -162,7 +167,11 @@ def truncated_ratio(
         return jackpot.tis(log_ratio, cap)
     if type == "icepop":
         return jackpot.icepop(log_ratio, low, high)
-    return torch.ones_like(log_ratio)
+    if type == "none":
+        return torch.ones_like(log_ratio)
+    raise ValueError(
+        f"a weight of type {type!r} is not known; choose none, importance, tis or icepop"
+    )
 
 
 @torch.no_grad()
@@ -207,10 +216,10 @@ def obrs_weights(
     # a(x) = min(1, p / (lam q)), l. 19. The core's vocabulary axis holds the sampled token alone.
     accept = jackpot.accept_prob(logp_target[:, None], inputs.logp_inf[:, None], lam_used)[:, 0]
     coin = (inputs.uniform < accept).float() if mask == "bernoulli" else accept  # l. 20
-    reached = torch.ones_like(accept)  # 1 where no token before it was rejected
+    prefix_kept = torch.ones_like(accept)  # 1 where no token before it was rejected
     if scope == "prefix":
-        reached = kept_before(coin, inputs.sequence)
-    accepted = coin * reached  # (n,) in [0, 1]
+        prefix_kept = kept_before(coin, inputs.sequence)
+    accepted = coin * prefix_kept  # (n,) in [0, 1]
 
     # Z = sum min(q, p / lam), l. 21-22
     rate, calibration, tail = torch.ones_like(accept), 1.0, None  # rate: (n,)
@@ -227,7 +236,7 @@ def obrs_weights(
     if mask == "bernoulli":
         weight = accepted * uncapped.clamp(max=c1)  # c1 bounds the gradient of a single token
     else:  # E[Mask] min(w, c1), docs/theory_estimators.md, C2
-        weight = reached * jackpot.expected_weight(log_ratio, lam_used, rate, c1)
+        weight = prefix_kept * jackpot.expected_weight(log_ratio, lam_used, rate, c1)
     return TokenWeights(
         weight,
         log_ratio,

@@ -54,7 +54,7 @@ def _quantile(x: torch.Tensor, share: float) -> float:
     return float(x[low] + (place - low) * (x[high] - x[low]))
 
 
-def clip_fraction(
+def clipped_tokens(
     logp_new: torch.Tensor, logp_ref: torch.Tensor, advantage: torch.Tensor, low: float, high: float
 ) -> torch.Tensor:
     """1 for each token whose PPO ratio is clipped where that stops its gradient, (n,)."""

@@ -120,8 +120,13 @@ def joint_loss(
 
     Paper: Eq. 8; the anchor is ours.
     """
-    coefficients = {"loss_distill": distill_coef, "loss_anchor": anchor_coef}
-    return torch.stack([coefficients.get(name, 1.0) * x for name, x in terms.items()]).sum()
+    coefficients = {
+        "loss_policy": 1.0,
+        "loss_actor_ppo": 1.0,
+        "loss_distill": distill_coef,
+        "loss_anchor": anchor_coef,
+    }
+    return torch.stack([coefficients[name] * term for name, term in terms.items()]).sum()
 
 
 def distill_sum(kl: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:

@@ -25,7 +25,7 @@ from llm.rollout.batch import Batch, positions
 from llm.settings.schema import SeparateActor
 
 from .context import TrainContext
-from .correction_settings import of_correction, of_lam, of_tail
+from .keywords import correction_keywords, lam_keywords, tail_keywords
 
 
 class PolicyLogprobs(NamedTuple):
@@ -48,15 +48,15 @@ class PolicyLogprobs(NamedTuple):
 class ModelOutputs(NamedTuple):
     """All that the losses need of the models at m tokens, (m,) each, with gradient.
 
-    policy, actor: log-probability of the sampled token; actor is None where it is not trained.
+    logp_policy, logp_actor: of the sampled token; None for an actor that is not trained.
     entropy: of the policy, without gradient.
     kl: "anchor", "distill" (at the distillation temperature) and "control" (without gradient), each
         where it is used.
     for_weights: the policy's log-probabilities for the weights, where they were asked for.
     """
 
-    policy: torch.Tensor
-    actor: torch.Tensor | None
+    logp_policy: torch.Tensor
+    logp_actor: torch.Tensor | None
     entropy: torch.Tensor
     kl: dict[str, torch.Tensor]
     for_weights: PolicyLogprobs | None
@@ -140,24 +140,24 @@ def forward_all(
         with torch.no_grad():
             inputs.append(forward(ctx, ctx.anchor, batch))
         pairs["anchor"] = KLPair(0, 1, train_q=False)
-    actor, distilled, apart = len(inputs), controls.distill_coef > 0, False
+    i_actor, distilled, own_pass = len(inputs), controls.distill_coef > 0, False
     if isinstance(own, SeparateActor):
-        # a KL of other laws (bucketed, or at another temperature) needs a pass of its own
-        apart = own.distill_top_k > 0 or own.distill_temperature != 1.0
+        # a KL of other distributions (bucketed, or at another temperature) needs its own pass
+        own_pass = own.distill_top_k > 0 or own.distill_temperature != 1.0
         inputs.append(at_sampled_tokens(forward(ctx, trained["actor"], batch), batch))
-        if distilled and not apart:
-            pairs["distill"] = _distill_pair(own, 0, actor)
+        if distilled and not own_pass:
+            pairs["distill"] = _distill_pair(own, 0, i_actor)
         if ctx.cfg.control.type == "kl":
-            pairs["control"] = KLPair(0, actor, train_p=False, train_q=False)
+            pairs["control"] = KLPair(0, i_actor, train_p=False, train_q=False)
     outputs, kls = logprobs_and_kls(inputs, temperature, list(pairs.values()))
     kl = dict(zip(pairs, kls, strict=True))
-    if isinstance(own, SeparateActor) and distilled and apart:
-        kl["distill"] = distill_kl(own, inputs[0], inputs[actor], temperature)
+    if isinstance(own, SeparateActor) and distilled and own_pass:
+        kl["distill"] = distill_kl(own, inputs[0], inputs[i_actor], temperature)
     if "control" in kl:
         kl["control"] = kl["control"].detach()
     return ModelOutputs(
-        policy=outputs[0].require("logp"),
-        actor=outputs[actor].require("logp") if ctx.actor.trained else None,
+        logp_policy=outputs[0].require("logp"),
+        logp_actor=outputs[i_actor].require("logp") if ctx.actor.trained else None,
         entropy=outputs[0].require("entropy").detach(),
         kl=kl,
         for_weights=_for_weights(ctx, policy, outputs[0], batch, state, is_target)
@@ -176,9 +176,9 @@ def _distill_pair(own: SeparateActor, policy: int, actor: int) -> KLPair:
 def distill_kl(
     own: SeparateActor, policy: HeadInput, actor: HeadInput, temperature: float
 ) -> torch.Tensor:
-    """The KL of Eq. 7 in a pass of its own: at its own temperature or of bucketed laws, (n,).
+    """The KL of Eq. 7 in its own pass: at its own temperature or of bucketed distributions, (n,).
 
-    temperature: of sampling. Laws of k tokens and a bucket need whole logits.
+    temperature: of sampling. Those of k tokens and a bucket need whole logits.
     """
     policy, actor = _bare(_detached(policy)), _bare(actor)
     pair, temperature = [_distill_pair(own, 0, 1)], temperature * own.distill_temperature
@@ -205,8 +205,8 @@ def _at_top_k(
 ) -> HeadInput:
     """Ask for q's k likeliest tokens and, where lam is known already, for p's tail above lam c."""
     floor = None
-    if is_target and needs_tail(**of_correction(ctx.cfg)):
-        lam = lam_before(state, **of_lam(ctx.cfg))
+    if is_target and needs_tail(**correction_keywords(ctx.cfg)):
+        lam = lam_before(state, **lam_keywords(ctx.cfg))
         floor = None if lam is None else tail_floor(batch.topk_logp_inf, lam)
     return policy._replace(ids=batch.topk_ids, floor=floor)
 
@@ -231,11 +231,11 @@ def _for_weights(
         return counted.require("n_above"), counted.require("mass_above")
 
     # where logp is not finite, the guard stops the run before anything uses the bound
-    wanted = is_target and needs_tail(**of_correction(ctx.cfg))
+    wanted = is_target and needs_tail(**correction_keywords(ctx.cfg))
     bound = None
     if wanted and bool(torch.isfinite(logp).all()):
         topk_logp_inf = batch.topk_logp_inf
-        bound = forward_tail(state, topk_logp, topk_logp_inf, count_above, **of_tail(ctx.cfg))
+        bound = forward_tail(state, topk_logp, topk_logp_inf, count_above, **tail_keywords(ctx.cfg))
     return PolicyLogprobs(logp, topk_logp, bound)
 
 

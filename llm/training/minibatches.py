@@ -1,4 +1,4 @@
-"""The sequences of each optimiser step of a rollout, with their coins and p_ref."""
+"""The sequences of each optimiser step of a rollout, with their random numbers and p_ref."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .scoring import score_before_updates
 class Minibatch:
     """What one optimiser step works on: this rank's sequences of it, n tokens.
 
-    coin: in [0, 1) for each token, (n,) float64.
+    uniform: of each token in [0, 1), (n,) float64: below its a(x) the token is accepted.
     p_ref: of its tokens; None where there is a single update per rollout, whose own forward pass
         gives it.
     logp_actor_ref: log p_actor_ref of the sampled tokens, (n,); None likewise, or where Eq. 6 has
@@ -30,7 +30,7 @@ class Minibatch:
     """
 
     batch: Batch
-    coin: torch.Tensor
+    uniform: torch.Tensor
     p_ref: PolicyLogprobs | None
     logp_actor_ref: torch.Tensor | None
     global_row: torch.Tensor
@@ -40,8 +40,8 @@ class Minibatch:
         return None if self.logp_actor_ref is None else self.logp_actor_ref[tokens]
 
     @cached_property
-    def tokens(self) -> GlobalTokens:
-        """Its tokens among all ranks'. All ranks must ask for the first time together."""
+    def all_ranks(self) -> GlobalTokens:
+        """Its tokens among those of all ranks. A collective: all ranks must ask first together."""
         return GlobalTokens(self.batch.sequence, self.batch.position, self.global_row)
 
 
@@ -50,31 +50,35 @@ def split_minibatches(
 ) -> list[Minibatch]:
     """The sequences of each optimiser step of a rollout: all of them, or random equal shares.
 
-    Where there are several, p_ref and p_actor_ref are computed here, before any update. A coin
-    belongs to (sequence, position), so it depends on neither the split nor the ranks. The split is
+    Where there are several, p_ref and p_actor_ref are computed here, before any update. The
+    number that decides over a token belongs to (sequence, position), so it depends on neither the
+    split nor the ranks. The split is
     of the sequences of all ranks, so of some minibatches a rank may have none.
     """
     cfg, device = ctx.cfg, batch.ids.device
-    n, width = sum(distributed.all_gather_object(len(batch.answers))), batch.is_completion.shape[1]
+    n_sequences = sum(distributed.all_gather_object(len(batch.answers)))
+    width = batch.is_completion.shape[1]
     rng = randomness.stream(cfg.run.seed, "rejection", step)
-    coins = torch.from_numpy(rng.random((n, width))).to(device)  # (all sequences, t)
-    coin = coins[batch.index[batch.sequence], batch.position]  # (n,)
+    uniforms = torch.from_numpy(rng.random((n_sequences, width))).to(device)  # (all sequences, t)
+    uniform = uniforms[batch.index[batch.sequence], batch.position]  # (n,)
     if cfg.loss.updates_per_rollout == 1:
-        return [Minibatch(batch, coin, None, None, batch.index)]
+        return [Minibatch(batch, uniform, None, None, batch.index)]
     p_ref, logp_actor_ref = score_before_updates(ctx, batch, learner.correction)
-    order = torch.from_numpy(randomness.stream(cfg.run.seed, "shares", step).permutation(n))
+    order = torch.from_numpy(
+        randomness.stream(cfg.run.seed, "shares", step).permutation(n_sequences)
+    )
     minibatches = []
     for numbers in order.to(device).reshape(cfg.loss.updates_per_rollout, -1):
-        rows, place = (batch.index[:, None] == numbers).nonzero().T  # those of this rank
-        rows, place = rows[place.argsort()], place.sort().values
+        rows, global_row = (batch.index[:, None] == numbers).nonzero().T  # of this rank
+        rows, global_row = rows[global_row.argsort()], global_row.sort().values
         tokens = batch.token_index(rows)
         minibatches.append(
             Minibatch(
                 batch.rows(rows) if len(rows) else batch.without_tokens(),
-                coin[tokens],
+                uniform[tokens],
                 p_ref.at(tokens),
                 None if logp_actor_ref is None else logp_actor_ref[tokens],
-                place,
+                global_row,
             )
         )
     return minibatches

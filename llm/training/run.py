@@ -40,9 +40,9 @@ from llm.runs.signals import Signals, Stopped
 from llm.runs.trackers import Tracker, open_tracker
 
 from .context import TrainContext
-from .correction_settings import of_controls, of_next_state
 from .evaluation import evaluate, pass_rate
 from .forward import forward, logprobs_and_kls
+from .keywords import control_keywords, next_state_keywords
 from .optimizer import open_learner
 from .record import Record, progress_text, start_text
 from .rollout_phase import rollout_metrics
@@ -85,7 +85,7 @@ class Run:
             require_room(self.checkpoints, self._parts)
 
     @property
-    def lr_factor(self) -> float:
+    def alarm_lr_factor(self) -> float:
         """What alarms multiply both learning rates by."""
         return self.alarms.state.lr_factor
 
@@ -129,7 +129,7 @@ class Run:
             sys.stderr.write(start_text(ctx.actor.kind, ctx.task.skipped, record.row))
         self._keep_if_best(record.step, record.row["pass_rate"])
 
-    def evaluate_within_if_due(self, record: Record) -> None:
+    def evaluate_between_updates_if_due(self, record: Record) -> None:
         """Between the updates of a step, every run.eval_updates of them: the pass rate."""
         every, begun = self.ctx.cfg.run.eval_updates, record.updates_begun
         if every and begun and begun % every == 0:
@@ -146,27 +146,28 @@ class Run:
         if record.evaluated and record.weights:
             self.files.write("histograms", histogram_row(record.step, record.weights))
 
-    def next_state(self, record: Record) -> None:
+    def move_closed_loops(self, record: Record) -> None:
         """lam and the tail ratio follow the step's weights; controls follow its measured KL."""
         cfg, weights = self.ctx.cfg, record.weights
         if not weights:
             return
         self.learner.correction, moved = next_state(
-            self.learner.correction, weights, **of_next_state(cfg)
+            self.learner.correction, weights, **next_state_keywords(cfg)
         )
         record.decisions += moved
         kl = record.row.get("kl_policy_actor_now", math.nan)
         if cfg.control.type == "kl" and math.isfinite(kl):
             self.learner.controls, moved = next_controls(
-                self.learner.controls, kl, **of_controls(cfg)
+                self.learner.controls, kl, **control_keywords(cfg)
             )
             record.decisions += moved
 
     @torch.no_grad()
-    def check_models_if_due(self, record: Record, batch: Batch) -> None:
-        """Before a checkpoint: only models with finite log-probabilities are worth one.
+    def decide_save(self, record: Record, batch: Batch) -> None:
+        """Sets save_due and exit_code; where a checkpoint is due, refuses non-finite models.
 
-        One is due every run.checkpoint_every steps, after the last step, and where a signal came.
+        All ranks must call. A checkpoint is due every run.checkpoint_every steps, after the last
+        step, and where a signal came.
         """
         # torchrun tells one rank after another to end: all stop with the first
         record.exit_code = distributed.all_reduce_max(self.signals.exit_code)

@@ -114,7 +114,7 @@ def sample_rows(
 
     weights: of the tokens of all ranks. All ranks must call.
     """
-    batch, place, tokens = minibatch.batch, minibatch.global_row.tolist(), minibatch.tokens
+    batch, place, tokens = minibatch.batch, minibatch.global_row.tolist(), minibatch.all_ranks
     columns = ("weight", "log_ratio", "accept_prob", "accepted")
     local: dict[str, Any] = {name: tokens.local(getattr(weights, name)) for name in columns}
     places = (place, tokens.n_sequences)

@@ -21,10 +21,10 @@ def score(
     is_target: the policy as it is now is the target p, so the bound of Z's tail is computed too.
     """
     parts = [policy_logprobs(ctx, mb.batch, state, is_target=is_target) for mb in micro]
-    return merged(parts, micro)
+    return in_batch_order(parts, micro)
 
 
-def merged(parts: list[PolicyLogprobs], micro: list[Microbatch]) -> PolicyLogprobs:
+def in_batch_order(parts: list[PolicyLogprobs], micro: list[Microbatch]) -> PolicyLogprobs:
     """Those of microbatches, as the batch has its tokens."""
     places = [mb.tokens for mb in micro]
     bounds = [p.tail_bound for p in parts]

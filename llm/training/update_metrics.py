@@ -14,18 +14,28 @@ from .forward import ModelOutputs
 class UpdateMetrics:
     """Losses are summed over microbatches and ranks; token metrics are means over all tokens."""
 
-    def __init__(self, tokens: GlobalTokens, places: list[torch.Tensor]) -> None:
-        """places: of each microbatch's tokens among this rank's, (m,) each."""
-        self._tokens, self._places = tokens, places
+    def __init__(self, all_ranks: GlobalTokens) -> None:
+        self._all_ranks = all_ranks
+        self._places: list[torch.Tensor] = []
         self._sums: dict[str, float] = {}
         self._entropy: list[torch.Tensor] = []
         self._clipped: list[torch.Tensor] = []
 
-    def add(self, terms: dict[str, torch.Tensor], out: ModelOutputs, clipped: torch.Tensor) -> None:
-        """A microbatch's loss terms (without coefficients), outputs, and clipped tokens, (m,)."""
+    def add(
+        self,
+        places: torch.Tensor,
+        terms: dict[str, torch.Tensor],
+        out: ModelOutputs,
+        clipped: torch.Tensor,
+    ) -> None:
+        """A microbatch's loss terms (without coefficients), outputs, and clipped tokens, (m,).
+
+        places: of its tokens among this rank's, (m,).
+        """
         terms = dict(terms)
+        self._places.append(places)
         if "control" in out.kl:
-            n_proposed = len(self._tokens.sequence)
+            n_proposed = len(self._all_ranks.sequence)
             terms["kl_policy_actor_now"] = out.kl["control"].sum() / n_proposed
         for name, term in terms.items():
             self._sums[name] = self._sums.get(name, 0.0) + float(term.detach())
@@ -43,4 +53,4 @@ class UpdateMetrics:
         }
 
     def _mean(self, parts: list[torch.Tensor]) -> float:
-        return float(self._tokens.all_gather(in_order(parts, self._places)).mean())
+        return float(self._all_ranks.all_gather(in_order(parts, self._places)).mean())

@@ -5,8 +5,8 @@ from __future__ import annotations
 from llm.algorithm.correction import CorrectionInputs, TokenWeights, token_weights
 
 from .context import TrainContext
-from .correction_settings import of_correction
 from .forward import PolicyLogprobs
+from .keywords import correction_keywords
 from .minibatches import Minibatch
 from .optimizer import Learner
 
@@ -19,7 +19,10 @@ def jackpot_weights(
     p_new: PolicyLogprobs,
     step: int,
 ) -> TokenWeights:
-    """Mask x SG(F(p / q~) p_ref / p) of the tokens of all ranks (Alg. 1, l. 18-24).
+    """Mask x SG(F(p / q~) p_ref / p) of the tokens of all ranks (Alg. 1, l. 18-24), (N,).
+
+    q~ is the distribution after rejection, SG the stop-gradient. The types none, importance, tis
+    and icepop have no mask and take p / q.
 
     Args:
         p_ref, p_new: the policy before and after this rollout's earlier updates, at this rank's
@@ -28,7 +31,7 @@ def jackpot_weights(
     Raises:
         NonFinite: NaN or inf in a log-probability, ratio or weight.
     """
-    batch, everywhere = minibatch.batch, minibatch.tokens.all_gather
+    batch, gather = minibatch.batch, minibatch.all_ranks.all_gather
     learner.guard.finite(step, logp_new=p_new.logp, logp_inf=batch.logp_inf)
     if minibatch.p_ref is not None:
         learner.guard.finite(step, logp_ref=p_ref.logp)
@@ -36,18 +39,18 @@ def jackpot_weights(
     target = p_new if single_update or ctx.cfg.correction.target == "new" else p_ref
     weights = token_weights(
         CorrectionInputs(
-            logp_inf=everywhere(batch.logp_inf),
-            logp_ref=everywhere(p_ref.logp),
-            logp_new=everywhere(p_new.logp),
-            topk_logp_inf=everywhere(batch.topk_logp_inf),
-            topk_logp_target=everywhere(target.topk_logp),
-            in_topk=everywhere(batch.in_topk),
-            uniform=everywhere(minibatch.coin),
-            sequence=minibatch.tokens.sequence,
-            tail_bound=None if target.tail_bound is None else everywhere(target.tail_bound),
+            logp_inf=gather(batch.logp_inf),
+            logp_ref=gather(p_ref.logp),
+            logp_new=gather(p_new.logp),
+            topk_logp_inf=gather(batch.topk_logp_inf),
+            topk_logp_target=gather(target.topk_logp),
+            in_topk=gather(batch.in_topk),
+            uniform=gather(minibatch.uniform),
+            sequence=minibatch.all_ranks.sequence,
+            tail_bound=None if target.tail_bound is None else gather(target.tail_bound),
         ),
         learner.correction,
-        **of_correction(ctx.cfg),
+        **correction_keywords(ctx.cfg),
     )
     learner.guard.finite(step, ratio=weights.log_ratio.double().exp(), weight=weights.weight)
     return weights

@@ -205,7 +205,7 @@ def test_p_ref_is_each_model_before_the_updates_at_every_update_of_a_step(
             assert minibatch.logp_actor_ref is None
         coins = randomness.stream(world.cfg.run.seed, "rejection", step).random((16, real.shape[1]))
         own = torch.from_numpy(coins)[batch.index][real]  # by sequence and position, not by place
-        assert torch.equal(minibatch.coin, own)
+        assert torch.equal(minibatch.uniform, own)
         anchors.append(ref.topk_logp)
         now = scoring.score(world, micro, state, is_target=True).logp
         moved.append(float((now - expected.logp).abs().max()))
@@ -243,7 +243,7 @@ def test_a_non_finite_value_stops_the_run_naming_step_tensor_and_checkpoint(
 
         monkeypatch.setattr(train, "distill_sum", poisoned)
     elif name == "gradient":
-        original = train.clip_fraction
+        original = train.clipped_tokens
 
         def poisoned(*args):
             seen.append(1)
@@ -257,7 +257,7 @@ def test_a_non_finite_value_stops_the_run_naming_step_tensor_and_checkpoint(
         monkeypatch.setattr(
             train, "open_context", lambda *a: policies.append((m := build(*a)).policy) or m
         )
-        monkeypatch.setattr(train, "clip_fraction", poisoned)
+        monkeypatch.setattr(train, "clipped_tokens", poisoned)
     elif name == "weight":
         original = weighing.token_weights
 

@@ -62,8 +62,8 @@ def play(scene: Scene) -> None:
                 bad = part.advantage.masked_fill(part.index >= n // 2, torch.nan)
                 minibatch = replace(minibatch, batch=replace(part, advantage=bad))
             last = scene.reject & (part.index >= n // 2)[part.sequence]
-            coin = torch.where(last, 1.0 - 2.0**-53, minibatch.coin)
-            found.append(replace(minibatch, coin=coin))
+            coin = torch.where(last, 1.0 - 2.0**-53, minibatch.uniform)
+            found.append(replace(minibatch, uniform=coin))
         return found
 
     def killing(engine, steps, *rest):
