@@ -1,4 +1,4 @@
-"""Hypothesis profiles (HYPOTHESIS_PROFILE = dev, ci or nightly), one torch thread, the order."""
+"""Hypothesis profiles (HYPOTHESIS_PROFILE = dev, ci or nightly), one torch thread, order of files."""
 
 import os
 from pathlib import Path
@@ -19,7 +19,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 
 torch.set_num_threads(1)
 
-LONGEST = (  # these files start first, so that no worker begins one when the others are done
+LONGEST = (  # files that start first: no worker begins one of them when the others are done
     "paper_figures/test_smoke.py",
     "llm/training/test_ranks.py",
     "llm/test_whole_runs.py",

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# One machine: bash docs/launch/torchrun.sh CONFIG.toml [--section.key value ...]
-# One process for each GPU; GPUS says how many (default: all of the machine's).
+# Train on one machine: bash docs/launch/torchrun.sh CONFIG.toml [--section.key value ...]
+# It starts one process for each GPU. The variable GPUS limits their number (default: all GPUs).
 set -euo pipefail
 [ $# -ge 1 ] || { echo "usage: $0 CONFIG.toml [--section.key value ...]" >&2; exit 2; }
 GPUS=${GPUS:-$(nvidia-smi --list-gpus | wc -l)}

@@ -103,6 +103,7 @@ class Run:
             self._write_samples(record)
             self.alarms.halt()
             record.add({"updates_skipped": 1})
+            record.decisions.clear()
             self._write_row(record)
             raise
 
@@ -140,8 +141,6 @@ class Run:
     def record_updates(self, record: Record) -> None:
         """The metrics of the step's updates; of an evaluated step also samples and histograms."""
         record.merge_updates(self.ctx.cfg.correction.type)
-        if self.ctx.actor.trained:
-            record.add({"distill_coef": self.learner.controls.distill_coef})
         self._write_samples(record)
         if record.evaluated and record.weights:
             self.files.write("histograms", histogram_row(record.step, record.weights))
