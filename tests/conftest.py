@@ -1,4 +1,4 @@
-"""Hypothesis profiles (HYPOTHESIS_PROFILE = dev, ci or nightly), one torch thread, order of files."""
+"""Hypothesis profiles (HYPOTHESIS_PROFILE = dev, ci or nightly), one torch thread, file order."""
 
 import os
 from pathlib import Path
