@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 VLLM := .venv-vllm
 TRL := .venv-trl
-VLLM_NEEDS := 'numpy>=2.1' array-api-compat tyro matplotlib peft pytest hypothesis
+VLLM_NEEDS := 'numpy>=2.1' array-api-compat matplotlib peft pytest hypothesis
 RUN := OMP_NUM_THREADS=1 $(VENV)/bin/python
 # One worker per core, a file of tests at a time, in the order of tests/conftest.py.
 PYTEST := $(RUN) -m pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder

@@ -8,7 +8,7 @@ one file, sample `PROMPTS` groups of `GROUP` completions at temperature 1 until 
 tokens (so lengths are ragged, and equal in law) and take one AdamW step on the clipped GRPO loss
 per token, without KL, from rewards that are a comparison of the last number in the text. TRL's
 defaults that cost time are off: bfloat16, gradient checkpointing, logging, saving. Ours is
-`llm.train.train` itself with `actor.kind = self`, its log-probabilities and metrics included.
+`llm.train.train` itself with `actor.type = self`, its log-probabilities and metrics included.
 
 Tokens are completion tokens. A run's first `WARM` steps are left out, and its last, which saves.
 Processor seconds of all threads; runs in turns; the median of the ratios and their range.

@@ -13,7 +13,7 @@ PLOTS = {"numpy", "scipy", "matplotlib"}
 ALLOWED = {
     "jackpot": {"numpy", "array_api_compat"},
     "sim": {"jackpot", "mpmath"} | PLOTS,
-    "llm": {"jackpot", "torch", "transformers", "safetensors", "tyro", "numpy", "matplotlib"}
+    "llm": {"jackpot", "torch", "transformers", "safetensors", "numpy", "matplotlib"}
     | {"peft", "torchao", "math_verify", "sympy", "pyarrow", "datasets", "reasoning_gym"}
     | {"vllm", "jinja2", "tensorboard", "wandb", "trackio", "gguf"},
     "paper_figures": {"sim", "jackpot"} | PLOTS,

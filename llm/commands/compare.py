@@ -22,7 +22,7 @@ from llm.settings.sections import flat_table
 # two runs that differ in these alone are two seeds of one setting; the rest of them changes what
 # is kept and shown, not what is learnt
 NOT_COMPARED = set(
-    "run.seed run.folder warmup.folder run.tracker run.threads run.checkpoint_every "
+    "run.seed run.folder pretrain.folder run.tracker run.threads run.checkpoint_every "
     "run.checkpoints_kept run.keep_best run.samples_kept".split()
 )
 

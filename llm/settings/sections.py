@@ -193,8 +193,10 @@ def _unknown(
     same_name = [k for k in known if k.split(".")[-1] == name]
     close = difflib.get_close_matches(key, same_name or list(known), n=1, cutoff=0.5)
     best = close or same_name
-    hint = f"; perhaps you meant {source if source == '--' else ''}{best[0]}?" if best else ""
-    return f"{source}{key}: there is no such setting{hint or '; see python -m llm train --help'}"
+    flag = source if source == "--" else ""
+    hint = f"perhaps you meant {flag}{best[0]}?" if best else "see python -m llm train --help"
+    unknown = f"unknown flag --{key}" if flag else f"{source}unknown key {key}"
+    return f"{unknown}; {hint}"
 
 
 def all_keys(hint: Any, prefix: str = "") -> Iterator[str]:

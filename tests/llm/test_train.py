@@ -57,9 +57,9 @@ def opened(cfg: config.Config, folder: Path) -> tuple:
 
 def test_policy_and_actor_train_jointly_and_the_actor_nears_the_policy(tmp_path, warm):
     """Both change; the distillation loss falls; every metric is finite and rows are complete."""
-    cfg = settings(tmp_path, warm, "--run.steps", "40", "--optim.actor-lr", "3e-3")
+    cfg = settings(tmp_path, warm, "--run.steps", "40", "--actor.lr", "3e-3")
     before = [{k: v.clone() for k, v in m.state_dict().items()} for m in opened(cfg, tmp_path)]
-    start(tmp_path, warm, "--run.steps", "40", "--optim.actor-lr", "3e-3")
+    start(tmp_path, warm, "--run.steps", "40", "--actor.lr", "3e-3")
     kept = latest(tmp_path / "checkpoints")
     for name, old in zip(("policy", "actor"), before, strict=True):
         new = load_file(kept / f"{name}.safetensors")
@@ -76,7 +76,7 @@ def test_policy_and_actor_train_jointly_and_the_actor_nears_the_policy(tmp_path,
 
 
 def spawn(folder: Path, warm: Path) -> subprocess.Popen:
-    flags = [*TINY, "--run.folder", str(folder), "--warmup.folder", str(warm)]
+    flags = [*TINY, "--run.folder", str(folder), "--pretrain.folder", str(warm)]
     return subprocess.Popen(
         [sys.executable, "-m", "llm", "train", *flags],
         cwd=ROOT,
@@ -216,7 +216,7 @@ def test_p_ref_is_each_model_before_the_updates_at_every_update_of_a_step(
     for module in (rollout_phase, evaluation):
         monkeypatch.setattr(module, "rewards", lambda b, s: torch.arange(len(b.answers)) % 2.0)
     extra = ("--loss.updates-per-rollout", "4", "--optim.policy-lr", "0.01", "--run.steps", "2")
-    start(tmp_path, warm, *extra, "--loss.actor-correction", kind)
+    start(tmp_path, warm, *extra, "--actor.correction.type", kind)
     assert len(moved) == 8 and moved[0] == 0.0 and max(moved) > 0.01
 
 
@@ -291,7 +291,7 @@ def test_a_warm_up_is_reused_and_other_settings_get_one_of_their_own(tmp_path, w
     cfg = settings(tmp_path, warm)
     a, b = (opened(cfg, tmp_path)[0].state_dict() for _ in range(2))
     assert all(torch.equal(a[k], b[k]) for k in a)
-    other = settings(tmp_path, warm, "--warmup.policy-error", "0.3")
+    other = settings(tmp_path, warm, "--pretrain.policy-error", "0.3")
     c = opened(other, tmp_path)[0].state_dict()
     assert not all(torch.equal(a[k], c[k]) for k in a)
     d = opened(cfg, tmp_path)[0].state_dict()
@@ -354,8 +354,8 @@ def test_metrics_shorter_than_the_checkpoint_counts_are_an_error_at_once(tmp_pat
 
 def test_on_policy_runs_need_no_actor(tmp_path, warm):
     """actor.kind = self: no actor is built, warmed up or saved."""
-    extra = ("--actor.kind", "self", "--correction.name", "none", "--run.steps", "2")
-    flags = [*COMMON, *extra, "--loss.actor-ppo", "False", "--loss.distill-coef", "0"]
+    extra = ("--actor.type", "self", "--correction.type", "none", "--run.steps", "2")
+    flags = [*COMMON, *extra, "--actor.ppo", "False", "--actor.distill-coef", "0"]
     cfg = config.load([], [*flags, "--run.folder", str(tmp_path)])
     train_in(cfg)
     kept = latest(tmp_path / "checkpoints")

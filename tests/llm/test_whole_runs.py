@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from training_runs import POLICY, TINY, UNTRAINED, derived, rows, settings, start, weights
+from training_runs import POLICY, TINY, derived, rows, settings, start, weights
 
 from llm import settings as config
 from llm import train
@@ -25,12 +25,12 @@ from llm.training import context, evaluation, rollout_phase, run
 ROOT = Path(__file__).resolve().parents[2]
 KINDS = {
     "separate": TINY,
-    "frozen": (*TINY, "--actor.kind", "frozen", *UNTRAINED),
+    "frozen": (*TINY, "--actor.type", "frozen"),
     "stale": derived("stale", *POLICY, "--actor.lag", "2"),
     "quantized": derived("quantized", *POLICY),
     "early_exit": derived("early_exit", "--policy.layers", "2", "--policy.width", "32"),
     "noisy": derived("noisy", *POLICY),
-    "self": derived("self", *POLICY, "--correction.name", "none"),
+    "self": derived("self", *POLICY, "--correction.type", "none"),
 }
 
 
@@ -168,7 +168,7 @@ def test_nan_outside_an_update_is_an_alarm_in_the_metrics_and_stops(
 
 def test_two_runs_share_a_warm_up_at_once(tmp_path):
     """The second waits for the first one's models instead of getting in its way."""
-    flags = [*TINY, "--warmup.folder", str(tmp_path / "warm"), "--run.steps", "1"]
+    flags = [*TINY, "--pretrain.folder", str(tmp_path / "warm"), "--run.steps", "1"]
     running = [
         subprocess.Popen(
             [sys.executable, "-m", "llm", "train", *flags, "--run.folder", str(tmp_path / name)],
@@ -186,13 +186,22 @@ def test_two_runs_share_a_warm_up_at_once(tmp_path):
 
 def test_the_controller_moves_what_it_drives_within_limits_and_logs_it(tmp_path, warm):
     """KL far above target: distillation and the actor's rate rise to their limit, no further."""
-    flags = ("--control.kl-target", "1e-4", "--control.actor-lr", "True", "--control.gain", "0.3")
+    flags = (
+        "--control.type",
+        "kl",
+        "--control.kl-target",
+        "1e-4",
+        "--control.actor-lr",
+        "True",
+        "--control.gain",
+        "0.3",
+    )
     start(tmp_path, warm, *flags, "--control.factor-max", "2", "--run.steps", "5")
     found, decisions = rows(tmp_path)[:5], rows(tmp_path, "decisions")
     expected = [1.0, math.exp(0.3), math.exp(0.6), 2.0, 2.0]
     assert [r["distill_coef"] for r in found] == pytest.approx(expected)
     assert [r["lr_actor"] / 6e-4 for r in found] == pytest.approx(expected)
-    assert {d["setting"] for d in decisions} == {"loss.distill_coef", "optim.actor_lr factor"}
+    assert {d["setting"] for d in decisions} == {"actor.distill_coef", "actor.lr factor"}
     assert [d["limited"] for d in decisions[::2]] == [False, False, True, True, True]
     assert "target 0.0001" in decisions[0]["because"]
 
@@ -260,7 +269,7 @@ def test_the_best_evaluation_is_kept_as_a_checkpoint(tmp_path, warm, monkeypatch
 
 @pytest.mark.parametrize("overlay", sorted((ROOT / "llm/configs/controls").glob("*.toml")))
 def test_every_control_of_a_fair_comparison_trains(tmp_path, warm, overlay):
-    flags = [*TINY, "--run.folder", str(tmp_path), "--warmup.folder", str(warm)]
+    flags = [*TINY, "--run.folder", str(tmp_path), "--pretrain.folder", str(warm)]
     flags += ["--run.steps", "1", "--loss.updates-per-rollout", "2"]
     cfg = config.load([str(overlay)], flags)
     train.train(cfg, tmp_path)
@@ -274,9 +283,9 @@ def test_loss_settings_run_and_leave_rollouts_alone(tmp_path, warm, mixed_reward
         "rloo": ("--loss.advantage", "rloo"),
         "dr_grpo": ("--loss.advantage", "dr_grpo"),
         "sequence": ("--loss.denominator", "sequence"),
-        "reverse": ("--loss.distill-direction", "reverse"),
-        "top_k": ("--loss.distill-top-k", "3"),
-        "warm": ("--loss.distill-temperature", "2"),
+        "reverse": ("--actor.distill-direction", "reverse"),
+        "top_k": ("--actor.distill-top-k", "3"),
+        "warm": ("--actor.distill-temperature", "2"),
         "none": ("--correction.z", "none"),
     }
     first = {}

@@ -82,7 +82,7 @@ TINY = {
     "task.digits_min": 1,
     "task.digits_max": 2,
     "rollout.max_new_tokens": 4,
-    "warmup.policy_steps": 20,
+    "pretrain.policy_steps": 20,
     "rollout.prompts_per_step": 2,
     "run.steps": 4,
     "run.eval_every": 2,

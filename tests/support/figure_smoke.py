@@ -25,7 +25,7 @@ from paper_figures.tables import table1
 SMOKE = Scale("smoke", (11,), (11,), 0.02)
 TINY = {
     **{"policy.layers": 1, "policy.width": 16, "actor.layers": 1, "actor.width": 16},
-    **{"warmup.policy_steps": 4, "warmup.actor_steps": 4, "warmup.batch_size": 4},
+    **{"pretrain.policy_steps": 4, "pretrain.actor_steps": 4, "pretrain.batch_size": 4},
     **{"rollout.prompts_per_step": 2, "rollout.rollouts_per_prompt": 4, "run.eval_prompts": 8},
 }
 

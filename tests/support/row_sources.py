@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 
+import sections
 from toy_tokenizers import Words
 
-from llm.settings.schema import TaskConfig
 from llm.tasks import problem as data
 from llm.tasks.factory import open_task
 
@@ -15,7 +15,7 @@ def source(path, rows_, **settings) -> data.Task:
     """A task of rows written to a file; exact scoring, so that no worker starts."""
     path.write_text("".join(r if isinstance(r, str) else json.dumps(r) + "\n" for r in rows_))
     settings = {"scorer": "exact"} | settings
-    return open_task(TaskConfig(name="problems", source=str(path), **settings), Words())
+    return open_task(sections.task(type="problems", source=str(path), **settings), Words())
 
 
 def numbered(n: int) -> list[dict]:

@@ -14,11 +14,10 @@ from llm.runs import run_folder
 from llm.runs.metrics_files import read
 
 POLICY = ("--policy.layers", "1", "--policy.width", "32")
-ACTOR = ("--actor.layers", "1", "--actor.width", "16", "--warmup.actor-steps", "80")
-UNTRAINED = ("--loss.actor-ppo", "False", "--loss.distill-coef", "0")
+ACTOR = ("--actor.layers", "1", "--actor.width", "16", "--pretrain.actor-steps", "80")
 COMMON = (
     *("--task.digits-min", "1", "--task.digits-max", "2", "--rollout.max-new-tokens", "5"),
-    *("--warmup.policy-steps", "120", "--warmup.batch-size", "32"),
+    *("--pretrain.policy-steps", "120", "--pretrain.batch-size", "32"),
     *("--rollout.prompts-per-step", "4", "--rollout.rollouts-per-prompt", "4"),
     *("--run.steps", "12", "--run.eval-every", "4", "--run.eval-prompts", "16"),
     *("--run.checkpoint-every", "3"),
@@ -28,12 +27,12 @@ TINY = (*POLICY, *ACTOR, *COMMON)
 
 def derived(kind: str, *flags: str) -> tuple[str, ...]:
     """Settings of an actor that is made from the policy."""
-    return (*COMMON, "--actor.kind", kind, *UNTRAINED, *flags)
+    return (*COMMON, "--actor.type", kind, *flags)
 
 
 def settings(folder: Path, warm: Path, *extra: str, base: tuple[str, ...] = TINY) -> config.Config:
     return config.load(
-        [], [*base, "--run.folder", str(folder), "--warmup.folder", str(warm), *extra]
+        [], [*base, "--run.folder", str(folder), "--pretrain.folder", str(warm), *extra]
     )
 
 

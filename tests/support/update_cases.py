@@ -6,10 +6,11 @@ import copy
 import dataclasses
 
 import pytest
+import sections
 import torch
 from tiny_context import learner, world
 
-from llm.settings.loading import Config, CorrectionConfig
+from llm.settings.loading import Config
 from llm.settings.schema import LossConfig, RolloutConfig
 from llm.train import update
 from llm.training.minibatches import Minibatch
@@ -21,7 +22,7 @@ def config(**correction) -> Config:
     sizes = {"top_k": 5} if (name, z) == ("jackpot", "state") else {}
     return Config(
         rollout=RolloutConfig(prompts_per_step=5, rollouts_per_prompt=4, max_new_tokens=9, **sizes),
-        correction=CorrectionConfig(**correction),
+        correction=sections.correction(**correction),
         loss=LossConfig(updates_per_rollout=2),
     )
 

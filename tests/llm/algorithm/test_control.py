@@ -35,7 +35,7 @@ def test_driven_values_rise_above_the_target_and_fall_below_it(kl, factor):
     controls, decisions = next_controls(Controls(3.0, 0.5), kl, **TARGET | {"distill_coef": 2.0})
     assert controls.distill_coef == pytest.approx(3.0 * factor)
     assert controls.actor_lr_factor == pytest.approx(0.5 * factor)
-    assert [d["setting"] for d in decisions] == ["loss.distill_coef", "optim.actor_lr factor"]
+    assert [d["setting"] for d in decisions] == ["actor.distill_coef", "actor.lr factor"]
     assert [d["before"] for d in decisions] == [3.0, 0.5]
     assert [d["after"] for d in decisions] == [controls.distill_coef, controls.actor_lr_factor]
     for decision in decisions:

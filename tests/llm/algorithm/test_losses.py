@@ -228,9 +228,9 @@ class Grid:
             own = ppo_clip_sum(
                 actor.gather(1, x)[:, 0], q[:, 0], adv[:, 0], one, *clip, 1 / len(flat["x"])
             )
-            settings = (loss.distill_direction, loss.distill_top_k, loss.distill_temperature)
+            settings = (actor.distill_direction, actor.distill_top_k, actor.distill_temperature)
             distill = distillation(new, actor, *settings) / len(flat["x"])
-            terms = (policy, own * loss.actor_ppo, loss.distill_coef * distill)
+            terms = (policy, own * actor.ppo, actor.distill_coef * distill)
             sum(terms).backward()
             totals += torch.tensor([float(t.detach()) for t in terms])
         grads = [leaf[n].grad[self.real] for n in ("p", "actor")]

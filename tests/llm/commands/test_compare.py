@@ -15,7 +15,7 @@ def test_runs_that_differ_by_their_seed_are_one_group(tmp_path):
     runs.append(
         make_run(
             tmp_path / "b",
-            *"--run.seed 9 --warmup.folder w --run.tracker wandb --run.samples_kept 0".split(),
+            *"--run.seed 9 --pretrain.folder w --run.tracker wandb --run.samples_kept 0".split(),
         )
     )
     (group,) = groups_of(*runs)
@@ -34,7 +34,7 @@ def test_groups_are_named_by_what_differs(tmp_path):
     ]
 
 
-FROZEN = ["--actor.kind", "frozen", "--loss.actor_ppo", "False", "--loss.distill_coef", "0"]
+FROZEN = ["--actor.type", "frozen"]
 
 
 @pytest.mark.parametrize(
@@ -43,11 +43,11 @@ FROZEN = ["--actor.kind", "frozen", "--loss.actor_ppo", "False", "--loss.distill
         ([], "jackpot"),
         (["--correction.mask", "expected"], "jackpot expected mask"),
         (["--correction.scope", "prefix"], "jackpot on prefixes"),
-        (["--correction.name", "tis"], "tis+distill"),
-        (["--correction.name", "tis", *FROZEN], "tis"),
-        (["--correction.name", "none", *FROZEN], "none"),
-        (["--correction.name", "icepop"], "icepop"),
-        (["--correction.name", "none", "--actor.kind", "self", *FROZEN[2:]], "on-policy"),
+        (["--correction.type", "tis"], "tis+distill"),
+        (["--correction.type", "tis", *FROZEN], "tis"),
+        (["--correction.type", "none", *FROZEN], "none"),
+        (["--correction.type", "icepop"], "icepop"),
+        (["--correction.type", "none", "--actor.type", "self", *FROZEN[2:]], "on-policy"),
     ],
 )
 def test_the_method_is_read_from_the_settings(tmp_path, flags, key):
@@ -64,7 +64,7 @@ def test_rows_left_out_are_said_with_file_and_line(tmp_path, capsys):
 
 
 def test_different_tasks_are_refused_unless_forced(tmp_path):
-    a, b = make_run(tmp_path / "a"), make_run(tmp_path / "b", "--task.name", "sort")
+    a, b = make_run(tmp_path / "a"), make_run(tmp_path / "b", "--task.type", "sort")
     with pytest.raises(ConfigError, match=r"they differ in task\.name\).*--force"):
         groups_of(a, b)
     assert [g.name for g in groups_of(a, b, force=True)] == ["task chain", "task sort"]
@@ -96,7 +96,7 @@ def test_the_table_holds_mean_and_interval(tmp_path):
 
 @pytest.mark.parametrize("suffix", ["html", "png"])
 def test_the_command_writes_a_page_or_a_picture(tmp_path, capsys, suffix):
-    runs = seeds(tmp_path / "a", 3) + seeds(tmp_path / "b", 2, "--correction.name", "tis")
+    runs = seeds(tmp_path / "a", 3) + seeds(tmp_path / "b", 2, "--correction.type", "tis")
     out = tmp_path / "new" / f"compare.{suffix}"
     assert compare.main([*map(str, runs), "--out", str(out)]) == 0
     start = {"html": b"<!DOCTYPE html>", "png": b"\x89PNG"}[suffix]

@@ -20,8 +20,8 @@ from llm.training import forward
 
 TINY = [
     "--policy.width", "32", "--policy.layers", "1", "--rollout.prompts_per_step", "2",
-    "--rollout.rollouts_per_prompt", "2", "--run.eval_prompts", "8", "--warmup.policy_steps", "2",
-    "--warmup.actor_steps", "2", "--warmup.batch_size", "4", "--run.device", "cpu",
+    "--rollout.rollouts_per_prompt", "2", "--run.eval_prompts", "8", "--pretrain.policy_steps", "2",
+    "--pretrain.actor_steps", "2", "--pretrain.batch_size", "4", "--run.device", "cpu",
 ]  # fmt: skip
 
 
@@ -56,9 +56,9 @@ def test_a_finished_warm_up_is_used_and_not_touched(tmp_path):
     assert "random weights" not in found["models"].found
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == before
     assert set(statuses(found).values()) <= {WARNING}  # two steps of warm-up make no good policy
-    other = lines(tmp_path, "--warmup.policy_steps", "3")
+    other = lines(tmp_path, "--pretrain.policy_steps", "3")
     assert "random weights" in other["models"].found
-    (recipe,) = tmp_path.glob("warmup/policy-*/recipe.json")
+    (recipe,) = tmp_path.glob("pretrained/policy-*/recipe.json")
     recipe.write_text("{}")
     assert lines(tmp_path)["models"].status == PROBLEM
 
@@ -69,9 +69,9 @@ def test_a_finished_warm_up_is_used_and_not_touched(tmp_path):
         (["--optim.policy_lr", "-1"], "settings", "optim.policy_lr must be greater than 0"),
         (["no_such_file.toml"], "settings", "cannot read config file"),
         (["--run.device", "tpu9"], "device", "cannot be used"),
-        (["--actor.kind", "early_exit"], "settings", "has an actor that is not trained"),
+        (["--actor.type", "early_exit"], "settings", "has an actor that is not trained"),
         (["--run.device", "cpu", "--optim.polcy_lr", "1"], "settings", "optim.polcy_lr"),
-        (["--task.name", "problems", "--task.source", "x.jsonl"], "settings", "give --policy.path"),
+        (["--task.type", "problems", "--task.source", "x.jsonl"], "settings", "give --policy.path"),
     ],
 )
 def test_bad_input_is_a_line_that_says_what(tmp_path, flags, check, text):
@@ -167,7 +167,7 @@ def test_what_a_warmed_up_policy_does_wrong_is_warned_of(tmp_path):
 
 def estimated(*flags: str) -> dict[str, int]:
     cfg = settings.load([], list(flags))
-    other = cfg.actor.kind in ("separate", "frozen")
+    other = cfg.actor.type in ("separate", "frozen")
     actor = memory.shape(cfg.actor) if other else None
     return memory.estimate(cfg, memory.shape(cfg.policy), actor, prompt_tokens=9)
 
@@ -210,8 +210,7 @@ def test_checkpoints_are_as_large_as_estimated(tmp_path):
     from llm.checkpoints.checkpoint import save_state
     from llm.training.optimizer import adamw
 
-    cfg = settings.load([], ["--actor.kind", "self", "--correction.name", "none",
-                           "--loss.actor_ppo", "False", "--loss.distill_coef", "0"])  # fmt: skip
+    cfg = settings.load([], ["--actor.type", "self", "--correction.type", "none"])
     model = loading.build(cfg.policy, seed=0)
     optimizer = adamw(model, 1e-3, 0.0)
     model(input_ids=torch.ones(1, 3, dtype=torch.long)).logits.sum().backward()

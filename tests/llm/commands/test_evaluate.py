@@ -30,7 +30,7 @@ def run(tmp_path_factory):
     from llm.checkpoints.checkpoint import save_state
 
     folder = tmp_path_factory.mktemp("run")
-    flags = "--warmup.policy_steps 0 --warmup.actor_steps 0 --policy.layers 1 --policy.width 32"
+    flags = "--pretrain.policy_steps 0 --pretrain.actor_steps 0 --policy.layers 1 --policy.width 32"
     cfg = settings.load([], flags.split())
     (folder / "config.toml").write_text(settings.dump(cfg))
     parts = {
@@ -45,12 +45,12 @@ def test_eval_prints_a_table_and_adds_to_eval_json(run, capsys):
     """On its own task, then on another one: two entries, each with policy and actor."""
     common = [str(run), "--prompts", "6", "--samples", "3"]
     assert evaluate_command.main(common) == 0
-    other = ["--task.name", "sort", "--task.digits_min", "2", "--task.digits_max", "3"]
+    other = ["--task.type", "sort", "--task.digits_min", "2", "--task.digits_max", "3"]
     assert evaluate_command.main([*common, *other]) == 0
     out = capsys.readouterr().out
     assert "pass@3" in out
     first, second = json.loads((run / "eval.json").read_text())
-    assert (first["task"]["task.name"], second["task"]["task.name"]) == ("chain", "sort")
+    assert (first["task"]["task.type"], second["task"]["task.type"]) == ("chain", "sort")
     assert first["step"] == 5
     assert set(first["models"]) == {"policy", "actor"}
     assert first["models"]["policy"]["samples"] == 3

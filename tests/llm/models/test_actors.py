@@ -19,17 +19,16 @@ from llm import settings as config
 from llm.checkpoints import state_tensors
 from llm.models import actors, loading, roles
 from llm.settings.loading import ConfigError
-from llm.settings.schema import ModelConfig
+from llm.settings.schema import ModelConfig, TrainedModelConfig
 
 V, LAYERS = 48, 3
-UNTRAINED = ("--loss.actor_ppo", "False", "--loss.distill_coef", "0")
 KINDS = {
-    "stale": ("--actor.kind", "stale", "--actor.lag", "2"),
-    "int8": ("--actor.kind", "quantized"),
-    "int4": ("--actor.kind", "quantized", "--actor.bits", "4"),
-    "early_exit": ("--actor.kind", "early_exit", "--actor.exit_layers", "2"),
-    "noisy": ("--actor.kind", "noisy", "--actor.noise", "0.1"),
-    "self": ("--actor.kind", "self", "--correction.name", "none"),
+    "stale": ("--actor.type", "stale", "--actor.lag", "2"),
+    "int8": ("--actor.type", "quantized"),
+    "int4": ("--actor.type", "quantized", "--actor.bits", "4"),
+    "early_exit": ("--actor.type", "early_exit", "--actor.exit_layers", "2"),
+    "noisy": ("--actor.type", "noisy", "--actor.noise", "0.1"),
+    "self": ("--actor.type", "self", "--correction.type", "none"),
 }
 COPIES = ("stale", "int8", "int4", "noisy")
 
@@ -48,7 +47,7 @@ def llama(seed: int = 0, vocabulary: int = V) -> loading.Model:
 def policy_of(lora: bool) -> loading.Model:
     if not lora:
         return llama()
-    model = loading.with_lora(llama(), ModelConfig(lora_rank=2, lora_alpha=4.0), seed=3)
+    model = loading.with_lora(llama(), TrainedModelConfig(lora_rank=2, lora_alpha=4.0), seed=3)
     change(model, 4)  # adapters start without effect
     return model
 
@@ -63,7 +62,7 @@ def change(model: loading.Model, seed: int) -> None:
 
 
 def settings(kind: str, *more: str) -> config.Config:
-    return config.load([], [*UNTRAINED, *KINDS[kind], *more])
+    return config.load([], [*KINDS[kind], *more])
 
 
 def opened(kind: str, policy: loading.Model, *more: str) -> actors.Actor:
@@ -324,7 +323,7 @@ def test_another_model_is_the_one_in_its_folder(trained, tmp_path):
     for name, seed in (("policy", 0), ("actor", 1)):
         llama(seed).save_pretrained(tmp_path / name)
     paths = [f"--{n}.path={tmp_path / n}" for n in ("policy", "actor")]
-    kind = [] if trained else ["--actor.kind", "frozen", *UNTRAINED]
+    kind = [] if trained else ["--actor.type", "frozen"]
     cfg = config.load([], [*paths, *kind])
     policy = roles.open_policy(cfg, tmp_path)
     actor = actors.open_actor(cfg, policy, tmp_path)
@@ -393,7 +392,7 @@ def test_early_exit_of_a_decoder_that_lies_deeper_is_early_too(lora):
     policy = other("OPT", ffn_dim=32, word_embed_proj_dim=32, max_position_embeddings=64)
     policy.config.pad_token_id = None
     if lora:
-        policy = loading.with_lora(policy, ModelConfig(lora_rank=2, lora_alpha=4.0), seed=3)
+        policy = loading.with_lora(policy, TrainedModelConfig(lora_rank=2, lora_alpha=4.0), seed=3)
         change(policy, 4)
     actor = opened("early_exit", policy, "--actor.exit_layers", "1")
     by_hand = loading.frozen_copy(policy)

@@ -214,7 +214,7 @@ def test_the_actor_of_a_role_has_its_own_seed(tmp_path):
     """Policy and actor of the same shape do not start as the same model."""
     cfg = settings(
         *("--policy.layers", "1", "--policy.width", "32", "--actor.width", "32"),
-        *("--warmup.policy-steps", "0", "--warmup.actor-steps", "0"),
+        *("--pretrain.policy-steps", "0", "--pretrain.actor-steps", "0"),
     )
     a, b = (roles.open_model(cfg, role, tmp_path) for role in ("policy", "actor"))
     assert not torch.equal(a.lm_head.weight, b.lm_head.weight)

@@ -26,9 +26,9 @@ def same(a: torch.nn.Module, b: torch.nn.Module) -> bool:
 @pytest.mark.parametrize("task", ["chain", "sort", "reverse", "add"])
 def test_every_character_task_warms_up_and_an_equal_warm_up_is_found_again(task, tmp_path):
     flags = [
-        *("--task.name", task, "--task.digits-min", "2", "--task.digits-max", "3"),
-        *("--policy.layers", "1", "--policy.width", "32", "--warmup.folder", str(tmp_path)),
-        *("--warmup.policy-steps", "40", "--warmup.batch-size", "16"),
+        *("--task.type", task, "--task.digits-min", "2", "--task.digits-max", "3"),
+        *("--policy.layers", "1", "--policy.width", "32", "--pretrain.folder", str(tmp_path)),
+        *("--pretrain.policy-steps", "40", "--pretrain.batch-size", "16"),
         *("--policy.dtype", "bfloat16"),
     ]
     model = roles.open_policy(settings(*flags), tmp_path / "run")
@@ -39,14 +39,21 @@ def test_every_character_task_warms_up_and_an_equal_warm_up_is_found_again(task,
     assert same(model, again)
     assert next(model.parameters()).dtype == torch.bfloat16
     assert load_file(file)["lm_head.weight"].dtype == torch.float32  # warmed up in full precision
-    for other in (["--warmup.policy_error", "0.3"], ["--run.seed", "1"]):
+    for other in (["--pretrain.policy_error", "0.3"], ["--run.seed", "1"]):
         assert not same(model, roles.open_policy(settings(*flags, *other), tmp_path / "other"))
     assert len(list(tmp_path.glob("policy-*"))) == 3 and file.stat().st_mtime_ns == written
 
 
 def test_a_warm_up_is_named_by_the_hash_of_its_recipe(tmp_path):
     """By hand, from recipe.json: 10 hex digits of the SHA-256 of the JSON with sorted keys."""
-    flags = ("--warmup.folder", str(tmp_path), "--warmup.actor-steps", "1", "--actor.width", "16")
+    flags = (
+        "--pretrain.folder",
+        str(tmp_path),
+        "--pretrain.actor-steps",
+        "1",
+        "--actor.width",
+        "16",
+    )
     roles.open_model(settings(*flags), "actor", tmp_path)
     (folder,) = (p for p in tmp_path.iterdir() if p.is_dir())
     recipe = json.loads((folder / "recipe.json").read_text())
@@ -54,27 +61,27 @@ def test_a_warm_up_is_named_by_the_hash_of_its_recipe(tmp_path):
         "{" + ", ".join(f"{json.dumps(k)}: {json.dumps(recipe[k])}" for k in sorted(recipe)) + "}"
     )
     assert folder.name == f"actor-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
-    assert recipe["warmup.actor_steps"] == 1 and "run.steps" not in recipe
+    assert recipe["pretrain.actor_steps"] == 1 and "run.steps" not in recipe
 
 
 @pytest.mark.parametrize(
     ("edited", "match"),
     [
         (
-            '"warmup.policy_error": 0.3',
+            '"pretrain.policy_error": 0.3',
             r"edited.*warmup\.policy_error \(0\.3 there, 0\.15 wanted\)",
         ),
-        ('"warmup.policy_error": 0.15, "x": 1', r"edited.*x \(1 there, None wanted\)"),
-        ('"warmup.policy_error": ', r"cannot read .*recipe\.json"),
+        ('"pretrain.policy_error": 0.15, "x": 1', r"edited.*x \(1 there, None wanted\)"),
+        ('"pretrain.policy_error": ', r"cannot read .*recipe\.json"),
     ],
 )
 def test_a_warm_up_whose_recipe_is_not_that_of_its_name_is_refused(tmp_path, edited, match):
-    cfg = settings("--warmup.folder", str(tmp_path), "--warmup.policy-steps", "0")
+    cfg = settings("--pretrain.folder", str(tmp_path), "--pretrain.policy-steps", "0")
     roles.open_policy(cfg, tmp_path)
     (file,) = tmp_path.glob("policy-*/recipe.json")
     whole = file.read_text()
-    assert whole.count('"warmup.policy_error": 0.15') == 1
-    file.write_text(whole.replace('"warmup.policy_error": 0.15', edited))
+    assert whole.count('"pretrain.policy_error": 0.15') == 1
+    file.write_text(whole.replace('"pretrain.policy_error": 0.15', edited))
     with pytest.raises(ConfigError, match=match):
         roles.open_policy(cfg, tmp_path)
 
@@ -82,7 +89,7 @@ def test_a_warm_up_whose_recipe_is_not_that_of_its_name_is_refused(tmp_path, edi
 def test_demonstrations_show_prompt_answer_and_end_and_mark_the_answer():
     import numpy as np
 
-    cfg = settings("--task.digits-min", "1", "--task.digits-max", "4", "--warmup.batch-size", "6")
+    cfg = settings("--task.digits-min", "1", "--task.digits-max", "4", "--pretrain.batch-size", "6")
     ids, is_answer = pretraining.demonstrations(cfg, np.random.default_rng(3), error=0.0)
     for row, marks in zip(ids.tolist(), is_answer.tolist(), strict=True):
         text = "".join("0123456789="[i - 2] if i >= 2 else "_E"[i] for i in row)

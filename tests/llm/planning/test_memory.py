@@ -37,8 +37,8 @@ def test_models_of_the_table_have_the_published_number_of_parameters(name, param
 
 
 def policy_only(*flags: str):
-    base = ["--actor.kind", "self", "--correction.name", "none", "--loss.actor_ppo", "False"]
-    return settings.load([], [*base, "--loss.distill_coef", "0", *flags])
+    base = ["--actor.type", "self", "--correction.type", "none"]
+    return settings.load([], [*base, *flags])
 
 
 def test_sharding_divides_what_is_trained_and_keeps_a_whole_copy_and_the_engines():
@@ -57,8 +57,7 @@ def test_sharding_divides_what_is_trained_and_keeps_a_whole_copy_and_the_engines
 def test_of_two_models_the_trained_ones_are_whole_once_more_and_the_actor_is_the_engines(kind):
     """Float32, 2 ranks. 4 bytes of a weight: whole copies of what is trained, the engine's of the
     actor; a frozen actor and the anchor are not divided."""
-    untrained = ["--loss.actor_ppo", "False", "--loss.distill_coef", "0"]
-    flags = ["--actor.kind", kind, "--loss.anchor_coef", "0.1", *untrained * (kind == "frozen")]
+    flags = ["--actor.type", kind, "--loss.anchor_coef", "0.1"]
     cfg, policy, actor = settings.load([], flags), tiny(), tiny(num_hidden_layers=1)
     p, a = (4 * sum(x.numel() for x in m.parameters()) for m in (policy, actor))
     held, _ = memory.by_phase(cfg, policy, actor, 4, Layout(2, sharded=True, engine_copy=True))

@@ -11,13 +11,13 @@ import time
 from pathlib import Path
 
 import pytest
+import sections
 from toy_tokenizers import Unicode
 
 from llm.errors import ConfigError
 from llm.rewards import math_verifier, math_verifier_worker
 from llm.rewards.math_verifier import Verifier, VerifierError
 from llm.rewards.scorers import open_scorer
-from llm.settings.schema import TaskConfig
 
 ROOT = Path(__file__).parents[3]
 LIGHT = """import json, sys, time
@@ -208,7 +208,7 @@ def alive(pid: int) -> bool:
 def test_without_math_verify_the_message_says_what_to_install(monkeypatch):
     monkeypatch.setattr(math_verifier.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install 'jackpot-obrs\[math\]'"):
-        open_scorer(TaskConfig(name="problems"), Unicode())
+        open_scorer(sections.task(type="problems"), Unicode())
 
 
 LOCKED = {

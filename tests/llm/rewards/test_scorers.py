@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import sections
 from toy_tokenizers import Unicode
 
 from llm.rewards.scorers import MathScorer, open_scorer
-from llm.settings.schema import TaskConfig
 from llm.tokenizers.character import CharTokenizer
 
 CHARS = CharTokenizer()
@@ -20,7 +20,7 @@ def ended(text: str) -> list[int]:
 
 
 def score(name: str, text: str, answer: str) -> float:
-    scorer = open_scorer(TaskConfig(name="problems", scorer=name), Unicode())
+    scorer = open_scorer(sections.task(type="problems", scorer=name), Unicode())
     return scorer.score([ended(text)], [answer])[0]
 
 
@@ -33,11 +33,14 @@ def score(name: str, text: str, answer: str) -> float:
 )
 def test_a_character_completion_must_end_itself_and_read_exactly(text, ends, right):
     ids = CHARS.encode(text) + ([1] if ends else [])
-    assert open_scorer(TaskConfig(), CHARS).score([ids], ["344"]) == [right]
+    assert open_scorer(sections.task(), CHARS).score([ids], ["344"]) == [right]
 
 
 def test_padding_inside_a_character_completion_is_no_answer():
-    assert open_scorer(TaskConfig(), CHARS).score([[CHARS.pad, 5, 1], []], ["3", ""]) == [0.0, 0.0]
+    assert open_scorer(sections.task(), CHARS).score([[CHARS.pad, 5, 1], []], ["3", ""]) == [
+        0.0,
+        0.0,
+    ]
 
 
 def test_exact_ignores_outer_whitespace_of_a_models_own_tokenizer():
@@ -47,17 +50,17 @@ def test_exact_ignores_outer_whitespace_of_a_models_own_tokenizer():
 
 @pytest.mark.parametrize("name", ["exact", "number", "math_verify"])
 def test_a_completion_that_does_not_end_itself_scores_0(name, verifier):
-    scorer = open_scorer(TaskConfig(name="problems", scorer=name), Unicode())
+    scorer = open_scorer(sections.task(type="problems", scorer=name), Unicode())
     if name == "math_verify":
         scorer._verifier = verifier
     assert scorer.score([ended("12")[:-1], ended("12"), []], ["12"] * 3) == [0.0, 1.0, 0.0]
 
 
 def test_auto_is_number_for_arithmetic_math_verify_for_problems_and_else_exact():
-    assert isinstance(open_scorer(TaskConfig(name="problems"), Unicode()), MathScorer)
+    assert isinstance(open_scorer(sections.task(type="problems"), Unicode()), MathScorer)
     completion = [ended("so 12")]
     for name, right in {"arithmetic": 1.0, "gym": 0.0, "chain": 0.0}.items():
-        assert open_scorer(TaskConfig(name=name), Unicode()).score(completion, ["12"]) == [right]
+        assert open_scorer(sections.task(type=name), Unicode()).score(completion, ["12"]) == [right]
 
 
 def test_a_power_of_ten_is_no_other_number():
@@ -109,7 +112,7 @@ def test_a_hostile_answer_scores_0_and_does_nothing_by_text_or_number(name, text
 
 def test_hostile_answers_score_0_do_nothing_and_leave_the_scorer_working(tmp_path):
     """All in one call, so that what one does to its worker would show in the others."""
-    cfg = TaskConfig(name="problems", score_seconds=1.5, score_workers=2)
+    cfg = sections.task(type="problems", score_seconds=1.5, score_workers=2)
     scorer = open_scorer(cfg, Unicode())
     texts = [t.replace("{path}", str(tmp_path / "x")) for t in HOSTILE.values()]
     try:
@@ -125,7 +128,7 @@ def test_hostile_answers_score_0_do_nothing_and_leave_the_scorer_working(tmp_pat
 
 
 def test_only_the_last_characters_of_an_answer_are_read(verifier):
-    scorer = MathScorer(TaskConfig(name="problems", score_characters_max=50), Unicode())
+    scorer = MathScorer(sections.task(type="problems", score_characters_max=50), Unicode())
     scorer._verifier = verifier
     texts = ["42" + " " * pad for pad in (48, 49)]
     assert scorer.score([ended(t) for t in texts], ["42", "42"]) == [1.0, 0.0]

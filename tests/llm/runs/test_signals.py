@@ -56,7 +56,7 @@ def test_outside_the_main_thread_no_handler_is_touched():
 def test_sigterm_saves_exits_with_143_and_the_run_goes_on_exactly(tmp_path, warm):
     start(tmp_path / "whole", warm, "--run.steps", "120", "--run.checkpoint-every", "60")
     flags = [*TINY, "--run.steps", "120", "--run.checkpoint-every", "60"]
-    flags += ["--run.folder", str(tmp_path / "cut"), "--warmup.folder", str(warm)]
+    flags += ["--run.folder", str(tmp_path / "cut"), "--pretrain.folder", str(warm)]
     process = subprocess.Popen(
         [sys.executable, "-m", "llm", "train", *flags],
         cwd=ROOT,

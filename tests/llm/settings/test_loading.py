@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
+from typing import Literal, get_args, get_origin
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from llm import settings
-from llm.settings.loading import ConfigError
+from llm.settings import sections
+from llm.settings.loading import ConfigError, resolve
+from llm.settings.schema import Settings
 
 ROOT = Path(__file__).resolve().parents[3]
 CONFIGS = sorted((ROOT / "llm/configs").glob("*.toml"))
@@ -22,10 +28,10 @@ def write(tmp_path: Path, text: str) -> str:
 def test_files_are_read_in_order_and_flags_come_last(tmp_path):
     one = write(tmp_path, "[correction]\nlam = 2.0\nc1 = 5\n[run]\nseed = 1\n")
     two = tmp_path / "d.toml"
-    two.write_text("[correction]\nlam = 3.0\n[loss]\nactor_ppo = false\n")
+    two.write_text("[correction]\nlam = 3.0\n[actor]\nppo = false\n")
     cfg = settings.load([one, str(two)], ["--run.seed", "7"])
     assert (cfg.correction.lam, cfg.correction.c1, cfg.run.seed) == (3.0, 5.0, 7)
-    assert cfg.loss.actor_ppo is False
+    assert cfg.actor.ppo is False
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
@@ -48,11 +54,15 @@ def test_infinite_caps_survive_the_round_trip(tmp_path):
         ("[correctoin]\nlam = 1.0\n", r"unknown key correctoin\.lam; perhaps .*correction\.lam"),
         ("lam = 1.0\n", r"unknown key lam; perhaps .*correction\.lam"),
         ("[loss]\nlam = 1.0\n", r"unknown key loss\.lam; perhaps .*correction\.lam"),
-        ("[actor]\nbits = '8'\n", r"actor\.bits must be a int, got '8'"),
+        ("[actor]\ntype = 'quantized'\nbits = '8'\n", r"actor\.bits must be an int, got '8'"),
         ("[correction]\nlam = '1.0'\n", r"correction\.lam must be a float, got '1.0'"),
-        ("[run]\nsteps = 2.5\n", r"run\.steps must be a int, got 2\.5"),
-        ("[run]\nsteps = true\n", r"run\.steps must be a int, got True"),
-        ("[loss]\nactor_ppo = 1\n", r"loss\.actor_ppo must be a bool, got 1"),
+        ("[run]\nsteps = 2.5\n", r"run\.steps must be an int, got 2\.5"),
+        ("[run]\nsteps = true\n", r"run\.steps must be an int, got True"),
+        ("[actor]\nppo = 1\n", r"actor\.ppo must be a bool, got 1"),
+        ("[correction]\ncap = 3.0\n", r"cap is a setting of correction\.type tis, and .* left at"),
+        ("[correction]\nname = 'tis'\n", r"unknown key correction\.name"),
+        ("[warmup]\nactor_steps = 1\n", r"unknown key warmup\.actor_steps; .*pretrain\.actor_st"),
+        ("[actor]\ncorrection = 'tis'\n", r"actor\.correction is a section of settings"),
         ("[correction\n", r"is not TOML"),
     ],
 )
@@ -64,3 +74,160 @@ def test_a_fault_in_a_file_is_an_error_that_names_key_and_remedy(tmp_path, text,
 def test_a_missing_file_is_named():
     with pytest.raises(ConfigError, match=r"cannot read config file nope\.toml"):
         settings.load(["nope.toml"], [])
+
+
+# Types
+
+
+def keys_of(section) -> set[str]:
+    return set(sections.flatten(section))
+
+
+def test_another_type_replaces_the_section_and_the_same_type_does_not(tmp_path):
+    one = write(
+        tmp_path, "[correction]\ntarget = 'new'\nlam = 2.0\nc1 = 5.0\n[loss]\nclip_low = 0.1\n"
+    )
+    same = settings.load([one], ["--correction.type", "jackpot", "--correction.c1", "4"])
+    assert (same.correction.lam, same.correction.c1, same.correction.target) == (2.0, 4.0, "new")
+    other = settings.load([one], ["--correction.cap", "3", "--correction.type", "tis"])
+    assert keys_of(other.correction) == {"type", "cap", "target", "c2"}
+    assert (other.correction.cap, other.correction.target) == (3.0, "ref")
+    assert other.loss.clip_low == 0.1  # other sections stay
+
+
+def test_a_section_that_is_replaced_twice_starts_from_its_defaults(tmp_path):
+    one = write(tmp_path, "[correction]\nlam = 2.0\n")
+    two = tmp_path / "two.toml"
+    two.write_text("[correction]\ntype = 'none'\n")
+    assert settings.load([one, str(two)], ["--correction.type", "jackpot"]).correction.lam == 1.0
+
+
+def test_a_section_inside_a_section_is_replaced_too(tmp_path):
+    text = "[actor]\nlr = 1e-3\n[actor.correction]\ntype = 'tis'\ncap = 3.0\n"
+    one = write(tmp_path, text)
+    kept = settings.load([one], ["--actor.correction.cap=4.0"])
+    assert sections.flatten(kept.actor.correction) == {"type": "tis", "cap": 4.0}
+    other = settings.load([one], ["--actor.correction.type", "icepop"])
+    assert (other.actor.lr, other.actor.correction.low) == (1e-3, 0.5)
+    gone = settings.load([one], ["--actor.type", "self", "--correction.type", "none"])
+    assert keys_of(gone.actor) == {"type"}
+
+
+@pytest.mark.parametrize("flag", ["--task.digits-max", "--task.digits_max"])
+@pytest.mark.parametrize("join", [" ", "="])
+def test_flags_are_spelt_in_four_ways(flag, join):
+    assert settings.load([], f"{flag}{join}9".split()).task.digits_max == 9
+
+
+def test_a_setting_that_loses_its_effect_to_a_later_layer_goes_and_one_given_in_vain_is_refused(
+    tmp_path,
+):
+    text = "[rollout]\nengine = 'vllm'\nengine_memory = 0.3\n[pretrain]\nactor_steps = 7\n"
+    text += "[loss]\nupdates_per_rollout = 2\nclip_low = 0.1\n"
+    one = write(tmp_path, text)
+    flags = "--rollout.engine hf --actor.type self --correction.type none"
+    cfg = settings.load([one], [*flags.split(), "--loss.updates-per-rollout", "1"])
+    assert (cfg.rollout.engine_memory, cfg.pretrain.actor_steps) == (0.4, 600)
+    assert cfg.loss.clip_low == 0.2
+    with pytest.raises(ConfigError, match=r"engine_memory 0\.3 would have no effect"):
+        settings.load([one], "--rollout.engine hf --rollout.engine-memory 0.3".split())
+    with pytest.raises(ConfigError, match=r"actor_steps 7 would have no effect"):
+        settings.load([one], [*flags.split(), "--pretrain.actor-steps", "7"])
+    two = tmp_path / "two.toml"
+    two.write_text("[rollout]\nengine_memory = 0.3\n")  # it never had any
+    with pytest.raises(ConfigError, match=r"engine_memory 0\.3 would have no effect"):
+        settings.load([str(two)], ["--run.steps", "5"])
+
+
+def test_a_later_layer_may_give_what_an_earlier_one_needs(tmp_path):
+    one = write(tmp_path, "[alarm]\npatience = 3\n")
+    assert settings.load([one], ["--alarm.kl-max", "1"]).alarm.patience == 3
+
+
+def test_a_closed_loop_goes_with_the_actor_that_it_drives(tmp_path):
+    one = write(tmp_path, "[control]\ntype = 'kl'\ngain = 0.2\n")
+    assert settings.load([one], []).control.gain == 0.2
+    assert settings.load([one], ["--actor.type", "frozen"]).control == Settings().control
+
+
+ON_POLICY = str(ROOT / "llm/configs/controls/on_policy.toml")
+OVERLAYS = ("chain_forms", "demo_none", "demo_tis_distill", "prefixes")
+
+
+@pytest.mark.parametrize(
+    "flags", ["", "--run.steps 7", "--policy.lora-rank 2 --loss.anchor-coef 1"]
+)
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_on_policy_turns_every_shipped_configuration_on_policy(path, flags):
+    base = [str(ROOT / "llm/configs/demo.toml")] if path.stem in OVERLAYS else []
+    plain = settings.load([*base, str(path)], flags.split())
+    cfg = settings.load([*base, str(path), ON_POLICY], flags.split())
+    assert (cfg.actor.type, cfg.correction.type, cfg.control.type) == ("self", "none", "none")
+    assert (cfg.rollout.max_staleness, cfg.loss.updates_per_rollout) == (0, 1)
+    assert (cfg.task, cfg.policy, cfg.run.steps) == (plain.task, plain.policy, plain.run.steps)
+    assert settings.load([*base, str(path), ON_POLICY], flags.split()) == cfg
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (
+            "--actor.lr 1e-3",
+            "lr is a setting of actor.type separate, and actor.type is left at self",
+        ),
+        ("--correction.cap 3", "correction.type is left at none"),
+        ("--pretrain.actor-error 0.1", "actor_error 0.1 would have no effect"),
+        ("--loss.clip-low 0.1", "clip_low 0.1 would have no effect"),
+    ],
+)
+def test_after_on_policy_a_flag_without_effect_is_still_refused(flags, message):
+    with pytest.raises(ConfigError, match=message):
+        settings.load([str(ROOT / "llm/configs/demo.toml"), ON_POLICY], flags.split())
+
+
+def test_the_config_of_a_run_folder_of_older_code_is_refused_in_one_sentence(tmp_path):
+    path = tmp_path / "config.toml"
+    path.write_text('[task]\nname = "chain"\n[warmup]\nfolder = ""\n[correction]\nname = "tis"\n')
+    with pytest.raises(ConfigError, match=r"from before 0\.1\.0, and settings were renamed since"):
+        settings.load([str(path)], [])
+
+
+def test_layers_of_flat_names_resolve_as_files_and_flags_do(tmp_path):
+    one = write(tmp_path, "[actor]\nwidth = 64\n[correction]\nlam = 2.0\n")
+    cfg = settings.load([one], "--actor.type frozen --correction.type none".split())
+    flat = [{"actor.width": 64, "correction.lam": 2.0}]
+    assert resolve(*flat, {"actor.type": "frozen", "correction.type": "none"}) == cfg
+    with pytest.raises(ConfigError, match="actor is not a section"):
+        resolve({"actor": 1, "actor.width": 64})
+
+
+# Any settings: dump, load, equal
+
+
+def values(kind):
+    """Values of a setting by its type; within bounds or not."""
+    if get_origin(kind) is Literal:
+        return st.sampled_from(get_args(kind))
+    whole = st.integers(0, 10**6)
+    real = st.floats(allow_nan=False)
+    return {bool: st.booleans(), int: whole, float: real, str: st.text()}[kind]
+
+
+@st.composite
+def drawn(draw, hint):
+    """Any section of a type hint: any type of it, any values."""
+    cls = draw(st.sampled_from(sections.classes_of(hint)))
+    return cls(
+        **{
+            name: draw(drawn(kind) if sections.classes_of(kind) else values(kind))
+            for name, kind in sections.settings_of(cls).items()
+        }
+    )
+
+
+@given(drawn(Settings))
+def test_any_settings_are_dumped_as_toml_that_reads_back_equal(found):
+    """Unchecked: every type, every float with inf among them, any text."""
+    table = tomllib.loads(settings.dump(found))
+    assert sections.updated(Settings(), table) == found
+    assert sections.flat_table(table) == settings.flatten(found)

@@ -7,11 +7,11 @@ import sys
 import types
 
 import pytest
+import sections
 from row_sources import numbered, source
 from toy_tokenizers import Words
 
 from llm.errors import ConfigError
-from llm.settings.schema import TaskConfig
 from llm.tasks import datasets
 from llm.tasks import problem as data
 from llm.tasks.factory import open_task
@@ -94,7 +94,7 @@ def test_presets_know_hub_id_columns_and_where_the_answer_is(monkeypatch):
         asked = fake_hub(
             monkeypatch, [row | {"question": f"q {i}", "problem": f"p {i}"} for i in range(30)]
         )
-        cfg = TaskConfig(name="problems", source=name, split="train", scorer="exact")
+        cfg = sections.task(type="problems", source=name, split="train", scorer="exact")
         task = open_task(cfg, Words())
         assert asked == [(args, {"split": "train"})]
         assert problem in [*task.batch(0, 0, 60), *task.held_out(0, 60)]
@@ -104,7 +104,7 @@ def test_a_preset_reads_a_local_copy_and_columns_may_be_named(tmp_path):
     table = [{"question": f"q {i}", "answer": f"so #### {i},000", "n": i} for i in range(40)]
     lines = "".join(json.dumps(r) + "\n" for r in table)
     (tmp_path / "a.jsonl").write_text(lines)
-    cfg = TaskConfig(name="problems", scorer="exact", source=f"gsm8k:{tmp_path}/a.jsonl")
+    cfg = sections.task(type="problems", scorer="exact", source=f"gsm8k:{tmp_path}/a.jsonl")
     assert set(open_task(cfg, Words()).batch(0, 0, 99)) <= {
         (f"q {i}", f"{i}000") for i in range(40)
     }
@@ -117,19 +117,19 @@ def test_a_preset_reads_a_local_copy_and_columns_may_be_named(tmp_path):
 
 def test_the_hub_split_of_eval_source_is_eval_split(monkeypatch):
     asked = fake_hub(monkeypatch, [{"question": "q", "answer": "#### 3"}])
-    cfg = TaskConfig(name="problems", source="gsm8k", eval_source="gsm8k", scorer="exact")
+    cfg = sections.task(type="problems", source="gsm8k", eval_source="gsm8k", scorer="exact")
     with pytest.raises(ConfigError, match="leaves no training problem"):
         open_task(cfg, Words())
     assert [settings["split"] for _, settings in asked] == ["train", "test"]
 
 
 def test_hub_errors_say_what_to_do(monkeypatch):
-    cfg = TaskConfig(name="problems", source="no/body", scorer="exact")
+    cfg = sections.task(type="problems", source="no/body", scorer="exact")
     fake_hub(monkeypatch, [{"a": "b"}])
     with pytest.raises(ConfigError, match=r"cannot load split 'train' of .* no/body: Dataset"):
         open_task(cfg, Words())
     with pytest.raises(ConfigError, match=r"some/body\[train\] has no column 'prompt', but 'a'"):
-        open_task(TaskConfig(name="problems", source="some/body"), Words())
+        open_task(sections.task(type="problems", source="some/body"), Words())
     fake_hub(monkeypatch, [{"a": "b"}], version="3.6.0")
     with pytest.raises(ConfigError, match=r"datasets is 3.6.0; before 4 it can run code"):
         open_task(cfg, Words())

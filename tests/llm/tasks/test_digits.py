@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import sections
 from toy_tokenizers import Words
 
 from llm.errors import ConfigError
 from llm.randomness import stream
-from llm.settings.schema import TaskConfig
 from llm.settings.validation import CHARACTER_TASKS
 from llm.tasks import digits as tasks
 from llm.tasks import problem as data
@@ -18,7 +18,7 @@ CHARS = CharTokenizer()
 
 
 def digits(name: str, low: int = 2, high: int = 5) -> data.Task:
-    cfg = TaskConfig(name=name, digits_min=low, digits_max=high)
+    cfg = sections.task(type=name, digits_min=low, digits_max=high)
     return open_task(cfg, Words() if name == "arithmetic" else CHARS)
 
 
@@ -27,7 +27,7 @@ def test_with_slots_a_short_prompt_is_filled_and_means_the_same(name, answer):
     """Digit i of the prompt is slots + 1 places before place i of the answer, whatever the length;
     prompts, answers and demonstrations are those without slots but for the filling."""
     plain = digits(name, 3, 6)
-    cfg = TaskConfig(name=name, digits_min=3, digits_max=6, slots=8)
+    cfg = sections.task(type=name, digits_min=3, digits_max=6, pad_prompt_to=8)
     task = open_task(cfg, CHARS)
     for held in (False, True):
         for problem in task.problems(stream(1, "x"), 40, held_out=held):
@@ -138,11 +138,11 @@ def test_one_digit_tasks_end_or_are_refused(name):
 
 def test_arithmetic_needs_a_model_that_reads():
     with pytest.raises(ConfigError, match=r"cannot read its prompts: character 'W' at 0"):
-        open_task(TaskConfig(name="arithmetic"), CHARS)
+        open_task(sections.task(type="arithmetic"), CHARS)
 
 
 def test_the_instruction_stands_on_its_own_line_and_moves_no_problem_between_the_sets():
     plain = digits("arithmetic").batch(0, 0, 50)
-    cfg = TaskConfig(name="arithmetic", digits_min=2, digits_max=5, instruction="Number only.")
+    cfg = sections.task(type="arithmetic", digits_min=2, digits_max=5, instruction="Number only.")
     told = open_task(cfg, Words()).batch(0, 0, 50)
     assert told == [(f"{p}\nNumber only.", a) for p, a in plain]

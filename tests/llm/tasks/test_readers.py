@@ -8,11 +8,11 @@ import sys
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+import sections
 from row_sources import numbered, source
 from toy_tokenizers import Words
 
 from llm.errors import ConfigError
-from llm.settings.schema import TaskConfig
 from llm.tasks import readers
 from llm.tasks.factory import open_task
 
@@ -56,7 +56,7 @@ def test_a_bad_row_is_refused_with_file_line_and_reason_or_skipped_and_counted(t
 def test_bytes_that_are_not_text_are_a_bad_row_and_a_byte_order_mark_is_none(tmp_path):
     good = b"".join(json.dumps(r).encode() + b"\n" for r in numbered(30))
     (tmp_path / "a.jsonl").write_bytes(b"\xef\xbb\xbf" + good + b"\xff\xfe\n")
-    cfg = TaskConfig(name="problems", source=str(tmp_path / "a.jsonl"), scorer="exact")
+    cfg = sections.task(type="problems", source=str(tmp_path / "a.jsonl"), scorer="exact")
     with pytest.raises(ConfigError, match=r"1 bad rows of 31(.|\n)*line 31: not JSON \('utf-8'"):
         open_task(cfg, Words())
 
@@ -86,20 +86,20 @@ def test_nothing_but_bad_rows_is_an_error_even_when_they_are_skipped(tmp_path):
 )
 def test_a_source_that_cannot_be_read_says_what_would(settings, message):
     with pytest.raises(ConfigError, match=message):
-        open_task(TaskConfig(name="problems", scorer="exact", **settings), Words())
+        open_task(sections.task(type="problems", scorer="exact", **settings), Words())
 
 
 def test_parquet_reads_like_jsonl(tmp_path):
     table = numbered(40)
     pyarrow.parquet.write_table(pa.Table.from_pylist(table), tmp_path / "a.parquet")
-    cfg = TaskConfig(name="problems", scorer="exact", source=str(tmp_path / "a.parquet"))
+    cfg = sections.task(type="problems", scorer="exact", source=str(tmp_path / "a.parquet"))
     assert open_task(cfg, Words()).batch(0, 1, 9) == source(tmp_path / "a.jsonl", table).batch(
         0, 1, 9
     )
     (tmp_path / "b.parquet").write_bytes(b"PAR1 not really")
     with pytest.raises(ConfigError, match=r"cannot read .*b.parquet as parquet"):
-        open_task(TaskConfig(name="problems", source=str(tmp_path / "b.parquet")), Words())
-    cfg = TaskConfig(name="problems", source=str(tmp_path / "a.parquet"), prompt_column="text")
+        open_task(sections.task(type="problems", source=str(tmp_path / "b.parquet")), Words())
+    cfg = sections.task(type="problems", source=str(tmp_path / "a.parquet"), prompt_column="text")
     with pytest.raises(
         ConfigError, match=r"no column 'text', but 'prompt', 'answer'.*--task.prompt"
     ):

@@ -7,10 +7,10 @@ import sys
 import types
 
 import pytest
+import sections
 from toy_tokenizers import Words
 
 from llm.errors import ConfigError
-from llm.settings.schema import TaskConfig
 from llm.tasks.factory import open_task
 from llm.tokenizers.character import CharTokenizer
 
@@ -42,7 +42,7 @@ def test_gym_takes_questions_and_answers_and_never_its_scorer(monkeypatch, tmp_p
     from llm.rewards.scorers import open_scorer
 
     asked = fake_gym(monkeypatch, tmp_path)
-    cfg = TaskConfig(name="gym", gym_task="lcm", gym_size=100)
+    cfg = sections.task(type="gym", generator="lcm", size=100)
     task = open_task(cfg, Words())
     assert asked == [("lcm", {"size": 100, "seed": 0})]
     assert all(p == f"Calculate {int(a) - 1} + 1." for p, a in task.batch(0, 0, 100))
@@ -56,24 +56,24 @@ def test_gym_refuses_generators_off_its_list(monkeypatch, tmp_path):
     """Countdown's scorer runs the answer."""
     asked = fake_gym(monkeypatch, tmp_path)
     with pytest.raises(ConfigError, match="gym_task countdown is not one of chain_sum"):
-        open_task(TaskConfig(name="gym", gym_task="countdown"), Words())
+        open_task(sections.task(type="gym", generator="countdown"), Words())
     assert asked == []
 
 
 def test_gym_repeated_questions_do_not_leak_and_too_few_are_refused(monkeypatch, tmp_path):
     fake_gym(monkeypatch, tmp_path, [f"q {i % 40}" for i in range(100)])
-    task = open_task(TaskConfig(name="gym", gym_size=100), Words())
+    task = open_task(sections.task(type="gym", size=100), Words())
     held = {p for p, _ in task.held_out(0, 100)}
     assert held and not held & {p for p, _ in task.batch(0, 0, 200)}
     fake_gym(monkeypatch, tmp_path, ["q 0"] * 5)
     with pytest.raises(ConfigError, match=r"gives \d different problems, too few"):
-        open_task(TaskConfig(name="gym", gym_size=5), Words())
+        open_task(sections.task(type="gym", size=5), Words())
 
 
 def test_without_reasoning_gym_the_message_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "reasoning_gym", None)
     with pytest.raises(ConfigError, match=r"pip install 'jackpot-obrs\[gym\]'"):
-        open_task(TaskConfig(name="gym"), Words())
+        open_task(sections.task(type="gym"), Words())
 
 
 @pytest.mark.slow
@@ -90,7 +90,7 @@ def test_without_reasoning_gym_the_message_says_what_to_install(monkeypatch):
 )
 def test_the_real_generators_give_problems(name):
     """All on the list; the same in every process, so a resume sees the same rows."""
-    cfg = TaskConfig(name="gym", gym_task=name, gym_size=300)
+    cfg = sections.task(type="gym", generator=name, size=300)
     task, again = open_task(cfg, Words()), open_task(cfg, Words())
     assert task.batch(0, 0, 50) == again.batch(0, 0, 50)
     held = {p for p, _ in task.held_out(0, 300)}

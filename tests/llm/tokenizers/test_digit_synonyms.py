@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sections
 import torch
 from training_runs import TINY, rows, start
 
@@ -22,15 +23,15 @@ from llm.planning import estimate, memory
 from llm.rewards.scorers import open_scorer
 from llm.runs import run_folder
 from llm.settings.loading import ConfigError
-from llm.settings.schema import ModelConfig, TaskConfig
+from llm.settings.schema import ModelConfig
 from llm.settings.validation import CHARACTER_TASKS
 from llm.tasks.digits import DigitTask
 from llm.tokenizers import character, digit_synonyms, pretrained
 from llm.training import context
 
 PLAIN = "0123456789=+-*/().,:;?!<>_ abcdefghijklmnopqrs"
-FEW = ("--task.forms", "201")
-SHORT = ("--warmup.policy-steps", "2", "--warmup.actor-steps", "2", "--run.steps", "2")
+FEW = ("--task.digit_synonyms", "201")
+SHORT = ("--pretrain.policy-steps", "2", "--pretrain.actor-steps", "2", "--run.steps", "2")
 ONE = ModelConfig(layers=1, width=32)
 
 
@@ -56,7 +57,7 @@ def test_every_form_of_every_digit_has_one_id_and_one_printable_character(count,
 
 @pytest.mark.parametrize("name", CHARACTER_TASKS)
 def test_a_right_answer_scores_1_in_any_forms_and_0_with_any_wrong_digit(name):
-    cfg, rng = TaskConfig(name=name, forms=201), np.random.default_rng(1)
+    cfg, rng = sections.task(type=name, digit_synonyms=201), np.random.default_rng(1)
     tokenizer = character.CharTokenizer(201)
     scorer = open_scorer(cfg, tokenizer)
 
@@ -105,7 +106,7 @@ def test_demonstrations_follow_zipfs_law():
 
 
 def test_demonstrations_write_the_same_digits_and_prompts_stay_plain():
-    flags = ("--warmup.batch-size", "64", "--task.digits-max", "9")
+    flags = ("--pretrain.batch-size", "64", "--task.digits-max", "9")
     cfg = settings.load([], [*flags, *FEW])
     ids, is_answer = pretraining.demonstrations(cfg, np.random.default_rng(3), error=0.0)
     pieces = character.CharTokenizer(201).pieces
@@ -126,7 +127,7 @@ def test_one_form_leaves_vocabulary_weights_and_demonstrations_as_they_were():
     assert tokenizer.vocab_size == 48 and tokenizer.encode(PLAIN) == list(range(2, 48))
     model = loading.build(ONE, seed=0, forms=1)
     assert loading.logits_width(model) == 48 and "digit_forms" not in model.config.to_dict()
-    task, rng = DigitTask(TaskConfig(forms=1)), np.random.default_rng(5)
+    task, rng = DigitTask(sections.task(digit_synonyms=1)), np.random.default_rng(5)
     task.demonstration("12345678=", rng, 0.0)
     drawn = np.random.default_rng(5)
     drawn.random(8)  # one for each step, that could have gone wrong
@@ -144,12 +145,12 @@ def test_a_built_models_forms_start_near_their_digit():
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        ("--task.forms 0", "must be greater than 0, got 0"),
-        ("--task.forms 2001", "must be at most 2000, got 2001"),
-        ("--task.forms 5 --task.scorer number", "5 would have no effect"),
-        ("--task.forms 5 --policy.path a/b --actor.path a/c", "5 would have no effect"),
+        ("--task.digit_synonyms 0", "must be greater than 0, got 0"),
+        ("--task.digit_synonyms 2001", "must be at most 2000, got 2001"),
+        ("--task.digit_synonyms 5 --task.scorer number", "5 would have no effect"),
+        ("--task.digit_synonyms 5 --policy.path a/b --actor.path a/c", "5 would have no effect"),
         (
-            "--task.forms 5 --task.name arithmetic --policy.path a/b --actor.path a/c",
+            "--task.digit_synonyms 5 --task.type arithmetic --policy.path a/b --actor.path a/c",
             "5 would have no effect",
         ),
     ],
@@ -157,7 +158,9 @@ def test_a_built_models_forms_start_near_their_digit():
 def test_forms_out_of_bounds_or_without_effect_are_refused(flags, says, capsys):
     with pytest.raises(SystemExit):
         settings.load([], flags.split())
-    assert f"--task.forms {says}" in " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert f"--task.digit_synonyms {says}" in " ".join(
+        capsys.readouterr().err.replace("│", " ").split()
+    )
 
 
 def test_two_alphabets_of_different_size_differ():
@@ -205,14 +208,14 @@ def test_another_number_of_forms_is_refused_with_its_reason(trained):
     cfg = settings.load([], [*TINY, *SHORT, "--run.folder", str(trained / "run")])
     with pytest.raises(ConfigError, match=r"task\.forms \(201 there, 1 now\)"):
         run_folder.prepare(cfg)
-    own = settings.load([], [*TINY, *SHORT, *FEW, "--warmup.folder", str(trained / "warm")])
+    own = settings.load([], [*TINY, *SHORT, *FEW, "--pretrain.folder", str(trained / "warm")])
     with pytest.raises(ConfigError, match="vocabulary that differs"):
         evaluate.open_evaluation(own, cfg, trained / "run", trained / "run/checkpoints")
     path = pretraining.kept_in(own, "policy", trained) / "model"
     for count in ("1", "200"):
-        flags = ["--task.forms", count, "--policy.path", str(path)]
+        flags = ["--task.digit_synonyms", count, "--policy.path", str(path)]
         with pytest.raises(
-            ConfigError, match=rf"2048 ids, for --task.forms 201, and .* is {count}"
+            ConfigError, match=rf"2048 ids, for --task.digit_synonyms 201, and .* is {count}"
         ):
             roles.open_policy(settings.load([], flags), trained)
     flags = [*FEW, "--policy.path", str(path)]
@@ -220,11 +223,11 @@ def test_another_number_of_forms_is_refused_with_its_reason(trained):
 
 
 def test_a_warm_up_of_other_forms_or_slots_is_another_one(tmp_path):
-    flags = [*TINY, *SHORT, "--warmup.folder", str(tmp_path)]
+    flags = [*TINY, *SHORT, "--pretrain.folder", str(tmp_path)]
     for role in ("policy", "actor"):
         names = {
             pretraining.kept_in(settings.load([], [*flags, *more]), role, tmp_path)
-            for more in ((), ("--task.forms", "2"), FEW, ("--task.slots", "9"))
+            for more in ((), ("--task.digit_synonyms", "2"), FEW, ("--task.pad_prompt_to", "9"))
         }
         assert len(names) == 4
 
@@ -232,8 +235,8 @@ def test_a_warm_up_of_other_forms_or_slots_is_another_one(tmp_path):
 def test_a_warm_up_with_forms_learns_digits_and_forms(tmp_path):
     """Prompts of one digit, whose answer is that digit in any of 201 forms: most get it right."""
     flags = ["--task.digits-min", "2", "--task.digits-max", "2", *TINY[:4], *FEW]
-    flags += ["--warmup.policy-steps", "120", "--warmup.batch-size", "32"]
-    cfg = settings.load([], [*flags, "--warmup.folder", str(tmp_path)])
+    flags += ["--pretrain.policy-steps", "120", "--pretrain.batch-size", "32"]
+    cfg = settings.load([], [*flags, "--pretrain.folder", str(tmp_path)])
     model = roles.open_policy(cfg, tmp_path)
     ids, is_answer = pretraining.demonstrations(cfg, np.random.default_rng(0), 0.0)
     with torch.no_grad():

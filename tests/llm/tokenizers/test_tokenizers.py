@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sections
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
@@ -15,13 +16,13 @@ from llm import settings as config
 from llm.models import loading as language_models
 from llm.rollout.sampling import sample
 from llm.settings.loading import ConfigError
-from llm.settings.schema import ModelConfig, TaskConfig
+from llm.settings.schema import ModelConfig
 from llm.tasks import factory
 from llm.tasks.factory import open_task
 from llm.tasks.problem import Problem
 from llm.tokenizers import character, pretrained
 
-WORDS = TaskConfig(name="problems", source="x.jsonl")
+WORDS = sections.task(type="problems", source="x.jsonl")
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"

@@ -38,7 +38,6 @@ SHAPE = {
     "vocab_size": 48, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1,
     "num_attention_heads": 2, "num_key_value_heads": 2, "pad_token_id": 0,
 }  # fmt: skip
-UNTRAINED = "--loss.actor-ppo False --loss.distill-coef 0"
 KINDS = {
     "tied": (Qwen3ForCausalLM, Qwen3Config, {"head_dim": 8, "tie_word_embeddings": True}),
     "untied": (Qwen3ForCausalLM, Qwen3Config, {"head_dim": 8}),
@@ -85,7 +84,7 @@ def small_blocks(monkeypatch):
 
 
 def settings(text: str, kind: str) -> config.Config:
-    size = [] if "--correction.name none" in text else ["--rollout.top-k", "5"]
+    size = [] if "--correction.type none" in text else ["--rollout.top-k", "5"]
     return config.load([], [*size, "--optim.head", kind, *text.split()])
 
 
@@ -93,7 +92,7 @@ def updated(trio, cfg, scene):
     """What an update reports, and the gradients that it made, by role."""
     policy, actor, anchor = (copy.deepcopy(m) for m in trio)
     cfg = dataclasses.replace(cfg, optim=dataclasses.replace(cfg.optim, grad_clip=float("inf")))
-    ctx = world(cfg, (policy, actor), cfg.actor.kind)
+    ctx = world(cfg, (policy, actor), cfg.actor.type)
     if cfg.loss.anchor_coef > 0:
         ctx = ctx._replace(anchor=anchor.requires_grad_(False))
     assert ctx.chunked == (cfg.optim.head == "chunked")
@@ -128,13 +127,13 @@ def by_hand(trio, cfg, scene, weight):
     (p, new), (_, act), n = law(policy), law(actor), int(real.sum())
     found = {"loss_policy": ppo(new, new.detach(), weight.double())}
     found["loss_actor_ppo"] = ppo(act, batch.logp_inf.double(), 1.0)
-    t = loss.distill_temperature
+    t = actor.distill_temperature
     pair = [law(policy, t)[0].detach(), law(actor, t)[0]]
-    pair = pair if loss.distill_direction == "forward" else pair[::-1]
+    pair = pair if actor.distill_direction == "forward" else pair[::-1]
     found["loss_distill"] = t**2 * kl(*pair) / n
     if loss.anchor_coef > 0:
         found["loss_anchor"] = kl(p, law(anchor)[0].detach()) / n
-    coefs = {"loss_anchor": loss.anchor_coef, "loss_distill": loss.distill_coef}
+    coefs = {"loss_anchor": loss.anchor_coef, "loss_distill": actor.distill_coef}
     sum(coefs.get(k, 1.0) * x for k, x in found.items()).backward()
     found["entropy_policy"] = -(p.exp() * p).sum() / n
     return {k: float(x.detach()) for k, x in found.items()}, {
@@ -153,8 +152,9 @@ def logits(model, batch):
 
 
 EVERYTHING = (
-    "--rollout.temperature 0.7 --loss.anchor-coef 0.3 --loss.distill-direction reverse "
-    "--loss.distill-coef 0.5 --control.kl-target 0.1 --optim.sequences-per-microbatch 3 "
+    "--rollout.temperature 0.7 --loss.anchor-coef 0.3 --actor.distill-direction reverse "
+    "--actor.distill-coef 0.5 --control.type kl --control.kl-target 0.1 "
+    "--optim.sequences-per-microbatch 3 "
 )
 
 
@@ -164,7 +164,7 @@ EVERYTHING = (
     [
         "--loss.anchor-coef 0.3 --correction.lam 2.0",
         EVERYTHING,
-        "--loss.distill-temperature 2.0 --correction.lam-from state --rollout.temperature 1.3",
+        "--actor.distill-temperature 2.0 --correction.lam-from state --rollout.temperature 1.3",
     ],
     ids=["one microbatch", "several", "another temperature"],
 )
@@ -193,7 +193,7 @@ def test_losses_and_gradients_are_those_of_plain_float64_and_metrics_of_whole_lo
 def test_p_ref_of_both_models_is_that_of_a_plain_forward_pass(scene):
     """Scored before several updates, in microbatches, with U' from blocks."""
     batch, trio = scene[0], models("tied")
-    setting = "--loss.actor-correction tis --optim.tokens-per-microbatch 60"
+    setting = "--actor.correction.type tis --optim.tokens-per-microbatch 60"
     contexts = [world(settings(setting, kind), trio[:2]) for kind in ("chunked", "dense")]
     (ref, of_actor), (dense, _) = (
         score_before_updates(c, batch, CorrectionState()) for c in contexts
@@ -208,7 +208,7 @@ def test_p_ref_of_both_models_is_that_of_a_plain_forward_pass(scene):
     assert not torch.equal(ref.logp, dense.logp)  # another way of summing
 
 
-ALONE = "--actor.kind self --correction.name none --loss.actor-ppo False --loss.distill-coef 0 "
+ALONE = "--actor.type self --correction.type none "
 
 
 def rows_multiplied(monkeypatch) -> dict[int, int]:
@@ -263,7 +263,7 @@ def test_blocks_are_refused_with_a_loss_that_needs_whole_logits():
 
 
 def test_auto_means_blocks_only_for_large_vocabularies_and_losses_that_allow_it():
-    plain, coarse = (config.load([], x) for x in ([], ["--loss.distill-top-k", "3"]))
+    plain, coarse = (config.load([], x) for x in ([], ["--actor.distill-top-k", "3"]))
     assert [in_blocks(plain, v) for v in (48, 1_023, 1_024)] == [False, False, True]
     assert not in_blocks(coarse, 1_024)
     assert in_blocks(settings("", "chunked"), 48)
@@ -296,7 +296,7 @@ def test_a_quantised_actors_kls_come_from_blocks_and_are_those_of_whole_logits(
     bits, dtype, scene, monkeypatch
 ):
     policy = models("tied")[0].to(dtype)
-    flags = f"--actor.kind quantized --actor.bits {bits} {UNTRAINED}"
+    flags = f"--actor.type quantized --actor.bits {bits}"
     found = {}
     for way in ("chunked", "dense"):
         actor = actors.quantized(policy, int(bits))

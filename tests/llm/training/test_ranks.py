@@ -18,8 +18,8 @@ from llm.checkpoints.checkpoint import latest
 
 RUN = (
     "--policy.layers 2 --policy.width 32 --actor.layers 1 --actor.width 16 --task.digits-min 1 "
-    "--task.digits-max 3 --rollout.max-new-tokens 5 --warmup.policy-steps 250 "
-    "--warmup.actor-steps 150 --warmup.batch-size 32 --rollout.prompts-per-step 4 "
+    "--task.digits-max 3 --rollout.max-new-tokens 5 --pretrain.policy-steps 250 "
+    "--pretrain.actor-steps 150 --pretrain.batch-size 32 --rollout.prompts-per-step 4 "
     "--rollout.rollouts-per-prompt 4 --run.steps 3 --run.eval-every 2 --run.eval-prompts 61 "
     "--run.checkpoint-every 1 --optim.policy-lr 1e-3"
 ).split()
@@ -31,9 +31,10 @@ SETTINGS = {  # each with statistics of the whole batch that a rank's own part w
         "--loss.updates-per-rollout 8 --correction.target new --loss.denominator accepted"
     ),
     "tracked": "--correction.lam-from tracked --loss.denominator sequence",
-    "plain": "--correction.z batch --loss.anchor-coef 0.1 --control.kl-target 0.1",
+    "plain": "--correction.z batch --loss.anchor-coef 0.1 --control.type kl "
+    "--control.kl-target 0.1",
     "poisoned": (
-        "--correction.name tis --alarm.action lower --optim.sequences-per-microbatch 2 "
+        "--correction.type tis --alarm.action lower --optim.sequences-per-microbatch 2 "
         "--loss.updates-per-rollout 2"
     ),
     "rejected": "--correction.lam 12 --correction.kappa True --correction.z-tail lumped",
@@ -52,7 +53,7 @@ def home(tmp_path_factory) -> Path:
 
 
 def scene(home: Path, name: str, setting: str, *extra: str, stop_at: int = -1) -> Scene:
-    warm = ["--warmup.folder", str(home / "warm")]
+    warm = ["--pretrain.folder", str(home / "warm")]
     flags = [*RUN, *warm, *SETTINGS.get(setting, setting).split(), *extra]
     spoilt = {"reject": setting == "rejected", "poison": setting == "poisoned"}
     return Scene(str(home / name), flags, stop_at, **spoilt)
@@ -139,7 +140,7 @@ def test_two_ranks_train_a_tied_head_in_blocks_as_one_does_whole(home):
     for seed, role in enumerate(("policy", "actor")):
         torch.manual_seed(seed)
         Qwen3ForCausalLM(shape).save_pretrained(home / f"tied/{role}")
-    drop = ("--policy", "--actor", "--warmup")
+    drop = ("--policy", "--actor.layers", "--actor.width", "--pretrain")
     pairs = zip(RUN[::2], RUN[1::2], strict=True)
     flags = [w for k, v in pairs if not k.startswith(drop) for w in (k, v)]
     for role in ("policy", "actor"):
@@ -177,10 +178,10 @@ def test_no_factorisation_into_ranks_and_microbatches_changes_anything(home, n, 
 KINDS = {
     "bfloat16": "--policy.dtype bfloat16 --actor.dtype bfloat16",
     "lora": "--policy.lora-rank 2 --actor.lora-rank 2",
-    "self": "--actor.kind self --correction.name none",
-    "stale": "--actor.kind stale --actor.lag 1",
-    "early_exit": "--actor.kind early_exit",
-    "quantized": "--actor.kind quantized",
+    "self": "--actor.type self --correction.type none",
+    "stale": "--actor.type stale --actor.lag 1",
+    "early_exit": "--actor.type early_exit",
+    "quantized": "--actor.type quantized",
 }
 
 
@@ -188,14 +189,12 @@ KINDS = {
 def test_every_kind_of_model_and_actor_trains_on_two_ranks(home):
     """In bfloat16 gradients are rounded at another place in the sum, and a last digit of a weight
     may change its int8 copy by a whole step: there, only that it trains."""
-    untrained = "--loss.actor-ppo False --loss.distill-coef 0"
-    flags = {k: f"{v} {untrained if 'kind' in v else ''}" for k, v in KINDS.items()}
-    drop = ("--actor.layers", "--actor.width", "--warmup.actor-steps")
+    drop = ("--actor.layers", "--actor.width", "--pretrain.actor-steps")
     scenes = {}
-    for kind, setting in flags.items():
+    for kind, setting in KINDS.items():
         for how in (None, [], [*FSDP, *BLOCKS]):
             made = scene(home, f"{kind}_{how and len(how)}", setting, *(how or []))
-            if "kind" in setting:
+            if "actor.type" in setting:
                 kept = zip(made.flags[::2], made.flags[1::2], strict=True)
                 made.flags = [w for k, v in kept if k not in drop for w in (k, v)]
             scenes[kind, None if how is None else len(how)] = made
@@ -203,7 +202,7 @@ def test_every_kind_of_model_and_actor_trains_on_two_ranks(home):
         if how is None:
             play(made)
     ranks(2, [s for (_, how), s in scenes.items() if how is not None])
-    for kind in flags:
+    for kind in KINDS:
         for how in (0, 4):
             one, other = (Path(scenes[kind, h].folder) for h in (None, how))
             if kind in ("bfloat16", "quantized"):

@@ -24,8 +24,8 @@ from llm.training import forward
 from llm.training.context import TrainContext
 from llm.training.self_test import SelfTestError, limits, self_test
 
-FLAGS = ["--actor.kind", "self", "--correction.name", "none", "--loss.actor_ppo", "False"]
-FLAGS += ["--loss.distill_coef", "0", "--task.digits_min", "3", "--policy.width", "32"]
+FLAGS = ["--actor.type", "self", "--correction.type", "none"]
+FLAGS += ["--task.digits_min", "3", "--policy.width", "32"]
 
 
 def opened(*flags: str, dropout: float = 0.0, absolute: bool = False) -> TrainContext:

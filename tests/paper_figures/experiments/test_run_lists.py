@@ -61,4 +61,4 @@ def test_table_2_has_settings_that_the_trainer_takes():
             assert cfg.rollout.prompts_per_step == each * updates
             assert math.isfinite(cfg.loss.clip_high)
             kind = "quantized" if r.method.startswith("int8") else "self"
-            assert (cfg.actor.kind, updates) == (kind, 2 if kind == "quantized" else 64)
+            assert (cfg.actor.type, updates) == (kind, 2 if kind == "quantized" else 64)

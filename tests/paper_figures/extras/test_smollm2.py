@@ -9,5 +9,5 @@ def test_the_real_model_has_a_run_where_it_was_fetched(monkeypatch, tmp_path):
     monkeypatch.setattr(smollm2, "MODEL", tmp_path)
     (own,) = smollm2.runs(FULL)
     cfg = run_store.resolved(own)
-    assert (cfg.actor.kind, cfg.actor.bits, cfg.run.steps) == ("quantized", 8, 8)
+    assert (cfg.actor.type, cfg.actor.bits, cfg.run.steps) == ("quantized", 8, 8)
     assert smollm2.runs(run_lists.QUICK) == []

@@ -224,8 +224,7 @@ def test_a_right_head_is_found_in_every_dtype_however_it_rounds(make, dtype):
 
 
 def own(kind):
-    return config.load([], ["--actor.kind", kind, "--loss.actor-ppo", "False",
-                            "--loss.distill-coef", "0"])  # fmt: skip
+    return config.load([], ["--actor.type", kind])
 
 
 @pytest.mark.parametrize("role", ["policy", "actor"])

@@ -16,7 +16,7 @@ import torch
 from engine_cases import CPU, cfg_of, moved, opened
 from safetensors.torch import load_file
 from tiny_context import NOWHERE, PROBLEMS, TOKENIZER, random_pair, world
-from training_runs import COMMON, POLICY, UNTRAINED, rows, start, weights
+from training_runs import COMMON, POLICY, rows, start, weights
 
 from llm import randomness, train
 from llm.errors import NonFinite
@@ -266,11 +266,11 @@ def test_a_checkpoint_holds_the_batches_that_wait(tmp_path, warm):
     assert {k.split(".")[0] for k in load_file(last / "rollouts.safetensors")} == {"4"}
 
 
-ON_POLICY = (*POLICY, *COMMON, "--actor.kind", "self", *UNTRAINED)
+ON_POLICY = (*POLICY, *COMMON, "--actor.type", "self")
 
 
 def test_staleness_gives_an_actor_that_is_the_policy_something_to_correct(tmp_path, warm):
-    flags = (*SHORT, "--correction.name", "jackpot", "--rollout.max-staleness")
+    flags = (*SHORT, "--correction.type", "jackpot", "--rollout.max-staleness")
     with pytest.raises(SystemExit):
         start(tmp_path / "a", warm, *flags, "0", base=ON_POLICY)
     start(tmp_path / "b", warm, *flags, "2", base=ON_POLICY)
@@ -343,7 +343,7 @@ def test_a_missing_vllm_is_told_before_any_model_is_built(tmp_path, monkeypatch)
 def test_vllm_is_told_of_the_longest_sequence_and_of_all_log_probabilities(top_k, width, expected):
     flags = ["--rollout.top-k", str(top_k), "--rollout.max-new-tokens", "70"]
     flags += [
-        "--task.name",
+        "--task.type",
         "problems",
         "--task.source",
         "gsm8k",

@@ -180,7 +180,7 @@ def test_two_models_train_jointly_with_it(tmp_path: Path, d: int):
         model_of(seed, layers=2 if role == "policy" else 1).save_pretrained(tmp_path / role)
     flags = f"--policy.path {tmp_path}/policy --actor.path {tmp_path}/actor --run.steps 4"
     flags += " --run.eval-every 2 --run.eval-prompts 8 --run.checkpoint-every 2"
-    flags += f" --rollout.max-staleness {d} --run.folder {tmp_path}/run --optim.actor-lr 1e-2"
+    flags += f" --rollout.max-staleness {d} --run.folder {tmp_path}/run --actor.lr 1e-2"
     cfg = settings.load([], [*FLAGS, *flags.split()])
     folder = run_folder.prepare(cfg)
     try:

@@ -9,7 +9,6 @@ import pytest
 import torch
 from engine_cases import cfg_of, moved, opened
 from tiny_context import PROBLEMS, random_pair
-from training_runs import UNTRAINED
 
 from llm.models import actors, loading
 from llm.rollout.engines import weights as engine_weights
@@ -20,15 +19,15 @@ from llm.settings.loading import ConfigError
 @pytest.mark.parametrize(
     "flags",
     [
-        ("--actor.kind", "quantized"),
-        ("--actor.kind", "early_exit", "--policy.lora-rank", "2"),
-        ("--actor.kind", "stale", "--policy.lora-rank", "2", "--policy.dtype", "bfloat16"),
+        ("--actor.type", "quantized"),
+        ("--actor.type", "early_exit", "--policy.lora-rank", "2"),
+        ("--actor.type", "stale", "--policy.lora-rank", "2", "--policy.dtype", "bfloat16"),
     ],
     ids=lambda f: f[1],
 )
 def test_every_kind_of_actor_crosses_to_a_process_bit_for_bit(flags):
     """Quantised weights, adapters, a model cut short, bfloat16: a copy that computes the same."""
-    cfg = cfg_of("process", *flags, *UNTRAINED)
+    cfg = cfg_of("process", *flags)
     policy = random_pair()[0].to(getattr(torch, cfg.policy.dtype)).eval()
     if cfg.policy.lora_rank:
         policy = loading.with_lora(policy, cfg.policy, seed=0)
