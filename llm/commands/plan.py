@@ -75,6 +75,8 @@ def _arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str], list[str
     add("--read-share", type=float, default=0.7, help="share of the bandwidth (default 0.7)")
     files, rest = split_arguments(argv)
     args, flags = parser.parse_known_args(rest)
+    if unknown := [word for word in flags if word.startswith("--") and "." not in word]:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     for name in ("gpus", "tflops", "bandwidth", "link", "mfu", "read_share", "prompt_tokens",
                  "mean_prompt_tokens", "mean_new_tokens", "tokens_per_microbatch"):  # fmt: skip
         value = getattr(args, name)

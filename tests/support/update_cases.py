@@ -53,12 +53,12 @@ def scored_update(pair, cfg, batch, coin, order=None, anchor=None, controls=None
 
 
 SETTINGS = [
-    {"name": "jackpot"},
-    {"name": "jackpot", "z_tail": "lumped", "kappa": True, "lam_from": "batch"},
-    {"name": "jackpot", "lam_from": "state", "target": "new"},
-    {"name": "jackpot", "z": "batch"},
-    {"name": "jackpot", "mask": "expected", "target": "new"},
-    {"name": "tis"},
+    {"type": "jackpot"},
+    {"type": "jackpot", "z_tail": "lumped", "kappa": True, "lam_from": "batch"},
+    {"type": "jackpot", "lam_from": "state", "target": "new"},
+    {"type": "jackpot", "z": "batch"},
+    {"type": "jackpot", "mask": "expected", "target": "new"},
+    {"type": "tis"},
 ]
 
 

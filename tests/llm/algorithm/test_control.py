@@ -12,7 +12,7 @@ from tiny_context import NOWHERE, learner, random_pair, world
 
 from llm.algorithm.control import Controls, next_controls
 from llm.settings.loading import Config
-from llm.settings.schema import LossConfig, OptimConfig
+from llm.settings.schema import OptimConfig, SeparateActor
 from llm.training.optimizer import open_learner, set_learning_rates
 
 TARGET = {"kl_target": 0.05, "actor_lr": True, "distill_coef": 1.0}
@@ -69,7 +69,8 @@ def test_the_policy_waits_while_the_kl_is_too_high_and_never_exceeds_its_own_rat
 
 
 def test_the_policys_rate_in_force_is_the_controlled_one():
-    cfg = dataclasses.replace(Config(), optim=OptimConfig(policy_lr=1e-3, actor_lr=1e-2))
+    cfg = dataclasses.replace(Config(), optim=OptimConfig(policy_lr=1e-3))
+    cfg = dataclasses.replace(cfg, actor=SeparateActor(lr=1e-2))
     optimizers = {
         name: torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
         for name in ("policy", "actor")
@@ -83,7 +84,7 @@ def test_the_policys_rate_in_force_is_the_controlled_one():
 
 def test_values_stay_within_their_factor_of_the_configured_one_and_say_so():
     settings = TARGET | {"distill_coef": 2.0, "factor_max": 1.5, "gain": 1.0}
-    ctx = world(Config(loss=LossConfig(distill_coef=2.0)), random_pair())
+    ctx = world(Config(actor=SeparateActor(distill_coef=2.0)), random_pair())
     controls = open_learner(ctx, NOWHERE).controls
     assert controls == Controls(2.0, 1.0)
     for kl, coef, factor in ((9.0, 3.0, 1.5), (1e-6, 2 / 1.5, 1 / 1.5)):

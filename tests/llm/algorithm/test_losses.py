@@ -11,7 +11,8 @@ import torch
 from llm.algorithm.correction import CorrectionInputs, CorrectionState, token_weights
 from llm.algorithm.losses import actor_ppo_sum, distill_sum, joint_loss, ppo_clip_sum, token_scale
 from llm.models.lm_head.chunked import HeadInput, KLPair
-from llm.settings.schema import LossConfig
+from llm.settings import sections
+from llm.settings.schema import LossConfig, SeparateActor
 from llm.training.forward import distill_kl, logprobs_and_kls
 
 INF, NAN = float("inf"), float("nan")
@@ -27,10 +28,10 @@ def log_softmax(seed: int, n: int, v: int, scale: float = 1.0) -> torch.Tensor:
 
 def distillation(policy, actor, direction="forward", top_k=0, temperature=1.0):
     """The loss of Eq. 7 of two models' logits."""
-    loss = LossConfig(
+    own = SeparateActor(
         distill_direction=direction, distill_top_k=top_k, distill_temperature=temperature
     )
-    kl = distill_kl(loss, HeadInput(logits=policy), HeadInput(logits=actor), 1.0)
+    kl = distill_kl(own, HeadInput(logits=policy), HeadInput(logits=actor), 1.0)
     return distill_sum(kl, temperature)
 
 
@@ -158,6 +159,9 @@ def test_the_three_denominators_are_those_computed_by_hand():
     assert scale["sequence"].tolist() == pytest.approx([1 / 3] + [1 / 9] * 3 + [1 / 6] * 2)
 
 
+_TRAINED = SeparateActor()
+
+
 class Grid:
     """Sequences with padding: what an update reads, one row a sequence, poison where none is."""
 
@@ -186,7 +190,7 @@ class Grid:
         cells[self.real] = flat
         return cells
 
-    def losses(self, correction, loss, order=(0, 1, 2, 3), size=4):
+    def losses(self, correction, loss, trained=_TRAINED, order=(0, 1, 2, 3), size=4):
         """Policy, actor and distillation loss, and both gradients row by row in sequence order."""
         rows = torch.tensor(order)
         real = self.real[rows]
@@ -228,9 +232,9 @@ class Grid:
             own = ppo_clip_sum(
                 actor.gather(1, x)[:, 0], q[:, 0], adv[:, 0], one, *clip, 1 / len(flat["x"])
             )
-            settings = (actor.distill_direction, actor.distill_top_k, actor.distill_temperature)
-            distill = distillation(new, actor, *settings) / len(flat["x"])
-            terms = (policy, own * actor.ppo, actor.distill_coef * distill)
+            form = (trained.distill_direction, trained.distill_top_k, trained.distill_temperature)
+            distill = distillation(new, actor, *form) / len(flat["x"])
+            terms = (policy, own * trained.ppo, trained.distill_coef * distill)
             sum(terms).backward()
             totals += torch.tensor([float(t.detach()) for t in terms])
         grads = [leaf[n].grad[self.real] for n in ("p", "actor")]
@@ -278,7 +282,7 @@ CHANGES = [
     ({"clip_high": INF}, {"clip_high": 0.01}, "policy actor"),
     ({}, {"denominator": "accepted"}, "policy"),
     ({}, {"denominator": "sequence"}, "policy"),
-    ({}, {"actor_ppo": False}, "actor"),
+    ({}, {"ppo": False}, "actor"),
     ({}, {"distill_coef": 2.0}, "distill"),
     ({}, {"distill_direction": "reverse"}, "distill"),
     ({}, {"distill_top_k": 3}, "distill"),
@@ -287,10 +291,16 @@ CHANGES = [
 ]
 
 
+def sections_of(values):
+    """The [loss] section and a trained [actor] with these values, each by its own names."""
+    own = {k: v for k, v in values.items() if k in sections.settings_of(SeparateActor)}
+    return LossConfig(**{k: v for k, v in values.items() if k not in own}), SeparateActor(**own)
+
+
 @pytest.mark.parametrize("both, change, moved", CHANGES, ids=lambda x: str(x)[:40])
 def test_each_setting_moves_its_own_losses_and_no_other(both, change, moved):
     grid = Grid("right", 9, NAN)
-    a, b = (grid.losses({}, LossConfig(**s)) for s in (both, both | change))
+    a, b = (grid.losses({}, *sections_of(s)) for s in (both, both | change))
     names = ("policy", "actor", "distill")
     found = {n for n, x, y in zip(names, a[0].tolist(), b[0].tolist(), strict=True) if x != y}
     assert found == set(moved.split())

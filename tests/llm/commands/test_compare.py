@@ -65,7 +65,7 @@ def test_rows_left_out_are_said_with_file_and_line(tmp_path, capsys):
 
 def test_different_tasks_are_refused_unless_forced(tmp_path):
     a, b = make_run(tmp_path / "a"), make_run(tmp_path / "b", "--task.type", "sort")
-    with pytest.raises(ConfigError, match=r"they differ in task\.name\).*--force"):
+    with pytest.raises(ConfigError, match=r"they differ in task\.type\).*--force"):
         groups_of(a, b)
     assert [g.name for g in groups_of(a, b, force=True)] == ["task chain", "task sort"]
 

@@ -69,7 +69,11 @@ def test_a_finished_warm_up_is_used_and_not_touched(tmp_path):
         (["--optim.policy_lr", "-1"], "settings", "optim.policy_lr must be greater than 0"),
         (["no_such_file.toml"], "settings", "cannot read config file"),
         (["--run.device", "tpu9"], "device", "cannot be used"),
-        (["--actor.type", "early_exit"], "settings", "has an actor that is not trained"),
+        (
+            ["--actor.type", "early_exit", "--actor.ppo", "True"],
+            "settings",
+            "of actor.type separate",
+        ),
         (["--run.device", "cpu", "--optim.polcy_lr", "1"], "settings", "optim.polcy_lr"),
         (["--task.type", "problems", "--task.source", "x.jsonl"], "settings", "give --policy.path"),
     ],

@@ -116,7 +116,7 @@ def test_every_kind_samples_from_the_law_it_is_scored_by(kind, lora):
     assert cached_layers == (2 if kind == "early_exit" else LAYERS)
     distance = kl(law(actor.model), law(policy))
     assert (distance == 0) if kind == "self" else (1e-7 < distance < 10)
-    assert actor.kind == settings(kind).actor.kind
+    assert actor.kind == settings(kind).actor.type
     assert not actor.trained
 
 

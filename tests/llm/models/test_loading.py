@@ -14,7 +14,7 @@ from llm import settings as config
 from llm.checkpoints import state_tensors
 from llm.models import loading, roles
 from llm.settings.loading import ConfigError
-from llm.settings.schema import ActorConfig, ModelConfig
+from llm.settings.schema import SeparateActor, TrainedModelConfig
 from llm.training import optimizer as optim
 
 SMALL: dict[str, Any] = dict(
@@ -155,7 +155,7 @@ def test_a_padded_vocabulary_is_no_fault(tmp_path):
 
 def test_lora_starts_as_the_model_and_trains_nothing_but_its_adapters(folder):
     base = llama()
-    cfg = ModelConfig(path=str(folder), lora_rank=3, lora_alpha=6.0)
+    cfg = TrainedModelConfig(path=str(folder), lora_rank=3, lora_alpha=6.0)
     model = loading.with_lora(loading.load(folder), cfg, seed=1)
     assert torch.equal(model(input_ids=IDS).logits, base(input_ids=IDS).logits)
     trained = {n for n, p in model.named_parameters() if p.requires_grad}
@@ -175,7 +175,7 @@ def test_lora_starts_as_the_model_and_trains_nothing_but_its_adapters(folder):
 
 def test_lora_is_the_weights_plus_a_scaled_product(folder):
     """W + alpha / rank * B A, put together here from the factors."""
-    cfg = ModelConfig(path=str(folder), lora_rank=3, lora_alpha=6.0)
+    cfg = TrainedModelConfig(path=str(folder), lora_rank=3, lora_alpha=6.0)
     model = loading.with_lora(loading.load(folder), cfg, seed=1)
     generator = torch.Generator().manual_seed(2)
     for p in model.parameters():
@@ -198,7 +198,7 @@ def test_lora_is_the_weights_plus_a_scaled_product(folder):
 
 
 def test_the_same_seed_gives_the_same_adapters_and_leaves_torch_alone(folder):
-    cfg = ModelConfig(path=str(folder), lora_rank=3)
+    cfg = TrainedModelConfig(path=str(folder), lora_rank=3)
     torch.manual_seed(5)
     state = torch.get_rng_state()
     a, b, c = (
@@ -218,4 +218,4 @@ def test_the_actor_of_a_role_has_its_own_seed(tmp_path):
     )
     a, b = (roles.open_model(cfg, role, tmp_path) for role in ("policy", "actor"))
     assert not torch.equal(a.lm_head.weight, b.lm_head.weight)
-    assert isinstance(cfg.actor, ActorConfig)
+    assert isinstance(cfg.actor, SeparateActor)

@@ -69,7 +69,7 @@ def test_a_warm_up_is_named_by_the_hash_of_its_recipe(tmp_path):
     [
         (
             '"pretrain.policy_error": 0.3',
-            r"edited.*warmup\.policy_error \(0\.3 there, 0\.15 wanted\)",
+            r"edited.*pretrain\.policy_error \(0\.3 there, 0\.15 wanted\)",
         ),
         ('"pretrain.policy_error": 0.15, "x": 1', r"edited.*x \(1 there, None wanted\)"),
         ('"pretrain.policy_error": ', r"cannot read .*recipe\.json"),

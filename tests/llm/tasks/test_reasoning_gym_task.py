@@ -11,6 +11,7 @@ import sections
 from toy_tokenizers import Words
 
 from llm.errors import ConfigError
+from llm.settings.schema import GymTask
 from llm.tasks.factory import open_task
 from llm.tokenizers.character import CharTokenizer
 
@@ -55,8 +56,8 @@ def test_gym_takes_questions_and_answers_and_never_its_scorer(monkeypatch, tmp_p
 def test_gym_refuses_generators_off_its_list(monkeypatch, tmp_path):
     """Countdown's scorer runs the answer."""
     asked = fake_gym(monkeypatch, tmp_path)
-    with pytest.raises(ConfigError, match="gym_task countdown is not one of chain_sum"):
-        open_task(sections.task(type="gym", generator="countdown"), Words())
+    with pytest.raises(ConfigError, match="generator countdown is not one of chain_sum"):
+        open_task(GymTask(generator="countdown"), Words())
     assert asked == []
 
 

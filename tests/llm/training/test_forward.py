@@ -29,7 +29,7 @@ from llm.models.lm_head import chunked
 from llm.models.lm_head.chunked import Chunk, HeadInput
 from llm.models.lm_head.support import in_blocks
 from llm.settings.loading import ConfigError
-from llm.settings.schema import LossConfig, OptimConfig
+from llm.settings.schema import OptimConfig, SeparateActor
 from llm.train import update
 from llm.training import forward
 from llm.training.scoring import score_before_updates
@@ -112,7 +112,7 @@ def kl(p, q):
 def by_hand(trio, cfg, scene, weight):
     """The losses, and gradients of their sum, in float64 by full log-softmax and autograd."""
     batch, (policy, actor, anchor) = scene[0], (copy.deepcopy(m).double() for m in trio)
-    real, loss = batch.is_completion, cfg.loss
+    real, loss, own = batch.is_completion, cfg.loss, cfg.actor
 
     def law(model, temperature=1.0):
         warm = cfg.rollout.temperature * temperature
@@ -127,13 +127,13 @@ def by_hand(trio, cfg, scene, weight):
     (p, new), (_, act), n = law(policy), law(actor), int(real.sum())
     found = {"loss_policy": ppo(new, new.detach(), weight.double())}
     found["loss_actor_ppo"] = ppo(act, batch.logp_inf.double(), 1.0)
-    t = actor.distill_temperature
+    t = own.distill_temperature
     pair = [law(policy, t)[0].detach(), law(actor, t)[0]]
-    pair = pair if actor.distill_direction == "forward" else pair[::-1]
+    pair = pair if own.distill_direction == "forward" else pair[::-1]
     found["loss_distill"] = t**2 * kl(*pair) / n
     if loss.anchor_coef > 0:
         found["loss_anchor"] = kl(p, law(anchor)[0].detach()) / n
-    coefs = {"loss_anchor": loss.anchor_coef, "loss_distill": actor.distill_coef}
+    coefs = {"loss_anchor": loss.anchor_coef, "loss_distill": own.distill_coef}
     sum(coefs.get(k, 1.0) * x for k, x in found.items()).backward()
     found["entropy_policy"] = -(p.exp() * p).sum() / n
     return {k: float(x.detach()) for k, x in found.items()}, {
@@ -259,7 +259,7 @@ def test_rejected_tokens_and_those_without_advantage_cost_the_policys_head_nothi
 
 def test_blocks_are_refused_with_a_loss_that_needs_whole_logits():
     with pytest.raises(ConfigError, match=r"optim.head chunked cannot compute.*distill_top_k"):
-        config.Config(optim=OptimConfig(head="chunked"), loss=LossConfig(distill_top_k=3))
+        config.Config(optim=OptimConfig(head="chunked"), actor=SeparateActor(distill_top_k=3))
 
 
 def test_auto_means_blocks_only_for_large_vocabularies_and_losses_that_allow_it():

@@ -25,7 +25,7 @@ def test_splitting_into_microbatches_changes_neither_loss_nor_gradient(pair, sce
 
 @pytest.mark.parametrize("size", [1, 3, 7])
 def test_the_anchor_is_per_proposed_token_whatever_the_microbatches(pair, scene, size):
-    cfg = config(name="none")
+    cfg = config(type="none")
     cfg = dataclasses.replace(cfg, loss=dataclasses.replace(cfg.loss, anchor_coef=0.7))
     moved = (copy.deepcopy(pair[0]), pair[1])
     with torch.no_grad():

@@ -20,7 +20,7 @@ def test_the_order_of_sequences_changes_neither_loss_nor_gradient(pair, scene, s
 def test_denominators_match_a_literal_hand_computation(pair, scene):
     """proposed: over all sampled tokens; accepted: over the coins that came up."""
     batch, coin = scene
-    cfg = config(name="jackpot", lam=2.0, z="batch")
+    cfg = config(type="jackpot", lam=2.0, z="batch")
     found, _ = scored_update(pair, cfg, batch, coin)
     w = found["weights"]
     real = batch.is_completion
@@ -36,7 +36,7 @@ def test_denominators_match_a_literal_hand_computation(pair, scene):
 @pytest.mark.parametrize("denominator", ["proposed", "accepted"])
 def test_when_every_token_is_rejected_the_update_is_zero_and_finite(pair, scene, denominator):
     batch, coin = scene
-    cfg = config(name="jackpot", z="batch", lam=1e30)
+    cfg = config(type="jackpot", z="batch", lam=1e30)
     cfg = dataclasses.replace(cfg, loss=dataclasses.replace(cfg.loss, denominator=denominator))
     found, grads = scored_update(pair, cfg, batch, torch.full_like(coin, 0.5))
     assert found["loss_policy"] == 0.0 and found["grad_norm_policy"] == 0.0

@@ -21,7 +21,7 @@ def rolled(ctx, step):
 def test_rejection_changes_no_reward_baseline_or_length_metric(pair):
     """Behaviour 7: everything measured before the weights is the same with rejection."""
     rows = []
-    for correction in ({"name": "none"}, {"name": "jackpot", "lam": 50.0}):
+    for correction in ({"type": "none"}, {"type": "jackpot", "lam": 50.0}):
         cfg = config(**correction)
         ctx = world(cfg, pair)
         batch = rolled(ctx, 0)
@@ -34,7 +34,7 @@ def test_rejection_changes_no_reward_baseline_or_length_metric(pair):
 
 def test_every_step_has_prompts_samples_and_coins_of_its_own(pair):
     """The same step gives the same batch, another step another one."""
-    cfg = config(name="jackpot")
+    cfg = config(type="jackpot")
     one, again, other = (rolled(world(cfg, pair), s) for s in (3, 3, 4))
     assert torch.equal(one.ids, again.ids) and torch.equal(one.logp_inf, again.logp_inf)
     assert one.answers != other.answers

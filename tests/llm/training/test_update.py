@@ -11,14 +11,14 @@ from tiny_context import PROBLEMS, full_logprobs, learner, rollout, world
 from update_cases import SETTINGS, assert_same, config, scored_update, whole
 
 from llm.algorithm.control import Controls
-from llm.settings.schema import ControlConfig, OptimConfig
+from llm.settings.schema import KLControl, OptimConfig, SeparateActor
 from llm.train import update
 
 
 def test_control_drives_the_gradient_of_the_distillation(pair, scene):
     """The coefficient in force is the controller's, not the configured one."""
-    cfg = config(name="none")
-    cfg = dataclasses.replace(cfg, loss=dataclasses.replace(cfg.loss, actor_ppo=False))
+    cfg = config(type="none")
+    cfg = dataclasses.replace(cfg, actor=SeparateActor(ppo=False))
     one, three = (
         scored_update(pair, cfg, *scene, controls=Controls(distill_coef=c))[0] for c in (1.0, 3.0)
     )
@@ -27,8 +27,8 @@ def test_control_drives_the_gradient_of_the_distillation(pair, scene):
 
 
 def test_control_measures_the_exact_forward_kl_whatever_is_distilled(pair, scene):
-    cfg = config(name="none")
-    cfg = dataclasses.replace(cfg, control=ControlConfig(kl_target=0.1))
+    cfg = config(type="none")
+    cfg = dataclasses.replace(cfg, control=KLControl(kl_target=0.1))
     other = {"distill_direction": "reverse", "distill_top_k": 3, "distill_temperature": 2.0}
     other = dataclasses.replace(cfg, loss=dataclasses.replace(cfg.loss, **other))
     a, b = (scored_update(pair, c, *scene)[0] for c in (cfg, other))
@@ -40,7 +40,7 @@ def test_control_measures_the_exact_forward_kl_whatever_is_distilled(pair, scene
 def test_the_actors_ratio_is_to_the_actor_before_the_updates(pair, scene):
     """actor_correction on, second update of a step: p_actor_ref is given, not the present actor."""
     batch, coin = scene
-    cfg = config(name="none")
+    cfg = config(type="none")
     cfg = dataclasses.replace(cfg, loss=dataclasses.replace(cfg.loss, actor_correction="tis"))
     real = batch.is_completion
     now = full_logprobs(pair[1], batch.ids, batch.is_real, real.shape[1], 1.0)[real].detach()
@@ -76,7 +76,7 @@ def test_a_prefix_is_of_one_sequence(near, mask, size, order):
     models, batch, coin = near
     found = {}
     for scope in ("token", "prefix"):
-        cfg = config(name="jackpot", mask=mask, scope=scope)
+        cfg = config(type="jackpot", mask=mask, scope=scope)
         cfg = dataclasses.replace(cfg, optim=OptimConfig(sequences_per_microbatch=size))
         found[scope] = scored_update(models, cfg, batch, coin, order)[0]["weights"]
     real = batch.is_completion if order is None else batch.is_completion[order]
@@ -128,9 +128,9 @@ def test_padding_and_poison_in_it_change_nothing(pair, padded, scene, setting, l
 
 def test_the_actors_ppo_carries_none_of_the_policys_weights(pair, scene):
     """Eq. 6: the actor sampled the tokens itself, so F = 1 whatever the policy's correction is."""
-    plain, _ = scored_update(pair, config(name="none"), *scene)
+    plain, _ = scored_update(pair, config(type="none"), *scene)
     for setting in ({"lam": 5.0}, {"mask": "expected", "target": "new"}):
-        found, _ = scored_update(pair, config(name="jackpot", **setting), *scene)
+        found, _ = scored_update(pair, config(type="jackpot", **setting), *scene)
         assert found["loss_actor_ppo"] == pytest.approx(plain["loss_actor_ppo"], rel=1e-6)
         assert found["loss_policy"] != pytest.approx(plain["loss_policy"], rel=1e-3)
 
@@ -139,8 +139,8 @@ def test_the_actors_gradient_is_proportional_to_the_distillation_coefficient(pai
     """Eq. 8: lambda_distill L_distill, with nothing else training the actor."""
     grads = []
     for coef in (0.5, 2.0):
-        cfg = config(name="none")
-        loss = dataclasses.replace(cfg.loss, actor_ppo=False, distill_coef=coef)
+        cfg = config(type="none")
+        own = SeparateActor(ppo=False, distill_coef=coef)
         found, _ = scored_update(pair, dataclasses.replace(cfg, loss=loss), *scene)
         grads.append(found["grad_norm_actor"])
     assert grads[1] == pytest.approx(4 * grads[0], rel=1e-4)
@@ -148,7 +148,7 @@ def test_the_actors_gradient_is_proportional_to_the_distillation_coefficient(pai
 
 def test_gradients_are_clipped_to_the_norm_asked_for(pair, scene):
     """SGD with learning rate 1 moves each model by exactly its clipped gradient."""
-    cfg = dataclasses.replace(config(name="none"), optim=OptimConfig(grad_clip=0.01))
+    cfg = dataclasses.replace(config(type="none"), optim=OptimConfig(grad_clip=0.01))
     moved = [copy.deepcopy(m) for m in pair]
     optimizers = {
         name: torch.optim.SGD(m.parameters(), lr=1.0)

@@ -22,8 +22,9 @@ def test_methods_are_what_their_names_say():
     }
     for method, (name, scope, ppo, kl) in wanted.items():
         cfg = run_store.resolved(run("chain", method, SEED))
-        assert (cfg.correction.name, cfg.correction.scope) == (name, scope), method
+        found = getattr(cfg.correction, "scope", "token")
+        assert (cfg.correction.type, found) == (name, scope), method
         assert (cfg.actor.ppo, cfg.actor.distill_coef > 0) == (ppo, kl), method
     same = run_store.resolved(run("chain", "tis prefixes", SEED)).correction
     tis = run_store.resolved(run("chain", "tis+ppo+kl", SEED)).correction
-    assert (same.z, same.lam, same.mask, same.c1) == ("none", 1.0, "expected", tis.tis_cap)
+    assert (same.z, same.lam, same.mask, same.c1) == ("none", 1.0, "expected", tis.cap)

@@ -47,9 +47,9 @@ def test_two_runs_really_train_once_and_one_that_diverged_is_kept(tmp_path, capf
 
 
 def test_a_run_that_failed_is_told_and_not_kept(tmp_path, in_threads):
-    (tmp_path / "warmup").write_text("a file where a folder should be")
+    (tmp_path / "pretrained").write_text("a file where a folder should be")
     failing = tiny()
-    with pytest.raises(runner.Failed, match=r"seed 900: error: .*warmup"):
+    with pytest.raises(runner.Failed, match=r"seed 900: error: .*pretrained"):
         runner.train([failing], 1, tmp_path)
     assert not run_store.finished(failing, tmp_path)
 
