@@ -141,7 +141,7 @@ def test_the_actors_gradient_is_proportional_to_the_distillation_coefficient(pai
     for coef in (0.5, 2.0):
         cfg = config(type="none")
         own = SeparateActor(ppo=False, distill_coef=coef)
-        found, _ = scored_update(pair, dataclasses.replace(cfg, loss=loss), *scene)
+        found, _ = scored_update(pair, dataclasses.replace(cfg, actor=own), *scene)
         grads.append(found["grad_norm_actor"])
     assert grads[1] == pytest.approx(4 * grads[0], rel=1e-4)
 
