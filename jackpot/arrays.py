@@ -187,8 +187,8 @@ def _one_library(arrays: dict[str, Any]) -> Any:
     """The namespace of all the arrays (a namespace stands for itself)."""
     spaces = {n: array_namespace(x) if is_array_api_obj(x) else x for n, x in arrays.items()}
     if len({id(s) for s in spaces.values()}) > 1:
-        found = ", ".join(f"{n}: {_library(s)}" for n, s in spaces.items())
-        raise TypeError(f"arrays of different libraries cannot be mixed ({found}); convert one")
+        given = ", ".join(f"{n}: {_library(s)}" for n, s in spaces.items())
+        raise TypeError(f"arrays of different libraries cannot be mixed ({given}); convert one")
     return next(iter(spaces.values()))
 
 

@@ -160,9 +160,9 @@ def check_per_state(xp: Any, like: Array, arrays: dict[str, Array]) -> None:
     shape = tuple(like.shape[:-1])
     for name, x in arrays.items():
         if not is_array_api_obj(x) or tuple(x.shape) != shape:
-            found = tuple(x.shape) if is_array_api_obj(x) else type(x).__name__
+            given = tuple(x.shape) if is_array_api_obj(x) else type(x).__name__
             checked(**{name: x})
-            raise ValueError(f"{name} must have shape {shape} (one value per state), got {found}")
+            raise ValueError(f"{name} must have shape {shape} (one value per state), got {given}")
         first = xp.min(like, axis=-1)  # of the shape, library and dtype that x must have
         checked(log_probabilities=first, **{name: x})
         check_log_prob_values(xp, name, x)
@@ -171,8 +171,8 @@ def check_per_state(xp: Any, like: Array, arrays: dict[str, Array]) -> None:
 def check_mask(xp: Any, name: str, mask: Array, like: Array) -> None:
     """A bool array of the shape of `like`."""
     if not is_array_api_obj(mask) or mask.dtype != xp.bool:
-        found = mask.dtype if is_array_api_obj(mask) else type(mask).__name__
-        raise TypeError(f"{name} must be a bool array, got {found}")
+        given = mask.dtype if is_array_api_obj(mask) else type(mask).__name__
+        raise TypeError(f"{name} must be a bool array, got {given}")
     if tuple(mask.shape) != tuple(like.shape):
         raise ValueError(
             f"{name} has shape {tuple(mask.shape)}; it must have the shape of the "

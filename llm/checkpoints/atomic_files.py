@@ -89,8 +89,8 @@ def existing_all(folder: Path, pattern: str) -> list[Path]:
     """`standing` of every folder whose name matches, in the order of their names."""
     names = os.listdir(folder) if folder.is_dir() else []
     matches = (re.fullmatch(rf"\.?({pattern})(?:\.aside)?", n) for n in names)
-    found = [existing(folder / name) for name in sorted({m.group(1) for m in matches if m})]
-    return [path for path in found if path is not None]
+    paths = [existing(folder / name) for name in sorted({m.group(1) for m in matches if m})]
+    return [path for path in paths if path is not None]
 
 
 def recover(folder: Path) -> None:

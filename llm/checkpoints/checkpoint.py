@@ -103,8 +103,8 @@ def require_room(folder: Path, parts: StatefulParts) -> None:
 
 def latest(folder: Path) -> Path | None:
     """The newest complete checkpoint, if there is one."""
-    found = _all(folder)
-    return found[-1] if found else None
+    checkpoints = _all(folder)
+    return checkpoints[-1] if checkpoints else None
 
 
 def best(folder: Path) -> Path | None:
@@ -196,24 +196,29 @@ def _save_part(path: Path, part: StatefulPart) -> None:
 def _manifest(checkpoint: Path) -> dict[str, Any]:
     path = checkpoint / "manifest.json"
     try:
-        found = json.loads(path.read_text())
+        manifest = json.loads(path.read_text())
         complete = {"format", "files", "frozen", "identity"}
-        if not isinstance(found, dict) or set(found) != complete or found["format"] != _FORMAT:
+        if (
+            not isinstance(manifest, dict)
+            or set(manifest) != complete
+            or manifest["format"] != _FORMAT
+        ):
             raise ValueError(f"it is not a manifest of format {_FORMAT}")
     except (OSError, ValueError) as e:
         raise CheckpointError(f"cannot read {path}: {e}; {_older(checkpoint)}") from e
-    return found
+    return manifest
 
 
 def _check_identity(checkpoint: Path, manifest: dict, identity: dict[str, str] | None) -> None:
-    found = manifest["identity"]
-    if identity is None or found == identity:
+    written_by = manifest["identity"]
+    if identity is None or written_by == identity:
         return
-    if found is None:
+    if written_by is None:
         raise CheckpointError(f"{checkpoint} does not say which run it is of; remove it")
-    keys = [k for k in {**identity, **found} if found.get(k) != identity.get(k)]
+    keys = [k for k in {**identity, **written_by} if written_by.get(k) != identity.get(k)]
     differs = [
-        f"{k} ({found.get(k, 'absent')} there, {identity.get(k, 'absent')} now)" for k in keys[:5]
+        f"{k} ({written_by.get(k, 'absent')} there, {identity.get(k, 'absent')} now)"
+        for k in keys[:5]
     ]
     more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
     raise CheckpointError(
@@ -224,12 +229,12 @@ def _check_identity(checkpoint: Path, manifest: dict, identity: dict[str, str] |
 
 def _check_file(path: Path, size: int) -> None:
     try:
-        found = path.stat().st_size
+        on_disk = path.stat().st_size
     except OSError as e:
         raise _unreadable(path, e) from e
-    if found != size:
+    if on_disk != size:
         raise CheckpointError(
-            f"{path} holds {found} bytes, {size} were written; {_older(path.parent)}"
+            f"{path} holds {on_disk} bytes, {size} were written; {_older(path.parent)}"
         )
 
 

@@ -35,20 +35,20 @@ def state_dict_of(part: StatefulPart) -> dict[str, torch.Tensor]:
 def _tensors(part: StatefulPart) -> dict[str, torch.Tensor]:
     if isinstance(part, torch.nn.Module):
         kept = _kept(part)
-        found, seen = {}, set()
+        tensors, seen = {}, set()
         for name, tensor in part.state_dict().items():
             if name in kept and place_of(tensor) not in seen:
                 seen.add(place_of(tensor))
-                found[name] = tensor
+                tensors[name] = tensor
     elif not isinstance(part, torch.optim.Optimizer):
-        found = part.state_dict()
+        tensors = part.state_dict()
     else:
-        found = {
+        tensors = {
             f"{index}.{name}": torch.as_tensor(value)
             for index, values in part.state_dict()["state"].items()
             for name, value in values.items()
         }
-    return found
+    return tensors
 
 
 def load_state_dict(part: StatefulPart, tensors: dict[str, torch.Tensor]) -> None:

@@ -114,15 +114,15 @@ def _flat(run: RunFiles) -> dict[str, Any]:
 def _varying(flats: Sequence[dict[str, Any]]) -> list[str]:
     """Settings that differ. One that some lack, being of another type, differs where its section
     has this type."""
-    found = []
+    names = []
     for name in dict.fromkeys(k for f in flats for k in f):
         kind = f"{name.rpartition('.')[0]}.type"
         having = [f for f in flats if name in f]
         types = {str(f.get(kind)) for f in flats}
         compared = having if len(types) > 1 else flats
         if any(f.get(name) != compared[0].get(name) for f in compared):
-            found.append(name)
-    return found
+            names.append(name)
+    return names
 
 
 def _name(key: dict[str, Any], differing: list[str], members: list[RunFiles]) -> str:

@@ -82,11 +82,11 @@ def diagnose(argv: list[str]) -> Iterator[Line]:
 
 def _with_models(cfg: Config, scratch: Path) -> Iterator[Line]:
     """Checks that need weights: open, self-test, one step."""
-    found, lines = _attempt_lines("models", lambda: _models(cfg, scratch))
+    opened, lines = _attempt_lines("models", lambda: _models(cfg, scratch))
     yield from lines
-    if found is None:
+    if opened is None:
         return
-    setup, is_random = found
+    setup, is_random = opened
     try:
         _, lines = _attempt_lines("self-test", lambda: (None, [_self_test(setup)]))
         yield from lines
@@ -111,8 +111,8 @@ def _attempt(check: str, body: Callable[[], Any]) -> tuple[Any, Line | None]:
 def _attempt_lines(
     check: str, body: Callable[[], tuple[Any, list[Line]]]
 ) -> tuple[Any, list[Line]]:
-    found, line = _attempt(check, body)
-    return (None, [line]) if line else found
+    result, line = _attempt(check, body)
+    return (None, [line]) if line else result
 
 
 def _load(argv: list[str]) -> Config:
@@ -132,8 +132,8 @@ def _folder(cfg: Config) -> Line:
         return Line("run folder", OK, f"{folder} is free to use")
     run_folder.check_same(folder / "config.toml", cfg)
     if (folder / "summary.json").exists():
-        found, remedy = f"{folder} holds this run, complete", "choose another --run.folder"
-        return Line("run folder", WARNING, found, remedy)
+        state, remedy = f"{folder} holds this run, complete", "choose another --run.folder"
+        return Line("run folder", WARNING, state, remedy)
     kept = latest(folder / "checkpoints")
     return Line("run folder", OK, f"{folder} holds this run, which would go on: {kept}")
 
@@ -142,7 +142,7 @@ def _data(cfg: Config, task: problem.Task, tokenizer: Any) -> tuple[int, list[Li
     """Longest of the prompts in tokens, and what was seen of the data."""
     held = task.held_out(cfg.run.seed, cfg.run.eval_prompts)
     lengths = prompt_lengths(cfg, task, tokenizer)
-    found = f"prompts of {min(lengths)} to {max(lengths)} tokens"
+    detail = f"prompts of {min(lengths)} to {max(lengths)} tokens"
     lines = []
     if task.skipped:
         lines.append(
@@ -157,7 +157,7 @@ def _data(cfg: Config, task: problem.Task, tokenizer: Any) -> tuple[int, list[Li
                 "lower --run.eval_prompts or give --task.eval_source",
             )
         )
-    return max(lengths), lines or [Line("data", OK, f"{found}, {len(held)} held out")]
+    return max(lengths), lines or [Line("data", OK, f"{detail}, {len(held)} held out")]
 
 
 def _memory(cfg: Config, device: torch.device, longest: int) -> tuple[Any, list[Line]]:
@@ -170,14 +170,14 @@ def _memory(cfg: Config, device: torch.device, longest: int) -> tuple[Any, list[
         parts["vLLM's share"] = int(share)
     needed, free = sum(parts.values()), memory.available(device)
     detail = ", ".join(f"{k} {_bytes(n)}" for k, n in sorted(parts.items(), key=lambda x: -x[1]))
-    found = f"about {_bytes(needed)} of {_bytes(free)} free on {device.type}: {detail}"
+    budget = f"about {_bytes(needed)} of {_bytes(free)} free on {device.type}: {detail}"
     remedy = (
         "lower --optim.sequences_per_microbatch (logits, activations) or "
         "--rollout.prompts_per_step (cache), train adapters (--policy.lora_rank), or use "
         "--policy.dtype bfloat16"
     )
     status = PROBLEM if needed > free else WARNING if needed > 0.8 * free else OK
-    return (policy, actor), [Line("memory", status, found, remedy if status != OK else "")]
+    return (policy, actor), [Line("memory", status, budget, remedy if status != OK else "")]
 
 
 def _disk(cfg: Config, policy: Any, actor: Any) -> Line:
@@ -185,11 +185,11 @@ def _disk(cfg: Config, policy: Any, actor: Any) -> Line:
     there = next(p for p in (folder, *folder.parents) if p.is_dir())
     each, free = memory.checkpoint_bytes(cfg, policy, actor), shutil.disk_usage(there).free
     copies = cfg.run.checkpoints_kept + 1 + cfg.run.keep_best  # one more while it is written
-    found = f"{copies} checkpoints of {_bytes(each)}, {_bytes(free)} free in {there}"
+    detail = f"{copies} checkpoints of {_bytes(each)}, {_bytes(free)} free in {there}"
     if copies * each > free:
         remedy = "free some, lower --run.checkpoints_kept, or set --run.keep_best False"
-        return Line("disk", PROBLEM, found, remedy)
-    return Line("disk", OK, found)
+        return Line("disk", PROBLEM, detail, remedy)
+    return Line("disk", OK, detail)
 
 
 def _models(cfg: Config, scratch: Path) -> tuple[tuple[TrainContext, bool], list[Line]]:
@@ -210,10 +210,10 @@ def _models(cfg: Config, scratch: Path) -> tuple[tuple[TrainContext, bool], list
     setup = open_context(cfg, scratch if is_random else folder)
     count = sum(p.numel() for p in setup.policy.parameters())
     trained = sum(p.numel() for p in setup.policy.parameters() if p.requires_grad)
-    found = f"policy of {count:,} parameters, {trained:,} trained; actor: {setup.actor.kind}"
+    detail = f"policy of {count:,} parameters, {trained:,} trained; actor: {setup.actor.kind}"
     if is_random:
-        found += "; random weights here, as pretraining is not done yet"
-    return (setup, is_random), [Line("models", OK, found)]
+        detail += "; random weights here, as pretraining is not done yet"
+    return (setup, is_random), [Line("models", OK, detail)]
 
 
 def _positions(cfg: Config, policy: Any, actor: Any, longest: int) -> Line:
@@ -225,10 +225,10 @@ def _positions(cfg: Config, policy: Any, actor: Any, longest: int) -> Line:
 
 
 def _self_test(setup: TrainContext) -> Line:
-    found = self_test.self_test(setup)
+    difference = self_test.self_test(setup)
     text = (
-        f"log p_inf and log p_ref differ by at most {found['max']:.2g} nats on {found['tokens']} "
-        f"tokens, allowed {found['tolerance']:g}"
+        f"log p_inf and log p_ref differ by at most {difference['max']:.2g} nats on "
+        f"{difference['tokens']} tokens, allowed {difference['tolerance']:g}"
     )
     return Line("self-test", OK, text)
 
@@ -244,11 +244,11 @@ def _step(setup: TrainContext, scratch: Path, is_random: bool) -> list[Line]:
     each = row["seconds_rollout"] * cfg.run.eval_prompts / sequences
     both = 1 if setup.actor.kind == "self" else 2
     total = seconds * cfg.run.steps + both * each * evaluations
-    found = (
+    detail = (
         f"{seconds:.2g} s ({row['tokens']} tokens{peak}); {cfg.run.steps} steps and {evaluations} "
         f"evaluations take roughly {_duration(total)}" + ", pretraining apart" * is_random
     )
-    lines = [Line("one step", OK, found)]
+    lines = [Line("one step", OK, detail)]
     if is_random:
         return lines  # what random models sample says nothing about the run
     if row["groups_informative"] == 0:

@@ -35,7 +35,7 @@ def main(argv: list[str]) -> int:
     earlier = _read_entries(args.run / "eval.json")
     setup, step, checkpoint = _open(own, cfg, args.run, args.checkpoint)
     try:
-        found = _evaluate(setup, args.prompts, args.samples, args.seed)
+        results = _evaluate(setup, args.prompts, args.samples, args.seed)
         counts = setup.scorer.counts()
     finally:
         setup.scorer.close()
@@ -48,10 +48,10 @@ def main(argv: list[str]) -> int:
         "task": {k: v for k, v in flatten(cfg).items() if k.startswith("task.")},
         "temperature": cfg.rollout.temperature,
         "max_new_tokens": cfg.rollout.max_new_tokens,
-        "models": found,
+        "models": results,
         **counts,
     }
-    _save(args.run, [*earlier, entry], found)
+    _save(args.run, [*earlier, entry], results)
     sys.stdout.write(table(entry))
     sys.stdout.write(f"wrote {args.run / 'eval.json'} and {args.run / 'eval.png'}\n")
     return 0
@@ -162,10 +162,10 @@ def _open(own: Config, cfg: Config, folder: Path, which: str) -> tuple[TrainCont
 def _written(checkpoint: Path) -> tuple[int, int] | None:
     """What tells a checkpoint from its successor of the same name; None if it is gone."""
     try:
-        found = (checkpoint / "manifest.json").stat()
+        status = (checkpoint / "manifest.json").stat()
     except OSError:
         return None
-    return found.st_ino, found.st_mtime_ns
+    return status.st_ino, status.st_mtime_ns
 
 
 def _evaluate(setup: TrainContext, prompts: int, samples: int, seed: int) -> dict[str, Any]:
@@ -187,11 +187,11 @@ def _checkpoint(folder: Path, which: str) -> Path:
 
     find = checkpoint.best if which == "best" else checkpoint.latest
     # twice: between listing and looking, the only one may give way to its successor
-    found = find(folder / "checkpoints") or find(folder / "checkpoints")
-    if found is None:
+    path = find(folder / "checkpoints") or find(folder / "checkpoints")
+    if path is None:
         hint = "; try --checkpoint newest" if which == "best" else ""
         raise ConfigError(f"{folder} holds no complete {which} checkpoint{hint}")
-    return found
+    return path
 
 
 def _read_entries(path: Path) -> list[Any]:
@@ -204,12 +204,12 @@ def _read_entries(path: Path) -> list[Any]:
     return entries
 
 
-def _save(folder: Path, entries: list[Any], found: dict[str, Any]) -> None:
+def _save(folder: Path, entries: list[Any], results: dict[str, Any]) -> None:
     from llm.checkpoints.atomic_files import write_json
     from llm.report import plots
     from llm.report.run_files import write
 
-    curves = [(name, s["pass_at_k"]) for name, s in found.items()]
+    curves = [(name, s["pass_at_k"]) for name, s in results.items()]
     try:
         write_json(folder / "eval.json", entries)
     except OSError as e:

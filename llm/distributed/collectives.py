@@ -46,18 +46,18 @@ def barrier() -> None:
 def main_first(call: Callable[[], T]) -> T:
     """Rank 0 calls, then the others: what writes files that the others find."""
     if is_main():
-        found = call()
+        result = call()
         barrier()
-        return found
+        return result
     barrier()
     return call()
 
 
 def raise_on_all_ranks(call: Callable[[], T], *kinds: type[Exception]) -> T:
     """The call's result; an exception of one of these kinds on any rank is raised on all."""
-    found, failure = None, None
+    result, failure = None, None
     try:
-        found = call()
+        result = call()
     except kinds as e:
         kind = next(i for i, k in enumerate(kinds) if isinstance(e, k))
         failure = kind, str(e) or type(e).__name__
@@ -65,7 +65,7 @@ def raise_on_all_ranks(call: Callable[[], T], *kinds: type[Exception]) -> T:
     if failed:
         kind, message = failed[0]
         raise kinds[kind](message)
-    return found  # type: ignore[return-value]
+    return result  # type: ignore[return-value]
 
 
 def all_gather(x: torch.Tensor) -> torch.Tensor:
@@ -110,9 +110,9 @@ def all_reduce_max(n: int) -> int:
     """The largest of the ranks' numbers."""
     if world_size() == 1:
         return n
-    found = torch.tensor([int(n)])
-    dist.all_reduce(found, dist.ReduceOp.MAX)
-    return int(found)
+    largest = torch.tensor([int(n)])
+    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return int(largest)
 
 
 @torch.no_grad()
@@ -142,5 +142,5 @@ def all_reduce_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
 
 def sum_counts(counts: dict[str, int]) -> dict[str, int]:
     """What was counted on all ranks together."""
-    found = all_gather_object(counts)
-    return {k: sum(each[k] for each in found) for k in counts}
+    of_ranks = all_gather_object(counts)
+    return {k: sum(each[k] for each in of_ranks) for k in counts}

@@ -59,10 +59,10 @@ def open_actor(cfg: Config, policy: Model, run_folder: Path) -> Actor:
     if a.type == "noisy":
         return Noisy(policy, a.noise, seed)
     model = open_model(cfg, "actor", run_folder)
-    found, wanted = logits_width(model), logits_width(policy)
-    if found != wanted:
+    width, wanted = logits_width(model), logits_width(policy)
+    if width != wanted:
         raise ConfigError(
-            f"the actor has probabilities of {found} token ids, the policy of {wanted}; they are "
+            f"the actor has probabilities of {width} token ids, the policy of {wanted}; they are "
             "compared id by id, so both models must be of one family. If they are, they differ "
             "only in the padding of the vocabulary: resize one (resize_token_embeddings) and save "
             "it"

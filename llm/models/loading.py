@@ -92,12 +92,12 @@ def load(path: str | Path, dtype: str = "float32") -> Model:
                 output_loading_info=True,
                 **where,
             )
-        model, found = loaded
-        if found["missing_keys"]:
-            names = sorted(found["missing_keys"])
+        model, report = loaded
+        if report["missing_keys"]:
+            names = sorted(report["missing_keys"])
             raise ValueError(f"{len(names)} weights are missing, {names[0]} among them")
-        if found["unexpected_keys"]:
-            names = sorted(found["unexpected_keys"])
+        if report["unexpected_keys"]:
+            names = sorted(report["unexpected_keys"])
             raise ValueError(
                 f"its config.json has no place for {len(names)} of the weights, {names[0]} among "
                 "them: the two do not belong together"

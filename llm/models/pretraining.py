@@ -72,15 +72,15 @@ def _pretrained(cfg: Config, role: str, folder: Path) -> str:
     recipe, kept = _recipe(cfg, role), folder / "recipe.json"
     if kept.exists():
         try:
-            found = json.loads(kept.read_text(encoding="utf-8"))
+            kept_recipe = json.loads(kept.read_text(encoding="utf-8"))
         except (OSError, ValueError) as e:
             raise ConfigError(f"cannot read {kept}: {e}; remove {folder}") from e
-        if found != recipe:
-            found = found if isinstance(found, dict) else {}
+        if kept_recipe != recipe:
+            kept_recipe = kept_recipe if isinstance(kept_recipe, dict) else {}
             differs = [
-                f"{k} ({found.get(k)!r} there, {recipe.get(k)!r} wanted)"
-                for k in sorted(recipe.keys() | found.keys())
-                if found.get(k) != recipe.get(k)
+                f"{k} ({kept_recipe.get(k)!r} there, {recipe.get(k)!r} wanted)"
+                for k in sorted(recipe.keys() | kept_recipe.keys())
+                if kept_recipe.get(k) != recipe.get(k)
             ]
             raise ConfigError(
                 f"{folder} is damaged or was edited: its name is of another recipe than the one in "

@@ -30,16 +30,16 @@ def open_model(cfg: Config, role: str, run_folder: Path) -> Model:
     folder = part.path or pretrained(cfg, role, run_folder)
     model = load(folder, part.dtype)
     check_cache(model)
-    found, wanted = logits_width(model), tokenizer_for(part.path, cfg.task).vocab_size
-    if found < wanted:
+    width, wanted = logits_width(model), tokenizer_for(part.path, cfg.task).vocab_size
+    if width < wanted:
         raise ConfigError(
-            f"the model in {folder} has a vocabulary of {found} ids, its tokenizer one of {wanted}:"
+            f"the model in {folder} has a vocabulary of {width} ids, its tokenizer one of {wanted}:"
             " they do not belong together"
         )
     forms = getattr(model.config, "digit_forms", cfg.task.digit_synonyms)
     if forms != cfg.task.digit_synonyms:
         raise ConfigError(
-            f"the model in {folder} has a vocabulary of {found} ids, for --task.digit_synonyms "
+            f"the model in {folder} has a vocabulary of {width} ids, for --task.digit_synonyms "
             f"{forms}, and task.digit_synonyms is {cfg.task.digit_synonyms}: set it to {forms} or "
             "choose another model"
         )

@@ -198,7 +198,7 @@ def _update(
     else:
         several = micro * cfg.loss.updates_per_rollout < share and not layout.sharded
         logits = _in_blocks(cfg, trained, micro * new, several)
-    found = {
+    parts = {
         "logits of a micro-batch": logits,
         "activations of a micro-batch": sum(
             micro * length * activation_bytes(model, part, length, recomputed)
@@ -206,10 +206,10 @@ def _update(
         ),
     }
     if layout.sharded and layout.ranks > 1:
-        found["gathered layers"] = sum(
+        parts["gathered layers"] = sum(
             _gathered(m, part) + blocks * _gathered_head(m, part) for _, m, part in trained
         )
-    return found
+    return parts
 
 
 def _in_blocks(cfg: Config, trained: list, tokens: int, several: bool) -> int:
@@ -236,13 +236,13 @@ def _optimiser_step(trained: list[tuple[str, Model, ModelConfig]], layout: Layou
     """One model after the other: float32 gradients of masters, and Adam's two temporaries, on
     GPUs one of all parameters at once (foreach), on the CPU two of the largest."""
     shards = layout.ranks if layout.sharded else 1
-    found = []
+    costs = []
     for _, model, part in trained:
         n = size(model, part).trained
         largest = n if part.lora_rank else max(p.numel() for p in model.parameters())
         grads = 4 * n * (_kept_width(part) == 2) // shards
-        found.append((grads, (4 * n if layout.foreach else 8 * min(n, largest)) // shards))
-    grads, temporaries = max(found, key=sum)
+        costs.append((grads, (4 * n if layout.foreach else 8 * min(n, largest)) // shards))
+    grads, temporaries = max(costs, key=sum)
     return {"gradients of masters": grads, "Adam's temporaries": temporaries}
 
 

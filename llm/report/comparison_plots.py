@@ -121,21 +121,21 @@ def _draw_panel(ax: Any, groups: Sequence[Group], panel: Panel) -> None:
     drawn = []
     faint = min(0.18, 0.4 / len(groups))  # many bands lie over each other
     for group in groups:
-        found = band(group.runs, name)
-        if found is None:
+        curves = band(group.runs, name)
+        if curves is None:
             continue
         if len(group.runs) > 1:
             ax.fill_between(
-                found.steps,
-                found.low,
-                found.high,
+                curves.steps,
+                curves.low,
+                curves.high,
                 facecolor=(group.colour, faint),
                 edgecolor=(group.colour, 0.35),
                 linewidth=0.6,
                 linestyle=group.line,
             )
-        ax.plot(found.steps, found.mean, linestyle=group.line, color=group.colour)
-        drawn.append(found)
+        ax.plot(curves.steps, curves.mean, linestyle=group.line, color=group.colour)
+        drawn.append(curves)
     ax.set(title=panel.title, xlabel="step")
     if not drawn:
         ax.text(0.5, 0.5, "not measured in these runs", ha="center", transform=ax.transAxes)

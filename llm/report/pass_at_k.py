@@ -46,12 +46,12 @@ def bootstrap(values: np.ndarray, seed: int) -> list[tuple[float, float, float]]
     for _ in range(RESAMPLES // 100):
         counts = rng.multinomial(prompts, np.full(prompts, 1 / prompts), size=100)
         chunks.append(counts @ values / prompts)
-    found = []
+    intervals = []
     for column, means in zip(values.T, np.concatenate(chunks).T, strict=True):
         mean = float(column.mean())
         same = column.min() == column.max()
-        found.append((mean, *(wilson(mean, prompts) if same else _bca(column, means))))
-    return found
+        intervals.append((mean, *(wilson(mean, prompts) if same else _bca(column, means))))
+    return intervals
 
 
 def _bca(column: np.ndarray, means: np.ndarray) -> tuple[float, float]:

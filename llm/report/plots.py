@@ -129,14 +129,14 @@ _SHOWN_IF_NOT_0 = {"out_of_reach", "updates_skipped", "score_timeouts", "score_c
 
 def panels_for(rows: Sequence[dict[str, Any]]) -> list[Panel]:
     """The panels that have something to show; a metric that none names gets one of its own."""
-    found = {
+    names = {
         k: True for r in rows for k, v in r.items() if isinstance(v, int | float) and v is not True
     }
     idle = {k for k in _SHOWN_IF_NOT_0 if not any(r.get(k) for r in rows)}
-    found = {k: v for k, v in found.items() if k not in idle}
+    names = {k: v for k, v in names.items() if k not in idle}
     listed = {k for p in PANELS for k in p.series}
-    kept = [p._replace(series={k: v for k, v in p.series.items() if k in found}) for p in PANELS]
-    others = [Panel(k, {k: k}) for k in found if k not in listed | _NOT_DRAWN]
+    kept = [p._replace(series={k: v for k, v in p.series.items() if k in names}) for p in PANELS]
+    others = [Panel(k, {k: k}) for k in names if k not in listed | _NOT_DRAWN]
     return [p for p in kept if p.series] + others
 
 
@@ -156,8 +156,8 @@ def windows(
 
 def series(rows: Sequence[dict[str, Any]], name: str) -> tuple[list[float], list[float]]:
     """Steps and values of a metric, of the rows that have it."""
-    found = [(r["step"], r[name]) for r in rows if isinstance(r.get(name), int | float)]
-    return [s for s, _ in found], [float(v) for _, v in found]
+    points = [(r["step"], r[name]) for r in rows if isinstance(r.get(name), int | float)]
+    return [s for s, _ in points], [float(v) for _, v in points]
 
 
 def curve(rows: Sequence[dict[str, Any]], panel: Panel) -> bytes:

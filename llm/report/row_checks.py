@@ -53,10 +53,10 @@ def _histograms(row: dict[str, Any]) -> str:
     if not _is_count(row.get("tokens")):
         return f"tokens is {_said(row.get('tokens'))}, not a count"
     for name in _HISTOGRAMS:
-        found = row.get(name)
-        if not isinstance(found, dict):
-            return f"{name} is {_said(found)}, not a histogram"
-        edges, counts = found.get("edges"), found.get("counts")
+        value = row.get(name)
+        if not isinstance(value, dict):
+            return f"{name} is {_said(value)}, not a histogram"
+        edges, counts = value.get("edges"), value.get("counts")
         if not isinstance(edges, list) or not edges or not all(map(_is_finite, edges)):
             return f"{name}.edges is {_said(edges)}, not a list of numbers"
         if any(a >= b for a, b in itertools.pairwise(edges)):
@@ -65,8 +65,8 @@ def _histograms(row: dict[str, Any]) -> str:
             return f"{name}.counts is {_said(counts)}, not a list of counts"
         if len(counts) != len(edges) + 1:
             return f"{name} holds {len(counts)} counts for {len(edges)} edges"
-        if not _is_count(found.get("zeros", 0)):
-            return f"{name}.zeros is {_said(found['zeros'])}, not a count"
+        if not _is_count(value.get("zeros", 0)):
+            return f"{name}.zeros is {_said(value['zeros'])}, not a count"
     return ""
 
 

@@ -134,10 +134,10 @@ def _lines(path: Path, notes: list[str]) -> list[Row]:
 
 def _by_step(rows: list[Row]) -> list[Row]:
     """One row a step, the last written, in order; with tokens per second."""
-    found = sorted({r["step"]: r for r in rows}.values(), key=lambda r: r["step"])
-    for r in found:
+    by_step = sorted({r["step"]: r for r in rows}.values(), key=lambda r: r["step"])
+    for r in by_step:
         parts = [r.get("seconds_rollout"), r.get("seconds_update"), r.get("tokens")]
         known = [x for x in parts if isinstance(x, int | float) and x > 0]
         if len(known) == 3:
             r["tokens_per_second"] = known[2] / (known[0] + known[1])
-    return found
+    return by_step

@@ -73,15 +73,15 @@ def final_expression(text: str) -> str:
     """
     if r"\boxed" in text or r"\fbox" in text:
         return last_boxed(text) or ""
-    end, found = -1, ""
+    end, expression = -1, ""
     for match in _FORMULA.finditer(text):
-        end, found = match.end(), next(g for g in match.groups() if g)
+        end, expression = match.end(), next(g for g in match.groups() if g)
     for match in _FRACTION.finditer(text, max(end, 0)):
-        found = match.group().rstrip(".,")
-    if is_scientific(found.replace(",", "")):  # LaTeX would read 1e-7 as e times 1, minus 7
-        number = last_number(found)
+        expression = match.group().rstrip(".,")
+    if is_scientific(expression.replace(",", "")):  # LaTeX would read 1e-7 as e times 1, minus 7
+        number = last_number(expression)
         return "" if number is None else format(number, "f")
-    return found.strip()
+    return expression.strip()
 
 
 def gold_expression(answer: str) -> str:

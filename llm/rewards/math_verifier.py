@@ -69,8 +69,8 @@ class Verifier:
         """For each (gold, answer), both LaTeX: are they equal? Equal pairs are judged once."""
         fit = [p for p in pairs if 0 < len(p[0]) <= LONGEST and 0 < len(p[1]) <= LONGEST]
         different = list(dict.fromkeys(fit))
-        found = self._run([{"gold": g, "answer": a} for g, a in different], self.seconds)
-        verdict = dict(zip(different, found, strict=True))
+        verdicts = self._run([{"gold": g, "answer": a} for g, a in different], self.seconds)
+        verdict = dict(zip(different, verdicts, strict=True))
         seen = [verdict.get(pair, "wrong") for pair in pairs]
         self._timeouts += seen.count("late")
         self._crashes += seen.count("lost")
@@ -79,8 +79,8 @@ class Verifier:
     def readable(self, golds: list[str]) -> list[bool]:
         """For each gold answer: is it one that math-verify can compare with?"""
         different = list(dict.fromkeys(g for g in golds if 0 < len(g) <= LONGEST))
-        found = self._run([{"gold": g} for g in different], max(self.seconds, _GOLD_SECONDS))
-        verdict = dict(zip(different, found, strict=True))
+        verdicts = self._run([{"gold": g} for g in different], max(self.seconds, _GOLD_SECONDS))
+        verdict = dict(zip(different, verdicts, strict=True))
         return [verdict.get(g) == "right" for g in golds]
 
     def counts(self) -> dict[str, int]:

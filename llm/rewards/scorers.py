@@ -112,5 +112,5 @@ def same_stripped_text(text: str, answer: str) -> bool:
 
 def same_number(text: str, answer: str) -> bool:
     """The last number in the text has the value of the answer."""
-    found = last_number(text)
-    return found is not None and found == last_number(answer)
+    number = last_number(text)
+    return number is not None and number == last_number(answer)

@@ -96,8 +96,8 @@ class AlarmDecision:
     def because(self) -> str:
         """The alarm, what was measured, and the limit."""
         if self.alarm == "non_finite":
-            found = self.metric if self.value else f"{self.metric} is NaN or inf"
-            return f"alarm non_finite: {found}"
+            what = self.metric if self.value else f"{self.metric} is NaN or inf"
+            return f"alarm non_finite: {what}"
         setting, upper = next((s, u) for name, _, s, u, _ in _LIMITS if name == self.alarm)
         side = "above" if upper else "below"
         return (
@@ -128,7 +128,7 @@ def next_alarms(
     Raises:
         KeyError: a metric with a limit is absent, which would switch its alarm off silently.
     """
-    found = _non_finite(row)
+    crossed = _non_finite(row)
     counts = {}
     for name, metric, setting, upper, _ in _LIMITS:
         limit, value = getattr(cfg, setting), row.get(metric)
@@ -138,11 +138,11 @@ def next_alarms(
         beyond = active and value is not None and (value > limit if upper else value < limit)
         counts[name] = getattr(state, name) + 1 if beyond else 0
         if counts[name] >= cfg.patience:
-            found.append((name, metric, value, limit))
-    if not found:
+            crossed.append((name, metric, value, limit))
+    if not crossed:
         return dataclasses.replace(state, **counts), [], None
     counts = dict.fromkeys(counts, 0)  # after a lowering, patience starts anew
-    fired = [name for name, *_ in found]
+    fired = [name for name, *_ in crossed]
     if cfg.action == "lower" and state.lowerings < cfg.lowerings_max:
         after = AlarmState(
             lr_factor=state.lr_factor * cfg.lower_factor, lowerings=state.lowerings + 1
@@ -150,7 +150,7 @@ def next_alarms(
         action = "lower"
     else:
         after, action = dataclasses.replace(state, **counts), "stop"
-    decision = AlarmDecision(*found[0], action, state.lr_factor, after.lr_factor, after.lowerings)
+    decision = AlarmDecision(*crossed[0], action, state.lr_factor, after.lr_factor, after.lowerings)
     return after, fired, decision
 
 

@@ -23,30 +23,32 @@ class Guard:
 
     def finite(self, step: int, **tensors: torch.Tensor) -> None:
         """Raises NonFinite unless every value is finite."""
-        found = None
+        first = None
         for name, x in tensors.items():
-            if found is None and not bool(torch.isfinite(x).all()):
-                found = name, int((~torch.isfinite(x)).sum()), x.numel()
-        if self.together and distributed.all_reduce_max(found is not None):
-            found = next(f for f in distributed.all_gather_object(found) if f)
-        if found is not None:
-            self._stop(step, *found)
+            if first is None and not bool(torch.isfinite(x).all()):
+                first = name, int((~torch.isfinite(x)).sum()), x.numel()
+        if self.together and distributed.all_reduce_max(first is not None):
+            first = next(f for f in distributed.all_gather_object(first) if f)
+        if first is not None:
+            self._stop(step, *first)
 
     def gradients(self, step: int, **models: torch.nn.Module) -> None:
         """The same of all gradients: one check, and a search for the culprit only if it fails."""
-        found = {
+        gradients = {
             f"gradient of {role}.{name}": local(parameter.grad)
             for role, model in models.items()
             for name, parameter in model.named_parameters()
             if parameter.grad is not None
         }
         # the largest magnitude: unlike a sum of squares it cannot overflow, and it keeps NaN
-        parts = [x for x in found.values() if x.numel()]  # of a small tensor a rank may have none
+        parts = [
+            x for x in gradients.values() if x.numel()
+        ]  # of a small tensor a rank may have none
         largest = torch._foreach_norm(parts, float("inf")) if parts else []
         norms = torch.stack([x.float() for x in largest]) if parts else torch.zeros(0)
         bad = not bool(torch.isfinite(norms).all())
         if distributed.all_reduce_max(bad) if self.together else bad:
-            self.finite(step, **found)
+            self.finite(step, **gradients)
 
     def _stop(self, step: int, name: str, bad: int, count: int) -> None:
         kept = latest(self.checkpoints)

@@ -104,11 +104,11 @@ def _fill(folder: Path, cfg: Config) -> None:
 
 def check_same(config: Path, cfg: Config) -> None:
     """Refuse a run folder whose config.toml is not this configuration."""
-    found, own = flat_table(read_table(config)), flatten(cfg)
+    there, own = flat_table(read_table(config)), flatten(cfg)
     differs = [
-        f"{k} ({found.get(k, 'absent')!r} there, {own.get(k, 'absent')!r} now)"
-        for k in own | found
-        if k not in IDENTITY_IGNORES and found.get(k) != own.get(k)
+        f"{k} ({there.get(k, 'absent')!r} there, {own.get(k, 'absent')!r} now)"
+        for k in own | there
+        if k not in IDENTITY_IGNORES and there.get(k) != own.get(k)
     ]
     if differs:
         raise ConfigError(

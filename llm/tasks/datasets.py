@@ -39,8 +39,8 @@ class Preset:
 
 def after_hashes(text: str) -> str | None:
     """GSM8K's answer: what follows the last ####, without thousands commas."""
-    _, found, answer = text.rpartition("####")
-    return answer.replace(",", "").strip() if found else None
+    _, separator, answer = text.rpartition("####")
+    return answer.replace(",", "").strip() if separator else None
 
 
 def whole(text: str) -> str | None:

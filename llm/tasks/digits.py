@@ -40,15 +40,15 @@ class DigitTask:
         self, rng: np.random.Generator, n: int, *, held_out: bool = False
     ) -> list[Problem]:
         """n problems, drawn with replacement. An eighth of all prompts is held out."""
-        found: list[Problem] = []
-        while len(found) < n:
+        problems: list[Problem] = []
+        while len(problems) < n:
             digits = tuple(self._number(rng) for _ in range(self._operands))
             prompt = self._prompt(digits)
             if is_held_out(prompt) == held_out:
-                found.append(
+                problems.append(
                     Problem(with_instruction(prompt, self._instruction), self._answer(digits))
                 )
-        return found
+        return problems
 
     def demonstration(self, prompt: str, rng: np.random.Generator, error: float) -> str:
         """An answer whose steps are, with probability `error`, random digits.

@@ -45,12 +45,12 @@ class RowTask:
 
     def batch(self, seed: int, step: int, n: int) -> list[Problem]:
         size = len(self._train)
-        found: list[Problem] = []
+        problems: list[Problem] = []
         for i in range(step * n, (step + 1) * n):
-            if i % size == 0 or not found:
+            if i % size == 0 or not problems:
                 order = stream(seed, "prompts", i // size).permutation(size)
-            found.append(self._train[order[i % size]])
-        return found
+            problems.append(self._train[order[i % size]])
+        return problems
 
     def held_out(self, seed: int, n: int) -> list[Problem]:
         order = stream(seed, "evaluation prompts").permutation(len(self._held))[:n]

@@ -111,11 +111,11 @@ def hub_rows(name: str, config: str | None, split: str, columns: list[str]) -> I
         yield f"row {number}", row
 
 
-def _check_columns(where: str, wanted: list[str], found: list[str]) -> None:
-    missing = [c for c in wanted if c not in found]
+def _check_columns(where: str, wanted: list[str], present: list[str]) -> None:
+    missing = [c for c in wanted if c not in present]
     if missing:
         raise ConfigError(
-            f"{where} has no column {missing[0]!r}, but {shown(found)}: name the columns with "
+            f"{where} has no column {missing[0]!r}, but {shown(present)}: name the columns with "
             "--task.prompt_column and --task.answer_column"
         )
 

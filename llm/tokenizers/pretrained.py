@@ -160,21 +160,21 @@ def differences(a: Tokenizer, b: Tokenizer) -> list[str]:
             return ["one reads the character alphabet, the other has its own tokenizer"]
         same = a.vocab_size == b.vocab_size
         return [] if same else [f"vocabulary ({a.vocab_size} and {b.vocab_size} characters)"]
-    found = []
+    texts = []
     va, vb = a._vocabulary, b._vocabulary
     if va != vb:
         odd = sorted(t for t in va.keys() | vb.keys() if va.get(t) != vb.get(t))
         first = f"{odd[0]!r} is id {va.get(odd[0])} and {vb.get(odd[0])}"
         sizes = f"{len(va)} and {len(vb)} tokens"
-        found.append(f"vocabulary ({sizes}, {len(odd)} with other ids; for example {first})")
+        texts.append(f"vocabulary ({sizes}, {len(odd)} with other ids; for example {first})")
     for name in ("pad", "bos"):
         if getattr(a, name) != getattr(b, name):
-            found.append(f"{name} id ({getattr(a, name)} and {getattr(b, name)})")
+            texts.append(f"{name} id ({getattr(a, name)} and {getattr(b, name)})")
     if a.eos != b.eos:
-        found.append(f"end-of-sequence ids ({sorted(a.eos)} and {sorted(b.eos)})")
+        texts.append(f"end-of-sequence ids ({sorted(a.eos)} and {sorted(b.eos)})")
     if a.chat_template != b.chat_template:
-        found.append("chat template")
-    return found
+        texts.append("chat template")
+    return texts
 
 
 def is_local(path: str) -> bool:

@@ -47,13 +47,13 @@ def curve(run: Run, column: str, home: Path = HOME) -> tuple[np.ndarray, np.ndar
     A pass rate measured between the updates of a step stands at a fraction of a step.
     """
     updates = dict(run.extra).get("loss.updates_per_rollout", 1)
-    found = []
+    points = []
     for r in rows(run, home):
         if r.get(column) is not None:
-            found.append((r["step"], r[column]))
+            points.append((r["step"], r[column]))
         if column == "pass_rate":
-            found += [(r["step"] + n / updates, y) for n, y in r.get("pass_rate_updates", ())]
-    steps, values = zip(*found, strict=True) if found else ((), ())
+            points += [(r["step"] + n / updates, y) for n, y in r.get("pass_rate_updates", ())]
+    steps, values = zip(*points, strict=True) if points else ((), ())
     return np.asarray(steps, dtype=float), np.asarray(values, dtype=float)
 
 
@@ -145,10 +145,10 @@ def mean(values: Sequence[float]) -> Interval:
     x = np.asarray(values, dtype=float)
     if len(x) < SEEDS_MIN or np.ptp(x) == 0:
         return Interval(float(x.mean()), float(x.min()), float(x.max()))
-    found = stats.bootstrap(
+    interval = stats.bootstrap(
         (x,), np.mean, n_resamples=9999, method="BCa", random_state=np.random.default_rng(0)
     ).confidence_interval
-    return Interval(float(x.mean()), float(found.low), float(found.high))
+    return Interval(float(x.mean()), float(interval.low), float(interval.high))
 
 
 def student(values: Sequence[float]) -> Interval:
@@ -191,11 +191,11 @@ def write_csv(path: Path, table: list[dict[str, Any]]) -> None:
 
 def plotted(runs: Iterable[Run], columns: Sequence[str], home: Path = HOME) -> list[dict[str, Any]]:
     """One row for each evaluation of each run, with the run it came from."""
-    found = []
+    table = []
     for r in runs:
         where = {"run": folder(r, home).name, "world": r.world, "method": r.method, "seed": r.seed}
         where["extra"] = " ".join(f"{k}={v}" for k, v in r.extra)
         for row in rows(r, home):
             if "pass_rate" in row:
-                found.append({**where, "step": row["step"], **{c: row.get(c, "") for c in columns}})
-    return found
+                table.append({**where, "step": row["step"], **{c: row.get(c, "") for c in columns}})
+    return table

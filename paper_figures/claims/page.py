@@ -44,11 +44,11 @@ FEW = (
 )
 
 
-def kind(found: Judgement) -> str:
+def kind(judgement: Judgement) -> str:
     """Key of LOOKS."""
-    if found.verdict == NOT:
-        return "contradicted" if found.detail == CONTRADICTED else "undecided"
-    return {REPRODUCED: "reproduced", OPEN: "open"}[found.verdict]
+    if judgement.verdict == NOT:
+        return "contradicted" if judgement.detail == CONTRADICTED else "undecided"
+    return {REPRODUCED: "reproduced", OPEN: "open"}[judgement.verdict]
 
 
 def runs(scale: Scale) -> list[Run]:
@@ -59,19 +59,19 @@ def evaluations(scale: Scale) -> list[Evaluation]:
     return ledger.evaluations(ledger.load(), scale)
 
 
-def row(found: Judgement) -> dict[str, Any]:
+def row(judgement: Judgement) -> dict[str, Any]:
     """What is written of one claim."""
-    c, effect = found.claim, found.effect
+    c, effect = judgement.claim, judgement.effect
     ends = effect or (None, None, None)
     return {
         **{"id": c.id, "section": c.section, "paper": c.paper, "test": c.test, "kind": c.kind},
         **{"metric": c.metric, "unit": c.unit if effect else "", "a": side(c.a), "b": side(c.b)},
         "wanted": c.wanted if c.kind != "none" else "",
         **dict(zip(("value", "low", "high"), ends, strict=True)),
-        **dict(zip(("t low", "t high"), (found.student or ends)[1:], strict=True)),
-        **{"seeds": found.seeds, "verdict": found.verdict, "detail": found.detail},
+        **dict(zip(("t low", "t high"), (judgement.student or ends)[1:], strict=True)),
+        **{"seeds": judgement.seeds, "verdict": judgement.verdict, "detail": judgement.detail},
         "changed after a first look": c.seen,
-        "runs": list(found.runs),
+        "runs": list(judgement.runs),
     }
 
 
@@ -83,40 +83,40 @@ def side(wanted: dict[str, Any] | None) -> str:
     return f"{wanted['study']}: {wanted['method']} in {wanted['world']}{more}"
 
 
-def summary(found: list[Judgement]) -> str:
+def summary(judgements: list[Judgement]) -> str:
     """How many of each verdict."""
     verdicts = (REPRODUCED, NOT, OPEN, ledger.CANNOT)
-    counts = [(v, sum(j.verdict == v for j in found)) for v in verdicts]
-    contradicted = sum(j.detail == CONTRADICTED for j in found)
+    counts = [(v, sum(j.verdict == v for j in judgements)) for v in verdicts]
+    contradicted = sum(j.detail == CONTRADICTED for j in judgements)
     parts = [f"{n} {v}" for v, n in counts if n]
     other = f"{contradicted} of those not reproduced lie {CONTRADICTED}"
-    return f"{len(found)} claims: {', '.join(parts)}; {other}"
+    return f"{len(judgements)} claims: {', '.join(parts)}; {other}"
 
 
-def by_student(found: list[Judgement]) -> str:
+def by_student(judgements: list[Judgement]) -> str:
     """Which verdicts `reproduced` rest on the kind of interval."""
-    held = [j for j in found if j.verdict == REPRODUCED and j.student]
+    held = [j for j in judgements if j.verdict == REPRODUCED and j.student]
     lost = [j.claim.id for j in held if ledger.decide(j.claim, j.student)[0] != REPRODUCED]  # type: ignore[arg-type]
     named = f": {', '.join(lost)}" if lost else ""
     return f"By Student's t intervals {len(lost)} of the {len(held)} reproduced would not be{named}"
 
 
-def text(found: list[Judgement]) -> str:
+def text(judgements: list[Judgement]) -> str:
     """For a terminal."""
-    lines = [f"{'claim':32}{'wanted':>22}{'found':>26}{'seeds':>6}  verdict"]
-    for j in found:
+    lines = [f"{'claim':32}{'wanted':>22}{'judgements':>26}{'seeds':>6}  verdict"]
+    for j in judgements:
         wanted = "" if j.claim.kind == "none" else j.claim.wanted
         effect, seeds = (j.effect.text(), str(j.seeds)) if j.effect else ("", "")
         lines.append(
             f"{j.claim.id:32}{wanted:>22}{effect:>26}{seeds:>6}  {j.verdict}"
             + (f": {j.detail}" if j.detail else "")
         )
-    return "\n".join([*lines, summary(found), by_student(found), FEW, ""])
+    return "\n".join([*lines, summary(judgements), by_student(judgements), FEW, ""])
 
 
-def markdown(found: list[Judgement]) -> str:
+def markdown(judgements: list[Judgement]) -> str:
     rows = []
-    for j in found:
+    for j in judgements:
         c = j.claim
         wanted = f"{c.test}\n{c.wanted}" if c.kind != "none" else ""
         effect = j.effect.text() if j.effect else ""
@@ -131,15 +131,15 @@ def markdown(found: list[Judgement]) -> str:
             "Claims of the paper",
             head,
             tuple(rows),
-            (summary(found), by_student(found), FEW),
+            (summary(judgements), by_student(judgements), FEW),
         )
     )
 
 
-def picture(found: list[Judgement]) -> Any:
+def picture(judgements: list[Judgement]) -> Any:
     """Each effect with its interval, on the ground where it must lie; one panel per unit."""
     plt = plots.plt()
-    shown = [j for j in found if j.effect]
+    shown = [j for j in judgements if j.effect]
     units = [u for u in UNITS if any(j.claim.unit == u for j in shown)]
     by_unit = {u: [j for j in shown if j.claim.unit == u] for u in units}
     with plt.rc_context(style.RC):
@@ -199,17 +199,21 @@ def panel(ax: Any, own: list[Judgement]) -> None:
 
 
 def figure(scale: Scale, out: Path, home: Path = HOME) -> str:
-    found = [ledger.judge(c, scale, home) for c in ledger.load()]
-    rows = [row(j) for j in found]
+    judgements = [ledger.judge(c, scale, home) for c in ledger.load()]
+    rows = [row(j) for j in judgements]
     table = [{**r, "runs": " ".join(r["runs"])} for r in rows]
     run_statistics.write_csv(out / "claims.csv", table)
-    whole: dict[str, Any] = {"code": code_version(), "scale": scale.name, "summary": summary(found)}
-    whole |= {"student": by_student(found), "claims": rows}
+    whole: dict[str, Any] = {
+        "code": code_version(),
+        "scale": scale.name,
+        "summary": summary(judgements),
+    }
+    whole |= {"student": by_student(judgements), "claims": rows}
     content = json.dumps(whole, indent=1, allow_nan=False) + "\n"
     (out / "claims.json").write_text(content, encoding="utf-8")
-    (out / "claims.md").write_text(markdown(found), encoding="utf-8")
-    plots.save(picture(found), out, "claims")
-    return text(found)
+    (out / "claims.md").write_text(markdown(judgements), encoding="utf-8")
+    plots.save(picture(judgements), out, "claims")
+    return text(judgements)
 
 
 FIGURE = command.Figure("claims", (__doc__ or "").splitlines()[0], runs, figure, evaluations)

@@ -127,7 +127,7 @@ def load(file: Path = FILE) -> list[EmpiricalClaim]:
     Raises:
         ValueError: an entry lacks a field, has one that its kind does not read, or repeats an id.
     """
-    found: list[EmpiricalClaim] = []
+    claims: list[EmpiricalClaim] = []
     for entry in tomllib.loads(file.read_text(encoding="utf-8"))["claim"]:
         name, kind = entry.get("id", "?"), entry.get("kind", "?")
         if kind not in _FIELDS:
@@ -139,10 +139,10 @@ def load(file: Path = FILE) -> list[EmpiricalClaim]:
                 f"claim {name}: lacks {sorted(missing)}; beside what its kind needs it has "
                 f"{sorted(rest)}, and must have one of above, below, within (none if untestable)"
             )
-        if name in {c.id for c in found}:
+        if name in {c.id for c in claims}:
             raise ValueError(f"claim {name} stands twice")
-        found.append(EmpiricalClaim(**entry))
-    return found
+        claims.append(EmpiricalClaim(**entry))
+    return claims
 
 
 def side(claim: EmpiricalClaim, which: str, scale: Scale) -> list[Run]:
@@ -153,37 +153,37 @@ def side(claim: EmpiricalClaim, which: str, scale: Scale) -> list[Run]:
     """
     wanted = getattr(claim, which)
     more = wanted.get("with", {}).items()
-    found = [
+    chosen = [
         r
         for r in dict.fromkeys(STUDIES[wanted["study"]](scale))
         if (r.world, r.method) == (wanted["world"], wanted["method"])
         and more <= dict(r.extra).items()
     ]
-    seeds = len({r.seed for r in found})
-    if not found or len(found) != seeds or (scale.length == 1 and seeds != claim.seeds):
+    seeds = len({r.seed for r in chosen})
+    if not chosen or len(chosen) != seeds or (scale.length == 1 and seeds != claim.seeds):
         raise ValueError(
-            f"claim {claim.id}: side {which} has {len(found)} runs of {seeds} seeds, "
+            f"claim {claim.id}: side {which} has {len(chosen)} runs of {seeds} seeds, "
             f"wanted {claim.seeds} of as many"
         )
-    return found
+    return chosen
 
 
 def runs(claims: list[EmpiricalClaim], scale: Scale) -> list[Run]:
     """All runs that the claims are judged by."""
-    found = [r for c in claims for s in "ab" if getattr(c, s) for r in side(c, s, scale)]
-    found += [r for c in claims if c.kind == "gain" for r in _of_gain(c, scale)]
-    return list(dict.fromkeys(found))
+    needed = [r for c in claims for s in "ab" if getattr(c, s) for r in side(c, s, scale)]
+    needed += [r for c in claims if c.kind == "gain" for r in _of_gain(c, scale)]
+    return list(dict.fromkeys(needed))
 
 
 def evaluations(claims: list[EmpiricalClaim], scale: Scale, home: Path = HOME) -> list[Evaluation]:
     """All evaluations on other sets that they need; the runs must be finished."""
-    found = []
+    needed = []
     for c in claims:
         at = _SOLVED.fullmatch(c.metric)
         for s in "ab" if at else "":
             own = [r for r in side(c, s, scale) if not run_statistics.diverged(r, home)]
-            found += [table1.evaluation(r, int(at[1])) for r in own]  # type: ignore[index]
-    return found
+            needed += [table1.evaluation(r, int(at[1])) for r in own]  # type: ignore[index]
+    return needed
 
 
 def judge(claim: EmpiricalClaim, scale: Scale, home: Path = HOME) -> Judgement:

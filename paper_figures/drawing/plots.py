@@ -34,13 +34,13 @@ def seeds_and_mean(
 
     per_step: what the x axis counts in a step (examples, updates).
     """
-    found = [run_statistics.curve(r, column, home) for r in runs]
-    found = [(x, y) for x, y in found if len(x)]
-    for x, y in found:
+    curves = [run_statistics.curve(r, column, home) for r in runs]
+    curves = [(x, y) for x, y in curves if len(x)]
+    for x, y in curves:
         ax.plot(x * per_step, y, **{**look, "linewidth": 0.5, "alpha": 0.35, "label": None})
-    if found:
-        common = np.asarray(sorted(set.intersection(*(set(x) for x, _ in found))))
-        means = np.mean([y[np.isin(x, common)] for x, y in found], axis=0)
+    if curves:
+        common = np.asarray(sorted(set.intersection(*(set(x) for x, _ in curves))))
+        means = np.mean([y[np.isin(x, common)] for x, y in curves], axis=0)
         ax.plot(common * per_step, means, **{"linewidth": 1.6, **look})
 
 
@@ -67,11 +67,11 @@ def kl_axis(ax: Any, top: float) -> None:
 
 def legend(fig: Any, axes: Any, columns: int) -> None:
     """One legend below all panels, of what is labelled in these axes, each label once."""
-    found: dict[str, Any] = {}
+    handles: dict[str, Any] = {}
     for ax in np.ravel(axes):
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
-            found.setdefault(label, handle)
-    fig.legend(found.values(), found.keys(), loc="outside lower center", ncols=columns)
+            handles.setdefault(label, handle)
+    fig.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns)
 
 
 def save(fig: Any, out: Path, name: str) -> list[Path]:

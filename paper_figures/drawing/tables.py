@@ -45,10 +45,10 @@ def paper(table: int, setting: str, method: str) -> dict[str, float]:
             if (r["table"], r["method"]) == (str(table), method)
             and r["setting"].startswith(setting)
         ]
-    found = {r["metric"]: float(r["value"]) for r in mine}
-    if not mine or len(found) != len(mine):
+    values = {r["metric"]: float(r["value"]) for r in mine}
+    if not mine or len(values) != len(mine):
         raise KeyError(f"Table {table} has {len(mine)} numbers of {setting!r}, {method!r}")
-    return found
+    return values
 
 
 def paper_cells(numbers: dict[str, float]) -> tuple[str, ...]:
@@ -65,13 +65,13 @@ def paper_columns(numbers: dict[str, float], metrics: Sequence[str]) -> dict[str
     return {f"paper {m}": numbers.get(m, "") for m in metrics}
 
 
-def cell(found: Interval, seeds: int, signed: bool = False) -> str:
+def cell(interval: Interval, seeds: int, signed: bool = False) -> str:
     """A value, and under it the interval where there are seeds enough for one."""
     sign = "+" if signed else ""
-    value = f"{found.value:{sign}.3f}"
+    value = f"{interval.value:{sign}.3f}"
     if seeds < run_statistics.SEEDS_MIN:
         return value
-    return f"{value}\n[{found.low:{sign}.2f}, {found.high:{sign}.2f}]"
+    return f"{value}\n[{interval.low:{sign}.2f}, {interval.high:{sign}.2f}]"
 
 
 def text(table: Table) -> str:
@@ -167,9 +167,9 @@ def _columns(fig: Any, table: Table) -> tuple[list[float], list[float]]:
     def width(content: str, small: bool) -> float:
         if not content:
             return 0.0
-        found = fig.text(0, 0, content, fontsize=SMALL if small else FONT)
-        box = found.get_window_extent(renderer).width / fig.dpi
-        found.remove()
+        drawn = fig.text(0, 0, content, fontsize=SMALL if small else FONT)
+        box = drawn.get_window_extent(renderer).width / fig.dpi
+        drawn.remove()
         return float(box)
 
     natural = []

@@ -77,13 +77,13 @@ def own_rates(scale: Scale) -> list[Run]:
 
 def fig4(scale: Scale) -> dict[str, list[Run]]:
     """By world: three pairs of models, and a task with 2,048 ids."""
-    found = {"chain": fig1(scale)}
+    by_world = {"chain": fig1(scale)}
     for world in (*PAIRS, FORMS):
         if world != "chain":
             steps = SHORT_STEPS if world == FORMS else PAIR_STEPS
             methods = [m for m in HEADLINE if (m, world) != ("on-policy small", FORMS)]
-            found[world] = group(scale, world, methods, few=True, run__steps=steps)
-    return {world: found[world] for world in (*PAIRS, FORMS)}
+            by_world[world] = group(scale, world, methods, few=True, run__steps=steps)
+    return {world: by_world[world] for world in (*PAIRS, FORMS)}
 
 
 def table1(scale: Scale) -> list[Run]:
@@ -156,9 +156,9 @@ def ablation(scale: Scale) -> dict[str, list[Run]]:
     def some(**extra: Any) -> list[Run]:
         return group(scale, "chain weak", ("jackpot",), few=True, run__steps=SHORT_STEPS, **extra)
 
-    found = {"": some()} | {name: some(**extra) for name, extra in ABLATIONS.items()}
+    single = {"": some()} | {name: some(**extra) for name, extra in ABLATIONS.items()}
     two = {"loss__updates_per_rollout": 2}
-    return found | {f"2 updates, {name}": some(**two, **e) for name, e in SEVERAL.items()}
+    return single | {f"2 updates, {name}": some(**two, **e) for name, e in SEVERAL.items()}
 
 
 LONG = ("tis+ppo+kl", "jackpot", "jackpot prefixes")
@@ -189,14 +189,14 @@ ACTOR_FIXED = ("on-policy", "none", "tis")  # methods without a learning rate of
 
 def rate_sweep(world: str, methods: Sequence[str]) -> list[Run]:
     """Every method at every pair of learning rates."""
-    found = []
+    runs = []
     for policy_lr, actor_lr in RATES:
         for method in methods:
             rates = {"optim__policy_lr": policy_lr}
             if method not in ACTOR_FIXED:
                 rates["actor__lr"] = actor_lr
-            found += [run(world, method, seed, **rates) for seed in TUNING_SEEDS]
-    return found
+            runs += [run(world, method, seed, **rates) for seed in TUNING_SEEDS]
+    return runs
 
 
 def tuning() -> list[Run]:
@@ -224,14 +224,14 @@ def cap_tuning() -> dict[str, list[Run]]:
 
 def stale_tuning() -> dict[float, list[Run]]:
     """By learning rate: the methods of Figure 5 at 64 updates per rollout."""
-    found = {}
+    by_rate = {}
     for rate, _ in RATES:
         own = stale(FULL._replace(few=TUNING_SEEDS), 64, STALE)
-        found[rate] = [
+        by_rate[rate] = [
             r._replace(extra=tuple(sorted({**dict(r.extra), "optim.policy_lr": rate}.items())))
             for r in own
         ]
-    return found
+    return by_rate
 
 
 LONG_TUNED = ("on-policy", "tis+ppo+kl", "jackpot", "jackpot prefixes")
@@ -302,8 +302,8 @@ SHOWN = (BASE, "only KL", "TIS + KL", "TIS on prefixes, KL alone", CHOSEN)
 def steadier(scale: Scale) -> dict[str, list[Run]]:
     """What is judged: the chosen setting, what it must beat, and what tells its parts apart."""
     if scale.length == 1:
-        found = {name: own for name, own in candidates(JUDGED_SEEDS).items() if name in SHOWN}
-        return {**found, "on-policy": hot_on_policy(JUDGED_SEEDS)}
+        judged = {name: own for name, own in candidates(JUDGED_SEEDS).items() if name in SHOWN}
+        return {**judged, "on-policy": hot_on_policy(JUDGED_SEEDS)}
     return {
         name: group(scale, "chain", (method,), few=True, **HOT, **extra)
         for name, (method, extra) in CANDIDATES.items()

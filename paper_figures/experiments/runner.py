@@ -63,11 +63,11 @@ def evaluate(evaluations: Iterable[Evaluation], workers: int, home: Path = HOME)
 def entry(evaluation: Evaluation, home: Path = HOME) -> dict | None:
     """What `llm eval` wrote of it; None if it has not run."""
     file = Path(resolved(evaluation.run, home).run.folder) / "eval.json"
-    for found in json.loads(file.read_text()) if file.exists() else []:
-        policy = found["models"]["policy"]
-        same = (found["overrides"], policy["prompts"], policy["samples"])
+    for result in json.loads(file.read_text()) if file.exists() else []:
+        policy = result["models"]["policy"]
+        same = (result["overrides"], policy["prompts"], policy["samples"])
         if same == (list(evaluation.flags), evaluation.prompts, evaluation.samples):
-            return dict(found)
+            return dict(result)
     return None
 
 
@@ -159,14 +159,14 @@ def _train_one(run: Run, home: Path) -> tuple[str, float, bool]:
     if code not in (0, _DIVERGED):
         said = "interrupted" if code in _INTERRUPTED else log[log.rfind("error:") :].strip()
         return said, seconds, True
-    found = {
+    outcome = {
         "exit": code,
         "message": log[log.rfind("error:") :].strip() if code else "",
         "seconds": seconds,
         "code": code_version(),
         "run": run._asdict(),
     }
-    _write(where / "outcome.json", found)
+    _write(where / "outcome.json", outcome)
     if code:
         return "diverged", seconds, False
     summary = json.loads((where / "summary.json").read_text())
@@ -178,14 +178,14 @@ def _evaluate_run(evaluations: list[Evaluation], home: Path) -> tuple[str, float
     """All evaluations of one run, one after the other."""
     from llm.commands import evaluate as evaluate_command
 
-    start, found = time.monotonic(), []
+    start, results = time.monotonic(), []
     where = folder(evaluations[0].run, home)
     with _quietly(where / "eval_log.txt"):
         for e in evaluations:
             numbers = ("--prompts", str(e.prompts), "--samples", str(e.samples))
             evaluate_command.main([str(where), *e.flags, *numbers])
-            found.append(entry(e, home) or {})
-    values = [f["models"]["policy"]["mean_at_k"]["value"] for f in found]
+            results.append(entry(e, home) or {})
+    values = [f["models"]["policy"]["mean_at_k"]["value"] for f in results]
     said = "mean@k " + ", ".join(f"{v:.3f}" for v in values)
     return said, time.monotonic() - start, False
 
@@ -200,7 +200,7 @@ def _quietly(log: Path):
         yield
 
 
-def _write(path: Path, found: dict) -> None:
+def _write(path: Path, content: dict) -> None:
     draft = path.with_suffix(".draft")
-    draft.write_text(json.dumps(found, indent=1, default=str) + "\n", encoding="utf-8")
+    draft.write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")
     draft.replace(path)

@@ -25,14 +25,14 @@ def ablation_runs(scale: Scale) -> list[Run]:
 
 def differences(scale: Scale) -> list[dict]:
     """Each change against Jackpot as it is (against p_ref where there are two updates), paired."""
-    own, found = run_lists.ablation(scale), []
+    own, rows = run_lists.ablation(scale), []
     for name, changed in own.items():
         base = "2 updates, p_ref" if name.startswith("2 updates") else ""
         if name == base:
             continue
         for metric in METRICS:
             effect = run_statistics.paired(changed, own[base], metric)
-            found.append(
+            rows.append(
                 {
                     "change": name,
                     "metric": metric,
@@ -42,7 +42,7 @@ def differences(scale: Scale) -> list[dict]:
                     "against": " ".join(folder(r).name for r in own[base]),
                 }
             )
-    return found
+    return rows
 
 
 def ablation_figure(scale: Scale, out: Path) -> str:

@@ -43,7 +43,7 @@ def weights(run: Run, role: str, home: Path = HOME) -> int:
 
 def spent(run: Run, unit: str, home: Path = HOME) -> tuple[np.ndarray, np.ndarray]:
     """At each evaluation: seconds or FLOPs spent before it, and the pass rate."""
-    wanted, total, found = flat(run, home), 0.0, []
+    wanted, total, points = flat(run, home), 0.0, []
     alone, counted = "on-policy" in run.method, unit == "FLOPs"
     policy = weights(run, "policy", home) if counted else 0
     actor = policy if alone or not counted else weights(run, "actor", home)
@@ -52,7 +52,7 @@ def spent(run: Run, unit: str, home: Path = HOME) -> tuple[np.ndarray, np.ndarra
     prompt_tokens = wanted["task.digits_max"] + 1
     for row in run_statistics.rows(run, home):
         if "pass_rate" in row:
-            found.append((total, row["pass_rate"]))
+            points.append((total, row["pass_rate"]))
         if "tokens" not in row:
             continue
         if unit == "seconds":
@@ -61,7 +61,7 @@ def spent(run: Run, unit: str, home: Path = HOME) -> tuple[np.ndarray, np.ndarra
             total += 2 * actor * (row["tokens"] + prompts * prompt_tokens)
             trained = row["tokens"] + sequences * prompt_tokens
             total += 6 * trained * (policy + (0 if alone else actor))
-    x, y = np.asarray(found, dtype=float).T
+    x, y = np.asarray(points, dtype=float).T
     return x, y
 
 
@@ -90,7 +90,7 @@ def gain(
 
     None if some seed of either never reached it, or on-policy training learnt nothing.
     """
-    found = []
+    log_gains = []
     for base in (r for r in own if r.method == "on-policy"):
         other = next(r for r in own if r.method == method and r.seed == base.seed)
         start = run_statistics.curve(base, "pass_rate", home)[1][0]
@@ -101,8 +101,8 @@ def gain(
         both = [reached(r, level, unit, home) for r in (base, other)]
         if math.inf in both:
             return None
-        found.append(math.log(both[0] / both[1]))
-    return Interval(*(math.exp(x) for x in mean(found)))
+        log_gains.append(math.log(both[0] / both[1]))
+    return Interval(*(math.exp(x) for x in mean(log_gains)))
 
 
 def runs(scale: Scale) -> list[Run]:
@@ -137,15 +137,15 @@ def figure(scale: Scale, out: Path) -> str:
 
 def table(scale: Scale) -> list[dict]:
     """Every point that is drawn."""
-    found = []
+    rows = []
     for r in runs(scale):
         (seconds, rate), (flops, _) = spent(r, "seconds"), spent(r, "FLOPs")
         where = {"run": folder(r).name, "world": r.world, "method": r.method, "seed": r.seed}
-        found += [
+        rows += [
             {**where, "seconds": s, "flops": f, "pass_rate": y}
             for s, f, y in zip(seconds, flops, rate, strict=True)
         ]
-    return found
+    return rows
 
 
 def text(scale: Scale) -> str:

@@ -28,8 +28,8 @@ def effects(scale: Scale) -> dict[str, dict[str, Interval]]:
     own = run_lists.steadier(scale)
     base = own[run_lists.BASE]
     return {
-        name: {m: run_statistics.paired(found, base, m) for m in METRICS}
-        for name, found in own.items()
+        name: {m: run_statistics.paired(group, base, m) for m in METRICS}
+        for name, group in own.items()
         if name != run_lists.BASE
     }
 
@@ -60,8 +60,8 @@ def figure(scale: Scale, out: Path) -> str:
 
 def text(scale: Scale) -> str:
     lines = [f"{'against TIS + the same actor losses':42}" + "".join(f"{m:>26}" for m in METRICS)]
-    for name, found in effects(scale).items():
-        lines.append(f"{name:42}" + "".join(f"{found[m].signed():>26}" for m in METRICS))
+    for name, effect in effects(scale).items():
+        lines.append(f"{name:42}" + "".join(f"{effect[m].signed():>26}" for m in METRICS))
     own = run_lists.steadier(scale)
     chosen = own[run_lists.CHOSEN]
     for other in (o for o in ("TIS + KL", "only KL") if o in own):

@@ -51,10 +51,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def by_rate(runs: Sequence[Run]) -> dict[str, list[Run]]:
     """Runs by method and learning rate of the policy."""
-    found: dict[str, list[Run]] = {}
+    groups: dict[str, list[Run]] = {}
     for r in runs:
-        found.setdefault(f"{r.method}, {dict(r.extra)['optim.policy_lr']:g}", []).append(r)
-    return found
+        groups.setdefault(f"{r.method}, {dict(r.extra)['optim.policy_lr']:g}", []).append(r)
+    return groups
 
 
 SWEEPS = {

@@ -48,17 +48,17 @@ def figure(scale: Scale, out: Path) -> str:
 
 def _sweep(ax: Any) -> None:
     """Mean height of the curves at each learning rate swept, seeds of their own, from RATES."""
-    found: dict[str, dict[float, list[float]]] = {}
+    areas: dict[str, dict[float, list[float]]] = {}
     with RATES.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             method, rate = row["name"].rsplit(", ", 1)
-            found.setdefault(method, {}).setdefault(float(rate), []).append(float(row["area"]))
-    for method, by_rate in found.items():
+            areas.setdefault(method, {}).setdefault(float(rate), []).append(float(row["area"]))
+    for method, by_rate in areas.items():
         means = [sum(v) / len(v) for v in by_rate.values()]
         ax.plot(list(by_rate), means, **style.method_style(method), marker="o", markersize=2)
     ax.set(xscale="log", xlabel="learning rate of the policy", ylim=(0, 1))
     ax.axvline(WORLDS["chain"]["optim.policy_lr"], color=style.GREY, linewidth=0.5, zorder=0)
-    rates = sorted({rate for by_rate in found.values() for rate in by_rate})
+    rates = sorted({rate for by_rate in areas.values() for rate in by_rate})
     ax.set_xticks(rates, [f"{1e4 * rate:g}e-4" for rate in rates])
     ax.minorticks_off()
 
@@ -76,14 +76,14 @@ def table(own: Sequence[Run]) -> str:
     lines = [f"{'':32}{'final pass rate':>22}{'area':>8}{'lowest':>8}{'KL last':>9}{'highest':>9}"]
     for name in names:
         mine = [r for r in own if r.method == name]
-        found = {
+        means = {
             k: run_statistics.mean([f(r) for r in mine]) for k, f in run_statistics.METRICS.items()
         }
-        final = found["final"].text() if seeds > 2 else f"{found['final'].value:.3f}"
+        final = means["final"].text() if seeds > 2 else f"{means['final'].value:.3f}"
         lines.append(
-            f"{style.method_label(name):32}{final:>22}{found['area'].value:>8.3f}"
-            f"{found['lowest_late'].value:>8.3f}{found['kl_last'].value:>9.3f}"
-            f"{found['kl_highest'].value:>9.3f}"
+            f"{style.method_label(name):32}{final:>22}{means['area'].value:>8.3f}"
+            f"{means['lowest_late'].value:>8.3f}{means['kl_last'].value:>9.3f}"
+            f"{means['kl_highest'].value:>9.3f}"
         )
     return "\n".join([*lines, f"{seeds} seed{'s' * (seeds > 1)}", ""])
 

@@ -15,7 +15,7 @@ from paper_figures.experiments.run_store import folder
 
 def runs(scale: Scale) -> list[Run]:
     own = run_lists.fig5(scale)
-    return [r for n, found in own.items() for r in (*found, *on_policy(scale, n))]
+    return [r for n, clipped in own.items() for r in (*clipped, *on_policy(scale, n))]
 
 
 def on_policy(scale: Scale, staleness: int) -> list[Run]:
@@ -47,15 +47,15 @@ def figure(scale: Scale, out: Path) -> str:
 
 def plotted(own: list[Run]) -> list[dict]:
     """One row for each point, those between the updates of a step too."""
-    found = []
+    rows = []
     for r in own:
         steps, rates = run_statistics.curve(r, "pass_rate")
         updates = dict(r.extra).get("loss.updates_per_rollout", 1)
         where = {"run": folder(r).name, "world": r.world, "method": r.method, "seed": r.seed}
         for step, rate in zip(steps, rates, strict=True):
             row = {"updates_per_rollout": updates, "updates": round(step * updates)}
-            found.append({**where, **row, "pass_rate": rate})
-    return found
+            rows.append({**where, **row, "pass_rate": rate})
+    return rows
 
 
 def table(scale: Scale) -> str:

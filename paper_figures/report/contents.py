@@ -29,14 +29,16 @@ QUICK_OPTIONS = {"fig2": ["--quick"]}  # what the last kind takes at a smaller s
 
 def figures() -> dict[str, list[Figure]]:
     """By command, what it draws."""
-    found = {}
+    by_command = {}
     for name in ALL:
         module = importlib.import_module(COMMANDS[name][0])
         if hasattr(module, "FIGURES"):
-            found[name] = list(module.FIGURES)
+            by_command[name] = list(module.FIGURES)
         else:
-            found[name] = [module.FIGURE if hasattr(module, "FIGURE") else _plain(name, module)]
-    return found
+            by_command[name] = [
+                module.FIGURE if hasattr(module, "FIGURE") else _plain(name, module)
+            ]
+    return by_command
 
 
 def _plain(name: str, module) -> Figure:

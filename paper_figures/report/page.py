@@ -40,9 +40,9 @@ BADGES = {verdicts.REPRODUCED: "good", verdicts.NOT: "refuted"}  # others: absen
 
 def heading(figure: Figure) -> str:
     """Figure 1, Table 2, or what it is about."""
-    found = re.fullmatch(r"(fig|table)(\d+)", figure.name)
-    if found:
-        return f"{'Figure' if found[1] == 'fig' else 'Table'} {found[2]}"
+    match = re.fullmatch(r"(fig|table)(\d+)", figure.name)
+    if match:
+        return f"{'Figure' if match[1] == 'fig' else 'Table'} {match[2]}"
     return (
         "Claims"
         if figure.name == "claims"
@@ -83,20 +83,20 @@ def section(figure: Figure, out: Path) -> Html | None:
 
 def table(markdown: str) -> Html:
     """A table of ours, its cells' second lines small."""
-    found = tables.read_markdown(markdown)
-    classes = ["nowrap", *["number"] * (len(found.head) - 1)]
-    width = len(found.head)
+    parsed = tables.read_markdown(markdown)
+    classes = ["nowrap", *["number"] * (len(parsed.head) - 1)]
+    width = len(parsed.head)
     rows = []
-    for row in found.rows:
+    for row in parsed.rows:
         if len(row) == 1:
             rows.append(
                 [Html(f'<strong class="part">{html.text(row[0])}</strong>'), *[""] * (width - 1)]
             )
         else:
             rows.append([lines(c) for c in row])
-    notes = "".join(f"<p><small>{html.text(n)}</small></p>" for n in found.notes)
-    head = [Html("<br>".join(html.text(x) for x in h.split("\n"))) for h in found.head]
-    return Html(html.table(head, rows, classes, about(found.title)) + notes)
+    notes = "".join(f"<p><small>{html.text(n)}</small></p>" for n in parsed.notes)
+    head = [Html("<br>".join(html.text(x) for x in h.split("\n"))) for h in parsed.head]
+    return Html(html.table(head, rows, classes, about(parsed.title)) + notes)
 
 
 def lines(cell: str) -> Html:
@@ -119,15 +119,15 @@ def claims(file: Path) -> Html:
         seen = c["changed after a first look"]
         words = "; ".join(x for x in (c["detail"], seen and f"after a first look: {seen}") if x)
         detail = Html(f"{badge}<br><small>{html.text(words)}</small>")
-        found, seeds = "", ""
+        value, seeds = "", ""
         if c["value"] is not None:
-            found = f"{c['value']:.3f}\n[{c['low']:.3f}, {c['high']:.3f}]"
-            found, seeds = (
-                found if c["seeds"] >= run_statistics.SEEDS_MIN else found.split("\n")[0],
+            value = f"{c['value']:.3f}\n[{c['low']:.3f}, {c['high']:.3f}]"
+            value, seeds = (
+                value if c["seeds"] >= run_statistics.SEEDS_MIN else value.split("\n")[0],
                 str(c["seeds"]),
             )
         runs = html.folded(f"{len(c['runs'])} runs", "\n".join(c["runs"])) if c["runs"] else ""
-        rows.append((name, detail, c["paper"], test, lines(found), seeds, runs))
+        rows.append((name, detail, c["paper"], test, lines(value), seeds, runs))
     head = ("claim", "verdict", "the paper says", "test, wanted", "found", "seeds", "runs")
     classes = ("claim", "worst", "worst", "worst", "number", "number", "nowrap")
     return Html(

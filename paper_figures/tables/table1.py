@@ -61,13 +61,13 @@ def solved(run: Run, digits: int, any_of_four: bool, home: Path = HOME) -> float
     if entry is None:
         raise LookupError(f"{run.text()} was not evaluated on {digits} digits")
     policy = entry["models"]["policy"]
-    found = next(p for p in policy["pass_at_k"] if p["k"] == 4) if any_of_four else None
-    return float((found or policy["mean_at_k"])["value"])
+    best = next(p for p in policy["pass_at_k"] if p["k"] == 4) if any_of_four else None
+    return float((best or policy["mean_at_k"])["value"])
 
 
 def numbers(scale: Scale, home: Path = HOME) -> list[dict[str, Any]]:
     """One row per method: ours with intervals over seeds, and the paper's."""
-    found = []
+    rows = []
     for method in run_lists.TABLE1:
         mine = [r for r in runs(scale) if r.method == method]
         row: dict[str, Any] = {"method": method, "label": style.method_label(method)}
@@ -81,13 +81,13 @@ def numbers(scale: Scale, home: Path = HOME) -> list[dict[str, Any]]:
         row |= {"paper pair": pair, "paper method": name}
         row |= tables.paper_columns(theirs, PAPER_METRICS)
         row |= {"seeds": len(mine), "runs": " ".join(folder(r, home).name for r in mine)}
-        found.append(row)
-    return found
+        rows.append(row)
+    return rows
 
 
-def table(found: list[dict[str, Any]]) -> tables.Table:
+def table(entries: list[dict[str, Any]]) -> tables.Table:
     rows = []
-    for row in found:
+    for row in entries:
         cells = [row["label"]]
         for t in run_lists.LENGTHS:
             mean, best = (f"{t} digits {m}" for m in ("mean@4", "pass@4"))
@@ -98,7 +98,7 @@ def table(found: list[dict[str, Any]]) -> tables.Table:
         block = row["paper pair"].replace("Qwen3-", "").replace("Qwen2.5-", "")
         pair = block.replace("->", " → ")
         rows.append((*cells, *tables.paper_cells(theirs), pair))
-    seeds = found[0]["seeds"]
+    seeds = entries[0]["seeds"]
     return tables.Table(
         "table1",
         "Table 1: the final policies at three difficulties, mean@4 / pass@4",
@@ -114,8 +114,8 @@ def table(found: list[dict[str, Any]]) -> tables.Table:
 
 
 def figure(scale: Scale, out: Path, home: Path = HOME) -> str:
-    found = numbers(scale, home)
-    return tables.write(table(found), found, out)
+    rows = numbers(scale, home)
+    return tables.write(table(rows), rows, out)
 
 
 FIGURE = command.Figure("table1", (__doc__ or "").splitlines()[0], runs, figure, evaluations)

@@ -51,7 +51,7 @@ def column_mean(run: Run, column: str, home: Path = HOME) -> float:
 
 def numbers(scale: Scale, home: Path = HOME) -> list[dict[str, Any]]:
     """One row per method: final pass rate, its paired difference to the plain one, the paper's."""
-    found = []
+    rows = []
     for part, own in run_lists.table2(scale).items():
         _, plain, block = PARTS[part]
         base = [r for r in own if r.method == plain]
@@ -71,15 +71,15 @@ def numbers(scale: Scale, home: Path = HOME) -> list[dict[str, Any]]:
             theirs = tables.paper(2, block, name) if name else {}
             row |= {"paper method": name, **tables.paper_columns(theirs, PAPER_METRICS)}
             row |= {"seeds": len(mine), "runs": " ".join(folder(r, home).name for r in mine)}
-            found.append(row)
-    return found
+            rows.append(row)
+    return rows
 
 
-def table(found: list[dict[str, Any]]) -> tables.Table:
+def table(entries: list[dict[str, Any]]) -> tables.Table:
     rows: list[tuple[str, ...]] = []
     for part, (heading, plain, _) in PARTS.items():
         rows.append((heading,))
-        for row in (r for r in found if r["part"] == part):
+        for row in (r for r in entries if r["part"] == part):
             ends = ("", " low", " high")
             final = run_statistics.Interval(*(row[f"final{e}"] for e in ends))
             effect = ""
@@ -90,7 +90,7 @@ def table(found: list[dict[str, Any]]) -> tables.Table:
             cells = (tables.cell(final, row["seeds"]), effect, f"{row['area']:.3f}")
             more = (f"{row['KL']:.1e}", f"{100 * row['clipped']:.2f} %")
             rows.append((row["label"], *cells, *more, *tables.paper_cells(theirs)))
-    seeds = found[0]["seeds"]
+    seeds = entries[0]["seeds"]
     head = ("final\npass rate", "minus\nfirst row", "area", "KL\nnats", "tokens\nclipped")
     return tables.Table(
         "table2",
@@ -106,8 +106,8 @@ def table(found: list[dict[str, Any]]) -> tables.Table:
 
 
 def figure(scale: Scale, out: Path, home: Path = HOME) -> str:
-    found = numbers(scale, home)
-    return tables.write(table(found), found, out)
+    rows = numbers(scale, home)
+    return tables.write(table(rows), rows, out)
 
 
 FIGURE = command.Figure("table2", (__doc__ or "").splitlines()[0], runs, figure)

@@ -40,7 +40,7 @@ def groups(scale: Scale) -> dict[int, list[Run]]:
 
 def numbers(scale: Scale, home: Path = HOME) -> list[dict[str, Any]]:
     """One row per staleness and method."""
-    found = []
+    rows = []
     for updates, own in groups(scale).items():
         for method in dict.fromkeys(r.method for r in own):
             mine = [r for r in own if r.method == method]
@@ -55,16 +55,16 @@ def numbers(scale: Scale, home: Path = HOME) -> list[dict[str, Any]]:
             row |= {"paper method": name if theirs else ""}
             row |= tables.paper_columns(theirs, PAPER_METRICS)
             row |= {"seeds": len(mine), "runs": " ".join(folder(r, home).name for r in mine)}
-            found.append(row)
-    return found
+            rows.append(row)
+    return rows
 
 
-def table(found: list[dict[str, Any]]) -> tables.Table:
+def table(entries: list[dict[str, Any]]) -> tables.Table:
     rows: list[tuple[str, ...]] = []
-    for updates in dict.fromkeys(row["updates per rollout"] for row in found):
+    for updates in dict.fromkeys(row["updates per rollout"] for row in entries):
         heading = f"one rollout batch for {updates} updates"
         rows.append((heading if updates > 1 else "one rollout batch for every update",))
-        for row in (r for r in found if r["updates per rollout"] == updates):
+        for row in (r for r in entries if r["updates per rollout"] == updates):
             theirs = {m: row[f"paper {m}"] for m in PAPER_METRICS if row[f"paper {m}"] != ""}
             got = (
                 run_statistics.Interval(*(row[f"{metric}{e}"] for e in ("", " low", " high")))
@@ -72,7 +72,7 @@ def table(found: list[dict[str, Any]]) -> tables.Table:
             )
             cells = (tables.cell(x, row["seeds"]) for x in got)
             rows.append((row["label"], *cells, *tables.paper_cells(theirs)))
-    seeds, gone = found[0]["seeds"], sum(row["diverged"] for row in found)
+    seeds, gone = entries[0]["seeds"], sum(row["diverged"] for row in entries)
     return tables.Table(
         "table3",
         "Table 3: stale training without the PPO clip",
@@ -88,8 +88,8 @@ def table(found: list[dict[str, Any]]) -> tables.Table:
 
 
 def figure(scale: Scale, out: Path, home: Path = HOME) -> str:
-    found = numbers(scale, home)
-    return tables.write(table(found), found, out)
+    rows = numbers(scale, home)
+    return tables.write(table(rows), rows, out)
 
 
 FIGURE = command.Figure("table3", (__doc__ or "").splitlines()[0], fig5.runs, figure)

@@ -43,9 +43,9 @@ def the_core_finds_the_lam(draw):
     p, q, _, log_p, log_q = float_case(draw)
     reach = exact.reach(p, q)
     for budget in (draw.fraction("budget", high=reach), reach):
-        found = jackpot.lam_for_budget(log_p, log_q, float(budget))
-        yield close(found, exact.lam_for_budget(p, q, budget), what="lam", at=budget)
-        yield close(jackpot.acceptance_rate(log_p, log_q, float(found)), budget, what="Z")
+        lam = jackpot.lam_for_budget(log_p, log_q, float(budget))
+        yield close(lam, exact.lam_for_budget(p, q, budget), what="lam", at=budget)
+        yield close(jackpot.acceptance_rate(log_p, log_q, float(lam)), budget, what="Z")
     if reach < 1:
         yield agree(_refuses(log_p, log_q, float((1 + reach) / 2)), True)
 
@@ -60,13 +60,13 @@ def the_core_finds_one_lam_for_many(draw):
     d = tuple(F(int(x)) for x in draw.rng.integers(1, 7, 3))
     reach = rules.mean(d, [exact.reach(p, q) for p, q in zip(ps, qs, strict=True)]) / sum(d)
     budget = draw.fraction("budget", high=reach)
-    found = jackpot.common_lam_for_budget(
+    lam = jackpot.common_lam_for_budget(
         pairs.log_probs(ps), pairs.log_probs(qs), float(budget), np.array(d, dtype=float)
     )
-    yield close(found, exact.common_lam_for_budget(ps, qs, budget, d), what="common")
+    yield close(lam, exact.common_lam_for_budget(ps, qs, budget, d), what="common")
     ratios = draw.vector("ratios", 12, low=1)
-    found = jackpot.lam_from_samples(np.log(np.array(ratios, dtype=float)), float(budget))
-    yield close(found, exact.lam_from_ratios(ratios, budget), what="samples")
+    lam = jackpot.lam_from_samples(np.log(np.array(ratios, dtype=float)), float(budget))
+    yield close(lam, exact.lam_from_ratios(ratios, budget), what="samples")
 
 
 @claim("core-weights", "jackpot.obrs_weight, expected_weight, importance, tis, icepop")
@@ -81,9 +81,9 @@ def the_core_weighs_as_defined(draw):
     w = [exact.obrs_weight(x, lam, z) for x in r]
     yield close(jackpot.obrs_weight(log_r, *args), w, what="w")
     for cap in (c1, None):
-        found = jackpot.expected_weight(log_r, *args, np.inf if cap is None else float(cap))
+        weight = jackpot.expected_weight(log_r, *args, np.inf if cap is None else float(cap))
         expected = [exact.expected_weight(x, lam, z, cap) for x in r]
-        yield close(found, expected, what="expected", cap=cap)
+        yield close(weight, expected, what="expected", cap=cap)
     yield close(jackpot.importance(log_r), r, what="importance")
     yield close(jackpot.tis(log_r, float(c1)), [exact.tis(x, c1) for x in r], what="tis")
     band = [exact.icepop(x, low, high) for x in r]
@@ -118,8 +118,8 @@ def the_core_measures_rational_divergences(draw):
     if p == q:
         return
     for name in ("tv", "chi2_p_q", "chi2_q_p"):
-        found = getattr(jackpot, name)(log_p, log_q)
-        yield close(found, getattr(exact, name)(p, q), what=name)
+        measured = getattr(jackpot, name)(log_p, log_q)
+        yield close(measured, getattr(exact, name)(p, q), what=name)
 
 
 @claim("core-log-divergences", "jackpot.kl_p_q, kl_q_p, js, hellinger2", share=0.2)
@@ -134,8 +134,8 @@ def the_core_measures_logarithmic_divergences(draw):
         if np.array_equal(log_p, other):
             continue
         for divergence, value in _sixty_digits(log_p, other).items():
-            found = getattr(jackpot, divergence)(log_p, other)
-            yield close(found, value, what=divergence, pair=name)
+            measured = getattr(jackpot, divergence)(log_p, other)
+            yield close(measured, value, what=divergence, pair=name)
 
 
 FAMILIES = {

@@ -62,8 +62,8 @@ def equation_5_is_the_ppo_objective(draw):
     """As printed, with F = id: the mean of Eq. 5 is a multiple of the PPO objective under p at the
     actor's states, E_d[mu_s], with one factor for the whole batch (f = 1 shows it to be Zbar)."""
     d, ps, qs, lam, z, f = many_states(draw)
-    found = weighted_mean(d, ps, qs, lam, z, f)
-    yield equal(found, rules.mean(d, z) * rules.mean(d, state_means(ps, qs, f)))
+    objective = weighted_mean(d, ps, qs, lam, z, f)
+    yield equal(objective, rules.mean(d, z) * rules.mean(d, state_means(ps, qs, f)))
 
 
 @claim(
@@ -137,11 +137,11 @@ def the_multiplier_of_a_token_in_jackpot(draw):
     for i in (i for i, b in enumerate(q) if b and r[i]):
         a = min(F(1), r[i] / lam)
         second = min(1 / theta[i], c2)
-        found = theta[i] * exact.expected_weight(r[i], lam, z, c1) * second
-        yield equal(found, min(z * r[i], c1 * a) * min(F(1), c2 * theta[i]), token=i)
-        yield at_most(found, c1, token=i)
+        multiplier = theta[i] * exact.expected_weight(r[i], lam, z, c1) * second
+        yield equal(multiplier, min(z * r[i], c1 * a) * min(F(1), c2 * theta[i]), token=i)
+        yield at_most(multiplier, c1, token=i)
         if c1 >= lam * z:
-            yield equal(found, min(z * r[i], c1) * min(F(1), c2 * theta[i]), token=i)
+            yield equal(multiplier, min(z * r[i], c1) * min(F(1), c2 * theta[i]), token=i)
 
 
 @claim(
@@ -226,6 +226,6 @@ def the_lam_that_is_worth_its_price(draw):
             yield at_most(price(p, q, low, cost), price(p, q, high, cost))
     mass = np.array(q, dtype=float)
     ratio = np.array([a / b if b else 0 for a, b in zip(p, q, strict=True)], dtype=float)
-    found = F(subsampling.cost_optimal_lam(mass, ratio, float(cost)))
-    yield below(slope(p, q, found * (1 - F(1, 10**9)), cost), 0)
-    yield below(0, slope(p, q, found * (1 + F(1, 10**9)), cost))
+    lam = F(subsampling.cost_optimal_lam(mass, ratio, float(cost)))
+    yield below(slope(p, q, lam * (1 - F(1, 10**9)), cost), 0)
+    yield below(0, slope(p, q, lam * (1 + F(1, 10**9)), cost))

@@ -252,7 +252,7 @@ def the_budget_is_met_on_the_sample_itself(draw):
     reach = F(sum(r > 0 for r in ratios), n)
     logs = np.array([math.log(r) if r else -math.inf for r in ratios])
     try:
-        found = jackpot.lam_from_samples(logs, float(budget))
+        solved = jackpot.lam_from_samples(logs, float(budget))
     except ValueError:
         yield below(reach, budget, what="refused")
         return
@@ -261,7 +261,7 @@ def the_budget_is_met_on_the_sample_itself(draw):
         return
     lam = exact.lam_from_ratios(ratios, budget)
     yield equal(_accepted_share(ratios, lam), budget)
-    yield close(float(_accepted_share(ratios, F(found))), budget, what="jackpot")
+    yield close(float(_accepted_share(ratios, F(solved))), budget, what="jackpot")
 
 
 def _accepted_share(ratios, lam: F) -> F:
@@ -320,7 +320,7 @@ def the_error_on_fresh_tokens(draw):
     spread = float(np.std(np.minimum(1, np.exp(bank) / lam)))
     misses = []
     for _ in range(200):
-        found = jackpot.lam_from_samples(draw.rng.choice(bank, 1000), budget)
-        misses.append(float(np.mean(np.minimum(1, np.exp(bank) / found))) - budget)
+        solved = jackpot.lam_from_samples(draw.rng.choice(bank, 1000), budget)
+        misses.append(float(np.mean(np.minimum(1, np.exp(bank) / solved))) - budget)
     ratio = float(np.sqrt(np.mean(np.square(misses)))) / (spread / math.sqrt(1000))
     yield at_most(abs(math.log(ratio)), math.log(1.25), ratio=ratio)

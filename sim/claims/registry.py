@@ -223,16 +223,16 @@ def agree(lhs: bool, rhs: bool, **note) -> Check:
     return Check(lhs != rhs, 1.0 if lhs != rhs else -1.0, note)
 
 
-def close(found, reference, rel: float = 1e-12, **note) -> Check:
-    """Floats against rationals, of one shape: |found - reference| <= rel * reference everywhere.
+def close(value, reference, rel: float = 1e-12, **note) -> Check:
+    """Floats against rationals, of one shape: |value - reference| <= rel * reference everywhere.
 
     A reference of 0 or inf must be met exactly.
     """
-    found = np.atleast_1d(np.asarray(found, dtype=float))
+    value = np.atleast_1d(np.asarray(value, dtype=float))
     exact = np.atleast_1d(np.array(reference, dtype=object))
-    if found.shape != exact.shape:
-        raise ValueError(f"found has shape {found.shape}, the reference {exact.shape}")
-    errors = [_relative(f, e) for f, e in zip(found.ravel(), exact.ravel(), strict=True)]
+    if value.shape != exact.shape:
+        raise ValueError(f"the value has shape {value.shape}, the reference {exact.shape}")
+    errors = [_relative(f, e) for f, e in zip(value.ravel(), exact.ravel(), strict=True)]
     worst = max(errors)
     return Check(not worst <= rel, worst - rel, {**note, "relative_error": worst})
 
@@ -258,12 +258,12 @@ def _gap(lhs, rhs) -> float:
     return 0.0 if lhs == rhs else float(lhs - rhs)
 
 
-def _relative(found: float, exact: Any) -> float:
-    if exact == found:
+def _relative(value: float, exact: Any) -> float:
+    if exact == value:
         return 0.0
-    if exact in (0, math.inf) or not abs(found) < math.inf:
+    if exact in (0, math.inf) or not abs(value) < math.inf:
         return math.inf
-    return float(abs(Fraction(found) - _fraction(exact)) / abs(_fraction(exact)))
+    return float(abs(Fraction(value) - _fraction(exact)) / abs(_fraction(exact)))
 
 
 def _fraction(x: Any) -> Fraction:

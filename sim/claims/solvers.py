@@ -74,9 +74,9 @@ def no_direction_improves_on_obrs(draw):
         yield equal(cheapest(slopes, caps), rules.mean(best, slopes), divergence=name)
 
 
-def repaired(found, caps: Row) -> Row:
+def repaired(solution, caps: Row) -> Row:
     """A law in C_b, exactly, next to a solver's floating-point answer."""
-    x = [min(max(F(float(a)), F(0)), cap) for a, cap in zip(found, caps, strict=True)]
+    x = [min(max(F(float(a)), F(0)), cap) for a, cap in zip(solution, caps, strict=True)]
     total = sum(x, F(0))
     if total >= 1:
         return tuple(a / total for a in x)

@@ -154,15 +154,15 @@ def show(part: Part, folder: Path) -> Html:
 
 def facts(args: argparse.Namespace, argv: list[str], seconds: float) -> dict[str, str]:
     """How the page came about."""
-    found = {
+    rows = {
         "made by": " ".join(["python -m sim report", *argv]),
         "made at": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, in {seconds:.0f} s",
         "seed": str(args.seed),
         "commit": commit(),
         "Python": f"{platform.python_version()}, {platform.system()} {platform.machine()}",
     }
-    found["packages"] = ", ".join(f"{name} {_version(name)}" for name in PACKAGES)
-    return found
+    rows["packages"] = ", ".join(f"{name} {_version(name)}" for name in PACKAGES)
+    return rows
 
 
 def commit() -> str:

@@ -106,8 +106,8 @@ def sweep_tables(folder: Path) -> list[Html]:
     body = []
     for family in dict.fromkeys(row["family"] for row in rows):
         for kl in KL_SHOWN:
-            found = [sweep.interpolate(rows, family, kl, f) for f in sweep.SUMMARY.values()]
-            body.append((family, f"{kl:g}", *("-" if x != x else f"{x:.3f}" for x in found)))
+            values = [sweep.interpolate(rows, family, kl, f) for f in sweep.SUMMARY.values()]
+            body.append((family, f"{kl:g}", *("-" if x != x else f"{x:.3f}" for x in values)))
     columns = ("family", "KL before, nats", *sweep.SUMMARY)
     caption = "Z at lam = 1; KL after as a share of KL before, at lam = 1 and at 95% acceptance; "
     caption += "and the least that any rule of 95% acceptance leaves"
@@ -145,9 +145,9 @@ def topk_table(rows: list[dict], error: str, caption: str) -> Html:
     sources = list(dict.fromkeys(row["source"] for row in some))
     body = []
     for name in dict.fromkeys(row["estimator"] for row in some):
-        found = {row["source"]: float(row[error]) for row in some if row["estimator"] == name}
-        if all(x == x for x in found.values()):
-            body.append((name, *(f"{1e3 * found[s]:.2f}" for s in sources)))
+        by_source = {row["source"]: float(row[error]) for row in some if row["estimator"] == name}
+        if all(x == x for x in by_source.values()):
+            body.append((name, *(f"{1e3 * by_source[s]:.2f}" for s in sources)))
     return html.numbers(("estimator", *sources), body, f"{caption}, k = {k}, thousandths")
 
 

@@ -99,9 +99,9 @@ def three_ways(rng: np.random.Generator, states: States, repeats: int) -> list[R
             ],
         }
         for way, values in lams.items():
-            found = [measure(states, lam) for lam in values]
-            mean = {key: float(np.mean([x[key] for x in found])) for key in found[0]}
-            sd = float(np.std([x["acceptance"] for x in found]))
+            measured = [measure(states, lam) for lam in values]
+            mean = {key: float(np.mean([x[key] for x in measured])) for key in measured[0]}
+            sd = float(np.std([x["acceptance"] for x in measured]))
             lam = float(np.exp(np.mean([np.mean(np.log(x)) for x in values])))
             floor = max(0.0, before + math.log(mean["acceptance"]))
             tail = {"acceptance_sd": sd, "lam": lam, "floor": floor}

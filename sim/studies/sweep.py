@@ -127,8 +127,8 @@ def summary(rows: list[dict]) -> str:
     lines = [f"{'family':<28}" + "".join(f"{x:>14}" for x in ("KL before", *SUMMARY))]
     for name in FAMILIES:
         for kl in (0.001, 0.009, 0.024, 0.1, 0.2, 0.5):
-            found = (interpolate(rows, name, kl, value) for value in SUMMARY.values())
-            cells = [f"{x:.3f}" if x == x else "-" for x in found]
+            values = (interpolate(rows, name, kl, value) for value in SUMMARY.values())
+            cells = [f"{x:.3f}" if x == x else "-" for x in values]
             lines.append(f"{name:<28}{kl:>14g}" + "".join(f"{x:>14}" for x in cells))
     return "\n".join(lines)
 

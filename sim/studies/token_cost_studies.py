@@ -114,5 +114,5 @@ def path_population(world: World) -> tuple[Array, Array, Array]:
 def _gradient_noise(world: World, lams: Iterable[float]) -> dict[float, tuple[float, float]]:
     """lam: (acceptance, noise) of the unbiased rule: accept with a, weigh by max(lam, r)."""
     base = Estimator("", "jackpot", z="batch")
-    found = {lam: moments(world, replace(base, lam=float(lam))) for lam in lams}
-    return {lam: (m.acceptance, m.noise) for lam, m in found.items()}
+    by_lam = {lam: moments(world, replace(base, lam=float(lam))) for lam in lams}
+    return {lam: (m.acceptance, m.noise) for lam, m in by_lam.items()}

@@ -132,8 +132,8 @@ def measure(states: Revealed, k: int, lam: float, rng: np.random.Generator) -> l
         "missing": float((z - known.z_k).mean()),
     }
     rows = []
-    for name, found in errors.items():
-        e = np.array(found)
+    for name, values in errors.items():
+        e = np.array(values)
         row = about | {"estimator": name, "rmse_mean": _rms(e.mean(axis=1))}
         rows.append(row | {"rmse_state": float("nan") if name in MEANS else _rms(e)})
     return rows
@@ -146,8 +146,8 @@ def study_families(ks: list[int], v: int, n: int, replicates: int, seed: int) ->
         chunks = topk_states.family_chunks(name, n, v, seed)
         states = topk_states.reveal(chunks, family.lam, ks, replicates, rng)
         for k in ks:
-            found = measure(states, k, family.lam, rng)
-            rows += [{"source": name, "vocabulary": v} | row for row in found]
+            measured = measure(states, k, family.lam, rng)
+            rows += [{"source": name, "vocabulary": v} | row for row in measured]
     return rows
 
 
@@ -186,8 +186,8 @@ def table(rows: list[dict], error: str, k: int) -> str:
         cells = [next(r[quantity] for r in some if r["source"] == s) for s in sources]
         lines.append(f"{'mean ' + quantity:24}" + "".join(f"{x:>{width}.3f}" for x in cells))
     for name in dict.fromkeys(r["estimator"] for r in some if r[error] == r[error]):
-        found = {r["source"]: r[error] for r in some if r["estimator"] == name}
-        lines.append(f"{name:24}" + "".join(f"{1e3 * found[s]:>{width}.2f}" for s in sources))
+        by_source = {r["source"]: r[error] for r in some if r["estimator"] == name}
+        lines.append(f"{name:24}" + "".join(f"{1e3 * by_source[s]:>{width}.2f}" for s in sources))
     return "\n".join(lines)
 
 

@@ -99,9 +99,11 @@ def _means(ax: Axes, rows: list[dict]) -> None:
     sources = _sources(rows)[::-1]
     for name in MEAN:
         colour, _, marker, _ = STYLE[name]
-        found = {r["source"]: r["rmse_mean"] for r in rows if (r["k"], r["estimator"]) == (k, name)}
-        y = [i for i, s in enumerate(sources) if found.get(s, 0) > 1e-6]
-        ax.plot([found[sources[i]] for i in y], y, marker, color=colour, markersize=5)
+        by_source = {
+            r["source"]: r["rmse_mean"] for r in rows if (r["k"], r["estimator"]) == (k, name)
+        }
+        y = [i for i, s in enumerate(sources) if by_source.get(s, 0) > 1e-6]
+        ax.plot([by_source[sources[i]] for i in y], y, marker, color=colour, markersize=5)
     ax.set_xscale("log")
     ax.set_yticks(range(len(sources)), sources, fontsize=FONT - 2)
     ax.tick_params(axis="x", labelsize=FONT - 1)
@@ -113,8 +115,8 @@ def _means(ax: Axes, rows: list[dict]) -> None:
 
 
 def _limits(rows: list[dict]) -> tuple[float, float]:
-    found = [r["rmse_state"] for r in rows if r["estimator"] in STATE and r["rmse_state"] > 1e-4]
-    return 0.7 * min(found), 1.4 * max(found)
+    errors = [r["rmse_state"] for r in rows if r["estimator"] in STATE and r["rmse_state"] > 1e-4]
+    return 0.7 * min(errors), 1.4 * max(errors)
 
 
 def _sources(rows: list[dict]) -> list[str]:

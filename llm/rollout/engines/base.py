@@ -202,7 +202,7 @@ class Engine:
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """What `gather` found, `step.field`: what a checkpoint must hold."""
-        return {f"{s}.{k}": v for s, found in self._gathered.items() for k, v in found.items()}
+        return {f"{s}.{k}": v for s, result in self._gathered.items() for k, v in result.items()}
 
     def load_state_dict(self, tensors: dict[str, torch.Tensor]) -> None:
         """Have again this rank's part of what `tensors` gave."""
@@ -211,7 +211,7 @@ class Engine:
             if name not in (*FIELDS, NON_FINITE):
                 raise ValueError(f"{key} is no part of a batch")
             self._gathered.setdefault(int(step), {})[name] = tensor
-        self._results |= {s: _of_this_rank(found) for s, found in self._gathered.items()}
+        self._results |= {s: _of_this_rank(result) for s, result in self._gathered.items()}
         self._waiting |= dict.fromkeys(self._results)
 
     def _begin(self, key: int, order: GenerationRequest) -> None:
@@ -244,44 +244,44 @@ class Engine:
             place,
         )
 
-    def _batch(self, found: Result, problems: list[Problem], check: Check) -> Samples:
-        if NON_FINITE in found:
-            check(found[NON_FINITE])
+    def _batch(self, result: Result, problems: list[Problem], check: Check) -> Samples:
+        if NON_FINITE in result:
+            check(result[NON_FINITE])
             raise EngineError("the sampling model gives log-probabilities that are not finite")
-        found = {name: x.to(self.device) for name, x in found.items()}
-        b = len(found["ids"])
+        result = {name: x.to(self.device) for name, x in result.items()}
+        b = len(result["ids"])
         group = b // len(problems)
         return Samples(
-            **found,  # type: ignore[arg-type]
+            **result,  # type: ignore[arg-type]
             prompts=[p.prompt for p in problems for _ in range(group)],
             answers=[p.answer for p in problems for _ in range(group)],
         )
 
 
-def _of_all_ranks(found: Result, pad: int) -> Result:
+def _of_all_ranks(result: Result, pad: int) -> Result:
     """Results of all ranks, in rank order, padded on the left to one width; of all that hold
     log-probabilities that are not finite the first, alone."""
-    bad = distributed.all_gather_object(NON_FINITE in found)
+    bad = distributed.all_gather_object(NON_FINITE in result)
     if any(bad):
         mine = bad.index(True) == distributed.rank()
-        width = distributed.all_reduce_max(found[NON_FINITE].shape[1] if mine else 0)
-        some = next(iter(found.values()))
-        here = found[NON_FINITE] if mine else some.new_zeros((0, width), dtype=torch.float32)
+        width = distributed.all_reduce_max(result[NON_FINITE].shape[1] if mine else 0)
+        some = next(iter(result.values()))
+        here = result[NON_FINITE] if mine else some.new_zeros((0, width), dtype=torch.float32)
         return {NON_FINITE: distributed.all_gather(here)}
-    more = distributed.all_reduce_max(found["ids"].shape[1]) - found["ids"].shape[1]
-    wide = found | {
-        "ids": torch.nn.functional.pad(found["ids"], (more, 0), value=pad),
-        "is_real": torch.nn.functional.pad(found["is_real"], (more, 0)),
+    more = distributed.all_reduce_max(result["ids"].shape[1]) - result["ids"].shape[1]
+    wide = result | {
+        "ids": torch.nn.functional.pad(result["ids"], (more, 0), value=pad),
+        "is_real": torch.nn.functional.pad(result["is_real"], (more, 0)),
     }
     return {name: distributed.all_gather(wide[name]) for name in FIELDS}
 
 
-def _of_this_rank(found: Result) -> Result:
+def _of_this_rank(result: Result) -> Result:
     """This rank's sequences of a whole batch, without columns that are padding in all of them."""
-    if NON_FINITE in found:
-        return found
-    own = distributed.rank_slice(len(found["ids"]))
-    part = {name: x[own.start : own.stop] for name, x in found.items()}
+    if NON_FINITE in result:
+        return result
+    own = distributed.rank_slice(len(result["ids"]))
+    part = {name: x[own.start : own.stop] for name, x in result.items()}
     first = int(part["is_real"].any(dim=0).nonzero()[0])
     return part | {name: part[name][:, first:] for name in ("ids", "is_real")}
 

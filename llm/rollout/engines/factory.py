@@ -18,20 +18,20 @@ def open_engine(cfg: Config, tokenizer: Tokenizer, model: Model, device: torch.d
     Raises:
         ConfigError: a package is missing, or the engine cannot take such a model.
     """
-    found: Engine
+    engine: Engine
     if cfg.rollout.engine == "process":
         from .subprocess_engine import ProcessEngine
 
-        found = ProcessEngine(cfg, tokenizer, device, model)
+        engine = ProcessEngine(cfg, tokenizer, device, model)
     elif cfg.rollout.engine == "vllm":
         from .vllm_engine import VllmEngine
 
-        found = VllmEngine(cfg, tokenizer, device, model)
+        engine = VllmEngine(cfg, tokenizer, device, model)
     else:
-        found = HfEngine(cfg, tokenizer, device)
+        engine = HfEngine(cfg, tokenizer, device)
     try:
-        found.update(model, version=0)
+        engine.update(model, version=0)
     except BaseException:
-        found.close()
+        engine.close()
         raise
-    return found
+    return engine

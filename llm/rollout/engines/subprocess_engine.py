@@ -110,8 +110,8 @@ class ProcessEngine(Engine):
             self._start()
 
     def counts(self) -> dict[str, int]:
-        found, self._restarts = self._restarts, 0
-        return {"engine_restarts": found}
+        restarts, self._restarts = self._restarts, 0
+        return {"engine_restarts": restarts}
 
     def close(self) -> None:
         self._end()
@@ -233,13 +233,13 @@ class ProcessEngine(Engine):
         waiting = self._orders[key]
         path = self._folder / f"result_{waiting.number}.safetensors"
         try:
-            found = load_file(path)
+            result = load_file(path)
         except (OSError, SafetensorError, ValueError) as e:
             raise _Lost(f"process {self.pid} left no readable answer ({e})") from None
-        wrong = _fault(found, waiting, self._width)
+        wrong = _fault(result, waiting, self._width)
         if wrong:
             raise _Lost(f"process {self.pid} answered nonsense: {wrong}")
-        self._answers[key] = found
+        self._answers[key] = result
         del self._orders[key]
         path.unlink()
         (self._folder / f"order_{waiting.number}.json").unlink()
@@ -265,13 +265,15 @@ class ProcessEngine(Engine):
 
 def environment(device: torch.device) -> dict[str, str]:
     """Of the process that samples: no rank's, and of several GPUs it sees `device` alone."""
-    found = {k: v for k, v in os.environ.items() if k not in _OF_RANKS}
-    found = {k: v for k, v in found.items() if not k.startswith("TORCHELASTIC_")}
-    found["PYTHONPATH"] = os.pathsep.join(filter(None, (str(_ROOT), found.get("PYTHONPATH"))))
+    variables = {k: v for k, v in os.environ.items() if k not in _OF_RANKS}
+    variables = {k: v for k, v in variables.items() if not k.startswith("TORCHELASTIC_")}
+    variables["PYTHONPATH"] = os.pathsep.join(
+        filter(None, (str(_ROOT), variables.get("PYTHONPATH")))
+    )
     if device.type == "cuda":
-        number, seen = device.index or 0, found.get("CUDA_VISIBLE_DEVICES")
-        found["CUDA_VISIBLE_DEVICES"] = seen.split(",")[number].strip() if seen else str(number)
-    return found
+        number, seen = device.index or 0, variables.get("CUDA_VISIBLE_DEVICES")
+        variables["CUDA_VISIBLE_DEVICES"] = seen.split(",")[number].strip() if seen else str(number)
+    return variables
 
 
 def _how_it_ended(code: int) -> str:
@@ -280,12 +282,12 @@ def _how_it_ended(code: int) -> str:
     return f"was killed by {signal.Signals(-code).name}"
 
 
-def _fault(found: Result, waiting: _Waiting, vocabulary: int) -> str:
+def _fault(result: Result, waiting: _Waiting, vocabulary: int) -> str:
     """What is wrong with an answer; "" if it can be one."""
-    if set(found) == {NON_FINITE}:
+    if set(result) == {NON_FINITE}:
         return ""
-    if set(found) != set(FIELDS):
-        return f"it holds {sorted(found)}"
+    if set(result) != set(FIELDS):
+        return f"it holds {sorted(result)}"
     order = waiting.order
     b, t, k = order.sequences, order.max_new_tokens, min(order.top_k, vocabulary)
     width = max(map(len, order.prompts))
@@ -296,22 +298,22 @@ def _fault(found: Result, waiting: _Waiting, vocabulary: int) -> str:
         **dict.fromkeys(("index", "finished"), (b,)),
     }
     for name, shape in shapes.items():
-        if tuple(found[name].shape) != shape:
-            return f"{name} has the shape {tuple(found[name].shape)}, not {shape}"
-    real = found["is_completion"]
+        if tuple(result[name].shape) != shape:
+            return f"{name} has the shape {tuple(result[name].shape)}, not {shape}"
+    real = result["is_completion"]
     prompts = [p for p in order.prompts for _ in range(order.group)]
-    seen = zip(found["ids"][:, :width], found["is_real"][:, :width], strict=True)
+    seen = zip(result["ids"][:, :width], result["is_real"][:, :width], strict=True)
     if any(ids[mask].tolist() != p for (ids, mask), p in zip(seen, prompts, strict=True)):
         return "its prompts are others"
     if not bool(real[:, 0].all()) or bool((real[:, 1:] & ~real[:, :-1]).any()):
         return "a completion has a gap"
     for name in ("ids", "topk_ids"):
-        if int(found[name].min()) < 0 or int(found[name].max()) >= max(vocabulary, order.pad + 1):
+        if int(result[name].min()) < 0 or int(result[name].max()) >= max(vocabulary, order.pad + 1):
             return f"{name} has ids outside the vocabulary"
     for name in ("logp_inf", "topk_logp_inf"):
-        x = found[name]
+        x = result[name]
         if not bool(torch.isfinite(x).all()) or float(x.max()) > 1e-4:
             return f"{name} holds what are no log-probabilities"
-    if not bool((found["version"] == waiting.version).all()):
+    if not bool((result["version"] == waiting.version).all()):
         return f"it was sampled from other weights than version {waiting.version}"
     return ""

@@ -87,10 +87,10 @@ def plain_tensors(model: Model) -> dict[str, torch.Tensor]:
     `name!part`."""
     named = dict(model.named_parameters(remove_duplicate=False))
     named |= dict(model.named_buffers(remove_duplicate=False))
-    found: dict[str, torch.Tensor] = {}
+    tensors: dict[str, torch.Tensor] = {}
     for name, tensor in named.items():
-        found |= _flat(name, tensor.detach() if type(tensor) is torch.nn.Parameter else tensor)
-    return found
+        tensors |= _flat(name, tensor.detach() if type(tensor) is torch.nn.Parameter else tensor)
+    return tensors
 
 
 def weights_of(model: Model) -> dict[str, torch.Tensor]:
@@ -100,12 +100,12 @@ def weights_of(model: Model) -> dict[str, torch.Tensor]:
 
 def once(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """What a file can hold: on the CPU, tied ones once, none sharing memory."""
-    found, seen = {}, set()
+    kept, seen = {}, set()
     for name, tensor in tensors.items():
         if place_of(tensor) not in seen:
             seen.add(place_of(tensor))
-            found[name] = own_storage(tensor.cpu())
-    return found
+            kept[name] = own_storage(tensor.cpu())
+    return kept
 
 
 @torch.no_grad()
@@ -135,10 +135,10 @@ def take(model: Model, weights: dict[str, torch.Tensor]) -> None:
 def _flat(name: str, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
     if not hasattr(tensor, "__tensor_flatten__") or type(tensor) is torch.Tensor:
         return {name: tensor}
-    found: dict[str, torch.Tensor] = {}
+    tensors: dict[str, torch.Tensor] = {}
     for part in tensor.__tensor_flatten__()[0]:
-        found |= _flat(f"{name}!{part}", getattr(tensor, part))
-    return found
+        tensors |= _flat(f"{name}!{part}", getattr(tensor, part))
+    return tensors
 
 
 def _retype(model: Model, name: str, dtype: torch.dtype) -> None:

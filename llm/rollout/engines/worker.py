@@ -71,9 +71,9 @@ def _serve(folder: Path, heard: queue.Queue[dict[str, Any]], replies: IO[bytes])
         number = message["order"]
         asked = GenerationRequest(**json.loads((folder / f"order_{number}.json").read_text()))
         place = None if asked.place is None else (asked.place[0], asked.place[1])
-        found = sampler.fill(asked._replace(place=place), message["version"])
-        found = {name: own_storage(x.cpu()) for name, x in found.items()}
-        save_file(found, folder / f"result_{number}.safetensors")
+        result = sampler.fill(asked._replace(place=place), message["version"])
+        result = {name: own_storage(x.cpu()) for name, x in result.items()}
+        save_file(result, folder / f"result_{number}.safetensors")
         _reply(replies, {"done": number})
 
 
