@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
+import llm_process
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -39,7 +37,6 @@ from llm.training import (
 )
 from llm.training.microbatches import microbatches
 
-ROOT = Path(__file__).resolve().parents[2]
 NOTHING_WRONG = HeadOutput(None, None, torch.zeros(1), torch.zeros(1), None, None)
 
 
@@ -75,30 +72,22 @@ def test_policy_and_actor_train_jointly_and_the_actor_nears_the_policy(tmp_path,
         assert 0 < r["accept_rate"] <= 1 and 0 < r["ess_applied"] <= 1 and r["grad_norm_actor"] > 0
 
 
-def spawn(folder: Path, warm: Path) -> subprocess.Popen:
-    flags = [*TINY, "--run.folder", str(folder), "--pretrain.folder", str(warm)]
-    return subprocess.Popen(
-        [sys.executable, "-m", "llm", "train", *flags],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stderr=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-    )
-
-
 def test_a_run_killed_by_sigkill_and_resumed_repeats_the_uninterrupted_one(tmp_path, warm):
     """Same rows, none doubled or missing, and bit-equal weights and optimiser state at the end."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
+    flags = [*TINY, "--run.folder", str(killed), "--pretrain.folder", str(warm)]
     start(whole, warm)
     for wanted_rows in (2, 5, 10):  # after step 1, 4 and 9: none of them at a checkpoint
-        process = spawn(killed, warm)
+        process = llm_process.started("train", *flags)
         file = killed / "metrics.jsonl"
         deadline = time.monotonic() + 120
-        while time.monotonic() < deadline and process.poll() is None:
+        while time.monotonic() < deadline and process.is_alive():
             if file.exists() and file.read_bytes().count(b"\n") >= wanted_rows:
                 break
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+            time.sleep(0.002)
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
         assert file.read_bytes().count(b"\n") >= wanted_rows
     with (killed / "metrics.jsonl").open("a") as f:
         f.write('{"step": 99, "half a ro')  # what a kill in the middle of a write leaves

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+import llm_process
 import pytest
 import torch
 from training_runs import POLICY, TINY, derived, rows, settings, start, weights
@@ -168,19 +166,18 @@ def test_nan_outside_an_update_is_an_alarm_in_the_metrics_and_stops(
 
 def test_two_runs_share_a_warm_up_at_once(tmp_path):
     """The second waits for the first one's models instead of getting in its way."""
-    flags = [*TINY, "--pretrain.folder", str(tmp_path / "warm"), "--run.steps", "1"]
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-m", "llm", "train", *flags, "--run.folder", str(tmp_path / name)],
-            cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stderr=subprocess.PIPE,
-            text=True,
+    flags = (*TINY, "--pretrain.folder", str(tmp_path / "warm"), "--run.steps", "1")
+    running = {
+        name: llm_process.started(
+            "train", *flags, "--run.folder", str(tmp_path / name), stderr=tmp_path / f"{name}.txt"
         )
         for name in "ab"
-    ]
-    said = [process.communicate(timeout=200)[1] for process in running]
-    assert [process.returncode for process in running] == [0, 0], said
+    }
+    for process in running.values():
+        process.join(200)
+    said = {name: (tmp_path / f"{name}.txt").read_text() for name in running}
+    assert [process.exitcode for process in running.values()] == [0, 0], said
+    assert sum("pretraining policy: 120/120" in text for text in said.values()) == 1, said
     assert rows(tmp_path / "a") == rows(tmp_path / "b")
 
 

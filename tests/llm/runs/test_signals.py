@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
-from pathlib import Path
 
+import llm_process
 import pytest
 from training_runs import TINY, rows, start
 
 from llm.checkpoints.checkpoint import latest
 from llm.models import pretraining
 from llm.runs.signals import Signals, Stopped
-
-ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -54,28 +50,24 @@ def test_outside_the_main_thread_no_handler_is_touched():
 
 
 def test_sigterm_saves_exits_with_143_and_the_run_goes_on_exactly(tmp_path, warm):
-    start(tmp_path / "whole", warm, "--run.steps", "120", "--run.checkpoint-every", "60")
-    flags = [*TINY, "--run.steps", "120", "--run.checkpoint-every", "60"]
-    flags += ["--run.folder", str(tmp_path / "cut"), "--pretrain.folder", str(warm)]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "llm", "train", *flags],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    flags = ("--run.steps", "60", "--run.checkpoint-every", "30")
+    start(tmp_path / "whole", warm, *flags)
+    where = ("--run.folder", str(tmp_path / "cut"), "--pretrain.folder", str(warm))
+    log = tmp_path / "log.txt"
+    process = llm_process.started("train", *TINY, *flags, *where, stderr=log)
     file, deadline = tmp_path / "cut/metrics.jsonl", time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
+    while time.monotonic() < deadline and process.is_alive():
         if file.exists() and file.read_bytes().count(b"\n") >= 3:
             break
-        time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
-    said = process.communicate(timeout=60)[1]
-    assert process.returncode == 143, said
+        time.sleep(0.005)
+    process.terminate()
+    process.join(60)
+    said = log.read_text()
+    assert process.exitcode == 143, said
     assert "stopped by a signal, after saving" in said
     kept = latest(tmp_path / "cut/checkpoints")
-    assert 3 <= int(kept.name[-8:]) == len(rows(tmp_path / "cut")) < 60
-    start(tmp_path / "cut", warm, "--run.steps", "120", "--run.checkpoint-every", "60")
+    assert 3 <= int(kept.name[-8:]) == len(rows(tmp_path / "cut")) < 30
+    start(tmp_path / "cut", warm, *flags)
     assert rows(tmp_path / "cut") == rows(tmp_path / "whole")
 
 

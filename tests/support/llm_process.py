@@ -1,0 +1,32 @@
+"""`python -m llm ...` in a process of its own that need not load torch: it is forked from one that
+has, which runs nothing else."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["llm.train", "llm.commands.train"])
+
+
+def started(*words: str, stderr: Path | str = os.devnull) -> BaseProcess:
+    """The running command; its exit code is `exitcode`, -9 after a SIGKILL. What it says goes to
+    the file."""
+    process = _CONTEXT.Process(target=_main, args=(words, str(stderr)))
+    process.start()
+    return process
+
+
+def _main(words: tuple[str, ...], stderr: str) -> None:
+    for number, path in ((1, os.devnull), (2, stderr)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+    import torch
+
+    from llm import __main__
+
+    torch.set_num_threads(1)
+    sys.exit(__main__.main(list(words)))
