@@ -344,8 +344,7 @@ def test_metrics_shorter_than_the_checkpoint_counts_are_an_error_at_once(tmp_pat
 def test_on_policy_runs_need_no_actor(tmp_path, warm):
     """actor.type = self: no actor is built, pretrained or saved."""
     extra = ("--actor.type", "self", "--correction.type", "none", "--run.steps", "2")
-    flags = [*COMMON, *extra, "--actor.ppo", "False", "--actor.distill-coef", "0"]
-    cfg = config.load([], [*flags, "--run.folder", str(tmp_path)])
+    cfg = config.load([], [*COMMON, *extra, "--run.folder", str(tmp_path)])
     train_in(cfg)
     kept = latest(tmp_path / "checkpoints")
     assert sorted(p.stem for p in kept.glob("*.safetensors")) == ["optimizer_policy", "policy"]

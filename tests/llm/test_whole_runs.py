@@ -9,7 +9,7 @@ from pathlib import Path
 import llm_process
 import pytest
 import torch
-from training_runs import POLICY, TINY, derived, rows, settings, start, weights
+from training_runs import COMMON, POLICY, TINY, derived, rows, settings, start, weights
 
 from llm import settings as config
 from llm import train
@@ -266,7 +266,10 @@ def test_the_best_evaluation_is_kept_as_a_checkpoint(tmp_path, warm, monkeypatch
 
 @pytest.mark.parametrize("overlay", sorted((ROOT / "llm/configs/controls").glob("*.toml")))
 def test_every_control_of_a_fair_comparison_trains(tmp_path, warm, overlay):
-    flags = [*TINY, "--run.folder", str(tmp_path), "--pretrain.folder", str(warm)]
+    tiny = (
+        (*POLICY, *COMMON) if overlay.stem == "on_policy" else TINY
+    )  # without an actor's settings
+    flags = [*tiny, "--run.folder", str(tmp_path), "--pretrain.folder", str(warm)]
     flags += ["--run.steps", "1", "--loss.updates-per-rollout", "2"]
     cfg = config.load([str(overlay)], flags)
     train.train(cfg, tmp_path)

@@ -271,7 +271,7 @@ ON_POLICY = (*POLICY, *COMMON, "--actor.type", "self")
 
 def test_staleness_gives_an_actor_that_is_the_policy_something_to_correct(tmp_path, warm):
     flags = (*SHORT, "--correction.type", "jackpot", "--rollout.max-staleness")
-    with pytest.raises(SystemExit):
+    with pytest.raises(ConfigError, match="there is no mismatch to correct"):
         start(tmp_path / "a", warm, *flags, "0", base=ON_POLICY)
     start(tmp_path / "b", warm, *flags, "2", base=ON_POLICY)
     first, last = rows(tmp_path / "b")[0], rows(tmp_path / "b")[-2]
