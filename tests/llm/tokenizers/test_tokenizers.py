@@ -246,7 +246,7 @@ def test_every_end_of_a_tokenizer_ends_what_is_sampled():
         batch = sample(
             model, TwoEnds(), [Problem("12=", "")], np.random.default_rng(0),
             max_new_tokens=60, temperature=1.0, top_k=1, group=64,
-        )  # fmt: skip
+        ).flat()  # fmt: skip
     last = [c[-1] for c, done in zip(batch.completions(), batch.finished, strict=True) if done]
     assert set(last) == {1, 40} and min(map(last.count, (1, 40))) > 5
     for ids, done in zip(batch.completions(), batch.finished, strict=True):

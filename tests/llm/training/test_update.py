@@ -11,7 +11,7 @@ from tiny_context import PROBLEMS, full_logprobs, learner, rollout, world
 from update_cases import SETTINGS, assert_same, config, scored_update, whole
 
 from llm.algorithm.control import Controls
-from llm.settings.schema import KLControl, OptimConfig, SeparateActor
+from llm.settings.schema import KLControl, OptimConfig, SeparateActor, TisWeight
 from llm.train import update
 
 
@@ -30,7 +30,7 @@ def test_control_measures_the_exact_forward_kl_whatever_is_distilled(pair, scene
     cfg = config(type="none")
     cfg = dataclasses.replace(cfg, control=KLControl(kl_target=0.1))
     other = {"distill_direction": "reverse", "distill_top_k": 3, "distill_temperature": 2.0}
-    other = dataclasses.replace(cfg, loss=dataclasses.replace(cfg.loss, **other))
+    other = dataclasses.replace(cfg, actor=SeparateActor(**other))
     a, b = (scored_update(pair, c, *scene)[0] for c in (cfg, other))
     assert a["kl_policy_actor_now"] == pytest.approx(a["loss_distill"], rel=1e-6)
     assert b["kl_policy_actor_now"] == pytest.approx(a["kl_policy_actor_now"], rel=1e-6)
@@ -38,10 +38,10 @@ def test_control_measures_the_exact_forward_kl_whatever_is_distilled(pair, scene
 
 
 def test_the_actors_ratio_is_to_the_actor_before_the_updates(pair, scene):
-    """actor_correction on, second update of a step: p_actor_ref is given, not the present actor."""
+    """actor.correction on, second update of a step: p_actor_ref is given, not the present actor."""
     batch, coin = scene
     cfg = config(type="none")
-    cfg = dataclasses.replace(cfg, loss=dataclasses.replace(cfg.loss, actor_correction="tis"))
+    cfg = dataclasses.replace(cfg, actor=SeparateActor(correction=TisWeight()))
     real = batch.is_completion
     now = full_logprobs(pair[1], batch.ids, batch.is_real, real.shape[1], 1.0)[real].detach()
     act, q = now.gather(1, batch.token_ids[:, None])[:, 0], batch.logp_inf
