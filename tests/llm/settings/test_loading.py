@@ -11,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm import settings
+from llm.commands import compare, evaluate, report
+from llm.runs import run_folder
 from llm.settings import sections
 from llm.settings.loading import ConfigError, resolve
 from llm.settings.schema import Settings
@@ -185,11 +187,22 @@ def test_after_on_policy_a_flag_without_effect_is_still_refused(flags, message):
         settings.load([str(ROOT / "llm/configs/demo.toml"), ON_POLICY], flags.split())
 
 
+OLD = '[task]\nname = "chain"\n[warmup]\nfolder = ""\n[correction]\nname = "tis"\n'
+
+
 def test_the_config_of_a_run_folder_of_older_code_is_refused_in_one_sentence(tmp_path):
     path = tmp_path / "config.toml"
-    path.write_text('[task]\nname = "chain"\n[warmup]\nfolder = ""\n[correction]\nname = "tis"\n')
-    with pytest.raises(ConfigError, match=r"from before 0\.1\.0, and settings were renamed since"):
+    path.write_text(OLD)
+    refused = r"config\.toml is of a run from before 0\.1\.0, and settings were renamed since"
+    with pytest.raises(ConfigError, match=refused):
         settings.load([str(path)], [])
+    with pytest.raises(ConfigError, match=refused):
+        run_folder.prepare(settings.load([], ["--run.folder", str(tmp_path)]))
+    (tmp_path / "metrics.jsonl").write_text('{"step": 0}\n')
+    for command in (report, compare, evaluate):
+        with pytest.raises(ConfigError, match=refused):
+            command.main([str(tmp_path)])
+    assert path.read_text() == OLD
 
 
 def test_layers_of_flat_names_resolve_as_files_and_flags_do(tmp_path):
