@@ -1,6 +1,7 @@
 """`python tests/support/figure_smoke.py OUT`: `steadier` and `all` with models of no use.
 
-Every world keeps its task and its methods; models, warm-ups and steps are as few as they can be.
+Every world keeps its task and its methods; models, pretraining, steps and held-out problems are as
+few as they can be, pixels too.
 JACKPOT_FIGURE_RUNS says where the runs go.
 """
 
@@ -15,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch
 
 from paper_figures import figure
+from paper_figures.drawing import style
 from paper_figures.experiments import configurations, run_lists, runner
 from paper_figures.experiments.run_lists import Scale
 from paper_figures.extras import prefix_rejection
@@ -40,6 +42,8 @@ if __name__ == "__main__":
         if name != configurations.SMOLLM2:
             configurations.WORLDS[name] = world | TINY
     run_lists.TABLE1 = ("on-policy", "tis+kl", "jackpot")  # type: ignore[assignment]
+    style.RC["savefig.dpi"] = 50
+    runner.Evaluation.__new__.__defaults__ = (16, 4)  # prompts, samples
     figure.QUICK = SMOKE  # type: ignore[misc]
     runner.ProcessPoolExecutor = lambda n, context, **_: ThreadPoolExecutor(1)  # type: ignore[misc,assignment]
     options = ["--quick", "--out", sys.argv[1]]
