@@ -72,13 +72,13 @@ CASES = [
 def model(shape: tuple[int, int], seed: int) -> Any:
     torch.manual_seed(seed)
     layers, hidden = shape
-    found: Any = Qwen3ForCausalLM(Qwen3Config(
+    built: Any = Qwen3ForCausalLM(Qwen3Config(
         vocab_size=VOCABULARY, hidden_size=hidden, intermediate_size=3 * hidden,
         num_hidden_layers=layers, num_attention_heads=hidden // 64,
         num_key_value_heads=hidden // 128, head_dim=64, max_position_embeddings=512,
         pad_token_id=0, eos_token_id=1, tie_word_embeddings=False,
     ))  # fmt: skip
-    return found.to(torch.bfloat16).eval()
+    return built.to(torch.bfloat16).eval()
 
 
 class NoEnd(CharTokenizer):
@@ -172,15 +172,15 @@ def median(values: list[float]) -> float:
 
 def predicted(case: Case, turns: list[Turn]) -> tuple[float, float, float, float]:
     """S, g and the relative costs: both kinds of work are lines in the number of tokens."""
-    found = {}
+    fitted = {}
     for work, at in zip(("sampling", "training"), lengths(case), strict=True):
         for name in ("policy", "actor"):
             ends = [getattr(turn, work)[name] for turn in turns]
             low, high = median([e[0] for e in ends]), median([e[1] for e in ends])
-            found[work, name] = low + (high - low) * (case.tokens - at[0]) / (at[1] - at[0])
-    g = found["sampling", "policy"] / found["training", "policy"]
-    rollout_cost = found["sampling", "actor"] / found["sampling", "policy"]
-    update_cost = max(0.0, found["training", "actor"] / found["training", "policy"] - 1)
+            fitted[work, name] = low + (high - low) * (case.tokens - at[0]) / (at[1] - at[0])
+    g = fitted["sampling", "policy"] / fitted["training", "policy"]
+    rollout_cost = fitted["sampling", "actor"] / fitted["sampling", "policy"]
+    update_cost = max(0.0, fitted["training", "actor"] / fitted["training", "policy"] - 1)
     return cost.gain(g, rollout_cost, update_cost), g, rollout_cost, update_cost
 
 

@@ -55,9 +55,9 @@ def run(name: str, out: Path) -> tuple[list[dict[str, Any]], str]:
         stderr=subprocess.STDOUT,
         check=False,
     )
-    found = json.loads(file.read_text()) if file.exists() else []
+    entries = json.loads(file.read_text()) if file.exists() else []
     wrong = f"{name} ended with {done.returncode}: see {out / name}.txt" if done.returncode else ""
-    return [{"benchmark": name, **entry} for entry in found], wrong
+    return [{"benchmark": name, **entry} for entry in entries], wrong
 
 
 def line(entry: dict[str, Any]) -> str:
@@ -76,10 +76,10 @@ def main() -> int:
     results, faults = [], []
     for name in args.only:
         start = time.perf_counter()
-        found, wrong = run(name, out)
-        results += found
+        entries, wrong = run(name, out)
+        results += entries
         faults += [wrong] if wrong else []
-        print("\n".join(map(line, found)) or f"{name}: no results", flush=True)
+        print("\n".join(map(line, entries)) or f"{name}: no results", flush=True)
         sys.stderr.write(f"{name}: {time.perf_counter() - start:.0f} s\n")
     report = {"machine": machine(), "results": results}
     (out / "results.json").write_text(json.dumps(report, indent=1) + "\n")

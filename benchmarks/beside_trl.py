@@ -121,14 +121,14 @@ def ours(folder: Path, case: Case, scratch: Path, seed: int) -> Steps:
         "--run.keep_best", "False", "--run.device", "cpu", "--run.seed", str(seed),
     ]  # fmt: skip
     cfg = config.load([], flags)
-    found: Steps = []
+    steps: Steps = []
     clock, text = time.process_time(), run_steps.progress_text
 
     def noted(row: dict) -> str:
         """Called once at the end of each step."""
         nonlocal clock
         now = time.process_time()
-        found.append((row["tokens"], now - clock))
+        steps.append((row["tokens"], now - clock))
         clock = now
         return text(row)
 
@@ -139,7 +139,7 @@ def ours(folder: Path, case: Case, scratch: Path, seed: int) -> Steps:
     finally:
         run_steps.progress_text = text
         run_folder.release(scratch)
-    return found
+    return steps
 
 
 def theirs(folder: Path, case: Case, scratch: Path, seed: int) -> Steps:
@@ -212,14 +212,14 @@ def silently(work: Callable[..., Steps], *args: object, profile: bool) -> Steps:
     watch, said = cProfile.Profile(), io.StringIO()
     try:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-            found = watch.runcall(work, *args) if profile else work(*args)
+            steps = watch.runcall(work, *args) if profile else work(*args)
     except BaseException:
         sys.stderr.write(said.getvalue())
         raise
     if profile:
         print(f"--- {work.__name__}")
         pstats.Stats(watch).sort_stats("tottime").print_stats(15)
-    return found
+    return steps
 
 
 def main() -> None:

@@ -99,10 +99,10 @@ class Row(NamedTuple):
         return math.isfinite(self.value) and abs(self.value) <= limit
 
 
-def off(found: Tensor, exact: Tensor) -> float:
+def off(value: Tensor, exact: Tensor) -> float:
     """Largest relative error."""
-    gap = (found.double() - exact).abs() / exact.abs().clamp(min=1e-30)
-    return float(torch.where(found.double() == exact, 0.0, gap).max())
+    gap = (value.double() - exact).abs() / exact.abs().clamp(min=1e-30)
+    return float(torch.where(value.double() == exact, 0.0, gap).max())
 
 
 def head(device: torch.device, size: tuple[int, int, int], kind: str) -> list[Row]:
@@ -125,12 +125,12 @@ def head(device: torch.device, size: tuple[int, int, int], kind: str) -> list[Ro
             "log-probability, nats": chosen(logp, x.tokens) - policy.logp.double(),
             "KL, nats": (logp.exp() * (logp - logq)).sum(-1) - kl.double(),
         }
-    found = [Row(f"head {kind}: {name}", float(e.abs().max())) for name, e in errors.items()]
+    rows = [Row(f"head {kind}: {name}", float(e.abs().max())) for name, e in errors.items()]
     chunked(x).backward()
     lean_torch(exact).backward()
     pairs = zip(x.gradients(), exact.gradients(), strict=True)
     worst = max(float((a.double() - b).norm() / b.norm()) for a, b in pairs)
-    return [*found, Row(f"head {kind}: gradients, relative", worst)]
+    return [*rows, Row(f"head {kind}: gradients, relative", worst)]
 
 
 def core(device: torch.device, vocabulary: int) -> list[Row]:
@@ -138,11 +138,11 @@ def core(device: torch.device, vocabulary: int) -> list[Row]:
     torch.manual_seed(0)
     p = (3 * torch.randn(64, vocabulary)).bfloat16()
     q = p + (0.5 * torch.randn(64, vocabulary)).bfloat16()
-    found, exact = (
+    here, exact = (
         _core(*(torch.log_softmax(x.to(**place), -1) for x in (p, q)))
         for place in ({"device": device, "dtype": torch.float32}, {"dtype": torch.float64})
     )
-    return [Row(f"core: {name}, relative", off(found[name].cpu(), exact[name])) for name in exact]
+    return [Row(f"core: {name}, relative", off(here[name].cpu(), exact[name])) for name in exact]
 
 
 def _core(log_p: Tensor, log_q: Tensor) -> dict[str, Tensor]:
@@ -165,7 +165,7 @@ def _core(log_p: Tensor, log_q: Tensor) -> dict[str, Tensor]:
 
 def engines(device: torch.device, size: Size) -> list[Row]:
     """What an engine says of its samples, against the same weights in float64."""
-    actor, found = pair(size, device)[1], []
+    actor, rows = pair(size, device)[1], []
     exact = copy.deepcopy(actor).double()
     for name in ["hf", *(["vllm"] if importlib.util.find_spec("vllm") else [])]:
         cfg = settings(size, device, engine=name)
@@ -175,9 +175,9 @@ def engines(device: torch.device, size: Size) -> list[Row]:
         with torch.no_grad():
             logits = exact(batch.ids, **inputs, logits_to_keep=real.shape[1] + 1).logits[:, :-1]
         gap = chosen(torch.log_softmax(logits[real], -1), batch.token_ids) - batch.logp_inf
-        found.append(Row(f"engine {name}: log-probability, mean nats", float(gap.abs().mean())))
-        found.append(Row(f"engine {name}: tokens/s", len(batch.token_ids) / seconds))
-    return found
+        rows.append(Row(f"engine {name}: log-probability, mean nats", float(gap.abs().mean())))
+        rows.append(Row(f"engine {name}: tokens/s", len(batch.token_ids) / seconds))
+    return rows
 
 
 def training_step(device: torch.device, size: Size) -> list[Row]:
@@ -191,20 +191,20 @@ def training_step(device: torch.device, size: Size) -> list[Row]:
     rows = []
     for head in ("chunked", "dense"):
         pairs = copy.deepcopy(policy), copy.deepcopy(actor)
-        found = _gradients(context(cfg, *pairs, device, head), batch)
+        one_step = _gradients(context(cfg, *pairs, device, head), batch)
         errors = {
             f"{what}, mean{unit}": float(
-                (getattr(found.weights, x) - getattr(exact.weights, x)).abs().mean()
+                (getattr(one_step.weights, x) - getattr(exact.weights, x)).abs().mean()
             )
             for what, x, unit in (
                 ("log-probability", "log_ratio", " nats"), ("weights", "weight", "")
             )
         }  # fmt: skip
         losses = {k: v for k, v in exact.metrics.items() if k.startswith("loss_")}
-        gap = max(abs(found.metrics[k] - v) for k, v in losses.items())
+        gap = max(abs(one_step.metrics[k] - v) for k, v in losses.items())
         errors["losses, of their size"] = gap / max(map(abs, losses.values()))
         for role, right in exact.gradients.items():
-            off_by = float((found.gradients[role] - right).norm() / right.norm())
+            off_by = float((one_step.gradients[role] - right).norm() / right.norm())
             errors[f"gradient of {role}, relative"] = off_by
         rows += [Row(f"step bfloat16 {head}: {name}", error) for name, error in errors.items()]
     return rows
@@ -298,12 +298,12 @@ def check(device: torch.device, size: Size) -> list[Row]:
 
 def _device(text: str) -> torch.device:
     try:
-        found = torch.device(text)
+        device = torch.device(text)
     except RuntimeError:
-        found = None
-    if found is None or found.type not in ("cuda", "cpu"):
+        device = None
+    if device is None or device.type not in ("cuda", "cpu"):
         raise argparse.ArgumentTypeError(f"{text!r} is none of cuda, cuda:1, ..., cpu")
-    return found
+    return device
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -323,16 +323,16 @@ def main(argv: list[str] | None = None) -> int:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     print(f"{name}, torch {torch.__version__}{', tiny sizes' if args.quick else ''}")
     rows = check(device, QUICK if args.quick else Size())
-    found = []
+    entries = []
     for row in rows:
         ok, limit = row.ok(device), LIMITS.get(row.name)
         shown = "" if limit is None else f"{limit:g}"
         verdict = {True: "ok", False: "BROKEN", None: ""}[ok]
         print(f"{row.name:56}{row.value:12.3g}{shown:>9} {verdict}")
         entry = {"name": row.name, "ratio": row.value, "target": limit, "met": ok}
-        found.append(entry | {"spread": [row.value, row.value]})
+        entries.append(entry | {"spread": [row.value, row.value]})
     if args.json:
-        args.json.write_text(json.dumps(found, indent=1) + "\n")
+        args.json.write_text(json.dumps(entries, indent=1) + "\n")
     return 1 if any(row.ok(device) is False for row in rows) else 0
 
 

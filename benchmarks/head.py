@@ -119,9 +119,9 @@ def workspace(name: str, size: tuple[int, int, int], dtype: torch.dtype) -> int:
         before = int(f.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     step(name, x)
     status = Path("/proc/self/status").read_text()  # ru_maxrss would include the parent's peak
-    found = re.search(r"VmHWM:\s+(\d+) kB", status)
-    assert found is not None
-    peak = int(found[1]) * 1024
+    match = re.search(r"VmHWM:\s+(\d+) kB", status)
+    assert match is not None
+    peak = int(match[1]) * 1024
     return peak - before - sum(g.nbytes for g in x.gradients())
 
 

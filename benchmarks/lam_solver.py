@@ -89,7 +89,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path, help="write {name, ratio, target, met, spread} there")
     args = parser.parse_args()
-    found = []
+    entries = []
     torch.set_num_threads(1)
     print(f"{args.rows} x {args.vocab} float64 rows, one thread, {args.repeats} turns")
     arrays = rows(args.rows, args.vocab)
@@ -111,11 +111,11 @@ def main() -> None:
             ratio, low, high = statistics.median(pairs), min(pairs), max(pairs)
             print(f"{library}: {name:14s} / ours = {ratio:6.1f} ({low:.1f} to {high:.1f})")
             entry = {"name": f"time of {name} over lam_for_budget, {library}", "ratio": ratio}
-            found.append({**entry, "target": None, "met": None, "spread": [low, high]})
+            entries.append({**entry, "target": None, "met": None, "spread": [low, high]})
         ours = min(seconds["ours"])
         print(f"{library}: ours {ours:.3f} s, largest |Z - budget| = {float(error):.1e}")
     if args.json:
-        args.json.write_text(json.dumps(found, indent=1) + "\n")
+        args.json.write_text(json.dumps(entries, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -193,13 +193,13 @@ def main() -> int:
     rows = []
     cases = [c for c in CASES if args.only in c.name and (c.used == "test" or args.all)]
     for case in cases[:: 2 if args.quick else 1]:
-        parts, found = predicted(case), measured(case)
+        parts, peak = predicted(case), measured(case)
         expected = sum(parts.values())
-        error = expected / found - 1
+        error = expected / peak - 1
         largest = sorted(parts.items(), key=lambda x: -x[1])[:2]
         named = ", ".join(f"{k} {v / 1e6:.0f}" for k, v in largest)
         print(
-            f"{case.name:<34}{case.used:<6}{expected / 1e6:>7.0f} MB{found / 1e6:>7.0f} MB"
+            f"{case.name:<34}{case.used:<6}{expected / 1e6:>7.0f} MB{peak / 1e6:>7.0f} MB"
             f"{error:>+8.0%}   {named}",
             flush=True,
         )

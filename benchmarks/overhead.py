@@ -149,7 +149,7 @@ def main() -> None:
         f"{policy.config.hidden_size}, {args.head} head; "
         f"TIS step {statistics.median(seconds['tis']):.2f} s"
     )
-    found = []
+    entries = []
     quarter = "with advantages in a quarter of the sequences over all"
     for ours, rival, what, target in (
         ("jackpot", "tis", "step with OBRS over TIS with the same actor losses", 1.03),
@@ -162,9 +162,11 @@ def main() -> None:
         spread = [round(min(pairs), 3), round(max(pairs), 3)]
         print(f"{what}: {ratio:.3f} ({spread[0]} to {spread[1]} over {args.repeats} turns)")
         met = None if target is None else ratio <= target
-        found.append({"name": what, "ratio": ratio, "target": target, "met": met, "spread": spread})
+        entries.append(
+            {"name": what, "ratio": ratio, "target": target, "met": met, "spread": spread}
+        )
     if args.json:
-        args.json.write_text(json.dumps(found, indent=1) + "\n")
+        args.json.write_text(json.dumps(entries, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -102,7 +102,7 @@ def theirs(model, tokenizer, problems, new: int, group: int, seed: int) -> int:
 
 def in_turns(fast: Callable[[int], int], slow: Callable[[int], int], repeats: int) -> list[float]:
     """Rate of `fast` over that of `slow`, once for each repeat; the first round is not counted."""
-    found = []
+    ratios = []
     for i in range(repeats + 1):
         rates = []
         for work in (fast, slow) if i % 2 else (slow, fast):
@@ -110,8 +110,8 @@ def in_turns(fast: Callable[[int], int], slow: Callable[[int], int], repeats: in
             done = work(i)
             rates.append(done / (time.process_time() - clock))
         ratio = rates[0] / rates[1] if i % 2 else rates[1] / rates[0]
-        found += [ratio] if i else []
-    return found
+        ratios += [ratio] if i else []
+    return ratios
 
 
 def tiny(repeats: int, quick: bool) -> list[float]:

@@ -174,8 +174,8 @@ def in_processes(size: Size, processes: Any) -> dict[str, float]:
         process.join()
     if any(process.exitcode for process in started):
         sys.exit(f"a process failed at {size}")
-    found = [receiver.recv() for _ in started]
-    return {name: statistics.fmean(x[name] for x in found) for name in MEASURES}
+    measured = [receiver.recv() for _ in started]
+    return {name: statistics.fmean(x[name] for x in measured) for name in MEASURES}
 
 
 def slope(sizes: list[int], values: list[float]) -> float:
@@ -184,13 +184,13 @@ def slope(sizes: list[int], values: list[float]) -> float:
 
 
 def rows(axes: dict[str, list[int]], turns: list[dict[Size, dict[str, float]]]) -> list[dict]:
-    found = []
+    entries = []
     for axis, sizes in axes.items():
         for name in MEASURES:
             points = [[turn[size_of(axis, n, axes)][name] for n in sizes] for turn in turns]
             fitted = [slope(sizes, line) for line in points]
             last = statistics.median(slope(sizes[-2:], line[-2:]) for line in points)
-            found.append(
+            entries.append(
                 {
                     "name": f"slope of {name} with {axis}, {sizes[0]} to {sizes[-1]}",
                     "ratio": round(statistics.median(fitted), 3),
@@ -200,10 +200,10 @@ def rows(axes: dict[str, list[int]], turns: list[dict[Size, dict[str, float]]]) 
                     "last": round(last, 3),
                 }
             )
-    return found
+    return entries
 
 
-def draw(path: Path, axes: dict, turns: list[dict], found: list[dict]) -> None:
+def draw(path: Path, axes: dict, turns: list[dict], entries: list[dict]) -> None:
     """Small multiples: sizes across, measures down; medians, with the range over turns."""
     import matplotlib
 
@@ -215,7 +215,7 @@ def draw(path: Path, axes: dict, turns: list[dict], found: list[dict]) -> None:
     figure, panels = plt.subplots(
         *shape, figsize=(14, 5.6), sharey="row", sharex="col", layout="constrained"
     )
-    table, slopes = ["axis,size,measure,turn,value"], iter(found)
+    table, slopes = ["axis,size,measure,turn,value"], iter(entries)
     for column, (axis, sizes) in enumerate(axes.items()):
         for row, (name, unit) in enumerate(MEASURES.items()):
             panel, entry = panels[row][column], next(slopes)
@@ -269,17 +269,17 @@ def main() -> None:
         for _ in range(1 if args.quick else args.repeats)
     ]
     axes = {axis: axes[axis] for axis in args.only}
-    found = rows(axes, turns)
+    entries = rows(axes, turns)
     base = ", ".join(f"{name} {n}" for name, n in Size()._asdict().items())
     print(f"base: {base}; ranks share {size_of('ranks', 1, axes).sequences} sequences")
-    for entry in found:
+    for entry in entries:
         low, high = entry["spread"]
         fitted = f"{entry['ratio']:6.2f} ({low:.2f} to {high:.2f})"
         print(f"{fitted}, last {entry['last']:5.2f}   {entry['name']}")
     if args.json:
-        args.json.write_text(json.dumps(found, indent=1) + "\n")
+        args.json.write_text(json.dumps(entries, indent=1) + "\n")
     if args.png:
-        draw(args.png, axes, turns, found)
+        draw(args.png, axes, turns, entries)
 
 
 if __name__ == "__main__":

@@ -217,10 +217,10 @@ def main() -> int:
         log_p, log_q, _, answer = visited(policy, actor, tokenizer, *at)
         row = {"actor": name, "kind": kind, "prompts": whose, "states": len(log_p)}
         row |= {"answers": len(np.unique(answer)), "vocabulary": log_p.shape[-1]}
-        found = intervals(measure(log_p, log_q), answer, args.seed)
-        row |= {k: f"{x:.6g}" for k, x in found.items()} | source
+        estimates = intervals(measure(log_p, log_q), answer, args.seed)
+        row |= {k: f"{x:.6g}" for k, x in estimates.items()} | source
         done[name, whose] = row
-        cells = "".join(f"{found[k]:>11.3g}" for k in (*MEASURED, "kl_ratio"))
+        cells = "".join(f"{estimates[k]:>11.3g}" for k in (*MEASURED, "kl_ratio"))
         print(f"{name:<24}{whose:<15}{cells}  {time.perf_counter() - start:.0f} s", flush=True)
         write(args.out, list(done.values()))
     print(f"wrote {args.out}")

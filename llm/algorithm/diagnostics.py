@@ -21,7 +21,7 @@ def correction_metrics(parts: list[TokenWeights], name: str) -> dict[str, float]
     log_ratio = torch.cat([p.log_ratio for p in parts]).double()
     weight = torch.cat([p.weight for p in parts])
     ratio = log_ratio.exp()
-    found = {
+    metrics = {
         "kl_inf_target_k3": float((torch.expm1(log_ratio) - log_ratio).mean()),
         "kl_target_inf_est": float((ratio * log_ratio - torch.expm1(log_ratio)).mean()),
         "log_ratio_mean": float(log_ratio.mean()),
@@ -36,13 +36,13 @@ def correction_metrics(parts: list[TokenWeights], name: str) -> dict[str, float]
         "cap_fraction": float(torch.cat([p.capped for p in parts]).mean()),
     }
     if name == "jackpot":
-        found["accept_prob_mean"] = float(torch.cat([p.accept_prob for p in parts]).mean())
-        found["accept_rate"] = float(torch.cat([p.accepted for p in parts]).mean())
-        found["z_mean"] = float(torch.cat([p.z for p in parts]).mean())
-        found["kappa"] = sum(p.kappa for p in parts) / len(parts)
-        found["lam_mean"] = float(torch.cat([p.lam for p in parts]).double().mean())
-        found["out_of_reach"] = float(torch.cat([p.out_of_reach for p in parts]).mean())
-    return found
+        metrics["accept_prob_mean"] = float(torch.cat([p.accept_prob for p in parts]).mean())
+        metrics["accept_rate"] = float(torch.cat([p.accepted for p in parts]).mean())
+        metrics["z_mean"] = float(torch.cat([p.z for p in parts]).mean())
+        metrics["kappa"] = sum(p.kappa for p in parts) / len(parts)
+        metrics["lam_mean"] = float(torch.cat([p.lam for p in parts]).double().mean())
+        metrics["out_of_reach"] = float(torch.cat([p.out_of_reach for p in parts]).mean())
+    return metrics
 
 
 def _quantile(x: torch.Tensor, share: float) -> float:

@@ -89,15 +89,15 @@ def field_docs(cls: Any) -> dict[str, str]:
 @functools.cache
 def _docs_of(module: str) -> dict[str, dict[str, str]]:
     """{class: {field: docstring under it}} of a module's source."""
-    found: dict[str, dict[str, str]] = {}
+    docs: dict[str, dict[str, str]] = {}
     for node in ast.parse(inspect.getsource(sys.modules[module])).body:
         if isinstance(node, ast.ClassDef):
             pairs = zip(node.body, node.body[1:], strict=False)
-            found[node.name] = {
+            docs[node.name] = {
                 field.target.id: text.value.value
                 for field, text in pairs
                 if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
                 and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
                 and isinstance(text.value.value, str)
             }  # fmt: skip
-    return found
+    return docs

@@ -35,8 +35,8 @@ def _settings_of(cls: Any) -> dict[str, Any]:
 
 def classes_of(hint: Any) -> tuple[type, ...]:
     """The dataclasses of a section, from its type hint; none for a plain setting."""
-    found = get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    return found if all(dataclasses.is_dataclass(x) for x in found) else ()
+    classes = get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    return classes if all(dataclasses.is_dataclass(x) for x in classes) else ()
 
 
 def types_of(hint: Any) -> dict[str, type]:

@@ -209,9 +209,9 @@ def _character_model(path: str) -> bool:
     return Path(path).is_dir() and not (Path(path) / "tokenizer_config.json").exists()
 
 
-def _require(ok: bool, key: str, found: Any, wanted: str) -> None:
+def _require(ok: bool, key: str, value: Any, wanted: str) -> None:
     if not ok:
-        raise ConfigError(f"--{key} must be {wanted}, got {found}")
+        raise ConfigError(f"--{key} must be {wanted}, got {value}")
 
 
 def _check_effect(cfg: Settings) -> None:

@@ -51,11 +51,11 @@ class MasterAdamW(torch.optim.AdamW):
             parameter.grad = None
 
     def state_dict(self) -> dict[str, Any]:
-        found = super().state_dict()
-        state = dict(found["state"])
+        base = super().state_dict()
+        state = dict(base["state"])
         for i, _, master in self._pairs:
             state[i] = {**state.get(i, {}), "master": master.detach()}
-        return {**found, "state": state}
+        return {**base, "state": state}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         state = {i: dict(values) for i, values in state_dict["state"].items()}

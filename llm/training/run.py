@@ -220,10 +220,10 @@ class Run:
     def _load(self) -> dict[str, Any]:
         """Restore the last checkpoint, if there is one; returns what it holds besides tensors."""
         ctx = self.ctx
-        found = distributed.broadcast_object(str(latest(self.checkpoints) or ""))
-        if not found:
+        newest = distributed.broadcast_object(str(latest(self.checkpoints) or ""))
+        if not newest:
             return {"step": 0}
-        state = load_state(Path(found), self._all_parts(), identity(ctx.cfg))
+        state = load_state(Path(newest), self._all_parts(), identity(ctx.cfg))
         sharding.spread(ctx.shards, ctx.full_models)
         ctx.actor.refresh(ctx.policy, state["step"] - 1)
         if ctx.engine is not None:

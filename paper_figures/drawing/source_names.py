@@ -86,12 +86,14 @@ def check_carried(carried: str, targets: list[str], root: Path = ROOT) -> str:
     """
     known: set[str] = set()
     for target in targets:
-        found = find(target, root)
-        inside = [] if isinstance(found.node, ast.ClassDef) else ast.walk(found.node)
-        if carried in found.takes | {n.value for n in inside if isinstance(n, ast.Constant)}:
+        definition = find(target, root)
+        inside = [] if isinstance(definition.node, ast.ClassDef) else ast.walk(definition.node)
+        if carried in definition.takes | {n.value for n in inside if isinstance(n, ast.Constant)}:
             return target
-        known |= found.takes
-    raise Stale(f"{', '.join(targets)} ({found.place}) takes no {carried}{_hint(carried, known)}")
+        known |= definition.takes
+    raise Stale(
+        f"{', '.join(targets)} ({definition.place}) takes no {carried}{_hint(carried, known)}"
+    )
 
 
 def _file(root: Path, package: str, rest: list[str]) -> tuple[Path, list[str]]:
