@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from paper_figures.experiments import provenance, run_store, runner
-from paper_figures.experiments.configurations import Run
+from paper_figures.experiments.configurations import RunSpec
 from paper_figures.experiments.run_lists import FULL, QUICK, Scale
 
 from . import paths
@@ -21,7 +21,7 @@ class Figure(NamedTuple):
 
     name: str
     about: str
-    runs: Callable[[Scale], Iterable[Run]]
+    runs: Callable[[Scale], Iterable[RunSpec]]
     draw: Callable[[Scale, Path], str]
     evaluations: Callable[[Scale], Iterable[runner.Evaluation]] = lambda scale: ()
 

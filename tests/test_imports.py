@@ -364,3 +364,15 @@ def test_the_help_of_every_command_loads_no_torch():
         "    print(name, file=sys.stderr)\n"
     )
     assert len(in_a_fresh_interpreter(code).split()) == len(__main__._COMMANDS) >= 7
+
+
+def test_no_two_classes_of_the_packages_share_a_name():
+    """A reader who meets a name knows which class is meant."""
+    places: dict[str, list[str]] = {}
+    for package in ("jackpot", *HOUSE):
+        for path in sources(package):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.ClassDef):
+                    places.setdefault(node.name, []).append(path.relative_to(ROOT).as_posix())
+    assert {name: files for name, files in places.items() if len(files) > 1} == {}
+    assert len(places) > 150

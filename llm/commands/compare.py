@@ -15,7 +15,7 @@ from llm.report import html
 from llm.report import plots as report_plots
 from llm.report.comparison_plots import BOUNDS, PANELS, Group, draw, interval, label, looks
 from llm.report.html import Html, facts, paragraph, picture, table
-from llm.report.run_files import RunFiles, read_run, write
+from llm.report.run_files import RunData, read_run, write
 from llm.settings.loading import refuse_old
 from llm.settings.sections import flat_table
 
@@ -59,7 +59,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def grouped(runs: Sequence[RunFiles], force: bool = False) -> list[Group]:
+def grouped(runs: Sequence[RunData], force: bool = False) -> list[Group]:
     """Runs in groups of equal settings, in the order given.
 
     Raises:
@@ -107,7 +107,7 @@ def method(flat: dict[str, Any]) -> str:
     return "tis+distill" if name == "tis" and distilled else name
 
 
-def _flat(run: RunFiles) -> dict[str, Any]:
+def _flat(run: RunData) -> dict[str, Any]:
     return flat_table({k: part for k, part in run.config.items() if isinstance(part, dict)})
 
 
@@ -125,7 +125,7 @@ def _varying(flats: Sequence[dict[str, Any]]) -> list[str]:
     return names
 
 
-def _name(key: dict[str, Any], differing: list[str], members: list[RunFiles]) -> str:
+def _name(key: dict[str, Any], differing: list[str], members: list[RunData]) -> str:
     if not differing:
         return members[0].folder.resolve().name if len(members) == 1 else "all runs"
     named = [k for k in differing if k in key or f"{k.rpartition('.')[0]}.type" not in differing]
@@ -137,8 +137,8 @@ def _short(key: str) -> str:
     return key.removesuffix(".type")
 
 
-def _check_seeds(members: list[RunFiles]) -> None:
-    seen: dict[Any, RunFiles] = {}
+def _check_seeds(members: list[RunData]) -> None:
+    seen: dict[Any, RunData] = {}
     for run in members:
         seed = str(_flat(run).get("run.seed"))
         if seed in seen:
@@ -171,7 +171,7 @@ def final_rows(groups: Sequence[Group]) -> list[list[str]]:
     return rows
 
 
-def _final(run: RunFiles, name: str, share: float) -> float | None:
+def _final(run: RunData, name: str, share: float) -> float | None:
     """The last value, or the mean over the last `share` of the steps."""
     _, values = report_plots.series(run.rows, name)
     if not values:

@@ -11,7 +11,7 @@ from typing import Any
 from llm.report import html, token_view
 from llm.report import plots as report_plots
 from llm.report.html import Html, badge, facts, folded, paragraph, picture, table
-from llm.report.run_files import RunFiles, read_run, write
+from llm.report.run_files import RunData, read_run, write
 from llm.settings.loading import refuse_old
 from llm.settings.sections import flat_table
 
@@ -36,7 +36,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def document(files: RunFiles) -> str:
+def document(files: RunData) -> str:
     """The page."""
     sections = [
         ("summary", "Summary", _summary(files)),
@@ -52,7 +52,7 @@ def document(files: RunFiles) -> str:
     return html.page(title, lead, sections, token_view.style())
 
 
-def _lead(files: RunFiles) -> list[str]:
+def _lead(files: RunData) -> list[str]:
     get = _getter(files)
     model, actor = (
         get(f"{m}.path")
@@ -75,7 +75,7 @@ def _lead(files: RunFiles) -> list[str]:
     ]
 
 
-def _summary(files: RunFiles) -> Html:
+def _summary(files: RunData) -> Html:
     rows = files.rows
     wanted = _getter(files)("run.steps", "?")
     last = rows[-1]["step"] if rows else 0
@@ -129,7 +129,7 @@ def _summary(files: RunFiles) -> Html:
     return Html(facts(pairs) + notes)
 
 
-def _curves(files: RunFiles) -> Html:
+def _curves(files: RunData) -> Html:
     if not files.rows:
         return paragraph("metrics.jsonl holds no rows yet.")
     plots = []
@@ -152,7 +152,7 @@ def _curves(files: RunFiles) -> Html:
     return Html(f'{thinned}<div class="plots">{"".join(plots)}</div>')
 
 
-def _decisions(files: RunFiles) -> Html:
+def _decisions(files: RunData) -> Html:
     if not files.decisions:
         return paragraph("None: no alarm was raised and no controller changed a setting.")
     head = ("step", "setting", "before", "after", "because", "limited")
@@ -174,7 +174,7 @@ def _decisions(files: RunFiles) -> Html:
     return Html(more + body)
 
 
-def _distributions(files: RunFiles) -> Html:
+def _distributions(files: RunData) -> Html:
     rows = files.histograms
     if not rows:
         return paragraph("None: histograms.jsonl holds no rows. They are written at evaluations.")
@@ -197,19 +197,19 @@ def _distributions(files: RunFiles) -> Html:
     return Html(note + f'<div class="plots">{"".join(plots)}</div>')
 
 
-def _tokens(files: RunFiles) -> Html:
+def _tokens(files: RunData) -> Html:
     if not files.samples:
         return paragraph("None: samples.jsonl holds no rows (run.samples_kept, at evaluations).")
     return token_view.section(files.samples)
 
 
-def _config(files: RunFiles) -> Html:
+def _config(files: RunData) -> Html:
     if not files.config_text:
         return paragraph("config.toml is missing.")
     return folded("config.toml: every setting, resolved", files.config_text)
 
 
-def _provenance(files: RunFiles) -> Html:
+def _provenance(files: RunData) -> Html:
     if not files.provenance:
         return paragraph("provenance.json is missing.")
     parts = []
@@ -219,7 +219,7 @@ def _provenance(files: RunFiles) -> Html:
     return Html("".join(parts))
 
 
-def _getter(files: RunFiles) -> Any:
+def _getter(files: RunData) -> Any:
     flat = flat_table(files.config)
 
     def get(key: str, default: Any = "") -> Any:

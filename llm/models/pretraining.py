@@ -20,7 +20,7 @@ from llm.runs.signals import Signals, Stopped
 from llm.settings import schema
 from llm.settings.loading import Config, ConfigError, flatten
 from llm.settings.validation import CHARACTER_TASKS
-from llm.tasks.digits import DigitTask
+from llm.tasks.digits import DigitProblems
 from llm.tokenizers.character import CharTokenizer
 
 from .loading import Model, build, seed_of
@@ -148,7 +148,7 @@ def demonstrations(
             f"--task.type {cfg.task.type} has no demonstrations to pretrain a model on: give a "
             f"path to every model, or choose one of {', '.join(CHARACTER_TASKS)}"
         )
-    task = DigitTask(cfg.task)
+    task = DigitProblems(cfg.task)
     prompts = [p for p, _ in task.problems(rng, cfg.pretrain.batch_size)]
     rows = [
         (tokenizer.encode(p), tokenizer.encode(task.demonstration(p, rng, error))) for p in prompts

@@ -28,7 +28,7 @@ _ANCHOR_COPIES = 14.1  # more, of the anchor's KL
 _SAMPLING_COPIES = 6  # of the logits after one token; not fitted
 
 
-class Size(NamedTuple):
+class ModelSize(NamedTuple):
     """A model's parameters: all, those that are trained, and bytes of one."""
 
     total: int
@@ -77,14 +77,14 @@ def shape(part: ModelConfig, config: Any = None, forms: int = 1) -> Model:
         return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
 
 
-def size(model: Model, part: ModelConfig) -> Size:
+def size(model: Model, part: ModelConfig) -> ModelSize:
     total = sum(p.numel() for p in model.parameters())
     if not part.lora_rank:
-        return Size(total, total, _BYTES[part.dtype])
+        return ModelSize(total, total, _BYTES[part.dtype])
     head = model.get_output_embeddings()
     linear = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head]
     adapters = sum(part.lora_rank * (m.in_features + m.out_features) for m in linear)
-    return Size(total, adapters, _BYTES[part.dtype])
+    return ModelSize(total, adapters, _BYTES[part.dtype])
 
 
 def estimate(
@@ -305,7 +305,7 @@ def _kept_width(part: ModelConfig) -> int:
     return 4 if part.lora_rank else _BYTES[part.dtype]  # adapters are float32
 
 
-def _held(size: Size, part: ModelConfig) -> dict[str, int]:
+def _held(size: ModelSize, part: ModelConfig) -> dict[str, int]:
     masters = 4 if _kept_width(part) == 2 else 0
     adapters = 4 * size.trained if part.lora_rank else 0
     return {

@@ -10,7 +10,7 @@ import numpy as np
 
 from . import plots
 from .plots import BLACK, BLUE, GREEN, METHOD_COLOURS, ORANGE, PURPLE, SKY, VERMILION, Panel
-from .run_files import RunFiles
+from .run_files import RunData
 
 PANELS = (
     Panel("Held-out pass rate of the policy", {"pass_rate": ""}, limits=(0, 1)),
@@ -41,7 +41,7 @@ class Group(NamedTuple):
     """Runs that differ by their seed only."""
 
     name: str
-    runs: list[RunFiles]
+    runs: list[RunData]
     colour: str
     line: Any
 
@@ -63,7 +63,7 @@ def looks(methods: Sequence[str]) -> list[tuple[str, Any]]:
     return [(_COLOURS[i % n], _LINES[i // n % len(_LINES)]) for i in range(len(methods))]
 
 
-def band(runs: Sequence[RunFiles], name: str) -> Band | None:
+def band(runs: Sequence[RunData], name: str) -> Band | None:
     """Mean and band of a metric over seeds, at the steps that all of them have."""
     curves = []
     for run in runs:

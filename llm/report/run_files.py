@@ -15,7 +15,7 @@ Row = dict[str, Any]
 FAULTS_NAMED = 3  # of one file
 
 
-class RunFiles(NamedTuple):
+class RunData(NamedTuple):
     """What a run folder holds; what is missing or damaged is empty, and said in `notes`."""
 
     folder: Path
@@ -48,7 +48,7 @@ def write(out: Path, content: str | bytes) -> None:
         raise ConfigError(f"cannot write {out}: {e.strerror}; give another file") from e
 
 
-def read_run(folder: Path) -> RunFiles:
+def read_run(folder: Path) -> RunData:
     """Everything in a run folder.
 
     Raises:
@@ -71,7 +71,7 @@ def read_run(folder: Path) -> RunFiles:
     }
     provenance = _json(folder / "provenance.json", notes)
     summary = _json(folder / "summary.json", [])
-    return RunFiles(
+    return RunData(
         folder,
         config_text,
         config,

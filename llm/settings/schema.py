@@ -11,7 +11,7 @@ from typing import Literal
 
 
 @dataclass(frozen=True)
-class Task:
+class TaskSection:
     """What every task answers; a type declares as fields those that can be chosen."""
 
     scorer: Literal["auto", "exact", "number", "math_verify"] = "auto"
@@ -39,7 +39,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class _Numbers(Task):
+class _Numbers(TaskSection):
     digits_min: int = 8
     """Fewest digits in a prompt; in each number for add and arithmetic."""
     digits_max: int = 8
@@ -54,7 +54,7 @@ class _InCharacters(_Numbers):
 
 
 @dataclass(frozen=True)
-class _InWords(Task):
+class _InWords(TaskSection):
     instruction: str = ""
     """Put after every prompt, on a line of its own."""
     prompt_format: Literal["auto", "chat", "plain"] = "auto"
@@ -212,7 +212,7 @@ class IcePopWeight:
 Weight = UnitWeight | ImportanceWeight | TisWeight | IcePopWeight
 
 
-class Actor:
+class ActorSection:
     """What every actor answers; a type declares as fields those that can be chosen."""
 
     @property
@@ -245,7 +245,7 @@ class _OtherModel(ModelConfig):
 
 
 @dataclass(frozen=True)
-class SeparateActor(_OtherModel, TrainedModelConfig, Actor):
+class SeparateActor(_OtherModel, TrainedModelConfig, ActorSection):
     """Another model, trained by Eq. 6 and 7."""
 
     type: Literal["separate"] = "separate"
@@ -273,7 +273,7 @@ class SeparateActor(_OtherModel, TrainedModelConfig, Actor):
 
 
 @dataclass(frozen=True)
-class FrozenActor(_OtherModel, Actor):
+class FrozenActor(_OtherModel, ActorSection):
     """Another model, not trained."""
 
     type: Literal["frozen"] = "frozen"
@@ -281,7 +281,7 @@ class FrozenActor(_OtherModel, Actor):
 
 
 @dataclass(frozen=True)
-class StaleActor(Actor):
+class StaleActor(ActorSection):
     """The policy of some steps ago."""
 
     type: Literal["stale"] = "stale"
@@ -291,7 +291,7 @@ class StaleActor(Actor):
 
 
 @dataclass(frozen=True)
-class QuantizedActor(Actor):
+class QuantizedActor(ActorSection):
     """The policy's copy in fewer bits."""
 
     type: Literal["quantized"] = "quantized"
@@ -302,7 +302,7 @@ class QuantizedActor(Actor):
 
 
 @dataclass(frozen=True)
-class EarlyExitActor(Actor):
+class EarlyExitActor(ActorSection):
     """The policy's first layers and its head."""
 
     type: Literal["early_exit"] = "early_exit"
@@ -312,7 +312,7 @@ class EarlyExitActor(Actor):
 
 
 @dataclass(frozen=True)
-class NoisyActor(Actor):
+class NoisyActor(ActorSection):
     """The policy's weights with noise."""
 
     type: Literal["noisy"] = "noisy"
@@ -322,7 +322,7 @@ class NoisyActor(Actor):
 
 
 @dataclass(frozen=True)
-class SelfActor(Actor):
+class SelfActor(ActorSection):
     """The policy itself (on-policy)."""
 
     type: Literal["self"] = "self"

@@ -20,7 +20,7 @@ DigitsConfig = schema.DigitTask | schema.AddTask | schema.ArithmeticTask
 _FEW = 2000  # prompts of so short a task are enumerated, to see that some are held out
 
 
-class DigitTask:
+class DigitProblems:
     """A generated task; all its random numbers come from `data.stream`."""
 
     skipped = 0
@@ -93,14 +93,14 @@ class DigitTask:
         return [self._prompt(x) for x in itertools.product(numbers, repeat=self._operands)]
 
 
-def open_digits(cfg: DigitsConfig, tokenizer: Any) -> DigitTask:
+def open_digits(cfg: DigitsConfig, tokenizer: Any) -> DigitProblems:
     """The task, after making sure that drawing can end and that the tokenizer can read it.
 
     Raises:
         ConfigError: hardly any prompts and none of them held out, or none to train on; a prompt
             with characters the tokenizer does not know.
     """
-    task = DigitTask(cfg)
+    task = DigitProblems(cfg)
     prompts = task.all_prompts()
     if prompts is not None and len({is_held_out(p) for p in prompts}) < 2:
         kind = "to train on" if is_held_out(prompts[0]) else "held out"

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
-from paper_figures.experiments.configurations import Run
+from paper_figures.experiments.configurations import RunSpec
 from paper_figures.experiments.run_store import HOME, folder, outcome, resolved
 
 SEEDS_MIN = 3  # below this there is no interval
@@ -35,13 +35,13 @@ class Interval(NamedTuple):
 
 
 @functools.cache
-def rows(run: Run, home: Path = HOME) -> list[dict[str, Any]]:
+def rows(run: RunSpec, home: Path = HOME) -> list[dict[str, Any]]:
     """All rows of a run's metrics.jsonl."""
     text = (folder(run, home) / "metrics.jsonl").read_text(encoding="utf-8")
     return [json.loads(line) for line in text.splitlines()]
 
 
-def curve(run: Run, column: str, home: Path = HOME) -> tuple[np.ndarray, np.ndarray]:
+def curve(run: RunSpec, column: str, home: Path = HOME) -> tuple[np.ndarray, np.ndarray]:
     """Steps at which a column was measured, and its values.
 
     A pass rate measured between the updates of a step stands at a fraction of a step.
@@ -57,12 +57,12 @@ def curve(run: Run, column: str, home: Path = HOME) -> tuple[np.ndarray, np.ndar
     return np.asarray(steps, dtype=float), np.asarray(values, dtype=float)
 
 
-def diverged(run: Run, home: Path = HOME) -> bool:
+def diverged(run: RunSpec, home: Path = HOME) -> bool:
     """Whether an alarm stopped it; in the figures only one on NaN or inf is set."""
     return bool(outcome(run, home)["exit"] != 0)
 
 
-def pass_rates(run: Run, home: Path = HOME) -> tuple[np.ndarray, np.ndarray]:
+def pass_rates(run: RunSpec, home: Path = HOME) -> tuple[np.ndarray, np.ndarray]:
     """The curve that runs are judged by: held-out pass rates, 0 at evaluations never reached.
 
     A run that diverged has no policy at the steps after, and no answer of it counts as right.
@@ -78,42 +78,42 @@ def pass_rates(run: Run, home: Path = HOME) -> tuple[np.ndarray, np.ndarray]:
 
 
 # What a comparison is of: a run -> one number, higher is better unless it says otherwise
-def final(run: Run, home: Path = HOME) -> float:
+def final(run: RunSpec, home: Path = HOME) -> float:
     """Mean held-out pass rate of the last three evaluations; 0 if the run diverged."""
     if diverged(run, home):
         return 0.0
     return float(pass_rates(run, home)[1][-3:].mean())
 
 
-def area(run: Run, home: Path = HOME) -> float:
+def area(run: RunSpec, home: Path = HOME) -> float:
     """Mean height of the curve of held-out pass rates (its area over its length)."""
     steps, values = pass_rates(run, home)
     return float(np.trapezoid(values, steps) / (steps[-1] - steps[0]))
 
 
-def lowest_late(run: Run, home: Path = HOME) -> float:
+def lowest_late(run: RunSpec, home: Path = HOME) -> float:
     """Lowest held-out pass rate after the first third of the steps."""
     steps, values = pass_rates(run, home)
     return float(values[steps >= LATE * steps[-1]].min())
 
 
-def drop(run: Run, home: Path = HOME) -> float:
+def drop(run: RunSpec, home: Path = HOME) -> float:
     """Largest fall of the held-out pass rate below its own earlier best; lower is better."""
     values = pass_rates(run, home)[1]
     return float((np.maximum.accumulate(values) - values).max())
 
 
-def kl_last(run: Run, home: Path = HOME) -> float:
+def kl_last(run: RunSpec, home: Path = HOME) -> float:
     """KL(policy || actor), mean of the last three evaluations, nats per token."""
     return float(curve(run, "kl_policy_actor", home)[1][-3:].mean())
 
 
-def kl_highest(run: Run, home: Path = HOME) -> float:
+def kl_highest(run: RunSpec, home: Path = HOME) -> float:
     """Highest KL(policy || actor) of any evaluation, nats per token."""
     return float(curve(run, "kl_policy_actor", home)[1].max())
 
 
-def lasts(run: Run, home: Path = HOME) -> float:
+def lasts(run: RunSpec, home: Path = HOME) -> float:
     """Last step at which the pass rate was at least LASTING of its best so far; the last step of
     all if it never fell below for good."""
     steps, values = pass_rates(run, home)
@@ -121,12 +121,12 @@ def lasts(run: Run, home: Path = HOME) -> float:
     return float(steps[held[-1]])
 
 
-def seconds_rollout(run: Run, home: Path = HOME) -> float:
+def seconds_rollout(run: RunSpec, home: Path = HOME) -> float:
     """Median over steps of the seconds of sampling; lower is better."""
     return float(np.median(curve(run, "seconds_rollout", home)[1]))
 
 
-def seconds_update(run: Run, home: Path = HOME) -> float:
+def seconds_update(run: RunSpec, home: Path = HOME) -> float:
     """Median over steps of the seconds of all updates; lower is better."""
     return float(np.median(curve(run, "seconds_update", home)[1]))
 
@@ -161,8 +161,8 @@ def student(values: Sequence[float]) -> Interval:
 
 
 def paired(
-    a: Iterable[Run],
-    b: Iterable[Run],
+    a: Iterable[RunSpec],
+    b: Iterable[RunSpec],
     metric: str,
     home: Path = HOME,
     interval: Callable[[Sequence[float]], Interval] = mean,
@@ -189,7 +189,9 @@ def write_csv(path: Path, table: list[dict[str, Any]]) -> None:
         writer.writerows(table)
 
 
-def plotted(runs: Iterable[Run], columns: Sequence[str], home: Path = HOME) -> list[dict[str, Any]]:
+def plotted(
+    runs: Iterable[RunSpec], columns: Sequence[str], home: Path = HOME
+) -> list[dict[str, Any]]:
     """One row for each evaluation of each run, with the run it came from."""
     table = []
     for r in runs:

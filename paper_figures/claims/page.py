@@ -11,7 +11,7 @@ from typing import Any
 from paper_figures import figure as command
 from paper_figures.analysis import run_statistics
 from paper_figures.drawing import plots, style, tables
-from paper_figures.experiments.configurations import Run
+from paper_figures.experiments.configurations import RunSpec
 from paper_figures.experiments.run_lists import Scale
 from paper_figures.experiments.run_store import HOME, code_version
 from paper_figures.experiments.runner import Evaluation
@@ -51,7 +51,7 @@ def kind(judgement: Judgement) -> str:
     return {REPRODUCED: "reproduced", OPEN: "open"}[judgement.verdict]
 
 
-def runs(scale: Scale) -> list[Run]:
+def runs(scale: Scale) -> list[RunSpec]:
     return ledger.runs(ledger.load(), scale)
 
 

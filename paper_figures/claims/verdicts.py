@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from paper_figures.analysis import run_statistics
 from paper_figures.analysis.run_statistics import Interval
 from paper_figures.experiments import run_lists
-from paper_figures.experiments.configurations import Run
+from paper_figures.experiments.configurations import RunSpec
 from paper_figures.experiments.run_lists import Scale
 from paper_figures.experiments.run_store import HOME, folder
 from paper_figures.experiments.runner import Evaluation
@@ -33,7 +33,7 @@ OPEN = "no verdict"  # fewer seeds than an interval needs
 CONTRADICTED = "wholly short of the threshold"
 UNDECIDED = "straddles the threshold"
 
-STUDIES: dict[str, Callable[[Scale], list[Run]]] = {
+STUDIES: dict[str, Callable[[Scale], list[RunSpec]]] = {
     "fig1": run_lists.fig1,
     "own rates": run_lists.own_rates,
     "table1": run_lists.table1,
@@ -145,7 +145,7 @@ def load(file: Path = FILE) -> list[EmpiricalClaim]:
     return claims
 
 
-def side(claim: EmpiricalClaim, which: str, scale: Scale) -> list[Run]:
+def side(claim: EmpiricalClaim, which: str, scale: Scale) -> list[RunSpec]:
     """The runs of one side of a claim, one per seed.
 
     Raises:
@@ -168,7 +168,7 @@ def side(claim: EmpiricalClaim, which: str, scale: Scale) -> list[Run]:
     return chosen
 
 
-def runs(claims: list[EmpiricalClaim], scale: Scale) -> list[Run]:
+def runs(claims: list[EmpiricalClaim], scale: Scale) -> list[RunSpec]:
     """All runs that the claims are judged by."""
     needed = [r for c in claims for s in "ab" if getattr(c, s) for r in side(c, s, scale)]
     needed += [r for c in claims if c.kind == "gain" for r in _of_gain(c, scale)]
@@ -204,7 +204,7 @@ def judge(claim: EmpiricalClaim, scale: Scale, home: Path = HOME) -> Judgement:
     return Judgement(claim, verdict, detail, effect, seeds, _names(own, home), student)
 
 
-def _runs_of(claim: EmpiricalClaim, scale: Scale) -> list[Run]:
+def _runs_of(claim: EmpiricalClaim, scale: Scale) -> list[RunSpec]:
     """All runs that a claim's effect is of; none for kind sweep."""
     if claim.kind == "sweep":
         return []
@@ -233,14 +233,14 @@ def decide(claim: EmpiricalClaim, effect: Interval) -> tuple[str, str]:
     return NOT, UNDECIDED
 
 
-def _measure(claim: EmpiricalClaim, run: Run, home: Path) -> float:
+def _measure(claim: EmpiricalClaim, run: RunSpec, home: Path) -> float:
     at = _SOLVED.fullmatch(claim.metric)
     if at:
         return table1.solved(run, int(at[1]), any_of_four=False, home=home)
     return float(run_statistics.METRICS[claim.metric](run, home))
 
 
-def _compare(claim: EmpiricalClaim, sides: list[list[Run]], home: Path, mean: Mean) -> Interval:
+def _compare(claim: EmpiricalClaim, sides: list[list[RunSpec]], home: Path, mean: Mean) -> Interval:
     """Over seeds: the mean, mean difference or geometric mean ratio of a metric."""
     a, *b = ({r.seed: _measure(claim, r, home) for r in own} for own in sides)
     if not b:
@@ -253,7 +253,7 @@ def _compare(claim: EmpiricalClaim, sides: list[list[Run]], home: Path, mean: Me
     return mean([a[s] - b[0][s] for s in a])
 
 
-def _of_gain(claim: EmpiricalClaim, scale: Scale) -> list[Run]:
+def _of_gain(claim: EmpiricalClaim, scale: Scale) -> list[RunSpec]:
     """The runs of a, and on-policy ones of the same world."""
     base = claim._replace(a={**(claim.a or {}), "method": "on-policy"})
     return side(base, "a", scale) + side(claim, "a", scale)
@@ -274,5 +274,5 @@ def _family(name: str, seed: int) -> list[dict]:
     return sweep.sweep(seed, families=(name,))
 
 
-def _names(own: list[Run], home: Path) -> tuple[str, ...]:
+def _names(own: list[RunSpec], home: Path) -> tuple[str, ...]:
     return tuple(folder(r, home).name for r in own)

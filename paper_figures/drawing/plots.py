@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from paper_figures.analysis import run_statistics
-from paper_figures.experiments.configurations import Run
+from paper_figures.experiments.configurations import RunSpec
 from paper_figures.experiments.run_store import HOME
 
 from . import style
@@ -28,7 +28,12 @@ def plt() -> Any:
 
 
 def seeds_and_mean(
-    ax: Any, runs: Sequence[Run], column: str, per_step: float = 1.0, home: Path = HOME, **look: Any
+    ax: Any,
+    runs: Sequence[RunSpec],
+    column: str,
+    per_step: float = 1.0,
+    home: Path = HOME,
+    **look: Any,
 ) -> None:
     """One method: each seed thin, the mean over seeds bold where all of them were measured.
 
@@ -45,10 +50,10 @@ def seeds_and_mean(
 
 
 def methods(
-    ax: Any, runs: Iterable[Run], column: str, per_step: float = 1.0, home: Path = HOME
+    ax: Any, runs: Iterable[RunSpec], column: str, per_step: float = 1.0, home: Path = HOME
 ) -> None:
     """All methods among the runs, in the order in which they first stand there."""
-    by_method: dict[str, list[Run]] = {}
+    by_method: dict[str, list[RunSpec]] = {}
     for r in runs:
         by_method.setdefault(r.method, []).append(r)
     for name, own in by_method.items():

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 Definition = ast.FunctionDef | ast.ClassDef
 
 
-class Stale(ValueError):
+class StaleName(ValueError):
     """A name that the source does not have, or does not use as said."""
 
 
@@ -39,12 +39,12 @@ def find(name: str, root: Path = ROOT) -> Found:
     Follows a package's `from .module import name`; a class's method is `module.Class.method`.
 
     Raises:
-        Stale: there is none.
+        StaleName: there is none.
     """
     package, *rest = name.split(".")
     file, rest = _file(root, package, rest)
     if not rest:
-        raise Stale(f"{name} is a module; name a function or a class in it")
+        raise StaleName(f"{name} is a module; name a function or a class in it")
     body = _tree(file).body
     for i, part in enumerate(rest):
         defined = {n.name: n for n in body if isinstance(n, Definition)}
@@ -53,7 +53,9 @@ def find(name: str, root: Path = ROOT) -> Found:
             parents = file.parent.relative_to(root).parts
             return find(".".join((*parents, origin, *rest)), root)
         if part not in defined:
-            raise Stale(_missing(name, part, file.relative_to(root), [*defined, *_origins(file)]))
+            raise StaleName(
+                _missing(name, part, file.relative_to(root), [*defined, *_origins(file)])
+            )
         body = defined[part].body
     node = defined[part]
     return Found(node, file.relative_to(root).as_posix(), _takes(node))
@@ -63,7 +65,7 @@ def check_call(name: str, caller: str, root: Path = ROOT) -> None:
     """`name` is called somewhere in `caller`, by its own last part: f(...), module.f(...).
 
     Raises:
-        Stale: it is not.
+        StaleName: it is not.
     """
     place = find(caller, root)
     called = {
@@ -73,7 +75,7 @@ def check_call(name: str, caller: str, root: Path = ROOT) -> None:
     }
     last = name.rsplit(".", 1)[-1]
     if last not in called:
-        raise Stale(f"{caller} ({place.place}) does not call {last}{_hint(last, called)}")
+        raise StaleName(f"{caller} ({place.place}) does not call {last}{_hint(last, called)}")
 
 
 def check_carried(carried: str, targets: list[str], root: Path = ROOT) -> str:
@@ -82,7 +84,7 @@ def check_carried(carried: str, targets: list[str], root: Path = ROOT) -> str:
     Strings count for functions only: a class has its fields.
 
     Raises:
-        Stale: there is none.
+        StaleName: there is none.
     """
     known: set[str] = set()
     for target in targets:
@@ -91,7 +93,7 @@ def check_carried(carried: str, targets: list[str], root: Path = ROOT) -> str:
         if carried in definition.takes | {n.value for n in inside if isinstance(n, ast.Constant)}:
             return target
         known |= definition.takes
-    raise Stale(
+    raise StaleName(
         f"{', '.join(targets)} ({definition.place}) takes no {carried}{_hint(carried, known)}"
     )
 
@@ -100,7 +102,7 @@ def _file(root: Path, package: str, rest: list[str]) -> tuple[Path, list[str]]:
     """The source file of a module, in folders of any depth, and what follows its name."""
     folder, rest = root / package, list(rest)
     if not folder.is_dir():
-        raise Stale(f"there is no package {package}")
+        raise StaleName(f"there is no package {package}")
     while rest and (folder / rest[0]).is_dir():
         folder = folder / rest.pop(0)
     if rest and (module := folder / f"{rest[0]}.py").is_file():
@@ -109,7 +111,7 @@ def _file(root: Path, package: str, rest: list[str]) -> tuple[Path, list[str]]:
     where = folder.relative_to(root)
     if len(rest) > 1 and not (init.is_file() and rest[0] in _origins(init)):
         known = [p.stem for p in folder.glob("*.py")] + [p.name for p in folder.glob("*/")]
-        raise Stale(_missing(".".join((*where.parts, *rest)), rest[0], where, known))
+        raise StaleName(_missing(".".join((*where.parts, *rest)), rest[0], where, known))
     return init, rest
 
 

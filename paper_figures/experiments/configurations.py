@@ -17,7 +17,7 @@ FIGURE_SEEDS = (100, 101, 102, 103, 104)  # of everything that is drawn or judge
 TUNING_SEEDS = (0, 1)  # of the choice of learning rates and caps; never drawn
 
 
-class Run(NamedTuple):
+class RunSpec(NamedTuple):
     """One training run. extra: settings on top of world and method, as sorted pairs."""
 
     world: str
@@ -30,10 +30,10 @@ class Run(NamedTuple):
         return f"{self.world} {self.method}{more} seed {self.seed}"
 
 
-def run(world: str, method: str, seed: int, **extra: Any) -> Run:
+def run(world: str, method: str, seed: int, **extra: Any) -> RunSpec:
     """`run("chain", "tis", 100, optim__policy_lr=1e-4)`: two underscores stand for the dot."""
     pairs = sorted((k.replace("__", "."), v) for k, v in extra.items())
-    return Run(world, method, seed, tuple(pairs))
+    return RunSpec(world, method, seed, tuple(pairs))
 
 
 # The running sums of eight digits; both models pretrained on noisy demonstrations. The pairs of the
@@ -156,7 +156,7 @@ METHODS: dict[str, Settings] = {
 }  # fmt: skip
 
 
-def layers(run: Run) -> list[Settings]:
+def layers(run: RunSpec) -> list[Settings]:
     """What differs from the trainer's defaults, as `llm.settings.resolve` takes it: the world, then
     method, `extra` and seed. Another type in the second starts its section anew.
 

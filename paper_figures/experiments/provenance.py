@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from .configurations import Run
+from .configurations import RunSpec
 from .run_lists import FULL, Scale
 from .run_store import ROOT, code_version
 
@@ -32,7 +32,7 @@ def drawn_by(root: Path = ROOT) -> list[Path]:
     return sorted(p for p in files if p.suffix in _SUFFIXES and out not in p.parents)
 
 
-def note(out: Path, name: str, scale: Scale, runs: Iterable[Run]) -> None:
+def note(out: Path, name: str, scale: Scale, runs: Iterable[RunSpec]) -> None:
     """Write down that a figure was drawn now, from these runs."""
     figures = read(out)
     seeds = sorted({r.seed for r in runs})

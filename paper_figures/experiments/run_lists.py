@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from .configurations import FIGURE_SEEDS, TUNING_SEEDS, WORLDS, Run, run
+from .configurations import FIGURE_SEEDS, TUNING_SEEDS, WORLDS, RunSpec, run
 
 
 class Scale(NamedTuple):
@@ -47,7 +47,9 @@ WITHOUT_KL_STEPS = 120
 LONG_STEPS = 480
 
 
-def group(scale: Scale, world: str, methods: Sequence[str], few: bool, **extra: Any) -> list[Run]:
+def group(
+    scale: Scale, world: str, methods: Sequence[str], few: bool, **extra: Any
+) -> list[RunSpec]:
     """Every method with every seed, shortened where the scale says so."""
     steps = extra.pop("run__steps", WORLDS[world]["run.steps"])
     if scale.length < 1:
@@ -61,7 +63,7 @@ def group(scale: Scale, world: str, methods: Sequence[str], few: bool, **extra: 
     return [run(world, m, s, **extra) for m in methods for s in seeds]
 
 
-def fig1(scale: Scale) -> list[Run]:
+def fig1(scale: Scale) -> list[RunSpec]:
     return group(scale, "chain", HEADLINE, few=False)
 
 
@@ -70,12 +72,12 @@ OWN_RATE = 2e-4
 OWN_RATES = ("none", "tis")
 
 
-def own_rates(scale: Scale) -> list[Run]:
+def own_rates(scale: Scale) -> list[RunSpec]:
     """Methods of Figure 1 at the learning rate that is best for them."""
     return group(scale, "chain", OWN_RATES, few=False, optim__policy_lr=OWN_RATE)
 
 
-def fig4(scale: Scale) -> dict[str, list[Run]]:
+def fig4(scale: Scale) -> dict[str, list[RunSpec]]:
     """By world: three pairs of models, and a task with 2,048 ids."""
     by_world = {"chain": fig1(scale)}
     for world in (*PAIRS, FORMS):
@@ -86,11 +88,11 @@ def fig4(scale: Scale) -> dict[str, list[Run]]:
     return {world: by_world[world] for world in (*PAIRS, FORMS)}
 
 
-def table1(scale: Scale) -> list[Run]:
+def table1(scale: Scale) -> list[RunSpec]:
     return group(scale, "chain lengths", TABLE1, few=True, run__steps=SHORT_STEPS)
 
 
-def stale(scale: Scale, updates: int, methods: Sequence[str]) -> list[Run]:
+def stale(scale: Scale, updates: int, methods: Sequence[str]) -> list[RunSpec]:
     """One rollout batch for so many updates, STALE_UPDATES in all."""
     extra = {
         "rollout.prompts_per_step": STALE_PROMPTS * updates,
@@ -101,15 +103,17 @@ def stale(scale: Scale, updates: int, methods: Sequence[str]) -> list[Run]:
     }
     if updates > 16:
         extra["run.eval_updates"] = 16
-    return [Run("chain", m, s, tuple(sorted(extra.items()))) for m in methods for s in scale.few]
+    return [
+        RunSpec("chain", m, s, tuple(sorted(extra.items()))) for m in methods for s in scale.few
+    ]
 
 
-def fig5(scale: Scale) -> dict[int, list[Run]]:
+def fig5(scale: Scale) -> dict[int, list[RunSpec]]:
     """By staleness: updates per rollout."""
     return {updates: stale(scale, updates, STALE) for updates in STALENESS}
 
 
-def table2(scale: Scale) -> dict[str, list[Run]]:
+def table2(scale: Scale) -> dict[str, list[RunSpec]]:
     """Where rejection should make no difference: the PPO clip kept; a small mismatch."""
     int8 = {
         "rollout__prompts_per_step": 2 * WORLDS["chain"]["rollout.prompts_per_step"],
@@ -123,7 +127,7 @@ def table2(scale: Scale) -> dict[str, list[Run]]:
     }
 
 
-def without_kl(scale: Scale) -> list[Run]:
+def without_kl(scale: Scale) -> list[RunSpec]:
     """The project page's extra: the actor learns by PPO alone; at the rate at which runs break."""
     return group(scale, "chain", WITHOUT_KL, few=True, run__steps=WITHOUT_KL_STEPS, **HOT)
 
@@ -150,10 +154,10 @@ SEVERAL: dict[str, dict[str, Any]] = {
 }
 
 
-def ablation(scale: Scale) -> dict[str, list[Run]]:
+def ablation(scale: Scale) -> dict[str, list[RunSpec]]:
     """By what was changed; "" is Jackpot as it is. A weak actor, so that the weight matters."""
 
-    def some(**extra: Any) -> list[Run]:
+    def some(**extra: Any) -> list[RunSpec]:
         return group(scale, "chain weak", ("jackpot",), few=True, run__steps=SHORT_STEPS, **extra)
 
     single = {"": some()} | {name: some(**extra) for name, extra in ABLATIONS.items()}
@@ -164,7 +168,7 @@ def ablation(scale: Scale) -> dict[str, list[Run]]:
 LONG = ("tis+ppo+kl", "jackpot", "jackpot prefixes")
 
 
-def long_runs(scale: Scale) -> list[Run]:
+def long_runs(scale: Scale) -> list[RunSpec]:
     return group(scale, "chain", LONG, few=True, run__steps=LONG_STEPS, run__eval_every=20)
 
 
@@ -174,7 +178,7 @@ COST = {
 }
 
 
-def cost(scale: Scale) -> dict[str, list[Run]]:
+def cost(scale: Scale) -> dict[str, list[RunSpec]]:
     """By world: one in which decoding dominates, and one in which it does not."""
     return {w: group(scale, w, own, few=w != "chain") for w, own in COST.items()}
 
@@ -187,7 +191,7 @@ TUNED = ("on-policy", "none", "kl", "tis", "tis+kl", "tis+ppo+kl", "jackpot", "j
 ACTOR_FIXED = ("on-policy", "none", "tis")  # methods without a learning rate of the actor
 
 
-def rate_sweep(world: str, methods: Sequence[str]) -> list[Run]:
+def rate_sweep(world: str, methods: Sequence[str]) -> list[RunSpec]:
     """Every method at every pair of learning rates."""
     runs = []
     for policy_lr, actor_lr in RATES:
@@ -199,7 +203,7 @@ def rate_sweep(world: str, methods: Sequence[str]) -> list[Run]:
     return runs
 
 
-def tuning() -> list[Run]:
+def tuning() -> list[RunSpec]:
     return rate_sweep("chain", TUNED)
 
 
@@ -213,7 +217,7 @@ CAPS: dict[str, tuple[str, tuple[float, ...]]] = {
 }
 
 
-def cap_tuning() -> dict[str, list[Run]]:
+def cap_tuning() -> dict[str, list[RunSpec]]:
     """By method and cap."""
     return {
         f"{method}, {cap:g}": [run("chain", method, s, **{name: cap}) for s in TUNING_SEEDS]
@@ -222,7 +226,7 @@ def cap_tuning() -> dict[str, list[Run]]:
     }
 
 
-def stale_tuning() -> dict[float, list[Run]]:
+def stale_tuning() -> dict[float, list[RunSpec]]:
     """By learning rate: the methods of Figure 5 at 64 updates per rollout."""
     by_rate = {}
     for rate, _ in RATES:
@@ -237,7 +241,7 @@ def stale_tuning() -> dict[float, list[Run]]:
 LONG_TUNED = ("on-policy", "tis+ppo+kl", "jackpot", "jackpot prefixes")
 
 
-def long_tuning() -> list[Run]:
+def long_tuning() -> list[RunSpec]:
     """The same sweep where decoding dominates."""
     return rate_sweep("chain long", LONG_TUNED)
 
@@ -279,14 +283,14 @@ CANDIDATE_SEEDS = (0, 1, 2, 3)
 JUDGED_SEEDS = tuple(range(100, 108))
 
 
-def candidates(seeds: Sequence[int] = CANDIDATE_SEEDS) -> dict[str, list[Run]]:
+def candidates(seeds: Sequence[int] = CANDIDATE_SEEDS) -> dict[str, list[RunSpec]]:
     return {
         name: [run("chain", method, s, **HOT, **extra, run__steps=HOT_STEPS) for s in seeds]
         for name, (method, extra) in CANDIDATES.items()
     }
 
 
-def hot_on_policy(seeds: Sequence[int]) -> list[Run]:
+def hot_on_policy(seeds: Sequence[int]) -> list[RunSpec]:
     """That the rate is not too hot in itself."""
     rate = HOT["optim__policy_lr"]
     return [
@@ -299,7 +303,7 @@ BASE = "TIS + the same actor losses"
 SHOWN = (BASE, "only KL", "TIS + KL", "TIS on prefixes, KL alone", CHOSEN)
 
 
-def steadier(scale: Scale) -> dict[str, list[Run]]:
+def steadier(scale: Scale) -> dict[str, list[RunSpec]]:
     """What is judged: the chosen setting, what it must beat, and what tells its parts apart."""
     if scale.length == 1:
         judged = {name: own for name, own in candidates(JUDGED_SEEDS).items() if name in SHOWN}

@@ -18,7 +18,7 @@ from typing import Any
 
 from llm.settings.loading import Config, flatten, resolve
 
-from .configurations import Run, layers
+from .configurations import RunSpec, layers
 
 ROOT = Path(__file__).resolve().parents[2]
 HOME = Path(os.environ.get("JACKPOT_FIGURE_RUNS", ROOT / "runs" / "paper")).absolute()
@@ -32,7 +32,7 @@ _LIBRARIES = ("torch", "transformers", "numpy")
 _PLACES = {"run.folder", "pretrain.folder"}  # where things lie changes no number
 
 
-def resolved(run: Run, home: Path = HOME) -> Config:
+def resolved(run: RunSpec, home: Path = HOME) -> Config:
     """The whole configuration of a run, its folder included.
 
     Raises:
@@ -57,12 +57,12 @@ def _resolved(*wanted: Mapping[str, Any]) -> Config:
     return _configurations[text]
 
 
-def flat(run: Run, home: Path = HOME) -> dict[str, Any]:
+def flat(run: RunSpec, home: Path = HOME) -> dict[str, Any]:
     """The same as {'section.name': value}."""
     return flatten(resolved(run, home))
 
 
-def folder(run: Run, home: Path = HOME) -> Path:
+def folder(run: RunSpec, home: Path = HOME) -> Path:
     return Path(resolved(run, home).run.folder)
 
 
@@ -73,12 +73,12 @@ def key(cfg: Config) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def finished(run: Run, home: Path = HOME) -> bool:
+def finished(run: RunSpec, home: Path = HOME) -> bool:
     """Whether it ran to its end, or diverged: both are results."""
     return (folder(run, home) / "outcome.json").exists()
 
 
-def outcome(run: Run, home: Path = HOME) -> dict[str, Any]:
+def outcome(run: RunSpec, home: Path = HOME) -> dict[str, Any]:
     """How it ended: `exit` (0, or 3 where it diverged), `message`, `seconds`, `code`."""
     return dict(json.loads((folder(run, home) / "outcome.json").read_text()))
 

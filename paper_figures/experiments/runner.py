@@ -15,7 +15,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .configurations import Run
+from .configurations import RunSpec
 from .run_store import HOME, code_version, finished, folder, resolved
 
 _DIVERGED, _INTERRUPTED = 3, (130, 143)
@@ -25,7 +25,7 @@ _WATCH_SECONDS, _SAVING_SECONDS = 2, 20  # of a worker whose parent is gone
 class Evaluation(NamedTuple):
     """mean@k and pass@k of a finished run's last checkpoint. flags: settings of `llm eval`."""
 
-    run: Run
+    run: RunSpec
     flags: tuple[str, ...]
     prompts: int = 128
     samples: int = 4
@@ -35,7 +35,7 @@ class Failed(RuntimeError):
     """A run ended in a way that is no result, or the work was interrupted."""
 
 
-def train(runs: Iterable[Run], workers: int, home: Path = HOME) -> None:
+def train(runs: Iterable[RunSpec], workers: int, home: Path = HOME) -> None:
     """Bring every run to its end.
 
     Raises:
@@ -143,7 +143,7 @@ def _end_with(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _train_one(run: Run, home: Path) -> tuple[str, float, bool]:
+def _train_one(run: RunSpec, home: Path) -> tuple[str, float, bool]:
     """(what to say of it, seconds, whether it failed). What it prints goes to its log.txt."""
     from llm.commands import train as train_command
     from llm.runs import run_folder

@@ -8,7 +8,7 @@ from paper_figures import figure
 from paper_figures.analysis import run_statistics
 from paper_figures.drawing import plots, style
 from paper_figures.experiments import run_lists
-from paper_figures.experiments.configurations import Run
+from paper_figures.experiments.configurations import RunSpec
 from paper_figures.experiments.run_lists import Scale
 from paper_figures.experiments.run_store import folder
 from paper_figures.figures import fig1
@@ -19,7 +19,7 @@ METRICS = {
 }
 
 
-def ablation_runs(scale: Scale) -> list[Run]:
+def ablation_runs(scale: Scale) -> list[RunSpec]:
     return [r for own in run_lists.ablation(scale).values() for r in own]
 
 
@@ -91,7 +91,7 @@ def without_figure(scale: Scale, out: Path) -> str:
 
 
 def _two_panels(
-    own: list[Run], out: Path, name: str, title: str, paper: tuple[float, float] | None = None
+    own: list[RunSpec], out: Path, name: str, title: str, paper: tuple[float, float] | None = None
 ) -> str:
     """Pass rate and KL against step; paper: steps that the paper speaks of, in grey."""
     plt = plots.plt()
@@ -112,7 +112,7 @@ def _two_panels(
     return fig1.table(own)
 
 
-def _kept(own: list[Run]) -> str:
+def _kept(own: list[RunSpec]) -> str:
     """How long each method's runs kept LASTING of their best, and how far they fell below it."""
     lines = [f"{'':38}{'last step at 80 % of its best':>34}{'largest fall below it':>26}"]
     for name in dict.fromkeys(r.method for r in own):

@@ -18,7 +18,7 @@ from paper_figures.analysis import run_statistics
 from paper_figures.analysis.run_statistics import Interval
 from paper_figures.drawing import plots, style
 from paper_figures.experiments import run_lists
-from paper_figures.experiments.configurations import WORLDS, Run
+from paper_figures.experiments.configurations import WORLDS, RunSpec
 from paper_figures.experiments.run_lists import Scale
 from paper_figures.experiments.run_store import HOME, flat, folder
 
@@ -29,7 +29,7 @@ TITLES = {
 }
 
 
-def weights(run: Run, role: str, home: Path = HOME) -> int:
+def weights(run: RunSpec, role: str, home: Path = HOME) -> int:
     """Weights of a model that every token is multiplied with: all matrices, the head once."""
     file = sorted(folder(run, home).glob(f"checkpoints/step_*/{role}.safetensors"))[-1]
     with file.open("rb") as data:
@@ -41,7 +41,7 @@ def weights(run: Run, role: str, home: Path = HOME) -> int:
     )
 
 
-def spent(run: Run, unit: str, home: Path = HOME) -> tuple[np.ndarray, np.ndarray]:
+def spent(run: RunSpec, unit: str, home: Path = HOME) -> tuple[np.ndarray, np.ndarray]:
     """At each evaluation: seconds or FLOPs spent before it, and the pass rate."""
     wanted, total, points = flat(run, home), 0.0, []
     alone, counted = "on-policy" in run.method, unit == "FLOPs"
@@ -65,7 +65,7 @@ def spent(run: Run, unit: str, home: Path = HOME) -> tuple[np.ndarray, np.ndarra
     return x, y
 
 
-def reached(run: Run, level: float, unit: str, home: Path = HOME) -> float:
+def reached(run: RunSpec, level: float, unit: str, home: Path = HOME) -> float:
     """What was spent when the pass rate first came to a level, between evaluations by a straight
     line; inf if it never did."""
     x, y = spent(run, unit, home)
@@ -79,7 +79,7 @@ def reached(run: Run, level: float, unit: str, home: Path = HOME) -> float:
 
 
 def gain(
-    own: Sequence[Run],
+    own: Sequence[RunSpec],
     method: str,
     share: float,
     unit: str,
@@ -105,7 +105,7 @@ def gain(
     return Interval(*(math.exp(x) for x in mean(log_gains)))
 
 
-def runs(scale: Scale) -> list[Run]:
+def runs(scale: Scale) -> list[RunSpec]:
     return [r for own in run_lists.cost(scale).values() for r in own]
 
 

@@ -12,14 +12,14 @@ from paper_figures.analysis import run_statistics
 from paper_figures.analysis.run_statistics import Interval
 from paper_figures.drawing import plots, style
 from paper_figures.experiments import run_lists
-from paper_figures.experiments.configurations import Run
+from paper_figures.experiments.configurations import RunSpec
 from paper_figures.experiments.run_lists import Scale
 from paper_figures.figures import fig1
 
 METRICS = ("lowest_late", "drop", "final", "area")
 
 
-def runs(scale: Scale) -> list[Run]:
+def runs(scale: Scale) -> list[RunSpec]:
     return [r for own in run_lists.steadier(scale).values() for r in own]
 
 

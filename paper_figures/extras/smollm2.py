@@ -7,7 +7,7 @@ from pathlib import Path
 from paper_figures import figure as command
 from paper_figures.analysis import run_statistics
 from paper_figures.drawing import plots, style
-from paper_figures.experiments.configurations import SMOLLM2, Run, run
+from paper_figures.experiments.configurations import SMOLLM2, RunSpec, run
 from paper_figures.experiments.run_lists import Scale
 from paper_figures.experiments.run_store import ROOT
 
@@ -15,7 +15,7 @@ MODEL = ROOT / "runs" / "smollm2" / "model"
 MISSING = "SmolLM2 is not here, so its figure was left out; get it by python -m llm fetch smollm2\n"
 
 
-def runs(scale: Scale) -> list[Run]:
+def runs(scale: Scale) -> list[RunSpec]:
     """One run of one seed, and none at a scale of less than all or without the model."""
     return [run(SMOLLM2, "jackpot", scale.seeds[0])] if scale.length == 1 and MODEL.is_dir() else []
 

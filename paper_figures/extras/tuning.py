@@ -15,7 +15,7 @@ from pathlib import Path
 
 from paper_figures.analysis import run_statistics
 from paper_figures.experiments import run_lists, runner
-from paper_figures.experiments.configurations import Run
+from paper_figures.experiments.configurations import RunSpec
 from paper_figures.experiments.run_store import folder
 
 DATA = Path(__file__).parents[1] / "data"
@@ -49,9 +49,9 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def by_rate(runs: Sequence[Run]) -> dict[str, list[Run]]:
+def by_rate(runs: Sequence[RunSpec]) -> dict[str, list[RunSpec]]:
     """Runs by method and learning rate of the policy."""
-    groups: dict[str, list[Run]] = {}
+    groups: dict[str, list[RunSpec]] = {}
     for r in runs:
         groups.setdefault(f"{r.method}, {dict(r.extra)['optim.policy_lr']:g}", []).append(r)
     return groups
@@ -66,13 +66,13 @@ SWEEPS = {
 }
 
 
-def row(name: str, r: Run) -> dict:
+def row(name: str, r: RunSpec) -> dict:
     extra = " ".join(f"{k}={v}" for k, v in r.extra)
     values = {m: run_statistics.METRICS[m](r) for m in METRICS}
     return {"run": folder(r).name, "name": name, "seed": r.seed, "extra": extra, **values}
 
 
-def table(by_name: Mapping[str, Sequence[Run]]) -> str:
+def table(by_name: Mapping[str, Sequence[RunSpec]]) -> str:
     """Means over the seeds."""
     lines = [f"{'':42}" + "".join(f"{m:>12}" for m in METRICS)]
     for name, runs in by_name.items():

@@ -11,7 +11,7 @@ from paper_figures import figure as command
 from paper_figures.analysis import run_statistics
 from paper_figures.drawing import plots, style
 from paper_figures.experiments import run_lists
-from paper_figures.experiments.configurations import WORLDS, Run
+from paper_figures.experiments.configurations import WORLDS, RunSpec
 from paper_figures.experiments.run_lists import Scale
 from paper_figures.paths import HERE
 
@@ -19,7 +19,7 @@ RATES = HERE / "data" / "tuning_rates.csv"  # by `tune rates`
 COLUMNS = ("pass_rate", "pass_rate_actor", "kl_policy_actor", "kl_actor_policy")
 
 
-def runs(scale: Scale) -> list[Run]:
+def runs(scale: Scale) -> list[RunSpec]:
     return run_lists.fig1(scale) + run_lists.own_rates(scale)
 
 
@@ -69,7 +69,7 @@ def _own_rates(scale: Scale) -> str:
     return head + table(run_lists.own_rates(scale))
 
 
-def table(own: Sequence[Run]) -> str:
+def table(own: Sequence[RunSpec]) -> str:
     """Methods and what their runs came to, mean and 95 % interval over seeds."""
     names = list(dict.fromkeys(r.method for r in own))
     seeds = len({r.seed for r in own})

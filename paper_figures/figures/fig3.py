@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
 
 from paper_figures.drawing import style
-from paper_figures.drawing.source_names import ROOT, Stale, check_call, check_carried, find
+from paper_figures.drawing.source_names import ROOT, StaleName, check_call, check_carried, find
 from paper_figures.paths import OUT, out_dir
 
 HEIGHT = 4.02  # inches
@@ -195,7 +195,7 @@ def verify(root: Path = ROOT) -> list[dict[str, str]]:
     """Every name, call and arrow, looked up in the source under `root`: the rows of fig3.csv.
 
     Raises:
-        Stale: one that the source does not have.
+        StaleName: one that the source does not have.
     """
     rows = []
     for key, node in NODES.items():
@@ -302,7 +302,7 @@ def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     try:
         rows = verify()
-    except Stale as error:
+    except StaleName as error:
         sys.stderr.write(
             f"error: figure 3 names what the code does not have: {error}. Correct NODES and EDGES "
             "in paper_figures/figures/fig3.py\n"

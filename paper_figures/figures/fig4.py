@@ -8,7 +8,7 @@ from paper_figures import figure as command
 from paper_figures.analysis import run_statistics
 from paper_figures.drawing import plots, style
 from paper_figures.experiments import run_lists
-from paper_figures.experiments.configurations import WORLDS, Run
+from paper_figures.experiments.configurations import WORLDS, RunSpec
 from paper_figures.experiments.run_lists import Scale
 
 from . import fig1
@@ -21,7 +21,7 @@ TITLES = {
 }
 
 
-def runs(scale: Scale) -> list[Run]:
+def runs(scale: Scale) -> list[RunSpec]:
     return [r for own in run_lists.fig4(scale).values() for r in own]
 
 

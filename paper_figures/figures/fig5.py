@@ -8,17 +8,17 @@ from paper_figures import figure as command
 from paper_figures.analysis import run_statistics
 from paper_figures.drawing import plots, style
 from paper_figures.experiments import run_lists
-from paper_figures.experiments.configurations import Run
+from paper_figures.experiments.configurations import RunSpec
 from paper_figures.experiments.run_lists import Scale
 from paper_figures.experiments.run_store import folder
 
 
-def runs(scale: Scale) -> list[Run]:
+def runs(scale: Scale) -> list[RunSpec]:
     own = run_lists.fig5(scale)
     return [r for n, clipped in own.items() for r in (*clipped, *on_policy(scale, n))]
 
 
-def on_policy(scale: Scale, staleness: int) -> list[Run]:
+def on_policy(scale: Scale, staleness: int) -> list[RunSpec]:
     """One update per rollout, and as many of them as the runs of a staleness have."""
     extra = {"rollout__prompts_per_step": run_lists.STALE_PROMPTS}
     steps = run_lists.STALE_UPDATES[staleness]
@@ -45,7 +45,7 @@ def figure(scale: Scale, out: Path) -> str:
     return table(scale)
 
 
-def plotted(own: list[Run]) -> list[dict]:
+def plotted(own: list[RunSpec]) -> list[dict]:
     """One row for each point, those between the updates of a step too."""
     rows = []
     for r in own:

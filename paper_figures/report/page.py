@@ -19,7 +19,7 @@ from paper_figures.experiments.run_lists import FULL, Scale
 from paper_figures.experiments.run_store import code_version
 from paper_figures.figure import Figure
 from sim.report import html
-from sim.report.html import Html
+from sim.report.html import Markup
 
 from . import contents
 
@@ -60,7 +60,7 @@ def pictures(name: str, out: Path) -> list[Path]:
     return [p for p in (out / f"{name}.png", *sorted(out.glob(f"{name}_*.png"))) if p.exists()]
 
 
-def section(figure: Figure, out: Path) -> Html | None:
+def section(figure: Figure, out: Path) -> Markup | None:
     """What a figure left in the folder; None if that is nothing, or not of the present code."""
     shown = pictures(figure.name, out)
     if provenance.fresh(out, figure.name) or not shown:
@@ -73,15 +73,15 @@ def section(figure: Figure, out: Path) -> Html | None:
         parts.append(claims(out / "claims.json"))
     elif (out / f"{figure.name}.md").exists():
         parts.append(table((out / f"{figure.name}.md").read_text(encoding="utf-8")))
-        return Html("\n".join(parts))
+        return Markup("\n".join(parts))
     parts += [html.picture(p, f"{heading(figure)}: {words}") for p in shown]
     numbers = out / f"{figure.name}.txt"
     if figure.name != "claims" and numbers.exists() and numbers.stat().st_size:
         parts.append(f"<pre>{html.text(numbers.read_text(encoding='utf-8'))}</pre>")
-    return Html("\n".join(parts))
+    return Markup("\n".join(parts))
 
 
-def table(markdown: str) -> Html:
+def table(markdown: str) -> Markup:
     """A table of ours, its cells' second lines small."""
     parsed = tables.read_markdown(markdown)
     classes = ["nowrap", *["number"] * (len(parsed.head) - 1)]
@@ -90,21 +90,21 @@ def table(markdown: str) -> Html:
     for row in parsed.rows:
         if len(row) == 1:
             rows.append(
-                [Html(f'<strong class="part">{html.text(row[0])}</strong>'), *[""] * (width - 1)]
+                [Markup(f'<strong class="part">{html.text(row[0])}</strong>'), *[""] * (width - 1)]
             )
         else:
             rows.append([lines(c) for c in row])
     notes = "".join(f"<p><small>{html.text(n)}</small></p>" for n in parsed.notes)
-    head = [Html("<br>".join(html.text(x) for x in h.split("\n"))) for h in parsed.head]
-    return Html(html.table(head, rows, classes, about(parsed.title)) + notes)
+    head = [Markup("<br>".join(html.text(x) for x in h.split("\n"))) for h in parsed.head]
+    return Markup(html.table(head, rows, classes, about(parsed.title)) + notes)
 
 
-def lines(cell: str) -> Html:
+def lines(cell: str) -> Markup:
     first, *rest = cell.split("\n")
-    return Html(html.text(first) + "".join(f"<br><small>{html.text(x)}</small>" for x in rest))
+    return Markup(html.text(first) + "".join(f"<br><small>{html.text(x)}</small>" for x in rest))
 
 
-def claims(file: Path) -> Html:
+def claims(file: Path) -> Markup:
     """The ledger, one row per claim."""
     whole = json.loads(file.read_text(encoding="utf-8"))
     rows = []
@@ -112,13 +112,13 @@ def claims(file: Path) -> Html:
         contradicted = c["detail"] == verdicts.CONTRADICTED
         look = "bad" if contradicted else BADGES.get(c["verdict"], "absent")
         badge = html.badge(look, c["verdict"])
-        name = Html(
+        name = Markup(
             f"<code>{html.text(c['id'])}</code><br><small>{html.text(c['section'])}</small>"
         )
         test = lines("\n".join(x for x in (c["test"], c["wanted"]) if x))
         seen = c["changed after a first look"]
         words = "; ".join(x for x in (c["detail"], seen and f"after a first look: {seen}") if x)
-        detail = Html(f"{badge}<br><small>{html.text(words)}</small>")
+        detail = Markup(f"{badge}<br><small>{html.text(words)}</small>")
         value, seeds = "", ""
         if c["value"] is not None:
             value = f"{c['value']:.3f}\n[{c['low']:.3f}, {c['high']:.3f}]"
@@ -130,7 +130,7 @@ def claims(file: Path) -> Html:
         rows.append((name, detail, c["paper"], test, lines(value), seeds, runs))
     head = ("claim", "verdict", "the paper says", "test, wanted", "found", "seeds", "runs")
     classes = ("claim", "worst", "worst", "worst", "number", "number", "nowrap")
-    return Html(
+    return Markup(
         f"<p>{html.text(whole['summary'])}. {html.text(whole['student'])}.</p>"
         + html.table(head, rows, classes)
     )
@@ -138,7 +138,7 @@ def claims(file: Path) -> Html:
 
 def page(scale: Scale, out: Path) -> str:
     """The whole document, of what the folder holds."""
-    sections: list[tuple[str, str, Html]] = []
+    sections: list[tuple[str, str, Markup]] = []
     missing: list[Sequence[Any]] = []
     quick = " --quick" if scale.length < FULL.length else ""
     where = "" if out == paths.OUT else f" --out {out}"
@@ -148,7 +148,7 @@ def page(scale: Scale, out: Path) -> str:
             if content is None:
                 command_line = f"python -m paper_figures {name}{quick}{where}"
                 why = provenance.fresh(out, figure.name) or "left out by the command"
-                missing.append((heading(figure), why, Html(f"<code>{command_line}</code>")))
+                missing.append((heading(figure), why, Markup(f"<code>{command_line}</code>")))
             else:
                 sections.append((figure.name, heading(figure), content))
     sections.sort(key=lambda s: s[0] != "claims")  # what was judged comes first
@@ -161,7 +161,7 @@ def page(scale: Scale, out: Path) -> str:
         "seeds": f"{', '.join(map(str, FULL.seeds))}, where a section names no others",
         "libraries": ", ".join(f"{x} {importlib.metadata.version(x)}" for x in libraries),
     }
-    return html.page(TITLE, Html(f"<p>{html.text(LEAD)}</p>"), facts, sections, STYLE)
+    return html.page(TITLE, Markup(f"<p>{html.text(LEAD)}</p>"), facts, sections, STYLE)
 
 
 def write(scale: Scale, out: Path) -> str:

@@ -13,7 +13,7 @@ from paper_figures import figure as command
 from paper_figures.analysis import run_statistics
 from paper_figures.drawing import style, tables
 from paper_figures.experiments import run_lists, runner
-from paper_figures.experiments.configurations import Run
+from paper_figures.experiments.configurations import RunSpec
 from paper_figures.experiments.run_lists import Scale
 from paper_figures.experiments.run_store import HOME, folder
 
@@ -33,11 +33,11 @@ PAPER_METRICS = (
 )
 
 
-def runs(scale: Scale) -> list[Run]:
+def runs(scale: Scale) -> list[RunSpec]:
     return run_lists.table1(scale)
 
 
-def evaluation(run: Run, digits: int) -> runner.Evaluation:
+def evaluation(run: RunSpec, digits: int) -> runner.Evaluation:
     """A run's final policy on held-out problems of so many digits."""
     least, most = "--task.digits_min", "--task.digits_max"
     return runner.Evaluation(run, (least, str(digits), most, str(digits)))
@@ -49,7 +49,7 @@ def evaluations(scale: Scale, home: Path = HOME) -> list[runner.Evaluation]:
     return [evaluation(r, t) for r in own for t in run_lists.LENGTHS]
 
 
-def solved(run: Run, digits: int, any_of_four: bool, home: Path = HOME) -> float:
+def solved(run: RunSpec, digits: int, any_of_four: bool, home: Path = HOME) -> float:
     """mean@4, or pass@4, on problems of so many digits; 0 if the run diverged.
 
     Raises:

@@ -11,7 +11,7 @@ from paper_figures import figure as command
 from paper_figures.analysis import run_statistics
 from paper_figures.drawing import style, tables
 from paper_figures.experiments import run_lists
-from paper_figures.experiments.configurations import Run
+from paper_figures.experiments.configurations import RunSpec
 from paper_figures.experiments.run_lists import Scale
 from paper_figures.experiments.run_store import HOME, folder
 
@@ -40,11 +40,11 @@ PAPER_METRICS = (
 )
 
 
-def runs(scale: Scale) -> list[Run]:
+def runs(scale: Scale) -> list[RunSpec]:
     return [r for own in run_lists.table2(scale).values() for r in own]
 
 
-def column_mean(run: Run, column: str, home: Path = HOME) -> float:
+def column_mean(run: RunSpec, column: str, home: Path = HOME) -> float:
     """Mean over the steps of a metric of the updates."""
     return float(np.mean(run_statistics.curve(run, column, home)[1]))
 

@@ -9,7 +9,7 @@ from paper_figures import figure as command
 from paper_figures.analysis import run_statistics
 from paper_figures.drawing import style, tables
 from paper_figures.experiments import run_lists
-from paper_figures.experiments.configurations import Run
+from paper_figures.experiments.configurations import RunSpec
 from paper_figures.experiments.run_lists import Scale
 from paper_figures.experiments.run_store import HOME, folder
 from paper_figures.figures import fig5
@@ -33,7 +33,7 @@ PAPER_METRICS = (
 OURS = ("final", "area", "lowest_late")
 
 
-def groups(scale: Scale) -> dict[int, list[Run]]:
+def groups(scale: Scale) -> dict[int, list[RunSpec]]:
     """Runs by updates per rollout batch; 1: on-policy."""
     return {1: fig5.on_policy(scale, max(run_lists.STALENESS)), **run_lists.fig5(scale)}
 

@@ -1,6 +1,6 @@
 """The HTML of `python -m sim report`: one file that holds everything it shows.
 
-Text is escaped wherever it enters; only `Html` made here is taken as it is.
+Text is escaped wherever it enters; only `Markup` made here is taken as it is.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from sim.claims.registry import CORRECTED, FAILS, HOLDS
 
 
-class Html(str):
+class Markup(str):
     """Text that is HTML already."""
 
 
@@ -80,14 +80,14 @@ dt { color: var(--quiet); } dd { margin: 0; overflow-wrap: anywhere; }
 """
 
 
-def text(value: Any) -> Html:
-    """Anything as HTML text: escaped, unless it is Html."""
-    return value if isinstance(value, Html) else Html(html.escape(str(value)))
+def text(value: Any) -> Markup:
+    """Anything as HTML text: escaped, unless it is Markup."""
+    return value if isinstance(value, Markup) else Markup(html.escape(str(value)))
 
 
-def badge(kind: str, words: str) -> Html:
+def badge(kind: str, words: str) -> Markup:
     """A word on a coloured ground."""
-    return Html(f'<span class="word {text(kind)}">{text(words)}</span>')
+    return Markup(f'<span class="word {text(kind)}">{text(words)}</span>')
 
 
 def table(
@@ -95,7 +95,7 @@ def table(
     rows: Iterable[Sequence[Any]],
     classes: Sequence[str] = (),
     caption: str = "",
-) -> Html:
+) -> Markup:
     """A table that scrolls sideways; `classes` holds one CSS class per column, or nothing."""
     marks = [f' class="{text(c)}"' if c else "" for c in classes] or [""] * len(head)
 
@@ -105,32 +105,32 @@ def table(
 
     body = "\n".join(line("td", row) for row in rows)
     title = f"<caption>{text(caption)}</caption>" if caption else ""
-    return Html(
+    return Markup(
         f'<div class="scroll" tabindex="0"><table>{title}<thead>{line("th", head)}</thead>\n'
         f"<tbody>{body}</tbody></table></div>"
     )
 
 
-def numbers(columns: Sequence[str], rows: Iterable[Sequence[Any]], caption: str = "") -> Html:
+def numbers(columns: Sequence[str], rows: Iterable[Sequence[Any]], caption: str = "") -> Markup:
     """A table whose first column is words and all others numbers."""
     return table(columns, rows, ["nowrap"] + ["number"] * (len(columns) - 1), caption)
 
 
-def picture(path: Path, caption: str) -> Html:
+def picture(path: Path, caption: str) -> Markup:
     """A PNG, inside the page."""
     data = base64.b64encode(path.read_bytes()).decode("ascii")
-    return Html(
+    return Markup(
         f'<figure><img alt="{text(caption)}" src="data:image/png;base64,{data}">'
         f"<figcaption>{text(caption)}</figcaption></figure>"
     )
 
 
-def folded(title: str, content: str) -> Html:
+def folded(title: str, content: str) -> Markup:
     """Preformatted text behind a title that opens it."""
-    return Html(f"<details><summary>{text(title)}</summary><pre>{text(content)}</pre></details>")
+    return Markup(f"<details><summary>{text(title)}</summary><pre>{text(content)}</pre></details>")
 
 
-def ledger_table(claims: Sequence[dict[str, Any]]) -> Html:
+def ledger_table(claims: Sequence[dict[str, Any]]) -> Markup:
     """The claims as `sim.ledger` writes them to JSON, one row each."""
     head = ("claim", "verdict", "statement", "cases", "largest violation", "worst case")
     classes = ("claim", "nowrap", "statement", "number", "number", "worst")
@@ -149,7 +149,7 @@ def _claim(c: dict[str, Any]) -> tuple:
         violation = "equality, not <"
     lines = "\n".join(f"{k} = {_value(v)}" for k, v in c["worst_case"].items())
     id, source = text(c["id"]), text(c["source"])
-    name = Html(f'<code id="claim-{id}">{id}</code><br><small>{source}</small>')
+    name = Markup(f'<code id="claim-{id}">{id}</code><br><small>{source}</small>')
     worst = folded("show", lines) if lines else "none"
     return name, badge(*shown), c["statement"], c["cases"], violation, worst
 
@@ -161,9 +161,9 @@ def _value(value: Any) -> str:
 
 
 def page(
-    title: str, lead: Html, facts: dict[str, str], sections: Sequence[tuple], style: str = ""
+    title: str, lead: Markup, facts: dict[str, str], sections: Sequence[tuple], style: str = ""
 ) -> str:
-    """The whole document; a section is (anchor, heading, content as Html), `style` more CSS."""
+    """The whole document; a section is (anchor, heading, content as Markup), `style` more CSS."""
     links = "".join(f'<a href="#{text(a)}">{text(h)}</a>' for a, h, _ in sections)
     items = "".join(f"<dt>{text(k)}</dt><dd>{text(v)}</dd>" for k, v in facts.items())
     body = "\n".join(

@@ -18,7 +18,7 @@ from pathlib import Path
 from sim.arguments import output_file, seed
 
 from . import html
-from .html import Html
+from .html import Markup
 from .sections import Part
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,7 +34,7 @@ class Outcome:
     command: str
     failure: str
     seconds: float
-    content: Html
+    content: Markup
 
 
 def main(argv: list[str]) -> int:
@@ -115,7 +115,7 @@ def run(part: Part, args: argparse.Namespace) -> Outcome:
     command = [part.name, *part.options(args)]
     output, errors = io.StringIO(), Tee(sys.stderr)
     started = time.perf_counter()
-    content = Html("")
+    content = Markup("")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
@@ -127,9 +127,9 @@ def run(part: Part, args: argparse.Namespace) -> Outcome:
             failure = failure or f"its files cannot be shown: {type(error).__name__}: {error}"
     if failure:
         last = "\n".join(errors.getvalue().strip().splitlines()[-20:])
-        content = Html(content + html.folded("the last lines on stderr", last or "none"))
+        content = Markup(content + html.folded("the last lines on stderr", last or "none"))
     said = output.getvalue().strip() or "nothing"
-    content = Html(content + html.folded("everything it printed", said))
+    content = Markup(content + html.folded("everything it printed", said))
     return Outcome(part, " ".join(["python -m sim", *command]), failure, seconds, content)
 
 
@@ -146,10 +146,10 @@ def execute(command: list[str]) -> str:
     return f"exit status {code}" if code else ""
 
 
-def show(part: Part, folder: Path) -> Html:
+def show(part: Part, folder: Path) -> Markup:
     """The pictures and tables made from what a command wrote."""
     pictures = [html.picture(folder / name, caption) for name, caption in part.captions.items()]
-    return Html("\n".join([*pictures, *part.tables(folder)]))
+    return Markup("\n".join([*pictures, *part.tables(folder)]))
 
 
 def facts(args: argparse.Namespace, argv: list[str], seconds: float) -> dict[str, str]:
@@ -186,16 +186,16 @@ def document(outcomes: list[Outcome], about: dict[str, str]) -> str:
     """The page."""
     rows = [
         (
-            Html(f'<a href="#{html.text(o.part.name)}">{html.text(o.part.title)}</a>'),
+            Markup(f'<a href="#{html.text(o.part.name)}">{html.text(o.part.title)}</a>'),
             _badge(o),
-            Html(f"<code>{html.text(o.command)}</code>"),
+            Markup(f"<code>{html.text(o.command)}</code>"),
             f"{o.seconds:.1f}",
         )
         for o in outcomes
     ]
     head = ("part", "outcome", "how to reproduce it", "seconds")
     overview = html.table(head, rows, ("", "nowrap", "", "number"))
-    lead = Html(
+    lead = Markup(
         "<p>Optimal Budgeted Rejection Sampling (OBRS) and Jackpot (arXiv 2602.06107): the claims "
         "of the paper and of <code>docs/theory.md</code>, each checked anew, and the numbers "
         "behind our pictures. All of it is computed on small or synthetic distributions; nothing "
@@ -206,16 +206,16 @@ def document(outcomes: list[Outcome], about: dict[str, str]) -> str:
     return html.page("OBRS and Jackpot: the lab's report", lead, about, sections)
 
 
-def _section(o: Outcome) -> Html:
+def _section(o: Outcome) -> Markup:
     text = html.text
     alarm = f"<p>{_badge(o)} {text(o.failure)}</p>" if o.failure else ""
-    return Html(
+    return Markup(
         f"{alarm}<p>{text(o.part.text)}</p><p>Reproduce: <code>{text(o.command)}</code></p>\n"
         f"{o.content}"
     )
 
 
-def _badge(o: Outcome) -> Html:
+def _badge(o: Outcome) -> Markup:
     return html.badge(*(("bad", "FAILED") if o.failure else ("good", "passed")))
 
 

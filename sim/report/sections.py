@@ -17,7 +17,7 @@ from sim.claims.registry import CORRECTED, FAILS, HOLDS
 from sim.studies import estimator_studies, sweep, topk
 
 from . import html
-from .html import Html
+from .html import Markup
 
 KL_SHOWN = (0.001, 0.01, 0.1, 0.5)
 ESTIMATOR_COLUMNS = {
@@ -40,7 +40,7 @@ class Part:
     text: str
     options: Callable[[argparse.Namespace], list[str]]  # those that decide the numbers
     files: Callable[[Path], list[str]]  # those that say where to write
-    tables: Callable[[Path], list[Html]]
+    tables: Callable[[Path], list[Markup]]
     captions: dict[str, str]  # of the pictures it writes, by file name
 
 
@@ -54,7 +54,7 @@ def check_options(args: Namespace) -> list[str]:
     return ["--cases", "100" if args.quick else "500", "--seed", str(args.seed)]
 
 
-def check_tables(folder: Path) -> list[Html]:
+def check_tables(folder: Path) -> list[Markup]:
     claims = json.loads((folder / "ledger.json").read_text(encoding="utf-8"))
     counts = Counter("unlike" if unlike(c) else c["verdict"] for c in claims)
     words = {HOLDS: "hold", CORRECTED: "hold as corrected", FAILS: "fail, as declared"}
@@ -79,7 +79,7 @@ def _short(x: float) -> str:
     return f"{x:.1e}" if abs(x) >= 1e4 else f"{x:.1f}" if abs(x) >= 10 else f"{x:.3f}"
 
 
-def estimator_tables(folder: Path) -> list[Html]:
+def estimator_tables(folder: Path) -> list[Markup]:
     """The estimators at a small and at a large mismatch."""
     rows = read(folder / "mismatch.csv")
     tables = []
@@ -97,7 +97,7 @@ def estimator_tables(folder: Path) -> list[Html]:
     return tables
 
 
-def sweep_tables(folder: Path) -> list[Html]:
+def sweep_tables(folder: Path) -> list[Markup]:
     """Each family at some mismatches, and the toy."""
     rows: list[dict] = [
         {k: v if k == "family" else float(v) for k, v in row.items()}
@@ -122,7 +122,7 @@ def sweep_tables(folder: Path) -> list[Html]:
     ]
 
 
-def budget_tables(folder: Path) -> list[Html]:
+def budget_tables(folder: Path) -> list[Markup]:
     """Ways to spend a budget: KL after in both criteria, and the least that any rule leaves."""
     names = {
         "acceptance": "accepted",
@@ -137,7 +137,7 @@ def budget_tables(folder: Path) -> list[Html]:
     return [html.numbers(("way", "budget", *names.values()), body, "KL in nats")]
 
 
-def topk_table(rows: list[dict], error: str, caption: str) -> Html:
+def topk_table(rows: list[dict], error: str, caption: str) -> Markup:
     """Estimators down, sources across, at one k; errors in thousandths."""
     ks = sorted({int(row["k"]) for row in rows})
     k = 20 if 20 in ks else ks[0]
@@ -151,7 +151,7 @@ def topk_table(rows: list[dict], error: str, caption: str) -> Html:
     return html.numbers(("estimator", *sources), body, f"{caption}, k = {k}, thousandths")
 
 
-def topk_tables(folder: Path) -> list[Html]:
+def topk_tables(folder: Path) -> list[Markup]:
     """Errors of Z on the families just run, and those stored of real model pairs."""
     rows = read(folder / "topk.csv")
     command, pairs = topk.read_stored() if topk.STORED.exists() else ("", [])

@@ -11,7 +11,7 @@ import numpy as np
 
 from paper_figures.claims.verdicts import EmpiricalClaim
 from paper_figures.experiments import run_store, runner
-from paper_figures.experiments.configurations import Run
+from paper_figures.experiments.configurations import RunSpec
 from paper_figures.experiments.run_lists import Scale
 
 SCALE = Scale("full", (900, 901, 902), (900, 901, 902), 1.0)  # seeds of no figure
@@ -22,14 +22,14 @@ CLAIM = EmpiricalClaim(
 )
 
 
-def evaluated_steps(run: Run) -> list[int]:
+def evaluated_steps(run: RunSpec) -> list[int]:
     """As the trainer evaluates: every so many steps, and after the last."""
     cfg = run_store.resolved(run).run
     return [*range(0, cfg.steps, cfg.eval_every), cfg.steps]
 
 
 def write(
-    run: Run,
+    run: RunSpec,
     home: Path,
     pass_rates: Sequence[float],
     kl: float | Sequence[float] = 0.0,
@@ -91,6 +91,6 @@ TINY = {
 SEED = 900  # of no figure
 
 
-def tiny(method: str = "on-policy", **extra) -> Run:
+def tiny(method: str = "on-policy", **extra) -> RunSpec:
     more = {k.replace("__", "."): v for k, v in extra.items()}
-    return Run("chain", method, SEED, tuple(sorted((TINY | more).items())))
+    return RunSpec("chain", method, SEED, tuple(sorted((TINY | more).items())))

@@ -25,7 +25,7 @@ from llm.runs import run_folder
 from llm.settings.loading import ConfigError
 from llm.settings.schema import ModelConfig
 from llm.settings.validation import CHARACTER_TASKS
-from llm.tasks.digits import DigitTask
+from llm.tasks.digits import DigitProblems
 from llm.tokenizers import character, digit_synonyms, pretrained
 from llm.training import context
 
@@ -64,7 +64,7 @@ def test_a_right_answer_scores_1_in_any_forms_and_0_with_any_wrong_digit(name):
     def score(answer: str, right: str) -> float:
         return scorer.score([[*tokenizer.encode(answer), 1]], [right])[0]
 
-    for _, right in DigitTask(cfg).batch(0, 0, 10):
+    for _, right in DigitProblems(cfg).batch(0, 0, 10):
         for _ in range(5):
             shown = [spelled(int(d), int(rng.integers(201))) for d in right]
             assert score("".join(shown), right) == 1.0
@@ -127,7 +127,7 @@ def test_one_form_leaves_vocabulary_weights_and_demonstrations_as_they_were():
     assert tokenizer.vocab_size == 48 and tokenizer.encode(PLAIN) == list(range(2, 48))
     model = loading.build(ONE, seed=0, forms=1)
     assert loading.logits_width(model) == 48 and "digit_forms" not in model.config.to_dict()
-    task, rng = DigitTask(sections.task(digit_synonyms=1)), np.random.default_rng(5)
+    task, rng = DigitProblems(sections.task(digit_synonyms=1)), np.random.default_rng(5)
     task.demonstration("12345678=", rng, 0.0)
     drawn = np.random.default_rng(5)
     drawn.random(8)  # one for each step, that could have gone wrong

@@ -11,7 +11,7 @@ import pytest
 from importing import imported
 
 from paper_figures.drawing import source_names
-from paper_figures.drawing.source_names import Stale
+from paper_figures.drawing.source_names import StaleName
 from paper_figures.figures import fig3
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -64,13 +64,13 @@ def test_a_renamed_thing_is_an_error_that_names_it(copy, file, old, new, said):
     fig3.verify(copy)
     source_names._tree.cache_clear()
     change(copy, file, old, new)
-    with pytest.raises(Stale, match=said):
+    with pytest.raises(StaleName, match=said):
         fig3.verify(copy)
 
 
 def test_a_module_that_is_gone_is_an_error(copy):
     (copy / "llm/algorithm/correction.py").unlink()
-    with pytest.raises(Stale, match="has no correction"):
+    with pytest.raises(StaleName, match="has no correction"):
         fig3.verify(copy)
 
 
@@ -88,7 +88,7 @@ def test_names_are_found_in_folders_of_any_depth_and_through_their_init_files(tm
         ("p.a.c.deep.Head", "p/a has no c"),
         ("p.a.b.deep.Haed", "has no Haed; perhaps Head"),
     ):
-        with pytest.raises(Stale, match=said):
+        with pytest.raises(StaleName, match=said):
             source_names.find(name, tmp_path)
 
 
