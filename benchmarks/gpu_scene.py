@@ -87,7 +87,7 @@ def sampled(cfg: Config, size: Size, actor: Any, device: torch.device) -> tuple[
     try:
         wait(device)
         clock = time.perf_counter()
-        samples = engine.trial(problems, size.group, size.new, cfg.rollout.top_k)
+        samples = engine.probe(problems, size.group, size.new, cfg.rollout.top_k)
         wait(device)
         taken = time.perf_counter() - clock
     finally:

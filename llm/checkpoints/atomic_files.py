@@ -50,7 +50,7 @@ def write_folder(final: Path, fill: Callable[[Path], None], needed: int) -> None
     folder = final.parent
     folder.mkdir(parents=True, exist_ok=True)
     recover(folder)
-    require_room(folder, final.name, needed)
+    require_space(folder, final.name, needed)
     draft = folder / f".draft.{final.name}.{os.getpid()}"
     try:
         draft.mkdir()
@@ -68,7 +68,7 @@ def write_folder(final: Path, fill: Callable[[Path], None], needed: int) -> None
         drop(aside)
 
 
-def require_room(folder: Path, what: str, needed: int) -> None:
+def require_space(folder: Path, what: str, needed: int) -> None:
     """Raises OSError if fewer than `needed` bytes are free on the disk of `folder`."""
     there = next(p for p in (folder, *folder.absolute().parents) if p.is_dir())
     free = shutil.disk_usage(there).free

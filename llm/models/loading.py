@@ -50,12 +50,12 @@ def build(cfg: ModelConfig, seed: int, forms: int = 1) -> Model:
         torch.manual_seed(seed)
         model = Qwen3ForCausalLM(config)
     if forms > 1:
-        _liken_forms(model, forms)
+        _start_synonyms_near_digits(model, forms)
     return model
 
 
 @torch.no_grad()
-def _liken_forms(model: Model, forms: int) -> None:
+def _start_synonyms_near_digits(model: Model, forms: int) -> None:
     """Let every form of a digit start near it, in embedding and head: its row and half its own.
 
     From their own rows alone, 300 steps of pretraining with 201 synonyms learn no sums at all.

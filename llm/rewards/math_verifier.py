@@ -100,20 +100,20 @@ class Verifier:
         waiting = deque(range(len(jobs)))
         try:
             while waiting or any(w.job is not None for w in self._workers):
-                self._hand_out(jobs, waiting, seconds)
+                self._assign(jobs, waiting, seconds)
                 left = min((w.deadline for w in self._workers), default=0.0) - time.monotonic()
                 heard = wait([w.replies for w in self._workers], max(left, 0.0))
                 for worker in list(self._workers):
                     if worker.replies in heard:
-                        self._hear(worker, verdicts)
+                        self._receive(worker, verdicts)
                     elif time.monotonic() > worker.deadline:
-                        self._late(worker, verdicts)
+                        self._time_out(worker, verdicts)
         except BaseException:
             self.close()  # an interrupt must not leave a worker with half a conversation
             raise
         return verdicts
 
-    def _hand_out(self, jobs: list[dict[str, str]], waiting: deque[int], seconds: float) -> None:
+    def _assign(self, jobs: list[dict[str, str]], waiting: deque[int], seconds: float) -> None:
         busy = sum(w.job is not None for w in self._workers)
         while len(self._workers) < min(self._size, busy + len(waiting)):
             self._workers.append(_start(seconds))
@@ -130,7 +130,7 @@ class Verifier:
         assert worker.process.stdin is not None
         worker.process.stdin.write(json.dumps(job).encode() + b"\n")  # fits into the empty pipe
 
-    def _hear(self, worker: _Worker, verdicts: list[str]) -> None:
+    def _receive(self, worker: _Worker, verdicts: list[str]) -> None:
         """Take in what a worker says; it may also have died, or talk nonsense."""
         said = os.read(worker.replies, 4096)
         worker.heard += said
@@ -154,7 +154,7 @@ class Verifier:
             self._failures = 0
             self._drop(worker)
 
-    def _late(self, worker: _Worker, verdicts: list[str]) -> None:
+    def _time_out(self, worker: _Worker, verdicts: list[str]) -> None:
         if worker.job is None:
             self._fail(worker, f"it was not ready after {_START_SECONDS:g} s")
         else:

@@ -86,10 +86,10 @@ def _merged(layers: Sequence[Layer]) -> Config:
     idle = [without_effect(state) for state in states]
     given = {key: i for i, layer in enumerate(layers, start=1) for key in layer.keys}
 
-    def lost(key: str) -> bool:
+    def overridden(key: str) -> bool:
         return any(key not in idle[i] for i in range(given.get(key, 0), len(layers)))
 
-    while keys := [key for key in without_effect(last) if lost(key)]:
+    while keys := [key for key in without_effect(last) if overridden(key)]:
         default = default_values(last) | {
             k: v for k, v in flatten(Settings()).items() if ".type" in k
         }

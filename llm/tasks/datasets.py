@@ -43,7 +43,7 @@ def after_hashes(text: str) -> str | None:
     return answer.replace(",", "").strip() if separator else None
 
 
-def whole(text: str) -> str | None:
+def entire_text(text: str) -> str | None:
     return text
 
 
@@ -53,10 +53,10 @@ PRESETS = {
         "DigitalLearningGmbH/MATH-lighteval", "default", "problem", "solution", last_boxed
     ),
     "deepscaler": Preset(
-        "agentica-org/DeepScaleR-Preview-Dataset", None, "problem", "answer", whole
+        "agentica-org/DeepScaleR-Preview-Dataset", None, "problem", "answer", entire_text
     ),
 }
-_PLAIN = Preset("", None, "prompt", "answer", whole)
+_PLAIN = Preset("", None, "prompt", "answer", entire_text)
 
 
 def open_problems(cfg: ProblemsTask, tokenizer: Any) -> RowTask:
@@ -92,7 +92,7 @@ def _problems(
 ) -> tuple[list[Problem], int]:
     preset, place = _resolve(source)
     if cfg.answer_column and cfg.answer_column != preset.answer:
-        preset = Preset(preset.hub_id, preset.config, preset.prompt, cfg.answer_column, whole)
+        preset = Preset(preset.hub_id, preset.config, preset.prompt, cfg.answer_column, entire_text)
     columns = [cfg.prompt_column or preset.prompt, preset.answer]
 
     def checked() -> Iterator[tuple[str, Problem | str]]:

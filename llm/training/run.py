@@ -23,7 +23,7 @@ from llm.checkpoints.checkpoint import (
     identity,
     latest,
     load_state,
-    require_room,
+    require_space,
     save_best,
     save_state,
 )
@@ -82,7 +82,7 @@ class Run:
         self.alarms = Alarms(cfg.alarm, self.checkpoints, state.get("alarms"))
         self.progress = Progress(folder.name, cfg.run.steps, self.first_step, silent=not main)
         if main:
-            require_room(self.checkpoints, self._parts)
+            require_space(self.checkpoints, self._parts)
 
     @property
     def alarm_lr_factor(self) -> float:

@@ -84,7 +84,7 @@ def self_test(ctx: TrainContext) -> dict[str, Any]:
     )
     result = _compared(ctx, ctx.policy, samples.flat(), limits(ctx), "")
     if ctx.engine is not None and cfg.rollout.engine != "hf":
-        samples = ctx.engine.trial(
+        samples = ctx.engine.probe(
             _of_unequal_lengths(ctx), _GROUP, width, min(cfg.rollout.top_k, _TOP_K_MAX)
         )
         own = cfg.actor if isinstance(cfg.actor, ModelConfig) else cfg.policy

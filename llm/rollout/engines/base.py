@@ -168,7 +168,7 @@ class Engine:
     def ordered(self, step: int) -> bool:
         return step in self._waiting
 
-    def trial(
+    def probe(
         self, problems: list[Problem], group: int, max_new_tokens: int, top_k: int
     ) -> Samples:
         """Completions for the self-test, which are not of any step."""
@@ -198,7 +198,7 @@ class Engine:
         distributed.raise_on_all_ranks(finish, EngineError)
         for step in self._waiting:
             if step not in self._gathered:
-                self._gathered[step] = _of_all_ranks(self._results[step], self.tokenizer.pad)
+                self._gathered[step] = _gathered_result(self._results[step], self.tokenizer.pad)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """What `gather` found, `step.field`: what a checkpoint must hold."""
@@ -211,7 +211,7 @@ class Engine:
             if name not in (*FIELDS, NON_FINITE):
                 raise ValueError(f"{key} is no part of a batch")
             self._gathered.setdefault(int(step), {})[name] = tensor
-        self._results |= {s: _of_this_rank(result) for s, result in self._gathered.items()}
+        self._results |= {s: _own_part(result) for s, result in self._gathered.items()}
         self._waiting |= dict.fromkeys(self._results)
 
     def _begin(self, key: int, order: GenerationRequest) -> None:
@@ -258,7 +258,7 @@ class Engine:
         )
 
 
-def _of_all_ranks(result: Result, pad: int) -> Result:
+def _gathered_result(result: Result, pad: int) -> Result:
     """Results of all ranks, in rank order, padded on the left to one width; of all that hold
     log-probabilities that are not finite the first, alone."""
     bad = distributed.all_gather_object(NON_FINITE in result)
@@ -276,7 +276,7 @@ def _of_all_ranks(result: Result, pad: int) -> Result:
     return {name: distributed.all_gather(wide[name]) for name in FIELDS}
 
 
-def _of_this_rank(result: Result) -> Result:
+def _own_part(result: Result) -> Result:
     """This rank's sequences of a whole batch, without columns that are padding in all of them."""
     if NON_FINITE in result:
         return result

@@ -49,12 +49,12 @@ _OF_RANKS = (
 _ROOT = Path(__file__).resolve().parents[3]
 
 
-class _Lost(Exception):
+class _ProcessFailed(Exception):
     """The process is of no more use; says why."""
 
 
 @dataclasses.dataclass
-class _Waiting:
+class _Pending:
     number: int
     order: GenerationRequest
     version: int
@@ -88,7 +88,7 @@ class ProcessEngine(Engine):
         (self._folder / "start.json").write_text(json.dumps(description))
         self._process: subprocess.Popen | None = None
         self._heard = b""
-        self._orders: dict[int, _Waiting] = {}  # by key, in the order of asking
+        self._orders: dict[int, _Pending] = {}  # by key, in the order of asking
         self._answers: dict[int, Result] = {}
         self._numbers = self._restarts = 0
         self._told = -1  # version of the weights that the process was last told to load
@@ -105,7 +105,7 @@ class ProcessEngine(Engine):
         self._save(model, draft)
         os.replace(draft, self._weights(self.version))
         self._told = -1
-        self._forget()
+        self._drop_old_weights()
         if self._process is None:
             self._start()
 
@@ -114,22 +114,22 @@ class ProcessEngine(Engine):
         return {"engine_restarts": restarts}
 
     def close(self) -> None:
-        self._end()
+        self._terminate()
         self._remove()
 
     def _begin(self, key: int, order: GenerationRequest) -> None:
         self._numbers += 1
-        waiting = self._orders[key] = _Waiting(self._numbers, order, self.version)
+        waiting = self._orders[key] = _Pending(self._numbers, order, self.version)
         path = self._folder / f"order_{waiting.number}.json"
         path.write_text(json.dumps(order._asdict()))
-        self._ask(waiting)
+        self._send_request(waiting)
 
     def _finish(self, key: int) -> Result:
         failures = 0
         while key not in self._answers:
             try:
-                self._hear()
-            except _Lost as e:
+                self._receive()
+            except _ProcessFailed as e:
                 failures += 1
                 self._replace(str(e), failures)
         return self._answers.pop(key)
@@ -143,8 +143,8 @@ class ProcessEngine(Engine):
         save_file(weights_of(model), path)
 
     def _replace(self, reason: str, failures: int) -> None:
-        said = self._last_words()
-        self._end()
+        said = self._last_error_line()
+        self._terminate()
         whose = f" of rank {distributed.rank()}" if distributed.world_size() > 1 else ""
         if failures > _RESTARTS_MAX:
             raise EngineError(
@@ -159,7 +159,7 @@ class ProcessEngine(Engine):
         )
         self._start()
         for waiting in self._orders.values():
-            self._ask(waiting)
+            self._send_request(waiting)
 
     def _start(self) -> None:
         with (self._folder / "stderr").open("wb") as said:
@@ -176,7 +176,7 @@ class ProcessEngine(Engine):
     def _command(self) -> list[str]:
         return [sys.executable, "-m", "llm.rollout.engines.worker", str(self._folder)]
 
-    def _end(self) -> None:
+    def _terminate(self) -> None:
         process, self._process = self._process, None
         if process is not None:
             process.kill()
@@ -185,7 +185,7 @@ class ProcessEngine(Engine):
                 assert pipe is not None
                 pipe.close()
 
-    def _ask(self, waiting: _Waiting) -> None:
+    def _send_request(self, waiting: _Pending) -> None:
         if waiting.version != self._told:
             self._send({"weights": self._weights(waiting.version).name})
             self._told = waiting.version
@@ -196,13 +196,13 @@ class ProcessEngine(Engine):
         try:
             self._process.stdin.write(json.dumps(message).encode() + b"\n")
         except OSError:
-            pass  # it has died: the next `_hear` finds that out, and this is sent again
+            pass  # it has died: the next `_receive` finds that out, and this is sent again
 
-    def _hear(self) -> None:
-        """Wait for one line and take it in.
+    def _receive(self) -> None:
+        """Wait for one line, and accept the result that it announces.
 
         Raises:
-            _Lost: there is none, or it makes no sense.
+            _ProcessFailed: there is none, or it makes no sense.
         """
         assert self._process is not None and self._process.stdout is not None
         pipe = self._process.stdout.fileno()
@@ -210,10 +210,10 @@ class ProcessEngine(Engine):
         while b"\n" not in self._heard:
             if not wait([pipe], max(0.0, deadline - time.monotonic())):
                 seconds = self.cfg.rollout.engine_timeout
-                raise _Lost(f"process {self.pid} gave no answer for {seconds:g} s")
+                raise _ProcessFailed(f"process {self.pid} gave no answer for {seconds:g} s")
             said = os.read(pipe, _LINE_MAX)
             if not said:
-                raise _Lost(f"process {self.pid} {_how_it_ended(self._process.wait())}")
+                raise _ProcessFailed(f"process {self.pid} {_exit_reason(self._process.wait())}")
             self._heard += said
             if len(self._heard) > _LINE_MAX:
                 break
@@ -223,29 +223,31 @@ class ProcessEngine(Engine):
             if message == {"ready": True}:
                 return
             if set(message) == {"error"}:
-                raise _Lost(f"process {self.pid} failed: {str(message['error'])[:500]}")
+                raise _ProcessFailed(f"process {self.pid} failed: {str(message['error'])[:500]}")
             key = next(k for k, w in self._orders.items() if message == {"done": w.number})
         except (ValueError, TypeError, StopIteration):
-            raise _Lost(f"process {self.pid} said {line[:80]!r}, which is no answer") from None
-        self._take_in(key)
+            raise _ProcessFailed(
+                f"process {self.pid} said {line[:80]!r}, which is no answer"
+            ) from None
+        self._accept_result(key)
 
-    def _take_in(self, key: int) -> None:
+    def _accept_result(self, key: int) -> None:
         waiting = self._orders[key]
         path = self._folder / f"result_{waiting.number}.safetensors"
         try:
             result = load_file(path)
         except (OSError, SafetensorError, ValueError) as e:
-            raise _Lost(f"process {self.pid} left no readable answer ({e})") from None
-        wrong = _fault(result, waiting, self._width)
+            raise _ProcessFailed(f"process {self.pid} left no readable answer ({e})") from None
+        wrong = _result_error(result, waiting, self._width)
         if wrong:
-            raise _Lost(f"process {self.pid} answered nonsense: {wrong}")
+            raise _ProcessFailed(f"process {self.pid} answered nonsense: {wrong}")
         self._answers[key] = result
         del self._orders[key]
         path.unlink()
         (self._folder / f"order_{waiting.number}.json").unlink()
-        self._forget()
+        self._drop_old_weights()
 
-    def _forget(self) -> None:
+    def _drop_old_weights(self) -> None:
         """Delete weights that nothing waits for any more."""
         needed = {w.version for w in self._orders.values()} | {self.version}
         for path in self._folder.glob("weights_*.safetensors"):
@@ -255,7 +257,7 @@ class ProcessEngine(Engine):
     def _weights(self, version: int) -> Path:
         return self._folder / f"weights_{version}.safetensors"
 
-    def _last_words(self) -> str:
+    def _last_error_line(self) -> str:
         try:
             lines = (self._folder / "stderr").read_text(errors="replace").strip().splitlines()
         except OSError:
@@ -276,13 +278,13 @@ def environment(device: torch.device) -> dict[str, str]:
     return variables
 
 
-def _how_it_ended(code: int) -> str:
+def _exit_reason(code: int) -> str:
     if code >= 0:
         return f"ended with exit code {code}"
     return f"was killed by {signal.Signals(-code).name}"
 
 
-def _fault(result: Result, waiting: _Waiting, vocabulary: int) -> str:
+def _result_error(result: Result, waiting: _Pending, vocabulary: int) -> str:
     """What is wrong with an answer; "" if it can be one."""
     if set(result) == {NON_FINITE}:
         return ""

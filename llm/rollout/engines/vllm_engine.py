@@ -29,7 +29,7 @@ from llm.tokenizers.pretrained import Tokenizer
 
 from .base import NON_FINITE, EngineError, GenerationRequest, Result
 from .subprocess_engine import ProcessEngine
-from .weights import once
+from .weights import deduplicated
 
 _SEEDS = 2**63 - 1
 _MODEL = "model"  # folder that vLLM opens
@@ -97,7 +97,7 @@ class VllmEngine(ProcessEngine):
     def _save(self, model: Model, path: Path) -> None:
         # not save_pretrained, which under torchrun may leave it to rank 0 to write
         merged = frozen_copy(model) if hasattr(model, "merge_and_unload") else model
-        save_file(once(merged.state_dict()), path, metadata={"format": "pt"})
+        save_file(deduplicated(merged.state_dict()), path, metadata={"format": "pt"})
 
 
 class Sampler:
@@ -116,7 +116,7 @@ class Sampler:
         self._options: dict[str, Any] = start["options"]
         self._model = folder / _MODEL
 
-    def take(self, weights: Path) -> None:
+    def load_weights(self, weights: Path) -> None:
         """Replace the weights in place. After a failure the model may be of two halves.
 
         Raises:
@@ -129,7 +129,7 @@ class Sampler:
         if not self._llm.reset_prefix_cache():
             raise EngineError("vLLM did not drop its prefix cache, which is of older weights")
 
-    def fill(self, order: GenerationRequest, version: int) -> Result:
+    def generate(self, order: GenerationRequest, version: int) -> Result:
         first, everything = order.place or (0, order.sequences)
         seeds = randomness.stream(order.seed, f"{order.purpose}, vllm", order.step).integers(
             _SEEDS, size=everything

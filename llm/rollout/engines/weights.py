@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from llm.checkpoints.state_tensors import own_storage, place_of
+from llm.checkpoints.state_tensors import own_storage, storage_of
 from llm.models.loading import Model, plain, quiet, with_lora
 from llm.settings.loading import Config, ConfigError, ModelConfig
 from llm.settings.schema import QuantizedActor, TrainedModelConfig
@@ -40,7 +40,7 @@ def shape_of(model: Model, cfg: Config) -> dict[str, Any]:
 
 
 def build_shell(shape: dict[str, Any], device: str) -> Model:
-    """A model of that shape; what its weights are is undefined until `take`."""
+    """A model of that shape; what its weights are is undefined until `load_weights`."""
     with quiet():
         import transformers
 
@@ -74,11 +74,11 @@ class Shell:
     def __init__(self, start: dict[str, Any]) -> None:
         self._model = build_shell(start["shape"], start["device"])
 
-    def take(self, weights: Path) -> None:
+    def load_weights(self, weights: Path) -> None:
         """Fill it from the file of `weights_of`."""
-        take(self._model, load_file(weights))
+        load_weights(self._model, load_file(weights))
 
-    def fill(self, order: GenerationRequest, version: int) -> Result:
+    def generate(self, order: GenerationRequest, version: int) -> Result:
         return generate(self._model, order, version)
 
 
@@ -95,21 +95,21 @@ def plain_tensors(model: Model) -> dict[str, torch.Tensor]:
 
 def weights_of(model: Model) -> dict[str, torch.Tensor]:
     """`plain_tensors` to be saved."""
-    return once(plain_tensors(model))
+    return deduplicated(plain_tensors(model))
 
 
-def once(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def deduplicated(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """What a file can hold: on the CPU, tied ones once, none sharing memory."""
     kept, seen = {}, set()
     for name, tensor in tensors.items():
-        if place_of(tensor) not in seen:
-            seen.add(place_of(tensor))
+        if storage_of(tensor) not in seen:
+            seen.add(storage_of(tensor))
             kept[name] = own_storage(tensor.cpu())
     return kept
 
 
 @torch.no_grad()
-def take(model: Model, weights: dict[str, torch.Tensor]) -> None:
+def load_weights(model: Model, weights: dict[str, torch.Tensor]) -> None:
     """Fill a model of the same shape from `weights_of` another.
 
     Raises:
@@ -120,9 +120,9 @@ def take(model: Model, weights: dict[str, torch.Tensor]) -> None:
         if name in own and own[name].dtype != tensor.dtype and own[name].shape == tensor.shape:
             _retype(model, name, tensor.dtype)
             own = plain_tensors(model)
-    filled = {place_of(own[name]) for name in weights if name in own}
+    filled = {storage_of(own[name]) for name in weights if name in own}
     odd = [name for name in weights if name not in own or own[name].shape != weights[name].shape]
-    odd += [name for name, x in own.items() if name not in weights and place_of(x) not in filled]
+    odd += [name for name, x in own.items() if name not in weights and storage_of(x) not in filled]
     if odd:
         raise ConfigError(
             f"the copy of a {type(model).__name__} that another process builds has other weights, "

@@ -66,12 +66,12 @@ def _serve(folder: Path, heard: queue.Queue[dict[str, Any]], replies: IO[bytes])
     while True:
         message = heard.get()
         if "weights" in message:
-            sampler.take(folder / message["weights"])
+            sampler.load_weights(folder / message["weights"])
             continue
         number = message["order"]
         asked = GenerationRequest(**json.loads((folder / f"order_{number}.json").read_text()))
         place = None if asked.place is None else (asked.place[0], asked.place[1])
-        result = sampler.fill(asked._replace(place=place), message["version"])
+        result = sampler.generate(asked._replace(place=place), message["version"])
         result = {name: own_storage(x.cpu()) for name, x in result.items()}
         save_file(result, folder / f"result_{number}.safetensors")
         _reply(replies, {"done": number})

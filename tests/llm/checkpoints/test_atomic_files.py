@@ -109,10 +109,10 @@ def test_room_for_the_first_checkpoint_is_asked_for_before_an_optimizer_has_stat
     for free, enough in ((24e6, False), (26e6, True)):
         monkeypatch.setattr(shutil, "disk_usage", lambda _, f=free: usage._replace(free=int(f)))
         if enough:
-            checkpoint.require_room(tmp_path / "not yet" / "there", parts)
+            checkpoint.require_space(tmp_path / "not yet" / "there", parts)
         else:
             with pytest.raises(OSError, match=r"takes 25.0 MB, 24.0 are free"):
-                checkpoint.require_room(tmp_path / "not yet" / "there", parts)
+                checkpoint.require_space(tmp_path / "not yet" / "there", parts)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])

@@ -142,10 +142,10 @@ def test_an_answer_that_cannot_be_one_is_nonsense(child, name, change, said):
     engine = opened("hf", model)
     order = engine._order("sampling", 0, PROBLEMS, 2, 5, 3, None)
     found = generate(model, order, 4)
-    waiting = subprocess_engine._Waiting(1, order, 4)
-    assert subprocess_engine._fault(found, waiting, 48) == ""
+    waiting = subprocess_engine._Pending(1, order, 4)
+    assert subprocess_engine._result_error(found, waiting, 48) == ""
     change(found[name])
-    assert said in subprocess_engine._fault(found, waiting, 48)
+    assert said in subprocess_engine._result_error(found, waiting, 48)
 
 
 def test_log_probabilities_that_are_not_finite_are_the_guards_to_report(both):
@@ -320,7 +320,7 @@ def test_vllms_completions_become_a_batch():
     assert torch.allclose(found["logp_inf"], torch.tensor([[-3.0, -0.1, 0.0], [-0.5, -0.9, -0.3]]))
     assert found["topk_ids"][0, 0].tolist() == [8, 9] and found["topk_ids"][1, 1].tolist() == [2, 6]
     assert found["finished"].tolist() == [True, False]
-    assert subprocess_engine._fault(found, subprocess_engine._Waiting(1, order, 3), 48) == ""
+    assert subprocess_engine._result_error(found, subprocess_engine._Pending(1, order, 3), 48) == ""
 
 
 def test_a_missing_vllm_is_named_with_what_to_do():

@@ -36,11 +36,11 @@ def test_every_kind_of_actor_crosses_to_a_process_bit_for_bit(flags):
     shell = engine_weights.build_shell(shape, "cpu")
     moved(policy, 1.01)
     actor.refresh(policy, 0)
-    engine_weights.take(shell, engine_weights.weights_of(actor.model))
+    engine_weights.load_weights(shell, engine_weights.weights_of(actor.model))
     order = opened("hf", policy)._order("sampling", 0, PROBLEMS, 2, 6, 4, None)
     a, b = generate(actor.model, order, 1), generate(shell, order, 1)
     assert all(torch.equal(a[name], b[name]) for name in FIELDS)
     weights = engine_weights.weights_of(actor.model)
     weights.popitem()
     with pytest.raises(ConfigError, match="has other weights"):
-        engine_weights.take(shell, weights)
+        engine_weights.load_weights(shell, weights)

@@ -65,7 +65,7 @@ from llm.rollout.engines.factory import open_engine
 flags = "--rollout.engine process --rollout.max-new-tokens 400 --rollout.rollouts-per-prompt 400"
 cfg = settings.load([], flags.split())
 engine = open_engine(cfg, TOKENIZER, random_pair()[1], torch.device("cpu"))
-engine.trial(PROBLEMS[:1], 1, 2, 1)
+engine.probe(PROBLEMS[:1], 1, 2, 1)
 engine.submit(1, PROBLEMS * 4)
 print(engine.pid, engine._folder, flush=True)
 time.sleep(60)
