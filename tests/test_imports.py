@@ -129,7 +129,7 @@ HOUSE = {  # package: row -> what its files may import of the same package
         "checkpoints": "distributed settings errors",
         "rewards": "tokenizers settings errors",
         "report": "errors",
-        "algorithm": "settings",
+        "algorithm": "",
         "distributed": "settings errors",
         "tokenizers": "settings errors",
         "settings": "errors",

@@ -8,6 +8,7 @@ after the coins of that step were thrown (`next_state`).
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -117,25 +118,24 @@ def token_weights(
         target: p is logp_ref (ref) or logp_new (new), Sec. 4.3.
         c2: cap on p_ref / p_new, with target = new; inf: none.
         cap: largest weight of tis. low, high: the ratios that icepop keeps.
-        obrs: what `obrs_weights` takes, with type = jackpot.
+        obrs: what `obrs_weights` takes; other types do not read it.
 
     Returns:
         TokenWeights; of type none, importance, tis and icepop every token is accepted.
 
     Raises:
         ValueError: NaN, q = 0 at a sampled token, or an unknown type.
-        TypeError: a keyword that the type does not take.
+        TypeError: a keyword that no type takes.
 
     Paper: Eq. 5 and Sec. 2.2.
     """
+    unknown = obrs.keys() - inspect.signature(obrs_weights).parameters.keys()
+    if unknown:
+        raise TypeError(f"token_weights takes no {', '.join(sorted(unknown))}: see obrs_weights")
     logp_target = inputs.logp_new if target == "new" else inputs.logp_ref
     log_ratio = logp_target - inputs.logp_inf  # (n,) log p / q
     if type == "jackpot":
         weights = obrs_weights(inputs, logp_target, state, **obrs)  # type: ignore[arg-type]
-    elif obrs:
-        raise TypeError(
-            f"only type = jackpot takes {', '.join(obrs)}, and type is {type!r}: leave them out"
-        )
     else:
         weight = truncated_ratio(log_ratio, type=type, cap=cap, low=low, high=high)
         one, zero = torch.ones_like(log_ratio), torch.zeros_like(log_ratio)

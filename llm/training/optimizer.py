@@ -134,20 +134,13 @@ def learning_rates(cfg: Config) -> dict[str, float]:
 def set_learning_rates(
     cfg: Config, learner: Learner, alarm_factor: float, step: int
 ) -> dict[str, float]:
-    """This step's rates: configured, scheduled, lowered by alarms, and controlled.
-
-    Returns:
-        What is in force at this step: lr_<role>, and distill_coef where the actor is trained.
-    """
+    """This step's rates, lr_<role>: configured, scheduled, lowered by alarms, and controlled."""
     factor, controls = alarm_factor * lr_factor(cfg.optim, step, cfg.run.steps), learner.controls
     controlled = {"policy": controls.policy_lr_factor, "actor": controls.actor_lr_factor}
     rates = {role: lr * factor * controlled[role] for role, lr in learning_rates(cfg).items()}
     for role, optimizer in learner.optimizers.items():
         set_lr(optimizer, rates[role])
-    in_force = {f"lr_{role}": rates[role] for role in learner.optimizers}
-    if "actor" in learner.optimizers:
-        in_force["distill_coef"] = controls.distill_coef
-    return in_force
+    return {f"lr_{role}": rates[role] for role in learner.optimizers}
 
 
 def optimizer_step(ctx: TrainContext, learner: Learner, step: int) -> dict[str, float]:

@@ -97,6 +97,8 @@ class Run:
     def recorded_step(self, step: int) -> Iterator[Record]:
         """A step's record. NaN or inf that no update can leave out is written, and ends the run."""
         record = Record(step, evaluated=step % self.ctx.cfg.run.eval_every == 0)
+        if self.ctx.actor.trained:
+            record.add({"distill_coef": self.learner.controls.distill_coef})  # in force now
         try:
             yield record
         except NonFinite:

@@ -20,7 +20,8 @@ _SUFFIXES = (".py", ".toml", ".csv")
 @functools.cache
 def version() -> str:
     """12 hexadecimal digits of the code that trains, the code that draws, and the data it reads."""
-    parts = [code_version(), *(hashlib.sha256(p.read_bytes()).hexdigest() for p in drawn_by())]
+    own = [f"{p.name} {hashlib.sha256(p.read_bytes()).hexdigest()}" for p in drawn_by()]
+    parts = [code_version(), *own]
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:12]
 
 

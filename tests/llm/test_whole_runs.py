@@ -216,7 +216,9 @@ def test_a_tracked_lam_moves_towards_its_budget_and_resumes_exactly(tmp_path, wa
             start(tmp_path / "cut", warm, *flags)
     start(tmp_path / "cut", warm, *flags)
     assert rows(tmp_path / "cut") == rows(tmp_path / "whole")
-    assert rows(tmp_path / "cut", "decisions") == rows(tmp_path / "whole", "decisions")
+    decisions = rows(tmp_path / "whole", "decisions")
+    assert [d["setting"] for d in decisions] == ["correction.lam"] * 9
+    assert rows(tmp_path / "cut", "decisions") == decisions
 
 
 def test_an_anchor_holds_the_policy_near_where_it_started(tmp_path, warm):

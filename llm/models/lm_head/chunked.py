@@ -56,7 +56,7 @@ class HeadInput(NamedTuple):
     hidden: (n, h), the head's input. logits: (n, v), before the temperature.
     tokens: (n,), whose log-probability is wanted. ids: (n, k), further ones.
     top_k: how many of the likeliest tokens to return. entropy: whether to compute it.
-    floor: (n,), nats: count the tokens of larger log-probability (for U', `tail.tail_terms`).
+    floor: (n,), nats: count the tokens of larger log-probability (for U', `z_tail.tail_terms`).
     """
 
     hidden: Tensor | None = None
