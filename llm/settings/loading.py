@@ -18,7 +18,7 @@ from llm.errors import ConfigError
 
 from .schema import ModelConfig, Settings
 from .sections import Word, default_values, flat_table, flatten, nested_table, settings_of, updated
-from .validation import check, without_effect
+from .validation import IDLE_TYPES, check, without_effect
 
 __all__ = ["Config", "ConfigError", "ModelConfig", "dump", "flatten", "load", "resolve"]
 
@@ -90,9 +90,7 @@ def _merged(layers: Sequence[Layer]) -> Config:
         return any(key not in idle[i] for i in range(given.get(key, 0), len(layers)))
 
     while keys := [key for key in without_effect(last) if overridden(key)]:
-        default = default_values(last) | {
-            k: v for k, v in flatten(Settings()).items() if ".type" in k
-        }
+        default = default_values(last) | IDLE_TYPES
         last = updated(last, nested_table({keys[0]: default[keys[0]]}))
     return Config(**{name: getattr(last, name) for name in settings_of(Settings)})
 

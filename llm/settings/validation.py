@@ -61,6 +61,10 @@ _AT_MOST = {
     "alarm.accept_min": 1,
 }
 _BELOW_ONE = ("correction.lam_decay", "alarm.lower_factor")
+IDLE_TYPES = {  # what a section that may be without effect as a whole then is
+    "control.type": "none",
+    "actor.correction.type": "none",
+}
 CHARACTER_TASKS = ("chain", "sort", "reverse", "add")  # built models are pretrained on these
 
 
@@ -230,10 +234,7 @@ def without_effect(cfg: Settings) -> dict[str, str]:
     Bounds need not hold.
     """
     flat, default = flatten(cfg), default_values(cfg)
-    default |= {
-        "control.type": "none",
-        "actor.correction.type": "none",
-    }  # may be without effect too
+    default |= IDLE_TYPES
     return {
         key: need.condition
         for need in _needs(cfg)
