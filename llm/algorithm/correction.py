@@ -129,7 +129,7 @@ def token_weights(
 
     Paper: Eq. 5 and Sec. 2.2.
     """
-    unknown = obrs.keys() - inspect.signature(obrs_weights).parameters.keys()
+    unknown = obrs.keys() - _OBRS_KEYWORDS
     if unknown:
         raise TypeError(f"token_weights takes no {', '.join(sorted(unknown))}: see obrs_weights")
     logp_target = inputs.logp_new if target == "new" else inputs.logp_ref
@@ -249,6 +249,13 @@ def obrs_weights(
         kappa=calibration,
         tail=tail,
     )
+
+
+_OBRS_KEYWORDS = frozenset(
+    name
+    for name, parameter in inspect.signature(obrs_weights).parameters.items()
+    if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+)
 
 
 def kept_before(kept: torch.Tensor, sequence: torch.Tensor) -> torch.Tensor:

@@ -10,6 +10,7 @@ import torch
 from llm import distributed, randomness
 from llm.distributed import GlobalTokens
 from llm.rollout.batch import Batch
+from llm.settings.loading import Config
 
 from .context import TrainContext
 from .forward import PolicyLogprobs
@@ -38,6 +39,10 @@ class Minibatch:
     def actor_ref_at(self, tokens: torch.Tensor) -> torch.Tensor | None:
         """logp_actor_ref of some tokens, (m,) places."""
         return None if self.logp_actor_ref is None else self.logp_actor_ref[tokens]
+
+    def new_is_target(self, cfg: Config) -> bool:
+        """Whether the target p of the weights is p_new; with a single update p_ref is the same."""
+        return self.p_ref is None or cfg.correction.target == "new"
 
     @cached_property
     def all_ranks(self) -> GlobalTokens:

@@ -25,7 +25,7 @@ class ForwardPasses:
     def __init__(self, ctx: TrainContext, learner: Learner, minibatch: Minibatch) -> None:
         self._ctx, self._learner, self._minibatch = ctx, learner, minibatch
         self._micro = microbatches(ctx.cfg, minibatch.batch)
-        self._new_is_target = minibatch.p_ref is None or ctx.cfg.correction.target == "new"
+        self._new_is_target = minibatch.new_is_target(ctx.cfg)
         self._only: ModelOutputs | None = None
 
     def before_weights(self) -> tuple[PolicyLogprobs, PolicyLogprobs]:

@@ -264,8 +264,9 @@ class Run:
         if self.alarms.decision:
             decided.append(self.alarms.decision.entry())
         self.files.write("decisions", *({"step": record.step, **d} for d in decided))
-        self.files.write("metrics", writable(row))
-        self.tracker.log(record.step, writable(row))
+        finite = writable(row)
+        self.files.write("metrics", finite)
+        self.tracker.log(record.step, finite)
         return row
 
     def _write_samples(self, record: Record) -> None:

@@ -48,6 +48,5 @@ def score_before_updates(
     for mb in micro:
         side = at_sampled_tokens(forward(ctx, actor, mb.batch), mb.batch)
         (scores,), _ = logprobs_and_kls([side], cfg.rollout.temperature)
-        assert scores.logp is not None
-        logp.append(scores.logp)
+        logp.append(scores.require("logp"))
     return p_ref, in_order(logp, [mb.tokens for mb in micro])

@@ -35,8 +35,7 @@ def jackpot_weights(
     learner.guard.finite(step, logp_new=p_new.logp, logp_inf=batch.logp_inf)
     if minibatch.p_ref is not None:
         learner.guard.finite(step, logp_ref=p_ref.logp)
-    single_update = minibatch.p_ref is None
-    target = p_new if single_update or ctx.cfg.correction.target == "new" else p_ref
+    target = p_new if minibatch.new_is_target(ctx.cfg) else p_ref
     weights = token_weights(
         CorrectionInputs(
             logp_inf=gather(batch.logp_inf),
