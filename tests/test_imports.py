@@ -21,6 +21,8 @@ ALLOWED = {
 SPECIAL = {  # by path: what is added to the package's own list, or replaces it
     "sim/worlds/strategies.py": ALLOWED["sim"] | {"hypothesis"},
     "sim/oracle/exact.py": set(),
+    "sim/oracle/": {"mpmath"},
+    "llm/algorithm/": {"jackpot", "torch"},
     "jackpot/adapters": ALLOWED["jackpot"] | {"torch"},
     "paper_figures/experiments/run_store.py": {"llm"},  # the configuration, to name a run by
     "paper_figures/experiments/runner.py": {"llm"},  # the doors it trains and evaluates through
@@ -76,6 +78,16 @@ def test_a_package_imports_only_what_its_row_allows(package):
     assert {path: names for path, names in extra.items() if names} == {}
 
 
+def test_the_rules_of_single_folders_are_those_that_are_applied(tmp_path, monkeypatch):
+    """A file there that imports what its package may and its folder may not is noticed."""
+    planted = {"llm/algorithm/x.py": "transformers", "sim/oracle/x.py": "jackpot"}
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    plant(tmp_path, {path: f"def f():\n    import {name}\n" for path, name in planted.items()})
+    for path, name in planted.items():
+        assert name in ALLOWED[path.split("/")[0]]
+        assert offences(tmp_path / path, path.split("/")[0]) == {name}
+
+
 def test_the_core_never_imports_its_adapters():
     """jackpot/adapters may import torch, so the core must not reach it."""
     for path in sources("jackpot"):
@@ -101,36 +113,38 @@ def test_importing_a_light_package_leaves_torch_out(package):
 
 
 def test_the_oracle_does_not_load_the_core():
-    """sim/oracle/exact.py is independent of what it judges, packages around it included."""
-    code = "import sys, sim.oracle.exact; sys.exit('jackpot' in sys.modules)"
+    """Every file of sim/oracle is independent of what it judges, packages around it included."""
+    names = [name for name in modules(ROOT, "sim") if name.startswith("sim.oracle.")]
+    assert len(names) >= 3
+    code = f"import sys, {', '.join(names)}; sys.exit('jackpot' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False)
-    assert done.returncode == 0, "import sim.oracle.exact failed or brought jackpot in"
+    assert done.returncode == 0, "import sim.oracle failed or brought jackpot in"
 
 
 # The house: which folder of a package may import which
 
-HOUSE = {  # package: row -> what its files may import of the same package
+HOUSE = {  # package: row -> what its files import of the same package, and nothing else
     # A row is a folder, or a file that stands beside the folders. Every arrow points down.
     "llm": {
         "__main__": "",  # imports a command when it is asked for
-        "commands": "train training planning report models models.lm_head tasks tokenizers rewards "
+        "commands": "train training planning report models tasks tokenizers rewards "
         "runs checkpoints distributed settings errors",
-        "train": "training runs checkpoints models distributed algorithm settings errors",
+        "train": "training algorithm settings",
         "training": "rollout rollout.engines models models.lm_head rewards tasks tokenizers runs "
         "checkpoints algorithm distributed settings errors randomness",
         "planning": "models models.lm_head tokenizers distributed settings errors",
         "rollout.engines": "rollout models tasks tokenizers checkpoints distributed settings "
-        "errors randomness",
-        "rollout": "models tasks tokenizers settings errors randomness",
-        "models.lm_head": "models settings errors",
-        "models": "tasks tokenizers runs checkpoints distributed settings errors randomness",
+        "randomness",
+        "rollout": "tasks tokenizers errors",
+        "models.lm_head": "models settings",
+        "models": "tasks tokenizers runs checkpoints distributed settings randomness",
         "runs": "checkpoints distributed settings errors",
         "tasks": "rewards tokenizers settings errors randomness",
         "checkpoints": "distributed settings errors",
         "rewards": "tokenizers settings errors",
         "report": "errors",
         "algorithm": "",
-        "distributed": "settings errors",
+        "distributed": "settings",
         "tokenizers": "settings errors",
         "settings": "errors",
         "randomness": "",
@@ -219,14 +233,16 @@ def circle(graph: dict[str, set[str]]) -> list[str]:
 
 
 @pytest.mark.parametrize("package", HOUSE)
-def test_folders_import_only_the_folders_below_them(package):
-    """Every folder has a row, and every arrow that the code draws stands in the table."""
+def test_folders_import_exactly_what_the_table_says(package):
+    """Every folder has a row, and the arrows of the table are those that the code draws."""
     table = {name: set(targets.split()) for name, targets in HOUSE[package].items()}
     drawn = folder_arrows(ROOT, package)
     drawn.pop("")  # the package's own `__init__`, which holds a docstring at most
     assert set(drawn) == set(table), "a folder without a row in HOUSE, or a row without a folder"
     extra = {name: targets - table[name] for name, targets in drawn.items()}
     assert {name: sorted(targets) for name, targets in extra.items() if targets} == {}
+    unused = {name: targets - drawn[name] for name, targets in table.items()}
+    assert {name: sorted(targets) for name, targets in unused.items() if targets} == {}
 
 
 @pytest.mark.parametrize("package", HOUSE)
@@ -315,6 +331,33 @@ def test_the_map_of_llm_has_every_row_and_names_files_that_exist():
     named = set(re.findall(r"`([\w/]+\.py)`", text))
     assert len(named) > 40
     assert named <= known, f"llm/README.md names what is not there: {sorted(named - known)}"
+
+
+def map_of_llm() -> dict[str, set[str]]:
+    """Rows of the table in llm/README.md: its names for a row's folders -> those of what they
+    import."""
+    text = (ROOT / "llm/README.md").read_text(encoding="utf-8")
+    lines = text.split("| may import |", 1)[1].split("\n\n", 1)[0].splitlines()[2:]
+    cells = [[re.findall(r"`(.+?)`", cell) for cell in line.split("|")] for line in lines]
+    return {" ".join(row[1]): set(row[4]) for row in cells}
+
+
+def test_the_map_of_llm_says_who_may_import_whom_as_the_table_does():
+    """A row of the map may be several of the table's; `jackpot` stands where a file imports it."""
+    table = {name: set(targets.split()) for name, targets in HOUSE["llm"].items()}
+    for path in sources("llm"):
+        folder = ".".join(path.relative_to(ROOT).parts[1:-1])
+        if "jackpot" in {n.split(".")[0] for n in imported(path.read_text(), f"llm.{folder}")}:
+            table[folder].add("jackpot")
+    named = {}  # name in the map -> names in the table
+    for row in map_of_llm():
+        for word in row.split():
+            named[word.rstrip("/")] = word.removesuffix(".py").rstrip("/").replace("/", ".")
+    assert set(named.values()) - {"configs"} == set(table) - {"__main__"}
+    for row, words in map_of_llm().items():
+        own = {named[word.rstrip("/")] for word in row.split()} - {"configs"}
+        wanted = set().union(*(table[name] for name in own)) - own
+        assert {named.get(word, word) for word in words} == wanted, f"llm/README.md: {row}"
 
 
 @pytest.mark.parametrize("package", EMPTY)
