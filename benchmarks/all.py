@@ -50,7 +50,7 @@ def run(name: str, out: Path) -> tuple[list[dict[str, Any]], str]:
     done = subprocess.run(
         [sys.executable, str(HERE / f"{name}.py"), *BENCHMARKS[name], "--json", str(file)],
         cwd=HERE.parent,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent)},
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=(out / f"{name}.txt").open("w"),
         stderr=subprocess.STDOUT,
         check=False,

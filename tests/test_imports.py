@@ -409,6 +409,21 @@ def test_the_help_of_every_command_loads_no_torch():
     assert len(in_a_fresh_interpreter(code).split()) == len(__main__._COMMANDS) >= 7
 
 
+def test_a_benchmark_finds_the_packages_from_wherever_it_is_started():
+    """`python benchmarks/x.py` has benchmarks/ on its path, not the root: each file that imports a
+    package of ours puts the root there before."""
+    own, seen = {"jackpot", *HOUSE}, 0
+    for path in sorted((ROOT / "benchmarks").glob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        starts = [n.lineno for n in tree.body if ast.unparse(n).startswith("sys.path.insert(0, ")]
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                if {n.split(".")[0] for n in imported(ast.unparse(node), "")} & own:
+                    assert starts and starts[0] < node.lineno, f"{path.name}, line {node.lineno}"
+                    seen += 1
+    assert seen > 50
+
+
 def test_no_two_classes_of_the_packages_share_a_name():
     """A reader who meets a name knows which class is meant."""
     places: dict[str, list[str]] = {}
