@@ -1,44 +1,48 @@
-"""The answer in a text: the last number, the last box, the final expression."""
+r"""The answer in a text: the number, box or formula that it gives last.
+
+What a number is says number_grammar.py, for every scorer. Where a text holds a box (\boxed, \fbox),
+its last box is the answer and nothing outside counts.
+"""
 
 from __future__ import annotations
 
 import re
-from decimal import Decimal
+from collections import deque
+from fractions import Fraction
 
-_EXPONENT = r"(?:[eE][-+]?[0-9]+)"
-_NUMBER = re.compile(  # each character is read once
-    rf"(?P<digits>(?:(?<![\w)\]}}])-)?\.?[0-9][0-9,.]*)(?P<exponent>{_EXPONENT}?)"
+from . import number_grammar
+from .number_grammar import Number, whole_number
+
+_SCIENTIFIC = re.compile(r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+")
+_FORMULA = re.compile(  # bounded lengths keep the search linear; "$5 and $6" are sums of money
+    r"\$([^$\n]{1,300})\$(?!\.?[0-9])|\\\(([^\n]{1,300}?)\\\)|\\\[(.{1,300}?)\\\]", re.DOTALL
 )
-
-
-_SCIENTIFIC = re.compile(rf"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+){_EXPONENT}")
-_EXPONENT_MAX = 4  # characters of an exponent, its sign included
-_THOUSANDS = re.compile(r"-?[0-9]{1,3}(,[0-9]{3})+(\.[0-9]*)?")
-_DIGITS_MAX = 100
-_FORMULA = re.compile(  # bounded lengths keep the search linear
-    r"\$([^$\n]{1,300})\$|\\\(([^\n]{1,300}?)\\\)|\\\[(.{1,300}?)\\\]", re.DOTALL
-)
-
-
-_FRACTION = re.compile(rf"(?:(?<![\w)\]}}])-)?[0-9][0-9,.]*(?:/[0-9]+|{_EXPONENT})?")
+_PLAIN = re.compile(r"-?[0-9][0-9,.]*(?:/[0-9]+)?")  # LaTeX reads these as the grammar does
 _WORDS = re.compile(r"[^\W\d_]+(?:[\s,;:.!?'\"-]+[^\W\d_]+)*[.!?]?")
 _FUNCTIONS = frozenset("sin cos tan cot sec csc arcsin arccos arctan log exp max min mod".split())
+_BEFORE_FORMULA = 8  # characters: a sign, a currency and what stands before them
 
 
-def last_number(text: str) -> Decimal | None:
-    """The last number written in digits, thousands commas allowed; None if there is none.
+def last_number(text: str) -> Fraction | None:
+    """The value of `final_number`; None if there is none."""
+    number = final_number(text)
+    return None if number is None else number.value
+
+
+def final_number(text: str) -> Number | None:
+    """The number that a text gives as its answer: all of its last box, or what stands last.
 
     A minus sign counts unless something to subtract from precedes it: "17-25" ends in 25. "3,4" are
     two numbers, "1.2.3" is none, and neither is one of more than 100 digits. "1e-7" is one number.
     """
-    chunk = exponent = ""
-    for match in _NUMBER.finditer(text.replace("\N{MINUS SIGN}", "-")):
-        chunk, exponent = match.group("digits"), match.group("exponent")
-    chunk = chunk.rstrip(".,")
-    digits = chunk.replace(",", "") if _THOUSANDS.fullmatch(chunk) else chunk.rsplit(",", 1)[-1]
-    if not digits or len(digits) > _DIGITS_MAX or digits.count(".") > 1:
-        return None
-    return Decimal(digits + exponent) if len(exponent) <= 1 + _EXPONENT_MAX else None
+    if _has_box(text):
+        text = last_boxed(text) or ""
+        return whole_number(text) or number_grammar.find_last_number(text)
+    return number_grammar.find_last_number(text)
+
+
+def _has_box(text: str) -> bool:
+    return r"\boxed" in text or r"\fbox" in text
 
 
 def last_boxed(text: str) -> str | None:
@@ -69,29 +73,60 @@ def last_boxed(text: str) -> str | None:
 
 def final_expression(text: str) -> str:
     r"""LaTeX of what a text gives as its answer: the last box; without one, the formula ($, \(, \[)
-    or plain number that ends last; "" if there is neither, or the last box never closes.
+    or number that ends last; "" if there is neither, or the last box never closes.
     """
-    if r"\boxed" in text or r"\fbox" in text:
-        return last_boxed(text) or ""
-    end, expression = -1, ""
-    for match in _FORMULA.finditer(text):
-        end, expression = match.end(), next(g for g in match.groups() if g)
-    for match in _FRACTION.finditer(text, max(end, 0)):
-        expression = match.group().rstrip(".,")
-    if is_scientific(expression.replace(",", "")):  # LaTeX would read 1e-7 as e times 1, minus 7
-        number = last_number(expression)
-        return "" if number is None else format(number, "f")
-    return expression.strip()
+    return final_answer(text)[0]
+
+
+def final_answer(text: str) -> tuple[str, Number | None]:
+    """`final_expression`, and the number that it is, if it is one."""
+    if _has_box(text):
+        return as_latex(last_boxed(text) or "")
+    formula = next(iter(deque(_FORMULA.finditer(text), maxlen=1)), None)
+    end = formula.end() if formula else 0
+    rest = text[max(end - 1, 0) :]  # with what may stand before a sign, as in "$x$-7"
+    number = number_grammar.find_last_number(rest)
+    if number is None and formula is not None:
+        content = next(g for g in formula.groups() if g)
+        if whole_number(content) is None:
+            return as_latex(content)
+        here = formula.start()  # a sign may stand outside, as in -$7$
+        number = number_grammar.find_last_number(text[max(0, here - _BEFORE_FORMULA) : end])
+    if number is None:
+        return "", None
+    bare = number._replace(is_percent=False)  # math-verify would compare a hundredth
+    return _number_latex(bare, bare.source.rstrip(" %")), number
+
+
+def as_latex(expression: str) -> tuple[str, Number | None]:
+    """An expression as math-verify reads it rightly, and the number that it is, if it is one.
+
+    A number of the grammar is written so that LaTeX has one reading of it. In everything else only
+    minus signs and digits become plain characters.
+    """
+    number = whole_number(expression)
+    if number is None:
+        return expression.translate(number_grammar.SIGNS_AND_DIGITS).strip(), None
+    return _number_latex(number, expression.strip()), number
+
+
+def _number_latex(number: Number, source: str) -> str:
+    return source if _PLAIN.fullmatch(source) else number_grammar.latex(number)
 
 
 def gold_expression(answer: str) -> str:
     """LaTeX of a data set's answer: its box's content, or the answer without dollar signs."""
-    answer = answer.strip()
+    answer = answer.translate(number_grammar.SIGNS_AND_DIGITS).strip()
     if r"\boxed" in answer:
         return last_boxed(answer) or ""
     if answer.startswith("$") and answer.endswith("$") and not answer.endswith(r"\$"):
         answer = answer.strip("$").strip()
     return answer
+
+
+def gold_number(answer: str) -> Number | None:
+    """The number that a data set's answer is, or that stands last in it."""
+    return whole_number(gold_expression(answer)) or final_number(answer)
 
 
 def is_scientific(expression: str) -> bool:

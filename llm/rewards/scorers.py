@@ -13,7 +13,9 @@ from llm.settings.schema import TaskConfig
 from llm.tokenizers.character import CharTokenizer
 from llm.tokenizers.digit_synonyms import as_digits
 
-from .answers import final_expression, gold_expression, last_number
+from . import number_grammar
+from .answers import as_latex, final_answer, final_number, gold_expression, gold_number
+from .number_grammar import Number
 
 
 class Scorer(Protocol):
@@ -82,11 +84,19 @@ class MathScorer:
 
     def score(self, completions: list[list[int]], answers: list[str]) -> list[float]:
         texts = [finished_text(c, self._tokenizer) or "" for c in completions]
-        pairs = [
-            (gold_expression(a), final_expression(t[-self._longest :]))
-            for t, a in zip(texts, answers, strict=True)
-        ]
-        return [float(right) for right in self._verifier.equal(pairs)]
+        scores: dict[int, float] = {}
+        pairs: dict[int, tuple[str, str]] = {}
+        for i, (text, answer) in enumerate(zip(texts, answers, strict=True)):
+            gold, gold_value = as_latex(gold_expression(answer))
+            expression, value = final_answer(text[-self._longest :])
+            equal = equal_numbers(gold_value, value)
+            if equal is None:
+                pairs[i] = gold, expression
+            else:
+                scores[i] = float(equal)
+        judged = self._verifier.equal(list(pairs.values()))
+        scores |= {i: float(right) for i, right in zip(pairs, judged, strict=True)}
+        return [scores[i] for i in range(len(texts))]
 
     def counts(self) -> dict[str, int]:
         return self._verifier.counts()
@@ -112,5 +122,19 @@ def same_stripped_text(text: str, answer: str) -> bool:
 
 def same_number(text: str, answer: str) -> bool:
     """The last number in the text has the value of the answer."""
-    number = last_number(text)
-    return number is not None and number == last_number(answer)
+    number, gold = final_number(text), gold_number(answer)
+    return number is not None and gold is not None and number_grammar.same(number, gold)
+
+
+def equal_numbers(gold: Number | None, value: Number | None) -> bool | None:
+    """What the grammar alone decides: equal numbers are right, different integers are wrong.
+
+    None where math-verify decides: one of both is no number of the grammar, or they differ and one
+    is no integer, so that rounding counts (1/3 and 0.333333).
+    """
+    if gold is None or value is None:
+        return None
+    if number_grammar.same(gold, value):
+        return True
+    integers = gold.value.denominator == value.value.denominator == 1
+    return False if integers and gold.is_percent == value.is_percent else None

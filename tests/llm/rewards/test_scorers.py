@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,60 @@ def test_number_compares_values():
     assert score("number", "so it is 1,234.0", "1234") == 1.0
     assert score("number", "so it is 1234 or 12", "1234") == 0.0
     assert score("number", "none", "none") == 0.0
+
+
+SIGNED = [  # gold, completion, score by every scorer of numbers
+    ("7", "The answer is \u22127.", 0.0),
+    ("-7", "The answer is \u22127.", 1.0),
+    ("-7", "The answer is \u20137", 1.0),
+    ("7", "The answer is \u20137", 0.0),
+    ("\u22127", "The answer is -7", 1.0),
+    ("-7", "so \\boxed{\u22127}", 1.0),
+    ("-7", "from 5-7", 0.0),
+    ("7", "from 5\u20137", 1.0),
+    ("0.5", "So it costs .5 dollars.", 1.0),
+    ("5", "So it costs .5 dollars.", 0.0),
+    ("-.5", "It is \u2212.5", 1.0),
+    ("3.5", "The answer is 3 1/2.", 1.0),
+    ("1/2", "The answer is 3 1/2.", 0.0),
+    ("3 1/2", "It is 7/2", 1.0),
+    ("1/2", "The answer is 1 / 2.", 1.0),
+    ("2", "The answer is 1 / 2.", 0.0),
+    ("1.5", "It is 1\u00bd cups", 1.0),
+    ("1234", "It is 1 234 m", 1.0),
+    ("1_234", "It is 1,234", 1.0),
+    ("1500", "about 1.5 \u00d7 10^3", 1.0),
+    ("3", "about 1.5 \u00d7 10^3", 0.0),
+    ("50", "It is 50%", 1.0),
+    ("0.5", "It is 50%", 1.0),
+    ("50%", "It is 0.5", 1.0),
+    ("12", r"\boxed{12}, checked 3 times", 1.0),
+    ("3", r"\boxed{12}, checked 3 times", 0.0),
+    ("9", "10^10^9", 0.0),
+]
+
+
+@pytest.mark.parametrize("name", ["number", "math_verify"])
+def test_both_scorers_of_numbers_read_one_grammar(name, verifier):
+    scorer = open_scorer(sections.task(type="problems", scorer=name), Unicode())
+    if name == "math_verify":
+        scorer._verifier = verifier
+    golds, texts, wanted = zip(*SIGNED, strict=True)
+    found = scorer.score([ended(t) for t in texts], list(golds))
+    assert list(zip(golds, texts, found, strict=True)) == list(
+        zip(golds, texts, wanted, strict=True)
+    )
+
+
+def test_rounding_is_math_verifys_and_which_integer_is_written_is_the_grammars(verifier):
+    """Where the two disagree: a third is 0.333333 by math-verify alone; 7 is never another 7."""
+    scorer = MathScorer(sections.task(type="problems"), Unicode())
+    scorer._verifier = verifier
+    texts = ["It is 0.333333", "It is 0.33", "$x = \u22127$"]
+    assert scorer.score([ended(t) for t in texts], ["1/3", "1/3", "-7"]) == [1.0, 0.0, 1.0]
+    asked: list = []
+    scorer._verifier = types.SimpleNamespace(equal=lambda pairs: asked.extend(pairs) or [])
+    assert scorer.score([ended("7"), ended("8")], ["7", "7"]) == [1.0, 0.0] and not asked
 
 
 CODE = "__import__('os').system('touch {path}')"
