@@ -16,7 +16,8 @@ class TaskSection:
 
     scorer: Literal["auto", "exact", "number", "math_verify"] = "auto"
     """exact: the same text (with a model's own tokenizer, but for space around it); number: the
-    last number in the text; math_verify: equal as mathematics. Of a finished completion only.
+    last number in the text or in its last box; math_verify: equal as mathematics; docs/rewards.md.
+    Of a finished completion only.
     auto: number for arithmetic, math_verify for problems, else exact."""
     score_seconds: float = 1.0
     """math_verify: time for one answer; after it the score is 0."""

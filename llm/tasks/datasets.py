@@ -15,7 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from llm.errors import ConfigError
-from llm.rewards.answers import gold_expression, is_prose, is_scientific, last_boxed, last_number
+from llm.rewards.answers import (
+    as_latex,
+    gold_expression,
+    gold_number,
+    is_prose,
+    is_scientific,
+    last_boxed,
+)
 from llm.rewards.scorers import scorer_name
 from llm.settings.schema import GymTask, ProblemsTask
 
@@ -206,7 +213,7 @@ def _unfit(problem: Problem, cfg: ProblemsTask | GymTask, tokenizer: Any) -> str
         return f"the prompt cannot be read: {str(e)[:100]}"
     if tokens > cfg.prompt_tokens_max:
         return f"the prompt has {tokens} tokens, more than {cfg.prompt_tokens_max}"
-    if scorer_name(cfg) == "number" and last_number(problem.answer) is None:
+    if scorer_name(cfg) == "number" and gold_number(problem.answer) is None:
         return "the answer holds no number, which the scorer number needs"
     if scorer_name(cfg) == "math_verify":
         return _unclear(gold_expression(problem.answer))
@@ -232,7 +239,7 @@ def _readable(
     from llm.rewards.math_verifier import Verifier
 
     verifier = Verifier(cfg.score_workers, cfg.score_seconds)
-    golds = {p.answer: gold_expression(p.answer) for _, p in problems}
+    golds = {p.answer: as_latex(gold_expression(p.answer))[0] for _, p in problems}
     hard = [g for g in golds.values() if not _PLAIN_NUMBER.fullmatch(g)]  # no need to ask
     try:
         ok = dict(zip(hard, verifier.readable(hard), strict=True))
