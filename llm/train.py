@@ -41,6 +41,7 @@ def train(cfg: Config, folder: Path) -> dict[str, Any]:
     """
     with open_context(cfg, folder) as ctx, open_run(ctx, folder) as run:
         self_test(ctx)  # sampling and scoring must agree about log p before anything is corrected
+        run.claim()  # until here a start changes nothing of a run
         for step in run.steps():  # from the last checkpoint on
             train_step(ctx, run, step)
         last = sample_rollouts(ctx, cfg.run.steps, run.learner.guard)  # contexts for the KLs

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from llm import distributed
 from llm.errors import CheckpointError
+from llm.settings.resuming import changed, identity_of
 from llm.settings.validation import flatten
 
 from . import atomic_files
@@ -34,7 +35,6 @@ from .state_tensors import (
 )
 
 __all__ = [
-    "IDENTITY_IGNORES",
     "CheckpointError",
     "best",
     "identity",
@@ -48,15 +48,11 @@ __all__ = [
 
 _FORMAT = 2
 _SLACK = 1 << 20  # bytes for headers and JSON
-# A run may be moved, followed in another way, and go on with other processes.
-IDENTITY_IGNORES = {
-    "run.folder", "run.tracker", "run.checkpoints_kept", "run.sharding", "optim.head",
-}  # fmt: skip
 
 
 def identity(cfg: Any) -> dict[str, str]:
-    """What makes a checkpoint this run's: every setting of a `Config`, but for its folder."""
-    return {k: repr(v) for k, v in flatten(cfg).items() if k not in IDENTITY_IGNORES}
+    """What makes a checkpoint this run's: the settings of a `Config` that resuming.py says."""
+    return {k: repr(v) for k, v in identity_of(flatten(cfg)).items()}
 
 
 def save_state(
@@ -211,16 +207,15 @@ def _manifest(checkpoint: Path) -> dict[str, Any]:
 
 def _check_identity(checkpoint: Path, manifest: dict, identity: dict[str, str] | None) -> None:
     written_by = manifest["identity"]
-    if identity is None or written_by == identity:
+    if identity is None:
         return
     if written_by is None:
         raise CheckpointError(f"{checkpoint} does not say which run it is of; remove it")
-    keys = [k for k in {**identity, **written_by} if written_by.get(k) != identity.get(k)]
-    differs = [
-        f"{k} ({written_by.get(k, 'absent')} there, {identity.get(k, 'absent')} now)"
-        for k in keys[:5]
-    ]
-    more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
+    found = changed(identity_of(written_by), identity_of(identity))
+    if not found:
+        return
+    differs = [f"{k} ({a} there, {b} now)" for k, (a, b) in list(found.items())[:5]]
+    more = f" and {len(found) - 5} more" if len(found) > 5 else ""
     raise CheckpointError(
         f"{checkpoint} is of a run with other settings: {', '.join(differs)}{more}. "
         "Remove it, or choose another --run.folder"

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
+import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +28,7 @@ NOT_COMPARED = set(
     "run.seed run.folder pretrain.folder run.tracker run.threads run.checkpoint_every "
     "run.checkpoints_kept run.keep_best run.samples_kept".split()
 )
+NAMED = 3  # runs in the default file's name
 
 
 def main(argv: list[str]) -> int:
@@ -38,13 +42,13 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--out",
         type=Path,
-        default=Path("runs/compare.html"),
-        help="a .html page or a .png picture (default runs/compare.html)",
+        help="a .html page or a .png picture (default runs/compare_NAMES.html, by the runs' names)",
     )
     parser.add_argument("--force", action="store_true", help="even if their tasks differ")
     args = parser.parse_args(argv)
-    if args.out.suffix not in (".html", ".png"):
-        raise ConfigError(f"--out {args.out} must end in .html or .png")
+    out: Path = args.out or default_out(args.runs)
+    if out.suffix not in (".html", ".png"):
+        raise ConfigError(f"--out {out} must end in .html or .png")
     runs = [read_run(r) for r in args.runs]
     for run in runs:
         refuse_old(run.folder / "config.toml", run.config)
@@ -53,10 +57,20 @@ def main(argv: list[str]) -> int:
         for note in run.notes:
             if note.startswith("metrics.jsonl"):
                 sys.stderr.write(f"{run.folder}: {note}\n")
-    write(args.out, draw(groups) if args.out.suffix == ".png" else document(groups))
+    write(out, draw(groups) if out.suffix == ".png" else document(groups))
     print(table_text(groups))
-    print(f"wrote {args.out}")
+    print(f"wrote {out}")
     return 0
+
+
+def default_out(runs: Sequence[Path]) -> Path:
+    """Where the comparison of these folders is written, whatever their order; that of others is
+    another file."""
+    folders = sorted(run.resolve() for run in runs)
+    names = [re.sub(r"[^\w.-]", "-", folder.name)[:30] for folder in folders]
+    shown = [*names[:NAMED], *([f"{len(names) - NAMED}-more"] if len(names) > NAMED else [])]
+    mark = hashlib.sha256("\n".join(map(os.fsdecode, folders)).encode("utf-8", "replace"))
+    return Path("runs") / f"compare_{'_'.join(shown)}_{mark.hexdigest()[:6]}.html"
 
 
 def grouped(runs: Sequence[RunData], force: bool = False) -> list[Group]:

@@ -128,12 +128,12 @@ def _folder(cfg: Config) -> Line:
             f"cannot write to {there}, where run folder {folder} would be: choose another "
             "--run.folder"
         )
-    if not (folder / "config.toml").exists():
+    if not run_folder.holds_run(folder):
         return Line("run folder", OK, f"{folder} is free to use")
-    run_folder.check_same(folder / "config.toml", cfg)
-    if (folder / "summary.json").exists():
-        state, remedy = f"{folder} holds this run, complete", "choose another --run.folder"
-        return Line("run folder", WARNING, state, remedy)
+    run_folder.check_same(folder, cfg)
+    if run_folder.is_complete(folder, cfg):
+        remedy = "raise --run.steps to go on, or choose another --run.folder"
+        return Line("run folder", WARNING, f"{folder} holds this run, complete", remedy)
     kept = latest(folder / "checkpoints")
     return Line("run folder", OK, f"{folder} holds this run, which would go on: {kept}")
 

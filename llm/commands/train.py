@@ -8,6 +8,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llm.errors import ConfigError
 from llm.settings.loading import split_arguments
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ def main(argv: list[str]) -> int:
     from llm import settings
 
     files, flags = split_arguments(argv)
+    if not argv:
+        raise ConfigError(_nothing_given())
     cfg = settings.load(files, [f for f in flags if f != "--dry-run"])
     if "--dry-run" in flags:
         sys.stdout.write(settings.dump(cfg))
@@ -54,6 +57,19 @@ def main(argv: list[str]) -> int:
     return code
 
 
+def _nothing_given() -> str:
+    """What to do instead of `train` alone, which would spend minutes on a run nobody asked for."""
+    folder = Path(__file__).resolve().parents[1] / "configs"
+    near = Path(os.path.relpath(folder))
+    names = "\n".join(f"  {near / path.name}" for path in sorted(folder.glob("*.toml")))
+    return (
+        "nothing was given to train. Give a configuration and a folder:\n"
+        f"  python -m llm train {near / 'tiny_cpu.toml'} --run.folder runs/mine\n"
+        f"Configurations to start from:\n{names}\n"
+        "`python -m llm train --help` lists every setting"
+    )
+
+
 class _Failed(Exception):
     """The reason is on stderr."""
 
@@ -70,8 +86,9 @@ def run_config(cfg: Config) -> int:
         folder = Path(cfg.run.folder)
         if distributed.is_main():
             folder = run_folder.prepare(cfg)
-        if distributed.broadcast_object((folder / "summary.json").exists()):
-            _say(f"{folder}: already complete\n")
+        complete = distributed.is_main() and run_folder.is_complete(folder, cfg)
+        if distributed.broadcast_object(complete):
+            _say(f"{folder}: already complete; a larger --run.steps goes on with it\n")
             return 0
         summary = train(cfg, folder)
     except Stopped as e:

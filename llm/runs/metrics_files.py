@@ -14,17 +14,22 @@ from .metrics import check_names
 
 
 class MetricsFile:
-    """metrics.jsonl: one JSON object a row, on disk at once; cut to the checkpoint on resume."""
+    """metrics.jsonl: one JSON object a row, on disk at once; `cut` to the checkpoint on resume."""
 
     def __init__(self, path: Path, keep_bytes: int = 0) -> None:
-        self.path = path
+        self.path, self.keep_bytes = path, keep_bytes
         with path.open("ab") as file:
-            if file.tell() < keep_bytes:
-                raise ValueError(
-                    f"{path} holds {file.tell()} bytes, fewer than the {keep_bytes} that the "
-                    "checkpoint counts: rows were lost. Put it back, or remove the checkpoints"
-                )
-            file.truncate(keep_bytes)
+            there = file.tell()
+        if there < keep_bytes:
+            raise ValueError(
+                f"{path} holds {there} bytes, fewer than the {keep_bytes} that the checkpoint "
+                "counts: rows were lost. Put it back, or remove the checkpoints"
+            )
+
+    def cut(self) -> None:
+        """Drop what an interrupted start wrote after the checkpoint."""
+        with self.path.open("ab") as file:
+            file.truncate(self.keep_bytes)
 
     def write(self, *rows: dict[str, Any]) -> None:
         lines = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
@@ -46,6 +51,10 @@ class RunFiles:
     def __init__(self, folder: Path, kept: dict[str, int]) -> None:
         self.files = {n: MetricsFile(folder / f"{n}.jsonl", kept.get(n, 0)) for n in self.NAMES}
 
+    def cut(self) -> None:
+        for file in self.files.values():
+            file.cut()
+
     def write(self, name: str, *rows: dict[str, Any]) -> None:
         """Append rows to `name`.jsonl.
 
@@ -61,6 +70,9 @@ class RunFiles:
 
 class NoFiles:
     """In place of `RunFiles` where another rank writes them."""
+
+    def cut(self) -> None:
+        pass
 
     def write(self, name: str, *rows: dict[str, Any]) -> None:
         _check(name, rows)  # all ranks refuse a row together

@@ -12,11 +12,12 @@ import platform
 import subprocess
 import sys
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from llm import distributed
-from llm.checkpoints.checkpoint import IDENTITY_IGNORES, write_json
+from llm.checkpoints.checkpoint import best, latest, write_json
 from llm.settings.loading import Config, ConfigError, dump, flatten, read_table
+from llm.settings.resuming import changed, identity_of, shown
 from llm.settings.sections import flat_table
 
 _PACKAGES = ("torch", "transformers", "numpy", "safetensors")
@@ -38,9 +39,12 @@ _locks: dict[Path, IO[str]] = {}  # of this process; closing one frees it
 def prepare(cfg: Config) -> Path:
     """Create or reopen the run folder: config.toml and provenance.json; locked for this process.
 
+    A folder that holds no run yet takes any settings. Those of a run that goes on with others are
+    written by `claim`, once everything that can be refused has been looked at.
+
     Raises:
         ConfigError: the folder cannot be written, is in use by another process, or holds something
-            else or another configuration. What it holds is then unchanged.
+            else, another run, or more steps than are asked for. What it holds is then unchanged.
     """
     folder = Path(cfg.run.folder)
     try:
@@ -90,31 +94,77 @@ def _lock(folder: Path) -> None:
 
 
 def _fill(folder: Path, cfg: Config) -> None:
-    config = folder / "config.toml"
-    if config.exists():
-        check_same(config, cfg)
-    elif (folder / "metrics.jsonl").exists() or (folder / "checkpoints").exists():
-        raise ConfigError(f"{folder} holds a run without config.toml; choose another --run.folder")
+    if holds_run(folder):
+        check_same(folder, cfg)
     else:
-        draft = folder / "config.toml.draft"
-        draft.write_text(dump(cfg), encoding="utf-8")
-        os.replace(draft, config)
+        _write_config(folder, cfg)
     _append_provenance(folder / "provenance.json")
 
 
-def check_same(config: Path, cfg: Config) -> None:
-    """Refuse a run folder whose config.toml is not this configuration."""
-    there, own = flat_table(read_table(config)), flatten(cfg)
-    differs = [
-        f"{k} ({there.get(k, 'absent')!r} there, {own.get(k, 'absent')!r} now)"
-        for k in own | there
-        if k not in IDENTITY_IGNORES and there.get(k) != own.get(k)
-    ]
+def _write_config(folder: Path, cfg: Config) -> None:
+    draft = folder / "config.toml.draft"
+    draft.write_text(dump(cfg), encoding="utf-8")
+    os.replace(draft, folder / "config.toml")
+
+
+def holds_run(folder: Path) -> bool:
+    """Whether a first step was made here: there are rows, checkpoints, or a summary. What a start
+    leaves that failed before is no run, and binds nobody."""
+    rows, checkpoints = folder / "metrics.jsonl", folder / "checkpoints"
+    made = rows.is_file() and rows.stat().st_size > 0
+    kept = latest(checkpoints) is not None or best(checkpoints) is not None
+    return made or kept or (folder / "summary.json").exists()
+
+
+def settings_there(folder: Path) -> dict[str, Any]:
+    """{'section.name': value} of the run in `folder`.
+
+    Raises:
+        ConfigError: config.toml is lost or is no TOML.
+    """
+    config = folder / "config.toml"
+    if not config.exists():
+        raise ConfigError(f"{folder} holds a run without config.toml; choose another --run.folder")
+    return flat_table(read_table(config))
+
+
+def check_same(folder: Path, cfg: Config) -> None:
+    """Refuse a folder that holds another run, or more steps of this one than are asked for."""
+    differs = changed(identity_of(settings_there(folder)), identity_of(flatten(cfg)))
     if differs:
         raise ConfigError(
-            f"{config.parent} holds a run with other settings: {', '.join(differs)}. "
+            f"{folder} holds a run with other settings: {shown(differs)}. "
             "Choose another --run.folder, or start with the settings it has"
         )
+    newest = latest(folder / "checkpoints")
+    done = int(newest.name.lstrip(".")[5:13]) if newest else 0
+    if done > cfg.run.steps:
+        raise ConfigError(
+            f"{folder} holds {done} steps, and --run.steps is {cfg.run.steps}: a run is not "
+            f"shortened. Give at least {done}, or another --run.folder"
+        )
+
+
+def is_complete(folder: Path, cfg: Config) -> bool:
+    """Whether all steps that are asked for are done and summed up."""
+    if not (folder / "summary.json").exists():
+        return False
+    return bool(settings_there(folder).get("run.steps") == cfg.run.steps)
+
+
+def claim(folder: Path, cfg: Config) -> dict[str, tuple[Any, Any]]:
+    """Before the first step: the run is from here on as configured now, and not complete.
+
+    Returns:
+        The settings that were others, as `changed`; those of identity never are.
+    """
+    config = folder / "config.toml"
+    there = flat_table(read_table(config)) if config.exists() else {}
+    differs = changed(there, flatten(cfg))
+    if differs:
+        _write_config(folder, cfg)
+    (folder / "summary.json").unlink(missing_ok=True)
+    return differs if there else {}
 
 
 def _append_provenance(path: Path) -> None:

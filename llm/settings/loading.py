@@ -7,6 +7,7 @@ settings are is in schema.py, how a layer applies in sections.py, what is refuse
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from typing import Any
 
 from llm.errors import ConfigError
 
+from .regular_files import read_text
 from .schema import ModelConfig, Settings
 from .sections import Word, default_values, flat_table, flatten, nested_table, settings_of, updated
 from .validation import IDLE_TYPES, check, without_effect
@@ -92,7 +94,17 @@ def _merged(layers: Sequence[Layer]) -> Config:
     while keys := [key for key in without_effect(last) if overridden(key)]:
         default = default_values(last) | IDLE_TYPES
         last = updated(last, nested_table({keys[0]: default[keys[0]]}))
+    last = updated(last, nested_table(_expanded(flatten(last))))
     return Config(**{name: getattr(last, name) for name in settings_of(Settings)})
+
+
+_PATHS = "run.folder pretrain.folder policy.path actor.path task.source task.eval_source".split()
+
+
+def _expanded(flat: Mapping[str, Any]) -> dict[str, str]:
+    """The paths that start with ~, in full: a shell does so only where ~ starts a word."""
+    paths = {k: flat[k] for k in _PATHS if k in flat and flat[k].startswith("~")}
+    return {key: os.path.expanduser(path) for key, path in paths.items()}
 
 
 def read_table(path: Path) -> dict[str, Any]:
@@ -102,11 +114,13 @@ def read_table(path: Path) -> dict[str, Any]:
         ConfigError: it cannot be read, is not TOML, or is the config.toml of older code.
     """
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(read_text(path))
     except OSError as e:
-        raise ConfigError(f"cannot read config file {path}: {e.strerror}") from e
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        raise ConfigError(f"cannot read config file {path}: {e.strerror or e}") from e
+    except ValueError as e:  # TOML, UTF-8, and numbers of thousands of digits
         raise ConfigError(f"{path} is not TOML: {e}") from e
+    except RecursionError as e:
+        raise ConfigError(f"{path} is nested too deeply to be a configuration") from e
     refuse_old(path, table)
     return table
 

@@ -81,7 +81,12 @@ def check(cfg: Settings) -> None:
 
 def _check_bounds(cfg: Settings) -> None:
     flat = flatten(cfg)
+    _require(bool(flat["run.folder"].strip()), "run.folder", "''", "the name of a folder")
     for key, value in flat.items():
+        if isinstance(value, str):
+            _require("\0" not in value, key, repr(value), "without the character NUL")
+        if isinstance(value, int):
+            _require(abs(value) < 2**63, key, "a larger number", "below 2^63")
         if isinstance(value, float):
             finite = math.isfinite(value) or (value == math.inf and key in _MAY_BE_INFINITE)
             _require(finite, key, value, "a finite number")

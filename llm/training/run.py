@@ -31,7 +31,7 @@ from llm.checkpoints.state_tensors import StatefulPart
 from llm.errors import NonFinite
 from llm.models import sharding
 from llm.rollout.batch import Batch
-from llm.runs import metrics_files
+from llm.runs import metrics_files, run_folder
 from llm.runs.alarms import Alarms, writable
 from llm.runs.metrics_files import NoFiles, RunFiles
 from llm.runs.nonfinite_guard import Guard
@@ -40,6 +40,7 @@ from llm.runs.signals import Signals, Stopped
 from llm.runs.trackers import Tracker, open_tracker
 
 from .context import TrainContext
+from .continuation import continuation_notes
 from .evaluation import evaluate, pass_rate
 from .forward import forward, logprobs_and_kls
 from .keywords import control_keywords, next_state_keywords
@@ -83,6 +84,17 @@ class Run:
         self.progress = Progress(folder.name, cfg.run.steps, self.first_step, silent=not main)
         if main:
             require_space(self.checkpoints, self._parts)
+
+    def claim(self) -> None:
+        """Before the first step, when everything that can be refused was looked at: take over the
+        settings that may change, and drop rows of after the checkpoint. A start that ended before
+        has changed nothing of the run."""
+        if not distributed.is_main():
+            return
+        differs = run_folder.claim(self.folder, self.ctx.cfg)
+        for line in continuation_notes(self.ctx.cfg, differs, self.first_step):
+            sys.stderr.write(f"{self.folder.name}: {line}\n")
+        self.files.cut()
 
     @property
     def alarm_lr_factor(self) -> float:

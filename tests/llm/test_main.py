@@ -31,3 +31,11 @@ def test_dry_run_prints_the_resolved_configuration_and_writes_nothing(tmp_path, 
     flags = ["--run.folder", str(folder), "--correction.lam", "1.5", "--dry-run"]
     assert main(["train", str(CONFIGS[0]), *flags]) == 0
     assert "lam = 1.5" in capsys.readouterr().out and not folder.exists()
+
+
+def test_train_alone_says_what_to_do_and_trains_nothing(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train"]) == 2
+    said = capsys.readouterr().err
+    assert "tiny_cpu.toml --run.folder runs/mine" in said and "--help" in said
+    assert all(path.name in said for path in CONFIGS) and not any(tmp_path.iterdir())

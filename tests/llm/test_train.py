@@ -118,6 +118,44 @@ def test_a_resume_at_every_step_repeats_the_uninterrupted_run(tmp_path, warm, mo
     assert rows(tmp_path / "cut") == rows(tmp_path / "whole")
 
 
+def test_a_finished_run_that_goes_on_equals_a_longer_one(tmp_path, warm, capsys):
+    """Rows, samples, weights and optimiser; the row of its former end gives way to a step."""
+    often = ("--run.eval-every", "2", "--run.checkpoint-every", "5")
+    start(tmp_path / "whole", warm, "--run.steps", "5", *often)
+    start(tmp_path / "more", warm, "--run.steps", "3", *often)
+    assert [r["step"] for r in rows(tmp_path / "more")] == [0, 1, 2, 3]
+    capsys.readouterr()
+    summary = start(tmp_path / "more", warm, "--run.steps", "5", *often)
+    assert "more: goes on after 3 steps with other settings: run.steps (3 there, 5 now)" in (
+        capsys.readouterr().err
+    )
+    assert (
+        summary["steps"] == 5
+        and config.load([str(tmp_path / "more/config.toml")], []).run.steps == 5
+    )
+    for name in ("metrics", "samples", "histograms", "decisions"):
+        assert rows(tmp_path / "more", name) == rows(tmp_path / "whole", name)
+    a, b = weights(tmp_path / "whole"), weights(tmp_path / "more")
+    assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_a_start_that_fails_after_opening_leaves_a_finished_run_as_it_was(
+    tmp_path, warm, monkeypatch
+):
+    """A longer run whose self-test fails has taken nothing from the shorter one."""
+    start(tmp_path, warm, "--run.steps", "1")
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.suffix in (".toml", ".jsonl")}
+
+    def fails(ctx):
+        raise config.ConfigError("no")
+
+    monkeypatch.setattr(train, "self_test", fails)
+    with pytest.raises(config.ConfigError, match="no"):
+        start(tmp_path, warm, "--run.steps", "2")
+    assert {name: (tmp_path / name).read_bytes() for name in before} == before
+    assert (tmp_path / "summary.json").exists()
+
+
 @pytest.mark.parametrize(
     ("updates", "micro", "target", "head", "passes"),
     [

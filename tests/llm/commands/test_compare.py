@@ -55,6 +55,19 @@ def test_the_method_is_read_from_the_settings(tmp_path, flags, key):
     assert group.colour == style.METHOD_COLOURS[key]
 
 
+def test_other_runs_are_compared_in_another_file(tmp_path, monkeypatch, capsys):
+    """By their names, in any order; folders of one name in different places are told apart."""
+    monkeypatch.chdir(tmp_path)
+    a, b = (make_run(tmp_path / n, "--run.seed", n[-1]) for n in ("x/s1", "x/s2"))
+    c = make_run(tmp_path / "y/s2", "--run.seed", "3")
+    for runs in ([a, b], [b, a], [a, c]):
+        assert compare.main([str(r) for r in runs]) == 0
+    written = sorted(p.name for p in (tmp_path / "runs").iterdir())
+    assert len(written) == 2 and all(name.startswith("compare_s1_s2_") for name in written)
+    many = [tmp_path / f"run {i}" for i in range(5)]
+    assert compare.default_out(many).name.startswith("compare_run-0_run-1_run-2_2-more_")
+
+
 def test_rows_left_out_are_said_with_file_and_line(tmp_path, capsys):
     a = make_run(tmp_path / "a")
     with (a / "metrics.jsonl").open("a") as file:

@@ -92,6 +92,8 @@ def test_a_problem_gives_exit_code_1(capsys):
 def test_a_folder_of_another_run_or_a_complete_one_is_told(tmp_path):
     cfg = settings.load([], [*TINY, "--run.folder", str(tmp_path)])
     run_folder.release(run_folder.prepare(cfg))
+    assert "is free to use" in lines(tmp_path)["run folder"].found  # a start before its first step
+    (tmp_path / "metrics.jsonl").write_text('{"step": 0}\n')
     assert "would go on" in lines(tmp_path)["run folder"].found
     (tmp_path / "summary.json").write_text("{}")
     assert lines(tmp_path)["run folder"].status == WARNING

@@ -18,6 +18,11 @@ from llm.settings.loading import ConfigError
 ROOT = Path(__file__).resolve().parents[3]
 
 
+def with_a_row(folder: Path) -> None:
+    """A folder holds a run from its first row on."""
+    (folder / "metrics.jsonl").write_text('{"step": 0}\n')
+
+
 def configured(folder: Path, *flags: str) -> settings.Config:
     return settings.load([], ["--run.folder", str(folder), *flags])
 
@@ -44,6 +49,7 @@ def test_two_processes_cannot_train_in_one_folder(tmp_path):
 
 def test_a_folder_with_other_settings_is_refused_and_nothing_in_it_changes(tmp_path):
     run_folder.release(run_folder.prepare(configured(tmp_path)))
+    with_a_row(tmp_path)
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
     with pytest.raises(ConfigError, match=r"other settings: run.seed \(0 there, 3 now\)"):
         run_folder.prepare(configured(tmp_path, "--run.seed", "3"))
@@ -81,7 +87,7 @@ def test_damaged_provenance_and_a_lost_configuration_are_refused(tmp_path):
         run_folder.prepare(configured(tmp_path))
     (tmp_path / "provenance.json").unlink()
     (tmp_path / "config.toml").unlink()
-    (tmp_path / "checkpoints").mkdir()
+    with_a_row(tmp_path)
     with pytest.raises(ConfigError, match=r"holds a run without config.toml"):
         run_folder.prepare(configured(tmp_path))
 
@@ -97,6 +103,7 @@ def test_provenance_names_the_optional_packages_that_are_there(tmp_path, monkeyp
 def test_a_folder_with_another_configuration_is_refused_and_left_as_it_was(tmp_path):
     folder = tmp_path / "r"
     run_folder.prepare(settings.load([], ["--run.folder", str(folder)]))
+    with_a_row(folder)
     before = (folder / "config.toml").read_bytes()
     with pytest.raises(ConfigError, match=r"correction\.lam \(1\.0 there, 2\.0 now\)"):
         run_folder.prepare(
@@ -109,3 +116,37 @@ def test_an_unwritable_folder_is_an_error_before_any_work(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"cannot write to run folder"):
         run_folder.prepare(settings.load([], ["--run.folder", str(tmp_path / "file" / "r")]))
+
+
+def test_a_start_that_failed_before_its_first_step_binds_nobody(tmp_path):
+    """Other settings are then allowed: the remedy that its error names, say."""
+    run_folder.release(run_folder.prepare(configured(tmp_path)))
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "metrics.jsonl").touch()
+    again = configured(tmp_path, "--run.seed", "3")
+    run_folder.release(run_folder.prepare(again))
+    assert settings.load([str(tmp_path / "config.toml")], []) == again
+
+
+def test_settings_that_may_change_are_taken_over_by_the_claim_and_not_before(tmp_path):
+    """Until then the folder is what it was: a start may still fail."""
+    run_folder.release(run_folder.prepare(configured(tmp_path, "--run.steps", "9")))
+    with_a_row(tmp_path)
+    (tmp_path / "summary.json").write_text("{}")
+    more = configured(tmp_path, "--run.steps", "12", "--run.eval-every", "2")
+    before = (tmp_path / "config.toml").read_bytes()
+    assert run_folder.is_complete(tmp_path, configured(tmp_path, "--run.steps", "9"))
+    run_folder.release(run_folder.prepare(more))
+    assert not run_folder.is_complete(tmp_path, more)
+    assert (tmp_path / "config.toml").read_bytes() == before
+    assert run_folder.claim(tmp_path, more) == {"run.steps": (9, 12), "run.eval_every": (10, 2)}
+    assert settings.load([str(tmp_path / "config.toml")], []) == more
+    assert not (tmp_path / "summary.json").exists()
+
+
+def test_a_run_is_not_shortened(tmp_path):
+    run_folder.release(run_folder.prepare(configured(tmp_path)))
+    (tmp_path / "checkpoints/step_00000010").mkdir(parents=True)
+    with pytest.raises(ConfigError, match=r"holds 10 steps, and --run.steps is 9.*at least 10"):
+        run_folder.prepare(configured(tmp_path, "--run.steps", "9"))
+    run_folder.release(run_folder.prepare(configured(tmp_path, "--run.steps", "10")))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from pathlib import Path
 from typing import Literal, get_args, get_origin
@@ -196,9 +197,9 @@ def test_the_config_of_a_run_folder_of_older_code_is_refused_in_one_sentence(tmp
     refused = r"config\.toml is of a run from before 0\.1\.0, and settings were renamed since"
     with pytest.raises(ConfigError, match=refused):
         settings.load([str(path)], [])
+    (tmp_path / "metrics.jsonl").write_text('{"step": 0}\n')
     with pytest.raises(ConfigError, match=refused):
         run_folder.prepare(settings.load([], ["--run.folder", str(tmp_path)]))
-    (tmp_path / "metrics.jsonl").write_text('{"step": 0}\n')
     for command in (report, compare, evaluate):
         with pytest.raises(ConfigError, match=refused):
             command.main([str(tmp_path)])
@@ -244,3 +245,39 @@ def test_any_settings_are_dumped_as_toml_that_reads_back_equal(found):
     table = tomllib.loads(settings.dump(found))
     assert sections.updated(Settings(), table) == found
     assert sections.flat_table(table) == settings.flatten(found)
+
+
+def test_a_path_that_starts_with_a_tilde_is_of_the_home_folder(tmp_path, monkeypatch):
+    """No shell expands it in a file, or behind an equals sign."""
+    monkeypatch.setenv("HOME", "/home/me")
+    file = write(tmp_path, "[pretrain]\nfolder = '~/kept'\n")
+    cfg = settings.load([file], ["--run.folder=~/runs/a"])
+    assert (cfg.run.folder, cfg.pretrain.folder) == ("/home/me/runs/a", "/home/me/kept")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a = " + b"[" * 9000, "nested too deeply"),
+        (b"[run]\nsteps = 1" + b"0" * 5000, "is not TOML"),
+        (b"\xff", "is not TOML"),
+    ],
+    ids=["depth", "digits", "bytes"],
+)
+def test_a_hostile_configuration_file_is_refused_by_name(tmp_path, content, message):
+    (tmp_path / "c.toml").write_bytes(content)
+    with pytest.raises(ConfigError, match=rf"c\.toml.*{message}"):
+        settings.load([str(tmp_path / "c.toml")], [])
+
+
+def test_a_byte_order_mark_before_toml_is_dropped(tmp_path):
+    (tmp_path / "c.toml").write_bytes(b"\xef\xbb\xbf[run]\nseed = 5\n")
+    assert settings.load([str(tmp_path / "c.toml")], []).run.seed == 5
+
+
+def test_a_configuration_that_is_no_regular_file_is_refused_at_once(tmp_path):
+    """A FIFO would wait for its other end, /dev/zero would never end."""
+    os.mkfifo(tmp_path / "c.toml")
+    for path in (tmp_path / "c.toml", Path("/dev/zero")):
+        with pytest.raises(ConfigError, match="it is not a regular file"):
+            settings.load([str(path)], [])

@@ -1,0 +1,52 @@
+"""Files that are read and written as what they seem: regular, and no link to somewhere else.
+
+A FIFO or a device would keep its reader waiting, and a symbolic link in a folder of somebody else
+may lead anywhere.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import IO, Any
+
+
+def open_here(path: Path, mode: str) -> IO[Any]:
+    """`open` for a file inside a run folder; text is UTF-8.
+
+    Raises:
+        OSError: as `open`; also for a symbolic link and for what is not a regular file.
+    """
+    return _opened(path, mode, os.O_NOFOLLOW)
+
+
+def read_text(path: Path, most: int | None = None) -> str:
+    """Text (UTF-8, a byte order mark is dropped) of a regular file, or of one that a link names.
+
+    Raises:
+        OSError: it cannot be read, is not regular, or has more than `most` bytes.
+        ValueError: it is not UTF-8.
+    """
+    with _opened(path, "rb", 0) as file:
+        data: bytes = file.read() if most is None else file.read(most + 1)
+    if most is not None and len(data) > most:
+        raise OSError(errno.EFBIG, f"it has more than {most} bytes", str(path))
+    return data.decode("utf-8-sig")
+
+
+def _opened(path: Path, mode: str, more: int) -> IO[Any]:
+    def opener(name: str, flags: int) -> int:
+        if more and os.path.islink(name):
+            what = "it is a symbolic link, and a run folder must hold the file itself"
+            raise OSError(errno.ELOOP, what, name)
+        # without O_NONBLOCK the opening of a FIFO waits for its other end
+        descriptor = os.open(name, flags | more | os.O_NONBLOCK, 0o666)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise OSError(errno.EINVAL, "it is not a regular file", name)
+        return descriptor
+
+    text = {} if "b" in mode else {"encoding": "utf-8"}
+    return open(path, mode, opener=opener, **text)

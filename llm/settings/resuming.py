@@ -1,0 +1,90 @@
+"""Which settings may change when a run goes on: one table, every setting in it.
+
+identity: what a run is. Another value is another run, and is refused.
+continuation: how long a run goes on, and how it is watched and kept. Another value is taken over.
+place: where and by what a run is computed. It changes results by rounding at most.
+
+docs/resuming.md explains it; `python -m llm.settings.resuming` prints the page's table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+IDENTITY = frozenset(
+    "task.type task.scorer task.score_seconds task.score_characters_max task.digits_min "
+    "task.digits_max task.digit_synonyms task.pad_prompt_to task.instruction task.prompt_format "
+    "task.bad_rows task.prompt_tokens_max task.source task.split task.eval_source task.eval_split "
+    "task.prompt_column task.answer_column task.generator task.size "
+    "policy.path policy.layers policy.width policy.dtype policy.lora_rank policy.lora_alpha "
+    "actor.type actor.path actor.layers actor.width actor.dtype actor.lora_rank actor.lora_alpha "
+    "actor.lr actor.ppo actor.correction.type actor.correction.cap actor.correction.low "
+    "actor.correction.high actor.distill_coef actor.distill_direction actor.distill_top_k "
+    "actor.distill_temperature actor.lag actor.bits actor.exit_layers actor.noise "
+    "pretrain.policy_steps pretrain.actor_steps pretrain.batch_size pretrain.lr "
+    "pretrain.policy_error pretrain.actor_error "
+    "rollout.prompts_per_step rollout.rollouts_per_prompt rollout.temperature rollout.top_k "
+    "rollout.max_new_tokens rollout.engine rollout.max_staleness "
+    "correction.type correction.target correction.c2 correction.cap correction.low "
+    "correction.high correction.lam correction.lam_from correction.budget correction.lam_decay "
+    "correction.lam_min correction.lam_max correction.mask correction.scope correction.z "
+    "correction.z_tail correction.kappa correction.c1 "
+    "loss.advantage loss.clip_low loss.clip_high loss.updates_per_rollout loss.denominator "
+    "loss.anchor_coef "
+    "control.type control.kl_target control.distill control.actor_lr control.policy_lr "
+    "control.gain control.factor_max "
+    "optim.policy_lr optim.schedule optim.lr_warmup_steps optim.weight_decay optim.grad_clip "
+    "run.seed".split()
+)
+CONTINUATION = frozenset(
+    "alarm.action alarm.kl_max alarm.ratio_max alarm.accept_min alarm.entropy_min alarm.patience "
+    "alarm.lower_factor alarm.lowerings_max "
+    "run.steps run.eval_every run.eval_updates run.eval_prompts run.checkpoint_every "
+    "run.checkpoints_kept run.keep_best run.samples_kept run.self_test_max run.tracker".split()
+)
+PLACE = frozenset(
+    "task.score_workers pretrain.folder rollout.engine_timeout rollout.engine_memory "
+    "optim.sequences_per_microbatch optim.tokens_per_microbatch optim.head "
+    "run.folder run.device run.threads run.sharding run.activation_checkpointing".split()
+)
+
+
+def is_identity(key: str) -> bool:
+    """Whether another value of this setting makes another run; true of an unknown one."""
+    return key not in CONTINUATION and key not in PLACE
+
+
+def identity_of(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of {'section.name': value} that belong to a run's identity."""
+    return {key: value for key, value in flat.items() if is_identity(key)}
+
+
+def changed(there: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Settings that differ between two runs: {'section.name': (there, now)}, absent as "absent"."""
+    absent = "absent"
+    return {
+        key: (there.get(key, absent), now.get(key, absent))
+        for key in {**now, **there}
+        if there.get(key, absent) != now.get(key, absent)
+    }
+
+
+def shown(differences: Mapping[str, tuple[Any, Any]]) -> str:
+    """Differences as words, for a message."""
+    return ", ".join(f"{k} ({a!r} there, {b!r} now)" for k, (a, b) in differences.items())
+
+
+def table() -> str:
+    """All settings by section and kind, as the table of docs/resuming.md."""
+    kinds = (IDENTITY, CONTINUATION, PLACE)
+    lines = ["| section | identity | continuation | place |", "| --- | --- | --- | --- |"]
+    for section in sorted({key.split(".")[0] for kind in kinds for key in kind}):
+        own = ([k for k in sorted(kind) if k.split(".")[0] == section] for kind in kinds)
+        cells = (", ".join(f"`{k.partition('.')[2]}`" for k in kind) for kind in own)
+        lines.append(f"| `{section}` | {' | '.join(cells)} |".replace("|  |", "| |"))
+    return "\n".join(lines).replace("|  |", "| |") + "\n"
+
+
+if __name__ == "__main__":
+    print(table(), end="")

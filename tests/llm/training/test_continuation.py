@@ -1,0 +1,46 @@
+"""What a run is told that goes on with other settings."""
+
+from __future__ import annotations
+
+import pytest
+
+from llm import settings
+from llm.training.continuation import continuation_notes
+
+LONGER = {"run.steps": (10, 20)}
+
+
+def notes(*flags: str, differs=LONGER, done: int = 10) -> list[str]:
+    return continuation_notes(settings.load([], ["--run.steps", "20", *flags]), differs, done)
+
+
+def test_nothing_is_said_of_places_of_a_new_run_or_of_none():
+    assert notes(differs={"run.device": ("cuda", "cpu")}) == []
+    assert notes(differs={}) == [] == notes(done=0)
+
+
+def test_other_settings_are_named_with_both_values():
+    (line,) = notes()
+    assert line == "goes on after 10 steps with other settings: run.steps (10 there, 20 now)"
+
+
+@pytest.mark.parametrize(
+    ("schedule", "numbers"),
+    # of 10 steps the tenth has 1 - 9/10; of 20 the eleventh 1 - 10/20 and the tenth 1 - 9/20
+    [("linear", ("at 0.1 of", "go on at 0.5", "had 0.55 there")), ("cosine", ("go on at 0.5",))],
+)
+def test_a_schedule_that_ends_with_the_run_says_what_its_new_end_does(schedule, numbers):
+    line = notes("--optim.schedule", schedule)[1]
+    assert "its end moves from step 10 to 20" in line
+    assert all(number in line for number in numbers)
+
+
+def test_a_warm_up_alone_does_not_depend_on_the_length():
+    assert len(notes("--optim.lr-warmup-steps", "4")) == 1
+
+
+@pytest.mark.parametrize(("staleness", "said"), [(0, ""), (1, ""), (3, "steps 11 to 12 ")])
+def test_batches_that_were_not_sampled_ahead_are_named(staleness, said):
+    """With d the last step orders the batches up to d steps ahead, and none beyond the end."""
+    lines = notes("--rollout.max-staleness", str(staleness))[1:]
+    assert bool(lines) == bool(said) and all(said in line for line in lines)
