@@ -48,5 +48,5 @@ def _opened(path: Path, mode: str, more: int) -> IO[Any]:
             raise OSError(errno.EINVAL, "it is not a regular file", name)
         return descriptor
 
-    text = {} if "b" in mode else {"encoding": "utf-8"}
-    return open(path, mode, opener=opener, **text)
+    encoding = None if "b" in mode else "utf-8"
+    return open(path, mode, encoding=encoding, opener=opener)
