@@ -18,32 +18,38 @@ METRICS: dict[str, str] = {
     "step": "number of the step, from 0; the row is measured before the step's updates, the last "
     "row after the last update",
     "alarms": "names of the alarms that fired",
-    "updates_skipped": "updates not made because a loss, weight or gradient was NaN or inf",
-    "tokens": "proposed tokens: all sampled completion tokens, rejected ones included",
-    "staleness": "steps of updates that the sampled weights lacked, mean over tokens",
-    "engine_restarts": "times that the engine's process was replaced since the last row",
+    "updates_skipped": "number of updates not made because a loss, weight or gradient was NaN or "
+    "inf",
+    "tokens": "number of proposed tokens: all sampled completion tokens, rejected ones included",
+    "staleness": "by how many steps of updates the weights that sampled a token were behind, mean "
+    "over tokens",
+    "engine_restarts": "how often the rollout engine's process was replaced since the last row",
     "seconds_rollout": "wall-clock time of sampling and scoring, seconds",
     "seconds_update": "wall-clock time of the updates, seconds",
     "seconds_eval": "wall-clock time of the evaluation, seconds",
     # Evaluation
     "pass_rate": "share of held-out prompts that the policy solves with one sample, at the "
     "temperature of training",
-    "pass_rate_actor": "the same of the actor",
+    "pass_rate_actor": "the same share for the actor",
     "pass_rate_updates": "list of [updates made, held-out pass rate of the policy] within the step "
     "(setting run.eval_updates)",
     "kl_policy_actor": "exact KL(policy || actor) over the full vocabulary, nats per token, mean "
     "over the states of the step's completions",
-    "kl_actor_policy": "exact KL(actor || policy), likewise",
-    "eval_score_timeouts": "held-out answers that the verifier gave up on at its time limit; they "
-    "score 0",
-    "eval_score_crashes": "held-out answers that ended the verifier's worker; they score 0",
+    "kl_actor_policy": "exact KL(actor || policy), nats per token, over the same states",
+    "eval_score_timeouts": "number of held-out answers whose check was stopped at the verifier's "
+    "time limit; they score 0",
+    "eval_score_crashes": "number of held-out answers whose check ended the verifier's worker "
+    "process; they score 0",
     # Rollout
     "reward_mean": "mean reward of the step's completions",
-    "groups_informative": "share of prompts whose completions do not all have one reward",
-    "length_mean": "completion tokens per sequence, mean",
-    "finished": "share of completions that ended themselves, within rollout.max_new_tokens",
-    "score_timeouts": "answers that the verifier gave up on at its time limit; they score 0",
-    "score_crashes": "answers that ended the verifier's worker; they score 0",
+    "groups_informative": "share of prompts whose completions do not all have the same reward",
+    "length_mean": "mean length of the completions, tokens",
+    "finished": "share of completions that ended with an end-of-sequence token, within "
+    "rollout.max_new_tokens",
+    "score_timeouts": "number of answers whose check was stopped at the verifier's time limit; "
+    "they score 0",
+    "score_crashes": "number of answers whose check ended the verifier's worker process; they "
+    "score 0",
     # Correction: over proposed tokens
     "kl_inf_target_k3": "estimate of KL(q || p): mean of r - 1 - log r, nats per token",
     "kl_target_inf_est": "estimate of KL(p || q): mean of r log r - r + 1, nats per token",
@@ -55,25 +61,27 @@ METRICS: dict[str, str] = {
     "weight_mean": "mean of the applied weights, 0 for rejected tokens",
     "weight_max": "largest applied weight",
     "ess_raw": "effective sample size over sample size, (sum r)^2 / (n sum r^2), in [0, 1]",
-    "ess_applied": "the same of the applied weights",
+    "ess_applied": "the same quotient for the applied weights",
     "cap_fraction": "share of tokens whose weight a cap changed",
-    "accept_prob_mean": "mean of the acceptance probability a(x)",
-    "accept_rate": "accepted tokens over proposed tokens",
-    "z_mean": "mean of the normaliser Z in use, calibrated by kappa",
-    "kappa": "calibration of Z: measured over estimated acceptance, mean over updates",
+    "accept_prob_mean": "mean of the acceptance probability min(1, r / lam)",
+    "accept_rate": "number of accepted tokens divided by the number of proposed tokens",
+    "z_mean": "mean of Z as the weights use it, after calibration by kappa",
+    "kappa": "calibration of Z: measured acceptance rate divided by the estimated one, mean over "
+    "updates",
     "lam_mean": "mean of the threshold lam in use",
     "out_of_reach": "share of tokens where no lam attains the budget (correction.budget)",
     # Update
     "entropy_policy": "entropy of the policy, nats per token, mean over sampled states",
-    "clip_fraction": "share of tokens whose PPO ratio is clipped where that stops the gradient",
-    "kl_policy_actor_now": "kl_policy_actor of the step's updates, measured for control.kl_target",
-    "loss_policy": "policy loss (Eq. 5), over the denominator that loss.denominator names",
-    "loss_anchor": "KL to the anchor, per proposed token, before its coefficient",
+    "clip_fraction": "share of tokens whose gradient PPO's clip sets to 0",
+    "kl_policy_actor_now": "the KL of kl_policy_actor, but of the step's updates; closed-loop "
+    "control compares it with control.kl_target",
+    "loss_policy": "policy loss (Eq. 5), divided by what loss.denominator names",
+    "loss_anchor": "KL(policy || anchor), nats per proposed token, before its coefficient",
     "loss_actor_ppo": "PPO loss of the actor (Eq. 6), per proposed token",
     "loss_distill": "distillation loss (Eq. 7), per proposed token, before its coefficient",
-    "distill_coef": "coefficient of the distillation loss in force, after control",
-    "lr_policy": "learning rate of the policy in force, after schedule, control and alarms",
-    "lr_actor": "learning rate of the actor in force, likewise",
+    "distill_coef": "coefficient of the distillation loss in use, after control",
+    "lr_policy": "learning rate of the policy in use, after schedule, control and alarms",
+    "lr_actor": "learning rate of the actor in use, after schedule, control and alarms",
     "grad_norm_policy": "norm of the policy's gradient before clipping",
     "grad_norm_actor": "norm of the actor's gradient before clipping",
 }
@@ -104,14 +112,17 @@ def page() -> str:
 _HEAD = """\
 # Metrics
 
-Each row of a run's `metrics.jsonl` is one step. It holds those of the names below that the run's
-settings give a value. This page is written from `METRICS` in
-[llm/runs/metrics.py](../llm/runs/metrics.py) by `python -m llm.runs.metrics > docs/metrics.md`.
+Each row of a run's `metrics.jsonl` is one step: a batch of completions and the updates that learn
+from it. A row holds only the names that have a value under the run's settings. This page is written
+from `METRICS` in [llm/runs/metrics.py](../llm/runs/metrics.py) by
+`python -m llm.runs.metrics > docs/metrics.md`.
 
-In the definitions p is the policy's probability of a sampled token, q the probability that the
-sampling model (the actor, p_inf in the paper) gave it, and r = p/q. The setting `correction.target`
-says which weights p has: those before the step's updates, or those being updated. Under torchrun
-every metric is of all ranks.
+In the definitions, p is the policy's probability of a sampled token. q is the probability that the
+sampling model gave it (the actor; p_inf in the paper). r is p / q. The setting `correction.target`
+says whether p is of the policy before the step's updates (p_ref) or of the policy being updated
+(p_new). Under torchrun every metric is over all ranks, which are the processes. Names such as
+`loss.denominator` are settings. Equations are those of the paper (arXiv 2602.06107).
+[DEVIATIONS.md](../DEVIATIONS.md#terms) defines Z, kappa, lam and the other terms.
 
 | name | definition and unit |
 | --- | --- |"""
