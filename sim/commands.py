@@ -9,22 +9,25 @@ import importlib
 COMMANDS = {
     "check": (
         "sim.claims.check",
-        "verify the claims of the paper and of docs/theory.md, one by one",
+        "test every claim of the paper and of docs/theory.md, and print a verdict on each",
     ),
     "sweep": (
         "sim.studies.sweep",
-        "the numbers of Figure 2: acceptance and KL after, against KL before",
+        "print the numbers of Figure 2: acceptance rate and KL after rejection, by KL before",
     ),
     "budgets": (
         "sim.studies.budgets",
-        "three ways to spend a budget over many states, and a tracked lam",
+        "compare three ways to spend an acceptance budget over many states, and a tracked lam",
     ),
     "estimators": (
         "sim.studies.estimators",
-        "exact bias, noise and error of policy-gradient estimators on small trees",
+        "compute exact bias, noise and error of policy-gradient estimators on small trees",
     ),
-    "topk": ("sim.studies.topk", "errors of Z estimated from the actor's k likeliest tokens"),
-    "report": ("sim.report.run", "all of it, run anew, on one page of HTML"),
+    "topk": (
+        "sim.studies.topk",
+        "measure the errors of estimates of Z from the actor's k likeliest tokens",
+    ),
+    "report": ("sim.report.run", "run all of these and write one HTML page"),
 }
 
 
@@ -33,12 +36,18 @@ def main(argv: list[str] | None = None) -> int:
     listing = "\n".join(f"  {name:{width}}  {line}" for name, (_, line) in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="python -m sim",
-        description="Finite worlds in which everything about OBRS can be computed.",
-        epilog=f"commands:\n{listing}\n\n'python -m sim COMMAND --help' explains one.",
+        description="Compute exactly what Optimal Budgeted Rejection Sampling (OBRS) does to small\n"
+        "distributions. DEVIATIONS.md defines the terms.",
+        epilog=f"commands:\n{listing}\n\n"
+        "'python -m sim COMMAND --help' shows the options of a command.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="see below")
-    parser.add_argument("arguments", nargs=argparse.REMAINDER, default=[], help="its options")
+    parser.add_argument(
+        "command", choices=COMMANDS, metavar="COMMAND", help="one of the list below"
+    )
+    parser.add_argument(
+        "arguments", nargs=argparse.REMAINDER, default=[], help="options of the command"
+    )
     args = parser.parse_args(argv)
     module = importlib.import_module(COMMANDS[args.command][0])
     return module.main(args.arguments)
