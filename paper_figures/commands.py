@@ -54,8 +54,8 @@ def main(argv: list[str] | None = None) -> int:
     listing = "\n".join(f"  {name:{width}}  {line}" for name, (_, line) in FIGURES.items())
     parser = argparse.ArgumentParser(
         prog="python -m paper_figures",
-        description="Draw the figures and tables of the paper from our own runs, and test its claims.\n"
-        "Missing runs are trained first.",
+        description="Draw the figures and tables of the paper from our own runs, and test\n"
+        "its claims. Missing runs are trained first.",
         epilog=f"figures and other commands:\n{listing}\n\n"
         "'python -m paper_figures FIGURE --help' shows the options of one.",
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -36,8 +36,8 @@ def main(argv: list[str] | None = None) -> int:
     listing = "\n".join(f"  {name:{width}}  {line}" for name, (_, line) in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="python -m sim",
-        description="Compute exactly what Optimal Budgeted Rejection Sampling (OBRS) does to small\n"
-        "distributions. DEVIATIONS.md defines the terms.",
+        description="Compute exactly what Optimal Budgeted Rejection Sampling (OBRS) does to\n"
+        "small distributions. DEVIATIONS.md defines the terms.",
         epilog=f"commands:\n{listing}\n\n"
         "'python -m sim COMMAND --help' shows the options of a command.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
