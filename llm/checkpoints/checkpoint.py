@@ -36,10 +36,12 @@ from .state_tensors import (
 
 __all__ = [
     "CheckpointError",
+    "at_step",
     "best",
     "identity",
     "latest",
     "load_state",
+    "names",
     "require_space",
     "save_best",
     "save_state",
@@ -106,6 +108,17 @@ def latest(folder: Path) -> Path | None:
 def best(folder: Path) -> Path | None:
     """The complete checkpoint of the best evaluation, if there is one."""
     return existing(folder / "best")
+
+
+def at_step(folder: Path, step: int) -> Path | None:
+    """The complete checkpoint after so many steps, if it is kept."""
+    return existing(folder / f"step_{step:08d}")
+
+
+def names(folder: Path) -> list[str]:
+    """Of the complete checkpoints, oldest first, and the best."""
+    there = [*_all(folder), *filter(None, [best(folder)])]
+    return [path.name.strip(".").removesuffix(".aside") for path in there]
 
 
 def load_state(

@@ -234,6 +234,27 @@ def frozen_copy(model: Model) -> Model:
     return other.requires_grad_(False).eval()
 
 
+def merged(model: Model) -> Model:
+    """The model with its adapters merged into its weights, in float32; the given one is used up.
+
+    In float32 because a sum that is rounded to bfloat16 keeps only a part of a small change.
+    """
+    return model.float().merge_and_unload().eval()
+
+
+@torch.no_grad()
+def rounding_loss(model: Model, base: Model, dtype: str) -> float:
+    """Share of the change from `base` that rounding `model` to `dtype` loses: the norm of what
+    rounding takes, over the norm of the change; over all weights that changed. 0 without change."""
+    kind, lost, change = getattr(torch, dtype), 0.0, 0.0
+    for own, other in zip(model.parameters(), base.parameters(), strict=True):
+        difference = own.double() - other.double()
+        if bool(difference.any()):
+            lost += float((own.to(kind).double() - own.double()).square().sum())
+            change += float(difference.square().sum())
+    return (lost / change) ** 0.5 if change else 0.0
+
+
 def logits_width(model: Model) -> int:
     """Token ids that the model gives a probability; padding of the vocabulary included."""
     return int(plain(model).get_output_embeddings().weight.shape[0])

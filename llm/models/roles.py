@@ -24,11 +24,9 @@ def open_policy(cfg: Config, run_folder: Path) -> Model:
 
 def open_model(cfg: Config, role: str, run_folder: Path) -> Model:
     """The model of a role ("policy" or "actor"), as `open_policy`."""
-    from .pretraining import pretrained
-
     part: ModelConfig = getattr(cfg, role)
-    folder = part.path or pretrained(cfg, role, run_folder)
-    model = load(folder, part.dtype)
+    model = open_base(cfg, role, run_folder)
+    folder = part.path or model.name_or_path
     check_cache(model)
     width, wanted = logits_width(model), tokenizer_for(part.path, cfg.task).vocab_size
     if width < wanted:
@@ -44,6 +42,14 @@ def open_model(cfg: Config, role: str, run_folder: Path) -> Model:
             "choose another model"
         )
     return with_lora(model, part, seed=seed_of(cfg, role)) if part.lora_rank else model
+
+
+def open_base(cfg: Config, role: str, run_folder: Path) -> Model:
+    """The model that a role starts from, without adapters."""
+    from .pretraining import pretrained
+
+    part: ModelConfig = getattr(cfg, role)
+    return load(part.path or pretrained(cfg, role, run_folder), part.dtype)
 
 
 def open_shell(cfg: Config, role: str, run_folder: Path) -> Model:

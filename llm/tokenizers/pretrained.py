@@ -7,18 +7,22 @@ ids.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
 from typing import Any
 
 from llm.errors import ConfigError
+from llm.settings.regular_files import read_text
 from llm.settings.schema import TaskConfig
 
 from .character import CharTokenizer, until_end
 
 _CHAT_MAX = 1_000_000  # characters that a chat template may add to a prompt
-_TOKENIZER_FILES = (
+_CONFIG_BYTES_MAX = 10_000_000
+_PADDED_ALPHABET_MAX = 256  # ids of a model over 48 characters, however its vocabulary is padded
+TOKENIZER_FILES = (
     *("tokenizer_config.json", "tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt"),
     *("merges.txt", "spiece.model", "tekken.json"),
 )
@@ -144,13 +148,50 @@ def tokenizer_for(path: str, task: TaskConfig) -> Tokenizer:
     of a tokenizer) reads characters.
 
     Raises:
-        ConfigError: `path` is neither a folder nor a hub id, or its tokenizer cannot be used.
+        ConfigError: `path` is neither a folder nor a hub id, or its tokenizer cannot be used; a
+            folder without a tokenizer whose model does not read characters.
     """
-    if not path or (
-        is_local(path) and not any((Path(path) / f).exists() for f in _TOKENIZER_FILES)
-    ):
-        return CharTokenizer(task.digit_synonyms)
-    return HubTokenizer(path, task.prompt_format)
+    if path and (not is_local(path) or has_tokenizer(Path(path))):
+        return HubTokenizer(path, task.prompt_format)
+    characters = CharTokenizer(task.digit_synonyms)
+    if path:
+        _check_reads_characters(Path(path), characters)
+    return characters
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether any file of a tokenizer is in a model's folder."""
+    return any((folder / name).exists() for name in TOKENIZER_FILES)
+
+
+def tokenizer_sources(path: str) -> dict[str, Path]:
+    """The files of the tokenizer of a model in a folder or in the hub's cache: {name: where}."""
+    from transformers.utils import cached_file
+
+    extra = ("special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
+    names = [name for name in (*TOKENIZER_FILES, *extra)]
+    if is_local(path):
+        found = {name: Path(path) / name for name in names}
+    else:
+        options: Any = {"_raise_exceptions_for_missing_entries": False}
+        there = {name: cached_file(path, name, **options) for name in names}
+        found = {name: Path(where) for name, where in there.items() if where}
+    return {name: where for name, where in found.items() if where.is_file()}
+
+
+def _check_reads_characters(folder: Path, characters: CharTokenizer) -> None:
+    """Raises ConfigError if the model was clearly made for another alphabet."""
+    try:
+        config = json.loads(read_text(folder / "config.json", _CONFIG_BYTES_MAX))
+        ids = config.get("vocab_size") if "digit_forms" not in config else None
+    except (OSError, ValueError, RecursionError, AttributeError):
+        return  # whoever loads the model says what is wrong with it
+    if isinstance(ids, int) and ids > _PADDED_ALPHABET_MAX:
+        raise ConfigError(
+            f"{folder} holds no tokenizer (none of {', '.join(TOKENIZER_FILES[:4])}, ...), and its "
+            f"model has {ids} token ids, where the character alphabet has "
+            f"{characters.vocab_size}: put the tokenizer's files beside the model"
+        )
 
 
 def differences(a: Tokenizer, b: Tokenizer) -> list[str]:
@@ -181,9 +222,10 @@ def is_local(path: str) -> bool:
     """True for an existing folder, False for what looks like a hub id (owner/name).
 
     Raises:
-        ConfigError: neither.
+        ConfigError: neither; or a folder of a run, of a checkpoint, or of adapters alone.
     """
     if Path(path).is_dir():
+        _check_model_folder(Path(path))
         return True
     if re.fullmatch(r"[\w-][\w.-]*/[\w.-]*[\w-]", path, flags=re.ASCII):
         return False
@@ -191,6 +233,26 @@ def is_local(path: str) -> bool:
         f"cannot load a model from {path}: there is no such folder, and it is not a hub id "
         "(owner/name)"
     )
+
+
+def _check_model_folder(folder: Path) -> None:
+    """Raises ConfigError if what a run made is given in place of a model."""
+
+    def holds(*names: str) -> bool:
+        return all((folder / name).exists() for name in names)
+
+    if holds("config.json"):
+        return
+    remedy = "write a model folder with `python -m llm export RUN --to FOLDER`, and give that"
+    if holds("manifest.json", "state.json"):
+        raise ConfigError(f"{folder} is a checkpoint of a run, not a model folder: {remedy}")
+    if holds("config.toml", "checkpoints"):
+        raise ConfigError(f"{folder} is a run folder, not a model folder: {remedy}")
+    if holds("adapter_config.json"):
+        raise ConfigError(
+            f"{folder} holds adapters without their model: export them with `--adapters merge`, or "
+            "merge them into it"
+        )
 
 
 def offline_hint(path: str) -> str:

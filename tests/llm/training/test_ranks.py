@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 from ranks import Scene, assert_near, assert_same, finish, pids, play, ranks, torchrun
+from safetensors.torch import load_file
 from training_runs import rows, weights
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from llm.checkpoints.checkpoint import latest
+from llm.commands.export import export
 
 RUN = (
     "--policy.layers 2 --policy.width 32 --actor.layers 1 --actor.width 16 --task.digits-min 1 "
@@ -151,6 +153,11 @@ def test_two_ranks_train_a_tied_head_in_blocks_as_one_does_whole(home):
     ranks(2, [two])
     assert_same(Path(one.folder), Path(two.folder))
     assert rows(Path(one.folder))[1]["grad_norm_actor"] > 0.01
+    export(Path(two.folder), home / "tied/exported")  # what shards were, a model that is opened
+    kept = load_file(latest(Path(two.folder) / "checkpoints") / "policy.safetensors")
+    own = AutoModelForCausalLM.from_pretrained(home / "tied/exported").state_dict()
+    assert kept and all(torch.equal(own[name], tensor) for name, tensor in kept.items())
+    assert own.keys() - kept.keys() <= {"lm_head.weight", "model.embed_tokens.weight"}
 
 
 def test_a_budget_of_tokens_and_recomputed_activations_change_only_rounding(home):
