@@ -29,11 +29,27 @@ def test_the_numbers_beside_the_readme_example_are_what_it_computes():
     assert stated == pytest.approx([after, jackpot.kl_p_q(log_p, log_q)], abs=5e-4)
 
 
+def anchors(document: Path) -> set[str]:
+    """What GitHub names the headings of a page: lower case, words joined by hyphens."""
+    text = re.sub(r"```.*?```", "", document.read_text(encoding="utf-8"), flags=re.S)
+    headings = re.findall(r"^#+ (.*)$", text, re.M)
+    return {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
+
+
 def test_every_link_in_the_documents_leads_somewhere():
-    for document in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("paper_figures/*.md")]:
-        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text(encoding="utf-8")):
-            if "://" not in target:
-                assert (document.parent / target).exists(), f"{document.name}: {target}"
+    """To a file, and to a heading of it where the link names one."""
+    folders = (".", "docs", "docs/launch", "llm", "paper_figures")
+    links = 0
+    for document in (page for folder in folders for page in (ROOT / folder).glob("*.md")):
+        for target in re.findall(r"\]\(([^)\s]+)\)", document.read_text(encoding="utf-8")):
+            if "://" in target:
+                continue
+            path, _, anchor = target.partition("#")
+            page = document.parent / path if path else document
+            assert page.exists(), f"{document.name}: {target}"
+            assert not anchor or anchor in anchors(page), f"{document.name}: {target}"
+            links += 1
+    assert links > 80
 
 
 def test_every_file_and_test_that_the_page_of_planted_faults_names_exists():
