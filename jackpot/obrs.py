@@ -72,8 +72,8 @@ def acceptance_rate(log_p: Array, log_q: Array, lam: float | Array) -> Array:
 def post_rejection(log_p: Array, log_q: Array, lam: float | Array) -> Array:
     """Log-probabilities log q~ of the accepted tokens, q~ = min(q, p / lam) / Z.
 
-    Among all laws reachable from q at this acceptance rate, q~ is the closest to p in every
-    f-divergence (docs/theory.md; the paper's Theorem 3.4 says so for KL).
+    Among all distributions reachable from q at this acceptance rate, q~ is the closest to p in
+    every f-divergence (docs/theory.md; the paper's Theorem 3.4 says so for KL).
 
     Args:
         log_p, log_q, lam: as in `accept_prob`.
@@ -93,7 +93,7 @@ def post_rejection(log_p: Array, log_q: Array, lam: float | Array) -> Array:
     if bool(xp.any(nothing)):
         raise ValueError(
             f"p and q share no token in row {first_row(xp, nothing)}: every token is rejected, "
-            "so the law of the accepted tokens does not exist"
+            "so accepted tokens have no distribution"
         )
     shifted = log_m - top
     return shifted - xp.log(xp.sum(xp.exp(shifted), axis=-1, keepdims=True))

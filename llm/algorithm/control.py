@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
 
 
 class Decision(TypedDict):
@@ -21,7 +21,7 @@ class Decision(TypedDict):
     setting: str
     before: float
     after: float
-    because: str
+    reason: str
     limited: bool
 
 
@@ -32,6 +32,33 @@ class Controls:
     distill_coef: float
     actor_lr_factor: float = 1.0
     policy_lr_factor: float = 1.0
+
+
+class Drive(NamedTuple):
+    """A value that is driven: its setting's name, its field in `Controls`, the configured value.
+
+    sign: 1 where it rises with the KL, -1 where it falls. top: its highest multiple of configured.
+    """
+
+    setting: str
+    field: str
+    configured: float
+    sign: int
+    top: float
+
+    def moved(self, before: float, log_step: float, factor_max: float, reason: str) -> Decision:
+        """The value multiplied by e^(sign log_step), within its limits."""
+        wanted = before * math.exp(self.sign * log_step)
+        # Clamped around the configured value: without it, integral control would go on for as
+        # long as the KL stays off its target, however far.
+        after = max(self.configured / factor_max, min(self.configured * self.top, wanted))
+        return Decision(
+            setting=self.setting,
+            before=before,
+            after=after,
+            reason=reason,
+            limited=after != wanted,
+        )
 
 
 def next_controls(
@@ -76,28 +103,15 @@ def next_controls(
         )
     if kl_target == 0:
         return controls, []
+    # In logs a value that is off by a factor counts the same above and below the target. The error
+    # is clamped so that one odd batch moves nothing by more than e^gain; kl = 0 has no logarithm.
     error = max(-1.0, min(1.0, math.log(kl / kl_target))) if kl > 0 else -1.0
-    because = f"KL(policy || actor) {kl:.4g}, target {kl_target:.4g}"
-    values = asdict(controls)
-    driven = []  # setting, value, the configured one, sign, highest multiple of it
-    if distill:
-        driven.append(("actor.distill_coef", "distill_coef", distill_coef, 1, factor_max))
-    if actor_lr:
-        driven.append(("actor.lr factor", "actor_lr_factor", 1.0, 1, factor_max))
-    if policy_lr:
-        driven.append(("optim.policy_lr factor", "policy_lr_factor", 1.0, -1, 1.0))
-    decisions = []
-    for setting, name, base, sign, top in driven:
-        wanted = values[name] * math.exp(sign * gain * error)
-        after = max(base / factor_max, min(base * top, wanted))
-        decisions.append(
-            Decision(
-                setting=setting,
-                before=values[name],
-                after=after,
-                because=because,
-                limited=after != wanted,
-            )
-        )
-        values[name] = after
+    reason = f"KL(policy || actor) {kl:.4g}, target {kl_target:.4g}"
+    drives = [Drive("actor.distill_coef", "distill_coef", distill_coef, 1, factor_max)] * distill
+    drives += [Drive("actor.lr factor", "actor_lr_factor", 1.0, 1, factor_max)] * actor_lr
+    drives += [Drive("optim.policy_lr factor", "policy_lr_factor", 1.0, -1, 1.0)] * policy_lr
+    values, decisions = asdict(controls), []
+    for drive in drives:
+        decisions.append(drive.moved(values[drive.field], gain * error, factor_max, reason))
+        values[drive.field] = decisions[-1]["after"]
     return Controls(**values), decisions

@@ -79,7 +79,7 @@ class TokenWeights:
     weight: the applied weight, 0 for a rejected token. log_ratio: log p - log q, before any cap.
     accept_prob: a(x). accepted: the coin (0 or 1), or a(x) where the mask is `expected`.
     z: acceptance rate used. capped: 1 where c1, the TIS cap or the IcePop band changed the weight.
-    lam: the threshold used. out_of_reach: 1 where no lam spends the budget, because p = 0 on too
+    lam: the threshold used. infeasible: 1 where no lam spends the budget, because p = 0 on too
     much of q, and the largest lam that accepts all else was used. kappa: the batch calibration used
     (1 where there is none). tail: the update's part of the tail ratio (z_tail = ratio), else None.
     """
@@ -91,7 +91,7 @@ class TokenWeights:
     z: torch.Tensor
     capped: torch.Tensor
     lam: torch.Tensor
-    out_of_reach: torch.Tensor
+    infeasible: torch.Tensor
     kappa: float = 1.0
     tail: TailStatistic | None = None
 
@@ -209,27 +209,15 @@ def obrs_weights(
         ValueError: NaN, or q = 0 at a sampled token.
     """
     log_ratio = logp_target - inputs.logp_inf  # (n,) log p / q
-    lam_used, out_of_reach = threshold(
+    lam_used, infeasible = threshold(
         inputs, log_ratio, state,
         lam=lam, lam_from=lam_from, budget=budget, lam_min=lam_min, lam_max=lam_max,
     )  # fmt: skip
-    # a(x) = min(1, p / (lam q)), l. 19. The core's vocabulary axis holds the sampled token alone.
-    accept = jackpot.accept_prob(logp_target[:, None], inputs.logp_inf[:, None], lam_used)[:, 0]
-    coin = (inputs.uniform < accept).float() if mask == "bernoulli" else accept  # l. 20
-    prefix_kept = torch.ones_like(accept)  # 1 where no token before it was rejected
-    if scope == "prefix":
-        prefix_kept = kept_before(coin, inputs.sequence)
+    accept, coin, prefix_kept = acceptance(inputs, logp_target, lam_used, mask=mask, scope=scope)
     accepted = coin * prefix_kept  # (n,) in [0, 1]
-
-    # Z = sum min(q, p / lam), l. 21-22
-    rate, calibration, tail = torch.ones_like(accept), 1.0, None  # rate: (n,)
-    if z == "batch":
-        rate = torch.full_like(accept, float(accepted.double().mean()))
-    elif z == "state":
-        rate, tail = state_z(inputs, state, accept, lam_used, z_tail=z_tail)
-        if kappa and bool(rate.any()):  # Sec. 4.4.3: the batch's acceptance over its mean Z
-            calibration = jackpot.kappa(coin, rate)
-            rate = calibration * rate
+    rate, calibration, tail = acceptance_rate(
+        inputs, state, accept, coin, accepted, lam_used, z=z, z_tail=z_tail, kappa=kappa
+    )  # (n,), l. 21-22
 
     # p / q~ = Z max(lam, p / q), capped at c1, l. 23
     uncapped = jackpot.obrs_weight(log_ratio, lam_used, rate)
@@ -238,14 +226,11 @@ def obrs_weights(
     else:  # E[Mask] min(w, c1), docs/theory_estimators.md, C2
         weight = prefix_kept * jackpot.expected_weight(log_ratio, lam_used, rate, c1)
     return TokenWeights(
-        weight,
-        log_ratio,
-        accept,
-        accepted,
+        *(weight, log_ratio, accept, accepted),
         z=rate,
         capped=(uncapped > c1).float(),
         lam=(torch.zeros_like(accept) + lam_used).float(),
-        out_of_reach=out_of_reach,
+        infeasible=infeasible,
         kappa=calibration,
         tail=tail,
     )
@@ -256,6 +241,23 @@ _OBRS_KEYWORDS = frozenset(
     for name, parameter in inspect.signature(obrs_weights).parameters.items()
     if parameter.kind is inspect.Parameter.KEYWORD_ONLY
 )
+
+
+def acceptance(
+    inputs: CorrectionInputs,
+    logp_target: torch.Tensor,
+    lam: float | torch.Tensor,
+    *,
+    mask: str,
+    scope: str,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """a(x), the coin, and 1 where no token before it was rejected, (n,) each, as `obrs_weights`."""
+    # a(x) = min(1, p / (lam q)), l. 19. The core's vocabulary axis holds the sampled token alone.
+    accept = jackpot.accept_prob(logp_target[:, None], inputs.logp_inf[:, None], lam)[:, 0]
+    coin = (inputs.uniform < accept).float() if mask == "bernoulli" else accept  # l. 20
+    if scope == "prefix":
+        return accept, coin, kept_before(coin, inputs.sequence)
+    return accept, coin, torch.ones_like(accept)
 
 
 def kept_before(kept: torch.Tensor, sequence: torch.Tensor) -> torch.Tensor:
@@ -314,6 +316,39 @@ def lam_before(state: CorrectionState, *, lam: float, lam_from: str) -> float | 
     if lam_from == "tracked" and state.log_lam is not None:
         return math.exp(state.log_lam)
     return None
+
+
+def acceptance_rate(
+    inputs: CorrectionInputs,
+    state: CorrectionState,
+    accept: torch.Tensor,
+    coin: torch.Tensor,
+    accepted: torch.Tensor,
+    lam: float | torch.Tensor,
+    *,
+    z: str,
+    z_tail: str,
+    kappa: bool,
+) -> tuple[torch.Tensor, float, TailStatistic | None]:
+    """What stands in the place of Z in a token's weight, as `obrs_weights` describes z.
+
+    Args:
+        accept, coin, accepted: a(x), the coin, and the coin with the prefix's, (n,).
+
+    Returns:
+        Z of each token's state, (n,), kappa (1 where it is not used), and the update's part of the
+        tail ratio.
+    """
+    if z == "none":
+        return torch.ones_like(accept), 1.0, None
+    if z == "batch":  # float64: the mean of many float32 zeros and ones
+        return torch.full_like(accept, float(accepted.double().mean())), 1.0, None
+    rate, tail = state_z(inputs, state, accept, lam, z_tail=z_tail)  # Z_approx of l. 21
+    if not kappa or not bool(rate.any()):  # kappa divides by the mean of Z
+        return rate, 1.0, tail
+    # kappa Z_approx, l. 22 (Sec. 4.4.3): the batch's acceptance over its mean Z
+    calibration = jackpot.kappa(coin, rate)
+    return calibration * rate, calibration, tail
 
 
 def state_z(
@@ -422,16 +457,16 @@ def next_state(
     before = float(torch.cat([w.lam for w in parts]).double().mean())
     accepted = float(torch.cat([w.accept_prob for w in parts]).double().mean())
     reach = float((log_ratio > -torch.inf).double().mean())  # p = 0 is rejected by every lam > 0
-    because = f"acceptance {accepted:.4g}, budget {budget:.4g}"
+    reason = f"acceptance {accepted:.4g}, budget {budget:.4g}"
     log_lam, cut = state.log_lam, True
     if budget <= reach:
         moved = jackpot.track_lam(log_lam, clamp_log_ratio(log_ratio), budget, lam_decay)
         log_lam = clamp_log_lam(moved, lam_min, lam_max)
         cut = log_lam != moved
     else:
-        because += f", out of reach (p > 0 on {reach:.4g} of the tokens): left alone"
+        reason += f", out of reach (p > 0 on {reach:.4g} of the tokens): left alone"
     after = before if log_lam is None else math.exp(log_lam)
     decision = Decision(
-        setting="correction.lam", before=before, after=after, because=because, limited=cut
+        setting="correction.lam", before=before, after=after, reason=reason, limited=cut
     )
     return CorrectionState(log_lam, *tail), [decision]

@@ -41,7 +41,9 @@ def correction_metrics(parts: list[TokenWeights], name: str) -> dict[str, float]
         metrics["z_mean"] = float(torch.cat([p.z for p in parts]).mean())
         metrics["kappa"] = sum(p.kappa for p in parts) / len(parts)
         metrics["lam_mean"] = float(torch.cat([p.lam for p in parts]).double().mean())
-        metrics["out_of_reach"] = float(torch.cat([p.out_of_reach for p in parts]).mean())
+        metrics["budget_infeasible_fraction"] = float(
+            torch.cat([p.infeasible for p in parts]).mean()
+        )
     return metrics
 
 

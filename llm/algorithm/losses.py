@@ -140,7 +140,7 @@ def distill_sum(kl: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
 def bucketed(
     logp_policy: torch.Tensor, logp_actor: torch.Tensor, top_k: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Both laws over the policy's k likeliest tokens and, last, all others as one token.
+    """Both distributions over the policy's k likeliest tokens and, last, all others as one token.
 
     The KL between them is at most the full one. (n, v) each -> (n, k + 1); as they are where k is
     the whole vocabulary.

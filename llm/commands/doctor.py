@@ -34,4 +34,4 @@ def main(argv: list[str]) -> int:
 def _text(line: Line) -> str:
     mark = {"ok": "ok     ", "warning": "warning", "problem": "PROBLEM"}[line.status]
     remedy = f"\n{'':21}-> {line.remedy}" if line.remedy else ""
-    return f"{mark}  {line.check:<11} {line.found}{remedy}\n"
+    return f"{mark}  {line.check:<11} {line.seen}{remedy}\n"

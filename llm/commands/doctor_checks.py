@@ -40,7 +40,7 @@ class Line(NamedTuple):
 
     check: str
     status: str
-    found: str
+    seen: str
     remedy: str = ""
 
 
@@ -273,7 +273,7 @@ def _step(setup: TrainContext, scratch: Path, is_random: bool) -> list[Line]:
         )
     _, fired, decision = alarms.next_alarms(cfg.alarm, alarms.AlarmState(), row)
     if fired and decision is not None:
-        lines.append(Line("alarms", WARNING, f"{decision.because} in the first step", "set others"))
+        lines.append(Line("alarms", WARNING, f"{decision.reason} in the first step", "set others"))
     return lines
 
 

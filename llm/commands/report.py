@@ -155,7 +155,7 @@ def _curves(files: RunData) -> Html:
 def _decisions(files: RunData) -> Html:
     if not files.decisions:
         return paragraph("None: no alarm was raised and no controller changed a setting.")
-    head = ("step", "setting", "before", "after", "because", "limited")
+    head = ("step", "setting", "before", "after", "reason", "limited")
     shown = files.decisions[-DECISIONS_SHOWN:]
     body = table(
         head,

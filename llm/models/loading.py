@@ -109,7 +109,7 @@ def load(path: str | Path, dtype: str = "float32") -> Model:
         raise ConfigError(
             f"cannot load a safetensors model from {path}{offline_hint(path)}: {e}"
         ) from e
-    return model.eval()  # no dropout: p_new must be the law that is compared with p_inf
+    return model.eval()  # no dropout: p_new must be the distribution that is compared with p_inf
 
 
 def with_lora(model: Model, cfg: ModelConfig, seed: int) -> Model:

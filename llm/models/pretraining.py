@@ -113,7 +113,8 @@ def _train(cfg: Config, role: str, folder: Path) -> Model:
     guard = Guard(folder / "checkpoints")
     with Signals() as interrupts:
         for step in range(start, steps):
-            rng = randomness.stream(cfg.run.seed, f"warm-up {role}", step)  # the name is a seed
+            # "warm-up" is part of the seed: another word would give other pretrained weights.
+            rng = randomness.stream(cfg.run.seed, f"warm-up {role}", step)
             ids, is_answer = demonstrations(cfg, rng, error)
             logits = model(input_ids=ids).logits[:, :-1].float()
             loss = torch.nn.functional.cross_entropy(

@@ -109,7 +109,7 @@ PANELS = (
     Panel("Learning rate", {"lr_policy": "policy", "lr_actor": "actor"}, "log"),
     Panel("Coefficient of distillation", {"distill_coef": "distill_coef"}, "log"),
     Panel("Threshold lam", {"lam_mean": "mean over tokens"}),
-    Panel("Tokens whose budget is out of reach, share", {"out_of_reach": "share"}),
+    Panel("Tokens whose budget is out of reach, share", {"budget_infeasible_fraction": "share"}),
     Panel("Updates skipped (NaN or inf)", {"updates_skipped": "updates"}),
     Panel(
         "Groups and endings, share",
@@ -124,7 +124,12 @@ PANELS = (
     ),
 )
 _NOT_DRAWN = {"step", "tokens"}
-_SHOWN_IF_NOT_0 = {"out_of_reach", "updates_skipped", "score_timeouts", "score_crashes"}
+_SHOWN_IF_NOT_0 = {
+    "budget_infeasible_fraction",
+    "updates_skipped",
+    "score_timeouts",
+    "score_crashes",
+}
 
 
 def panels_for(rows: Sequence[dict[str, Any]]) -> list[Panel]:

@@ -115,9 +115,10 @@ class Batch:
         within -= (counts.cumsum(dim=0) - counts).repeat_interleave(counts)
         return first[rows].repeat_interleave(counts) + within
 
-    def rows(self, chosen: torch.Tensor) -> Batch:
-        """The batch of these sequences, in this order."""
-        order, tokens = chosen.tolist(), self.token_index(chosen)
+    def rows(self, chosen: torch.Tensor, tokens: torch.Tensor | None = None) -> Batch:
+        """The batch of these sequences, in this order. tokens: their `token_index`, if known."""
+        tokens = self.token_index(chosen) if tokens is None else tokens
+        order = chosen.tolist()
         picked: dict[str, Any] = {}
         for name, values in vars(self).items():
             if isinstance(values, list):

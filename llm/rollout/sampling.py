@@ -52,64 +52,100 @@ def sample(
     first, everything = place or (0, b)
     # one number per (sequence, position) of all ranks, cut to this rank's sequences: (b, t)
     uniform = torch.from_numpy(rng.random((everything, t))[first : first + b]).to(device)
-    prompt, prompt_real = _left_padded([tokenizer.prompt(p.prompt) for p in problems], tokenizer)
-    prompt, prompt_real = prompt.to(device), prompt_real.to(device)  # (problems, t_prompt)
-    width = prompt.shape[1]
-    each = torch.arange(len(problems), device=device).repeat_interleave(group)  # (b,) its problem
-    blank = torch.full((b, t), tokenizer.pad, device=device)
-    ids = torch.cat([prompt[each], blank], dim=1)  # (b, t_prompt + t)
-    is_real = torch.cat([prompt_real[each], torch.zeros_like(blank, dtype=torch.bool)], dim=1)
-    k = min(top_k, model.config.vocab_size)
-    logp_inf = torch.zeros((b, t), device=device)
-    topk_ids = torch.zeros((b, t, k), dtype=torch.long, device=device)
-    topk_logp = torch.zeros((b, t, k), device=device)
-    finished = torch.zeros(b, dtype=torch.bool, device=device)
+    samples = _without_completions(
+        tokenizer, problems, group, device,
+        t=t, k=min(top_k, model.config.vocab_size), first=first, version=version,
+    )  # fmt: skip
+    width = samples.ids.shape[1] - t
+    position = samples.is_real.sum(dim=1)  # (b,) of the first sampled token: the prompt's length
     ends = torch.tensor(sorted(tokenizer.eos), device=device)
-
-    # The prompt of a group goes through the model once; its keys and values are then repeated.
     cache = DynamicCache(config=model.config)
-    logits = _forward(model, prompt, prompt_real, positions(prompt_real), cache)[each]
-    if group > 1:
-        cache.batch_repeat_interleave(group)
+    logits = _after_prompts(model, samples, group, cache)  # (b, v)
     rows = torch.arange(b, device=device)  # the sequence in each row of the cache
-    position = prompt_real.sum(dim=1)[each]  # (b,) of the first sampled token
     for i in range(t):
         # p_inf: the distribution that is sampled from, temperature included (Alg. 1, l. 4)
         logq = torch.log_softmax(logits / temperature, dim=-1)  # (rows, v) float32
-        (check or _refuse_nan)(logq)
-        token = inverse_cdf(logq, uniform[rows, i])
-        best = logq.topk(k, dim=-1)  # (rows, k), for Z (l. 5)
-        open_ = ~finished[rows]  # finished rows stay in the cache until it is compacted
-        live = rows[open_]
-        ids[live, width + i] = token[open_]
-        is_real[live, width + i] = True
-        logp_inf[live, i] = logq.gather(1, token[:, None])[open_, 0]
-        topk_ids[live, i], topk_logp[live, i] = best.indices[open_], best.values[open_]
-        finished[live] = torch.isin(token[open_], ends)
-        stay = ~finished[rows]
+        (check or _refuse_nan)(logq)  # before the draw: of NaN no token can be drawn
+        token = inverse_cdf(logq, uniform[rows, i])  # (rows,)
+        _note(samples, rows, i, token, logq)
+        samples.finished[rows] |= torch.isin(token, ends)
+        stay = ~samples.finished[rows]
         left = int(stay.sum())
         if left == 0 or i == t - 1:
             break
         if left < _COMPACT_BELOW * len(rows):  # copying the cache costs about as much as a step
             keep = stay.nonzero()[:, 0]
             cache.batch_select_indices(keep)
-            rows = rows[keep]
-        new = ids[rows, width + i : width + i + 1]  # (rows, 1)
-        past = is_real[rows, : width + i + 1]  # (rows, t_prompt + i + 1): padding is masked out
-        logits = _forward(model, new, past, position[rows, None] + i, cache)
+            rows = rows[keep]  # fewer rows from here on
+        new = samples.ids[rows, width + i : width + i + 1]  # (rows, 1)
+        past = samples.is_real[rows, : width + i + 1]  # (rows, t_prompt + i + 1), masks padding
+        logits = _forward(model, new, past, position[rows, None] + i, cache)  # (rows, v)
+    return samples
+
+
+def _without_completions(
+    tokenizer: Tokenizer,
+    problems: list[Problem],
+    group: int,
+    device: torch.device,
+    *,
+    t: int,
+    k: int,
+    first: int,
+    version: int,
+) -> Samples:
+    """Each prompt `group` times, before the first token: `_note` fills the rest in, in place."""
+    prompts = [tokenizer.prompt(p.prompt) for p in problems for _ in range(group)]
+    prompt, prompt_real = (x.to(device) for x in _left_padded(prompts, tokenizer))
+    b = len(prompt)
+    blank = torch.full((b, t), tokenizer.pad, device=device)
+    is_real = torch.cat([prompt_real, torch.zeros_like(blank, dtype=torch.bool)], dim=1)
     return Samples(
-        ids=ids,
+        ids=torch.cat([prompt, blank], dim=1),  # (b, t_prompt + t)
         is_real=is_real,
-        is_completion=is_real[:, width:],
-        logp_inf=logp_inf,
-        topk_ids=topk_ids,
-        topk_logp_inf=topk_logp,
+        is_completion=is_real[:, prompt.shape[1] :],  # a view: it follows is_real
+        logp_inf=torch.zeros((b, t), device=device),
+        topk_ids=torch.zeros((b, t, k), dtype=torch.long, device=device),
+        topk_logp_inf=torch.zeros((b, t, k), device=device),
         index=torch.arange(first, first + b, device=device),
-        finished=finished,
+        finished=torch.zeros(b, dtype=torch.bool, device=device),
         version=torch.full((b, t), version, device=device),
         prompts=[p.prompt for p in problems for _ in range(group)],
         answers=[p.answer for p in problems for _ in range(group)],
     )
+
+
+def _after_prompts(model: Any, samples: Samples, group: int, cache: Any) -> torch.Tensor:
+    """Logits of each first token, (b, v), and the prompts' keys and values in the cache.
+
+    The prompt of a group goes through the model once; what it gives is then repeated.
+    """
+    width = samples.ids.shape[1] - samples.is_completion.shape[1]
+    prompt, is_real = samples.ids[::group, :width], samples.is_real[::group, :width]
+    logits = _forward(model, prompt, is_real, positions(is_real), cache)  # (problems, v)
+    if group > 1:
+        cache.batch_repeat_interleave(group)
+    return logits.repeat_interleave(group, dim=0)  # (b, v)
+
+
+def _note(
+    samples: Samples, rows: torch.Tensor, i: int, token: torch.Tensor, logq: torch.Tensor
+) -> None:
+    """Write token i of the unfinished sequences among `rows`, its log q and q's top k.
+
+    Args:
+        rows, token: the sequence in each row of the cache, and its draw, (rows,).
+        logq: (rows, v).
+    """
+    # Finished rows stay in the cache until it is compacted; what was drawn for them is dropped.
+    open_ = ~samples.finished[rows]
+    live, width = rows[open_], samples.ids.shape[1] - samples.logp_inf.shape[1]
+    samples.ids[live, width + i] = token[open_]
+    samples.is_real[live, width + i] = True
+    samples.logp_inf[live, i] = logq.gather(1, token[:, None])[open_, 0]
+    best = logq.topk(samples.topk_ids.shape[2], dim=-1)  # (rows, k), for Z (l. 5)
+    samples.topk_ids[live, i] = best.indices[open_]
+    samples.topk_logp_inf[live, i] = best.values[open_]
 
 
 def _forward(

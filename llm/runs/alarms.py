@@ -93,7 +93,7 @@ class AlarmDecision:
     lowerings: int
 
     @property
-    def because(self) -> str:
+    def reason(self) -> str:
         """The alarm, what was measured, and the limit."""
         if self.alarm == "non_finite":
             what = self.metric if self.value else f"{self.metric} is NaN or inf"
@@ -111,7 +111,7 @@ class AlarmDecision:
             "setting": "factor of both learning rates",
             "before": self.before,
             "after": self.after,
-            "because": self.because + ("; the run stops" if self.action == "stop" else ""),
+            "reason": self.reason + ("; the run stops" if self.action == "stop" else ""),
             "limited": self.action == "stop",
         }
 
@@ -193,7 +193,7 @@ def stop_message(decision: AlarmDecision, step: int, kept: Path | None) -> str:
     advice = next((a for name, *_, a in _LIMITS if name == decision.alarm), _NON_FINITE_ADVICE)
     after = f" after the learning rates were lowered {decision.lowerings} times"
     return (
-        f"step {step}: {decision.because}{after if decision.lowerings else ''}, so training "
+        f"step {step}: {decision.reason}{after if decision.lowerings else ''}, so training "
         f"stopped. Last good checkpoint: {kept if kept else 'none yet'}. What to do: {advice}"
     )
 

@@ -69,7 +69,10 @@ METRICS: dict[str, str] = {
     "kappa": "calibration of Z: measured acceptance rate divided by the estimated one, mean over "
     "updates",
     "lam_mean": "mean of the threshold lam in use",
-    "out_of_reach": "share of tokens where no lam attains the budget (correction.budget)",
+    "budget_infeasible_fraction": (
+        "share of tokens for which no lam gives the wanted acceptance rate (correction.budget), "
+        "because p = 0 on too much of q"
+    ),
     # Update
     "entropy_policy": "entropy of the policy, nats per token, mean over sampled states",
     "clip_fraction": "share of tokens whose gradient PPO's clip sets to 0",

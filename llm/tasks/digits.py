@@ -54,7 +54,7 @@ class DigitProblems:
         """An answer whose steps are, with probability `error`, random digits.
 
         In `chain` a wrong step carries over to the later ones; elsewhere it stays one wrong digit.
-        Where digits have synonyms, each is written as one drawn from `law`.
+        Where digits have synonyms, each is written as one drawn from `zipf`.
         """
         asked = prompt.replace(_FILLING, "")
         digits, synonyms = (

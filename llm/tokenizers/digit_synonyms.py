@@ -29,7 +29,7 @@ def zipf(forms: int) -> np.ndarray:
 
 
 def spell(digits: str, forms: int, rng: np.random.Generator) -> str:
-    """Digits, each in a form drawn from `law`."""
+    """Digits, each in a form drawn from `zipf`."""
     drawn = rng.choice(forms, size=len(digits), p=zipf(forms))
     return "".join(
         digit if form == 0 else chr(_FIRST + 10 * (int(form) - 1) + int(digit))

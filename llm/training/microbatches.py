@@ -27,10 +27,11 @@ def microbatches(cfg: Config, batch: Batch) -> list[Microbatch]:
     """
     micro = []
     for rows in _groups(cfg, batch):
-        some = batch.rows(rows)
+        tokens = batch.token_index(rows)  # (m,)
+        some = batch.rows(rows, tokens)
         if cfg.optim.tokens_per_microbatch:
             some = _trimmed(some)
-        micro.append(Microbatch(some, batch.token_index(rows)))
+        micro.append(Microbatch(some, tokens))
     missing = distributed.all_reduce_max(len(micro)) - len(micro)
     filler = Microbatch(batch.without_tokens(), batch.sequence.new_zeros(0))
     return micro + [filler] * missing

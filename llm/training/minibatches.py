@@ -70,6 +70,7 @@ def split_minibatches(
         return [Minibatch(batch, uniform, None, None, batch.index)]
     p_ref, logp_actor_ref = score_before_updates(ctx, batch, learner.correction)
     order = torch.from_numpy(
+        # "shares" is part of the seed: another word would give recorded runs other minibatches.
         randomness.stream(cfg.run.seed, "shares", step).permutation(n_sequences)
     )
     minibatches = []
@@ -79,7 +80,7 @@ def split_minibatches(
         tokens = batch.token_index(rows)
         minibatches.append(
             Minibatch(
-                batch.rows(rows) if len(rows) else batch.without_tokens(),
+                batch.rows(rows, tokens) if len(rows) else batch.without_tokens(),
                 uniform[tokens],
                 p_ref.at(tokens),
                 None if logp_actor_ref is None else logp_actor_ref[tokens],

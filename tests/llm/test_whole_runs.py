@@ -200,7 +200,7 @@ def test_the_controller_moves_what_it_drives_within_limits_and_logs_it(tmp_path,
     assert [r["lr_actor"] / 6e-4 for r in found] == pytest.approx(expected)
     assert {d["setting"] for d in decisions} == {"actor.distill_coef", "actor.lr factor"}
     assert [d["limited"] for d in decisions[::2]] == [False, False, True, True, True]
-    assert "target 0.0001" in decisions[0]["because"]
+    assert "target 0.0001" in decisions[0]["reason"]
 
 
 def test_a_tracked_lam_moves_towards_its_budget_and_resumes_exactly(tmp_path, warm, monkeypatch):

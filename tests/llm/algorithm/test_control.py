@@ -39,7 +39,7 @@ def test_driven_values_rise_above_the_target_and_fall_below_it(kl, factor):
     assert [d["before"] for d in decisions] == [3.0, 0.5]
     assert [d["after"] for d in decisions] == [controls.distill_coef, controls.actor_lr_factor]
     for decision in decisions:
-        assert decision["because"] == f"KL(policy || actor) {kl:.4g}, target 0.05"
+        assert decision["reason"] == f"KL(policy || actor) {kl:.4g}, target 0.05"
         assert not decision["limited"]
         assert json.loads(json.dumps(decision)) == decision
 

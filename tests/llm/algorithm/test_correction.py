@@ -20,7 +20,7 @@ from llm.algorithm.correction import (
 from llm.algorithm.losses import ppo_clip_sum
 
 INF = float("inf")
-FIELDS = ("weight", "log_ratio", "accept_prob", "accepted", "z", "capped", "lam", "out_of_reach")
+FIELDS = ("weight", "log_ratio", "accept_prob", "accepted", "z", "capped", "lam", "infeasible")
 
 
 def one_token(q, ref, new, u, topk_q, topk_p, **settings):

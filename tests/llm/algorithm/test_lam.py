@@ -62,7 +62,7 @@ def test_a_budget_out_of_the_batchs_reach_takes_the_largest_lam_that_accepts_the
         uniform(2),
         lam_from="batch",
     )
-    assert w.out_of_reach.tolist() == [1.0, 1.0] and w.weight.tolist() == [0.0, 1.0]
+    assert w.infeasible.tolist() == [1.0, 1.0] and w.weight.tolist() == [0.0, 1.0]
 
 
 def test_a_tracked_lam_judges_a_steps_tokens_by_the_steps_before():
@@ -106,7 +106,7 @@ def test_log_lam_moves_by_its_decay_and_every_move_is_written_down():
     assert decision["before"] == pytest.approx(3) and decision["after"] == pytest.approx(
         np.exp(state.log_lam)
     )
-    assert "acceptance 0.6667, budget 0.5" in decision["because"]
+    assert "acceptance 0.6667, budget 0.5" in decision["reason"]
     state, (decision,) = tracked(torch.full((8,), 2.0).log(), CorrectionState())
     assert np.exp(state.log_lam) == pytest.approx(4, rel=1e-5)
     assert decision["before"] == pytest.approx(4) == decision["after"]
@@ -121,4 +121,4 @@ def test_lam_stops_at_its_limits_and_stays_where_the_budget_is_out_of_reach():
     gone = torch.tensor([-INF, -INF, 0.0])
     state, (decision,) = tracked(gone, past)
     assert state.log_lam == past.log_lam and decision["limited"]
-    assert "out of reach (p > 0 on 0.3333" in decision["because"]
+    assert "out of reach (p > 0 on 0.3333" in decision["reason"]

@@ -53,11 +53,11 @@ def test_a_finished_warm_up_is_used_and_not_touched(tmp_path):
         roles.open_model(cfg, role, tmp_path)
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
     found = lines(tmp_path)
-    assert "random weights" not in found["models"].found
+    assert "random weights" not in found["models"].seen
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == before
     assert set(statuses(found).values()) <= {WARNING}  # two steps of warm-up make no good policy
     other = lines(tmp_path, "--pretrain.policy_steps", "3")
-    assert "random weights" in other["models"].found
+    assert "random weights" in other["models"].seen
     (recipe,) = tmp_path.glob("pretrained/policy-*/recipe.json")
     recipe.write_text("{}")
     assert lines(tmp_path)["models"].status == PROBLEM
@@ -81,7 +81,7 @@ def test_a_finished_warm_up_is_used_and_not_touched(tmp_path):
 def test_bad_input_is_a_line_that_says_what(tmp_path, flags, check, text):
     found = lines(tmp_path, *flags)
     problems = [line for line in found.values() if line.status == PROBLEM]
-    assert [line.check for line in problems] == [check] and text in problems[0].found
+    assert [line.check for line in problems] == [check] and text in problems[0].seen
 
 
 def test_a_problem_gives_exit_code_1(capsys):
@@ -92,13 +92,13 @@ def test_a_problem_gives_exit_code_1(capsys):
 def test_a_folder_of_another_run_or_a_complete_one_is_told(tmp_path):
     cfg = settings.load([], [*TINY, "--run.folder", str(tmp_path)])
     run_folder.release(run_folder.prepare(cfg))
-    assert "is free to use" in lines(tmp_path)["run folder"].found  # a start before its first step
+    assert "is free to use" in lines(tmp_path)["run folder"].seen  # a start before its first step
     (tmp_path / "metrics.jsonl").write_text('{"step": 0}\n')
-    assert "would go on" in lines(tmp_path)["run folder"].found
+    assert "would go on" in lines(tmp_path)["run folder"].seen
     (tmp_path / "summary.json").write_text("{}")
     assert lines(tmp_path)["run folder"].status == WARNING
     found = lines(tmp_path, "--run.seed", "5")["run folder"]
-    assert found.status == PROBLEM and "run.seed (0 there, 5 now)" in found.found
+    assert found.status == PROBLEM and "run.seed (0 there, 5 now)" in found.seen
 
 
 def test_a_file_in_place_of_the_run_folder_is_a_problem(tmp_path):
@@ -108,8 +108,8 @@ def test_a_file_in_place_of_the_run_folder_is_a_problem(tmp_path):
 
 def test_completions_longer_than_the_models_positions_are_a_problem(tmp_path):
     found = lines(tmp_path, "--rollout.max_new_tokens", "504")
-    assert found["positions"].status == PROBLEM and "513 tokens" in found["positions"].found
-    assert "max_new_tokens" in found["positions"].found and "models" not in found
+    assert found["positions"].status == PROBLEM and "513 tokens" in found["positions"].seen
+    assert "max_new_tokens" in found["positions"].seen and "models" not in found
 
 
 def test_a_model_whose_cache_has_no_rows_is_a_problem_that_names_it(tmp_path):
@@ -120,7 +120,7 @@ def test_a_model_whose_cache_has_no_rows_is_a_problem_that_names_it(tmp_path):
     flags = ["--run.folder", str(tmp_path / "run"), "--policy.path", str(tmp_path / "mamba")]
     found = {line.check: line for line in diagnose(flags)}
     assert "memory" in found and found["memory"].status != PROBLEM
-    assert found["models"].status == PROBLEM and "MambaForCausalLM" in found["models"].found
+    assert found["models"].status == PROBLEM and "MambaForCausalLM" in found["models"].seen
 
 
 def test_too_little_memory_stops_before_anything_is_loaded(tmp_path, monkeypatch):
@@ -136,14 +136,14 @@ def test_too_little_disk_is_a_problem(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=300_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     found = lines(tmp_path, "--run.checkpoints_kept", "3")["disk"]
-    assert found.status == PROBLEM and "5 checkpoints" in found.found
+    assert found.status == PROBLEM and "5 checkpoints" in found.seen
 
 
 def test_a_sampler_that_disagrees_with_the_scorer_is_a_problem(tmp_path, monkeypatch):
     states = forward.completion_states
     monkeypatch.setattr(forward, "completion_states", lambda *a: states(*a) / 2)
     found = lines(tmp_path)
-    assert found["self-test"].status == PROBLEM and "temperature" in found["self-test"].found
+    assert found["self-test"].status == PROBLEM and "temperature" in found["self-test"].seen
     assert found["one step"].status == OK  # later checks still run
 
 
@@ -156,7 +156,7 @@ def test_an_unexpected_error_is_a_line_too(tmp_path, monkeypatch, error):
 
     monkeypatch.setattr(sampling, "inverse_cdf", broken)
     found = lines(tmp_path)
-    assert found["one step"].status == PROBLEM and type(error).__name__ in found["one step"].found
+    assert found["one step"].status == PROBLEM and type(error).__name__ in found["one step"].seen
 
 
 def test_what_a_warmed_up_policy_does_wrong_is_warned_of(tmp_path):
@@ -164,8 +164,8 @@ def test_what_a_warmed_up_policy_does_wrong_is_warned_of(tmp_path):
     for role in ("policy", "actor"):
         roles.open_model(cfg, role, tmp_path)
     found = lines(tmp_path, "--alarm.kl_max", "1e-6")
-    assert found["alarms"].status == WARNING and "alarm.kl_max" in found["alarms"].found
-    assert found["rewards"].status == WARNING and "one reward" in found["rewards"].found
+    assert found["alarms"].status == WARNING and "alarm.kl_max" in found["alarms"].seen
+    assert found["rewards"].status == WARNING and "one reward" in found["rewards"].seen
 
 
 # The estimate

@@ -47,7 +47,7 @@ def test_nothing_that_a_run_holds_becomes_markup(run):
     (run / "provenance.json").write_text(json.dumps([{EVIL: EVIL, "list": [EVIL]}]))
     row = token_row(0, [EVIL, "x"], [1, 0], prompt=EVIL, answer=EVIL)
     write_rows(run / "samples.jsonl", [row])
-    write_rows(run / "decisions.jsonl", [{"step": 1, "setting": EVIL, "because": EVIL}])
+    write_rows(run / "decisions.jsonl", [{"step": 1, "setting": EVIL, "reason": EVIL}])
     write_rows(run / "metrics.jsonl", [{"step": s, EVIL: s, "pass_rate": 0.5} for s in (0, 1)])
     content, page = page_of(run)
     assert "script" not in page.tags

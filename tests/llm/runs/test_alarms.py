@@ -75,7 +75,7 @@ def test_a_skipped_update_is_the_alarm_non_finite_though_its_metrics_are_absent(
     cfg = dataclasses.replace(ALL, action="lower")
     _, fired, decision = next_alarms(cfg, AlarmState(), {"reward_mean": 0.5, "updates_skipped": 1})
     assert fired == ["non_finite"] and decision.action == "lower" and decision.after == 0.5
-    assert "update was skipped" in decision.because
+    assert "update was skipped" in decision.reason
 
 
 def test_a_limit_whose_metric_is_absent_is_an_error_not_a_silent_gap():
@@ -127,7 +127,7 @@ def test_going_on_does_not_raise_and_the_decision_is_a_line_like_the_controllers
     alarms.check(GOOD | BAD["kl"])
     alarms.enforce(1)
     line = alarms.decision.entry()
-    assert set(line) == {"setting", "before", "after", "because", "limited"}
+    assert set(line) == {"setting", "before", "after", "reason", "limited"}
     assert (line["before"], line["after"], line["limited"]) == (1.0, 0.5, False)
     json.dumps(line, allow_nan=False)
 
