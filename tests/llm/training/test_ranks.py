@@ -93,6 +93,7 @@ def two(home) -> dict[str, Scene]:
     made["cut"].stop_at = 1
     made["present"].kill, made["present"].fails = 2, True
     made["ahead"].kill = 0
+    made["tied"] = tied(home, "tied_2", *FSDP, *BLOCKS, *MICRO["three"].split())
     for setting in SETTINGS:
         alone(home, setting)
     play(scene(home, "moving", "tracked", *AHEAD, stop_at=0))
@@ -134,24 +135,28 @@ def test_engines_of_two_ranks_repeat_the_run_of_one_though_one_is_killed(home, t
     assert said[0].startswith("--rollout.engine process: the process that samples of rank 1 failed")
 
 
-def test_two_ranks_train_a_tied_head_in_blocks_as_one_does_whole(home):
-    """Its sharded weight gets one gradient as an embedding and another as a head; v is odd."""
-    fields = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "head_dim": 8}
-    fields |= {"num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": 51}
-    shape = Qwen3Config(**fields, tie_word_embeddings=True, pad_token_id=0, initializer_range=0.3)
-    for seed, role in enumerate(("policy", "actor")):
-        torch.manual_seed(seed)
-        Qwen3ForCausalLM(shape).save_pretrained(home / f"tied/{role}")
+def tied(home: Path, name: str, *flags: str) -> Scene:
+    """A run from saved models whose head is their embedding, of 51 ids: v is odd."""
+    if not (home / "tied").exists():
+        fields = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "head_dim": 8}
+        fields |= {"num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": 51}
+        how = {"tie_word_embeddings": True, "pad_token_id": 0, "initializer_range": 0.3}
+        for seed, role in enumerate(("policy", "actor")):
+            torch.manual_seed(seed)
+            Qwen3ForCausalLM(Qwen3Config(**fields, **how)).save_pretrained(home / f"tied/{role}")
     drop = ("--policy", "--actor.layers", "--actor.width", "--pretrain")
     pairs = zip(RUN[::2], RUN[1::2], strict=True)
-    flags = [w for k, v in pairs if not k.startswith(drop) for w in (k, v)]
+    own = [w for k, v in pairs if not k.startswith(drop) for w in (k, v)]
     for role in ("policy", "actor"):
-        flags += [f"--{role}.path", str(home / f"tied/{role}")]
-    one, two = (Scene(str(home / f"tied_{n}"), list(flags)) for n in (1, 2))
-    two.flags += [*FSDP, *BLOCKS, *MICRO["three"].split()]
+        own += [f"--{role}.path", str(home / f"tied/{role}")]
+    return Scene(str(home / name), [*own, *flags])
+
+
+def test_two_ranks_train_a_tied_head_in_blocks_as_one_does_whole(home, two):
+    """Its sharded weight gets one gradient as an embedding and another as a head."""
+    one = tied(home, "tied_1")
     play(one)
-    ranks(2, [two])
-    assert_same(Path(one.folder), Path(two.folder))
+    assert_same(Path(one.folder), Path(two["tied"].folder))
     assert rows(Path(one.folder))[1]["grad_norm_actor"] > 0.01
     export(Path(two.folder), home / "tied/exported")  # what shards were, a model that is opened
     kept = load_file(latest(Path(two.folder) / "checkpoints") / "policy.safetensors")
