@@ -20,11 +20,11 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 torch.set_num_threads(1)
 
 LONGEST = (  # files that start first: no worker begins one of them when the others are done
-    "paper_figures/test_smoke.py",
-    "llm/training/test_ranks.py",
-    "llm/test_whole_runs.py",
+    "paper_figures/report/test_everything.py",
+    "llm/distributed/test_collectives.py",
+    "llm/training/test_run.py",
     "llm/test_train.py",
-    "llm/rollout/engines/test_engines.py",
+    "llm/rollout/engines/test_subprocess_engine.py",
     "paper_figures/experiments/test_runner.py",
     "llm/runs/test_signals.py",
 )

@@ -1,5 +1,5 @@
 """Claims on solvers, Z from few tokens, estimators, many states and trajectories: by hand, and with
-faults planted. (That each has its declared verdict is in tests/sim/claims/test_claims.py.)"""
+faults planted. (That each has its declared verdict is in tests/sim/claims/test_check.py.)"""
 
 import math
 from fractions import Fraction as F

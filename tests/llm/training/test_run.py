@@ -20,7 +20,7 @@ from llm.models.lm_head import chunked
 from llm.runs.metrics_files import RunFiles
 from llm.training import context, evaluation, rollout_phase, run
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 KINDS = {
     "separate": TINY,
     "frozen": (*TINY, "--actor.type", "frozen"),

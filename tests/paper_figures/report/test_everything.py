@@ -9,7 +9,7 @@ from pathlib import Path
 from paper_figures.experiments import run_store
 from paper_figures.report import contents
 
-SCRIPT = Path(__file__).parents[1] / "support" / "figure_smoke.py"
+SCRIPT = Path(__file__).parents[2] / "support" / "figure_smoke.py"
 
 
 def all_of_it(tmp_path) -> subprocess.CompletedProcess[str]:
