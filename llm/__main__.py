@@ -6,6 +6,8 @@ import importlib
 import os
 import sys
 
+from llm.output import SteadyStream
+
 _HELP = """python -m llm: train a policy on completions that another model, the actor, samples
 (arXiv 2602.06107)
 
@@ -76,5 +78,14 @@ def _fail(message: str, code: int = 2) -> int:
     return code
 
 
+def _run() -> int:
+    """`main`, whose output may find no reader: that ends no training, and is said at the end."""
+    results, progress = SteadyStream(sys.stdout), SteadyStream(sys.stderr, drop=True)
+    sys.stdout, sys.stderr = results, progress  # type: ignore[assignment]
+    code = main(sys.argv[1:])
+    results.flush()
+    return _fail(results.failed(), code or 1) if results.failed() else code
+
+
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
+    raise SystemExit(_run())

@@ -92,7 +92,14 @@ def run_config(cfg: Config) -> int:
             return 0
         summary = train(cfg, folder)
     except Stopped as e:
-        return _fail(f"stopped by a signal, after saving; {_AGAIN}", e.exit_code)
+        how = (
+            "after saving"
+            if e.saved
+            else (
+                "in a step that was not finished within --run.stop_seconds and cannot be saved half"
+            )
+        )
+        return _fail(f"stopped by a signal, {how}; {_AGAIN}", e.exit_code)
     except Diverged as e:
         return _fail(str(e), 3)
     except KeyboardInterrupt:

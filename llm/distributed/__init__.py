@@ -22,7 +22,6 @@ from .launch import (
     check_groups,
     check_settings,
     is_first_to_report,
-    on_signal,
     process_group,
     why_lost,
 )
@@ -42,7 +41,6 @@ __all__ = [
     "is_first_to_report",
     "is_main",
     "main_first",
-    "on_signal",
     "process_group",
     "raise_on_all_ranks",
     "rank",

@@ -8,32 +8,41 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
 
 import torch.distributed as dist
 
 _BEAT_SECONDS = 0.5
 _MISSED_SECONDS = 4.0  # without a beat, after a collective failed: that rank has ended
-_GIVE_UP_SECONDS = 600.0  # without a beat; a rank that writes a large file may miss many
-_TOLD_SECONDS = 20.0  # the same once torchrun, which sees ranks end, has sent SIGTERM
+_GIVE_UP_SECONDS = 180.0  # without a beat: stopped, or its machine is gone; computing beats on
+_TOLD_SECONDS = 4.0  # the same once torchrun, which sees ranks end, has sent SIGTERM
 
 
 class Heartbeat(threading.Thread):
     def __init__(self, store: dist.Store, rank: int, ranks: int) -> None:
         super().__init__(daemon=True)
-        self.told: Callable[[], bool] = lambda: False  # whether a signal asked for the end
         self._store, self.rank = store, rank
         self._others = [r for r in range(ranks) if r != rank]
         self._seen: dict[int, tuple[bytes, float]] = {}  # last beat, and when it was new
         self._lock, self._done, self._count = threading.Lock(), threading.Event(), 0
+        self._pipe: tuple[int, int] | None = None  # of the numbers of signals
+        self._former_pipe, self._signal = -1, 0
         self._beat()
+
+    def listen(self) -> None:
+        """Hear of signals also while the main thread waits in a library. Main thread only."""
+        self._pipe = os.pipe()
+        for end in self._pipe:
+            os.set_blocking(end, False)
+        self._former_pipe = signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
 
     def run(self) -> None:
         silent = 0.0  # since when the store has not answered; 0: it does
         while not self._done.wait(_BEAT_SECONDS):
+            self._hear()
             try:
                 self._check_peers()
             except RuntimeError:
@@ -50,6 +59,11 @@ class Heartbeat(threading.Thread):
         self._done.set()
         if self.is_alive():
             self.join(_MISSED_SECONDS)
+        if self._pipe is not None:
+            signal.set_wakeup_fd(self._former_pipe)
+            for end in self._pipe:
+                os.close(end)
+            self._pipe = None
 
     def report(self, message: str) -> bool:
         """Leave word of the end of the run; whether this was the first word."""
@@ -83,6 +97,12 @@ class Heartbeat(threading.Thread):
         except RuntimeError:
             return False
 
+    def _hear(self) -> None:
+        if self._pipe is not None:
+            with contextlib.suppress(OSError):  # nothing to read
+                numbers = os.read(self._pipe[0], 64)
+                self._signal = self._signal or numbers[0]
+
     def _beat(self) -> None:
         self._count += 1
         self._store.set(f"beat/{self.rank}", str(self._count))
@@ -97,7 +117,7 @@ class Heartbeat(threading.Thread):
 
     def _end_if_late(self, what: str, since: float) -> None:
         """The main thread may wait for a rank that is gone, and would for hours."""
-        limit = _TOLD_SECONDS if self.told() else _GIVE_UP_SECONDS
+        limit = _TOLD_SECONDS if self._signal else _GIVE_UP_SECONDS
         if time.monotonic() - since < limit:
             return
         if self.report(what):
@@ -106,4 +126,4 @@ class Heartbeat(threading.Thread):
                     f"error: {what} has not answered for {limit:.0f} s, so all ranks end\n"
                 )
                 sys.stderr.flush()
-        os._exit(1)
+        os._exit(128 + self._signal if self._signal else 1)

@@ -6,7 +6,7 @@ import contextlib
 import datetime
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import FrameType
 
 import torch
@@ -60,6 +60,7 @@ def process_group(device: str) -> Iterator[None]:
     dist.init_process_group(backend, store=store, rank=number, world_size=ranks, timeout=TIMEOUT)
     _watch.append(watch)
     former = signal.signal(signal.SIGTERM, _tell)
+    watch.listen()
     barrier()
     watch.start()
     try:
@@ -83,12 +84,6 @@ def _launched() -> bool:
 def is_first_to_report(message: str) -> bool:
     """Whether this rank is the one that says why the run ended: the first to know."""
     return not _watch or _watch[0].report(message)
-
-
-def on_signal(told: Callable[[], bool]) -> None:
-    """How the watch finds out that a signal asked for the end."""
-    for watch in _watch:
-        watch.told = told
 
 
 def why_lost(error: BaseException) -> str:

@@ -131,7 +131,8 @@ def _train(cfg: Config, role: str, folder: Path) -> Model:
             progress.show(step + 1, f"loss {float(loss.detach()):.3f}")
             stopping = interrupts.requested
             if ((step + 1) % 100 == 0 and step + 1 < steps) or stopping:
-                save_state(folder / "checkpoints", step + 1, parts, {"step": step + 1})
+                with interrupts.saving():
+                    save_state(folder / "checkpoints", step + 1, parts, {"step": step + 1})
                 if stopping:
                     raise Stopped(interrupts.exit_code)
     progress.close()

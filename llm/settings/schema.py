@@ -575,6 +575,11 @@ class RunConfig:
     """Held-out prompts per evaluation, one completion each."""
     checkpoint_every: int = 50
     """Steps between checkpoints; the last step always has one."""
+    stop_seconds: float = 5.0
+    """After a signal (TERM, INT, HUP, USR1) the step in progress may take so long. Then it is
+    dropped: while it samples the run is saved as it was before, and once its updates have begun the
+    run goes on from its last checkpoint. Raise it where a step takes longer and whoever sends the
+    signal waits longer."""
     checkpoints_kept: int = 2
     """Newest checkpoints kept."""
     keep_best: bool = True

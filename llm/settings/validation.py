@@ -34,7 +34,7 @@ _POSITIVE = (
     "correction.cap correction.high loss.clip_low loss.clip_high loss.updates_per_rollout "
     "control.kl_target control.gain optim.policy_lr optim.grad_clip alarm.kl_max alarm.ratio_max "
     "alarm.patience alarm.lower_factor run.steps run.eval_every run.eval_prompts "
-    "run.checkpoint_every run.checkpoints_kept run.threads"
+    "run.stop_seconds run.checkpoint_every run.checkpoints_kept run.threads"
 ).split()
 _NOT_NEGATIVE = (
     "task.pad_prompt_to policy.lora_rank actor.lora_rank actor.distill_coef actor.distill_top_k "

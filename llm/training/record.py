@@ -18,7 +18,8 @@ class Record:
     """What a step measures. evaluated: it began with an evaluation, so its samples are kept.
 
     weights: of each update, over the tokens of all ranks. decisions: what closed loops moved.
-    save_due: a checkpoint follows the step. exit_code: of the signal that came, or 0.
+    save_due: a checkpoint follows the step. exit_code: of the signal that came, or 0. phase: the
+    last that began, "rollout" or "update".
     """
 
     def __init__(self, step: int, *, evaluated: bool) -> None:
@@ -27,14 +28,14 @@ class Record:
         self.weights: list[TokenWeights] = []  # of each update, over the tokens of all ranks
         self.first_update: tuple[Minibatch, TokenWeights] | None = None
         self.decisions: list[Decision] = []
-        self.save_due, self.exit_code = False, 0
+        self.save_due, self.exit_code, self.phase = False, 0, ""
         self._updates: list[dict[str, float]] = []
         self._skipped = 0
 
     @contextlib.contextmanager
     def timed(self, phase: str) -> Iterator[None]:
         """Wall-clock of a phase, as seconds_<phase>."""
-        clock = time.perf_counter()
+        self.phase, clock = phase, time.perf_counter()
         yield
         self.row[f"seconds_{phase}"] = time.perf_counter() - clock
 

@@ -36,7 +36,7 @@ from llm.runs.alarms import Alarms, writable
 from llm.runs.metrics_files import NoFiles, RunFiles
 from llm.runs.nonfinite_guard import Guard
 from llm.runs.progress import Progress
-from llm.runs.signals import Signals, Stopped
+from llm.runs.signals import Overdue, Signals, Stopped
 from llm.runs.trackers import Tracker, open_tracker
 
 from .context import TrainContext
@@ -54,8 +54,7 @@ from .sample_records import histogram_row, sample_rows
 def open_run(ctx: TrainContext, folder: Path) -> Iterator[Run]:
     """The run in `folder`, new or from its last checkpoint. A signal lets it save first."""
     tracker = open_tracker(ctx.cfg.run, folder, silent=not distributed.is_main())
-    with contextlib.closing(tracker), Signals() as signals:
-        distributed.on_signal(lambda: signals.requested)
+    with contextlib.closing(tracker), Signals(ctx.cfg.run.stop_seconds) as signals:
         yield Run(ctx, folder, tracker, signals)
 
 
@@ -107,12 +106,19 @@ class Run:
 
     @contextlib.contextmanager
     def recorded_step(self, step: int) -> Iterator[Record]:
-        """A step's record. NaN or inf that no update can leave out is written, and ends the run."""
+        """A step's record. NaN or inf that no update can leave out is written, and ends the run.
+
+        Raises:
+            Stopped: a signal came, and the step takes longer than run.stop_seconds from then on.
+        """
         record = Record(step, evaluated=step % self.ctx.cfg.run.eval_every == 0)
+        before = self._json(step)
         if self.ctx.actor.trained:
             record.add({"distill_coef": self.learner.controls.distill_coef})  # in force now
         try:
             yield record
+        except Overdue:
+            raise Stopped(self.signals.exit_code, self._save_before(record, before)) from None
         except NonFinite:
             self._write_samples(record)
             self.alarms.halt()
@@ -212,11 +218,27 @@ class Run:
                 self.ctx.engine.gather()
             keep = self.ctx.cfg.run.checkpoints_kept
             whose = identity(self.ctx.cfg)
-            save_state(self.checkpoints, done, self._all_parts(), self._json(done), keep, whose)
+            with self.signals.saving():
+                save_state(self.checkpoints, done, self._all_parts(), self._json(done), keep, whose)
         self.progress.show(done, progress_text(row))
         if record.exit_code and done < self.ctx.cfg.run.steps:
             self.progress.close()
             raise Stopped(record.exit_code)
+
+    def _save_before(self, record: Record, before: dict[str, Any]) -> bool:
+        """Save what the steps before this one have done; whether that was possible.
+
+        It is while no update of the step has begun, on one rank, and where no rollouts wait that
+        were sampled ahead: of those this step has taken one already.
+        """
+        ahead = self.ctx.cfg.rollout.max_staleness > 0
+        if record.phase == "update" or ahead or distributed.world_size() > 1:
+            return False
+        if record.step > self.first_step:
+            keep, whose = self.ctx.cfg.run.checkpoints_kept, identity(self.ctx.cfg)
+            with self.signals.saving():
+                save_state(self.checkpoints, record.step, self._parts, before, keep, whose)
+        return True
 
     def finish(self, last: dict[str, Any]) -> dict[str, Any]:
         """Write the last row, an evaluation after all updates; returns the summary."""
@@ -267,7 +289,8 @@ class Run:
         self.best = rate
         if self.ctx.cfg.run.keep_best:
             whose = identity(self.ctx.cfg)
-            save_best(self.checkpoints, step, self._parts, self._json(step), whose)
+            with self.signals.saving():
+                save_best(self.checkpoints, step, self._parts, self._json(step), whose)
 
     def _write_row(self, record: Record) -> dict[str, Any]:
         """The step's row with its alarms, and what alarms and controls decided."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
+from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -21,9 +22,25 @@ def started(*words: str, stderr: Path | str = os.devnull) -> BaseProcess:
     return process
 
 
-def _main(words: tuple[str, ...], stderr: str) -> None:
+def called(function: Callable[[], None], stderr: Path | str = os.devnull) -> BaseProcess:
+    """The same for a function of a test's module."""
+    process = _CONTEXT.Process(target=_call, args=(function, str(stderr)))
+    process.start()
+    return process
+
+
+def _call(function: Callable[[], None], stderr: str) -> None:
+    _redirect(stderr)
+    function()
+
+
+def _redirect(stderr: str) -> None:
     for number, path in ((1, os.devnull), (2, stderr)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+
+
+def _main(words: tuple[str, ...], stderr: str) -> None:
+    _redirect(stderr)
     import torch
 
     from llm import __main__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import threading
@@ -11,12 +12,17 @@ import llm_process
 import pytest
 from training_runs import TINY, rows, start
 
+from llm import train
 from llm.checkpoints.checkpoint import latest
 from llm.models import pretraining
+from llm.runs import signals
 from llm.runs.signals import Signals, Stopped
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+CODES = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGHUP: 129, signal.SIGUSR1: 138}
+
+
+@pytest.mark.parametrize(("number", "code"), CODES.items())
 def test_a_signal_asks_for_a_save_and_former_handlers_come_back(number, code):
     before = signal.getsignal(number)
     with Signals() as interrupts:
@@ -34,6 +40,96 @@ def test_a_second_ctrl_c_interrupts_at_once():
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_what_was_ignored_stays_ignored(monkeypatch):
+    """As SIGHUP is under nohup."""
+    former = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Signals() as interrupts:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not interrupts.requested
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, former)
+
+
+def test_a_wait_without_end_is_left_in_time_and_says_so(capfd):
+    before = signal.getsignal(signal.SIGUSR1)
+    with pytest.raises(Stopped) as stopped, Signals(0.1):
+        os.kill(os.getpid(), signal.SIGUSR1)
+        time.sleep(60)
+    assert (stopped.value.exit_code, stopped.value.saved) == (138, False)
+    assert signal.getsignal(signal.SIGUSR1) is before
+    assert "SIGUSR1: the run saves and ends, within 0.1 s" in capfd.readouterr().err
+
+
+def test_what_is_being_saved_is_not_interrupted():
+    with Signals(0.05) as interrupts, interrupts.saving():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.3)
+    assert interrupts.exit_code == 143
+
+
+def test_somebody_else_who_listens_hears_of_a_signal_too():
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    former = signal.set_wakeup_fd(write)
+    try:
+        with Signals():
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert os.read(read, 1) == bytes([signal.SIGTERM])
+        assert signal.set_wakeup_fd(former) == write
+    finally:
+        signal.set_wakeup_fd(former)
+        os.close(read)
+        os.close(write)
+
+
+def test_a_main_thread_that_is_deaf_inside_a_library_is_ended(tmp_path):
+    """It waits for a lock of the C library that it holds itself, which no signal interrupts."""
+    process = llm_process.called(_deaf, stderr=tmp_path / "log.txt")
+    process.join(30)
+    assert process.exitcode == 143, (tmp_path / "log.txt").read_text()
+    assert "does not answer; it ends now" in (tmp_path / "log.txt").read_text()
+
+
+def _deaf() -> None:
+    signals.UNWIND_SECONDS = 0.2
+    library, lock = ctypes.CDLL(None), ctypes.create_string_buffer(64)
+    library.pthread_mutex_init(lock, None)
+    library.pthread_mutex_lock(lock)
+    with Signals(0.1):
+        os.kill(os.getpid(), signal.SIGTERM)
+        library.pthread_mutex_lock(lock)
+
+
+@pytest.mark.parametrize("phase", ["rollout", "update"])
+def test_a_step_that_takes_too_long_is_dropped_and_the_run_goes_on_exactly(
+    tmp_path, warm, monkeypatch, phase
+):
+    """While it samples, the steps before it are saved; in its updates the last checkpoint holds."""
+    flags = ("--run.steps", "6", "--run.checkpoint-every", "3", "--run.stop-seconds", "0.1")
+    start(tmp_path / "whole", warm, *flags)
+    name = {"rollout": "with_rewards", "update": "split_minibatches"}[phase]
+    original, calls = getattr(train, name), []
+
+    def signalling(*args):
+        calls.append(1)
+        if len(calls) == 3:
+            os.kill(os.getpid(), signal.SIGHUP)
+            time.sleep(60)
+        return original(*args)
+
+    monkeypatch.setattr(train, name, signalling)
+    with pytest.raises(Stopped) as stopped:
+        start(tmp_path / "cut", warm, *flags)
+    assert (stopped.value.exit_code, stopped.value.saved) == (129, phase == "rollout")
+    kept = latest(tmp_path / "cut/checkpoints")
+    assert (kept and kept.name) == ("step_00000002" if phase == "rollout" else None)
+    start(tmp_path / "cut", warm, *flags)
+    assert rows(tmp_path / "cut") == rows(tmp_path / "whole")
+    assert rows(tmp_path / "cut", "samples") == rows(tmp_path / "whole", "samples")
 
 
 def test_outside_the_main_thread_no_handler_is_touched():

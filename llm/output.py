@@ -1,0 +1,65 @@
+"""Output that nobody reads any more must not end a computation; imports nothing of ours."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import select
+from typing import Any, TextIO
+
+_WAIT_SECONDS = 1.0  # for a reader that does not read
+
+
+class SteadyStream:
+    """A text stream whose `write` and `flush` never raise OSError.
+
+    The first failure is kept in `error`, and the stream writes nothing from then on.
+
+    Args:
+        stream: stdout or stderr.
+        drop: leave out what a full pipe would not take, rather than wait for its reader: for
+            progress, not for results.
+    """
+
+    def __init__(self, stream: TextIO, *, drop: bool = False) -> None:
+        self._stream, self._drop = stream, drop
+        self.error: OSError | None = None
+
+    def write(self, text: str) -> int:
+        if self.error is None and not (self._drop and self._is_full()):
+            self._attempt(lambda: self._stream.write(text))
+        return len(text)
+
+    def writelines(self, lines: Any) -> None:
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        if self.error is None:
+            self._attempt(self._stream.flush)
+
+    def failed(self) -> str:
+        """Why results did not arrive; "" if they did, or if the reader left, as `head` does."""
+        if self.error is None or self.error.errno == errno.EPIPE:
+            return ""
+        return f"cannot write to {self._stream.name}: {self.error.strerror or self.error}"
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def _is_full(self) -> bool:
+        try:
+            return not select.select([], [self._stream.fileno()], [], _WAIT_SECONDS)[1]
+        except (OSError, ValueError):
+            return False
+
+    def _attempt(self, act: Any) -> None:
+        try:
+            act()
+        except OSError as e:
+            self.error = e
+            with contextlib.suppress(OSError, ValueError):  # libraries write there by themselves
+                null = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(null, self._stream.fileno())
+                os.close(null)
