@@ -126,7 +126,7 @@ def test_the_oracle_does_not_load_the_core():
 HOUSE = {  # package: row -> what its files import of the same package, and nothing else
     # A row is a folder, or a file that stands beside the folders. Every arrow points down.
     "llm": {
-        "__main__": "",  # imports a command when it is asked for
+        "__main__": "output",  # imports a command when it is asked for
         "commands": "train training planning report models tasks tokenizers rewards "
         "runs checkpoints distributed settings errors",
         "train": "training algorithm settings",
@@ -149,6 +149,7 @@ HOUSE = {  # package: row -> what its files import of the same package, and noth
         "settings": "errors",
         "randomness": "",
         "errors": "",
+        "output": "",
     },
     "sim": {
         "__main__": "commands",
@@ -176,7 +177,7 @@ HOUSE = {  # package: row -> what its files import of the same package, and noth
     },
 }
 EMPTY = ("llm", "llm.commands", "llm.rollout", "llm.rollout.engines")  # a docstring, nothing else
-LIGHT = ("errors", "randomness", "settings", "tokenizers", "rewards", "tasks", "report")
+LIGHT = ("errors", "output", "randomness", "settings", "tokenizers", "rewards", "tasks", "report")
 
 
 def modules(root: Path, package: str) -> dict[str, Path]:

@@ -40,8 +40,9 @@ IDENTITY = frozenset(
 CONTINUATION = frozenset(
     "alarm.action alarm.kl_max alarm.ratio_max alarm.accept_min alarm.entropy_min alarm.patience "
     "alarm.lower_factor alarm.lowerings_max "
-    "run.steps run.stop_seconds run.eval_every run.eval_updates run.eval_prompts run.checkpoint_every "
-    "run.checkpoints_kept run.keep_best run.samples_kept run.self_test_max run.tracker".split()
+    "run.steps run.stop_seconds run.eval_every run.eval_updates run.eval_prompts "
+    "run.checkpoint_every run.checkpoints_kept run.keep_best run.samples_kept "
+    "run.self_test_max run.tracker".split()
 )
 PLACE = frozenset(
     "task.score_workers pretrain.folder rollout.engine_timeout rollout.engine_memory "

@@ -18,7 +18,6 @@ from llm.models import pretraining
 from llm.runs import signals
 from llm.runs.signals import Signals, Stopped
 
-
 CODES = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGHUP: 129, signal.SIGUSR1: 138}
 
 
