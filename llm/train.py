@@ -31,8 +31,7 @@ from llm.training.weights import jackpot_weights
 def train(cfg: Config, folder: Path) -> dict[str, Any]:
     """Run or resume Algorithm 1 in `folder`; returns the summary that it also writes there.
 
-    Under torchrun every rank calls it. Each samples, scores and trains on its own sequences, and
-    rank 0 writes.
+    Under torchrun every rank calls it, each for its own sequences. Rank 0 writes.
 
     Raises:
         Diverged: an alarm stops the run, or NonFinite: NaN or inf, on which nothing was trained.
@@ -63,12 +62,10 @@ def train_step(ctx: TrainContext, run: Run, step: int) -> None:
         # Phase 2, l. 11-28. Policy (Eq. 5) and actor (Eq. 6, 7) step together, by minibatches.
         with record.timed("update"):
             record.add(set_learning_rates(cfg, learner, run.alarm_lr_factor, step))
-            minibatches = split_minibatches(ctx, batch, learner, step)  # with p_ref (l. 11-13)
-            for minibatch in minibatches:
+            for minibatch in split_minibatches(ctx, batch, learner, step):  # p_ref: l. 11-13
                 run.evaluate_between_updates_if_due(record)
                 with run.skipping_nonfinite(record):  # alarm.action = stop: ends the run instead
-                    weights, metrics = update(ctx, learner, minibatch, step)
-                    record.add_update(minibatch, weights, metrics)
+                    record.add_update(minibatch, *update(ctx, learner, minibatch, step))
             run.record_updates(record)
 
         # Between steps: the models go to the sampler; lam, Z's tail ratio and controls move.
@@ -83,32 +80,28 @@ def update(
 ) -> tuple[TokenWeights, dict[str, float]]:
     """One optimiser step of policy and actor on the joint loss L_Jackpot (Eq. 8).
 
-    Returns:
-        The weights and the metrics of the update, both of the tokens of all ranks.
-
-    Raises:
-        NonFinite: NaN or inf; no optimiser was stepped.
+    Returns the weights and the metrics, both of the tokens of all ranks. Raises NonFinite at NaN
+    and inf, before any optimiser was stepped.
     """
     loss, actor, batch = ctx.cfg.loss, ctx.cfg.actor, minibatch.batch
-    clip, all_ranks = (loss.clip_low, loss.clip_high), minibatch.all_ranks
+    clip, tokens = (loss.clip_low, loss.clip_high), minibatch.all_ranks  # the N tokens
     passes = ForwardPasses(ctx, learner, minibatch)
 
     # Which tokens count, and by how much (l. 18-24), without gradient.
     p_ref, p_new = passes.before_weights()  # logp (n,), topk_logp (n, k) each
     weights = jackpot_weights(ctx, learner, minibatch, p_ref, p_new, step)  # (N,) each
-    of_sequences = (all_ranks.sequence, all_ranks.n_sequences)
-    scale = token_scale(loss.denominator, weights.accepted, *of_sequences)
-    weight, scale = all_ranks.local(weights.weight), all_ranks.local(scale)  # (N,) -> (n,)
+    scale = token_scale(loss.denominator, weights.accepted, tokens.sequence, tokens.n_sequences)
+    weight, scale = tokens.local(weights.weight), tokens.local(scale)  # (N,) -> (n,)
     n_all = len(weights.weight)  # proposed tokens of all ranks
 
     # The losses (l. 25-27): sums over tokens. One backward pass serves policy and actor, because
     # they share no parameters. Eq. 6 and 7 count rejected tokens too.
-    update_metrics = UpdateMetrics(all_ranks)
+    metrics = UpdateMetrics(tokens)
     learner.zero_grad()
     for at, out in passes.microbatches():  # at: (m,) indices into the n tokens
         advantage, logp_ref = batch.token_advantage[at], p_ref.logp[at]  # (m,)
-        policy_args = (out.logp_policy, logp_ref, advantage, weight[at])
-        terms = {"loss_policy": ppo_clip_sum(*policy_args, *clip, scale[at])}  # Eq. 5
+        policy_args = (out.logp_policy, logp_ref, advantage, weight[at], *clip, scale[at])
+        terms = {"loss_policy": ppo_clip_sum(*policy_args)}  # Eq. 5; 0 at rejected tokens
         if actor.ppo and out.logp_actor is not None:  # Eq. 6
             actor_args = (out.logp_actor, batch.logp_inf[at], minibatch.actor_ref_at(at), advantage)
             actor_ppo = actor_ppo_sum(*actor_args, *clip, **actor_correction_keywords(ctx.cfg))
@@ -118,12 +111,10 @@ def update(
             terms["loss_distill"] = distill / n_all
         if "anchor" in out.kl:  # ours, off by default
             terms["loss_anchor"] = out.kl["anchor"].sum() / n_all
-        # Eq. 8: policy + actor_ppo + distill_coef distill (+ anchor_coef anchor)
-        total = joint_loss(terms, learner.controls.distill_coef, loss.anchor_coef)
+        total = joint_loss(terms, learner.controls.distill_coef, loss.anchor_coef)  # Eq. 8
         learner.guard.finite(step, loss=total)  # raises NonFinite
         total.backward()
-        clipped = clipped_tokens(out.logp_policy, logp_ref, advantage, *clip)  # (m,)
-        update_metrics.add(at, terms, out, clipped)
+        metrics.add(at, terms, out, clipped_tokens(out.logp_policy, logp_ref, advantage, *clip))
 
     norms = optimizer_step(ctx, learner, step)  # l. 28: sum over ranks, clip, step
-    return weights, update_metrics.of_all_ranks() | norms
+    return weights, metrics.of_all_ranks() | norms

@@ -33,6 +33,7 @@ def group_advantage(
     """
     groups = reward.float().reshape(-1, rollouts_per_prompt)
     centred = groups - groups.mean(dim=1, keepdim=True)
+    # Equal rewards centre to rounding, not to 0, which 1 / (0 + eps) would blow up.
     alike = (groups == groups[:, :1]).all(dim=1, keepdim=True)
     centred = centred.masked_fill(alike, 0.0)
     if kind == "grpo":

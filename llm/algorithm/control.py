@@ -103,10 +103,11 @@ def next_controls(
         )
     if kl_target == 0:
         return controls, []
-    # In logs a value that is off by a factor counts the same above and below the target. The error
-    # is clamped so that one odd batch moves nothing by more than e^gain; kl = 0 has no logarithm.
+    # In logs, a factor above the target counts as much as the same factor below it. The error is
+    # clamped so that one odd batch moves nothing by more than e^gain; kl = 0 has no logarithm.
     error = max(-1.0, min(1.0, math.log(kl / kl_target))) if kl > 0 else -1.0
     reason = f"KL(policy || actor) {kl:.4g}, target {kl_target:.4g}"
+    # A value's place in this list is its place in decisions.jsonl.
     drives = [Drive("actor.distill_coef", "distill_coef", distill_coef, 1, factor_max)] * distill
     drives += [Drive("actor.lr factor", "actor_lr_factor", 1.0, 1, factor_max)] * actor_lr
     drives += [Drive("optim.policy_lr factor", "policy_lr_factor", 1.0, -1, 1.0)] * policy_lr

@@ -132,6 +132,7 @@ def token_weights(
     unknown = obrs.keys() - _OBRS_KEYWORDS
     if unknown:
         raise TypeError(f"token_weights takes no {', '.join(sorted(unknown))}: see obrs_weights")
+    # Sec. 4.3: p_ref is the trust region's anchor; p_new where rollouts are stale (Alg. 1).
     logp_target = inputs.logp_new if target == "new" else inputs.logp_ref
     log_ratio = logp_target - inputs.logp_inf  # (n,) log p / q
     if type == "jackpot":
@@ -141,7 +142,8 @@ def token_weights(
         one, zero = torch.ones_like(log_ratio), torch.zeros_like(log_ratio)
         capped = zero if type == "none" else (weight != jackpot.importance(log_ratio)).float()
         weights = TokenWeights(weight, log_ratio, one, one, one, capped, one, zero)  # all kept
-    if target == "new":  # min(p_ref / p_new, c2), Eq. 5; p_new may be 0 at rejected tokens
+    if target == "new":  # min(p_ref / p_new, c2), Eq. 5, l. 24
+        # p_new may be 0 at rejected tokens: 0 * inf would be NaN.
         log_drift = (inputs.logp_ref - inputs.logp_new).masked_fill(weights.weight == 0, 0.0)
         weights = replace(weights, weight=weights.weight * jackpot.tis(log_drift, c2))
     return weights
@@ -255,7 +257,7 @@ def acceptance(
     # a(x) = min(1, p / (lam q)), l. 19. The core's vocabulary axis holds the sampled token alone.
     accept = jackpot.accept_prob(logp_target[:, None], inputs.logp_inf[:, None], lam)[:, 0]
     coin = (inputs.uniform < accept).float() if mask == "bernoulli" else accept  # l. 20
-    if scope == "prefix":
+    if scope == "prefix":  # (n,): a completion is kept up to its first rejected token
         return accept, coin, kept_before(coin, inputs.sequence)
     return accept, coin, torch.ones_like(accept)
 
@@ -271,6 +273,7 @@ def kept_before(kept: torch.Tensor, sequence: torch.Tensor) -> torch.Tensor:
         (n,); 1 at the first token of a completion.
     """
     _, row, lengths = torch.unique_consecutive(sequence, return_inverse=True, return_counts=True)
+    # place of each token in its completion, (n,): its number less that of the completion's first
     column = torch.arange(len(row), device=row.device) - (lengths.cumsum(0) - lengths)[row]
     width = int(lengths.max()) if len(lengths) else 0
     grid = kept.new_ones((len(lengths), width + 1))  # (completions, longest + 1)
@@ -300,6 +303,7 @@ def threshold(
     if lam_from == "state":
         lams, reached = state_lam(inputs.topk_logp_target, inputs.topk_logp_inf, budget)
         return lams, (~reached).float()
+    # A lam from earlier steps does not depend on the tokens it judges: weights stay unbiased.
     known = lam_before(state, lam=lam, lam_from=lam_from)
     if known is not None:
         return known, within_reach
@@ -372,6 +376,7 @@ def state_z(
     """
     topk_p, topk_q = inputs.topk_logp_target, inputs.topk_logp_inf  # (n, k)
     tail_p, tail_q = log_tail(topk_p), log_tail(topk_q)  # (n,)
+    # Z_K = sum over the top k of min(q, p / lam), l. 21, and Z_K with the tail as one token, (n,)
     known, upper = jackpot.z_topk(topk_p, topk_q, lam, tail_p, tail_q)
     if z_tail == "dropped":
         return known, None
@@ -381,6 +386,8 @@ def state_z(
     bound = inputs.tail_bound
     if bound is None:
         bound = lumped_tail(tail_p, tail_q, lam)
+    # beta is of earlier steps (state); this step's part enters it afterwards, in `next_state`.
+    # From a(x), not from the coin: the same mean, and less noise.
     part = jackpot.tail_statistic(accept, ~inputs.in_topk, bound, tail_q)
     return jackpot.z_tail_ratio(known, bound, jackpot.tail_ratio(state.tail)) / mass, part
 
@@ -447,6 +454,7 @@ def next_state(
         The state for the next step, and a Decision if lam is tracked.
     """
     tail = state.tail
+    # beta = sum of accepted over sum of bounds, both discounted: steps count by their tail tokens
     tails = [w.tail for w in parts if w.tail is not None]
     if tails:
         tail = jackpot.smooth_tail(tail, jackpot.merge_tail(tails), _TAIL_DECAY)
@@ -459,7 +467,7 @@ def next_state(
     reach = float((log_ratio > -torch.inf).double().mean())  # p = 0 is rejected by every lam > 0
     reason = f"acceptance {accepted:.4g}, budget {budget:.4g}"
     log_lam, cut = state.log_lam, True
-    if budget <= reach:
+    if budget <= reach:  # else the step says only that lam is too large, not by how much
         moved = jackpot.track_lam(log_lam, clamp_log_ratio(log_ratio), budget, lam_decay)
         log_lam = clamp_log_lam(moved, lam_min, lam_max)
         cut = log_lam != moved

@@ -21,6 +21,8 @@ def correction_metrics(parts: list[TokenWeights], name: str) -> dict[str, float]
     log_ratio = torch.cat([p.log_ratio for p in parts]).double()
     weight = torch.cat([p.weight for p in parts])
     ratio = log_ratio.exp()
+    # E_q[r - 1 - log r] = KL(q || p) and E_q[r log r - r + 1] = KL(p || q): tokens are q's. Each
+    # term is >= 0, so neither estimate is negative, unlike the plain mean of -log r.
     metrics = {
         "kl_inf_target_k3": float((torch.expm1(log_ratio) - log_ratio).mean()),
         "kl_target_inf_est": float((ratio * log_ratio - torch.expm1(log_ratio)).mean()),
@@ -60,6 +62,7 @@ def clipped_tokens(
     logp_new: torch.Tensor, logp_ref: torch.Tensor, advantage: torch.Tensor, low: float, high: float
 ) -> torch.Tensor:
     """1 for each token whose PPO ratio is clipped where that stops its gradient, (n,)."""
+    # min(r A, clip(r) A) is constant in r above 1 + high for A > 0 and below 1 - low for A < 0.
     ratio = torch.exp(logp_new.detach() - logp_ref)
     outside = ((ratio > 1 + high) & (advantage > 0)) | ((ratio < 1 - low) & (advantage < 0))
     return outside.float()

@@ -28,14 +28,17 @@ def state_lam(
         being 0 on too much of q, the largest lam that accepts all the rest; 1 where p is 0 on all.
     """
     log_p, log_q = (with_tail(x.double()) for x in (topk_logp_target, topk_logp_inf))
+    # float64: the solver inverts cumulative sums of these masses.
+    # reach: q's mass where p > 0, (n,), the most that any lam > 0 accepts.
     reach = torch.where(log_p > -torch.inf, log_q.exp(), 0.0).sum(dim=-1)
     log_p = torch.where(reach[:, None] > 0, log_p, log_q)  # lam is not used there
     both = (log_p > -torch.inf) & (log_q > -torch.inf)
+    # Clamped, so that lam, which lies among the ratios, stays a float32.
     ratio = (log_p - log_q).clamp(-_LOG_RATIO_MAX, _LOG_RATIO_MAX)
     log_p = torch.where(both, log_q + ratio, log_p)
-    wanted = reach.clamp(max=budget)
+    wanted = reach.clamp(max=budget)  # a larger budget has no lam, and the solver would refuse it
     lam = jackpot.lam_for_budget(log_p, log_q, torch.where(reach > 0, wanted, budget))
-    return torch.where(reach > 0, lam, 1.0), budget <= reach + 1e-12
+    return torch.where(reach > 0, lam, 1.0), budget <= reach + 1e-12  # rounding of the sum
 
 
 @torch.no_grad()

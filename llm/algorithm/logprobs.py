@@ -15,6 +15,7 @@ def log_tail(logp_known: torch.Tensor) -> torch.Tensor:
 
     Computed as log(1 - sum): rounding may push the sum past 1, which means there is no tail.
     """
+    # (..., k) -> (...)
     rest = 1.0 - logp_known.exp().sum(dim=-1)
     return torch.where(rest > 0, rest, torch.zeros_like(rest)).log()
 

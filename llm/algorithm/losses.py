@@ -34,9 +34,10 @@ def token_scale(
     Returns:
         Multipliers, (n,), float32: slice them as the tokens are sliced into microbatches.
     """
-    if denominator == "sequence":
+    if denominator == "sequence":  # 1 / (b length): rejected tokens count in the length
         lengths = torch.bincount(sequence_index, minlength=n_sequences).to(accepted.dtype)
         return 1.0 / (n_sequences * lengths[sequence_index])
+    # Constants of the whole update, all ranks: microbatches and ranks then simply add up.
     count = float(len(accepted))
     if denominator == "accepted":
         count = float(accepted.double().sum()) or 1.0
@@ -72,6 +73,7 @@ def ppo_clip_sum(
     advantage, weight = advantage[kept], weight[kept]
     ratio = torch.exp(logp_new - logp_ref)  # r of Eq. 2, (kept,)
     clipped = ratio.clamp(1.0 - clip_low, 1.0 + clip_high)
+    # The weight has no gradient (SG of Eq. 5): only r has. The minimum is PPO's pessimistic bound.
     terms = weight * torch.minimum(ratio * advantage, clipped * advantage)
     return -(terms * (scale[kept] if isinstance(scale, torch.Tensor) else scale)).sum()
 
@@ -102,8 +104,10 @@ def actor_ppo_sum(
 
     Paper: Eq. 6.
     """
+    # The denominator of r_omega: q, or the actor before this rollout's updates.
     logp_old = logp_inf
     if type != "none":
+        # A single update: the actor is p_actor_ref itself. Detached, r = 1 still has a gradient.
         logp_old = logp_actor.detach() if logp_actor_ref is None else logp_actor_ref
     # F(p_actor_ref / q), without gradient; exactly 1 with type = none
     weight = truncated_ratio(logp_old - logp_inf, type=type, cap=cap, low=low, high=high)
@@ -126,6 +130,7 @@ def joint_loss(
         "loss_distill": distill_coef,
         "loss_anchor": anchor_coef,
     }
+    # Eq. 8: L = L_PPO-OBRS + L_PPO(actor) + lambda_distill L_distill (+ anchor)
     return torch.stack([coefficients[name] * term for name, term in terms.items()]).sum()
 
 
@@ -154,5 +159,6 @@ def bucketed(
 def _bucketed(logp: torch.Tensor, top: torch.Tensor) -> torch.Tensor:
     """Log-probabilities of some tokens and, last, of all others together: (n, k + 1)."""
     known = torch.zeros_like(logp, dtype=torch.bool).scatter(-1, top, True)  # (n, v)
+    # By logsumexp: 1 - the sum of the known would be rounding alone where little is left.
     rest = logp.masked_fill(known, -torch.inf).logsumexp(dim=-1, keepdim=True)
     return torch.cat([logp.gather(-1, top), rest], dim=-1)

@@ -42,12 +42,14 @@ def tail_terms(
         count, mass: `above` of p at `tail_floor`, (n,), those k tokens included.
         lam: threshold, a number or (n,).
     """
+    # Of p's tokens above lam c, those of q's top k do not belong to the tail: they are subtracted.
     is_high = topk_logp > tail_floor(topk_logp_inf, lam)[:, None]
     count = (count - is_high.sum(dim=-1)).to(topk_logp.dtype)
     mass = mass - torch.where(is_high, topk_logp.exp(), 0.0).sum(dim=-1, dtype=torch.float64)
+    # A difference of two sums over the same tokens: below 0 by rounding alone.
     mass = mass.clamp(min=0.0).to(topk_logp.dtype)
     log_p_tail, log_q_tail = log_tail(topk_logp), log_tail(topk_logp_inf)
-    cap = topk_logp_inf.min(dim=-1).values
+    cap = topk_logp_inf.min(dim=-1).values  # log c: no tail token is likelier under q
     sharp = jackpot.tail_bound_above(count, mass, log_p_tail, log_q_tail, cap, lam)
     lumped = lumped_tail(log_p_tail, log_q_tail, lam)
     return torch.where(lumped - sharp > _TAIL_ROUNDING, sharp, lumped)

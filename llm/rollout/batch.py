@@ -108,9 +108,11 @@ class Batch:
 
     def token_index(self, rows: torch.Tensor) -> torch.Tensor:
         """Places of the tokens of these sequences, sequence by sequence: (r,) -> (m,) int64."""
+        # Tokens lie sequence by sequence: sequence i has lengths[i] of them, from first[i] on.
         lengths = self.lengths
         first = lengths.cumsum(dim=0) - lengths  # (b,) of each sequence's first token
         counts = lengths[rows]
+        # 0, 1, .. within each chosen sequence: a count over all, less where the sequence began
         within = torch.arange(int(counts.sum()), device=counts.device)
         within -= (counts.cumsum(dim=0) - counts).repeat_interleave(counts)
         return first[rows].repeat_interleave(counts) + within
@@ -125,6 +127,7 @@ class Batch:
                 picked[name] = [values[i] for i in order]
             else:
                 picked[name] = values[tokens if name in _OF_TOKENS else chosen]
+        # `sequence` names rows of `ids`, and these have new numbers now.
         row = torch.arange(len(order), device=tokens.device)
         picked["sequence"] = row.repeat_interleave(self.lengths[chosen])
         return replace(self, **picked)
@@ -144,6 +147,7 @@ class Batch:
 
     def without_tokens(self) -> Batch:
         """The first sequence, cut to two columns, of which no token counts."""
+        # A sharded model's ranks must all run a forward pass: one column of prompt, one completed.
         one = self.rows(torch.arange(1))
         prompt_width = one.ids.shape[1] - one.is_completion.shape[1]
         one = one.columns(prompt_width - 1, 1)
@@ -164,10 +168,11 @@ def in_order(parts: Sequence[torch.Tensor], places: Sequence[torch.Tensor]) -> t
     """Values of the tokens at some places, put in order: (m, ...) each, (m,) each -> (n, ...)."""
     values = torch.cat(list(parts))
     ordered = torch.empty_like(values)
-    ordered[torch.cat(list(places))] = values
+    ordered[torch.cat(list(places))] = values  # microbatches took them in another order
     return ordered
 
 
 def positions(is_real: torch.Tensor) -> torch.Tensor:
     """Position id of every token, counted from each sequence's first real token, (b, s)."""
+    # Left padding would count as -1, which is no position; attention masks it out anyway.
     return (is_real.long().cumsum(dim=-1) - 1).clamp(min=0)

@@ -59,6 +59,7 @@ class TrainContext(NamedTuple):
 
     def publish_weights(self, step: int) -> None:
         """After the updates of `step` the actor and the sampling engine take over the weights."""
+        # In this order: an actor made from the policy copies the full weights, and the engine its.
         self.gather_shards()
         self.actor.refresh(self.policy, step)
         if self.engine is not None:
@@ -98,6 +99,7 @@ def open_context(cfg: Config, folder: Path) -> TrainContext:
     loading.check_positions(by_role, longest, cfg.rollout.max_new_tokens)
     anchor = None
     if cfg.loss.anchor_coef > 0:
+        # before sharding and any update: a copy of the policy as it starts
         anchor = copy.deepcopy(policy).requires_grad_(False)
     scorer = scorers.open_scorer(cfg.task, tokenizer)
     engine = open_engine(cfg, tokenizer, actor.model, device)

@@ -49,6 +49,7 @@ def _scores(
     r = ctx.cfg.rollout
     size = max(1, r.prompts_per_step * r.rollouts_per_prompt // k)
     rng, own = randomness.stream(seed, "evaluation sampling"), distributed.rank_slice(len(problems))
+    # Skip the numbers of the earlier ranks' sequences: one draw for each (sequence, position).
     rng.bit_generator.advance(own.start * k * r.max_new_tokens)  # type: ignore[attr-defined]
     scores = [torch.zeros(0)]
     for start in range(own.start, own.stop, size):
@@ -91,6 +92,7 @@ def mean_kls(ctx: TrainContext, batch: Batch) -> dict[str, float]:
         if n:
             policy, actor = (forward(ctx, m, mb.batch) for m in (ctx.policy, ctx.actor.model))
             kls = exact_kls(policy, actor, ctx.cfg.rollout.temperature)
+            # kls are means over this microbatch's states: weighted by n they add up to all of them
             sums = {k: v + n * {**kls, "tokens": 1}[k] for k, v in sums.items()}
     *both, total = distributed.all_reduce_sum(list(sums.values()), ctx.device)
     return {name: kl / total for name, kl in zip(sums, both, strict=False)}

@@ -68,6 +68,7 @@ def forward(ctx: TrainContext, model: Model, batch: Batch) -> HeadInput:
     with recomputing(model):
         width = batch.is_completion.shape[1]
         states = completion_states(model, batch.ids, batch.is_real, width, head is not None)
+    # Flat from here on: no padding can reach a head, a weight or a loss.
     states = states[batch.is_completion]  # (b, t, h or v) -> (n, h or v)
     if head is None:
         return HeadInput(logits=states)
@@ -96,6 +97,7 @@ def completion_states(
         "position_ids": positions(is_real),
         "use_cache": False,
     }
+    # The state before a token gives its distribution: shifted by one, so the last is dropped.
     if split:
         return hidden_states(model, **inputs)[:, -completion_width - 1 : -1]
     return model(**inputs, logits_to_keep=completion_width + 1).logits[:, :-1]
@@ -137,9 +139,9 @@ def forward_all(
         policy = _at_top_k(ctx, policy, batch, state, is_target)
     inputs, pairs = [policy], {}
     if ctx.anchor is not None:
-        with torch.no_grad():
+        with torch.no_grad():  # frozen: no activations are kept
             inputs.append(forward(ctx, ctx.anchor, batch))
-        pairs["anchor"] = KLPair(0, 1, train_q=False)
+        pairs["anchor"] = KLPair(0, 1, train_q=False)  # KL(policy || anchor) moves the policy
     i_actor, distilled, own_pass = len(inputs), controls.distill_coef > 0, False
     if isinstance(own, SeparateActor):
         # a KL of other distributions (bucketed, or at another temperature) needs its own pass
@@ -148,7 +150,9 @@ def forward_all(
         if distilled and not own_pass:
             pairs["distill"] = _distill_pair(own, 0, i_actor)
         if ctx.cfg.control.type == "kl":
+            # What control measures, without gradient: the pass has both models' logits anyway.
             pairs["control"] = KLPair(0, i_actor, train_p=False, train_q=False)
+    # One pass of the heads over all models: a KL needs the logits of two of them at once.
     outputs, kls = logprobs_and_kls(inputs, temperature, list(pairs.values()))
     kl = dict(zip(pairs, kls, strict=True))
     if isinstance(own, SeparateActor) and distilled and own_pass:
@@ -180,7 +184,7 @@ def distill_kl(
 
     temperature: of sampling. Those of k tokens and a bucket need whole logits.
     """
-    policy, actor = _bare(_detached(policy)), _bare(actor)
+    policy, actor = _bare(_detached(policy)), _bare(actor)  # SG(p_new) of Eq. 7
     pair, temperature = [_distill_pair(own, 0, 1)], temperature * own.distill_temperature
     if not own.distill_top_k:
         return logprobs_and_kls([policy, actor], temperature, pair)[1][0]

@@ -32,6 +32,7 @@ def microbatches(cfg: Config, batch: Batch) -> list[Microbatch]:
         if cfg.optim.tokens_per_microbatch:
             some = _trimmed(some)
         micro.append(Microbatch(some, tokens))
+    # A collective: a rank that ran fewer passes would leave the others waiting in theirs.
     missing = distributed.all_reduce_max(len(micro)) - len(micro)
     filler = Microbatch(batch.without_tokens(), batch.sequence.new_zeros(0))
     return micro + [filler] * missing
@@ -46,8 +47,10 @@ def _groups(cfg: Config, batch: Batch) -> list[torch.Tensor]:
     completion, prompt = batch.lengths.tolist(), _prompt_lengths(batch).tolist()
     groups: list[list[int]] = []
     wide = (0, 0)  # longest prompt and completion of the group that is being filled
+    # Longest first, so that neighbours are of like length and padding is small; ties by number.
     for i in sorted(range(n), key=lambda i: (-(prompt[i] + completion[i]), i)):
         wider = (max(wide[0], prompt[i]), max(wide[1], completion[i]))
+        # a microbatch is a rectangle: (prompt + completion) columns by its sequences
         if not groups or sum(wider) * (len(groups[-1]) + 1) > budget:
             groups.append([])
             wider = (prompt[i], completion[i])

@@ -64,10 +64,12 @@ def split_minibatches(
     n_sequences = sum(distributed.all_gather_object(len(batch.answers)))
     width = batch.is_completion.shape[1]
     rng = randomness.stream(cfg.run.seed, "rejection", step)
+    # Every rank draws for all sequences and takes its own: no number depends on the ranks.
     uniforms = torch.from_numpy(rng.random((n_sequences, width))).to(device)  # (all sequences, t)
     uniform = uniforms[batch.index[batch.sequence], batch.position]  # (n,)
     if cfg.loss.updates_per_rollout == 1:
         return [Minibatch(batch, uniform, None, None, batch.index)]
+    # Before the first update: afterwards p_ref is no longer there to be computed.
     p_ref, logp_actor_ref = score_before_updates(ctx, batch, learner.correction)
     order = torch.from_numpy(
         # "shares" is part of the seed: another word would give recorded runs other minibatches.
@@ -76,6 +78,7 @@ def split_minibatches(
     minibatches = []
     for numbers in order.to(device).reshape(cfg.loss.updates_per_rollout, -1):
         rows, global_row = (batch.index[:, None] == numbers).nonzero().T  # of this rank
+        # In the permuted order, whose places `global_row` holds: ranks put together restore it.
         rows, global_row = rows[global_row.argsort()], global_row.sort().values
         tokens = batch.token_index(rows)
         minibatches.append(

@@ -38,6 +38,7 @@ class MasterAdamW(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
+        # Gradients go up to float32, the step is made there, and values come back rounded once.
         for _, parameter, master in self._pairs:
             master.grad = None if parameter.grad is None else parameter.grad.float()
         super().step(closure)
@@ -157,6 +158,8 @@ def optimizer_step(ctx: TrainContext, learner: Learner, step: int) -> dict[str, 
         model = ctx.trained[role]
         if role not in ctx.shards:  # sharded gradients are summed already
             distributed.all_reduce_gradients(model.parameters())
+        # Clipping would turn one inf into NaN everywhere, so the guard looks first; and all models
+        # are looked at before any is stepped, so policy and actor never part.
         learner.guard.gradients(step, **{role: model})
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), ctx.cfg.optim.grad_clip)
         norms[f"grad_norm_{role}"] = float(full(norm))

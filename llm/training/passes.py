@@ -34,15 +34,18 @@ class ForwardPasses:
         p_ref is p_new where there is a single update per rollout. p_new is p_ref where the weights
         do not use p_new and computing it would cost a pass.
         """
+        # Z's calibration and lam are statistics of the whole update, so weights wait for all of it.
         p_ref = self._minibatch.p_ref
-        if len(self._micro) == 1:
+        if len(self._micro) == 1:  # its graph is kept, and its loss reuses it
             self._only = self._forward(0, for_weights=True)
             assert self._only.for_weights is not None
             p_new = in_batch_order([self._only.for_weights], self._micro)
+        # Target p_ref: p_new is used nowhere in the weights, and p_ref stands in for it.
         elif p_ref is not None and not self._new_is_target:
             p_new = p_ref
         else:
             state = self._learner.correction
+            # Several microbatches: one more pass without gradient, as all their graphs may not fit.
             p_new = score(self._ctx, self._micro, state, is_target=self._new_is_target)
         return (p_new if p_ref is None else p_ref), p_new
 

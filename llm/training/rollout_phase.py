@@ -47,6 +47,7 @@ def sample_rollouts(ctx: TrainContext, step: int, guard: Guard, ahead: int | Non
         request_ahead(engine, range(step, last + 1), problems, place)
         return engine.collect(step, problems(step), check=check)
 
+    # A rank that raised alone would leave the others waiting in their next collective.
     return distributed.raise_on_all_ranks(sample, NonFinite, EngineError).flat()
 
 

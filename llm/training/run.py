@@ -170,6 +170,7 @@ class Run:
         cfg, weights = self.ctx.cfg, record.weights
         if not weights:
             return
+        # After the step's coins: a lam that its own tokens had moved would bias their weights.
         self.learner.correction, moved = next_state(
             self.learner.correction, weights, **next_state_keywords(cfg)
         )
@@ -212,9 +213,9 @@ class Run:
         """
         done = record.step + 1
         row = self._write_row(record)
-        self.alarms.enforce(record.step)
+        self.alarms.enforce(record.step)  # after the row is written, so that a stop is explained
         if record.save_due:
-            if self.ctx.engine is not None:
+            if self.ctx.engine is not None:  # rollouts sampled ahead are part of the checkpoint
                 self.ctx.engine.gather()
             keep = self.ctx.cfg.run.checkpoints_kept
             whose = identity(self.ctx.cfg)
@@ -261,6 +262,7 @@ class Run:
             return {"step": 0}
         state = load_state(Path(newest), self._all_parts(), identity(ctx.cfg))
         sharding.spread(ctx.shards, ctx.full_models)
+        # as `publish_weights` did after that step: actor and engine hold what they then held
         ctx.actor.refresh(ctx.policy, state["step"] - 1)
         if ctx.engine is not None:
             ctx.engine.update(ctx.actor.model, version=state["step"])

@@ -41,9 +41,11 @@ def score_before_updates(
 ) -> tuple[PolicyLogprobs, torch.Tensor | None]:
     """p_ref and, where Eq. 6 has a correction, log p_actor_ref (n,), on a whole batch."""
     cfg, micro = ctx.cfg, microbatches(ctx.cfg, batch)
+    # The tail's bound belongs to the target p alone: with target = new it is computed of p_new.
     p_ref = score(ctx, micro, state, is_target=cfg.correction.target == "ref")
     if not isinstance(cfg.actor, SeparateActor) or cfg.actor.correction.type == "none":
         return p_ref, None
+    # F(p_actor_ref / q) of Eq. 6 needs the actor as it is before its first update of the step.
     actor, logp = ctx.trained["actor"], []
     for mb in micro:
         side = at_sampled_tokens(forward(ctx, actor, mb.batch), mb.batch)

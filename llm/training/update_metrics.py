@@ -35,6 +35,7 @@ class UpdateMetrics:
         terms = dict(terms)
         self._places.append(places)
         if "control" in out.kl:
+            # divided by the tokens of all ranks: the sum over microbatches and ranks is the mean
             n_proposed = len(self._all_ranks.sequence)
             terms["kl_policy_actor_now"] = out.kl["control"].sum() / n_proposed
         for name, term in terms.items():

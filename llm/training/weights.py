@@ -32,10 +32,12 @@ def jackpot_weights(
         NonFinite: NaN or inf in a log-probability, ratio or weight.
     """
     batch, gather = minibatch.batch, minibatch.all_ranks.all_gather
+    # Before anything is computed from them: the message then names the first quantity at fault.
     learner.guard.finite(step, logp_new=p_new.logp, logp_inf=batch.logp_inf)
     if minibatch.p_ref is not None:
         learner.guard.finite(step, logp_ref=p_ref.logp)
     target = p_new if minibatch.new_is_target(ctx.cfg) else p_ref
+    # (n,) -> (N,): lam, kappa and denominators are of the tokens of all ranks, in one order.
     weights = token_weights(
         CorrectionInputs(
             logp_inf=gather(batch.logp_inf),
@@ -51,5 +53,6 @@ def jackpot_weights(
         learner.correction,
         **correction_keywords(ctx.cfg),
     )
+    # float64: exp overflows a float32 from log r = 88 on, which a legitimate ratio may reach.
     learner.guard.finite(step, ratio=weights.log_ratio.double().exp(), weight=weights.weight)
     return weights

@@ -142,6 +142,7 @@ def chunked_logprobs(
         raise ValueError(
             "chunked_logprobs needs hidden and head of every side; `dense_logprobs` takes logits"
         )
+    # autograd saves and differentiates tensors only where they are arguments of their own.
     tensors: list[Any] = []  # flat, as autograd wants them: `HeadTensors` one after the other
     for x, head in zip(inputs, heads, strict=True):
         tensors += HeadTensors(x.hidden, head.weight, head.bias, _all_ids(x))  # type: ignore[arg-type]
@@ -157,6 +158,7 @@ def chunked_logprobs(
     # A product that autocast rounds would not be the one that backward computes again.
     with torch.autocast(tensors[0].device.type, enabled=False):
         results = plan.named(ChunkedHeadFunction.apply(plan, *tensors))
+    # only heads with a floor have counts, in the order of the heads
     above_floor = iter(results.above_floor)
     outputs = []
     for x, sums in zip(inputs, results.heads, strict=True):
@@ -176,9 +178,11 @@ def dense_logprobs(
     outputs, logps, kls = [], [], []
     for x in inputs:
         logits = x.logits if x.head is None else x.head.logits(x.hidden)  # type: ignore[arg-type]
+        # bf16 (n, v) -> float32 before the softmax: its sums over v would lose their digits
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature  # type: ignore[union-attr]
         logp, ids = torch.log_softmax(logits, -1), _all_ids(x)  # (n, v), (n, 1 + k)
         entropy = -(logp.exp() * logp).sum(-1) if x.entropy else None
+        # which tokens are the likeliest has no gradient
         top = logp.detach().topk(x.top_k) if x.top_k else (None, None)
         logp_ids = None if ids is None else logp.gather(-1, ids)
         high = (None, None) if x.floor is None else above(logp.detach(), x.floor)
@@ -187,9 +191,11 @@ def dense_logprobs(
     for pair in pairs:
         log_p, log_q = logps[pair.p], logps[pair.q]
         both = outputs[pair.p].lse + outputs[pair.q].lse
+        # jackpot refuses NaN by an error that would not say which model it came from
         if not bool(both.isfinite().all()):  # as in blocks: the caller's guard names the culprit
             kls.append(both.detach() * math.nan)
             continue
+        # SG of the side that the KL is not to move (Eq. 7: the policy)
         log_p = log_p if pair.train_p else log_p.detach()
         kls.append(jackpot.kl_p_q(log_p, log_q if pair.train_q else log_q.detach()))
     return LogprobsAndKLs(outputs, kls)
@@ -215,6 +221,7 @@ def _output(x: HeadInput, logp_all: Tensor | None, *others: Tensor | None) -> He
     logp = None if logp_all is None or x.tokens is None else logp_all[:, 0]
     logp_ids = None
     if logp_all is not None and x.ids is not None:
+        # from the right: column 0 is the sampled token's, where one was asked for
         logp_ids = logp_all[:, logp_all.shape[1] - x.ids.shape[1] :]
     return HeadOutput(logp, logp_ids, *others)  # type: ignore[arg-type]
 
