@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -30,6 +31,7 @@ class Heartbeat(threading.Thread):
         self._lock, self._done, self._count = threading.Lock(), threading.Event(), 0
         self._pipe: tuple[int, int] | None = None  # of the numbers of signals
         self._former_pipe, self._signal = -1, 0
+        store.set(f"process/{rank}", f"{_process_space()} {os.getpid()}")
         self._beat()
 
     def listen(self) -> None:
@@ -51,7 +53,7 @@ class Heartbeat(threading.Thread):
                 continue
             silent = 0.0
             for other, (_, since) in self._seen.items():
-                self._end_if_late(f"rank {other}", since)
+                self._end_if_late(f"rank {other}", since, other)
 
     def stop(self) -> None:
         """End the thread, and wait for that: a process that ends while it asks the store would be
@@ -115,8 +117,9 @@ class Heartbeat(threading.Thread):
             if self._seen.get(other, (b"",))[0] != value:
                 self._seen[other] = (value, time.monotonic())
 
-    def _end_if_late(self, what: str, since: float) -> None:
-        """The main thread may wait for a rank that is gone, and would for hours."""
+    def _end_if_late(self, what: str, since: float, silent: int = -1) -> None:
+        """The main thread may wait for a rank that is gone, and would for hours. A rank of this
+        machine that is stopped, so deaf to SIGTERM too, is killed."""
         limit = _TOLD_SECONDS if self._signal else _GIVE_UP_SECONDS
         if time.monotonic() - since < limit:
             return
@@ -126,4 +129,17 @@ class Heartbeat(threading.Thread):
                     f"error: {what} has not answered for {limit:.0f} s, so all ranks end\n"
                 )
                 sys.stderr.flush()
+        with contextlib.suppress(RuntimeError, OSError, ValueError):
+            kept = self._store.get(f"process/{silent}") if silent >= 0 else b""
+            space, _, number = kept.decode().rpartition(" ")
+            if space == _process_space():
+                os.kill(int(number), signal.SIGKILL)
         os._exit(128 + self._signal if self._signal else 1)
+
+
+def _process_space() -> str:
+    """Where process numbers mean the same: one kernel, one container."""
+    try:
+        return f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return f"{socket.gethostname()} {os.urandom(8).hex()}"  # nobody's: kills nothing
