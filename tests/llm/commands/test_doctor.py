@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -82,6 +83,22 @@ def test_bad_input_is_a_line_that_says_what(tmp_path, flags, check, text):
     found = lines(tmp_path, *flags)
     problems = [line for line in found.values() if line.status == PROBLEM]
     assert [line.check for line in problems] == [check] and text in problems[0].seen
+
+
+def test_json_holds_the_same_table(capsys):
+    wrong = [*TINY, "--optim.polcy_lr", "1"]
+    assert doctor.main([*wrong, "--json"]) == 1
+    out, err = capsys.readouterr()
+    said = json.loads(out)
+    assert err == "" and set(said) == {"problems", "warnings", "checks"}
+    assert (said["problems"], said["warnings"]) == (1, 0)
+    (check,) = said["checks"]
+    assert check["verdict"] == PROBLEM and check["check"] == "settings"
+    assert "optim.policy_lr" in check["seen"] and set(check) == {*Line._fields} - {"status"} | {
+        "verdict"
+    }
+    doctor.main(wrong)
+    assert check["seen"] in capsys.readouterr().out
 
 
 def test_a_problem_gives_exit_code_1(capsys):
