@@ -88,10 +88,12 @@ def final_answer(text: str) -> tuple[str, Number | None]:
     number = number_grammar.find_last_number(rest)
     if number is None and formula is not None:
         content = next(g for g in formula.groups() if g)
-        if whole_number(content) is None:
+        number, here = whole_number(content), formula.start()
+        if number is None:
             return as_latex(content)
-        here = formula.start()  # a sign may stand outside, as in -$7$
-        number = number_grammar.find_last_number(text[max(0, here - _BEFORE_FORMULA) : end])
+        outer = number_grammar.find_last_number(text[max(0, here - _BEFORE_FORMULA) : end])
+        if outer is not None and outer.value == -number.value < 0:
+            number = outer  # the sign stands outside, as in -$7$
     if number is None:
         return "", None
     bare = number._replace(is_percent=False)  # math-verify would compare a hundredth

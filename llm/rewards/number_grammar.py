@@ -13,8 +13,9 @@ r"""What a number in a text is: one grammar, which every scorer reads with.
     groups    = 1 to 3 digits, then groups of exactly 3, all after the same separator
     sign      = "+" | "-" | U+2212 | en dash | ...   see `SIGNS_AND_DIGITS`; an em dash is none
 
-A sign counts where it touches its number (or stands between "=" and it) and nothing that could be
-subtracted from touches the sign: in "5-7", "x-7" and "f(2)-7" the last number is 7.
+A sign counts where it touches its number (or where only "=" or an opening bracket is before it) and
+nothing that could be subtracted from touches the sign: in "5-7", "x-7" and "f(2)-7" the last number
+is 7.
 
 What a power, a root, a subscript, a further slash or point makes part of something else is not a
 number: "2^10", "√2", "101_2", "1/2/3", "1.2.3". Digits that touch a letter before them, or are the
@@ -34,6 +35,9 @@ from typing import NamedTuple
 
 DIGITS_MAX = 100  # characters of a decimal
 PLACES_MAX = 30  # of a decimal in LaTeX: more digits than any comparison by rounding looks at
+_WINDOW = 2000  # characters from the end of a text that are looked at first
+_MARGIN = 500  # of a window: more than the longest number and what is looked at before it
+_CHAIN_MAX = 8  # more parts than a number has: what comes before changes nothing
 EXPONENT_MAX = 1000  # of ten: beyond any quantity, and 10**1000 is still computed at once
 
 # Characters that stand for an ASCII one. Minus signs: hyphen, non-breaking hyphen, figure dash, en
@@ -96,7 +100,8 @@ _BEFORE_OPERAND = re.compile(
     r"(?:[)\]] ?\^\{?-?|√|\\sqrt(?:\[[0-9]{1,3}\])? ?\{?|±|∓|\\pm|\\mp) ?\$? ?$"
 )
 _AFTER_OPERAND = re.compile(r" ?(?:\^|π|\\pi\b|√|\\sqrt|[⁰¹²³⁴-⁹])")
-_SPACED_SIGN = re.compile(r"[=≈] ?[-+] $")
+_SPACED_SIGN = re.compile(r"(?:[=≈({\[]|(?<![\w)\]}])\$) ?[-+] $")
+_WRAPPED = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mathit) ?\{([^{}]{1,200})\}")
 _INDEX = re.compile(r"[\^_]\{?-?$")
 _COMMAND = re.compile(r"\\[A-Za-z]{1,20}$")
 
@@ -145,6 +150,22 @@ def find_last_number(text: str) -> Number | None:
     number: a date, a power other than of ten, a decimal of more than 100 characters.
     """
     text = plain(text)
+    size = _WINDOW
+    while True:  # most texts end soon after their last number; windows grow, so this is linear
+        window = text[-size:]
+        last = _last_magnitude(window)
+        is_all = len(window) == len(text)
+        if last is not None and (
+            is_all or last.items[0].start >= _MARGIN or len(last.items) > _CHAIN_MAX
+        ):
+            return _number(window, last)
+        if is_all:
+            return None
+        size *= 4
+
+
+def _last_magnitude(text: str) -> _Magnitude | None:
+    """What stands last of all that looks like a number, names apart."""
     items = _items(text)
     last, at = None, 0
     while at < len(items):
@@ -153,7 +174,7 @@ def find_last_number(text: str) -> Number | None:
             continue
         last = _magnitude(text, items, at)
         at += len(last.items)
-    return None if last is None else _number(text, last)
+    return last
 
 
 def whole_number(text: str) -> Number | None:
@@ -198,6 +219,9 @@ def _plain_fraction(match: re.Match[str]) -> str:
 
 
 def _without_dollars(text: str) -> str:
+    wrapped = _WRAPPED.fullmatch(text)
+    if wrapped:
+        return wrapped[1].strip()
     for opens, closes in (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]")):
         inside = len(text) > len(opens) + len(closes)
         if inside and text.startswith(opens) and text.endswith(closes):

@@ -21,6 +21,12 @@ READ = {  # a text: the value of the number that stands last in it, None for no 
     "x=-7": "-7",
     "x = - 7": "-7",
     "(-7)": "-7",
+    "( - 7)": "-7",
+    r"\( - 7 \)": "-7",
+    r"so $-\,7$": "-7",
+    "$x$ - 7": "7",
+    "f(x) - 7": "7",
+    "<answer>\u22127</answer>": "-7",
     "**-7**": "-7",
     "-$7": "-7",
     "$-7": "-7",
@@ -132,7 +138,30 @@ def test_the_last_number_of_a_text(text, value):
     )
 
 
-WHOLE = ["-7", "- 7", "$7$", "$-7$", r"\(7\)", "$5", "5\u20ac", "50%", "1 234", "3 1/2", " 7. "]
+@pytest.mark.parametrize("filler", [" ", "x", " H2O"])
+def test_a_number_far_from_the_end_is_read_as_one_near_it(filler):
+    """Windows from the end: wherever the first one is cut, the number is the same."""
+    for text in ("is -1,234 1/2 cups", "is 1/2/2024 !", "=-" + "9" * 90 + "/7 m"):
+        near = find_last_number(text)
+        for length in [*range(1400, 2100, 23), 9000]:
+            far = find_last_number(text + filler * (length // len(filler)))
+            assert far == near, length
+
+
+WHOLE = [
+    "-7",
+    "- 7",
+    "$7$",
+    "$-7$",
+    r"\(7\)",
+    r"\text{7}",
+    "$5",
+    "5\u20ac",
+    "50%",
+    "1 234",
+    "3 1/2",
+    " 7. ",
+]
 NOT_WHOLE = ["7 apples", "x=7", "3, 4", "(7)", "7 8", "", "7" * 2000, "5-7"]
 
 
