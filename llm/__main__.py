@@ -26,6 +26,7 @@ _HELP = """python -m llm: train a policy on completions that another model, the 
         the run fits. No weights are read.
 
   python -m llm eval RUN [--prompts N] [--samples K] [--seed S] [--checkpoint newest|best]
+                            [--allow-reward-function]
         Evaluate a run's checkpoint on held-out problems: mean@k and pass@k, with intervals.
 
   python -m llm report RUN

@@ -8,6 +8,8 @@ microbatch, k of q's likeliest tokens.
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from llm.training.keywords import actor_correction_keywords
 from llm.training.minibatches import Minibatch, split_minibatches
 from llm.training.optimizer import Learner, optimizer_step, set_learning_rates
 from llm.training.passes import ForwardPasses
+from llm.training.python_door import CallableModule
 from llm.training.rollout_phase import sample_rollouts, with_advantages, with_rewards
 from llm.training.run import Run, open_run
 from llm.training.self_test import self_test
@@ -28,17 +31,18 @@ from llm.training.update_metrics import UpdateMetrics
 from llm.training.weights import jackpot_weights
 
 
-def train(cfg: Config, folder: Path) -> dict[str, Any]:
+def train(cfg: Config, folder: Path, reward: Callable[..., Any] | None = None) -> dict[str, Any]:
     """Run or resume Algorithm 1 in `folder`; returns the summary that it also writes there.
 
-    Under torchrun every rank calls it, each for its own sequences. Rank 0 writes.
+    Under torchrun every rank calls it, each for its own sequences. Rank 0 writes. reward: a
+    function of this process in place of the task's scorer.
 
     Raises:
         Diverged: an alarm stops the run, or NonFinite: NaN or inf, on which nothing was trained.
         Stopped: SIGTERM or Ctrl-C, after saving.
         ValueError: models, data or checkpoints that do not fit the configuration.
     """
-    with open_context(cfg, folder) as ctx, open_run(ctx, folder) as run:
+    with open_context(cfg, folder, reward) as ctx, open_run(ctx, folder) as run:
         self_test(ctx)  # sampling and scoring must agree about log p before anything is corrected
         run.claim()  # until here a start changes nothing of a run
         for step in run.steps():  # from the last checkpoint on
@@ -118,3 +122,6 @@ def update(
 
     norms = optimizer_step(ctx, learner, step)  # l. 28: sum over ranks, clip, step
     return weights, metrics.of_all_ranks() | norms
+
+
+sys.modules[__name__].__class__ = CallableModule  # from Python: llm.train(cfg)

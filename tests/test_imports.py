@@ -363,10 +363,26 @@ def test_the_map_of_llm_says_who_may_import_whom_as_the_table_does():
 
 @pytest.mark.parametrize("package", EMPTY)
 def test_some_init_files_hold_a_docstring_and_nothing_else(package):
-    """`--help` must not load torch, and the rollout worker guards its stdout before any import."""
+    """`--help` must not load torch, and the rollout worker guards its stdout before any import.
+
+    `llm` also has the function by which Python loads `llm.train` when it is first named.
+    """
     source = (ROOT / package.replace(".", "/") / "__init__.py").read_text(encoding="utf-8")
-    assert [type(node) for node in ast.parse(source).body] == [ast.Expr]
+    body = ast.parse(source).body
+    named = [node.name for node in body if isinstance(node, ast.FunctionDef)]
+    assert named == ["__getattr__"] * (package == "llm")
+    assert [type(node) for node in body] == [ast.Expr, *[ast.FunctionDef] * len(named)]
     assert ast.get_docstring(ast.parse(source))
+
+
+def test_importing_llm_loads_nothing_and_naming_what_it_offers_does():
+    code = (
+        "import sys, llm\n"
+        "assert not [m for m in sys.modules if m.startswith('llm.') or m == 'torch']\n"
+        "assert llm.load({'run.steps': 2}).run.steps == 2 and 'torch' not in sys.modules\n"
+        "try:\n    llm.nothing\nexcept AttributeError as e:\n    print(e, file=sys.stderr)\n"
+    )
+    assert in_a_fresh_interpreter(code) == "module 'llm' has no attribute 'nothing'\n"
 
 
 def in_a_fresh_interpreter(code: str) -> str:

@@ -57,7 +57,8 @@ def diagnose(argv: list[str]) -> Iterator[Line]:
     yield line or Line("tokenizers", OK, f"one for both models, {tokenizer.vocab_size} ids")
     if device is None or tokenizer is None:
         return
-    task, line = _attempt("data", lambda: factory.open_task(cfg.task, tokenizer))
+    function = bool(cfg.reward.function)
+    task, line = _attempt("data", lambda: factory.open_task(cfg.task, tokenizer, function))
     if task is None:
         assert line is not None
         yield line
@@ -249,6 +250,8 @@ def _step(setup: TrainContext, scratch: Path, is_random: bool) -> list[Line]:
         f"evaluations take roughly {_duration(total)}" + ", pretraining apart" * is_random
     )
     lines = [Line("one step", OK, detail)]
+    if cfg.reward.function:
+        lines.append(_reward_function(row, sequences))
     if is_random:
         return lines  # what random models sample says nothing about the run
     if row["groups_informative"] == 0:
@@ -275,6 +278,21 @@ def _step(setup: TrainContext, scratch: Path, is_random: bool) -> list[Line]:
     if fired and decision is not None:
         lines.append(Line("alarms", WARNING, f"{decision.reason} in the first step", "set others"))
     return lines
+
+
+def _reward_function(row: dict[str, Any], sequences: int) -> Line:
+    """How many of a step's rewards failed; which and why the scorer has written to stderr."""
+    failed = {k: row[k] for k in ("score_errors", "score_timeouts", "score_crashes")}
+    total = sum(failed.values())
+    kinds = ", ".join(f"{n} {name}" for name, n in failed.items() if n)
+    if not total:
+        return Line("reward", OK, f"the function gave {sequences} rewards")
+    return Line(
+        "reward",
+        PROBLEM if total == sequences else WARNING,
+        f"the function failed for {total} of {sequences} completions ({kinds})",
+        "see the messages above; raise --reward.seconds or --reward.memory, or mend the function",
+    )
 
 
 def _bytes(n: float) -> str:

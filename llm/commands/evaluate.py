@@ -16,7 +16,8 @@ from llm.settings.validation import flatten
 if TYPE_CHECKING:
     from llm.training.context import TrainContext
 
-_OVERRIDES = ("--task.", "--rollout.temperature", "--rollout.max_new_tokens", "--run.device")
+_SECTIONS = ("--task.", "--reward.")
+_OVERRIDES = ("--rollout.temperature", "--rollout.max_new_tokens", "--run.device")
 _PROG = "python -m llm eval"
 _RETRIES = 2  # a run in progress drops and replaces checkpoints
 
@@ -32,6 +33,7 @@ def main(argv: list[str]) -> int:
         raise ConfigError(f"{args.run} is not a run folder: it holds no config.toml")
     own = settings.load([str(args.run / "config.toml")], [], prog=_PROG)
     cfg = settings.load([str(args.run / "config.toml")], flags, prog=_PROG)
+    check_allowed(own, cfg, flags, args.allow_reward_function)
     earlier = _read_entries(args.run / "eval.json")
     setup, step, checkpoint = _open(own, cfg, args.run, args.checkpoint)
     try:
@@ -46,6 +48,7 @@ def main(argv: list[str]) -> int:
         "seed": args.seed,
         "overrides": flags,
         "task": {k: v for k, v in flatten(cfg).items() if k.startswith("task.")},
+        "reward_function": cfg.reward.function,
         "temperature": cfg.rollout.temperature,
         "max_new_tokens": cfg.rollout.max_new_tokens,
         "models": results,
@@ -62,14 +65,20 @@ def _parser() -> argparse.ArgumentParser:
         prog=_PROG,
         allow_abbrev=False,
         description="mean@k and pass@k (unbiased) of a run's checkpoint on held-out problems, with "
-        "95 % intervals. --task.* settings, --rollout.temperature, --rollout.max_new_tokens and "
-        "--run.device replace the run's own, so a run can be evaluated on any task.",
+        "95 % intervals. --task.* and --reward.* settings, --rollout.temperature, "
+        "--rollout.max_new_tokens and --run.device replace the run's own, so a run can be "
+        "evaluated on any task.",
     )
     parser.add_argument("run", type=Path, help="run folder")
     parser.add_argument("--prompts", type=int, default=500, help="held-out prompts (default 500)")
     parser.add_argument("--samples", type=int, default=4, help="samples of each (default 4)")
     parser.add_argument(
         "--seed", type=int, default=1, help="of prompts, samples and intervals (default 1)"
+    )
+    parser.add_argument(
+        "--allow-reward-function",
+        action="store_true",
+        help="execute the reward function that the run's config.toml names",
     )
     parser.add_argument("--checkpoint", choices=("newest", "best"), default="newest")
     return parser
@@ -88,15 +97,32 @@ def split_overrides(argv: list[str]) -> tuple[list[str], list[str]]:
         if not name.startswith("--") or "." not in name:
             rest.append(word)
             continue
-        if not (name.startswith("--task.") or name in _OVERRIDES):
+        if not (name.startswith(_SECTIONS) or name in _OVERRIDES):
             raise ConfigError(
                 f"{word} does nothing in an evaluation; these settings can be replaced: --task.*, "
-                f"{', '.join(_OVERRIDES[1:])}"
+                f"--reward.*, {', '.join(_OVERRIDES)}"
             )
         flags.append(word)
         if "=" not in word:
             flags += [value for value in (next(words, None),) if value is not None]
     return flags, rest
+
+
+def check_allowed(own: Config, cfg: Config, flags: list[str], allowed: bool) -> None:
+    """Refuse to execute a function that only the run's own config.toml names.
+
+    A run folder may be somebody else's. What a flag names is the user's own wish.
+
+    Raises:
+        ConfigError: naming the function and what to do.
+    """
+    named = any(flag.split("=")[0] == "--reward.function" for flag in flags)
+    if cfg.reward.function and not named and not allowed:
+        raise ConfigError(
+            f"the run's config.toml names a reward function, {own.reward.function}, whose code "
+            "this evaluation would execute. Look at it, then give --allow-reward-function; or give "
+            "another --reward.function, or a --task.scorer, which executes nothing"
+        )
 
 
 def open_evaluation(
@@ -126,7 +152,7 @@ def open_evaluation(
     torch.set_num_threads(cfg.run.threads)
     device = open_device(cfg.run.device)
     tokenizer = pretrained.tokenizer_for(cfg.policy.path, cfg.task)
-    task = factory.open_task(cfg.task, tokenizer)
+    task = factory.open_task(cfg.task, tokenizer, for_function=bool(cfg.reward.function))
     policy = roles.open_shell(own, "policy", folder)
     actor = Actor("self", policy)
     parts = {"policy": policy}
@@ -137,7 +163,7 @@ def open_evaluation(
     state = load_state(checkpoint, parts)
     for model in (policy, actor.model):
         model.to(device)
-    scorer = scorers.open_scorer(cfg.task, tokenizer)
+    scorer = scorers.open_scorer(cfg.task, tokenizer, cfg.reward)
     return TrainContext(cfg, tokenizer, task, scorer, policy, actor, None, device), int(
         state["step"]
     )
@@ -170,16 +196,18 @@ def _written(checkpoint: Path) -> tuple[int, int] | None:
 
 def _evaluate(setup: TrainContext, prompts: int, samples: int, seed: int) -> dict[str, Any]:
     from llm.report.pass_at_k import summary
-    from llm.training.evaluation import evaluate_many
+    from llm.training.evaluation import sample_scores
 
     problems = setup.task.held_out(seed, prompts)
     evaluated = {"policy": setup.policy}
     if setup.actor.kind != "self":
         evaluated["actor"] = setup.actor.model
-    return {
-        name: summary(evaluate_many(model, setup, problems, samples, seed), seed)
-        for name, model in evaluated.items()
-    }
+    results = {}
+    for name, model in evaluated.items():
+        scores = sample_scores(model, setup, problems, samples, seed)  # (problems, samples)
+        right = scores >= 1.0  # a full score, or a reward of at least 1
+        results[name] = summary(right, seed) | {"score_mean": float(scores.mean())}
+    return results
 
 
 def _checkpoint(folder: Path, which: str) -> Path:
@@ -225,6 +253,8 @@ def table(entry: dict[str, Any]) -> str:
     ]
     for name, s in entry["models"].items():
         lines.append(f"{name}: {s['prompts']} held-out prompts, {s['samples']} samples each")
+        if entry.get("reward_function"):
+            lines.append(f"  reward   {s['score_mean']:.3f} on average; below, right is 1 or more")
         rows = [("mean@1", s["mean_at_1"])]
         if s["samples"] > 1:
             rows.append((f"mean@{s['samples']}", s["mean_at_k"]))

@@ -151,7 +151,7 @@ def demonstrations(
             f"path to every model, or choose one of {', '.join(CHARACTER_TASKS)}"
         )
     task = DigitProblems(cfg.task)
-    prompts = [p for p, _ in task.problems(rng, cfg.pretrain.batch_size)]
+    prompts = [p.prompt for p in task.problems(rng, cfg.pretrain.batch_size)]
     rows = [
         (tokenizer.encode(p), tokenizer.encode(task.demonstration(p, rng, error))) for p in prompts
     ]

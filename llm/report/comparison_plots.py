@@ -82,14 +82,17 @@ def interval(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(seeds, m) -> mean, low, high: Student's 95 % interval from 3 seeds on, else the range.
 
-    What lies outside `bounds`, where the quantity cannot be, is cut off.
+    What lies outside `bounds`, where no value is, is cut off.
     """
     n, mean = len(values), values.mean(axis=0)
     if n < 3:
         return mean, values.min(axis=0), values.max(axis=0)
     t = _T[n - 2] if n - 2 < len(_T) else 1.96
     half = t * values.std(axis=0, ddof=1) / np.sqrt(n)
-    return mean, np.maximum(mean - half, bounds[0]), np.minimum(mean + half, bounds[1])
+    low, high = mean - half, mean + half
+    if bounds[0] <= values.min() and values.max() <= bounds[1]:  # rewards need not lie in [0, 1]
+        return mean, np.maximum(low, bounds[0]), np.minimum(high, bounds[1])
+    return mean, low, high
 
 
 def label(group: Group) -> str:

@@ -186,7 +186,7 @@ def curve(rows: Sequence[dict[str, Any]], panel: Panel) -> bytes:
 
 def scale(ax: Any, panel: Panel, low: float, high: float) -> None:
     """The vertical axis of a panel whose curves lie between `low` and `high`."""
-    if panel.limits:
+    if panel.limits and panel.limits[0] <= low and high <= panel.limits[1]:
         ax.set_ylim(panel.limits[0] - 0.02, panel.limits[1] + 0.02)
     if panel.scale == "log" and low > 0:
         if high > 3 * low:  # within less, a logarithmic axis has hardly a tick

@@ -1,1 +1,1 @@
-"""Scores of answers; an answer is read, never executed, and torch is not imported."""
+"""Scores of answers, which are read and never executed, and rewards by a function of the user's."""

@@ -1,15 +1,16 @@
 """Scores: completion ids and the right answer in, 0 or 1 out. No answer is ever executed.
 
 A completion that does not end itself scores 0 with every scorer: one cut off at max_new_tokens has
-not answered ("12" may be the start of "123").
+not answered ("12" may be the start of "123"). A reward function of the user's, which may stand in
+place of a scorer, judges such completions too and returns any finite float (function_scorer.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from llm.settings.schema import TaskConfig
+from llm.settings.schema import RewardConfig, TaskConfig
 from llm.tokenizers.character import CharTokenizer
 from llm.tokenizers.digit_synonyms import as_digits
 
@@ -19,11 +20,23 @@ from .number_grammar import Number
 
 
 class Scorer(Protocol):
-    def score(self, completions: list[list[int]], answers: list[str]) -> list[float]:
-        """One score for each completion: sampled ids, end-of-sequence included, no padding."""
+    def score(
+        self,
+        completions: list[list[int]],
+        answers: list[str],
+        prompts: Sequence[str] = (),
+        extras: Sequence[str] = (),
+    ) -> list[float]:
+        """One score for each completion: sampled ids, end-of-sequence included, no padding.
+
+        prompts, and extras, the rows' other columns as JSON: what a reward function is given.
+        """
 
     def counts(self) -> dict[str, int]:
         """What went wrong since the last call; {} where nothing can."""
+
+    def identity(self) -> dict[str, str]:
+        """What of it, beyond the settings, belongs to the run's identity."""
 
     def close(self) -> None:
         """End what the scorer started."""
@@ -36,12 +49,27 @@ def scorer_name(cfg: TaskConfig) -> str:
     return {"arithmetic": "number", "problems": "math_verify"}.get(cfg.type, "exact")
 
 
-def open_scorer(cfg: TaskConfig, tokenizer: Any) -> Scorer:
-    """The task's scorer.
+def open_scorer(
+    cfg: TaskConfig,
+    tokenizer: Any,
+    reward: RewardConfig | None = None,
+    function: Callable[..., Any] | None = None,
+) -> Scorer:
+    """The task's scorer, or the reward function where there is one.
+
+    Args:
+        cfg: of the task.
+        tokenizer: of the models.
+        reward: its `function` is loaded in a worker process at once, and so executed.
+        function: a callable of this process, which comes before both.
 
     Raises:
-        ConfigError: math_verify without its package.
+        ConfigError: math_verify without its package; a function that cannot be loaded.
     """
+    if function is not None or (reward is not None and reward.function):
+        from .function_scorer import FunctionScorer
+
+        return FunctionScorer(reward or RewardConfig(), tokenizer, function)
     name = scorer_name(cfg)
     if name == "math_verify":
         return MathScorer(cfg, tokenizer)
@@ -61,12 +89,21 @@ class TextScorer:
     def __init__(self, tokenizer: Any, rule: Callable[[str, str], bool]) -> None:
         self._tokenizer, self._rule = tokenizer, rule
 
-    def score(self, completions: list[list[int]], answers: list[str]) -> list[float]:
+    def score(
+        self,
+        completions: list[list[int]],
+        answers: list[str],
+        prompts: Sequence[str] = (),
+        extras: Sequence[str] = (),
+    ) -> list[float]:
         texts = [finished_text(c, self._tokenizer) for c in completions]
         pairs = zip(texts, answers, strict=True)
         return [float(t is not None and self._rule(t, a)) for t, a in pairs]
 
     def counts(self) -> dict[str, int]:
+        return {}
+
+    def identity(self) -> dict[str, str]:
         return {}
 
     def close(self) -> None:
@@ -82,7 +119,13 @@ class MathScorer:
         self._tokenizer, self._longest = tokenizer, cfg.score_characters_max
         self._verifier = Verifier(cfg.score_workers, cfg.score_seconds)
 
-    def score(self, completions: list[list[int]], answers: list[str]) -> list[float]:
+    def score(
+        self,
+        completions: list[list[int]],
+        answers: list[str],
+        prompts: Sequence[str] = (),
+        extras: Sequence[str] = (),
+    ) -> list[float]:
         texts = [finished_text(c, self._tokenizer) or "" for c in completions]
         scores: dict[int, float] = {}
         pairs: dict[int, tuple[str, str]] = {}
@@ -100,6 +143,9 @@ class MathScorer:
 
     def counts(self) -> dict[str, int]:
         return self._verifier.counts()
+
+    def identity(self) -> dict[str, str]:
+        return {}
 
     def close(self) -> None:
         self._verifier.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ class Samples:
     version: of the weights that each token was sampled from, (b, t): steps whose updates they hold.
     finished: the completion ended itself, (b,).
     prompts, answers: text of each prompt, and its right answer.
+    extras: the other columns of its row as JSON, see `Problem`; [] where nothing reads them.
     """
 
     ids: torch.Tensor
@@ -35,6 +36,7 @@ class Samples:
     version: torch.Tensor
     prompts: list[str]
     answers: list[str]
+    extras: list[str] = field(default_factory=list)
 
     def flat(self) -> Batch:
         """The same with one entry per sampled token: the only place where padding is dropped."""
@@ -49,6 +51,7 @@ class Samples:
             finished=self.finished,
             prompts=self.prompts,
             answers=self.answers,
+            extras=self.extras,
             reward=blank,
             advantage=blank.clone(),
             sequence=sequence,
@@ -66,7 +69,8 @@ class Batch:
     """Sequences, and their sampled tokens, flat. b sequences, n tokens, k of q's likeliest.
 
     Of each sequence: ids, is_real, is_completion (what a forward pass reads), index, finished,
-    prompts, answers as in `Samples`; reward and advantage, (b,), which the trainer fills in.
+    prompts, answers, extras as in `Samples`; reward and advantage, (b,), which the trainer fills
+    in.
     Of each token, in order of sequence, then position:
     sequence: its row in `ids`, (n,). position: its place in the completion, from 0, (n,).
     token_ids: the sampled token, (n,). logp_inf: its log q, nats, (n,) float32.
@@ -90,6 +94,7 @@ class Batch:
     topk_ids: torch.Tensor
     topk_logp_inf: torch.Tensor
     version: torch.Tensor
+    extras: list[str] = field(default_factory=list)
 
     @property
     def lengths(self) -> torch.Tensor:
@@ -124,7 +129,7 @@ class Batch:
         picked: dict[str, Any] = {}
         for name, values in vars(self).items():
             if isinstance(values, list):
-                picked[name] = [values[i] for i in order]
+                picked[name] = [values[i] for i in order] if values else []
             else:
                 picked[name] = values[tokens if name in _OF_TOKENS else chosen]
         # `sequence` names rows of `ids`, and these have new numbers now.

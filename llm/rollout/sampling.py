@@ -112,6 +112,7 @@ def _without_completions(
         version=torch.full((b, t), version, device=device),
         prompts=[p.prompt for p in problems for _ in range(group)],
         answers=[p.answer for p in problems for _ in range(group)],
+        extras=[p.extra for p in problems for _ in range(group)],
     )
 
 

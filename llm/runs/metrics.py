@@ -29,27 +29,31 @@ METRICS: dict[str, str] = {
     "seconds_eval": "wall-clock time of the evaluation, seconds",
     # Evaluation
     "pass_rate": "share of held-out prompts that the policy solves with one sample, at the "
-    "temperature of training",
+    "temperature of training; with a reward function: mean reward of these samples",
     "pass_rate_actor": "the same share for the actor",
     "pass_rate_updates": "list of [updates made, held-out pass rate of the policy] within the step "
     "(setting run.eval_updates)",
     "kl_policy_actor": "exact KL(policy || actor) over the full vocabulary, nats per token, mean "
     "over the states of the step's completions",
     "kl_actor_policy": "exact KL(actor || policy), nats per token, over the same states",
-    "eval_score_timeouts": "number of held-out answers whose check was stopped at the verifier's "
-    "time limit; they score 0",
-    "eval_score_crashes": "number of held-out answers whose check ended the verifier's worker "
-    "process; they score 0",
+    "eval_score_timeouts": "number of held-out completions that the verifier or the reward "
+    "function did not judge within its time limit; they score 0",
+    "eval_score_crashes": "number of held-out completions that ended the worker process of the "
+    "verifier or reward function; they score 0",
+    "eval_score_errors": "number of held-out completions for which the reward function raised an "
+    "exception, ran out of memory, or returned no finite number; they score 0",
     # Rollout
     "reward_mean": "mean reward of the step's completions",
     "groups_informative": "share of prompts whose completions do not all have the same reward",
     "length_mean": "mean length of the completions, tokens",
     "finished": "share of completions that ended with an end-of-sequence token, within "
     "rollout.max_new_tokens",
-    "score_timeouts": "number of answers whose check was stopped at the verifier's time limit; "
-    "they score 0",
-    "score_crashes": "number of answers whose check ended the verifier's worker process; they "
-    "score 0",
+    "score_timeouts": "number of the step's completions that the verifier or the reward function "
+    "did not judge within its time limit; they score 0",
+    "score_crashes": "number of the step's completions that ended the worker process of the "
+    "verifier or reward function; they score 0",
+    "score_errors": "number of the step's completions for which the reward function raised an "
+    "exception, ran out of memory, or returned no finite number; they score 0",
     # Correction: over proposed tokens
     "kl_inf_target_k3": "estimate of KL(q || p): mean of r - 1 - log r, nats per token",
     "kl_target_inf_est": "estimate of KL(p || q): mean of r log r - r + 1, nats per token",

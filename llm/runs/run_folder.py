@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import errno
 import fcntl
@@ -11,6 +12,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -61,6 +63,16 @@ def prepare(cfg: Config) -> Path:
         release(folder)
         raise
     return folder
+
+
+@contextlib.contextmanager
+def prepared(cfg: Config) -> Iterator[Path]:
+    """The prepared run folder while entered."""
+    folder = prepare(cfg)
+    try:
+        yield folder
+    finally:
+        release(folder)
 
 
 def release(folder: Path) -> None:
@@ -150,6 +162,20 @@ def is_complete(folder: Path, cfg: Config) -> bool:
     if not (folder / "summary.json").exists():
         return False
     return bool(settings_there(folder).get("run.steps") == cfg.run.steps)
+
+
+def summary(folder: Path) -> dict[str, Any]:
+    """What a complete run wrote at its end.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    path = folder / "summary.json"
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as e:
+        raise ConfigError(f"cannot read {path}: {e}; remove it, and start again") from e
+    return found
 
 
 def claim(folder: Path, cfg: Config) -> dict[str, tuple[Any, Any]]:

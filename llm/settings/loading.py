@@ -63,13 +63,22 @@ def load(files: Sequence[str], flags: Sequence[str], prog: str = "python -m llm 
     return _merged(layers)
 
 
-def resolve(*layers: Mapping[str, Any]) -> Config:
-    """The same from layers of {'section.name': value}.
+def resolve(*layers: Mapping[str, Any] | str | Path) -> Config:
+    """The same from layers, each a TOML file or a dict; the last one wins.
+
+    Args:
+        layers: files by name, and {'section.name': value} or {'section': {'name': value}}.
 
     Raises:
         ConfigError: as `load`.
     """
-    return _merged([Layer(nested_table(flat), "--") for flat in layers])
+    return _merged([_layer(one) for one in layers])
+
+
+def _layer(given: Mapping[str, Any] | str | Path) -> Layer:
+    if isinstance(given, Mapping):
+        return Layer(nested_table(flat_table(given)), "--")
+    return Layer(read_table(Path(given)), f"{given}: ")
 
 
 def _states(layers: Sequence[Layer]) -> list[Settings]:

@@ -17,6 +17,7 @@ IDENTITY = frozenset(
     "task.digits_max task.digit_synonyms task.pad_prompt_to task.instruction task.prompt_format "
     "task.bad_rows task.prompt_tokens_max task.source task.split task.eval_source task.eval_split "
     "task.prompt_column task.answer_column task.generator task.size "
+    "reward.function reward.seconds reward.memory reward.batched "
     "policy.path policy.layers policy.width policy.dtype policy.lora_rank policy.lora_alpha "
     "actor.type actor.path actor.layers actor.width actor.dtype actor.lora_rank actor.lora_alpha "
     "actor.lr actor.ppo actor.correction.type actor.correction.cap actor.correction.low "
@@ -39,14 +40,14 @@ IDENTITY = frozenset(
 )
 CONTINUATION = frozenset(
     "alarm.action alarm.kl_max alarm.ratio_max alarm.accept_min alarm.entropy_min alarm.patience "
-    "alarm.lower_factor alarm.lowerings_max "
+    "alarm.lower_factor alarm.lowerings_max reward.on_error "
     "run.steps run.stop_seconds run.eval_every run.eval_updates run.eval_prompts "
     "run.checkpoint_every run.checkpoints_kept run.keep_best run.samples_kept "
     "run.self_test_max run.tracker".split()
 )
 PLACE = frozenset(
-    "task.score_workers pretrain.folder rollout.engine_timeout rollout.engine_memory "
-    "optim.sequences_per_microbatch optim.tokens_per_microbatch optim.head "
+    "task.score_workers reward.workers pretrain.folder rollout.engine_timeout "
+    "rollout.engine_memory optim.sequences_per_microbatch optim.tokens_per_microbatch optim.head "
     "run.folder run.device run.threads run.sharding run.activation_checkpointing".split()
 )
 

@@ -143,6 +143,28 @@ class GymTask(_FromRows):
 TaskConfig = DigitTask | AddTask | ArithmeticTask | ProblemsTask | GymTask
 
 
+FROM_PYTHON = "python:"  # before the name of a callable that llm.train was given
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    function: str = ""
+    """FILE.py:NAME or package.module:NAME, a function of your own in place of task.scorer. It is
+    called with prompt, completion, answer, finished and the row's other columns, and returns a
+    float (docs/rewards.md). Its code is executed; empty: the scorer."""
+    seconds: float = 10.0
+    """Time for one call; after it the reward is 0 and the worker is replaced."""
+    memory: int = 4096
+    """MiB of address space of each worker, the function's own imports included; 0: no limit."""
+    workers: int = 2
+    """Processes that call it, for each rank."""
+    batched: bool = False
+    """Call it once for all completions of a step and rank: each argument is a list, and it returns
+    a list of rewards."""
+    on_error: Literal["zero", "stop"] = "zero"
+    """A reward that fails (exception, no finite number, time, memory) is 0, or stops the run."""
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     path: str = ""
@@ -612,6 +634,7 @@ class Settings:
     """All sections, not yet checked."""
 
     task: TaskConfig = field(default_factory=DigitTask)
+    reward: RewardConfig = field(default_factory=RewardConfig)
     policy: TrainedModelConfig = field(default_factory=TrainedModelConfig)
     actor: ActorConfig = field(default_factory=SeparateActor)
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)

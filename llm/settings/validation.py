@@ -13,6 +13,7 @@ from llm.errors import ConfigError
 
 from .schema import (
     DIGIT_SYNONYMS_MAX,
+    FROM_PYTHON,
     AddTask,
     ArithmeticTask,
     DigitTask,
@@ -25,7 +26,8 @@ from .sections import default_values, flatten
 
 _POSITIVE = (
     "task.digits_min task.digits_max task.digit_synonyms task.prompt_tokens_max task.size "
-    "task.score_seconds task.score_characters_max task.score_workers policy.layers policy.width "
+    "task.score_seconds task.score_characters_max task.score_workers reward.seconds "
+    "reward.workers policy.layers policy.width "
     "policy.lora_alpha actor.layers actor.width actor.lora_alpha actor.lag actor.exit_layers "
     "actor.noise actor.lr actor.distill_temperature actor.correction.cap actor.correction.high "
     "pretrain.batch_size pretrain.lr rollout.prompts_per_step rollout.temperature rollout.top_k "
@@ -37,12 +39,12 @@ _POSITIVE = (
     "run.stop_seconds run.checkpoint_every run.checkpoints_kept run.threads"
 ).split()
 _NOT_NEGATIVE = (
-    "task.pad_prompt_to policy.lora_rank actor.lora_rank actor.distill_coef actor.distill_top_k "
-    "actor.correction.low pretrain.policy_steps pretrain.actor_steps rollout.max_staleness "
-    "correction.lam_decay correction.low loss.anchor_coef optim.lr_warmup_steps "
-    "optim.weight_decay optim.sequences_per_microbatch optim.tokens_per_microbatch "
-    "alarm.accept_min alarm.entropy_min alarm.lowerings_max run.seed run.eval_updates "
-    "run.samples_kept run.self_test_max"
+    "task.pad_prompt_to reward.memory policy.lora_rank actor.lora_rank actor.distill_coef "
+    "actor.distill_top_k actor.correction.low pretrain.policy_steps pretrain.actor_steps "
+    "rollout.max_staleness correction.lam_decay correction.low loss.anchor_coef "
+    "optim.lr_warmup_steps optim.weight_decay optim.sequences_per_microbatch "
+    "optim.tokens_per_microbatch alarm.accept_min alarm.entropy_min alarm.lowerings_max "
+    "run.seed run.eval_updates run.samples_kept run.self_test_max"
 ).split()
 _MAY_BE_INFINITE = (
     "correction.c1 correction.c2 correction.cap correction.high actor.correction.cap "
@@ -111,6 +113,7 @@ def _check_fit(cfg: Settings) -> None:
     """Settings that must agree with each other."""
     r = cfg.rollout
     _check_task(cfg)
+    _check_reward(cfg)
     per_prompt = r.rollouts_per_prompt
     _require(per_prompt >= 2, "rollout.rollouts_per_prompt", per_prompt, "at least 2 (a group)")
     flat = flatten(cfg)
@@ -169,6 +172,19 @@ def _check_task(cfg: Settings) -> None:
         raise ConfigError(
             "--task.type problems needs --task.source: a .jsonl or .parquet file, a hub dataset "
             "id, or gsm8k, math, deepscaler"
+        )
+
+
+def _check_reward(cfg: Settings) -> None:
+    """The form of the function's name; what it names is seen when it is loaded."""
+    name = cfg.reward.function
+    if not name or name.startswith(FROM_PYTHON):
+        return
+    place, _, attribute = name.rpartition(":")
+    path = place if place.endswith(".py") else place.replace(".", "")
+    if not attribute.replace(".", "").isidentifier() or not path or "\0" in name:
+        raise ConfigError(
+            f"--reward.function must be FILE.py:NAME or package.module:NAME, got {name!r}"
         )
 
 
@@ -357,6 +373,8 @@ def _task_needs(cfg: Settings) -> list[_Need]:
     t = cfg.task
     characters = not cfg.policy.path or _character_model(cfg.policy.path)
     verified = t.scorer == "math_verify" or (t.scorer == "auto" and t.type == "problems")
+    function = bool(cfg.reward.function) and t.scorer == "auto"
+    in_workers = function and not cfg.reward.function.startswith(FROM_PYTHON)
     needs = [
         _Need(
             "task.digit_synonyms",
@@ -365,8 +383,20 @@ def _task_needs(cfg: Settings) -> list[_Need]:
         ),
         _Need(
             "task.score_seconds task.score_characters_max task.score_workers",
-            verified,
-            "the scorer math_verify",
+            verified and not function,
+            "the scorer math_verify, and no reward.function",
+        ),
+        _Need(
+            "reward.function",
+            t.scorer == "auto",
+            "task.scorer auto, since a scorer and a function of your own exclude each other",
+        ),
+        _Need("reward.batched reward.on_error", function, "reward.function"),
+        _Need("reward.seconds reward.memory", in_workers, "a reward.function called in workers"),
+        _Need(
+            "reward.workers",
+            in_workers and not cfg.reward.batched,
+            "a reward.function called in workers, and reward.batched False (else one call at once)",
         ),
     ]
     if isinstance(t, ProblemsTask):

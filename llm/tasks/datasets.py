@@ -26,7 +26,14 @@ from llm.rewards.answers import (
 from llm.rewards.scorers import scorer_name
 from llm.settings.schema import GymTask, ProblemsTask
 
-from .problem import Problem, RowTask, is_held_out, with_instruction
+from .problem import (
+    EXTRA_CHARACTERS_MAX,
+    Problem,
+    RowTask,
+    extra_of,
+    is_held_out,
+    with_instruction,
+)
 from .readers import Row, hub_rows, jsonl_rows, parquet_rows, shown
 
 _SHOWN = 5
@@ -66,17 +73,18 @@ PRESETS = {
 _PLAIN = Preset("", None, "prompt", "answer", entire_text)
 
 
-def open_problems(cfg: ProblemsTask, tokenizer: Any) -> RowTask:
+def open_problems(cfg: ProblemsTask, tokenizer: Any, for_function: bool = False) -> RowTask:
     """The task of `source`; held out are `eval_source`, or an eighth of the prompts.
 
-    A training prompt that `eval_source` also holds is left out of training.
+    A training prompt that `eval_source` also holds is left out of training. for_function: as in
+    `open_task`.
 
     Raises:
         ConfigError: a source that cannot be read, bad rows that are refused, or nothing left.
     """
-    rows, skipped = _problems(cfg, cfg.source, cfg.split, tokenizer)
+    rows, skipped = _problems(cfg, cfg.source, cfg.split, tokenizer, for_function)
     if cfg.eval_source:
-        held, more = _problems(cfg, cfg.eval_source, cfg.eval_split, tokenizer)
+        held, more = _problems(cfg, cfg.eval_source, cfg.eval_split, tokenizer, for_function)
         taken = {p.prompt for p in held}
         train, skipped = [p for p in rows if p.prompt not in taken], skipped + more
         remedy = f"every prompt of it is also in --task.eval_source {cfg.eval_source}"
@@ -91,11 +99,11 @@ def open_problems(cfg: ProblemsTask, tokenizer: Any) -> RowTask:
 
 
 def instructed(problems: list[Problem], instruction: str) -> list[Problem]:
-    return [Problem(with_instruction(p.prompt, instruction), p.answer) for p in problems]
+    return [p._replace(prompt=with_instruction(p.prompt, instruction)) for p in problems]
 
 
 def _problems(
-    cfg: ProblemsTask, source: str, split: str, tokenizer: Any
+    cfg: ProblemsTask, source: str, split: str, tokenizer: Any, for_function: bool
 ) -> tuple[list[Problem], int]:
     preset, place = _resolve(source)
     if cfg.answer_column and cfg.answer_column != preset.answer:
@@ -103,10 +111,16 @@ def _problems(
     columns = [cfg.prompt_column or preset.prompt, preset.answer]
 
     def checked() -> Iterator[tuple[str, Problem | str]]:
-        for where, row in _rows(place, preset, split, columns):
-            yield where, row if isinstance(row, str) else _problem(row, columns, preset.gold)
+        wanted = columns[:1] if for_function else columns
+        for where, row in _rows(place, preset, split, wanted, for_function):
+            if isinstance(row, str):
+                yield where, row
+            elif for_function:
+                yield where, _with_extra(row, columns, preset.gold)
+            else:
+                yield where, _problem(row, columns, preset.gold)
 
-    return checked_problems(checked(), cfg, tokenizer, source)
+    return checked_problems(checked(), cfg, tokenizer, source, for_function)
 
 
 def _resolve(source: str) -> tuple[Preset, str]:
@@ -118,13 +132,17 @@ def _resolve(source: str) -> tuple[Preset, str]:
     return known.get(source, _PLAIN), source
 
 
-def _rows(place: str, preset: Preset, split: str, columns: list[str]) -> Iterable[Row]:
+def _rows(
+    place: str, preset: Preset, split: str, columns: list[str], all_columns: bool
+) -> Iterable[Row]:
     path = Path(place)
-    if path.suffix in (".jsonl", ".parquet"):
-        return jsonl_rows(path) if path.suffix == ".jsonl" else parquet_rows(path, columns)
+    if path.suffix == ".jsonl":
+        return jsonl_rows(path)
+    if path.suffix == ".parquet":
+        return parquet_rows(path, columns, all_columns)
     if not path.exists() and re.fullmatch(r"[\w-][\w.-]*/[\w.-]*[\w-]", place, flags=re.ASCII):
         config = preset.config if place == preset.hub_id else None
-        return hub_rows(place, config, split, columns)
+        return hub_rows(place, config, split, columns, all_columns)
     what = "exists, but is neither" if path.exists() else "is no file and no hub id (owner/name)"
     raise ConfigError(
         f"the source {place} {what}: give a .jsonl or .parquet file, a hub data set, or one of "
@@ -158,6 +176,25 @@ def _problem(
     return Problem(texts[0], answer)
 
 
+def _with_extra(
+    row: dict[str, Any], columns: list[str], gold: Callable[[str], str | None]
+) -> Problem | str:
+    """The problem for a reward function, with the row's other columns.
+
+    An answer that is no text or number stays among the other columns, as it is.
+    """
+    problem, read = _problem(row, columns, gold), columns
+    if isinstance(problem, str):
+        problem, read = _problem({**row, columns[1]: "-"}, columns, entire_text), columns[:1]
+        if isinstance(problem, str):
+            return problem
+        problem = problem._replace(answer="")
+    extra = extra_of({k: v for k, v in row.items() if k not in read})
+    if len(extra) > EXTRA_CHARACTERS_MAX:
+        return f"its other columns take {len(extra)} characters, more than {EXTRA_CHARACTERS_MAX}"
+    return problem._replace(extra=extra)
+
+
 _WANTED: dict[Any, str] = {after_hashes: "#### and the number", last_boxed: r"\boxed{...}"}
 
 
@@ -166,22 +203,26 @@ def checked_problems(
     cfg: ProblemsTask | GymTask,
     tokenizer: Any,
     source: str,
+    for_function: bool = False,
 ) -> tuple[list[Problem], int]:
     """The good problems of `source` and how many were bad; `rows` gives the place of each.
+
+    for_function: as in `open_task`; no scorer then looks at the answers.
 
     Raises:
         ConfigError: bad rows that are refused, with place and reason of the first; nothing good.
     """
+    scorer = "" if for_function else scorer_name(cfg)
     good: list[tuple[str, Problem]] = []
     bad: list[tuple[str, str]] = []
     for where, problem in rows:
-        reason = problem if isinstance(problem, str) else _unfit(problem, cfg, tokenizer)
+        reason = problem if isinstance(problem, str) else _unfit(problem, cfg, tokenizer, scorer)
         if reason:
             bad.append((where, reason))
         else:
             assert isinstance(problem, Problem)
             good.append((where, problem))
-    if scorer_name(cfg) == "math_verify":
+    if scorer == "math_verify":
         good, unreadable = _readable(good, cfg)
         bad += unreadable
     if bad and (cfg.bad_rows == "refuse" or not good):
@@ -202,7 +243,7 @@ def checked_problems(
     return [problem for _, problem in good], len(bad)
 
 
-def _unfit(problem: Problem, cfg: ProblemsTask | GymTask, tokenizer: Any) -> str:
+def _unfit(problem: Problem, cfg: ProblemsTask | GymTask, tokenizer: Any, scorer: str) -> str:
     """Why a problem cannot be used; empty if it can."""
     try:
         (problem.prompt + problem.answer).encode()
@@ -213,9 +254,9 @@ def _unfit(problem: Problem, cfg: ProblemsTask | GymTask, tokenizer: Any) -> str
         return f"the prompt cannot be read: {str(e)[:100]}"
     if tokens > cfg.prompt_tokens_max:
         return f"the prompt has {tokens} tokens, more than {cfg.prompt_tokens_max}"
-    if scorer_name(cfg) == "number" and gold_number(problem.answer) is None:
+    if scorer == "number" and gold_number(problem.answer) is None:
         return "the answer holds no number, which the scorer number needs"
-    if scorer_name(cfg) == "math_verify":
+    if scorer == "math_verify":
         return _unclear(gold_expression(problem.answer))
     return ""
 

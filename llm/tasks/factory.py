@@ -11,8 +11,10 @@ from llm.tokenizers.pretrained import Tokenizer
 from .problem import Task
 
 
-def open_task(cfg: TaskConfig, tokenizer: Any) -> Task:
+def open_task(cfg: TaskConfig, tokenizer: Any, for_function: bool = False) -> Task:
     """The task of a configuration, its data read and checked.
+
+    for_function: a reward function judges, so a row keeps its other columns and needs no answer.
 
     Raises:
         ConfigError: a task without held-out problems, or prompts the tokenizer cannot read; for
@@ -21,11 +23,11 @@ def open_task(cfg: TaskConfig, tokenizer: Any) -> Task:
     if cfg.type == "problems":
         from .datasets import open_problems
 
-        return open_problems(cfg, tokenizer)
+        return open_problems(cfg, tokenizer, for_function)
     if cfg.type == "gym":
         from .reasoning_gym_task import open_gym
 
-        return open_gym(cfg, tokenizer)
+        return open_gym(cfg, tokenizer, for_function)
     from .digits import open_digits
 
     return open_digits(cfg, tokenizer)

@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
+import json
 import zlib
-from typing import NamedTuple, Protocol
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
 
 from llm.randomness import stream
 
+EXTRA_CHARACTERS_MAX = 1 << 16  # of a row's other columns: every completion sends them to a worker
+
 
 class Problem(NamedTuple):
-    """A prompt as text, and the right answer."""
+    """A prompt as text, and the right answer.
+
+    extra: the row's other columns as a JSON object, for a reward function; "" where none asks.
+    """
 
     prompt: str
     answer: str
+    extra: str = ""
+
+
+def extra_of(columns: Mapping[str, Any]) -> str:
+    """Columns as the JSON of `Problem.extra`; those that JSON cannot hold (bytes, dates) left out.
+
+    "" where nothing is left.
+    """
+    texts = {}
+    for name, value in columns.items():
+        try:
+            texts[json.dumps(name)] = json.dumps(value)
+        except (TypeError, ValueError, RecursionError):
+            continue
+    return f"{{{', '.join(f'{k}: {v}' for k, v in texts.items())}}}" if texts else ""
 
 
 class Task(Protocol):

@@ -54,8 +54,8 @@ def _parsed(line: bytes) -> dict[str, Any] | str:
     return row if isinstance(row, dict) else f"not an object but a {type(row).__name__}"
 
 
-def parquet_rows(path: Path, columns: list[str]) -> Iterator[Row]:
-    """Rows of a parquet file, only the named columns.
+def parquet_rows(path: Path, columns: list[str], all_columns: bool = False) -> Iterator[Row]:
+    """Rows of a parquet file, only the named columns unless all are wanted.
 
     Raises:
         ConfigError: pyarrow is missing; the file cannot be read or lacks a column.
@@ -71,7 +71,9 @@ def parquet_rows(path: Path, columns: list[str]) -> Iterator[Row]:
         with pyarrow.parquet.ParquetFile(path) as file:
             _check_columns(str(path), columns, file.schema_arrow.names)
             number = 0
-            for batch in file.iter_batches(batch_size=256, columns=columns):
+            for batch in file.iter_batches(
+                batch_size=256, columns=None if all_columns else columns
+            ):
                 for row in batch.to_pylist():
                     number += 1
                     yield f"row {number}", row
@@ -81,8 +83,10 @@ def parquet_rows(path: Path, columns: list[str]) -> Iterator[Row]:
         raise ConfigError(f"cannot read {path} as parquet: {str(e)[:200]}") from e
 
 
-def hub_rows(name: str, config: str | None, split: str, columns: list[str]) -> Iterator[Row]:
-    """Rows of a hub data set's split.
+def hub_rows(
+    name: str, config: str | None, split: str, columns: list[str], all_columns: bool = False
+) -> Iterator[Row]:
+    """Rows of a hub data set's split, only the named columns unless all are wanted.
 
     Raises:
         ConfigError: `datasets` is missing or so old that it would run a data set's own code; the
@@ -107,7 +111,7 @@ def hub_rows(name: str, config: str | None, split: str, columns: list[str]) -> I
             f"cannot load split {split!r} of the hub data set {name}: {str(e)[:300]}"
         ) from e
     _check_columns(f"{name}[{split}]", columns, list(rows.column_names))
-    for number, row in enumerate(rows.select_columns(columns), 1):
+    for number, row in enumerate(rows if all_columns else rows.select_columns(columns), 1):
         yield f"row {number}", row
 
 

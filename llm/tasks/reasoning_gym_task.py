@@ -18,7 +18,7 @@ from .problem import Problem, RowTask, is_held_out
 _SEED = 0  # of the generator: runs with different seeds hold out the same problems
 
 
-def open_gym(cfg: GymTask, tokenizer: Any) -> RowTask:
+def open_gym(cfg: GymTask, tokenizer: Any, for_function: bool = False) -> RowTask:
     """`size` problems of a generator, an eighth of the prompts held out.
 
     Raises:
@@ -38,7 +38,7 @@ def open_gym(cfg: GymTask, tokenizer: Any) -> RowTask:
     dataset = reasoning_gym.create_dataset(cfg.generator, size=cfg.size, seed=_SEED)
     rows = (dataset[i] for i in range(cfg.size))
     source = f"reasoning-gym {cfg.generator}"
-    problems, skipped = checked_problems(_checked(rows), cfg, tokenizer, source)
+    problems, skipped = checked_problems(_checked(rows), cfg, tokenizer, source, for_function)
     distinct = list(dict.fromkeys(problems))
     train = [p for p in distinct if not is_held_out(p.prompt)]
     held = [p for p in distinct if is_held_out(p.prompt)]

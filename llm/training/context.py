@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -78,9 +79,11 @@ class TrainContext(NamedTuple):
         self.scorer.close()
 
 
-def open_context(cfg: Config, folder: Path) -> TrainContext:
+def open_context(
+    cfg: Config, folder: Path, reward: Callable[..., Any] | None = None
+) -> TrainContext:
     """Data, scorer, models and engine of a run; built models are pretrained, in `folder` by
-    default.
+    default. reward: a function of this process, in place of the task's scorer.
 
     Raises:
         ConfigError: models that share no tokenizer, bad data, sequences longer than a model's
@@ -91,7 +94,25 @@ def open_context(cfg: Config, folder: Path) -> TrainContext:
     torch.set_num_threads(cfg.run.threads)
     device = open_device(cfg.run.device)
     tokenizer = open_tokenizer(cfg)
-    task = factory.open_task(cfg.task, tokenizer)
+    with contextlib.ExitStack() as undo:  # what was started ends if what follows fails
+        scorer = scorers.open_scorer(cfg.task, tokenizer, cfg.reward, reward)
+        undo.callback(scorer.close)
+        task = factory.open_task(cfg.task, tokenizer, for_function=bool(cfg.reward.function))
+        ctx = _with_models(cfg, folder, tokenizer, task, scorer, device, undo)
+        undo.pop_all()
+    return ctx
+
+
+def _with_models(
+    cfg: Config,
+    folder: Path,
+    tokenizer: pretrained.Tokenizer,
+    task: problem.Task,
+    scorer: scorers.Scorer,
+    device: torch.device,
+    undo: contextlib.ExitStack,
+) -> TrainContext:
+    """`open_context` from the models on. undo: what is to be ended if this fails."""
     policy = distributed.main_first(lambda: roles.open_policy(cfg, folder)).to(device)
     actor = distributed.main_first(lambda: actors.open_actor(cfg, policy, folder))
     longest = max(factory.prompt_lengths(cfg, task, tokenizer))
@@ -101,8 +122,8 @@ def open_context(cfg: Config, folder: Path) -> TrainContext:
     if cfg.loss.anchor_coef > 0:
         # before sharding and any update: a copy of the policy as it starts
         anchor = copy.deepcopy(policy).requires_grad_(False)
-    scorer = scorers.open_scorer(cfg.task, tokenizer)
     engine = open_engine(cfg, tokenizer, actor.model, device)
+    undo.callback(engine.close)
     ctx = TrainContext(cfg, tokenizer, task, scorer, policy, actor, anchor, device, engine)
     ctx = ctx._replace(chunked=support.chunked(cfg, policy, actor.model))
     if cfg.run.sharding == "fsdp" and distributed.world_size() > 1:

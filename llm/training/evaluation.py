@@ -28,20 +28,21 @@ def pass_rate(model: Any, ctx: TrainContext) -> float:
     """
     run = ctx.cfg.run
     problems = ctx.task.held_out(run.seed, run.eval_prompts)
-    return float(_scores(model, ctx, problems, 1, run.seed).mean())
+    return float(sample_scores(model, ctx, problems, 1, run.seed).mean())
 
 
 def evaluate_many(
     model: Any, ctx: TrainContext, problems: Sequence[problem.Problem], k: int, seed: int
 ) -> np.ndarray:
-    """Which of k samples of each problem are right, bool (problems, k). Right is a full score."""
-    return _scores(model, ctx, problems, k, seed) >= 1.0
+    """Which of k samples of each problem are right, bool (problems, k). Right is a full score, or
+    a reward of at least 1."""
+    return sample_scores(model, ctx, problems, k, seed) >= 1.0
 
 
-def _scores(
+def sample_scores(
     model: Any, ctx: TrainContext, problems: Sequence[problem.Problem], k: int, seed: int
 ) -> np.ndarray:
-    """(problems, k) float64. Each rank samples its part of them.
+    """Scores of k samples of each problem, (problems, k) float64. Each rank samples its part.
 
     As many sequences at a time as a training step samples (or k, if that is more): what is known to
     fit. Random numbers are drawn sequence by sequence, so chunks change none of them.

@@ -58,7 +58,8 @@ def with_rewards(batch: Batch, scorer: Scorer) -> Batch:
 
 def rewards(batch: Batch, scorer: Scorer) -> torch.Tensor:
     """Score of each completion, (b,) float32."""
-    return torch.tensor(scorer.score(batch.completions(), batch.answers), dtype=torch.float32)
+    texts = (batch.answers, batch.prompts, batch.extras)
+    return torch.tensor(scorer.score(batch.completions(), *texts), dtype=torch.float32)
 
 
 def with_advantages(batch: Batch, cfg: Config) -> Batch:

@@ -218,7 +218,7 @@ class Run:
             if self.ctx.engine is not None:  # rollouts sampled ahead are part of the checkpoint
                 self.ctx.engine.gather()
             keep = self.ctx.cfg.run.checkpoints_kept
-            whose = identity(self.ctx.cfg)
+            whose = self._identity()
             with self.signals.saving():
                 save_state(self.checkpoints, done, self._all_parts(), self._json(done), keep, whose)
         self.progress.show(done, progress_text(row))
@@ -260,13 +260,17 @@ class Run:
         newest = distributed.broadcast_object(str(latest(self.checkpoints) or ""))
         if not newest:
             return {"step": 0}
-        state = load_state(Path(newest), self._all_parts(), identity(ctx.cfg))
+        state = load_state(Path(newest), self._all_parts(), self._identity())
         sharding.spread(ctx.shards, ctx.full_models)
         # as `publish_weights` did after that step: actor and engine hold what they then held
         ctx.actor.refresh(ctx.policy, state["step"] - 1)
         if ctx.engine is not None:
             ctx.engine.update(ctx.actor.model, version=state["step"])
         return state
+
+    def _identity(self) -> dict[str, str]:
+        """What makes a checkpoint this run's: settings, and the source of a reward function."""
+        return {**identity(self.ctx.cfg), **self.ctx.scorer.identity()}
 
     def _all_parts(self) -> dict[str, StatefulPart]:
         """Those of the best checkpoint, and rollouts that were sampled ahead."""
@@ -290,7 +294,7 @@ class Run:
             return
         self.best = rate
         if self.ctx.cfg.run.keep_best:
-            whose = identity(self.ctx.cfg)
+            whose = self._identity()
             with self.signals.saving():
                 save_best(self.checkpoints, step, self._parts, self._json(step), whose)
 

@@ -16,10 +16,11 @@ from tiny_context import full_logprobs
 from training_runs import COMMON, TINY, rows, settings, start, weights
 from transformers.models.qwen3.modeling_qwen3 import Qwen3Model
 
+import llm
 from llm import randomness, train
 from llm import settings as config
 from llm.checkpoints.checkpoint import latest
-from llm.errors import Diverged
+from llm.errors import CheckpointError, ConfigError, Diverged
 from llm.models import pretraining
 from llm.models.lm_head.chunked import HeadInput, HeadOutput
 from llm.runs import run_folder
@@ -44,6 +45,41 @@ def train_in(cfg: config.Config) -> None:
     folder = run_folder.prepare(cfg)
     train.train(cfg, folder)
     run_folder.release(folder)
+
+
+def test_rewards_may_be_a_python_functions_and_another_function_is_another_run(tmp_path, warm):
+    """Rewards outside [0, 1] train, are evaluated, written and resumed; each completion once."""
+    seen: list[tuple] = []
+
+    def short(prompt, completion, answer, finished, **columns):
+        seen.append((prompt, completion, answer))
+        return -float(len(completion)) - 10 * (not finished)
+
+    def other(completion, **columns):
+        return 1.0
+
+    sizes = ("--run.steps", "2", "--run.eval-every", "2", "--run.eval-prompts", "4")
+    cfg = settings(tmp_path / "run", warm, *sizes)
+    summary = llm.train(cfg, reward=short)
+    found = rows(tmp_path / "run")
+    assert len(seen) == 2 * 16 + 2 * 2 * 4, "two steps; two evaluations of policy and actor"
+    assert all(row["reward_mean"] < 0 and row["score_errors"] == 0 for row in found[:2])
+    assert summary["pass_rate_last"] == found[2]["pass_rate"] < 0
+    assert rows(tmp_path / "run", "samples")[0]["reward"] < 0
+    there = config.load([str(tmp_path / "run" / "config.toml")], [])
+    assert there.reward.function.startswith("python:") and there.reward.function.endswith("short")
+    assert llm.train(cfg, reward=short) == summary, "a complete run is not run again"
+    longer = settings(tmp_path / "run", warm, *sizes, "--run.steps", "3")
+    with pytest.raises(ConfigError, match=r"other settings: reward.function"):
+        llm.train(longer, reward=other)
+
+    def short(completion, **columns):  # the same name
+        return 1.0
+
+    with pytest.raises(CheckpointError, match=r"reward.function .SHA-256 of its source. .* there"):
+        llm.train(longer, reward=short)
+    with pytest.raises(ConfigError, match=r"other settings: reward.function"):
+        llm.train(longer)
 
 
 def opened(cfg: config.Config, folder: Path) -> tuple:

@@ -255,6 +255,7 @@ class Engine:
             **result,  # type: ignore[arg-type]
             prompts=[p.prompt for p in problems for _ in range(group)],
             answers=[p.answer for p in problems for _ in range(group)],
+            extras=[p.extra for p in problems for _ in range(group)],
         )
 
 

@@ -11,7 +11,7 @@ import torch
 
 from llm import __main__ as command
 from llm import settings
-from llm.commands import doctor
+from llm.commands import doctor, doctor_checks
 from llm.commands.doctor_checks import OK, PROBLEM, WARNING, Line, diagnose
 from llm.models import loading, roles
 from llm.planning import memory
@@ -193,6 +193,16 @@ def estimated(*flags: str) -> dict[str, int]:
     other = cfg.actor.type in ("separate", "frozen")
     actor = memory.shape(cfg.actor) if other else None
     return memory.estimate(cfg, memory.shape(cfg.policy), actor, prompt_tokens=9)
+
+
+def test_a_reward_function_that_fails_is_a_problem_or_a_warning():
+    kinds = ("score_errors", "score_timeouts", "score_crashes")
+    lines = [
+        doctor_checks._reward_function(dict(zip(kinds, failed, strict=True)), 4)
+        for failed in ((0, 0, 0), (1, 0, 2), (4, 0, 0))
+    ]
+    assert [line.status for line in lines] == ["ok", "warning", "problem"]
+    assert "failed for 3 of 4 completions (1 score_errors, 2 score_crashes)" in lines[1].seen
 
 
 def test_weights_gradients_and_optimizer_are_counted_exactly():

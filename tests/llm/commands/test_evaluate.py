@@ -8,6 +8,7 @@ import pytest
 from llm import errors, settings
 from llm.checkpoints import checkpoint
 from llm.commands import evaluate as evaluate_command
+from llm.commands import report as report_command
 from llm.models import roles
 from llm.settings.loading import ConfigError
 
@@ -22,6 +23,57 @@ def test_only_settings_that_an_evaluation_reads_can_be_replaced():
     )
     with pytest.raises(ConfigError, match=r"--optim\.policy_lr does nothing in an evaluation"):
         evaluate_command.split_overrides(["RUN", "--optim.policy_lr", "1"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "allowed", "fine"),
+    [
+        ([], False, False),
+        ([], True, True),
+        (["--task.digits_max", "9"], False, False),
+        (["--reward.function", "own.py:f"], False, True),
+        (["--reward.function=own.py:f"], False, True),
+        (["--task.scorer", "number"], False, True),
+    ],
+)
+def test_a_function_that_only_the_run_names_is_not_executed_without_being_allowed(
+    tmp_path, flags, allowed, fine
+):
+    (tmp_path / "config.toml").write_text('[reward]\nfunction = "theirs.py:f"\n')
+    own, cfg = (settings.load([str(tmp_path / "config.toml")], f) for f in ([], flags))
+    if fine:
+        evaluate_command.check_allowed(own, cfg, flags, allowed)
+        return
+    with pytest.raises(ConfigError, match=r"theirs.py:f, whose code .*--allow-reward-function"):
+        evaluate_command.check_allowed(own, cfg, flags, allowed)
+
+
+def test_eval_and_report_of_somebody_elses_folder_execute_nothing(run, tmp_path):
+    """Its config.toml names a function that would leave a file behind."""
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "theirs.py").write_text(f"open({str(tmp_path / 'mark')!r}, 'w')\ndef f(**c): ...\n")
+    config = tmp_path / "run" / "config.toml"
+    named = config.read_text().replace('function = ""', f'function = "{tmp_path}/theirs.py:f"')
+    config.write_text(named)
+    with pytest.raises(ConfigError, match="--allow-reward-function"):
+        evaluate_command.main([str(tmp_path / "run"), "--prompts", "2"])
+    (tmp_path / "run" / "metrics.jsonl").write_text('{"step": 0, "reward_mean": 0.5}\n')
+    assert report_command.main([str(tmp_path / "run")]) == 0
+    assert not (tmp_path / "mark").exists()
+    assert evaluate_command.main([str(tmp_path / "run"), "--prompts", "2", "--samples", "1",
+                                  "--allow-reward-function"]) == 0  # fmt: skip
+    assert (tmp_path / "mark").exists(), "the test would not see an execution"
+
+
+def test_eval_with_a_reward_function_reports_the_mean_reward(run, tmp_path, capsys):
+    (tmp_path / "own.py").write_text("def f(completion, **columns):\n    return 2.5\n")
+    common = [str(run), "--prompts", "3", "--samples", "1"]
+    assert evaluate_command.main([*common, "--reward.function", f"{tmp_path}/own.py:f"]) == 0
+    last = json.loads((run / "eval.json").read_text())[-1]
+    (run / "eval.json").unlink()
+    assert last["models"]["policy"]["score_mean"] == 2.5 and last["score_errors"] == 0
+    assert last["models"]["policy"]["mean_at_1"]["value"] == 1.0
+    assert "reward   2.500 on average; below, right is 1 or more" in capsys.readouterr().out
 
 
 @pytest.fixture(scope="module")

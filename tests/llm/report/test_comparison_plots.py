@@ -93,6 +93,16 @@ def test_the_band_is_students_interval_from_three_seeds_on():
         assert mean == pytest.approx(values.mean(axis=0))
 
 
+def test_the_band_is_cut_off_at_bounds_within_which_all_values_lie():
+    """A reward function may give less than 0 or more than 1."""
+    rates = np.array([[0.0, 0.1], [0.9, 0.0], [0.1, 0.9]])
+    _, low, high = comparison_plots.interval(rates, (0.0, 1.0))
+    assert low.min() == 0.0 and high.max() == 1.0
+    rewards = rates - 0.5
+    _, shifted, _ = comparison_plots.interval(rewards, (0.0, 1.0))
+    assert shifted.min() < -0.5
+
+
 def test_the_band_of_two_seeds_is_their_range_and_the_legend_says_which(tmp_path):
     two = [make_run(tmp_path / "a"), make_run(tmp_path / "b", "--run.seed", "1", rates=(0.3, 0.8))]
     (group,) = groups_of(*two)

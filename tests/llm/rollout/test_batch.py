@@ -43,6 +43,7 @@ def samples() -> Samples:
         version=(10 * number).where(real, POISON),
         prompts=["p0", "p1", "p2", "p3"],
         answers=["a0", "a1", "a2", "a3"],
+        extras=["", '{"level": 1}', "", '{"level": 3}'],
     )
 
 

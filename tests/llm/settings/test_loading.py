@@ -206,6 +206,20 @@ def test_the_config_of_a_run_folder_of_older_code_is_refused_in_one_sentence(tmp
     assert path.read_text() == OLD
 
 
+def test_files_and_tables_are_layers_of_a_configuration_made_in_python(tmp_path):
+    """As llm.load: nested or flat names, numbers as themselves, the last layer wins."""
+    import llm
+
+    file = tmp_path / "a.toml"
+    file.write_text("[run]\nsteps = 7\nseed = 3\n")
+    cfg = llm.load(file, {"run": {"steps": 9}}, {"optim.policy_lr": 1e-3, "run.eval_every": 2})
+    assert (cfg.run.steps, cfg.run.seed, cfg.run.eval_every) == (9, 3, 2)
+    assert isinstance(cfg, llm.Config) and cfg.optim.policy_lr == 1e-3
+    assert llm.load(str(file)).run.steps == 7
+    with pytest.raises(llm.ConfigError, match=r"perhaps you meant --run.steps\?"):
+        llm.load({"run.step": 9})
+
+
 def test_layers_of_flat_names_resolve_as_files_and_flags_do(tmp_path):
     one = write(tmp_path, "[actor]\nwidth = 64\n[correction]\nlam = 2.0\n")
     cfg = settings.load([one], "--actor.type frozen --correction.type none".split())

@@ -21,7 +21,7 @@ from llm.tasks.problem import Problem
 def test_rows_walk_one_permutation_per_epoch(tmp_path):
     """Batches of any size, taken in any order, are slices of the same sequence."""
     task = source(tmp_path / "a.jsonl", numbered(50))
-    size = len({p for step in range(60) for p, _ in task.batch(0, step, 1)})
+    size = len({p for step in range(60) for p, *_ in task.batch(0, step, 1)})
     walk = [task.batch(0, step, 1)[0] for step in range(2 * size)]
     assert len(set(walk[:size])) == size and set(walk[:size]) == set(walk[size:])
     assert walk[:size] != walk[size:]
@@ -43,14 +43,14 @@ def test_a_prompt_that_occurs_twice_does_not_leak(tmp_path):
     """Same prompt, other answer or outer whitespace: same side."""
     twice = numbered(60) + [{"prompt": f" question {i}\n", "answer": "x"} for i in range(60)]
     task = source(tmp_path / "a.jsonl", twice)
-    held = {p.strip() for p, _ in task.held_out(0, 1000)}
-    assert held and not held & {p.strip() for p, _ in task.batch(0, 0, 120)}
+    held = {p.strip() for p, *_ in task.held_out(0, 1000)}
+    assert held and not held & {p.strip() for p, *_ in task.batch(0, 0, 120)}
 
 
 def test_what_eval_source_holds_is_not_trained_on(tmp_path):
     (tmp_path / "b.jsonl").write_text("".join(json.dumps(r) + "\n" for r in numbered(5)))
     task = source(tmp_path / "a.jsonl", numbered(9), eval_source=str(tmp_path / "b.jsonl"))
-    assert {p for p, _ in task.batch(0, 0, 40)} == {f"question {i}" for i in range(5, 9)}
+    assert {p for p, *_ in task.batch(0, 0, 40)} == {f"question {i}" for i in range(5, 9)}
     assert len(task.held_out(0, 99)) == 5
     with pytest.raises(ConfigError, match=r"leaves no training problem: every prompt of it"):
         source(tmp_path / "a.jsonl", numbered(4), eval_source=str(tmp_path / "b.jsonl"))
@@ -106,13 +106,55 @@ def test_a_preset_reads_a_local_copy_and_columns_may_be_named(tmp_path):
     (tmp_path / "a.jsonl").write_text(lines)
     cfg = sections.task(type="problems", scorer="exact", source=f"gsm8k:{tmp_path}/a.jsonl")
     assert set(open_task(cfg, Words()).batch(0, 0, 99)) <= {
-        (f"q {i}", f"{i}000") for i in range(40)
+        Problem(f"q {i}", f"{i}000") for i in range(40)
     }
     task = source(tmp_path / "a.jsonl", [lines], prompt_column="question", answer_column="n")
-    assert set(task.batch(0, 0, 99)) <= {(f"q {i}", str(i)) for i in range(40)}
+    assert set(task.batch(0, 0, 99)) <= {Problem(f"q {i}", str(i)) for i in range(40)}
     (tmp_path / "a.jsonl").write_text(lines + '{"question": "q", "answer": "no mark"}\n')
     with pytest.raises(ConfigError, match=r"line 41: 'answer' ends in no answer \(wanted: ####"):
         open_task(cfg, Words())
+
+
+def for_function(path, rows, **settings):
+    """The problems of rows that a reward function judges."""
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    cfg = sections.task(type="problems", source=str(path), **settings)
+    task = open_task(cfg, Words(), for_function=True)
+    found = [*task.batch(0, 0, len(rows) - len(task.held_out(0, 99))), *task.held_out(0, 99)]
+    return {p.prompt: p for p in found}
+
+
+def test_a_reward_function_is_given_the_rows_other_columns(tmp_path):
+    """They survive the instruction; without a function they are not kept."""
+    table = [r | {"level": i, "tags": ["a"], "answer": "-"} for i, r in enumerate(numbered(30))]
+    found = for_function(tmp_path / "a.jsonl", table, instruction="Go.")
+    assert found["question 3\nGo."] == Problem(
+        "question 3\nGo.", "-", '{"level": 3, "tags": ["a"]}'
+    )
+    plain = source(tmp_path / "a.jsonl", table)
+    assert {p.extra for p in plain.batch(0, 0, 20)} == {""}
+
+
+def test_a_reward_function_needs_no_answer(tmp_path):
+    """None, no text, or one that a scorer could not read; a prompt must still be a text."""
+    table = [{"prompt": f"question {i}"} for i in range(30)]
+    nested = {"ground_truth": "7"}
+    table[1] |= {"answer": nested}
+    table[2] |= {"answer": "two words of prose"}
+    found = for_function(tmp_path / "a.jsonl", table)
+    assert found["question 0"] == Problem("question 0", "")
+    assert json.loads(found["question 1"].extra) == {"answer": nested}
+    assert found["question 2"].answer == "two words of prose"
+    with pytest.raises(ConfigError, match=r"line 31: 'prompt' is a list, not a text"):
+        for_function(tmp_path / "a.jsonl", [*table, {"prompt": ["x"]}])
+
+
+def test_other_columns_are_bounded_and_what_json_cannot_hold_is_left_out(tmp_path):
+    big = {"prompt": "q", "answer": "1", "text": "x" * data.EXTRA_CHARACTERS_MAX}
+    with pytest.raises(ConfigError, match=r"line 31: its other columns take \d+ characters, more"):
+        for_function(tmp_path / "a.jsonl", [*numbered(30), big])
+    assert data.extra_of({"picture": b"\x89PNG", "n": 1}) == '{"n": 1}'
+    assert data.extra_of({"picture": b"\x89PNG"}) == data.extra_of({}) == ""
 
 
 def test_the_hub_split_of_eval_source_is_eval_split(monkeypatch):

@@ -12,6 +12,7 @@ from llm.settings.validation import CHARACTER_TASKS
 from llm.tasks import digits as tasks
 from llm.tasks import problem as data
 from llm.tasks.factory import open_task
+from llm.tasks.problem import Problem
 from llm.tokenizers.character import CharTokenizer
 
 CHARS = CharTokenizer()
@@ -49,10 +50,16 @@ def test_with_slots_a_short_prompt_is_filled_and_means_the_same(name, answer):
 def test_chain_draws_the_problems_it_always_drew():
     """Written down from the first version: old warm-ups and runs repeat."""
     task = digits("chain", 8, 8)
-    assert task.batch(0, 3, 2) == [("59001891=", "54445323"), ("85207537=", "83552707")]
-    assert task.held_out(0, 2) == [("55584544=", "50537260"), ("50930455=", "55477161")]
+    assert task.batch(0, 3, 2) == [
+        Problem("59001891=", "54445323"),
+        Problem("85207537=", "83552707"),
+    ]
+    assert task.held_out(0, 2) == [
+        Problem("55584544=", "50537260"),
+        Problem("50930455=", "55477161"),
+    ]
     rng = stream(0, "warm-up policy", 7)
-    prompts = [p for p, _ in task.problems(rng, 2)]
+    prompts = [p for p, *_ in task.problems(rng, 2)]
     assert [task.demonstration(p, rng, 0.5) for p in prompts] == ["91891141", "05943373"]
 
 
@@ -70,7 +77,7 @@ def test_chain_draws_the_problems_it_always_drew():
     ],
 )
 def test_answers_are_right_and_prompts_keep_the_digits_asked_for(name, right):
-    for prompt, answer in digits(name).batch(1, 2, 200):
+    for prompt, answer, _ in digits(name).batch(1, 2, 200):
         assert right(prompt) == answer
         lengths = [len(x) for x in "".join(c if c.isdigit() else " " for c in prompt).split()]
         assert all(2 <= n <= 5 for n in lengths)
@@ -81,8 +88,8 @@ def test_answers_are_right_and_prompts_keep_the_digits_asked_for(name, right):
 def test_no_held_out_prompt_is_ever_trained_on(name):
     """Short prompts, so that both sets are nearly complete."""
     task = digits(name, 1, 2)
-    trained = {p for step in range(40) for p, _ in task.batch(0, step, 50)}
-    held = {p for p, _ in task.held_out(0, 500)}
+    trained = {p for step in range(40) for p, *_ in task.batch(0, step, 50)}
+    held = {p for p, *_ in task.held_out(0, 500)}
     assert len(held) > 5 and len(trained) > 30 and not held & trained
 
 
@@ -98,7 +105,7 @@ def test_a_batch_depends_on_seed_and_step_only(name):
 def test_demonstrations_are_right_without_error_and_wrong_as_often_as_asked(name):
     task, rng = digits(name, 4, 4), stream(0, "test")
     wrong = 0
-    for prompt, answer in task.batch(0, 0, 300):
+    for prompt, answer, _ in task.batch(0, 0, 300):
         assert task.demonstration(prompt, rng, 0.0) == answer
         shown = task.demonstration(prompt, rng, 0.2)
         assert len(shown) == len(answer)
@@ -108,12 +115,12 @@ def test_demonstrations_are_right_without_error_and_wrong_as_often_as_asked(name
 
 @pytest.mark.parametrize("name", CHARACTER_TASKS)
 def test_every_character_of_a_character_task_is_in_the_alphabet(name):
-    for prompt, answer in digits(name, 1, 12).batch(0, 0, 300):
+    for prompt, answer, _ in digits(name, 1, 12).batch(0, 0, 300):
         assert CHARS.decode(CHARS.encode(prompt + answer)) == prompt + answer
 
 
 def test_long_numbers_do_not_overflow():
-    for prompt, answer in digits("add", 40, 60).batch(0, 0, 20):
+    for prompt, answer, _ in digits("add", 40, 60).batch(0, 0, 20):
         a, b = prompt[:-1].split("+")
         assert int(a) + int(b) == int(answer) and len(a) >= 40
 
@@ -145,4 +152,4 @@ def test_the_instruction_stands_on_its_own_line_and_moves_no_problem_between_the
     plain = digits("arithmetic").batch(0, 0, 50)
     cfg = sections.task(type="arithmetic", digits_min=2, digits_max=5, instruction="Number only.")
     told = open_task(cfg, Words()).batch(0, 0, 50)
-    assert told == [(f"{p}\nNumber only.", a) for p, a in plain]
+    assert told == [Problem(f"{p}\nNumber only.", a) for p, a, _ in plain]

@@ -15,6 +15,7 @@ from toy_tokenizers import Words
 from llm.errors import ConfigError
 from llm.tasks import readers
 from llm.tasks.factory import open_task
+from llm.tasks.problem import Problem
 
 BAD = {
     "{oops\n": "not JSON",
@@ -49,7 +50,7 @@ def test_a_bad_row_is_refused_with_file_line_and_reason_or_skipped_and_counted(t
     assert task.skipped == 1
     found = [*task.held_out(0, 99), *task.batch(0, 0, 31 - len(task.held_out(0, 99)))]
     assert sorted(found) == sorted(
-        [(f"question {i}", str(i)) for i in range(30)] + [("last one", "7")]
+        [Problem(f"question {i}", str(i)) for i in range(30)] + [Problem("last one", "7")]
     )
 
 
@@ -89,6 +90,14 @@ def test_a_source_that_cannot_be_read_says_what_would(settings, message):
         open_task(sections.task(type="problems", scorer="exact", **settings), Words())
 
 
+def test_parquet_gives_a_reward_function_all_columns_that_json_can_hold(tmp_path):
+    table = [r | {"level": 3, "picture": b"x"} for r in numbered(40)]
+    pyarrow.parquet.write_table(pa.Table.from_pylist(table), tmp_path / "a.parquet")
+    cfg = sections.task(type="problems", source=str(tmp_path / "a.parquet"))
+    task = open_task(cfg, Words(), for_function=True)
+    assert {p.extra for p in task.batch(0, 0, 9)} == {'{"level": 3}'}
+
+
 def test_parquet_reads_like_jsonl(tmp_path):
     table = numbered(40)
     pyarrow.parquet.write_table(pa.Table.from_pylist(table), tmp_path / "a.parquet")
@@ -121,13 +130,13 @@ def test_a_number_in_json_becomes_its_digits(tmp_path, written, read):
     lines = [f'{{"prompt": "question {i}", "answer": {written}}}\n' for i in range(30)]
     for scorer in ("exact", "number", "math_verify"):
         task = source(tmp_path / "a.jsonl", lines, scorer=scorer)
-        assert {a for _, a in task.batch(0, 0, 20)} == {read}
+        assert {a for _, a, _ in task.batch(0, 0, 20)} == {read}
 
 
 def test_whole_numbers_of_any_length_are_read_or_refused_by_name(tmp_path):
     long = '{"prompt": "long", "answer": ' + "1" * 400 + "}\n"
     task = source(tmp_path / "a.jsonl", [*numbered(20), long])
-    assert ("long", "1" * 400) in [*task.batch(0, 0, 40), *task.held_out(0, 40)]
+    assert Problem("long", "1" * 400) in [*task.batch(0, 0, 40), *task.held_out(0, 40)]
     longer = '{"prompt": "long", "answer": -' + "1" * 1001 + "}\n"
     with pytest.raises(ConfigError, match=r"line 21: 'answer' is a number of more than 1000"):
         source(tmp_path / "a.jsonl", [*numbered(20), longer])

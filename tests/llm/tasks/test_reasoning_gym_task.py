@@ -46,7 +46,7 @@ def test_gym_takes_questions_and_answers_and_never_its_scorer(monkeypatch, tmp_p
     cfg = sections.task(type="gym", generator="lcm", size=100)
     task = open_task(cfg, Words())
     assert asked == [("lcm", {"size": 100, "seed": 0})]
-    assert all(p == f"Calculate {int(a) - 1} + 1." for p, a in task.batch(0, 0, 100))
+    assert all(p == f"Calculate {int(a) - 1} + 1." for p, a, _ in task.batch(0, 0, 100))
     scorer = open_scorer(cfg, CHARS)
     hostile = [*CHARS.encode("("), 1]
     assert scorer.score([hostile, [*CHARS.encode("-4"), 1]], ["7", "-4"]) == [0.0, 1.0]
@@ -64,8 +64,8 @@ def test_gym_refuses_generators_off_its_list(monkeypatch, tmp_path):
 def test_gym_repeated_questions_do_not_leak_and_too_few_are_refused(monkeypatch, tmp_path):
     fake_gym(monkeypatch, tmp_path, [f"q {i % 40}" for i in range(100)])
     task = open_task(sections.task(type="gym", size=100), Words())
-    held = {p for p, _ in task.held_out(0, 100)}
-    assert held and not held & {p for p, _ in task.batch(0, 0, 200)}
+    held = {p for p, *_ in task.held_out(0, 100)}
+    assert held and not held & {p for p, *_ in task.batch(0, 0, 200)}
     fake_gym(monkeypatch, tmp_path, ["q 0"] * 5)
     with pytest.raises(ConfigError, match=r"gives \d different problems, too few"):
         open_task(sections.task(type="gym", size=5), Words())
@@ -94,6 +94,6 @@ def test_the_real_generators_give_problems(name):
     cfg = sections.task(type="gym", generator=name, size=300)
     task, again = open_task(cfg, Words()), open_task(cfg, Words())
     assert task.batch(0, 0, 50) == again.batch(0, 0, 50)
-    held = {p for p, _ in task.held_out(0, 300)}
-    assert held and not held & {p for p, _ in task.batch(0, 0, 300)}
+    held = {p for p, *_ in task.held_out(0, 300)}
+    assert held and not held & {p for p, *_ in task.batch(0, 0, 300)}
     assert task.skipped == 0

@@ -64,7 +64,7 @@ def test_a_right_answer_scores_1_in_any_forms_and_0_with_any_wrong_digit(name):
     def score(answer: str, right: str) -> float:
         return scorer.score([[*tokenizer.encode(answer), 1]], [right])[0]
 
-    for _, right in DigitProblems(cfg).batch(0, 0, 10):
+    for _, right, _ in DigitProblems(cfg).batch(0, 0, 10):
         for _ in range(5):
             shown = [spelled(int(d), int(rng.integers(201))) for d in right]
             assert score("".join(shown), right) == 1.0

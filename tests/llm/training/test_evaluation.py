@@ -17,7 +17,7 @@ class EvenSums:
     def __init__(self):
         self.sizes = []
 
-    def score(self, completions, answers):
+    def score(self, completions, answers, prompts, extras):
         self.sizes.append(len(completions))
         return [float(sum(c) % 2 == 0) for c in completions]
 

@@ -1,0 +1,193 @@
+"""The process that calls a reward function of the user's: a JSON line in, a JSON line out.
+
+Started by function_pool.py as a file of its own, so only the standard library is imported. The
+function is the user's code and may do what it likes, within the limits on time and memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import json
+import math
+import os
+import signal
+import sys
+import traceback
+import types
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+LARGEST = 1e15  # of a reward's size: the variance of a group must stay finite in float32
+_GRACE = 5.0  # seconds past the limit; the parent, if it still lives, has killed us long before
+_MESSAGE_MAX = 400  # characters
+
+
+def load_function(name: str, path: list[str]) -> tuple[Callable[..., Any], str]:
+    """The function that FILE.py:NAME or package.module:NAME names, and its file's SHA-256.
+
+    Args:
+        name: of the function. The file is compiled from the very bytes that the digest is of.
+        path: where modules are looked for besides sys.path; a file's own folder comes first.
+
+    Raises:
+        ValueError: it is no function, or there is none of this name; OSError: no such file.
+        Exception: whatever running the file raises.
+    """
+    place, _, attribute = name.rpartition(":")
+    sys.path[:0] = [p for p in path if p not in sys.path]
+    if place.endswith(".py"):
+        file = Path(place).resolve()
+        sys.path.insert(0, str(file.parent))
+        module = types.ModuleType(f"reward_function_{file.stem}")
+        module.__file__ = str(file)
+        source = file.read_bytes()
+        sys.modules[module.__name__] = module  # dataclasses look their module up
+        exec(compile(source, str(file), "exec"), module.__dict__)  # the user asked for it
+    else:
+        module = importlib.import_module(place)
+        source = Path(module.__file__).read_bytes() if module.__file__ else b""
+    function: Any = module
+    for part in attribute.split("."):
+        function = getattr(function, part, None)
+    if not callable(function):
+        names = ", ".join(k for k, v in vars(module).items() if inspect.isfunction(v)) or "none"
+        raise ValueError(f"{place} has no function {attribute!r}; its functions: {names}")
+    return function, hashlib.sha256(source).hexdigest()
+
+
+def parameters(function: Callable[..., Any]) -> tuple[list[str], list[str]] | None:
+    """Names of the arguments that a function takes, and of those that it needs.
+
+    The first is empty for a function that takes any (`**columns`). None where Python cannot tell.
+    """
+    try:
+        found = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return None
+    named = [p for p in found if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in found)
+    return [] if takes_any else [p.name for p in named], [
+        p.name for p in named if p.default is p.empty
+    ]
+
+
+def call_function(
+    function: Callable[..., Any], arguments: Mapping[str, Any], count: int | None
+) -> list[float | str]:
+    """The rewards of one call, each a number or, in place of it, what is wrong with it.
+
+    Args:
+        function: called with those of the arguments that it takes.
+        arguments: prompt, completion and so on; lists of them where count is given.
+        count: how many rewards are wanted as a list; None: a single one, not in a list.
+
+    Raises:
+        Exception: what the function raises; ValueError for a list of another length.
+    """
+    taken = parameters(function)
+    if taken is not None and taken[0]:
+        arguments = {k: v for k, v in arguments.items() if k in taken[0]}
+    result = function(**arguments)
+    if count is None:
+        return [as_reward(result)]
+    if isinstance(result, str | bytes | Mapping) or not hasattr(result, "__iter__"):
+        raise ValueError(f"it returned {_shown(result)}, and a list of {count} rewards is wanted")
+    rewards = list(result)
+    if len(rewards) != count:
+        raise ValueError(f"it returned {len(rewards)} rewards for {count} completions")
+    return [as_reward(x) for x in rewards]
+
+
+def as_reward(value: Any) -> float | str:
+    """A finite float, or what is wrong with the value."""
+    if isinstance(value, str | bytes) or not hasattr(value, "__float__"):
+        return f"it returned {_shown(value)}, which is no number"
+    try:
+        number = float(value)
+    except Exception as e:
+        return f"it returned {_shown(value)}, which is no number ({type(e).__name__})"
+    if not math.isfinite(number):
+        return f"it returned {number}"
+    if abs(number) > LARGEST:
+        return f"it returned {number:g}; the largest reward is {LARGEST:g}"
+    return number
+
+
+def _shown(value: Any) -> str:
+    try:
+        return f"{repr(value)[:60]} ({type(value).__name__})"
+    except Exception:
+        return f"a {type(value).__name__}"
+
+
+def described(error: BaseException) -> str:
+    """An exception with the line of the user's code that it came from, bounded in length."""
+    try:
+        text = str(error)[:_MESSAGE_MAX]
+    except Exception:
+        text = ""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename != __file__]
+    where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {text}{where}" if text else f"{type(error).__name__}{where}"
+
+
+def limit_memory(mebibytes: int) -> None:
+    """Bounds this process's address space; 0: no bound. It never dumps core."""
+    try:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        if mebibytes:
+            resource.setrlimit(resource.RLIMIT_AS, (mebibytes << 20, mebibytes << 20))
+    except (ImportError, OSError, ValueError):
+        pass  # a system without these limits; the parent's time limit holds everywhere
+
+
+def answer(function: Callable[..., Any], job: Mapping[str, Any], memory: int) -> dict[str, Any]:
+    """A call's reply: {"rewards": [...]}, or {"failed": message}. last: end this process."""
+    try:
+        return {"rewards": call_function(function, job["arguments"], job["count"])}
+    except MemoryError:
+        return {"failed": f"out of memory: more than {memory} MiB (reward.memory)", "last": True}
+    except BaseException as e:  # SystemExit too: a function must not end its worker by it
+        return {"failed": described(e)}
+
+
+def main() -> None:
+    """Serve until the input ends, which it also does when the parent dies."""
+    requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(2, 1)  # what the function prints must not be taken for a reply
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    setup = json.loads(requests.readline() or "{}")
+    if not setup:
+        return
+
+    def reply(value: dict[str, Any]) -> None:
+        data = memoryview(json.dumps(value).encode() + b"\n")
+        while data:
+            data = data[replies.write(data) :]
+
+    limit_memory(setup["memory"])
+    try:
+        function, digest = load_function(setup["function"], setup["path"])
+        known = parameters(function)
+    except BaseException as e:
+        reply({"failed": described(e)})
+        return
+    reply({"ready": True, "digest": digest, "needed": known[1] if known else []})
+    limit = min(setup["seconds"] + _GRACE, 1e8)  # more than a timer of the kernel's takes
+    for line in requests:
+        signal.setitimer(signal.ITIMER_REAL, limit)  # ends an orphan stuck in a call
+        said = answer(function, json.loads(line), setup["memory"])
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        reply(said)
+        if "last" in said:
+            return
+
+
+if __name__ == "__main__":
+    main()

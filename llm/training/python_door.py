@@ -1,0 +1,52 @@
+"""`llm.train(cfg, reward=f)`: training from Python, in one call and this process."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from llm.rewards.function_scorer import callable_name
+from llm.runs import run_folder
+from llm.settings.loading import Config, ConfigError
+from llm.settings.schema import FROM_PYTHON
+
+
+class CallableModule(types.ModuleType):
+    """The module llm/train.py, which can be called, because `llm.train` names it."""
+
+    train: Callable[..., dict[str, Any]]
+
+    def __call__(self, cfg: Config, *, reward: Callable[..., Any] | None = None) -> dict[str, Any]:
+        """Train or resume a run in cfg.run.folder; returns its summary, also of a complete run.
+
+        Args:
+            cfg: from `llm.load`.
+            reward: a function in place of the task's scorer (docs/rewards.md). It is called in this
+                process, without limits on time and memory; one that cfg.reward.function names has
+                them.
+
+        Raises:
+            ConfigError: settings or a folder that cannot be used; and what llm.train.train raises.
+        """
+        cfg = cfg if reward is None else with_callable(cfg, reward)
+        with run_folder.prepared(cfg) as folder:
+            if run_folder.is_complete(folder, cfg):
+                return run_folder.summary(folder)
+            return self.train(cfg, folder, reward)
+
+
+def with_callable(cfg: Config, reward: Callable[..., Any]) -> Config:
+    """The settings of a run whose rewards are a Python callable's: they name it.
+
+    Raises:
+        ConfigError: the settings name another function, or a setting that has no effect here.
+    """
+    named = cfg.reward.function
+    if named and not named.startswith(FROM_PYTHON):
+        raise ConfigError(
+            f"reward.function {named} is set, and a callable was given too: leave one of them out"
+        )
+    name = FROM_PYTHON + callable_name(reward)
+    return replace(cfg, reward=replace(cfg.reward, function=name))

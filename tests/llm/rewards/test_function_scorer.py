@@ -1,0 +1,245 @@
+"""A reward function of the user's: its failures are counted, shown, and cost what they must."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+from toy_tokenizers import Unicode
+
+from llm.rewards import function_pool
+from llm.rewards.function_pool import RewardError
+from llm.rewards.function_scorer import FunctionScorer, arguments, source_digest
+from llm.rewards.scorers import open_scorer
+from llm.settings.schema import DigitTask, RewardConfig
+
+SOURCE = """
+import os, subprocess, time
+def reward(prompt, completion, answer, finished, level=0):
+    if completion == "raise":
+        raise KeyError("no such thing")
+    if completion == "late":
+        time.sleep(60)
+    if completion == "exit":
+        os._exit(3)
+    if completion == "leave":
+        raise SystemExit(0)
+    if completion == "memory":
+        bytearray(1 << 40)
+    if completion == "pid":
+        return os.getpid()
+    if completion == "child":
+        child = subprocess.Popen(["sleep", "60"])
+        open(answer, "w").write(f"{os.getpid()} {child.pid}")
+        time.sleep(60)
+    if completion == "print":
+        print('{"rewards": [9.0]}')
+    return len(prompt) + finished / 2 + level
+def together(completion, **columns):
+    if completion[0] == "short":
+        return [1.0]
+    return [len(c) + columns["level"][i] for i, c in enumerate(completion)]
+def needs(prompt, difficulty):
+    return 1.0
+"""
+
+
+def ended(text: str) -> list[int]:
+    return [*map(ord, text), 0]
+
+
+def score(scorer, *completions: str, answer: str = "", extra: str = "") -> list[float]:
+    n = len(completions)
+    return scorer.score([ended(c) for c in completions], [answer] * n, ["pp"] * n, [extra] * n)
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("reward") / "mine.py"
+    path.write_text(SOURCE)
+    return path
+
+
+@pytest.fixture(scope="module")
+def scorer(file):
+    """One worker for the module."""
+    cfg = RewardConfig(function=f"{file}:reward", seconds=0.5, workers=1)
+    found = open_scorer(DigitTask(), Unicode(), cfg)
+    yield found
+    found.close()
+
+
+def alive(pid: int) -> bool:
+    """Neither gone nor a zombie that nobody has collected yet."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_a_function_is_given_prompt_completion_answer_and_the_rows_other_columns(scorer):
+    assert score(scorer, "x", extra='{"level": 4, "unused": [1]}') == [6.5]
+    assert scorer.score([ended("x")[:-1], []], ["", ""], ["p", ""], ["", ""]) == [1.0, 0.0]
+    assert arguments(ended("so"), "7", "p", '{"prompt": 1, "a": null}', Unicode()) == {
+        "prompt": "p",
+        "completion": "so",
+        "answer": "7",
+        "finished": True,
+        "a": None,
+    }
+    assert arguments([], "", "p", '{"answer": {"ground_truth": "7"}}', Unicode())["answer"] == {
+        "ground_truth": "7"
+    }
+
+
+def test_every_kind_of_failure_scores_0_is_counted_and_costs_no_other_completion(scorer, capsys):
+    (first,) = score(scorer, "pid")
+    kinds = ["raise", "late", "exit", "leave", "memory", "print"]
+    assert score(scorer, *kinds) == [0.0] * 5 + [2.5]
+    assert scorer.counts() == {"score_errors": 3, "score_timeouts": 1, "score_crashes": 1}
+    assert scorer.counts() == {"score_errors": 0, "score_timeouts": 0, "score_crashes": 0}
+    (second,) = score(scorer, "pid")
+    assert first != second and not alive(int(first)) and alive(int(second))
+    shown = capsys.readouterr().err
+    assert (
+        "failed: KeyError: 'no such thing' (mine.py, line 5); prompt 'pp', completion 'raise'"
+        in (shown)
+    )
+    assert "no reply within 0.5 s (reward.seconds)" in shown and "ended (exit code 3)" in shown
+    assert shown.count("failed:") == 3, "only the first few are shown"
+
+
+def test_a_worker_that_is_late_is_killed_with_what_it_started(scorer, tmp_path):
+    assert score(scorer, "child", answer=str(tmp_path / "pids")) == [0.0]
+    worker, child = map(int, (tmp_path / "pids").read_text().split())
+    for _ in range(100):
+        if not alive(child):
+            break
+        time.sleep(0.01)
+    assert not alive(worker) and not alive(child)
+    assert scorer.counts()["score_timeouts"] == 1
+
+
+def test_an_interrupt_leaves_no_worker_behind_and_close_ends_all(scorer, monkeypatch):
+    (pid,) = score(scorer, "pid")
+
+    def interrupted(*_: object) -> list:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scorer._pool._selector, "select", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            score(scorer, "x")
+    assert not alive(int(pid)) and scorer._pool._workers == []
+    (pid,) = score(scorer, "pid")  # it may be used again
+    scorer.close()
+    assert not alive(int(pid))
+
+
+def test_a_batch_is_one_call_and_a_list_of_another_length_fails_as_a_whole(file, capsys):
+    cfg = RewardConfig(function=f"{file}:together", batched=True)
+    scorer = FunctionScorer(cfg, Unicode(), None)
+    try:
+        long = "x" * 200_000  # more than a pipe holds
+        assert score(scorer, "a", long, extra='{"level": 1}') == [2.0, 200_001.0]
+        assert score(scorer, "short", "a") == [0.0, 0.0]
+        assert scorer.counts()["score_errors"] == 2
+        assert "it returned 1 rewards for 2 completions" in capsys.readouterr().err
+        assert scorer.score([], [], [], []) == []
+    finally:
+        scorer.close()
+
+
+def test_a_failure_stops_the_run_where_that_is_asked_for():
+    scorer = FunctionScorer(RewardConfig(on_error="stop"), Unicode(), lambda **columns: None)
+    with pytest.raises(RewardError, match=r"returned None .*prompt 'pp'.*on_error zero"):
+        score(scorer, "x")
+
+
+def test_an_argument_that_no_row_has_stops_the_run(file):
+    scorer = FunctionScorer(RewardConfig(function=f"{file}:needs"), Unicode(), None)
+    try:
+        with pytest.raises(RewardError, match=r"'difficulty', which no row has: there are prompt"):
+            score(scorer, "x")
+    finally:
+        scorer.close()
+
+
+def test_a_callable_is_called_in_this_process_and_an_interrupt_goes_through(capsys):
+    seen: list = []
+
+    def mine(completion, **columns):
+        seen.append((completion, columns["level"], os.getpid()))
+        return 1 / (len(completion) - 1)
+
+    scorer = open_scorer(DigitTask(), Unicode(), RewardConfig(), mine)
+    assert score(scorer, "xxx", "x", extra='{"level": 4}') == [0.5, 0.0]
+    assert seen == [("xxx", 4, os.getpid()), ("x", 4, os.getpid())]
+    assert scorer.counts()["score_errors"] == 1
+    assert "ZeroDivisionError" in capsys.readouterr().err
+
+    def interrupt(**columns):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        score(FunctionScorer(RewardConfig(), Unicode(), interrupt), "x")
+
+
+def test_the_identity_holds_the_digest_of_the_source(scorer, file):
+    import hashlib
+
+    (digest,) = scorer.identity().values()
+    assert digest == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert source_digest(score) != source_digest(ended) == source_digest(ended)
+
+
+@pytest.mark.parametrize(
+    ("source", "name", "reason"),
+    [
+        ("", "reward", r"no function 'reward'; its functions: none"),
+        ("def reward(:\n", "reward", "SyntaxError"),
+        ("import nowhere_to_be_found\n", "reward", "ModuleNotFoundError"),
+        ("raise SystemExit(7)\n", "reward", "SystemExit: 7"),
+        ("import os; os._exit(7)\n", "reward", "exit code 7"),
+        (None, "reward", "FileNotFoundError"),
+    ],
+)
+def test_a_function_that_cannot_be_loaded_is_refused_with_its_reason(
+    tmp_path, source, name, reason
+):
+    if source is not None:
+        (tmp_path / "own.py").write_text(source)
+    with pytest.raises(RewardError, match=rf"(?s)cannot be loaded: .*{reason}"):
+        FunctionScorer(RewardConfig(function=f"{tmp_path}/own.py:{name}"), Unicode(), None)
+
+
+def test_a_file_that_changes_while_it_is_used_stops_the_run(tmp_path):
+    """A replaced worker would reward by other rules than the ones before it."""
+    (tmp_path / "own.py").write_text("import os\ndef f(**columns):\n    os._exit(1)\n")
+    scorer = FunctionScorer(RewardConfig(function=f"{tmp_path}/own.py:f"), Unicode(), None)
+    try:
+        assert score(scorer, "x") == [0.0]
+        (tmp_path / "own.py").write_text("def f(**columns):\n    return 1.0\n")
+        with pytest.raises(RewardError, match="changed while it was in use"):
+            score(scorer, "x")
+        assert scorer._pool._workers == []
+    finally:
+        scorer.close()
+
+
+def test_a_callable_of_an_earlier_start_is_asked_for_by_name():
+    with pytest.raises(RewardError, match=r"llm.train\(cfg, reward=mine\): give it so again"):
+        FunctionScorer(RewardConfig(function="python:mod.mine"), Unicode(), None)
+
+
+def test_workers_that_cannot_start_again_stop_the_run(file, monkeypatch):
+    scorer = FunctionScorer(RewardConfig(function=f"{file}:reward", workers=1), Unicode(), None)
+    try:
+        assert score(scorer, "exit") == [0.0]
+        monkeypatch.setattr(function_pool, "_START_SECONDS", 0.0)
+        with pytest.raises(RewardError, match=r"not ready after 0 s"):
+            score(scorer, "x")
+    finally:
+        scorer.close()

@@ -1,0 +1,86 @@
+"""A reward function's call: what it is given, and what counts as a reward."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from llm.rewards.function_worker import as_reward, call_function, described, load_function
+
+GIVEN = {"prompt": "p", "completion": "c", "answer": "a", "finished": True, "level": 3}
+
+
+@pytest.mark.parametrize(
+    ("value", "reward"),
+    [(1, 1.0), (True, 1.0), (-0.25, -0.25), (Fraction(1, 4), 0.25), (np.float32(0.5), 0.5)],
+)
+def test_any_finite_number_is_a_reward(value, reward):
+    found = as_reward(value)
+    assert type(found) is float and found == reward
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        *[(None, "no number"), ("1", "no number"), (b"1", "no number"), ([1.0], "no number")],
+        *[(math.nan, "nan"), (-math.inf, "-inf"), (1e16, "largest"), (1j, "no number")],
+        (10**400, "no number .OverflowError"),
+    ],
+)
+def test_nothing_else_is(value, message):
+    assert message.partition(" .")[0] in str(as_reward(value)) and isinstance(as_reward(value), str)
+
+
+def test_a_function_is_given_the_arguments_that_it_takes():
+    assert call_function(lambda prompt, level: len(prompt) + level, GIVEN, None) == [4.0]
+    assert call_function(lambda **columns: len(columns), GIVEN, None) == [5.0]
+    assert call_function(lambda completion, **columns: len(columns), GIVEN, None) == [4.0]
+    with pytest.raises(TypeError, match="difficulty"):
+        call_function(lambda difficulty: 1.0, GIVEN, None)
+
+
+def test_a_batch_needs_a_list_of_its_own_length():
+    lists = {"completion": ["a", "bb"]}
+    assert call_function(lambda completion: map(len, completion), lists, 2) == [1.0, 2.0]
+    assert call_function(lambda completion: np.ones(2), lists, 2) == [1.0, 1.0]
+    found = call_function(lambda completion: [1.0, math.nan], lists, 2)
+    assert found[0] == 1.0 and isinstance(found[1], str)
+    for wrong in ([1.0], [1.0] * 3, 1.0, "12", {"a": 1, "b": 2}, None):
+        with pytest.raises(ValueError, match="rewards"):
+            call_function(lambda completion, wrong=wrong: wrong, lists, 2)
+
+
+def test_an_exception_is_described_with_its_line_and_in_bounds(tmp_path):
+    class Rude(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError
+
+    (tmp_path / "mine.py").write_text("def f(**columns):\n    raise KeyError('x' * 10_000)\n")
+    function, _ = load_function(f"{tmp_path}/mine.py:f", [])
+    with pytest.raises(KeyError) as caught:
+        function()
+    text = described(caught.value)
+    assert text.startswith("KeyError: 'xxx") and text.endswith("(mine.py, line 2)")
+    assert len(text) < 500 and described(Rude()) == "Rude"
+
+
+def test_a_function_is_found_in_a_file_and_in_a_package(tmp_path, monkeypatch):
+    """The digest changes with the file, and with nothing else."""
+    import sys
+
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "helper.py").write_text("VALUE = 2.0\n")
+    file = tmp_path / "mine.py"
+    file.write_text("import helper\ndef f(**columns):\n    return helper.VALUE\n")
+    function, digest = load_function(f"{file}:f", [])
+    assert function() == 2.0
+    assert load_function(f"{file}:f", [])[1] == digest
+    function, other = load_function("mine:f", [str(tmp_path)])
+    assert function() == 2.0 and other == digest
+    file.write_text(file.read_text() + "\n")
+    assert load_function(f"{file}:f", [])[1] != digest
+    with pytest.raises(ValueError, match=r"no function 'g'; its functions: f"):
+        load_function(f"{file}:g", [])
