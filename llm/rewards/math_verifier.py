@@ -59,7 +59,7 @@ class Verifier:
         if importlib.util.find_spec("math_verify") is None:
             raise ConfigError(
                 "--task.scorer math_verify needs a package that is not installed: "
-                "pip install 'jackpot-obrs[math]', or choose --task.scorer number or exact"
+                "pip install -e '.[math]' in the checkout, or choose --task.scorer number or exact"
             )
         self.seconds, self._size = seconds, workers
         self._workers: list[_Worker] = []

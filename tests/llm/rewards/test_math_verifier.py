@@ -207,7 +207,7 @@ def alive(pid: int) -> bool:
 
 def test_without_math_verify_the_message_says_what_to_install(monkeypatch):
     monkeypatch.setattr(math_verifier.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"pip install 'jackpot-obrs\[math\]'"):
+    with pytest.raises(ConfigError, match=r"pip install -e '.\[math\]' in the checkout"):
         open_scorer(sections.task(type="problems"), Unicode())
 
 

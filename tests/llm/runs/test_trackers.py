@@ -98,13 +98,13 @@ def test_tensorboard_gets_the_rows_and_a_resume_hides_what_it_repeats(tmp_path):
 @pytest.mark.parametrize("name", ["wandb", "trackio"])
 def test_a_missing_package_is_an_error_that_names_the_extra(name, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(ConfigError, match=rf"pip install 'jackpot-obrs\[{name}\]'"):
+    with pytest.raises(ConfigError, match=rf"pip install -e '\.\[{name}\]'"):
         trackers.open_tracker(RunConfig(tracker=name), tmp_path)
 
 
 def test_a_missing_tensorboard_is_found_before_training(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(ConfigError, match=r"jackpot-obrs\[tensorboard\]"):
+    with pytest.raises(ConfigError, match=r"pip install -e '\.\[tensorboard\]"):
         trackers.open_tracker(RunConfig(tracker="tensorboard"), tmp_path)
 
 

@@ -118,7 +118,7 @@ def test_parquet_reads_like_jsonl(tmp_path):
 def test_without_pyarrow_the_message_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    with pytest.raises(ConfigError, match=r"needs pyarrow.*pip install 'jackpot-obrs\[data\]'"):
+    with pytest.raises(ConfigError, match=r"needs pyarrow.*-e '.\[data\]' in the checkout"):
         list(readers.parquet_rows(tmp_path / "a.parquet", ["prompt"]))
 
 

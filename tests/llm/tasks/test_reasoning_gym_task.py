@@ -73,7 +73,7 @@ def test_gym_repeated_questions_do_not_leak_and_too_few_are_refused(monkeypatch,
 
 def test_without_reasoning_gym_the_message_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "reasoning_gym", None)
-    with pytest.raises(ConfigError, match=r"pip install 'jackpot-obrs\[gym\]'"):
+    with pytest.raises(ConfigError, match=r"pip install -e '.\[gym\]' in the checkout"):
         open_task(sections.task(type="gym"), Words())
 
 
