@@ -6,7 +6,7 @@ import importlib
 import os
 import sys
 
-from llm.output import SteadyStream
+from llm.output import SteadyStream, tell_torchrun
 
 _HELP = """python -m llm: train a policy on completions that another model, the actor, samples
 (arXiv 2602.06107)
@@ -69,6 +69,13 @@ def main(argv: list[str]) -> int:
         return command.main(argv[1:])
     except ValueError as e:  # ConfigError and CheckpointError are ValueErrors
         return _fail(str(e))
+    except ModuleNotFoundError as e:
+        if (e.name or "llm").partition(".")[0] in ("llm", "jackpot"):
+            raise
+        return _fail(
+            f"{e}: this Python ({sys.executable}) lacks a package that the command needs. Use that "
+            "of the environment, .venv/bin/python, which `make install` makes"
+        )
     except KeyboardInterrupt:
         return _fail("interrupted", code=130)
 
@@ -76,6 +83,7 @@ def main(argv: list[str]) -> int:
 def _fail(message: str, code: int = 2) -> int:
     if os.environ.get("RANK", "0") == "0":  # torchrun: all ranks found the same
         sys.stderr.write(f"error: {message}\n")
+        tell_torchrun(message)
     return code
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import select
+import time
+from pathlib import Path
 from typing import Any, TextIO
 
 _WAIT_SECONDS = 1.0  # for a reader that does not read
@@ -63,3 +66,13 @@ class SteadyStream:
                 null = os.open(os.devnull, os.O_WRONLY)
                 os.dup2(null, self._stream.fileno())
                 os.close(null)
+
+
+def tell_torchrun(message: str) -> None:
+    """Have torchrun's own report, which follows and is long, end with the reason."""
+    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if path:
+        info = {"py_callstack": message, "timestamp": str(int(time.time()))}
+        said = {"message": {"message": message, "extraInfo": info}}
+        with contextlib.suppress(OSError):
+            Path(path).write_text(json.dumps(said), encoding="utf-8")

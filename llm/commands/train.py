@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llm.errors import ConfigError
+from llm.output import tell_torchrun
 from llm.settings.loading import split_arguments
 
 if TYPE_CHECKING:
@@ -128,4 +129,5 @@ def _fail(message: str, code: int) -> int:
 
     if distributed.is_first_to_report(message):
         sys.stderr.write(f"error: {message}\n")
+        tell_torchrun(message)
     return code

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from llm.__main__ import main
 
@@ -39,3 +42,24 @@ def test_train_alone_says_what_to_do_and_trains_nothing(tmp_path, capsys, monkey
     said = capsys.readouterr().err
     assert "tiny_cpu.toml --run.folder runs/mine" in said and "--help" in said
     assert all(path.name in said for path in CONFIGS) and not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "command", ["llm train llm/configs/tiny_cpu.toml", "sim check", "paper_figures fig2"]
+)
+def test_a_python_without_the_packages_is_told_which_to_use(command):
+    """-S: no site-packages, as of a system's Python."""
+    words = [sys.executable, "-S", "-m", *command.split()]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode in (1, 2)
+    assert "lacks a package" in done.stderr and ".venv/bin/python" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_torchrun_is_given_the_reason_for_its_own_report(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
+    assert main(["train", "nowhere.toml"]) == 2
+    said = json.loads((tmp_path / "error.json").read_text())["message"]
+    assert "cannot read config file nowhere.toml" in said["message"]
+    assert said["message"] in capsys.readouterr().err
+    assert said["extraInfo"]["py_callstack"] == said["message"]  # what torchrun prints
