@@ -26,7 +26,7 @@ from llm.runs import alarms, run_folder
 from llm.settings.loading import Config, ConfigError, ModelConfig, load, split_arguments
 from llm.settings.schema import PretrainConfig
 from llm.tasks import factory, problem
-from llm.tasks.factory import prompt_lengths
+from llm.tasks.factory import prompt_lengths, require_distinct_prompts
 from llm.training import self_test
 from llm.training.context import TrainContext, open_context, open_device, open_tokenizer
 
@@ -141,6 +141,7 @@ def _folder(cfg: Config) -> Line:
 
 def _data(cfg: Config, task: problem.Task, tokenizer: Any) -> tuple[int, list[Line]]:
     """Longest of the prompts in tokens, and what was seen of the data."""
+    require_distinct_prompts(cfg, task)
     held = task.held_out(cfg.run.seed, cfg.run.eval_prompts)
     lengths = prompt_lengths(cfg, task, tokenizer)
     detail = f"prompts of {min(lengths)} to {max(lengths)} tokens"
@@ -158,7 +159,10 @@ def _data(cfg: Config, task: problem.Task, tokenizer: Any) -> tuple[int, list[Li
                 "lower --run.eval_prompts or give --task.eval_source",
             )
         )
-    return max(lengths), lines or [Line("data", OK, f"{detail}, {len(held)} held out")]
+    lines = lines or [Line("data", OK, f"{detail}, {len(held)} held out")]
+    if task.repeats:
+        lines.append(Line("data", OK, f"{task.repeats} repeated rows are counted once"))
+    return max(lengths), lines
 
 
 def _memory(cfg: Config, device: torch.device, longest: int) -> tuple[Any, list[Line]]:
@@ -242,7 +246,7 @@ def _step(setup: TrainContext, scratch: Path, is_random: bool) -> list[Line]:
     seconds = row["seconds_rollout"] + row["seconds_update"]
     sequences = cfg.rollout.prompts_per_step * cfg.rollout.rollouts_per_prompt
     evaluations = cfg.run.steps // cfg.run.eval_every + 1
-    each = row["seconds_rollout"] * cfg.run.eval_prompts / sequences
+    each = row["seconds_rollout"] * cfg.run.eval_prompts / sequences * cfg.run.eval_completions
     both = 1 if setup.actor.kind == "self" else 2
     total = seconds * cfg.run.steps + both * each * evaluations
     detail = (

@@ -23,7 +23,10 @@ _RETRIES = 2  # a run in progress drops and replaces checkpoints
 
 
 def main(argv: list[str]) -> int:
-    """Evaluate, print a table, append to RUN/eval.json and draw RUN/eval.png; returns 0."""
+    """Evaluate, print a table, append to eval.json and draw eval.png; returns 0.
+
+    The table comes first: what was computed is not lost where the folder cannot be written.
+    """
     flags, rest = split_overrides(argv)
     args = _parser().parse_args(rest)
     for name, least in (("prompts", 1), ("samples", 1), ("seed", 0)):
@@ -34,10 +37,11 @@ def main(argv: list[str]) -> int:
     own = settings.load([str(args.run / "config.toml")], [], prog=_PROG)
     cfg = settings.load([str(args.run / "config.toml")], flags, prog=_PROG)
     check_allowed(own, cfg, flags, args.allow_reward_function)
-    earlier = _read_entries(args.run / "eval.json")
+    out = args.out or args.run
+    earlier = _read_entries(out / "eval.json")
     setup, step, checkpoint = _open(own, cfg, args.run, args.checkpoint)
     try:
-        results = _evaluate(setup, args.prompts, args.samples, args.seed)
+        results, by_set = _evaluate(setup, args.prompts, args.samples, args.seed)
         counts = setup.scorer.counts()
     finally:
         setup.scorer.close()
@@ -52,11 +56,13 @@ def main(argv: list[str]) -> int:
         "temperature": cfg.rollout.temperature,
         "max_new_tokens": cfg.rollout.max_new_tokens,
         "models": results,
+        **({"sets": by_set} if by_set else {}),
         **counts,
     }
-    _save(args.run, [*earlier, entry], results)
     sys.stdout.write(table(entry))
-    sys.stdout.write(f"wrote {args.run / 'eval.json'} and {args.run / 'eval.png'}\n")
+    sys.stdout.flush()
+    _save(out, [*earlier, entry], results)
+    sys.stdout.write(f"wrote {out / 'eval.json'} and {out / 'eval.png'}\n")
     return 0
 
 
@@ -70,7 +76,9 @@ def _parser() -> argparse.ArgumentParser:
         "evaluated on any task.",
     )
     parser.add_argument("run", type=Path, help="run folder")
-    parser.add_argument("--prompts", type=int, default=500, help="held-out prompts (default 500)")
+    parser.add_argument(
+        "--prompts", type=int, default=500, help="held-out prompts of each set (default 500)"
+    )
     parser.add_argument("--samples", type=int, default=4, help="samples of each (default 4)")
     parser.add_argument(
         "--seed", type=int, default=1, help="of prompts, samples and intervals (default 1)"
@@ -81,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
         help="execute the reward function that the run's config.toml names",
     )
     parser.add_argument("--checkpoint", choices=("newest", "best"), default="newest")
+    parser.add_argument("--out", type=Path, help="folder of eval.json and eval.png (default RUN)")
     return parser
 
 
@@ -194,20 +203,34 @@ def _written(checkpoint: Path) -> tuple[int, int] | None:
     return status.st_ino, status.st_mtime_ns
 
 
-def _evaluate(setup: TrainContext, prompts: int, samples: int, seed: int) -> dict[str, Any]:
-    from llm.report.pass_at_k import summary
+def _evaluate(
+    setup: TrainContext, prompts: int, samples: int, seed: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Summaries by model; and the same for each of several evaluation sets."""
     from llm.training.evaluation import sample_scores
 
-    problems = setup.task.held_out(seed, prompts)
+    sets = setup.task.held_out_sets(seed, prompts)
+    problems = [problem for own in sets.values() for problem in own]
     evaluated = {"policy": setup.policy}
     if setup.actor.kind != "self":
         evaluated["actor"] = setup.actor.model
-    results = {}
+    results: dict[str, Any] = {}
+    by_set: dict[str, Any] = {label: {} for label in sets}
     for name, model in evaluated.items():
         scores = sample_scores(model, setup, problems, samples, seed)  # (problems, samples)
-        right = scores >= 1.0  # a full score, or a reward of at least 1
-        results[name] = summary(right, seed) | {"score_mean": float(scores.mean())}
-    return results
+        results[name], first = _summary(scores, seed), 0
+        for label, own in sets.items():
+            by_set[label][name] = _summary(scores[first : first + len(own)], seed)
+            first += len(own)
+    return results, by_set if len(by_set) > 1 else {}
+
+
+def _summary(scores: Any, seed: int) -> dict[str, Any]:
+    """mean@k and pass@k of scores (problems, samples), and their mean."""
+    from llm.report.pass_at_k import summary
+
+    right = scores >= 1.0  # a full score, or a reward of at least 1
+    return summary(right, seed) | {"score_mean": float(scores.mean())}
 
 
 def _checkpoint(folder: Path, which: str) -> Path:
@@ -241,7 +264,10 @@ def _save(folder: Path, entries: list[Any], results: dict[str, Any]) -> None:
     try:
         write_json(folder / "eval.json", entries)
     except OSError as e:
-        raise ConfigError(f"cannot write {folder / 'eval.json'}: {e.strerror}") from e
+        raise ConfigError(
+            f"cannot write {folder / 'eval.json'}: {e.strerror}. The results are printed above; "
+            "--out FOLDER writes them elsewhere"
+        ) from e
     write(folder / "eval.png", plots.pass_at_k(curves))
 
 
@@ -251,7 +277,10 @@ def table(entry: dict[str, Any]) -> str:
         f"{entry['checkpoint']} (step {entry['step']}), task {entry['task']['task.type']}, "
         f"temperature {entry['temperature']:g}, 95 % intervals"
     ]
-    for name, s in entry["models"].items():
+    models = dict(entry["models"])
+    for label, of_set in entry.get("sets", {}).items():
+        models |= {f"{name} on {label}": s for name, s in of_set.items()}
+    for name, s in models.items():
         lines.append(f"{name}: {s['prompts']} held-out prompts, {s['samples']} samples each")
         if entry.get("reward_function"):
             lines.append(f"  reward   {s['score_mean']:.3f} on average; below, right is 1 or more")

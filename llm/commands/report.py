@@ -75,6 +75,21 @@ def _lead(files: RunData) -> list[str]:
     ]
 
 
+def _evaluation_sets(rows: list[dict[str, Any]]) -> list[tuple[str, Any]]:
+    """mean@k and pass@k of each evaluation set, first and last."""
+    first = rows[0] if rows else {}
+    names = [n.removeprefix("mean_at_k_") for n in first if n.startswith("mean_at_k_")]
+    pairs: list[tuple[str, Any]] = []
+    for name in names:
+        texts = []
+        for metric in ("mean", "pass"):
+            steps, values = report_plots.series(rows, f"{metric}_at_k_{name}")
+            if values:
+                texts.append(f"{metric}@k {values[0]:.3f} → {values[-1]:.3f} (step {steps[-1]})")
+        pairs.append((f"evaluation set {name}", "; ".join(texts)))
+    return pairs
+
+
 def _summary(files: RunData) -> Html:
     rows = files.rows
     wanted = _getter(files)("run.steps", "?")
@@ -92,6 +107,7 @@ def _summary(files: RunData) -> Html:
                 text += f" → {values[-1]:.3f} (step {steps[-1]})"
                 text += f"; best {values[best]:.3f} (step {steps[best]})"
             pairs.append((f"held-out pass rate, {label}", text))
+    pairs += _evaluation_sets(rows)
     for name, label in (
         ("kl_policy_actor", "KL(policy, actor), nats per token"),
         ("kl_actor_policy", "KL(actor, policy), nats per token"),

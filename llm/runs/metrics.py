@@ -9,6 +9,7 @@ written from it. To add a metric, define it here, compute it, and write the page
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 # p: the policy's probability of a token; q: the sampling model's (p_inf); r = p/q. Both are taken
@@ -28,9 +29,14 @@ METRICS: dict[str, str] = {
     "seconds_update": "wall-clock time of the updates, seconds",
     "seconds_eval": "wall-clock time of the evaluation, seconds",
     # Evaluation
-    "pass_rate": "share of held-out prompts that the policy solves with one sample, at the "
-    "temperature of training; with a reward function: mean reward of these samples",
+    "pass_rate": "share of held-out prompts that the policy solves with one sample (mean over "
+    "run.eval_completions samples), over all evaluation sets, at the temperature of training; with "
+    "a reward function: mean reward of these samples",
     "pass_rate_actor": "the same share for the actor",
+    "mean_at_k_SET": "mean score of the policy's k = run.eval_completions samples of each prompt "
+    "of the evaluation set SET (task.eval_source), a column for each set",
+    "pass_at_k_SET": "share of the prompts of the evaluation set SET that at least one of k = "
+    "run.eval_completions samples of the policy solves, a column for each set",
     "pass_rate_updates": "list of [updates made, held-out pass rate of the policy] within the step "
     "(setting run.eval_updates)",
     "kl_policy_actor": "exact KL(policy || actor) over the full vocabulary, nats per token, mean "
@@ -101,7 +107,8 @@ def check_names(names: Iterable[str]) -> None:
         ValueError: naming it, and the nearest name that is defined.
     """
     for name in names:
-        if name not in METRICS:
+        declared = re.sub("^((?:mean|pass)_at_k)_[a-z0-9_]+$", r"\1_SET", name)
+        if declared not in METRICS:
             close = difflib.get_close_matches(name, METRICS, n=1)
             hint = f" (perhaps {close[0]}?)" if close else ""
             raise ValueError(

@@ -15,6 +15,7 @@ from typing import Any
 IDENTITY = frozenset(
     "task.type task.scorer task.score_seconds task.score_characters_max task.digits_min "
     "task.digits_max task.digit_synonyms task.pad_prompt_to task.instruction task.prompt_format "
+    "task.system_prompt task.template_arguments "
     "task.bad_rows task.prompt_tokens_max task.source task.split task.eval_source task.eval_split "
     "task.prompt_column task.answer_column task.generator task.size "
     "reward.function reward.seconds reward.memory reward.batched "
@@ -42,7 +43,7 @@ CONTINUATION = frozenset(
     "alarm.action alarm.kl_max alarm.ratio_max alarm.accept_min alarm.entropy_min alarm.patience "
     "alarm.lower_factor alarm.lowerings_max reward.on_error "
     "run.steps run.stop_seconds run.eval_every run.eval_updates run.eval_prompts "
-    "run.checkpoint_every run.checkpoints_kept run.keep_best run.samples_kept "
+    "run.eval_completions run.checkpoint_every run.checkpoints_kept run.keep_best run.samples_kept "
     "run.self_test_max run.tracker".split()
 )
 PLACE = frozenset(

@@ -38,6 +38,18 @@ class TaskSection:
     def prompt_tokens_max(self) -> int:
         return 1024
 
+    @property
+    def instruction(self) -> str:
+        return ""
+
+    @property
+    def system_prompt(self) -> str:
+        return ""
+
+    @property
+    def template_arguments(self) -> str:
+        return ""
+
 
 @dataclass(frozen=True)
 class _Numbers(TaskSection):
@@ -60,6 +72,11 @@ class _InWords(TaskSection):
     """Put after every prompt, on a line of its own."""
     prompt_format: Literal["auto", "chat", "plain"] = "auto"
     """auto: the tokenizer's chat template where it has one."""
+    system_prompt: str = ""
+    """Message of the system before every prompt that has none of its own (chat template)."""
+    template_arguments: str = ""
+    """Arguments of the chat template: "enable_thinking=false, effort=high". true and false, numbers
+    and texts; a text with a comma stands in double quotes."""
 
 
 @dataclass(frozen=True)
@@ -105,18 +122,20 @@ class ProblemsTask(_FromRows):
     type: Literal["problems"] = "problems"
     """The task."""
     source: str = ""
-    """A .jsonl or .parquet file, a hub dataset id, or gsm8k, math, deepscaler; a file with a
-    preset's columns and answers: gsm8k:train.jsonl. Must be given."""
+    """A .jsonl or .parquet file, a hub dataset id, or gsm8k, math, deepscaler, dapo, math500, amc,
+    aime24, aime25; a file with a preset's columns and answers: gsm8k:train.jsonl. Must be given."""
     split: str = "train"
     """Split of a hub dataset that is trained on."""
     eval_source: str = ""
-    """Held-out problems; empty: an eighth of `source`, chosen by a hash of the prompt."""
+    """Held-out problems, one set or several: math500,aime24:FILE.jsonl, own=FILE.jsonl. Each set
+    has its own mean@k and pass@k. Empty: an eighth of `source`, chosen by a hash of the prompt."""
     eval_split: str = "test"
     """Split of a hub dataset in `eval_source`."""
     prompt_column: str = ""
-    """Column of the prompt; empty: the preset's, else "prompt"."""
+    """Column of the prompt, a text or a list of messages; empty: the preset's, else "prompt"."""
     answer_column: str = ""
-    """Column of the answer; empty: the preset's, else "answer"."""
+    """Column of the answer, inside others too (reward_model.ground_truth); empty: the preset's,
+    else "answer"."""
 
 
 @dataclass(frozen=True)
@@ -385,7 +404,7 @@ class PretrainConfig:
 @dataclass(frozen=True)
 class RolloutConfig:
     prompts_per_step: int = 16
-    """Distinct prompts per step."""
+    """Prompts per step. Rows of a file: all different, so at most as many as there are."""
     rollouts_per_prompt: int = 8
     """Completions per prompt: the group whose mean reward is the baseline."""
     temperature: float = 1.0
@@ -594,7 +613,9 @@ class RunConfig:
     """Also the policy's pass rate after every so many optimiser steps within a step
     (updates_per_rollout > 1); 0: never."""
     eval_prompts: int = 384
-    """Held-out prompts per evaluation, one completion each."""
+    """Held-out prompts per evaluation, of each set of task.eval_source."""
+    eval_completions: int = 1
+    """Completions of each held-out prompt: the k of each set's mean@k and pass@k."""
     checkpoint_every: int = 50
     """Steps between checkpoints; the last step always has one."""
     stop_seconds: float = 5.0

@@ -23,6 +23,7 @@ from .schema import (
     Settings,
 )
 from .sections import default_values, flatten
+from .template_arguments import read_arguments
 
 _POSITIVE = (
     "task.digits_min task.digits_max task.digit_synonyms task.prompt_tokens_max task.size "
@@ -36,7 +37,7 @@ _POSITIVE = (
     "correction.cap correction.high loss.clip_low loss.clip_high loss.updates_per_rollout "
     "control.kl_target control.gain optim.policy_lr optim.grad_clip alarm.kl_max alarm.ratio_max "
     "alarm.patience alarm.lower_factor run.steps run.eval_every run.eval_prompts "
-    "run.stop_seconds run.checkpoint_every run.checkpoints_kept run.threads"
+    "run.eval_completions run.stop_seconds run.checkpoint_every run.checkpoints_kept run.threads"
 ).split()
 _NOT_NEGATIVE = (
     "task.pad_prompt_to reward.memory policy.lora_rank actor.lora_rank actor.distill_coef "
@@ -149,6 +150,7 @@ def _check_fit(cfg: Settings) -> None:
 
 def _check_task(cfg: Settings) -> None:
     t, r = cfg.task, cfg.rollout
+    read_arguments(t.template_arguments)
     if isinstance(t, DigitTask | AddTask | ArithmeticTask):
         few, most = t.digits_min, t.digits_max
         _require(few <= most, "task.digits_max", most, ">= task.digits_min")
@@ -401,7 +403,8 @@ def _task_needs(cfg: Settings) -> list[_Need]:
     ]
     if isinstance(t, ProblemsTask):
         hub = not t.source.endswith(_FILES)
-        held_out = bool(t.eval_source) and not t.eval_source.endswith(_FILES)
+        sets = [source.strip() for source in t.eval_source.split(",") if source.strip()]
+        held_out = any(not source.endswith(_FILES) for source in sets)
         needs += [
             _Need("task.split", hub, "a source on the hub"),
             _Need("task.eval_split", held_out, "an eval_source on the hub"),

@@ -1,15 +1,16 @@
 """Problems from rows: files, hub data sets and presets, every row checked before training.
 
-A source is a .jsonl or .parquet file, a hub id (owner/name), or a preset, which knows its hub id,
-columns and where in a row the answer is. `gsm8k:/data/train.jsonl` reads a local copy as gsm8k.
+A source is a .jsonl or .parquet file, a hub id (owner/name), or a preset (presets.py).
+`gsm8k:/data/train.jsonl` reads a local copy as gsm8k.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -25,77 +26,61 @@ from llm.rewards.answers import (
 )
 from llm.rewards.scorers import scorer_name
 from llm.settings.schema import GymTask, ProblemsTask
+from llm.tokenizers.conversation import Conversation, read_conversation
 
+from .presets import PRESETS, Preset, after_hashes, entire_text, evaluation_sources, resolve
 from .problem import (
     EXTRA_CHARACTERS_MAX,
+    HELD_OUT,
     Problem,
     RowTask,
+    digest,
     extra_of,
     is_held_out,
     with_instruction,
 )
-from .readers import Row, hub_rows, jsonl_rows, parquet_rows, shown
+from .readers import LINE_BYTES_MAX, NotThere, Row, cell, hub_rows, jsonl_rows, parquet_rows
+from .repeats import distinct_problems
 
 _SHOWN = 5
 _DIGITS_MAX = 1000
 _PLAIN_NUMBER = re.compile(r"-?[0-9]{1,100}(?:\.[0-9]{1,100})?")
 
 
-@dataclass(frozen=True)
-class Preset:
-    hub_id: str
-    config: str | None
-    prompt: str
-    answer: str
-    gold: Callable[[str], str | None]
-    """The answer in the answer column; None where there is none."""
-
-
-def after_hashes(text: str) -> str | None:
-    """GSM8K's answer: what follows the last ####, without thousands commas."""
-    _, separator, answer = text.rpartition("####")
-    return answer.replace(",", "").strip() if separator else None
-
-
-def entire_text(text: str) -> str | None:
-    return text
-
-
-PRESETS = {
-    "gsm8k": Preset("openai/gsm8k", "main", "question", "answer", after_hashes),
-    "math": Preset(
-        "DigitalLearningGmbH/MATH-lighteval", "default", "problem", "solution", last_boxed
-    ),
-    "deepscaler": Preset(
-        "agentica-org/DeepScaleR-Preview-Dataset", None, "problem", "answer", entire_text
-    ),
-}
-_PLAIN = Preset("", None, "prompt", "answer", entire_text)
-
-
 def open_problems(cfg: ProblemsTask, tokenizer: Any, for_function: bool = False) -> RowTask:
-    """The task of `source`; held out are `eval_source`, or an eighth of the prompts.
+    """The task of `source`; held out are the sets of `eval_source`, or an eighth of the prompts.
 
-    A training prompt that `eval_source` also holds is left out of training. for_function: as in
-    `open_task`.
+    A training prompt that a set of `eval_source` also holds is left out of training. for_function:
+    as in `open_task`.
 
     Raises:
         ConfigError: a source that cannot be read, bad rows that are refused, or nothing left.
     """
-    rows, skipped = _problems(cfg, cfg.source, cfg.split, tokenizer, for_function)
+    rows, skipped, repeats = _problems(cfg, cfg.source, cfg.split, tokenizer, for_function)
+    held: dict[str, list[Problem]] = {}
+    digests = {f"data: {cfg.source}": digest(rows)}
     if cfg.eval_source:
-        held, more = _problems(cfg, cfg.eval_source, cfg.eval_split, tokenizer, for_function)
-        taken = {p.prompt for p in held}
-        train, skipped = [p for p in rows if p.prompt not in taken], skipped + more
+        for name, source in evaluation_sources(cfg.eval_source).items():
+            found = _problems(cfg, source, cfg.eval_split, tokenizer, for_function)
+            held[name], skipped, repeats = found[0], skipped + found[1], repeats + found[2]
+            digests[f"evaluation set {name}: {source}"] = digest(held[name])
+        taken = {_words(p.prompt) for problems in held.values() for p in problems}
+        train = [p for p in rows if _words(p.prompt) not in taken]
         remedy = f"every prompt of it is also in --task.eval_source {cfg.eval_source}"
     else:
         train = [p for p in rows if not is_held_out(p.prompt)]
-        held = [p for p in rows if is_held_out(p.prompt)]
+        held[HELD_OUT] = [p for p in rows if is_held_out(p.prompt)]
         remedy = f"it has only {len(rows)} problems: give --task.eval_source"
-    if not train or not held:
+    if not train or not all(held.values()):
         kind = "held-out" if train else "training"
         raise ConfigError(f"--task.source {cfg.source} leaves no {kind} problem: {remedy}")
-    return RowTask(instructed(train, cfg.instruction), instructed(held, cfg.instruction), skipped)
+    told = {name: instructed(problems, cfg.instruction) for name, problems in held.items()}
+    return RowTask(instructed(train, cfg.instruction), told, skipped, repeats, digests)
+
+
+def _words(prompt: str) -> str:
+    """A prompt as its words: copies of a problem in two files often differ in white space."""
+    return " ".join(prompt.split())
 
 
 def instructed(problems: list[Problem], instruction: str) -> list[Problem]:
@@ -104,11 +89,15 @@ def instructed(problems: list[Problem], instruction: str) -> list[Problem]:
 
 def _problems(
     cfg: ProblemsTask, source: str, split: str, tokenizer: Any, for_function: bool
-) -> tuple[list[Problem], int]:
-    preset, place = _resolve(source)
-    if cfg.answer_column and cfg.answer_column != preset.answer:
-        preset = Preset(preset.hub_id, preset.config, preset.prompt, cfg.answer_column, entire_text)
-    columns = [cfg.prompt_column or preset.prompt, preset.answer]
+) -> tuple[list[Problem], int, int]:
+    preset, place = resolve(source)
+    if source == cfg.source or preset not in PRESETS.values():  # a preset's evaluation set has its
+        if cfg.answer_column and cfg.answer_column != preset.answer:
+            preset = replace(preset, answer=cfg.answer_column, gold=entire_text)
+        preset = replace(preset, prompt=cfg.prompt_column or preset.prompt)
+    columns = [preset.prompt, preset.answer]
+    if preset.split and split in ("train", "test"):  # the setting's default
+        split = preset.split
 
     def checked() -> Iterator[tuple[str, Problem | str]]:
         wanted = columns[:1] if for_function else columns
@@ -123,27 +112,18 @@ def _problems(
     return checked_problems(checked(), cfg, tokenizer, source, for_function)
 
 
-def _resolve(source: str) -> tuple[Preset, str]:
-    """What is known of a source, and the file or hub id it names."""
-    name, _, place = source.partition(":")
-    if name in PRESETS:
-        return PRESETS[name], place or PRESETS[name].hub_id
-    known = {p.hub_id: p for p in PRESETS.values()}
-    return known.get(source, _PLAIN), source
-
-
 def _rows(
     place: str, preset: Preset, split: str, columns: list[str], all_columns: bool
 ) -> Iterable[Row]:
-    path = Path(place)
+    path, exists = Path(place), os.path.exists(place)
     if path.suffix == ".jsonl":
         return jsonl_rows(path)
     if path.suffix == ".parquet":
         return parquet_rows(path, columns, all_columns)
-    if not path.exists() and re.fullmatch(r"[\w-][\w.-]*/[\w.-]*[\w-]", place, flags=re.ASCII):
+    if not exists and re.fullmatch(r"[\w-][\w.-]*/[\w.-]*[\w-]", place, flags=re.ASCII):
         config = preset.config if place == preset.hub_id else None
         return hub_rows(place, config, split, columns, all_columns)
-    what = "exists, but is neither" if path.exists() else "is no file and no hub id (owner/name)"
+    what = "exists, but is neither" if exists else "is no file and no hub id (owner/name)"
     raise ConfigError(
         f"the source {place} {what}: give a .jsonl or .parquet file, a hub data set, or one of "
         f"{', '.join(PRESETS)}, each of which may be followed by a file: gsm8k:train.jsonl"
@@ -154,11 +134,18 @@ def _problem(
     row: dict[str, Any], columns: list[str], gold: Callable[[str], str | None]
 ) -> Problem | str:
     """A problem, or why the row is none."""
-    texts = []
+    texts: list[str] = []
     for column, numbers_too in zip(columns, (False, True), strict=True):
-        if column not in row:
-            return f"no column {column!r}, but {shown(list(row))}"
-        value = row[column]
+        try:
+            value = cell(row, column)
+        except NotThere as e:
+            return str(e)
+        if not numbers_too and isinstance(value, list) and all(isinstance(x, dict) for x in value):
+            value = read_conversation(value)
+            if not isinstance(value, Conversation):
+                return f"{column!r} {value}"
+            texts.append(value)
+            continue
         if numbers_too and type(value) is int:
             if abs(value) >= 10**_DIGITS_MAX:
                 return f"{column!r} is a number of more than {_DIGITS_MAX} digits"
@@ -166,7 +153,11 @@ def _problem(
         if numbers_too and type(value) is float and math.isfinite(value):
             value = format(Decimal(repr(value)), "f")  # 1e-07 would read as e times 1, minus 7
         if not isinstance(value, str):
-            return f"{column!r} is a {type(value).__name__}, not a text"
+            or_messages = isinstance(value, list) and not numbers_too
+            more = " and no list of messages (role, content)" if or_messages else ""
+            return f"{column!r} is a {type(value).__name__}, not a text{more}"
+        if len(value) > LINE_BYTES_MAX:
+            return f"{column!r} has {len(value)} characters, more than {LINE_BYTES_MAX}"
         if not value.strip():
             return f"{column!r} is empty"
         texts.append(value.strip())
@@ -204,8 +195,10 @@ def checked_problems(
     tokenizer: Any,
     source: str,
     for_function: bool = False,
-) -> tuple[list[Problem], int]:
-    """The good problems of `source` and how many were bad; `rows` gives the place of each.
+) -> tuple[list[Problem], int, int]:
+    """The good problems of `source`, no prompt twice; how many rows were bad, how many repeats.
+
+    `rows` gives the place of each row.
 
     for_function: as in `open_task`; no scorer then looks at the answers.
 
@@ -214,13 +207,12 @@ def checked_problems(
     """
     scorer = "" if for_function else scorer_name(cfg)
     good: list[tuple[str, Problem]] = []
-    bad: list[tuple[str, str]] = []
-    for where, problem in rows:
-        reason = problem if isinstance(problem, str) else _unfit(problem, cfg, tokenizer, scorer)
-        if reason:
+    same = _same_text if scorer in ("", "exact") else _same_answer
+    found, bad, repeats = distinct_problems(rows, same)
+    for where, problem in found:
+        if reason := _unfit(problem, cfg, tokenizer, scorer):
             bad.append((where, reason))
         else:
-            assert isinstance(problem, Problem)
             good.append((where, problem))
     if scorer == "math_verify":
         good, unreadable = _readable(good, cfg)
@@ -240,7 +232,20 @@ def checked_problems(
         )
     if not good:
         raise ConfigError(f"--task.source {source} holds no rows")
-    return [problem for _, problem in good], len(bad)
+    return [problem for _, problem in good], len(bad), repeats
+
+
+def _same_text(a: Problem, b: Problem) -> bool:
+    """Whether two answers are the same text; without answers, whether all other columns agree."""
+    return a.answer == b.answer and (a.answer != "" or a.extra == b.extra)
+
+
+def _same_answer(a: Problem, b: Problem) -> bool:
+    """Whether two answers are the same text or the same plain number."""
+    if a.answer == b.answer:
+        return True
+    numbers = _PLAIN_NUMBER.fullmatch(a.answer) and _PLAIN_NUMBER.fullmatch(b.answer)
+    return bool(numbers) and Decimal(a.answer) == Decimal(b.answer)
 
 
 def _unfit(problem: Problem, cfg: ProblemsTask | GymTask, tokenizer: Any, scorer: str) -> str:

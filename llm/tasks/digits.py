@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from llm.randomness import stream
 from llm.settings import schema
 from llm.tokenizers.digit_synonyms import spell
 
-from .problem import Problem, is_held_out, with_instruction
+from .problem import HELD_OUT, Problem, is_held_out, with_instruction
 
 _FILLING = "."  # of the places of a prompt that hold no digit
 DigitsConfig = schema.DigitTask | schema.AddTask | schema.ArithmeticTask
@@ -23,7 +23,8 @@ _FEW = 2000  # prompts of so short a task are enumerated, to see that some are h
 class DigitProblems:
     """A generated task; all its random numbers come from `data.stream`."""
 
-    skipped = 0
+    skipped = repeats = 0
+    digests: Mapping[str, str] = {}  # nothing is read
 
     def __init__(self, cfg: DigitsConfig) -> None:
         self.cfg = cfg
@@ -35,6 +36,9 @@ class DigitProblems:
 
     def held_out(self, seed: int, n: int) -> list[Problem]:
         return self.problems(stream(seed, "evaluation prompts"), n, held_out=True)
+
+    def held_out_sets(self, seed: int, n: int) -> dict[str, list[Problem]]:
+        return {HELD_OUT: self.held_out(seed, n)}
 
     def problems(
         self, rng: np.random.Generator, n: int, *, held_out: bool = False

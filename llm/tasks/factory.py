@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from llm.settings.loading import Config
+from llm.settings.loading import Config, ConfigError
 from llm.settings.schema import TaskConfig
 from llm.tokenizers.pretrained import Tokenizer
 
-from .problem import Task
+from .problem import RowTask, Task
 
 
 def open_task(cfg: TaskConfig, tokenizer: Any, for_function: bool = False) -> Task:
@@ -31,6 +31,16 @@ def open_task(cfg: TaskConfig, tokenizer: Any, for_function: bool = False) -> Ta
     from .digits import open_digits
 
     return open_digits(cfg, tokenizer)
+
+
+def require_distinct_prompts(cfg: Config, task: Task) -> None:
+    """Raises ConfigError if a step has more prompts than the task has different ones."""
+    n = cfg.rollout.prompts_per_step
+    if isinstance(task, RowTask) and n > task.size:
+        raise ConfigError(
+            f"--rollout.prompts_per_step {n} is more than the {task.size} different prompts to "
+            "train on, and a step holds no prompt twice: lower it, or give more problems"
+        )
 
 
 _PROMPTS_SEEN = 4096

@@ -5,14 +5,17 @@ Only text formats and parquet are read; a line of JSON has a largest size.
 
 from __future__ import annotations
 
+import errno
 import json
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from llm.errors import ConfigError
 
-LINE_BYTES_MAX = 1 << 20
+LINE_BYTES_MAX = 1 << 20  # of a row: prompts and answers are thousands of characters at most
+ROW_GROUP_BYTES_MAX = 1 << 33  # unpacked; writers make groups of 128 MB to 1 GB
 
 Row = tuple[str, dict[str, Any] | str]
 """("line 3", the row), or ("line 3", why it is none)."""
@@ -25,14 +28,21 @@ def jsonl_rows(path: Path) -> Iterator[Row]:
         ConfigError: the file cannot be read.
     """
     try:
+        _require_regular(path)
         with path.open("rb") as file:
             for number, line in enumerate(_lines(file), 1):
                 if line is None:
                     yield f"line {number}", f"longer than {LINE_BYTES_MAX} bytes"
                 elif line.strip():
                     yield f"line {number}", _parsed(line)
-    except OSError as e:
-        raise ConfigError(f"cannot read {path}: {e.strerror}") from e
+    except (OSError, ValueError) as e:  # ValueError: a path that holds NUL
+        raise ConfigError(f"cannot read {path}: {getattr(e, 'strerror', None) or e}") from e
+
+
+def _require_regular(path: Path) -> None:
+    """Raises OSError for what is no regular file: a FIFO keeps its reader waiting for ever."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "it is not a regular file")
 
 
 def _lines(file: BinaryIO) -> Iterator[bytes | None]:
@@ -54,6 +64,33 @@ def _parsed(line: bytes) -> dict[str, Any] | str:
     return row if isinstance(row, dict) else f"not an object but a {type(row).__name__}"
 
 
+class NotThere(LookupError):
+    """A row lacks a column; the message says what it has."""
+
+
+def cell(row: dict[str, Any], column: str) -> Any:
+    """The value of a column: of that very name, or inside others, as in reward_model.ground_truth.
+
+    Raises:
+        NotThere: see there.
+    """
+    if column in row:
+        return row[column]
+    value: Any = row
+    for part in column.split("."):
+        if not isinstance(value, dict) or part not in value:
+            raise NotThere(f"no column {column!r}, but {_inside(row, column)}")
+        value = value[part]
+    return value
+
+
+def _inside(row: dict[str, Any], column: str) -> str:
+    top = column.split(".")[0]
+    first = row.get(top)
+    own = f", and in {top!r} {shown(list(first))}" if isinstance(first, dict) else ""
+    return shown(list(row)) + own
+
+
 def parquet_rows(path: Path, columns: list[str], all_columns: bool = False) -> Iterator[Row]:
     """Rows of a parquet file, only the named columns unless all are wanted.
 
@@ -68,19 +105,30 @@ def parquet_rows(path: Path, columns: list[str], all_columns: bool = False) -> I
             "-e '.[data]' in the checkout, or give a .jsonl file"
         ) from e
     try:
+        _require_regular(path)
         with pyarrow.parquet.ParquetFile(path) as file:
-            _check_columns(str(path), columns, file.schema_arrow.names)
+            top = _top_columns(str(path), columns, file.schema_arrow.names)
+            _check_row_groups(path, file.metadata)
             number = 0
-            for batch in file.iter_batches(
-                batch_size=256, columns=None if all_columns else columns
-            ):
+            wanted = None if all_columns else top
+            for batch in file.iter_batches(batch_size=256, columns=wanted):
                 for row in batch.to_pylist():
                     number += 1
                     yield f"row {number}", row
     except ConfigError:
         raise
-    except (OSError, ValueError, NotImplementedError) as e:  # pyarrow's own derive from these
+    except OSError as e:
+        raise ConfigError(f"cannot read {path} as parquet: {e.strerror or str(e)[:200]}") from e
+    except (ValueError, NotImplementedError) as e:  # pyarrow's own derive from these
         raise ConfigError(f"cannot read {path} as parquet: {str(e)[:200]}") from e
+
+
+def _check_row_groups(path: Path, metadata: Any) -> None:
+    """Raises ValueError if a row group would fill the memory: a small file can unpack to much."""
+    for i in range(metadata.num_row_groups):
+        size = metadata.row_group(i).total_byte_size
+        if size > ROW_GROUP_BYTES_MAX:
+            raise ValueError(f"row group {i} has {size} bytes, more than {ROW_GROUP_BYTES_MAX}")
 
 
 def hub_rows(
@@ -110,18 +158,25 @@ def hub_rows(
         raise ConfigError(
             f"cannot load split {split!r} of the hub data set {name}: {str(e)[:300]}"
         ) from e
-    _check_columns(f"{name}[{split}]", columns, list(rows.column_names))
-    for number, row in enumerate(rows if all_columns else rows.select_columns(columns), 1):
+    top = _top_columns(f"{name}[{split}]", columns, list(rows.column_names))
+    for number, row in enumerate(rows if all_columns else rows.select_columns(top), 1):
         yield f"row {number}", row
 
 
-def _check_columns(where: str, wanted: list[str], present: list[str]) -> None:
-    missing = [c for c in wanted if c not in present]
+def _top_columns(where: str, wanted: list[str], present: list[str]) -> list[str]:
+    """Names of the columns that hold those wanted, which may lie inside them.
+
+    Raises:
+        ConfigError: one that is not there.
+    """
+    top = [c if c in present else c.split(".")[0] for c in wanted]
+    missing = [c for c, holder in zip(wanted, top, strict=True) if holder not in present]
     if missing:
         raise ConfigError(
             f"{where} has no column {missing[0]!r}, but {shown(present)}: name the columns with "
             "--task.prompt_column and --task.answer_column"
         )
+    return list(dict.fromkeys(top))
 
 
 def shown(names: list[str]) -> str:

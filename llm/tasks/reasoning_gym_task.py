@@ -13,7 +13,7 @@ from llm.errors import ConfigError
 from llm.settings.schema import GymTask
 
 from .datasets import checked_problems, instructed
-from .problem import Problem, RowTask, is_held_out
+from .problem import HELD_OUT, Problem, RowTask, digest, is_held_out
 
 _SEED = 0  # of the generator: runs with different seeds hold out the same problems
 
@@ -38,8 +38,9 @@ def open_gym(cfg: GymTask, tokenizer: Any, for_function: bool = False) -> RowTas
     dataset = reasoning_gym.create_dataset(cfg.generator, size=cfg.size, seed=_SEED)
     rows = (dataset[i] for i in range(cfg.size))
     source = f"reasoning-gym {cfg.generator}"
-    problems, skipped = checked_problems(_checked(rows), cfg, tokenizer, source, for_function)
-    distinct = list(dict.fromkeys(problems))
+    distinct, skipped, repeats = checked_problems(
+        _checked(rows), cfg, tokenizer, source, for_function
+    )
     train = [p for p in distinct if not is_held_out(p.prompt)]
     held = [p for p in distinct if is_held_out(p.prompt)]
     if not train or not held:
@@ -47,7 +48,9 @@ def open_gym(cfg: GymTask, tokenizer: Any, for_function: bool = False) -> RowTas
             f"--task.size {cfg.size} gives {len(distinct)} different problems, too few to "
             "hold any out: raise it"
         )
-    return RowTask(instructed(train, cfg.instruction), instructed(held, cfg.instruction), skipped)
+    digests = {f"data: {source}": digest(distinct)}
+    train, held = (instructed(problems, cfg.instruction) for problems in (train, held))
+    return RowTask(train, {HELD_OUT: held}, skipped, repeats, digests)
 
 
 def _checked(rows: Any) -> Iterator[tuple[str, Problem | str]]:

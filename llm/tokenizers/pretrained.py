@@ -10,16 +10,21 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from llm.errors import ConfigError
 from llm.settings.regular_files import read_text
 from llm.settings.schema import TaskConfig
+from llm.settings.template_arguments import OWN_ARGUMENTS, read_arguments
 
 from .character import CharTokenizer, until_end
+from .conversation import messages_of
 
 _CHAT_MAX = 1_000_000  # characters that a chat template may add to a prompt
+_NEUTRAL = "x"  # a text of which no tokenizer makes a control token
 _CONFIG_BYTES_MAX = 10_000_000
 _PADDED_ALPHABET_MAX = 256  # ids of a model over 48 characters, however its vocabulary is padded
 TOKENIZER_FILES = (
@@ -31,12 +36,18 @@ TOKENIZER_FILES = (
 class HubTokenizer:
     """A transformers tokenizer, from a folder or a hub id. Nothing in there is executed."""
 
-    def __init__(self, path: str, prompt_format: str = "auto") -> None:
-        """Load it; `prompt_format` is auto, chat or plain (see TaskConfig).
+    def __init__(
+        self,
+        path: str,
+        prompt_format: str = "auto",
+        system_prompt: str = "",
+        template_arguments: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Load it; see TaskConfig for the settings.
 
         Raises:
-            ConfigError: no usable tokenizer there, no token that ends a completion, or the format
-                chat without a chat template.
+            ConfigError: no usable tokenizer there, no token that ends a completion; the format
+                chat, a system prompt or template arguments without a chat template that reads them.
         """
         from transformers import AutoTokenizer, GenerationConfig
 
@@ -74,38 +85,97 @@ class HubTokenizer:
         self.pad: int = min(ids) if inner.pad_token_id is None else inner.pad_token_id
         self.bos: int | None = inner.bos_token_id
         self.vocab_size: int = max(self._vocabulary.values()) + 1
+        self._control = control_ids(inner) | self.eos
+        self._of_format: dict[tuple[str, ...], Counter[int]] = {}
+        self._system, self._arguments = system_prompt, dict(template_arguments or {})
+        self._check_arguments()
 
     def prompt(self, text: str) -> list[int]:
-        """Ids of a prompt: one turn of a user in the chat template, or the text as it is.
+        """Ids of a prompt: a user's turn in the chat template, all turns of a `Conversation`, or
+        the text as it is. Control tokens come from the template and the tokenizer alone.
 
         Raises:
             ConfigError: the chat template fails, leaves out the text, or gives too much or nothing.
-            ValueError: a plain text without any token.
+            ValueError: the text of the prompt gives control tokens; a plain text without any token;
+                several messages and no chat template.
         """
-        if not self.is_chat:
-            ids = list(self._inner.encode(text))
+        messages = messages_of(text)
+        ids = self._encoded(messages)
+        roles = tuple(role for role, _ in messages)
+        if roles not in self._of_format:  # the control tokens that every such prompt has
+            self._of_format[roles] = self._controls(self._encoded([(r, _NEUTRAL) for r in roles]))
+        extra = self._controls(ids) - self._of_format[roles]
+        if extra:
+            raise ValueError(f"its text gives the control token {self._spelling(min(extra))!r}")
+        ends = not self.is_chat and len(ids) > 1 and ids[-1] in self.eos  # the tokenizer's own
+        return ids[:-1] if ends else ids
+
+    def control_token_in(self, text: str) -> str:
+        """A control token that a text would give; empty if it gives none."""
+        found = self._control & set(self.encode(text))
+        return self._spelling(min(found)) if found else ""
+
+    def _controls(self, ids: list[int]) -> Counter[int]:
+        return Counter(i for i in ids if i in self._control)
+
+    def _spelling(self, i: int) -> str:
+        return str(self._inner.convert_ids_to_tokens(i))
+
+    def _encoded(self, messages: Sequence[tuple[str, str]]) -> list[int]:
+        text = messages[-1][1]
+        if self.is_chat:
+            ids = list(self._inner.encode(self._chat(messages), add_special_tokens=False))
             if not ids:
-                raise ValueError(f"the tokenizer in {self.path} makes no token of {text[:100]!r}")
-            return ids[:-1] if len(ids) > 1 and ids[-1] in self.eos else ids
-        chat = self._chat(text)
-        ids = list(self._inner.encode(chat, add_special_tokens=False))
+                raise self._bad_template(f"gives no token for {text[:100]!r}")
+            return ids
+        if len(messages) > 1:
+            raise ValueError(f"it has {len(messages)} messages, and there is no chat template")
+        ids = list(self._inner.encode(text))
         if not ids:
-            raise self._bad_template(f"gives no token for {text[:100]!r}")
+            raise ValueError(f"the tokenizer in {self.path} makes no token of {text[:100]!r}")
         return ids
 
-    def _chat(self, text: str) -> str:
+    def _chat(self, messages: Sequence[tuple[str, str]]) -> str:
         """The template's text; a template is a program of others and may fail in any way."""
-        turn = [{"role": "user", "content": text}]
+        if self._system and messages[0][0] != "system":
+            messages = [("system", self._system), *messages]
+        turns = [{"role": role, "content": content} for role, content in messages]
+        text = messages[-1][1]
         try:
-            chat = self._inner.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
+            chat = self._inner.apply_chat_template(
+                turns, add_generation_prompt=True, tokenize=False, **self._arguments
+            )
         except Exception as e:
             what = f"{type(e).__name__}: {str(e)[:300]}"
             raise self._bad_template(f"fails on {text[:100]!r}: {what}") from e
-        if len(chat) > _CHAT_MAX + len(text):
+        if len(chat) > _CHAT_MAX + sum(len(content) for _, content in messages):
             raise self._bad_template(f"makes {len(chat)} characters of {text[:100]!r}")
-        if text.strip() not in chat:
-            raise self._bad_template(f"leaves out the prompt: {text[:100]!r} gives {chat[:100]!r}")
+        for role, content in messages:  # a template may drop what an assistant thought
+            if role != "assistant" and content.strip() not in chat:
+                what = "prompt" if role == "user" else "system prompt"
+                shown = f"{content[:100]!r} gives {chat[:100]!r}"
+                raise self._bad_template(f"leaves out the {what}: {shown}")
         return str(chat)
+
+    def _check_arguments(self) -> None:
+        """Raises ConfigError for a system prompt or template arguments that nothing reads."""
+        given = "--task.template_arguments" if self._arguments else "--task.system_prompt"
+        if not self.is_chat and (self._arguments or self._system):
+            raise ConfigError(
+                f"{given} needs a chat template, and prompts are plain text here: leave it out, or "
+                "use a model tuned for chat with --task.prompt_format auto"
+            )
+        named = isinstance(self.chat_template, str) and self._arguments
+        read = template_variables(self.chat_template) if named else None
+        ignored = [] if read is None else [n for n in self._arguments if n not in read]
+        if ignored and read is not None:
+            known = ", ".join(sorted(read - OWN_ARGUMENTS)) or "none"
+            raise ConfigError(
+                f"--task.template_arguments: the chat template in {self.path} does not read "
+                f"{ignored[0]}. What it reads: {known}"
+            )
+        if found := self.control_token_in(self._system):
+            raise ConfigError(f"--task.system_prompt spells the control token {found!r}: remove it")
 
     def _bad_template(self, what: str) -> ConfigError:
         return ConfigError(
@@ -142,6 +212,28 @@ class HubTokenizer:
         return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
+def control_ids(inner: Any) -> frozenset[int]:
+    """Ids of a transformers tokenizer that no text of a prompt may give: special and added tokens.
+
+    Added tokens that are only white space are text: some tokenizers keep runs of spaces there.
+    """
+    tokens = getattr(inner, "added_tokens_decoder", {})
+    added = {i for i, token in tokens.items() if token.content.strip()}
+    return frozenset(added | set(inner.all_special_ids))
+
+
+def template_variables(template: str) -> set[str] | None:
+    """Names that a chat template reads and does not set itself; None if it cannot be parsed."""
+    from jinja2 import TemplateError, meta
+    from jinja2.sandbox import SandboxedEnvironment
+
+    try:
+        parsed = SandboxedEnvironment(extensions=["jinja2.ext.loopcontrols"]).parse(template)
+    except (TemplateError, RecursionError):
+        return None
+    return set(meta.find_undeclared_variables(parsed))
+
+
 Tokenizer = CharTokenizer | HubTokenizer
 
 
@@ -154,7 +246,14 @@ def tokenizer_for(path: str, task: TaskConfig) -> Tokenizer:
             folder without a tokenizer whose model does not read characters.
     """
     if path and (not is_local(path) or has_tokenizer(Path(path))):
-        return HubTokenizer(path, task.prompt_format)
+        arguments = read_arguments(task.template_arguments)
+        tokenizer = HubTokenizer(path, task.prompt_format, task.system_prompt, arguments)
+        if found := tokenizer.control_token_in(task.instruction):
+            raise ConfigError(f"--task.instruction spells the control token {found!r}: remove it")
+        return tokenizer
+    if task.system_prompt or task.template_arguments:
+        name = "system_prompt" if task.system_prompt else "template_arguments"
+        raise ConfigError(f"--task.{name} needs a model with a tokenizer and a chat template")
     characters = CharTokenizer(task.digit_synonyms)
     if path:
         _check_reads_characters(Path(path), characters)

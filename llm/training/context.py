@@ -113,6 +113,7 @@ def _with_models(
     undo: contextlib.ExitStack,
 ) -> TrainContext:
     """`open_context` from the models on. undo: what is to be ended if this fails."""
+    factory.require_distinct_prompts(cfg, task)
     policy = distributed.main_first(lambda: roles.open_policy(cfg, folder)).to(device)
     actor = distributed.main_first(lambda: actors.open_actor(cfg, policy, folder))
     longest = max(factory.prompt_lengths(cfg, task, tokenizer))

@@ -21,14 +21,39 @@ from .rollout_phase import rewards
 
 
 def pass_rate(model: Any, ctx: TrainContext) -> float:
-    """Mean score over the run's held-out prompts, one sample each, at the training temperature.
+    """Mean score over the run's held-out prompts, at the training temperature.
 
     Prompts and random numbers are the same at every call, so that evaluations of a run, and of runs
     with the same seed, differ only by the model.
     """
+    return float(held_out_scores(model, ctx).mean())
+
+
+def held_out_scores(model: Any, ctx: TrainContext) -> np.ndarray:
+    """Scores of the run's held-out prompts, run.eval_completions samples each, (prompts, k)."""
     run = ctx.cfg.run
     problems = ctx.task.held_out(run.seed, run.eval_prompts)
-    return float(sample_scores(model, ctx, problems, 1, run.seed).mean())
+    return sample_scores(model, ctx, problems, run.eval_completions, run.seed)
+
+
+def set_metrics(ctx: TrainContext, scores: np.ndarray) -> dict[str, float]:
+    """mean@k and pass@k of each evaluation set, from the policy's scores of all sets, (prompts, k).
+
+    Empty for one set with one completion each, where both are the pass rate.
+    """
+    run = ctx.cfg.run
+    sets = ctx.task.held_out_sets(run.seed, run.eval_prompts)
+    row: dict[str, float] = {}
+    if len(sets) == 1 and run.eval_completions == 1:
+        return row
+    first = 0
+    for name, problems in sets.items():
+        own = scores[first : first + len(problems)]
+        first += len(problems)
+        solved = (own >= 1.0).any(axis=1)  # with k of k samples pass@k needs no estimate
+        named = {"mean_at_k_SET": own.mean(), "pass_at_k_SET": solved.mean()}
+        row |= {metric.replace("SET", name): float(value) for metric, value in named.items()}
+    return row
 
 
 def evaluate_many(
@@ -73,7 +98,8 @@ def evaluate(ctx: TrainContext, batch: Batch) -> dict[str, float]:
     """Held-out pass rates, and both exact KLs on the states of this batch."""
     clock = time.perf_counter()
     policy, actor = ctx.policy, ctx.actor.model
-    row = {"pass_rate": pass_rate(policy, ctx)}
+    scores = held_out_scores(policy, ctx)
+    row = {"pass_rate": float(scores.mean())} | set_metrics(ctx, scores)
     if actor is policy:
         row |= {"kl_policy_actor": 0.0, "kl_actor_policy": 0.0}
     else:

@@ -74,9 +74,10 @@ def merged(
     return correction_metrics(weights, correction) | means
 
 
-def start_text(kind: str, skipped_rows: int, row: dict[str, Any]) -> str:
+def start_text(kind: str, skipped_rows: int, repeats: int, row: dict[str, Any]) -> str:
     """Said once, before the first update."""
     skipped = f", {skipped_rows} bad rows skipped" if skipped_rows else ""
+    skipped += f", {repeats} repeated rows counted once" if repeats else ""
     return (
         f"actor: {kind}, KL(policy, actor) {row['kl_policy_actor']:.4g} nats per token "
         f"at the start{skipped}\n"

@@ -146,8 +146,8 @@ class Run:
             return
         record.add(evaluate(self.ctx, batch))
         if record.step == 0 and distributed.is_main():
-            ctx = self.ctx
-            sys.stderr.write(start_text(ctx.actor.kind, ctx.task.skipped, record.row))
+            kind, task = self.ctx.actor.kind, self.ctx.task
+            sys.stderr.write(start_text(kind, task.skipped, task.repeats, record.row))
         self._keep_if_best(record.step, record.row["pass_rate"])
 
     def evaluate_between_updates_if_due(self, record: Record) -> None:

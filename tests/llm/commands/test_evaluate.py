@@ -184,3 +184,31 @@ def test_eval_does_not_read_a_damaged_checkpoint_again(run, tmp_path, monkeypatc
     with pytest.raises(errors.CheckpointError, match=r"state\.json"):
         evaluate_command.main([str(copy)])
     assert (calls, seen) == ([1], [])
+
+
+def test_what_was_computed_is_printed_before_a_folder_refuses_it(
+    run, tmp_path, monkeypatch, capsys
+):
+    from llm.checkpoints import atomic_files
+
+    def refuse(path, value):
+        raise OSError(30, "Read-only file system", str(path))
+
+    common = [str(run), "--prompts", "2", "--samples", "1"]
+    with monkeypatch.context() as patch:
+        patch.setattr(atomic_files, "write_json", refuse)
+        with pytest.raises(ConfigError, match=r"Read-only file system.*printed above; --out"):
+            evaluate_command.main(common)
+    assert "policy: 2 held-out prompts" in capsys.readouterr().out
+    assert evaluate_command.main([*common, "--out", str(tmp_path / "new" / "folder")]) == 0
+    (entry,) = json.loads((tmp_path / "new" / "folder" / "eval.json").read_text())
+    assert entry["models"]["policy"]["prompts"] == 2
+
+
+def test_eval_shows_every_evaluation_set():
+    summary = {"prompts": 2, "samples": 1, "mean_at_1": {"value": 0.5, "low": 0.1, "high": 0.9}}
+    entry = {"checkpoint": "step_5", "step": 5, "task": {"task.type": "problems"}}
+    entry |= {"temperature": 1.0, "models": {"policy": summary}}
+    shown = evaluate_command.table(entry | {"sets": {"aime24": {"policy": summary}}})
+    assert "policy on aime24: 2 held-out prompts" in shown
+    assert "aime24" not in evaluate_command.table(entry)

@@ -38,3 +38,9 @@ def test_the_page_holds_one_row_for_each_metric():
         assert row == f"| `{name}` | {text.replace('|', '&#124;')} |"
         assert row.count("|") == 3, "a bar within a cell ends it"
         assert len(text.split()) >= 3, name
+
+
+def test_metrics_of_an_evaluation_set_are_declared_by_their_pattern():
+    check_names(["mean_at_k_math500", "pass_at_k_own_2"])
+    with pytest.raises(ValueError, match="'mean_at_1_math500' has no definition"):
+        check_names(["mean_at_1_math500"])

@@ -40,8 +40,8 @@ def test_held_out_rows_are_seeded_and_all_of_them_if_fewer(tmp_path):
 
 
 def test_a_prompt_that_occurs_twice_does_not_leak(tmp_path):
-    """Same prompt, other answer or outer whitespace: same side."""
-    twice = numbered(60) + [{"prompt": f" question {i}\n", "answer": "x"} for i in range(60)]
+    """Same prompt, other outer whitespace: same side."""
+    twice = numbered(60) + [{"prompt": f" question {i}\n", "answer": i} for i in range(60)]
     task = source(tmp_path / "a.jsonl", twice)
     held = {p.strip() for p, *_ in task.held_out(0, 1000)}
     assert held and not held & {p.strip() for p, *_ in task.batch(0, 0, 120)}
@@ -205,7 +205,7 @@ def test_answers_that_math_verify_would_take_for_something_else_are_bad_rows(tmp
 
 def test_formulas_of_letters_are_no_prose(tmp_path):
     formulas = ["2e", "2e^3", "x+y", "xy z", "sin x cos y", "Evelyn", "a, b"]
-    rows_ = [*numbered(20), *({"prompt": "odd", "answer": x} for x in formulas)]
+    rows_ = [*numbered(20), *({"prompt": f"odd {x}", "answer": x} for x in formulas)]
     assert source(tmp_path / "a.jsonl", rows_, scorer="math_verify").skipped == 0
 
 

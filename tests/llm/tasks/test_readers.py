@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 
 import pyarrow as pa
@@ -140,3 +141,81 @@ def test_whole_numbers_of_any_length_are_read_or_refused_by_name(tmp_path):
     longer = '{"prompt": "long", "answer": -' + "1" * 1001 + "}\n"
     with pytest.raises(ConfigError, match=r"line 21: 'answer' is a number of more than 1000"):
         source(tmp_path / "a.jsonl", [*numbered(20), longer])
+
+
+CHAT = [
+    {"role": "system", "content": "be brief"},
+    {"role": "user", "content": " 1 + 1 "},
+    {"role": "assistant", "content": "2"},
+    {"role": "user", "content": "3 + 4"},
+]
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+def test_prompts_may_be_messages_and_answers_lie_inside_other_columns(tmp_path, ending):
+    rows = [
+        {"prompt": [*CHAT[:3], {"role": "user", "content": f"question {i}"}]}
+        | {"reward_model": {"ground_truth": str(i), "style": "rule"}, "x.y": i}
+        for i in range(30)
+    ]
+    path = tmp_path / f"a.{ending}"
+    if ending == "parquet":
+        pyarrow.parquet.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = {"source": str(path), "answer_column": "reward_model.ground_truth"}
+    cfg = sections.task(type="problems", scorer="exact", instruction="now", **settings)
+    task = open_task(cfg, Words())
+    found = {p.messages: a for p, a, *_ in [*task.batch(0, 0, task.size), *task.held_out(0, 99)]}
+    earlier = (("system", "be brief"), ("user", "1 + 1"), ("assistant", "2"))
+    assert found == {(*earlier, ("user", f"question {i}\nnow")): str(i) for i in range(30)}
+    cfg = sections.task(type="problems", scorer="exact", source=str(path), answer_column="x.y")
+    assert open_task(cfg, Words()).size == task.size  # a column of that very name comes first
+    cfg = sections.task(
+        type="problems", scorer="exact", source=str(path), answer_column="reward_model.gold"
+    )
+    with pytest.raises(ConfigError, match=r"in 'reward_model' 'ground_truth', 'style'"):
+        open_task(cfg, Words())
+
+
+@pytest.mark.parametrize(
+    ("prompt", "why"),
+    [
+        (CHAT[:3], "'prompt' does not end in a message of the user"),
+        ([], "'prompt' does not end in a message of the user"),
+        ([{"role": "tool", "content": "x"}], "'prompt' has the role 'tool' in message 1"),
+        ([*CHAT[1:], "x"], "'prompt' is a list, not a text and no list of messages"),
+    ],
+)
+def test_a_list_that_is_no_conversation_is_a_bad_row(tmp_path, prompt, why):
+    with pytest.raises(ConfigError, match=f"line 31: {why}"):
+        source(tmp_path / "a.jsonl", [*numbered(30), {"prompt": prompt, "answer": "1"}])
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+def test_only_regular_files_are_read(tmp_path, ending):
+    """A FIFO would keep its reader waiting, and /dev/zero has no end."""
+    fifo = tmp_path / f"fifo.{ending}"
+    os.mkfifo(fifo)
+    (tmp_path / f"folder.{ending}").mkdir()
+    (tmp_path / f"zero.{ending}").symlink_to("/dev/zero")
+    for name in ("fifo", "folder", "zero"):
+        cfg = sections.task(type="problems", source=str(tmp_path / f"{name}.{ending}"))
+        with pytest.raises(
+            ConfigError, match=rf"cannot read .*{name}.{ending}.*not a regular file"
+        ):
+            open_task(cfg, Words())
+
+
+def test_a_parquet_file_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatch):
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pa.Table.from_pylist(numbered(40)), path)
+    monkeypatch.setattr(readers, "ROW_GROUP_BYTES_MAX", 99)
+    with pytest.raises(ConfigError, match=r"a.parquet as parquet: row group 0 has \d+ bytes"):
+        open_task(sections.task(type="problems", source=str(path)), Words())
+
+
+@pytest.mark.parametrize("name", ["x" * 5000 + ".jsonl", "x" * 5000, "a\0b.jsonl", "a\0b.parquet"])
+def test_paths_that_no_file_has_are_refused(name):
+    with pytest.raises(ConfigError):
+        open_task(sections.task(type="problems", source=name), Words())

@@ -31,7 +31,7 @@ def fake_gym(monkeypatch, tmp_path, questions=None) -> list:
         asked.append((name, settings))
         n = settings["size"]
         found = questions or [f"Calculate {i} + 1." for i in range(n)]
-        return Dataset({"question": q, "answer": str(i + 1)} for i, q in enumerate(found))
+        return Dataset({"question": q, "answer": str(found.index(q) + 1)} for q in found)
 
     monkeypatch.setitem(
         sys.modules, "reasoning_gym", types.SimpleNamespace(create_dataset=create_dataset)

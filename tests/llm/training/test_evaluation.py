@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import torch
 
 from llm import settings
@@ -56,3 +57,18 @@ def test_a_training_evaluation_is_the_same_at_every_call():
     ctx = small_context(64)
     assert evaluation.pass_rate(model, ctx) == evaluation.pass_rate(model, ctx)
     assert sum(ctx.scorer.sizes) == 2 * ctx.cfg.run.eval_prompts
+
+
+def test_each_evaluation_set_has_its_own_mean_and_pass():
+    """Two sets of 1 and 2 problems with 2 samples each; one set with one sample has no more."""
+    sets = {"a": [Problem("1=", "")], "b_2": [Problem("2=", ""), Problem("3=", "")]}
+    task = SimpleNamespace(held_out_sets=lambda seed, n: sets)
+    cfg = settings.resolve({"run.eval_completions": 2})
+    scores = np.array([[0.0, 1.0], [0.0, 0.0], [1.0, 1.0]])
+    assert evaluation.set_metrics(SimpleNamespace(cfg=cfg, task=task), scores) == {
+        **{"mean_at_k_a": 0.5, "pass_at_k_a": 1.0},
+        **{"mean_at_k_b_2": 0.5, "pass_at_k_b_2": 0.5},
+    }
+    del sets["b_2"]
+    one = settings.resolve({})
+    assert evaluation.set_metrics(SimpleNamespace(cfg=one, task=task), scores[:1, :1]) == {}

@@ -1,0 +1,55 @@
+"""Rows with the same prompt: repeats are counted once, contradictions are bad rows."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from row_sources import numbered, source
+
+from llm.errors import ConfigError
+
+
+def test_repeats_are_counted_once(tmp_path):
+    task = source(tmp_path / "a.jsonl", numbered(40) * 25, scorer="number")
+    once = source(tmp_path / "b.jsonl", numbered(40), scorer="number")
+    assert (task.repeats, task.skipped, once.repeats) == (40 * 24, 0, 0)
+    assert task.held_out(0, 99) == once.held_out(0, 99)
+    assert task.batch(0, 0, task.size) == once.batch(0, 0, once.size)
+
+
+def test_a_prompt_with_two_answers_is_a_bad_row_wherever_it_stands(tmp_path):
+    twice = [*numbered(20), {"prompt": "question 3", "answer": "4"}]
+    with pytest.raises(ConfigError) as refused:
+        source(tmp_path / "a.jsonl", twice)
+    assert "2 bad rows of 21" in str(refused.value)
+    assert "line 4: the prompt is that of line 21, and the answer there is '4'" in str(
+        refused.value
+    )
+    assert "line 21: the prompt is that of line 4, and the answer there is '3'" in str(
+        refused.value
+    )
+    task = source(tmp_path / "a.jsonl", twice, bad_rows="skip")
+    assert task.skipped == 2
+    prompts = {p for p, *_ in [*task.batch(0, 0, task.size), *task.held_out(0, 99)]}
+    assert prompts == {f"question {i}" for i in range(20) if i != 3}
+
+
+@pytest.mark.parametrize(("scorer", "repeats"), [("number", 1), ("exact", None)])
+def test_numbers_written_differently_contradict_only_where_texts_are_compared(
+    tmp_path, scorer, repeats
+):
+    twice = [*numbered(20), {"prompt": "question 3", "answer": "3.0"}]
+    if repeats:
+        assert source(tmp_path / "a.jsonl", twice, scorer=scorer).repeats == repeats
+    else:
+        with pytest.raises(ConfigError, match="2 bad rows"):
+            source(tmp_path / "a.jsonl", twice, scorer=scorer)
+
+
+def test_copies_of_held_out_problems_are_not_trained_on_whatever_their_white_space(tmp_path):
+    held = [{"prompt": f"question  {i}\n ?", "answer": i} for i in range(5)]
+    train = [{"prompt": f"question {i} ?", "answer": i} for i in range(9)]
+    (tmp_path / "b.jsonl").write_text("".join(json.dumps(row) + "\n" for row in held))
+    task = source(tmp_path / "a.jsonl", train, eval_source=str(tmp_path / "b.jsonl"))
+    assert {p for p, *_ in task.batch(0, 0, task.size)} == {f"question {i} ?" for i in range(5, 9)}
