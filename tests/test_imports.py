@@ -14,6 +14,7 @@ ALLOWED = {
     "jackpot": {"numpy", "array_api_compat"},
     "sim": {"jackpot", "mpmath"} | PLOTS,
     "llm": {"jackpot", "torch", "transformers", "safetensors", "numpy", "matplotlib"}
+    | {"huggingface_hub"}  # comes with transformers
     | {"peft", "torchao", "math_verify", "sympy", "pyarrow", "datasets", "reasoning_gym"}
     | {"vllm", "jinja2", "tensorboard", "wandb", "trackio", "gguf"},
     "paper_figures": {"sim", "jackpot"} | PLOTS,
@@ -128,7 +129,7 @@ HOUSE = {  # package: row -> what its files import of the same package, and noth
     "llm": {
         "__main__": "output",  # imports a command when it is asked for
         "commands": "train training planning report models tasks tokenizers rewards "
-        "runs checkpoints distributed settings errors",
+        "runs checkpoints distributed settings errors output",
         "train": "training algorithm settings",
         "training": "rollout rollout.engines models models.lm_head rewards tasks tokenizers runs "
         "checkpoints algorithm distributed settings errors randomness",

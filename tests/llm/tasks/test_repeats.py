@@ -49,7 +49,7 @@ def test_numbers_written_differently_contradict_only_where_texts_are_compared(
 
 def test_copies_of_held_out_problems_are_not_trained_on_whatever_their_white_space(tmp_path):
     held = [{"prompt": f"question  {i}\n ?", "answer": i} for i in range(5)]
-    train = [{"prompt": f"question {i} ?", "answer": i} for i in range(9)]
+    train = [{"prompt": f"question {i}  ?", "answer": i} for i in range(9)]
     (tmp_path / "b.jsonl").write_text("".join(json.dumps(row) + "\n" for row in held))
     task = source(tmp_path / "a.jsonl", train, eval_source=str(tmp_path / "b.jsonl"))
-    assert {p for p, *_ in task.batch(0, 0, task.size)} == {f"question {i} ?" for i in range(5, 9)}
+    assert {p for p, *_ in task.batch(0, 0, task.size)} == {f"question {i}  ?" for i in range(5, 9)}
