@@ -27,7 +27,7 @@ def reward(prompt, completion, answer, finished, level=0):
     if completion == "leave":
         raise SystemExit(0)
     if completion == "memory":
-        bytearray(1 << 40)
+        bytearray(2 << 30)  # never touched, so never there
     if completion == "pid":
         return os.getpid()
     if completion == "child":
@@ -65,7 +65,7 @@ def file(tmp_path_factory):
 @pytest.fixture(scope="module")
 def scorer(file):
     """One worker for the module."""
-    cfg = RewardConfig(function=f"{file}:reward", seconds=0.5, workers=1)
+    cfg = RewardConfig(function=f"{file}:reward", seconds=0.5, workers=1, memory=1024)
     found = open_scorer(DigitTask(), Unicode(), cfg)
     yield found
     found.close()
