@@ -1,0 +1,62 @@
+"""Blocks of a head's logits and gradients against whole products."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from llm.models.lm_head.blocks import Chunk, HeadBlocks, blocks, buffers, inside_block
+
+CHUNK = Chunk(tokens=3, vocab=4)
+N, H, V = 7, 5, 10  # none a multiple of a block
+
+
+def tensors(bias: bool):
+    generator = torch.Generator().manual_seed(0)
+    sizes = ((N, H), (V, H), (V,))
+    hidden, weight, b = (torch.randn(*s, generator=generator, dtype=torch.float64) for s in sizes)
+    ids = torch.tensor([[1, 9, 4]] * N)
+    return hidden, weight, b if bias else None, ids
+
+
+def whole(hidden, weight, bias, softcap, temperature):
+    logits = hidden @ weight.T if bias is None else hidden @ weight.T + bias
+    return (logits if softcap is None else softcap * (logits / softcap).tanh()) / temperature
+
+
+@pytest.mark.parametrize("softcap", [None, 2.0])
+@pytest.mark.parametrize("bias", [False, True])
+def test_blocks_hold_every_logit_once_and_gradients_are_those_of_whole_logits(bias, softcap):
+    """The gradient of sum c * logits, for random c, by blocks and by torch's autograd."""
+    hidden, weight, b, ids = tensors(bias)
+    head = HeadBlocks((hidden, weight, b, ids), softcap, 0.7, torch.float64)
+    (buffer,) = buffers(head, CHUNK, 1)
+    if softcap is not None:
+        head.tanh = torch.empty_like(buffer)
+    head.start_gradients((True, True, bias))
+    c = torch.randn(N, V, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    found = torch.full((N, V), torch.nan, dtype=torch.float64)
+    for cols, rows in blocks([head], CHUNK):
+        assert bool(found[rows, cols].isnan().all())
+        found[rows, cols] = head.logits(rows, buffer)
+        head.add(rows, cols, c[rows, cols] / 0.7, None)
+    leaves = [x.clone().requires_grad_() for x in (hidden, weight, b) if x is not None]
+    expected = whole(*leaves, *([None] if b is None else []), softcap, 0.7)
+    assert torch.allclose(found, expected, atol=1e-12)
+    (expected * c).sum().backward()
+    gradients = [g for g in head.gradients(hidden, None) if g is not None]
+    for own, leaf in zip(gradients, leaves, strict=True):
+        assert leaf.grad is not None and torch.allclose(own, leaf.grad, atol=1e-12)
+
+
+def test_the_logit_of_given_ids_is_the_larger_of_the_first_two():
+    hidden, weight, b, ids = tensors(True)
+    head = HeadBlocks((hidden, weight, b, ids), 2.0, 0.7, torch.float64)
+    expected = whole(hidden, weight, b, 2.0, 0.7)[:, [1, 9]].amax(1)
+    assert torch.allclose(head.logit_of_given(ids, CHUNK), expected, atol=1e-12)
+
+
+def test_ids_of_other_blocks_are_marked_and_clamped_into_the_block():
+    places, inside = inside_block(torch.tensor([0, 4, 7, 9]), slice(4, 8))
+    assert inside.tolist() == [False, True, True, False]
+    assert places.tolist() == [0, 0, 3, 3]

@@ -1,0 +1,55 @@
+"""Keywords are those that the functions of llm/algorithm take, with the values of the settings."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+import sections
+
+from llm.algorithm import control, correction, losses
+from llm.settings.loading import Config
+from llm.settings.schema import KLControl, SeparateActor, TisWeight
+from llm.training import keywords
+
+
+def taken(function) -> set[str]:
+    return set(inspect.signature(function).parameters)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"type": "none"}, {"type": "tis", "cap": 3.0}, {"type": "jackpot", "lam": 2.0}]
+)
+def test_the_keywords_of_weights_are_the_settings_of_the_section(settings):
+    cfg = Config(correction=sections.correction(**settings))
+    found = keywords.correction_keywords(cfg)
+    assert set(found) <= taken(correction.token_weights) | taken(correction.obrs_weights)
+    assert settings.items() <= found.items()
+
+
+def test_the_keywords_of_the_tail_and_of_lam_are_taken():
+    cfg = Config(correction=sections.correction(type="jackpot", lam=1.5))
+    assert keywords.lam_keywords(cfg) == {"lam": 1.5, "lam_from": "value"}
+    assert set(keywords.tail_keywords(cfg)) <= taken(correction.forward_tail)
+
+
+def test_only_a_tracked_lam_moves_the_state():
+    assert keywords.next_state_keywords(Config()) == {}
+    tracked = sections.correction(type="jackpot", lam_from="tracked", budget=0.7)
+    found = keywords.next_state_keywords(Config(correction=tracked))
+    assert found["tracked"] is True and found["budget"] == 0.7
+    assert set(found) <= taken(correction.next_state)
+
+
+def test_the_controller_is_told_the_configured_coefficient_and_never_the_type():
+    cfg = Config(control=KLControl(kl_target=0.1), actor=SeparateActor(distill_coef=0.3))
+    found = keywords.control_keywords(cfg)
+    assert found["kl_target"] == 0.1 and found["distill_coef"] == 0.3 and "type" not in found
+    assert set(found) <= taken(control.next_controls)
+
+
+def test_the_actors_correction_goes_to_equation_6():
+    cfg = Config(actor=SeparateActor(correction=TisWeight(cap=1.5)))
+    found = keywords.actor_correction_keywords(cfg)
+    assert found == {"type": "tis", "cap": 1.5}
+    assert set(found) <= taken(losses.actor_ppo_sum)

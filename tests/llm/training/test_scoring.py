@@ -1,0 +1,51 @@
+"""p_ref and p_actor_ref are those of a plain forward pass, in the batch's order of tokens."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from tiny_context import full_logprobs, world
+from update_cases import config
+
+from llm.algorithm.correction import CorrectionState
+from llm.settings.schema import OptimConfig, SeparateActor, TisWeight
+from llm.training.forward import PolicyLogprobs
+from llm.training.microbatches import microbatches
+from llm.training.scoring import in_batch_order, score_before_updates
+
+
+def test_microbatches_are_put_back_into_the_order_of_the_batch(scene):
+    cfg = dataclasses.replace(config(), optim=OptimConfig(tokens_per_microbatch=30))
+    micro = microbatches(cfg, scene[0])
+    n = len(scene[0].token_ids)
+    x = torch.arange(float(n))
+    parts = [PolicyLogprobs(x[mb.tokens], x[mb.tokens, None], x[mb.tokens]) for mb in micro]
+    assert len(parts) > 2 and not torch.equal(torch.cat([p.logp for p in parts]), x)
+    found = in_batch_order(parts, micro)
+    assert torch.equal(found.logp, x) and torch.equal(found.topk_logp[:, 0], x)
+    assert found.tail_bound is not None and torch.equal(found.tail_bound, x)
+    none = in_batch_order([p._replace(tail_bound=None) for p in parts], micro)
+    assert none.tail_bound is None
+
+
+def test_both_models_are_scored_as_a_plain_forward_pass_scores_them(pair, scene):
+    batch = scene[0]
+    cfg = dataclasses.replace(
+        config(type="none"),
+        actor=SeparateActor(correction=TisWeight()),
+        optim=OptimConfig(sequences_per_microbatch=3),
+    )
+    ref, actor = score_before_updates(world(cfg, pair), batch, CorrectionState())
+    assert actor is not None and not ref.logp.requires_grad
+    width, real = batch.is_completion.shape[1], batch.is_completion
+    for model, found in zip(pair, (ref.logp, actor), strict=True):
+        full = full_logprobs(model, batch.ids, batch.is_real, width, 1.0)[real]
+        assert torch.allclose(found, full.gather(1, batch.token_ids[:, None])[:, 0], atol=1e-5)
+
+
+def test_without_a_correction_of_its_own_the_actor_is_not_scored(pair, scene):
+    assert (
+        score_before_updates(world(config(type="none"), pair), scene[0], CorrectionState())[1]
+        is None
+    )
