@@ -13,6 +13,8 @@ PACKAGES = ("jackpot", "sim", "llm", "paper_figures")
 # {file of tests: modules that it tests beside its own}
 ALSO = {
     # Parts of one command or of one door: they are tested through it, as they are used.
+    "tests/llm/test_train.py": ["llm/training/python_door.py"],
+    "tests/test_imports.py": ["llm/__init__.py"],
     "tests/llm/commands/test_doctor.py": ["llm/commands/doctor_checks.py"],
     "tests/llm/commands/test_plan.py": ["llm/commands/plan_tables.py"],
     "tests/llm/commands/test_export.py": ["llm/commands/model_card.py"],
@@ -36,7 +38,6 @@ ALSO = {
     # Collective operations in one process do nothing; with several they are tested in whole runs.
     "tests/llm/distributed/test_collectives.py": ["llm/distributed/dtensors.py"],
     # Rows of a run's files are cut and repeated where runs are resumed.
-    "tests/llm/test_train.py": ["llm/training/python_door.py", "llm/__init__.py"],
     "tests/llm/training/test_run.py": ["llm/runs/metrics_files.py"],
     # Figures, tables and their command: every one is drawn of runs that are trained for it.
     "tests/paper_figures/report/test_everything.py": [
