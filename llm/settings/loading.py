@@ -116,6 +116,9 @@ def _expanded(flat: Mapping[str, Any]) -> dict[str, str]:
     return {key: os.path.expanduser(path) for key, path in paths.items()}
 
 
+_DEPTH_MAX = 8  # sections in sections: more than any setting has, less than Python's own limit
+
+
 def read_table(path: Path) -> dict[str, Any]:
     """The tables of a TOML file.
 
@@ -130,6 +133,11 @@ def read_table(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is not TOML: {e}") from e
     except RecursionError as e:
         raise ConfigError(f"{path} is nested too deeply to be a configuration") from e
+    level: list[Any] = [table]
+    for _ in range(_DEPTH_MAX):
+        level = [x for part in level for x in part.values() if isinstance(x, dict)]
+    if level:
+        raise ConfigError(f"{path} is nested too deeply to be a configuration")
     refuse_old(path, table)
     return table
 

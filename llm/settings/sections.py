@@ -7,6 +7,7 @@ A section may hold sections.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import functools
@@ -135,7 +136,9 @@ def _updated(
             part = getattr(section, name)
             changes[name] = _updated(part, value, source, f"{key}.", own[name], root)
         else:
-            raise ConfigError(f"{source}{key} is a section of settings, and was given {value!r}")
+            raise ConfigError(
+                f"{source}{key} is a section of settings, and was given {_short(value)}"
+            )
     return dataclasses.replace(section, **changes)
 
 
@@ -152,13 +155,21 @@ def _value(key: str, value: Any, kind: Any) -> Any:
         value = kind(value)
     except (ValueError, OverflowError, KeyError) as e:
         article = "an" if kind is int else "a"
-        raise ConfigError(f"{key} must be {article} {kind.__name__}, got {value!r}") from e
+        raise ConfigError(f"{key} must be {article} {kind.__name__}, got {_short(value)}") from e
     if choices and value not in choices:
         close = difflib.get_close_matches(str(value), [str(c) for c in choices], n=1)
         perhaps = f"; perhaps you meant {close[0]}?" if close else ""
         wanted = ", ".join(str(c) for c in choices)
-        raise ConfigError(f"{key} must be one of {wanted}, got {value!r}{perhaps}")
+        raise ConfigError(f"{key} must be one of {wanted}, got {_short(value)}{perhaps}")
     return value
+
+
+def _short(value: Any) -> str:
+    """A value for a message, which is to be read."""
+    with contextlib.suppress(ValueError):  # an integer of more digits than Python writes
+        text = repr(value)
+        return text if len(text) <= 200 else f"{text[:200]}... ({len(text)} characters)"
+    return "a number of thousands of digits"
 
 
 _READ: dict[type, Any] = {

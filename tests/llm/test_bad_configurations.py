@@ -1,0 +1,148 @@
+"""Configurations that cannot work: each is refused by one line, and nothing is written or lost."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from llm.__main__ import main
+from llm.runs import run_folder
+
+DEEP = "[" * 4000 + "]" * 4000
+FILES = {  # name -> bytes of a configuration file, and a word of the refusal
+    "empty value": (b"[run]\nsteps =\n", "is not TOML"),
+    "not UTF-8": (b'[task]\ntype = "\xff\xfe"\n', "is not TOML"),
+    "UTF-16": ("[run]\nsteps = 3\n".encode("utf-16"), "is not TOML"),
+    "NUL": (b"[run]\nsteps = 3\x00\n", "is not TOML"),
+    "nested arrays": (f"[run]\nsteps = {DEEP}\n".encode(), ""),
+    "nested tables": (("[" + ".".join("a" * 3000) + "]\nb = 1\n").encode(), ""),
+    "twice the same key": (b"[run]\nsteps = 3\nsteps = 4\n", "is not TOML"),
+    "twice the same section": (b"[run]\nsteps = 3\n[run]\nseed = 4\n", "is not TOML"),
+    "a section as a value": (b"run = 3\n", "run is a section"),
+    "a value as a section": (b"[run.steps]\nn = 3\n", "steps"),
+    "an array": (b"[run]\nsteps = [3]\n", "steps must be an int"),
+    "a date": (b"[run]\nseed = 1979-05-27\n", "seed must be an int"),
+    "text for a number": (b'[run]\nsteps = "3"\n', "steps must be an int"),
+    "a number for text": (b"[run]\nfolder = 3\n", "folder must be a str"),
+    "a number for a switch": (b"[run]\nkeep_best = 1\n", "keep_best must be a bool"),
+    "a switch for a number": (b"[run]\nsteps = true\n", "steps must be an int"),
+    "a fraction for a count": (b"[run]\nsteps = 2.5\n", "steps must be an int"),
+    "an integer of 5,000 digits": (b"[run]\nsteps = " + b"9" * 5000 + b"\n", ""),
+    "an array of sections": (b"[[run]]\nsteps = 3\n", "run is a section"),
+    "an unknown section": (b"[runs]\nsteps = 3\n", "unknown key runs.steps"),
+    "JSON": (b'{"run": {"steps": 3}}', "is not TOML"),
+    "a pickle": (b"\x80\x04cos\nsystem\n(S'touch executed'\ntR.", "is not TOML"),
+    "Python": (b"import os\nos.system('touch executed')\n", "is not TOML"),
+}
+FLAGS = {  # flags -> a word of the refusal
+    "--run.steps": "needs a value",
+    "--run.steps=": "must be an int",
+    "--run.steps three": "must be an int",
+    "--run.steps 1e3": "must be an int",
+    "--run.steps 0": "greater than 0",
+    "--run.steps -5": "greater than 0",
+    f"--run.steps {'9' * 5000}": "steps",
+    "--run.seed 18446744073709551616": "seed",
+    "--run.seed -1": "at least 0",
+    "--run.stepz 3": "did you mean|perhaps you meant --run.steps",
+    "--steps 3": "perhaps you meant --run.steps",
+    "--run 3": "run is a section",
+    "run.steps 3": "neither a configuration file",
+    "-x": "neither a configuration file",
+    "nowhere.toml": "cannot read config file",
+    "--run.eval_every 0": "greater than 0",
+    "--run.device tpu": "cannot be used",
+    "--run.device cuda:99": "cuda",
+    "--run.threads 0": "greater than 0",
+    "--run.tracker mlflow": "must be one of",
+    "--run.keep_best maybe": "must be a bool",
+    "--optim.policy_lr nan": "finite",
+    "--optim.policy_lr inf": "finite",
+    "--optim.policy_lr -1e-3": "greater than 0",
+    "--optim.policy_lr 1e9": "at most 10",
+    "--optim.weight_decay 2": "at most 1",
+    "--optim.grad_clip 0": "greater than 0",
+    "--optim.lr_warmup_steps 100000000": "below run.steps",
+    "--rollout.temperature 0": "greater than 0",
+    "--rollout.temperature nan": "finite",
+    "--rollout.rollouts_per_prompt 1": "at least 2",
+    "--rollout.max_new_tokens 2": "at least",
+    "--rollout.prompts_per_step 0": "greater than 0",
+    "--loss.updates_per_rollout 7": "a divisor of",
+    "--loss.clip_low -1": "greater than 0",
+    "--policy.width 17": "multiple of 16",
+    "--policy.layers 0": "greater than 0",
+    "--policy.path nowhere": "give both paths",
+    "--policy.path nowhere --actor.path nowhere": "cannot load a model from nowhere",
+    "--policy.path /etc/passwd --actor.path /etc/passwd": "cannot load a model from /etc/passwd",
+    "--policy.dtype float16": "must be one of",
+    "--actor.type cheaper": "must be one of",
+    "--actor.lr nan": "finite",
+    "--actor.lag 3": "actor.type stale",
+    "--actor.type self": "no mismatch",
+    "--correction.type obrs": "must be one of",
+    "--correction.cap 2": "correction.type tis",
+    "--correction.c1 0": "greater than 0",
+    "--correction.type tis --correction.cap -1": "greater than 0",
+    "--correction.type icepop --correction.low 3": ">= correction.low",
+    "--control.type kl --control.factor_max 1": "above 1",
+    "--task.type chess": "must be one of",
+    "--task.type problems": "needs a model that reads text",
+    "--task.digits_min 9 --task.digits_max 8": "task.digits_max",
+    "--task.digit_synonyms 3000": "at most 2000",
+    "--task.pad_prompt_to 1": "at least task.digits_max",
+    "--pretrain.policy_error 1.5": "between 0 and 1",
+    "--pretrain.lr 100": "at most 10",
+    "--alarm.accept_min 2": "at most 1",
+    "--run.folder=": "run.folder",
+}
+
+
+def refused(words: list[str], folder: Path, capsys, said: str) -> None:
+    """One line on stderr, exit code 2, nothing on stdout; nothing executed, and no folder that
+    holds a run then."""
+    before = sorted(folder.iterdir())
+    assert main(["train", *words]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("error: ") and "Traceback" not in err
+    assert len(err) < 2000 and any(word in err for word in said.split("|")), err
+    assert [path for path in sorted(folder.iterdir()) if path.name != "run"] == before
+    assert not run_folder.holds_run(folder / "run")
+
+
+@pytest.fixture
+def empty(tmp_path, monkeypatch) -> Path:
+    """The working directory, so that nothing is written into another."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_that_cannot_be_meant_is_refused(name, empty, capsys):
+    content, said = FILES[name]
+    (empty / "bad.toml").write_bytes(content)
+    refused(["bad.toml"], empty, capsys, said)
+
+
+@pytest.mark.parametrize("flags", FLAGS)
+def test_flags_that_cannot_be_meant_are_refused(flags, empty, capsys):
+    refused(["--run.folder", "run", *flags.split()], empty, capsys, FLAGS[flags])
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "device", "missing link", "too large"])
+def test_only_a_regular_file_of_bounded_size_is_read(kind, empty, capsys):
+    path = empty / "bad.toml"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "missing link":
+        path.symlink_to("nowhere")
+    else:
+        with path.open("wb") as file:
+            file.truncate(1 << 33)
+    refused(["bad.toml"], empty, capsys, "bad.toml")
