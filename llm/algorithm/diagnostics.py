@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from .correction import TokenWeights
@@ -23,11 +25,15 @@ def correction_metrics(parts: list[TokenWeights], name: str) -> dict[str, float]
     ratio = log_ratio.exp()
     # E_q[r - 1 - log r] = KL(q || p) and E_q[r log r - r + 1] = KL(p || q): tokens are q's. Each
     # term is >= 0, so neither estimate is negative, unlike the plain mean of -log r.
+    possible = log_ratio > -math.inf  # where p > 0; with p = 0 the terms of KL(q || p) are infinite
+    some = log_ratio[possible] if bool(possible.any()) else torch.zeros_like(log_ratio)
     metrics = {
-        "kl_inf_target_k3": float((torch.expm1(log_ratio) - log_ratio).mean()),
-        "kl_target_inf_est": float((ratio * log_ratio - torch.expm1(log_ratio)).mean()),
-        "log_ratio_mean": float(log_ratio.mean()),
-        "log_ratio_max": float(log_ratio.max()),
+        "kl_inf_target_k3": float((torch.expm1(some) - some).mean()),
+        "kl_target_inf_est": float(
+            (torch.where(possible, ratio * log_ratio, 0.0) - torch.expm1(log_ratio)).mean()
+        ),
+        "log_ratio_mean": float(some.mean()),
+        "log_ratio_max": float(some.max()),
         "ratio_mean": float(ratio.mean()),
         "ratio_p99": _quantile(ratio, 0.99),
         "ratio_max": float(ratio.max()),

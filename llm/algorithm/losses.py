@@ -6,6 +6,7 @@ nothing at a padded position can reach a loss. The caller owns denominators (`to
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -56,7 +57,8 @@ def ppo_clip_sum(
     """-sum scale weight min(r A, clip(r, 1 - clip_low, 1 + clip_high) A), r = p_new / p_ref.
 
     Tokens of weight 0 are left out before anything is computed: a rejected token, however extreme
-    its ratio, adds exactly 0 to the loss and to the gradient.
+    its ratio, adds exactly 0 to the loss and to the gradient. So does one with p_ref = 0, which the
+    policy cannot sample.
 
     Args:
         logp_new: (n,), with gradient. logp_ref, advantage, weight: (n,), without.
@@ -68,7 +70,8 @@ def ppo_clip_sum(
 
     Paper: Eq. 2 and 5 (the policy's), Eq. 6 (the actor's).
     """
-    kept = weight != 0  # exp of a rejected token's ratio may be inf, and 0 * inf is NaN
+    # exp of a rejected token's ratio may be inf, and 0 * inf is NaN; so is 0 / 0 of p_ref = 0
+    kept = (weight != 0) & (logp_ref > -math.inf)
     logp_new, logp_ref = logp_new[kept], logp_ref[kept]
     advantage, weight = advantage[kept], weight[kept]
     ratio = torch.exp(logp_new - logp_ref)  # r of Eq. 2, (kept,)

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 
 from llm.checkpoints.checkpoint import latest
-from llm.models import pretraining
+from llm.models import pretraining, roles
 from llm.models.loading import check_positions, positions_of
 from llm.planning import memory
 from llm.runs import alarms, run_folder
@@ -28,7 +28,7 @@ from llm.settings.schema import PretrainConfig
 from llm.tasks import factory, problem
 from llm.tasks.factory import prompt_lengths, require_distinct_prompts
 from llm.training import self_test
-from llm.training.context import TrainContext, open_context, open_device, open_tokenizer
+from llm.training.context import TrainContext, open_context, open_device
 
 from .dry_run import dry_step
 
@@ -53,7 +53,9 @@ def diagnose(argv: list[str]) -> Iterator[Line]:
     yield from _attempt_lines("run folder", lambda: (None, [_folder(cfg)]))[1]
     device, line = _attempt("device", lambda: open_device(cfg.run.device))
     yield line or Line("device", OK, str(device))
-    tokenizer, line = _attempt("tokenizers", lambda: open_tokenizer(cfg))
+    tokenizer, line = _attempt(
+        "tokenizers", lambda: roles.open_tokenizer(cfg, Path(cfg.run.folder))
+    )
     yield line or Line("tokenizers", OK, f"one for both models, {tokenizer.vocab_size} ids")
     if device is None or tokenizer is None:
         return

@@ -149,7 +149,6 @@ def open_evaluation(
     from llm.models.actors import Actor
     from llm.rewards import scorers
     from llm.tasks import factory
-    from llm.tokenizers import pretrained
     from llm.training.context import TrainContext, open_device
 
     if cfg.task.digit_synonyms != own.task.digit_synonyms:
@@ -160,7 +159,7 @@ def open_evaluation(
         )
     torch.set_num_threads(cfg.run.threads)
     device = open_device(cfg.run.device)
-    tokenizer = pretrained.tokenizer_for(cfg.policy.path, cfg.task)
+    tokenizer = roles.open_tokenizer(cfg, folder)
     task = factory.open_task(cfg.task, tokenizer, for_function=bool(cfg.reward.function))
     policy = roles.open_shell(own, "policy", folder)
     actor = Actor("self", policy)

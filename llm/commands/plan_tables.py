@@ -37,9 +37,10 @@ def models_table(pair: ModelPair, cfg: Config) -> str:
         if model is None:
             lines.append(f"{role:<8}{'derived from the policy: ' + cfg.actor.type:>40}")
             continue
-        count, c = sum(p.numel() for p in model.parameters()), model.config
+        count = sum(p.numel() for p in model.parameters())
+        layers, width = memory.layers_and_width(model.config)
         lines.append(
-            f"{role:<8}{_count(count):>12}{c.num_hidden_layers:>8}{c.hidden_size:>8}"
+            f"{role:<8}{_count(count):>12}{layers:>8}{width:>8}"
             f"{memory.vocabulary(model):>12,}  {pair.source[role]}"
         )
     return "\n".join(lines)

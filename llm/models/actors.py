@@ -16,6 +16,7 @@ from llm import randomness
 from llm.checkpoints.state_tensors import state_dict_of
 from llm.settings.loading import Config, ConfigError
 
+from .configs import text_of
 from .loading import Model, frozen_copy, logits_width, plain, quiet
 from .roles import open_model
 
@@ -219,10 +220,11 @@ def early_exit(policy: Model, layers: int) -> Model:
             f"--actor.exit_layers {layers} must be below the policy's {len(stack)} layers"
         )
     config = copy.deepcopy(whole.config)
-    config.num_hidden_layers = layers
-    if getattr(config, "layer_types", None):
-        config.layer_types = config.layer_types[:layers]
-    short_decoder = _shell(decoder, config)
+    text = text_of(config)  # the cache of `sample` has as many layers as it says
+    text.num_hidden_layers = layers
+    if getattr(text, "layer_types", None):
+        text.layer_types = text.layer_types[:layers]
+    short_decoder = _shell(decoder, text)
     short_decoder.layers = torch.nn.ModuleList(list(stack)[:layers])
     return _with_decoder(whole, path.split("."), short_decoder, config)
 

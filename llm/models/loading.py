@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,9 @@ from transformers import logging as transformers_logging
 from llm.settings.loading import Config, ConfigError, ModelConfig
 from llm.tokenizers.character import CharTokenizer
 from llm.tokenizers.pretrained import is_local, offline_hint, require_on_hub
+
+from .configs import parts_of, positions_in, text_of, with_one_rope, without_outputs
+from .files import check_files, file_of
 
 Model = Any  # a transformers causal language model; its classes share no typed base
 
@@ -66,25 +70,34 @@ def _start_synonyms_near_digits(model: Model, forms: int) -> None:
         own.copy_(part.weight[digits].repeat(forms - 1, 1) + 0.5 * own)
 
 
-def load(path: str | Path, dtype: str = "float32") -> Model:
+def load(path: str | Path, dtype: str = "float32", longest: int | None = None) -> Model:
     """A causal language model from safetensors. Nothing in the folder is executed.
+
+    Its config is changed to give logits alone, to use one rotary table whatever the batch
+    (`configs.with_one_rope`), and to say of tied weights what the tensors are.
 
     Args:
         path: a folder, or a hub id (owner/name) where there is no such folder.
         dtype: float32 or bfloat16, of the weights. Log-probabilities are float32 either way.
+        longest: tokens of the longest prompt and completion; None leaves rotary tables as they are.
 
     Raises:
-        ConfigError: no model there, one whose weights are incomplete, too many, quantised, or kept
-            in another format than safetensors, or one that needs code of its own.
+        ConfigError: no model there, one whose weights are incomplete, too many, quantised, NaN or
+            infinite, or kept in another format than safetensors or outside the folder, or one that
+            needs code of its own.
     """
-    path = str(path)
-    where = {"local_files_only": is_local(path), "trust_remote_code": False}
-    if not where["local_files_only"]:
+    path, local = str(path), is_local(str(path))
+    where = {"local_files_only": local, "trust_remote_code": False}
+    if not local:
         require_on_hub(path)
     try:
         config: Any = AutoConfig.from_pretrained(path, **where)
-        if getattr(config, "quantization_config", None) is not None:
+        if any(getattr(x, "quantization_config", None) is not None for x in parts_of(config)):
             raise ValueError("its weights are quantised, and such weights cannot be trained")
+        check_files(path, local, config)
+        without_outputs(config)
+        if longest is not None:
+            with_one_rope(config, longest)
         with quiet():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 path,
@@ -104,6 +117,8 @@ def load(path: str | Path, dtype: str = "float32") -> Model:
                 f"its config.json has no place for {len(names)} of the weights, {names[0]} among "
                 "them: the two do not belong together"
             )
+    except ConfigError:
+        raise
     except (
         OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError,
         SafetensorError,
@@ -111,7 +126,50 @@ def load(path: str | Path, dtype: str = "float32") -> Model:
         raise ConfigError(
             f"cannot load a safetensors model from {path}{offline_hint(path)}: {e}"
         ) from e
+    tie_as_tensors(model)
+    check_weights(model, path)
     return model.eval()  # no dropout: p_new must be the distribution that is compared with p_inf
+
+
+def tie_as_tensors(model: Model) -> None:
+    """Let config.json say that embedding and head are tied where their tensors are, and only there.
+
+    A file may hold both though the config ties them. Whoever builds a copy from the config alone
+    would tie two tensors that differ.
+    """
+    ends = model.get_input_embeddings(), model.get_output_embeddings()
+    if any(x is None for x in ends):
+        return
+    tied = ends[0].weight is ends[1].weight
+    for part in (model.config, text_of(model.config)):
+        if bool(getattr(part, "tie_word_embeddings", tied)) != tied:
+            part.tie_word_embeddings = tied
+
+
+@torch.no_grad()
+def check_weights(model: Model, path: str) -> None:
+    """Refuse NaN and infinite weights, of rows that no prompt uses too; they spread in training.
+
+    A head's bias may be -inf: that id has probability 0.
+
+    Raises:
+        ConfigError: naming tensor and file.
+    """
+    head = model.get_output_embeddings()
+    bias = None if head is None else getattr(head, "bias", None)
+    for name, weight in model.named_parameters():
+        bad = ~weight.isfinite()
+        if weight is bias:
+            bad &= weight != -math.inf
+        if not bool(bad.any()):
+            continue
+        rows = bad.flatten(1).any(1) if weight.ndim > 1 else bad
+        first = int(rows.nonzero()[0])
+        raise ConfigError(
+            f"{path}: {int(bad.sum())} of {weight.numel()} values of {name} "
+            f"({file_of(path, is_local(path), name)}) are NaN or infinite, first in row {first}: "
+            "the file is damaged or its training had diverged; take another copy or checkpoint"
+        )
 
 
 def with_lora(model: Model, cfg: ModelConfig, seed: int) -> Model:
@@ -185,7 +243,7 @@ def check_positions(by_role: dict[str, Model], longest_prompt: int, max_new_toke
 
 def positions_of(model: Model) -> int | None:
     """Tokens that a sequence may have; None where the model sets no limit."""
-    return getattr(plain(model).config, "max_position_embeddings", None)
+    return positions_in(plain(model).config)
 
 
 def plain(model: Model) -> Model:
@@ -229,10 +287,13 @@ def recomputing(model: Model) -> Iterator[None]:
 
 
 def frozen_copy(model: Model) -> Model:
-    """A copy that shares no memory and takes no gradient, adapters merged into its weights."""
+    """A copy that shares no memory and takes no gradient, adapters merged into its weights.
+
+    With adapters it is float32 whatever the model is: see `merged`.
+    """
     other = copy.deepcopy(model)
     if hasattr(other, "merge_and_unload"):
-        other = other.merge_and_unload()
+        other = merged(other)
     return other.requires_grad_(False).eval()
 
 
@@ -260,6 +321,18 @@ def rounding_loss(model: Model, base: Model, dtype: str) -> float:
 def logits_width(model: Model) -> int:
     """Token ids that the model gives a probability; padding of the vocabulary included."""
     return int(plain(model).get_output_embeddings().weight.shape[0])
+
+
+def restrict_ids(model: Model, ids: int) -> None:
+    """Leave the first `ids` token ids to a model; the others are padding of its vocabulary.
+
+    Their rows go, in embedding and head. So a distribution is over ids that the tokenizer has, for
+    sampler and scorer and for every model alike, and models of one family that are padded to
+    different sizes can be compared.
+    """
+    with quiet():
+        model.resize_token_embeddings(ids, mean_resizing=False)
+    text_of(model.config).vocab_size = ids
 
 
 @contextmanager

@@ -5,11 +5,29 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from transformers import AutoConfig
 
+from llm.runs.run_folder import first_date
 from llm.settings.loading import Config, ConfigError, ModelConfig
-from llm.tokenizers.pretrained import tokenizer_for
+from llm.tokenizers.pretrained import (
+    HubTokenizer,
+    Tokenizer,
+    differences,
+    is_local,
+    tokenizer_for,
+)
 
-from .loading import Model, build, check_cache, load, logits_width, seed_of, with_lora
+from .configs import ids_in
+from .loading import (
+    Model,
+    build,
+    check_cache,
+    load,
+    logits_width,
+    restrict_ids,
+    seed_of,
+    with_lora,
+)
 
 
 def open_policy(cfg: Config, run_folder: Path) -> Model:
@@ -28,7 +46,10 @@ def open_model(cfg: Config, role: str, run_folder: Path) -> Model:
     model = open_base(cfg, role, run_folder)
     folder = part.path or model.name_or_path
     check_cache(model)
-    width, wanted = logits_width(model), tokenizer_for(part.path, cfg.task).vocab_size
+    tokenizer = open_tokenizer(cfg, run_folder)
+    width, wanted = logits_width(model), tokenizer.vocab_size
+    if width > wanted and isinstance(tokenizer, HubTokenizer):
+        restrict_ids(model, wanted)
     if width < wanted:
         raise ConfigError(
             f"the model in {folder} has a vocabulary of {width} ids, its tokenizer one of {wanted}:"
@@ -44,12 +65,53 @@ def open_model(cfg: Config, role: str, run_folder: Path) -> Model:
     return with_lora(model, part, seed=seed_of(cfg, role)) if part.lora_rank else model
 
 
+def open_tokenizer(cfg: Config, run_folder: Path) -> Tokenizer:
+    """The tokenizer of both models, for the ids that both of them and their tokenizers have.
+
+    Its date, which chat templates may ask for, is that of the first start in `run_folder`.
+
+    Raises:
+        ConfigError: the tokenizers differ, or no end-of-sequence id is among those ids.
+    """
+    tokenizer = tokenizer_for(cfg.policy.path, cfg.task)
+    sizes = [_rows(cfg.policy.path), tokenizer.vocab_size]
+    if isinstance(cfg.actor, ModelConfig) and cfg.actor.path != cfg.policy.path:
+        other = tokenizer_for(cfg.actor.path, cfg.task)
+        sizes += [_rows(cfg.actor.path), other.vocab_size]
+        differs = differences(tokenizer, other, min(n for n in sizes if n is not None))
+        if differs:
+            raise ConfigError(
+                f"policy {cfg.policy.path or '(built)'} and actor {cfg.actor.path or '(built)'} "
+                f"must share a tokenizer, and differ in: {'; '.join(differs)}. Rejection compares "
+                "their probabilities of the same token ids: choose models of one family"
+            )
+    if isinstance(tokenizer, HubTokenizer):
+        tokenizer.restrict(min(n for n in sizes if n is not None))
+        tokenizer.today = first_date(run_folder) or tokenizer.today
+    return tokenizer
+
+
+def _rows(path: str) -> int | None:
+    """Rows of a model's embedding, as its config says; None where that cannot be read, which
+    whoever loads the model reports."""
+    if not path:
+        return None
+    try:
+        config = AutoConfig.from_pretrained(
+            path, local_files_only=is_local(path), trust_remote_code=False
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError):
+        return None
+    return ids_in(config)
+
+
 def open_base(cfg: Config, role: str, run_folder: Path) -> Model:
     """The model that a role starts from, without adapters."""
     from .pretraining import pretrained
 
     part: ModelConfig = getattr(cfg, role)
-    return load(part.path or pretrained(cfg, role, run_folder), part.dtype)
+    longest = cfg.task.prompt_tokens_max + cfg.rollout.max_new_tokens
+    return load(part.path or pretrained(cfg, role, run_folder), part.dtype, longest)
 
 
 def open_shell(cfg: Config, role: str, run_folder: Path) -> Model:

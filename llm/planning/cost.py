@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from .memory import attention_widths, vocabulary
+from .memory import attention_widths, layers_and_width, vocabulary
 
 
 class Shape(NamedTuple):
@@ -69,8 +69,7 @@ def shape_of(model: Any, bytes_each: int = 2) -> Shape:
     head = model.get_output_embeddings().weight
     outer = {id(head), id(model.get_input_embeddings().weight)}
     body = sum(p.numel() for p in model.parameters() if p.ndim == 2 and id(p) not in outer)
-    c = model.config
-    of_model = (c.num_hidden_layers, c.hidden_size, q, kv, vocabulary(model))
+    of_model = (*layers_and_width(model.config), q, kv, vocabulary(model))
     return Shape(*of_model, body, head.numel(), bytes_each)
 
 

@@ -10,6 +10,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from llm.models import loading
+from llm.models.configs import text_of
 from llm.models.lm_head.blocks import Chunk
 from llm.models.lm_head.support import in_blocks
 from llm.models.loading import Model
@@ -162,7 +163,10 @@ def _always_held(cfg: Config, policy: Model, actor: Model | None, layout: Layout
         copies = {"noisy": 2, "quantized": 2}.get(cfg.actor.type, 0)
         if isinstance(cfg.actor, StaleActor):
             copies = cfg.actor.lag + 2
-        held["actor weights"] = copies * whole
+        each = whole
+        if cfg.policy.lora_rank and cfg.actor.type in ("noisy", "quantized"):
+            each = 4 * size(policy, cfg.policy).total  # merged, in float32 (`loading.frozen_copy`)
+        held["actor weights"] = copies * each
     if cfg.loss.anchor_coef > 0:
         held["anchor weights"] = whole
     if layout.engine_copy:
@@ -323,6 +327,7 @@ def vocabulary(model: Model) -> int:
 
 def layers_and_width(config: Any) -> tuple[int, int]:
     """Decoder layers and hidden size; architectures name them differently."""
+    config = text_of(config)
     layers = _first(config, "num_hidden_layers", "num_layers", "n_layer", "n_layers")
     return layers, _first(config, "hidden_size", "n_embd", "d_model")
 
@@ -333,6 +338,7 @@ def _first(config: Any, *names: str) -> int:
 
 def attention_widths(config: Any) -> tuple[int, int]:
     """Width of the queries, and of the keys (or values), of a layer."""
+    config = text_of(config)
     heads = _first(config, "num_attention_heads", "n_head", "n_heads")
     each = getattr(config, "head_dim", None) or layers_and_width(config)[1] // heads
     return heads * each, (getattr(config, "num_key_value_heads", None) or heads) * each
@@ -352,7 +358,7 @@ def activation_bytes(model: Model, part: ModelConfig, length: int, checkpointing
     norms of queries and keys where there are any, and the mask that sdpa makes a number in every
     layer. Kernels for attention are assumed that hold no (length, length) scores.
     """
-    c, w = model.config, _BYTES[part.dtype]
+    c, w = text_of(model.config), _BYTES[part.dtype]
     q, kv = attention_widths(c)
     layers, width = layers_and_width(c)
     inner = getattr(c, "intermediate_size", None) or 4 * width

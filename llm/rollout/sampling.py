@@ -54,7 +54,7 @@ def sample(
     uniform = torch.from_numpy(rng.random((everything, t))[first : first + b]).to(device)
     samples = _without_completions(
         tokenizer, problems, group, device,
-        t=t, k=min(top_k, model.config.vocab_size), first=first, version=version,
+        t=t, k=min(top_k, _vocabulary(model)), first=first, version=version,
     )  # fmt: skip
     width = samples.ids.shape[1] - t
     position = samples.is_real.sum(dim=1)  # (b,) of the first sampled token: the prompt's length
@@ -81,6 +81,11 @@ def sample(
         past = samples.is_real[rows, : width + i + 1]  # (rows, t_prompt + i + 1), masks padding
         logits = _forward(model, new, past, position[rows, None] + i, cache)  # (rows, v)
     return samples
+
+
+def _vocabulary(model: Any) -> int:
+    """Rows of the logits; a wrapper of several models keeps the sizes of the one for text apart."""
+    return int(model.config.get_text_config(decoder=True).vocab_size)
 
 
 def _without_completions(

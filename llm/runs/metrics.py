@@ -61,9 +61,10 @@ METRICS: dict[str, str] = {
     "score_errors": "number of the step's completions for which the reward function raised an "
     "exception, ran out of memory, or returned no finite number; they score 0",
     # Correction: over proposed tokens
-    "kl_inf_target_k3": "estimate of KL(q || p): mean of r - 1 - log r, nats per token",
+    "kl_inf_target_k3": "estimate of KL(q || p): mean of r - 1 - log r over tokens with p > 0, "
+    "nats per token",
     "kl_target_inf_est": "estimate of KL(p || q): mean of r log r - r + 1, nats per token",
-    "log_ratio_mean": "mean of log r, nats",
+    "log_ratio_mean": "mean of log r over tokens with p > 0, nats",
     "log_ratio_max": "largest log r, nats",
     "ratio_mean": "mean of r, before any cap",
     "ratio_p99": "99th percentile of r, before any cap",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -23,10 +24,22 @@ class Guard:
 
     def finite(self, step: int, **tensors: torch.Tensor) -> None:
         """Raises NonFinite unless every value is finite."""
+        self._refuse(step, torch.isfinite, tensors)
+
+    def logprobs(self, step: int, **tensors: torch.Tensor) -> None:
+        """The same of log-probabilities, in which -inf is legal: a probability of 0."""
+        self._refuse(step, lambda x: torch.isfinite(x) | torch.isneginf(x), tensors)
+
+    def _refuse(
+        self,
+        step: int,
+        legal: Callable[[torch.Tensor], torch.Tensor],
+        tensors: dict[str, torch.Tensor],
+    ) -> None:
         first = None
         for name, x in tensors.items():
-            if first is None and not bool(torch.isfinite(x).all()):
-                first = name, int((~torch.isfinite(x)).sum()), x.numel()
+            if first is None and not bool(legal(x).all()):
+                first = name, int((~legal(x)).sum()), x.numel()
         if self.together and distributed.all_reduce_max(first is not None):
             first = next(f for f in distributed.all_gather_object(first) if f)
         if first is not None:
@@ -52,8 +65,14 @@ class Guard:
 
     def _stop(self, step: int, name: str, bad: int, count: int) -> None:
         kept = latest(self.checkpoints)
+        remedy = "Lower the learning rate or the caps c1, c2 and start again from there."
+        if step == 0:
+            remedy = (
+                "No step was done yet, so look at the models first: python -m llm doctor, "
+                "--policy.dtype float32."
+            )
         raise NonFinite(
             f"step {step}: {name} holds {bad} NaN or inf of {count} values, so training "
             f"stopped before using it. Last good checkpoint: {kept if kept else 'none yet'}. "
-            "Lower the learning rate or the caps c1, c2 and start again from there."
+            f"{remedy}"
         )

@@ -19,6 +19,7 @@ from typing import IO, Any
 from llm import distributed
 from llm.checkpoints.checkpoint import best, latest, write_json
 from llm.settings.loading import Config, ConfigError, dump, flatten, read_table
+from llm.settings.regular_files import read_text
 from llm.settings.resuming import changed, identity_of, shown
 from llm.settings.sections import flat_table
 
@@ -35,6 +36,7 @@ _OPTIONAL = (
     "wandb",
     "trackio",
 )
+_PROVENANCE_BYTES_MAX = 64_000_000  # an entry has about 1 kB
 _locks: dict[Path, IO[str]] = {}  # of this process; closing one frees it
 
 
@@ -211,6 +213,15 @@ def _append_provenance(path: Path) -> None:
         **{name: version for name in _OPTIONAL if (version := _version(name))},
     }
     write_json(path, [*entries, entry])
+
+
+def first_date(folder: Path) -> datetime.date | None:
+    """The day (UTC) of the first start in a run folder; None where there was none."""
+    try:
+        first = json.loads(read_text(folder / "provenance.json", _PROVENANCE_BYTES_MAX))[0]
+        return datetime.datetime.fromisoformat(first["time"]).date()
+    except (OSError, ValueError, TypeError, KeyError, IndexError, RecursionError):
+        return None
 
 
 def _version(package: str) -> str:

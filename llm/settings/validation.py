@@ -215,12 +215,15 @@ def _check_actor(cfg: Settings) -> None:
         )
     several = cfg.loss.updates_per_rollout > 1
     stale = cfg.rollout.max_staleness > 0 or (several and cfg.correction.target == "new")
-    if a.type == "self" and cfg.correction.type != "none" and not stale:
+    # the same weights round differently in another engine, and token by token in bfloat16
+    rounds = cfg.rollout.engine != "hf" or cfg.policy.dtype != "float32"
+    if a.type == "self" and cfg.correction.type != "none" and not (stale or rounds):
         raise ConfigError(
             "--actor.type self samples from the policy itself, so p_inf = p_ref and there is no "
             "mismatch to correct: set --correction.type none, or --correction.target new with "
             "--loss.updates_per_rollout above 1 (the policy grows stale between its updates), or "
-            "--rollout.max_staleness above 0"
+            "--rollout.max_staleness above 0. Another --rollout.engine than hf, or --policy.dtype "
+            "bfloat16, computes differently when it samples, which may be corrected too"
         )
     if isinstance(a, ModelConfig) and bool(cfg.policy.path) != bool(a.path):
         missing = "actor" if cfg.policy.path else "policy"

@@ -7,6 +7,7 @@ ids.
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import re
@@ -49,7 +50,7 @@ class HubTokenizer:
             ConfigError: no usable tokenizer there, no token that ends a completion; the format
                 chat, a system prompt or template arguments without a chat template that reads them.
         """
-        from transformers import AutoTokenizer, GenerationConfig
+        from transformers import AutoTokenizer
 
         local = is_local(path)
         if not local:
@@ -62,11 +63,7 @@ class HubTokenizer:
             raise ConfigError(
                 f"cannot load a tokenizer from {path}{offline_hint(path)}: {e}"
             ) from e
-        try:
-            ends = GenerationConfig.from_pretrained(path, local_files_only=local).eos_token_id
-        except (OSError, ValueError):
-            ends = None  # no such file: the tokenizer's own end is the only one
-        ids = {inner.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
+        ids = {inner.eos_token_id, *end_ids(path, local)} - {None}
         if not ids:
             raise ConfigError(
                 f"the tokenizer in {path} has no end-of-sequence token and generation_config.json "
@@ -85,10 +82,57 @@ class HubTokenizer:
         self.pad: int = min(ids) if inner.pad_token_id is None else inner.pad_token_id
         self.bos: int | None = inner.bos_token_id
         self.vocab_size: int = max(self._vocabulary.values()) + 1
+        self.today = datetime.date.today()  # of the first start, where a run goes on
         self._control = control_ids(inner) | self.eos
         self._of_format: dict[tuple[str, ...], Counter[int]] = {}
         self._system, self._arguments = system_prompt, dict(template_arguments or {})
         self._check_arguments()
+
+    def restrict(self, ids: int) -> None:
+        """Use only the first `ids` token ids, which are those that the models have.
+
+        A tokenizer may have tokens beyond, for images say; a prompt that holds one is refused.
+
+        Raises:
+            ConfigError: every end-of-sequence id lies beyond, so no completion could end.
+        """
+        if ids >= self.vocab_size:
+            return
+        ends = frozenset(i for i in self.eos if i < ids)
+        if not ends:
+            raise ConfigError(
+                f"the end-of-sequence ids {sorted(self.eos)} of {self.path} lie beyond the {ids} "
+                "ids of the models, so no completion could end: the tokenizer belongs to another "
+                "model"
+            )
+        self.vocab_size, self.eos = ids, ends
+        self.pad = self.pad if self.pad < ids else min(ends)
+
+    def end_of_turn(self) -> tuple[int, str] | None:
+        """The control token with which the chat template closes an answer, id and text; None
+        without a template, and where it closes with none."""
+        if not self.is_chat:
+            return None
+        turns = [{"role": "user", "content": "1"}, {"role": "assistant", "content": "(answer)"}]
+        try:
+            chat = self._inner.apply_chat_template(turns, tokenize=False, **self._variables())
+        except Exception:  # of a template that fails on prompts `prompt` says so
+            return None
+        after = self._inner.encode(chat.rpartition("(answer)")[2], add_special_tokens=False)
+        found = next((i for i in after if i in self._control), None)
+        return None if found is None else (found, self.pieces([found])[0])
+
+    @property
+    def is_dated(self) -> bool:
+        """Whether the chat template asks for the date, so that prompts depend on the day."""
+        return self.is_chat and "strftime_now" in str(self.chat_template)
+
+    def _variables(self) -> dict[str, Any]:
+        """What `apply_chat_template` is given besides the messages."""
+        if not self.is_dated:
+            return self._arguments
+        template = dated(self._inner.get_chat_template(), self.today)
+        return {"chat_template": template, **self._arguments}
 
     def prompt(self, text: str) -> list[int]:
         """Ids of a prompt: a user's turn in the chat template, all turns of a `Conversation`, or
@@ -100,7 +144,7 @@ class HubTokenizer:
                 several messages and no chat template.
         """
         messages = messages_of(text)
-        ids = self._encoded(messages)
+        ids = self._known(self._encoded(messages))
         roles = tuple(role for role, _ in messages)
         if roles not in self._of_format:  # the control tokens that every such prompt has
             self._of_format[roles] = self._controls(self._encoded([(r, _NEUTRAL) for r in roles]))
@@ -114,6 +158,16 @@ class HubTokenizer:
         """A control token that a text would give; empty if it gives none."""
         found = self._control & set(self.encode(text))
         return self._spelling(min(found)) if found else ""
+
+    def _known(self, ids: list[int]) -> list[int]:
+        """Raises ValueError for an id that the models do not have."""
+        beyond = next((i for i in ids if i >= self.vocab_size), None)
+        if beyond is not None:
+            raise ValueError(
+                f"{self._spelling(beyond)!r} is token id {beyond}, and the models have "
+                f"{self.vocab_size} ids"
+            )
+        return ids
 
     def _controls(self, ids: list[int]) -> Counter[int]:
         return Counter(i for i in ids if i in self._control)
@@ -143,7 +197,7 @@ class HubTokenizer:
         text = messages[-1][1]
         try:
             chat = self._inner.apply_chat_template(
-                turns, add_generation_prompt=True, tokenize=False, **self._arguments
+                turns, add_generation_prompt=True, tokenize=False, **self._variables()
             )
         except Exception as e:
             what = f"{type(e).__name__}: {str(e)[:300]}"
@@ -237,6 +291,74 @@ def template_variables(template: str) -> set[str] | None:
 Tokenizer = CharTokenizer | HubTokenizer
 
 
+def dated(template: str, day: datetime.date) -> str:
+    """The chat template with a `strftime_now` of its own, which gives that day at midnight.
+
+    transformers gives templates the clock, and takes no other function for it. So the function is
+    written in the template's language: it replaces each directive of the format by its value.
+    """
+    time = datetime.datetime.combine(day, datetime.time())
+    forms = [f"%-{c}" for c in "dmyHIMSj"] + [f"%{c}" for c in "aAbBcdDeFGhHIjmMpRSTuUVwWxXyYzZ"]
+    values = "".join(f"|replace({form!r}, {time.strftime(form)!r})" for form in forms)
+    # the empty expression keeps a line break with which the template begins
+    return "{% macro strftime_now(form) %}{{ form" + values + " }}{% endmacro %}{{ '' }}" + template
+
+
+def end_ids(path: str, local: bool) -> set[int]:
+    """End-of-sequence ids of a model as its own `generate` would use them: those that
+    generation_config.json names; without that file, those of its config.
+
+    Raises:
+        ConfigError: the file is there and cannot be read, or the hub does not answer.
+    """
+    from transformers import AutoConfig
+
+    name = "generation_config.json"
+    try:
+        file = _hub_file(path, name) if not local else Path(path) / name
+        if file is not None and (file.exists() or file.is_symlink()):
+            read = json.loads(read_text(file, _CONFIG_BYTES_MAX))
+            return _as_ids(read.get("eos_token_id"))
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as e:
+        raise ConfigError(
+            f"cannot read {name} of {path}, which says what ends a completion: "
+            f"{type(e).__name__}: {str(e)[:300]}"
+        ) from e
+    try:
+        config: Any = AutoConfig.from_pretrained(
+            path, local_files_only=local, trust_remote_code=False
+        )
+        text = config.get_text_config(decoder=True)
+        own = getattr(config, "eos_token_id", None)
+        return _as_ids(getattr(text, "eos_token_id", None) if own is None else own)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError):
+        return set()  # a tokenizer without a model; whoever loads the model says what is wrong
+
+
+def _as_ids(value: Any) -> set[int]:
+    ids = value if isinstance(value, list) else [] if value is None else [value]
+    if not all(type(i) is int and i >= 0 for i in ids):
+        raise TypeError(f"eos_token_id must be an id or a list of ids, got {str(value)[:100]}")
+    return set(ids)
+
+
+def _hub_file(path: str, name: str) -> Path | None:
+    """A file of a hub repository, fetched if need be; None where there is none.
+
+    Raises:
+        OSError: the hub does not answer. Offline, what is not in the cache counts as absent.
+    """
+    from transformers.utils import cached_file
+
+    found = cached_file(
+        path,
+        name,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=not _hub_is_off(),
+    )
+    return None if found is None else Path(found)
+
+
 def tokenizer_for(path: str, task: TaskConfig) -> Tokenizer:
     """The tokenizer of the model in `path`; a built model (no path, or a folder without any file
     of a tokenizer) reads characters.
@@ -295,15 +417,18 @@ def _check_reads_characters(folder: Path, characters: CharTokenizer) -> None:
         )
 
 
-def differences(a: Tokenizer, b: Tokenizer) -> list[str]:
-    """What differs between two tokenizers, in words: vocabulary, special ids, chat template."""
+def differences(a: Tokenizer, b: Tokenizer, ids: int | None = None) -> list[str]:
+    """What differs between two tokenizers, in words: vocabulary, special ids, chat template.
+
+    ids: compare the vocabulary below this id only, where no prompt can hold others (`restrict`).
+    """
     if isinstance(a, CharTokenizer) or isinstance(b, CharTokenizer):
         if type(a) is not type(b):
             return ["one reads the character alphabet, the other has its own tokenizer"]
         same = a.vocab_size == b.vocab_size
         return [] if same else [f"vocabulary ({a.vocab_size} and {b.vocab_size} characters)"]
     texts = []
-    va, vb = a._vocabulary, b._vocabulary
+    va, vb = ({t: i for t, i in x._vocabulary.items() if ids is None or i < ids} for x in (a, b))
     if va != vb:
         odd = sorted(t for t in va.keys() | vb.keys() if va.get(t) != vb.get(t))
         first = f"{odd[0]!r} is id {va.get(odd[0])} and {vb.get(odd[0])}"

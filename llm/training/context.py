@@ -19,7 +19,7 @@ from llm.rewards import scorers
 from llm.rollout.engines.base import Engine
 from llm.rollout.engines.factory import open_engine
 from llm.rollout.engines.vllm_engine import check_installed
-from llm.settings.loading import Config, ConfigError, ModelConfig
+from llm.settings.loading import Config, ConfigError
 from llm.tasks import factory, problem
 from llm.tokenizers import pretrained
 
@@ -93,7 +93,7 @@ def open_context(
         check_installed()  # before pretraining, which may take long
     torch.set_num_threads(cfg.run.threads)
     device = open_device(cfg.run.device)
-    tokenizer = open_tokenizer(cfg)
+    tokenizer = roles.open_tokenizer(cfg, folder)
     with contextlib.ExitStack() as undo:  # what was started ends if what follows fails
         scorer = scorers.open_scorer(cfg.task, tokenizer, cfg.reward, reward)
         undo.callback(scorer.close)
@@ -134,22 +134,6 @@ def _with_models(
         for model in ctx.trained.values():
             loading.enable_recomputing(model)
     return ctx
-
-
-def open_tokenizer(cfg: Config) -> pretrained.Tokenizer:
-    """The policy's tokenizer, after checking that the actor's is the same."""
-    tokenizer = pretrained.tokenizer_for(cfg.policy.path, cfg.task)
-    if isinstance(cfg.actor, ModelConfig) and cfg.actor.path != cfg.policy.path:
-        differs = pretrained.differences(
-            tokenizer, pretrained.tokenizer_for(cfg.actor.path, cfg.task)
-        )
-        if differs:
-            raise ConfigError(
-                f"policy {cfg.policy.path or '(built)'} and actor {cfg.actor.path or '(built)'} "
-                f"must share a tokenizer, and differ in: {'; '.join(differs)}. Rejection compares "
-                "their probabilities of the same token ids: choose models of one family"
-            )
-    return tokenizer
 
 
 def open_device(name: str) -> torch.device:

@@ -234,10 +234,10 @@ def _for_weights(
             (counted,), _ = logprobs_and_kls([again], ctx.cfg.rollout.temperature)
         return counted.require("n_above"), counted.require("mass_above")
 
-    # where logp is not finite, the guard stops the run before anything uses the bound
+    # where logp holds NaN, the guard stops the run before anything uses the bound
     wanted = is_target and needs_tail(**correction_keywords(ctx.cfg))
     bound = None
-    if wanted and bool(torch.isfinite(logp).all()):
+    if wanted and not bool(torch.isnan(logp).any()):
         topk_logp_inf = batch.topk_logp_inf
         bound = forward_tail(state, topk_logp, topk_logp_inf, count_above, **tail_keywords(ctx.cfg))
     return PolicyLogprobs(logp, topk_logp, bound)

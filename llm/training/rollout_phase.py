@@ -40,7 +40,7 @@ def sample_rollouts(ctx: TrainContext, step: int, guard: Guard, ahead: int | Non
         return everywhere[own.start : own.stop]
 
     def check(logq: torch.Tensor) -> None:
-        of_this_rank.finite(step, **{"log-probability of the sampling model": logq})
+        of_this_rank.logprobs(step, **{"log-probability of the sampling model": logq})
 
     def sample() -> Samples:
         last = min(step + (rollout.max_staleness if ahead is None else ahead), cfg.run.steps)

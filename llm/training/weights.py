@@ -29,13 +29,14 @@ def jackpot_weights(
             tokens; p_ref is p_new where there is a single update per rollout.
 
     Raises:
-        NonFinite: NaN or inf in a log-probability, ratio or weight.
+        NonFinite: NaN or inf in a log-probability, ratio or weight. Only log q must not be -inf.
     """
     batch, gather = minibatch.batch, minibatch.all_ranks.all_gather
     # Before anything is computed from them: the message then names the first quantity at fault.
-    learner.guard.finite(step, logp_new=p_new.logp, logp_inf=batch.logp_inf)
+    learner.guard.finite(step, logp_inf=batch.logp_inf)  # of sampled tokens: q > 0
+    learner.guard.logprobs(step, logp_new=p_new.logp)
     if minibatch.p_ref is not None:
-        learner.guard.finite(step, logp_ref=p_ref.logp)
+        learner.guard.logprobs(step, logp_ref=p_ref.logp)
     target = p_new if minibatch.new_is_target(ctx.cfg) else p_ref
     # (n,) -> (N,): lam, kappa and denominators are of the tokens of all ranks, in one order.
     weights = token_weights(

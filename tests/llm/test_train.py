@@ -22,6 +22,7 @@ from update_cases import config as update_config
 import llm
 from llm import randomness, train
 from llm import settings as config
+from llm.algorithm import diagnostics
 from llm.algorithm.control import Controls
 from llm.checkpoints.checkpoint import latest
 from llm.errors import CheckpointError, ConfigError, Diverged
@@ -597,3 +598,27 @@ def test_gradients_are_clipped_to_the_norm_asked_for(pair, scene):
     for old, new in zip(pair, moved, strict=True):
         steps = [(a - b).flatten() for a, b in zip(old.parameters(), new.parameters(), strict=True)]
         assert float(torch.cat(steps).norm().detach()) == pytest.approx(0.01, rel=1e-3)
+
+
+@pytest.mark.parametrize("setting", [*SETTINGS, {"type": "none"}], ids=str)
+def test_tokens_that_the_policy_cannot_sample_are_legal_and_move_nothing(pair, scene, setting):
+    """p = 0 at a third of the batch's tokens: the loss and every gradient are finite, and those of
+    the policy are as if its distribution at these tokens did not matter."""
+    policy, actor = (copy.deepcopy(m) for m in pair)
+    batch = scene[0]
+    masked = batch.token_ids.mode().values
+    bias = torch.zeros(48)
+    bias[masked] = -torch.inf
+    policy.lm_head.bias = torch.nn.Parameter(bias)
+    cfg = update_config(**setting)
+    found, gradients = scored_update((policy, actor), cfg, *scene)
+    weights = found["weights"]
+    impossible = batch.token_ids == masked
+    assert bool(impossible.any())
+    assert bool(torch.isneginf(weights.log_ratio[impossible]).all())
+    assert all(bool(g.isfinite().all()) for g in gradients)
+    if setting["type"] != "none":
+        assert float(weights.weight[impossible].abs().max()) == 0.0
+    assert all(torch.isfinite(torch.tensor(v)) for k, v in found.items() if isinstance(v, float))
+    metrics = diagnostics.correction_metrics([weights], setting["type"])
+    assert all(torch.isfinite(torch.tensor(v)) for v in metrics.values())

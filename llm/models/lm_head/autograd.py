@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from .blocks import Chunk, HeadBlocks, blocks, buffers, inside_block, view
+from .blocks import LOWEST, Chunk, HeadBlocks, blocks, buffers, inside_block, view
 from .threshold_scan import Above, above
 
 Tensor = torch.Tensor
@@ -140,7 +140,10 @@ class ChunkedHeadFunction(torch.autograd.Function):
         for total, pair in zip(cross, plan.pairs, strict=True):
             p, q = softmaxes[pair.p], softmaxes[pair.q]
             kl = total / p.total - p.lse + q.lse  # E_p[l_p - l_q] - lse_p + lse_q
-            kls.append(kl.clamp_(min=0.0))  # a KL is not negative: rounding alone makes it so
+            kl.clamp_(min=0.0)  # a KL is not negative: rounding alone makes it so
+            if heads[pair.p].allows_more_than(heads[pair.q]):
+                kl.fill_(math.inf)  # q = 0 < p
+            kls.append(kl)
             results.kls.append(kl.to(heads[0].dtype))
         for head, softmax in zip(heads, softmaxes, strict=True):
             if softmax.floor is not None:
@@ -284,7 +287,7 @@ class OnlineSoftmax:
             bound = self.peak  # -inf is always a lower bound of the lse; a known logit a better one
             if ids is not None and ids.shape[1]:
                 bound = head.logit_of_given(ids, plan.chunk)
-            self.candidates = Above(self.floor, bound)
+            self.candidates = Above(self.floor.clamp(min=LOWEST), bound)
 
     def add(self, rows: slice, cols: slice, logits: Tensor, e: Tensor, spare: Tensor) -> None:
         """Take a block in, (r, c); leaves logits - peak in `logits`, its exponential in `e`."""
@@ -323,7 +326,7 @@ class OnlineSoftmax:
         self.lse = self.peak.double() + self.total.log()
         # H = lse - E[l]
         self.entropy = None if self.mean is None else self.lse - self.mean / self.total
-        logp, top = (None if x is None else x - self.lse[:, None] for x in (self.at_ids, self.top))
+        logp, top = (None if x is None else self._logp(x) for x in (self.at_ids, self.top))
         return HeadSums(
             logp_ids=None if logp is None else logp.to(self.dtype),
             lse=self.lse.to(self.dtype),
@@ -331,6 +334,10 @@ class OnlineSoftmax:
             topk_logp=None if top is None else top.to(self.dtype),
             topk_ids=self.top_ids,
         )
+
+    def _logp(self, logits: Tensor) -> Tensor:
+        """Of some logits, (n, k); those of masked ids are -inf again."""
+        return (logits - self.lse[:, None]).masked_fill(logits < LOWEST, -math.inf)
 
     def above_floor(self, head: HeadBlocks) -> tuple[Tensor, Tensor]:
         """Count and mass, (n,); one more pass where candidates were too many to be kept."""
@@ -341,7 +348,8 @@ class OnlineSoftmax:
             (buffer,) = buffers(head, self.chunk, 1)
             for _, rows in blocks([head], self.chunk):
                 logp = (head.logits(rows, buffer) - self.lse[rows, None]).to(self.dtype)
-                for total, part in zip(counted, above(logp, self.floor[rows]), strict=True):
+                floor = self.floor[rows].clamp(min=LOWEST)
+                for total, part in zip(counted, above(logp, floor), strict=True):
                     total[rows] += part
         return counted
 

@@ -60,6 +60,13 @@ def bf16_products(wanted: bool) -> Iterator[None]:
         setting.fp32_precision = before
 
 
+# An id of probability 0 has the logit -inf, and 0 times -inf is NaN in every sum over the
+# vocabulary. So blocks hold a finite logit in its place: its exponential is 0 all the same, and so
+# is whatever is multiplied with it. Anything below LOWEST is such a logit.
+_MASKED = -1e20
+LOWEST = -1e18
+
+
 class Chunk(NamedTuple):
     """A block's size. Buffers hold tokens x vocab x 4 bytes, two for each model and two more.
 
@@ -90,7 +97,7 @@ class HeadBlocks:
     def load(self, cols: slice) -> None:
         """Widen a vocabulary block of the weight, (c, h), and begin its gradient."""
         self.w = self.weight[cols].to(self.dtype)
-        self.b = None if self.bias is None else self.bias[cols].to(self.dtype)
+        self.b = None if self.bias is None else self.bias[cols].to(self.dtype).clamp(min=_MASKED)
         if self.dw is not None:
             part, self.fresh = self.dw[cols], True
             # of a narrower weight summed apart, so that it is rounded once, by `close`
@@ -120,6 +127,17 @@ class HeadBlocks:
             out.mul_(self.softcap / self.temperature)
         return out
 
+    def allows_more_than(self, other: HeadBlocks) -> bool:
+        """Whether an id has a probability here and none there."""
+        mine, theirs = self._masked(), other._masked()
+        if theirs is None:
+            return False
+        return bool((theirs if mine is None else theirs & ~mine).any())
+
+    def _masked(self) -> Tensor | None:
+        """Ids of probability 0, (v,), by their bias; a soft-cap leaves none."""
+        return None if self.bias is None or self.softcap is not None else self.bias < LOWEST
+
     def logit_of_given(self, ids: Tensor, chunk: Chunk) -> Tensor:
         """The largest logit of each token's first two ids, (n, k) -> (n,), without a block."""
         largest = []  # (tokens of a chunk,) each
@@ -127,7 +145,11 @@ class HeadBlocks:
         for hidden, part in zip(self.hidden.split(chunk.tokens), parts, strict=True):
             # (r, 2, h) (r, h, 1) -> (r, 2)
             logits = (self.weight[part].to(self.dtype) @ hidden[:, :, None])[..., 0]
-            logits = logits if self.bias is None else logits + self.bias[part].to(self.dtype)
+            logits = (
+                logits
+                if self.bias is None
+                else logits + self.bias[part].to(self.dtype).clamp(min=_MASKED)
+            )
             if self.softcap is not None:
                 logits = self.softcap * torch.tanh(logits / self.softcap)
             largest.append(logits.amax(1) / self.temperature)

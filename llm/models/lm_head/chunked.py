@@ -32,7 +32,7 @@ class Head:
 
     weight: (v, h), the parameter itself, so tied embeddings and later updates need no care; of a
         quantised model its values, which are updated nowhere.
-    bias: (v,), finite, or None. softcap: cap > 0, or None.
+    bias: (v,), finite or -inf (an id of probability 0), or None. softcap: cap > 0, or None.
     """
 
     weight: Tensor
@@ -134,7 +134,8 @@ def chunked_logprobs(
 
     Raises:
         ValueError: shapes or vocabularies differ, an id outside the vocabulary, top_k outside
-            [0, v], temperature or chunk not positive, a bias not finite. TypeError: ids not int64.
+            [0, v], temperature or chunk not positive, NaN or +inf in a bias. TypeError: ids not
+            int64.
     """
     _check(inputs, pairs, temperature, chunk)
     heads = [x.head for x in inputs if x.head is not None]
@@ -181,7 +182,7 @@ def dense_logprobs(
         # bf16 (n, v) -> float32 before the softmax: its sums over v would lose their digits
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature  # type: ignore[union-attr]
         logp, ids = torch.log_softmax(logits, -1), _all_ids(x)  # (n, v), (n, 1 + k)
-        entropy = -(logp.exp() * logp).sum(-1) if x.entropy else None
+        entropy = _entropy(logp) if x.entropy else None
         # which tokens are the likeliest has no gradient
         top = logp.detach().topk(x.top_k) if x.top_k else (None, None)
         logp_ids = None if ids is None else logp.gather(-1, ids)
@@ -199,6 +200,14 @@ def dense_logprobs(
         log_p = log_p if pair.train_p else log_p.detach()
         kls.append(jackpot.kl_p_q(log_p, log_q if pair.train_q else log_q.detach()))
     return LogprobsAndKLs(outputs, kls)
+
+
+def _entropy(logp: Tensor) -> Tensor:
+    """-sum p log p of each row, (n, v) -> (n,); a token of probability 0 adds nothing."""
+    # 0 times -inf would be NaN; the copy is made only where there is such a token
+    none = bool((logp.detach().amin(-1) == -math.inf).any()) if logp.numel() else False
+    finite = logp.masked_fill(logp == -math.inf, 0.0) if none else logp
+    return -(logp.exp() * finite).sum(-1)
 
 
 def token_logprobs(
@@ -268,8 +277,8 @@ def _shape(side: HeadInput) -> tuple[int, int]:
         raise ValueError(f"hidden must be (n, h) and the head's weight (v, h), got {shapes}")
     if bias is not None:
         _check_shape("bias", bias, (len(weight),))
-        if not bool(bias.isfinite().all()):
-            raise ValueError("the head's bias is not finite: use the dense path")
+        if not bool((bias < math.inf).all()):
+            raise ValueError("the head's bias is not finite: it holds NaN or +inf")
     if softcap is not None and not 0.0 < softcap < math.inf:
         raise ValueError(f"softcap must lie in (0, inf) or be None, got {softcap:g}")
     return len(side.hidden), len(weight)

@@ -80,7 +80,7 @@ def generate(model: Model, order: GenerationRequest, version: int) -> Result:
     """Sample an order from `model`, whose weights are of `version`."""
 
     def check(logq: torch.Tensor) -> None:
-        if not bool(torch.isfinite(logq).all()):
+        if bool(torch.isnan(logq).any()):  # of an infinite logit too; -inf is a probability of 0
             raise _NonFinite(logq)
 
     numbered: Any = _Ids(order)
@@ -133,7 +133,7 @@ class Engine:
     ) -> Samples:
         """Completions of a step's problems, `rollouts_per_prompt` of each.
 
-        place: as for `rollout.sample`. check: is given log q where it is not finite.
+        place: as for `rollout.sample`. check: is given log q where it holds NaN.
 
         Raises:
             EngineError: the engine failed, and went on failing when it was started again.

@@ -314,7 +314,8 @@ def _result_error(result: Result, waiting: _Pending, vocabulary: int) -> str:
             return f"{name} has ids outside the vocabulary"
     for name in ("logp_inf", "topk_logp_inf"):
         x = result[name]
-        if not bool(torch.isfinite(x).all()) or float(x.max()) > 1e-4:
+        impossible = torch.isneginf(x) & (name == "logp_inf")  # it was sampled
+        if bool((torch.isnan(x) | impossible).any()) or float(x.max()) > 1e-4:
             return f"{name} holds what are no log-probabilities"
     if not bool((result["version"] == waiting.version).all()):
         return f"it was sampled from other weights than version {waiting.version}"

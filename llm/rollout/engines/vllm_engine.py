@@ -23,7 +23,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from llm import randomness
-from llm.models.loading import Model, frozen_copy, logits_width, plain, quiet
+from llm.models.loading import Model, frozen_copy, logits_width, plain, positions_of, quiet
 from llm.settings.loading import Config, ConfigError
 from llm.tokenizers.pretrained import Tokenizer
 
@@ -83,10 +83,13 @@ class VllmEngine(ProcessEngine):
         file.write_text(json.dumps(config | {"architectures": [type(inner).__name__]}))
 
     def _description(self, model: Model) -> dict[str, Any]:
-        positions = getattr(plain(model).config, "max_position_embeddings", None) or sys.maxsize
+        positions = positions_of(model) or sys.maxsize
         width = logits_width(model)
+        dtype = next(model.parameters()).dtype
+        if hasattr(model, "merge_and_unload"):
+            dtype = torch.float32  # rounded to bfloat16, merged weights lose most of a small update
         options = {
-            "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
+            "dtype": str(dtype).removeprefix("torch."),
             **limits_of(self.cfg, positions, width),
             "gpu_memory_utilization": self.cfg.rollout.engine_memory,
             "enforce_eager": self.device.type == "cpu",
@@ -200,7 +203,8 @@ def to_result(
             names.append([n for n, _ in best])
             values.append([x for _, x in best])
         flat = torch.tensor([*chosen, *(x for row in values for x in row)])
-        if not bool(torch.isfinite(flat).all()):
+        sampled = flat[: len(chosen)]
+        if bool(flat.isnan().any()) or not bool(sampled.isfinite().all()):
             return {NON_FINITE: flat[None]}
         logp[i, : len(taken)] = torch.tensor(chosen)
         topk_ids[i, : len(taken)] = torch.tensor(names)

@@ -34,6 +34,7 @@ def shape_of(model: Model, cfg: Config) -> dict[str, Any]:
         "lora": [part.lora_rank, part.lora_alpha] if lora else [],
         # torch multiplies frozen weights by another routine, whose last bits differ
         "trained": [name for name, p in model.named_parameters() if p.requires_grad],
+        "tied": _tied(inner),
         "wrapped": inner is not model,
         "bits": cfg.actor.bits if isinstance(cfg.actor, QuantizedActor) else 0,
     }
@@ -52,7 +53,7 @@ def build_shell(shape: dict[str, Any], device: str) -> Model:
             dtype=getattr(torch, shape["dtype"]),
         )
     model = model.to_empty(device="cpu")
-    model.tie_weights()
+    _tie(model, shape["tied"])
     if shape["lora"]:
         rank, alpha = shape["lora"]
         model = with_lora(model, TrainedModelConfig(lora_rank=rank, lora_alpha=alpha), seed=0)
@@ -66,6 +67,25 @@ def build_shell(shape: dict[str, Any], device: str) -> Model:
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in shape["trained"])
     return model.eval().to(device)
+
+
+def _tied(model: Model) -> list[list[str]]:
+    """Names of parameters that are one tensor, in groups: the tensors' own word, not the config's.
+
+    A config may say that embedding and head are tied where a file holds two that differ.
+    """
+    groups: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        groups.setdefault(id(parameter), []).append(name.replace(".base_layer.", "."))
+    return [names for names in groups.values() if len(names) > 1]
+
+
+def _tie(model: Model, groups: list[list[str]]) -> None:
+    """Make one tensor of each group of parameters."""
+    for first, *others in groups:
+        for name in others:
+            where, _, leaf = name.rpartition(".")
+            setattr(model.get_submodule(where), leaf, model.get_parameter(first))
 
 
 class Shell:

@@ -197,6 +197,24 @@ def test_lora_is_the_weights_plus_a_scaled_product(folder):
     assert not memory & {p.data_ptr() for p in model.parameters()}
 
 
+def test_adapters_of_a_bfloat16_model_are_merged_in_float32(folder):
+    """Rounded to bfloat16, the sum of weights and a small update is the weights again."""
+    cfg = TrainedModelConfig(path=str(folder), lora_rank=2)
+    model = loading.with_lora(loading.load(folder, "bfloat16"), cfg, seed=1)
+    for name, p in model.named_parameters():
+        if "lora_B" in name:
+            p.data.fill_(1e-5)
+    layer = model.base_model.model.model.layers[0].mlp.up_proj
+    update = layer.get_delta_weight("default").float()
+    base = layer.base_layer.weight.float()
+    copied = loading.frozen_copy(model).model.layers[0].mlp.up_proj.weight
+    assert copied.dtype == torch.float32
+    torch.testing.assert_close(copied - base, update, rtol=0.01, atol=1e-7)
+    rounded = (base + update).bfloat16().float() - base
+    assert float((rounded - update).norm().detach()) > 0.3 * float(update.norm().detach())
+    assert layer.base_layer.weight.dtype == torch.bfloat16  # the policy is as it was
+
+
 def test_the_same_seed_gives_the_same_adapters_and_leaves_torch_alone(folder):
     cfg = TrainedModelConfig(path=str(folder), lora_rank=3)
     torch.manual_seed(5)

@@ -49,3 +49,22 @@ def test_guard_passes_finite_values_and_counts_the_others():
     guard.finite(7, x=torch.zeros(3))
     with pytest.raises(Diverged, match=r"step 7: x holds 2 NaN or inf of 3 values.*none yet"):
         guard.finite(7, x=torch.tensor([1.0, float("inf"), float("nan")]))
+
+
+def test_minus_infinity_is_a_log_probability_and_nan_and_plus_infinity_are_none():
+    guard = Guard(Path("nowhere"))
+    guard.logprobs(7, x=torch.tensor([0.0, -torch.inf]))
+    for bad in (torch.nan, torch.inf):
+        with pytest.raises(NonFinite, match="x holds 1 NaN or inf of 2 values"):
+            guard.logprobs(7, x=torch.tensor([-torch.inf, bad]))
+    with pytest.raises(NonFinite, match="x holds 1 NaN or inf"):
+        guard.finite(7, x=torch.tensor([-torch.inf]))
+
+
+def test_before_the_first_step_is_done_no_learning_rate_is_blamed():
+    guard = Guard(Path("nowhere"))
+    with pytest.raises(NonFinite, match=r"step 1: .*Lower the learning rate"):
+        guard.finite(1, x=torch.tensor(torch.nan))
+    with pytest.raises(NonFinite, match=r"No step was done yet.*llm doctor") as found:
+        guard.finite(0, x=torch.tensor(torch.nan))
+    assert "learning rate" not in str(found.value)

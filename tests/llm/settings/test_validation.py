@@ -187,3 +187,11 @@ def test_every_bound_is_of_a_setting_that_there_is():
 
 def test_defaults_pass_their_own_checks():
     assert Config() == settings.load([], [])
+
+
+@pytest.mark.parametrize(
+    "flags", ["--rollout.engine process", "--rollout.engine vllm", "--policy.dtype bfloat16"]
+)
+def test_the_same_weights_may_be_corrected_where_sampling_computes_differently(flags):
+    cfg = settings.load([], ["--actor.type", "self", *flags.split()])
+    assert cfg.correction.type == "jackpot"

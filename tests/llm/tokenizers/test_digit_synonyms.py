@@ -27,7 +27,6 @@ from llm.settings.schema import ModelConfig
 from llm.settings.validation import CHARACTER_TASKS
 from llm.tasks.digits import DigitProblems
 from llm.tokenizers import character, digit_synonyms, pretrained
-from llm.training import context
 
 PLAIN = "0123456789=+-*/().,:;?!<>_ abcdefghijklmnopqrs"
 FEW = ("--task.digit_synonyms", "201")
@@ -253,4 +252,4 @@ def test_a_warm_up_with_forms_learns_digits_and_forms(tmp_path):
 def test_the_configuration_with_forms_is_valid_over_the_demos():
     root = Path(llm.__file__).parent / "configs"
     cfg = settings.load([str(root / "demo.toml"), str(root / "chain_forms.toml")], [])
-    assert context.open_tokenizer(cfg).vocab_size == 2048
+    assert roles.open_tokenizer(cfg, Path("nowhere")).vocab_size == 2048

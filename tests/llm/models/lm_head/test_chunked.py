@@ -465,3 +465,58 @@ HEAD = Head(torch.zeros(V, 5))
 def test_what_cannot_be_computed_is_refused(sides, pairs, settings, error, match):
     with pytest.raises(error, match=match):
         chunked_logprobs(sides, pairs, **settings)
+
+
+MASKED = (0, 1, 2, 3, 4, 22)  # a whole block of some chunk sizes
+
+
+def masked_logp(hidden, head, temperature, ids_out):
+    """float64 log-probabilities over the other ids alone; -inf at these."""
+    rest = [i for i in range(V) if i not in ids_out]
+    logits = hidden.double() @ head.weight.double()[rest].T + head.bias.double()[rest]
+    out = torch.full((len(hidden), V), -torch.inf, dtype=torch.float64)
+    return out.index_copy(1, torch.tensor(rest), torch.log_softmax(logits / temperature, -1))
+
+
+def xlogy(p_log, q_log):
+    """sum p q_log where p > 0."""
+    inside = p_log > -torch.inf
+    return (p_log.exp() * q_log.masked_fill(~inside, 0.0)).sum(-1)
+
+
+@pytest.mark.parametrize("value", [-torch.inf, torch.finfo(torch.float64).min])
+@pytest.mark.parametrize("path", [*CHUNKS, "dense"], ids=str)
+def test_ids_of_probability_0_are_legal_forward_and_backward(path, value):
+    """Masked in both, or in p alone: values and gradients are those over the other ids."""
+    a, b = model(0, bias=True), model(10, bias=True)
+    with torch.no_grad():
+        a[1].bias[list(MASKED)] = value
+        b[1].bias[list(MASKED[:3])] = value
+    tokens = torch.full((N,), 7)
+    more = torch.tensor([[0, 9, 22]]).repeat(N, 1)
+    sides = [
+        HeadInput(*a, tokens, more, V, True, floor=torch.full((N,), -torch.inf)),
+        HeadInput(*b, tokens, entropy=True),
+    ]
+    pairs = [KLPair(0, 1), KLPair(1, 0)]
+    if path == "dense":
+        (x, y), kls = dense_logprobs(sides, pairs, 0.7)
+    else:
+        (x, y), kls = chunked_logprobs(sides, pairs, 0.7, path)
+    pa, pb = masked_logp(*a, 0.7, MASKED), masked_logp(*b, 0.7, MASKED[:3])
+    assert bool(torch.isposinf(kls[1]).all())  # the first has no probability for ids 3, 4 and 22
+    kl = xlogy(pa, pa) - xlogy(pa, pb)
+    for value, wanted in zip(
+        (x.logp, x.logp_ids, x.entropy, y.entropy, kls[0], x.topk_logp),
+        (pa[:, 7], pa[:, [0, 9, 22]], -xlogy(pa, pa), -xlogy(pb, pb), kl,
+         pa.sort(descending=True).values),
+        strict=True,
+    ):  # fmt: skip
+        torch.testing.assert_close(value, wanted, rtol=1e-12, atol=1e-12)
+    assert set(x.n_above.tolist()) == {V - len(MASKED)}
+    torch.testing.assert_close(x.mass_above, torch.ones(N, dtype=torch.float64))
+    inputs = leaves(a, b)
+    ours = gradients([x.logp, x.logp_ids[:, 1], x.entropy, y.entropy, kls[0]], inputs)
+    exact = [pa[:, 7], pa[:, 9], -xlogy(pa, pa), -xlogy(pb, pb), kl]
+    for got, wanted in zip(ours, gradients(exact, inputs), strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-10, atol=1e-12)

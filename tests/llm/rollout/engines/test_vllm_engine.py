@@ -20,11 +20,13 @@ from training_runs import rows
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from llm import settings, train
+from llm.models import loading
 from llm.rollout.engines import subprocess_engine
 from llm.rollout.engines.base import EngineError
 from llm.rollout.engines.factory import open_engine
-from llm.rollout.engines.vllm_engine import likeliest, limits_of, to_result
+from llm.rollout.engines.vllm_engine import VllmEngine, likeliest, limits_of, to_result
 from llm.runs import run_folder
+from llm.settings.schema import TrainedModelConfig
 from llm.training import self_test
 
 TEMPERATURE = 0.7
@@ -270,3 +272,13 @@ def test_vllm_is_told_of_the_longest_sequence_and_of_all_log_probabilities(top_k
     for positions, longest in ((4096, 370), (256, 256)):
         found = limits_of(cfg, positions, width)
         assert found == {"max_model_len": longest, "max_logprobs": expected}
+
+
+@pytest.mark.parametrize(("rank", "dtype"), [(0, "bfloat16"), (2, "float32")])
+def test_vllm_samples_from_merged_adapters_in_float32(rank, dtype):
+    policy = random_pair()[0].bfloat16()
+    part = TrainedModelConfig(dtype="bfloat16", lora_rank=rank)
+    model = loading.with_lora(policy, part, seed=0) if rank else policy
+    engine = Of(cfg=cfg_of("vllm"), device=torch.device("cpu"))
+    options = VllmEngine._description(engine, model)["options"]  # type: ignore[arg-type]
+    assert options["dtype"] == dtype
