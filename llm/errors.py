@@ -15,5 +15,9 @@ class NonFinite(Diverged):
     """NaN or inf in a tensor, found before it could be used."""
 
 
+class RunFilesError(ValueError):
+    """Files of a run that something else removed or changed while it went on."""
+
+
 class ConfigError(ValueError):
     """A setting that is out of bounds, unknown, or without effect."""

@@ -18,12 +18,21 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from llm.regular_files import open_here
+
 
 def write_json(path: Path, value: Any) -> None:
     """Write a small JSON file atomically."""
+    write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file (UTF-8) atomically. A symbolic link there is replaced, not followed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(path.name + ".draft")
-    draft.write_text(json.dumps(value, indent=1) + "\n")
+    draft.unlink(missing_ok=True)
+    with open_here(draft, "x") as file:
+        file.write(text)
     _flush(draft)
     os.replace(draft, path)
 
@@ -116,8 +125,9 @@ def drop(path: Path) -> None:
 
 def digest(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    with open_here(path, "rb") as file:
+        opened: Any = file
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _backup(final: Path) -> Path:

@@ -11,7 +11,8 @@ the data position and the state of every random stream.
 
 from __future__ import annotations
 
-import json
+import re
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from llm import distributed
 from llm.errors import CheckpointError
+from llm.regular_files import read_json
 from llm.settings.resuming import changed, identity_of
 from llm.settings.validation import flatten
 
@@ -137,6 +139,8 @@ def load_state(
     """
     manifest = _manifest(checkpoint)
     _check_identity(checkpoint, manifest, identity)
+    if checkpoint.is_symlink():
+        raise CheckpointError(f"{checkpoint} is a symbolic link: put the checkpoint itself there")
     for name in parts:
         if f"{name}.safetensors" not in manifest["files"]:
             raise CheckpointError(f"{checkpoint} holds no part {name!r}: it is another run's")
@@ -163,9 +167,13 @@ def load_state(
         except (SafetensorError, KeyError, RuntimeError, ValueError) as e:
             raise CheckpointError(f"{path} does not fit this run: {e}") from e
     try:
-        state: dict[str, Any] = json.loads((checkpoint / "state.json").read_text())
+        state = read_json(checkpoint / "state.json")
     except OSError as e:
         raise _unreadable(checkpoint / "state.json", e) from e
+    except ValueError as e:
+        raise CheckpointError(f"{checkpoint / 'state.json'}: {e}; {_older(checkpoint)}") from e
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{checkpoint / 'state.json'} is no object; {_older(checkpoint)}")
     if _manifest(checkpoint) != manifest:  # the parts may be of two checkpoints
         raise CheckpointError(f"{checkpoint} was replaced while it was read; read it again")
     return state
@@ -205,7 +213,7 @@ def _save_part(path: Path, part: StatefulPart) -> None:
 def _manifest(checkpoint: Path) -> dict[str, Any]:
     path = checkpoint / "manifest.json"
     try:
-        manifest = json.loads(path.read_text())
+        manifest = read_json(path)
         complete = {"format", "files", "frozen", "identity"}
         if (
             not isinstance(manifest, dict)
@@ -213,9 +221,29 @@ def _manifest(checkpoint: Path) -> dict[str, Any]:
             or manifest["format"] != _FORMAT
         ):
             raise ValueError(f"it is not a manifest of format {_FORMAT}")
+        _check_manifest(manifest)
     except (OSError, ValueError) as e:
         raise CheckpointError(f"cannot read {path}: {e}; {_older(checkpoint)}") from e
     return manifest
+
+
+def _check_manifest(manifest: dict[str, Any]) -> None:
+    """Raises ValueError unless everything in it has its type and files lie in the checkpoint."""
+    files, frozen, identity = manifest["files"], manifest["frozen"], manifest["identity"]
+    for entry in (files, frozen, {} if identity is None else identity):
+        if not isinstance(entry, dict):
+            raise ValueError("files, frozen and identity must be objects")
+    texts = [*frozen.values(), *({} if identity is None else identity).values()]
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError("frozen and identity must hold texts")
+    for name, file in files.items():
+        if not re.fullmatch(r"\w+\.(safetensors|json)", name, flags=re.ASCII):
+            raise ValueError(f"{name[:80]!r} is no file of a checkpoint")
+        size, mark = (file.get("bytes"), file.get("sha256")) if isinstance(file, dict) else (0, 0)
+        if type(size) is not int or not isinstance(mark, str):
+            raise ValueError(f"{name} has no size and digest")
+    if "state.json" not in files:
+        raise ValueError("it names no state.json")
 
 
 def _check_identity(checkpoint: Path, manifest: dict, identity: dict[str, str] | None) -> None:
@@ -237,9 +265,12 @@ def _check_identity(checkpoint: Path, manifest: dict, identity: dict[str, str] |
 
 def _check_file(path: Path, size: int) -> None:
     try:
-        on_disk = path.stat().st_size
+        found = path.lstat()
     except OSError as e:
         raise _unreadable(path, e) from e
+    if not stat.S_ISREG(found.st_mode):
+        raise CheckpointError(f"{path} is not a regular file; {_older(path.parent)}")
+    on_disk = found.st_size
     if on_disk != size:
         raise CheckpointError(
             f"{path} holds {on_disk} bytes, {size} were written; {_older(path.parent)}"

@@ -21,6 +21,7 @@ class Stateful(Protocol):
 
 StatefulPart = torch.nn.Module | torch.optim.Optimizer | Stateful
 StatefulParts = Mapping[str, StatefulPart]
+_MOMENTS = ("exp_avg", "exp_avg_sq")  # of AdamW, of the shape of their parameter
 
 
 def state_dict_of(part: StatefulPart) -> dict[str, torch.Tensor]:
@@ -29,7 +30,8 @@ def state_dict_of(part: StatefulPart) -> dict[str, torch.Tensor]:
     Of a module of which only some parameters are trained (adapters), those alone. Tied weights
     appear once. What is spread over ranks is put together, so all ranks must ask.
     """
-    return {name: own_storage(full(tensor.detach())) for name, tensor in _tensors(part).items()}
+    kept = {name: own_storage(full(tensor.detach())) for name, tensor in _tensors(part).items()}
+    return kept | _before_first_step(part, kept)
 
 
 def _tensors(part: StatefulPart) -> dict[str, torch.Tensor]:
@@ -49,6 +51,25 @@ def _tensors(part: StatefulPart) -> dict[str, torch.Tensor]:
             for name, value in values.items()
         }
     return tensors
+
+
+def _before_first_step(
+    part: StatefulPart, kept: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """AdamW's state of parameters that never had a gradient, which it has not made yet.
+
+    It then starts from exactly these zeros. So a checkpoint holds a state for every parameter, and
+    one that is lost is noticed.
+    """
+    if not isinstance(part, torch.optim.AdamW):
+        return {}
+    found: dict[str, torch.Tensor] = {}
+    for i, parameter in enumerate(p for group in part.param_groups for p in group["params"]):
+        if f"{i}.step" not in kept:
+            zeros = {name: torch.zeros(parameter.shape, dtype=parameter.dtype) for name in _MOMENTS}
+            found |= {f"{i}.step": torch.tensor(0.0)}
+            found |= {f"{i}.{name}": value for name, value in zeros.items()}
+    return found
 
 
 def load_state_dict(part: StatefulPart, tensors: dict[str, torch.Tensor]) -> None:
@@ -133,15 +154,28 @@ def _load_module(module: torch.nn.Module, tensors: dict[str, torch.Tensor]) -> N
                 f"{name} is {tuple(tensor.shape)} {tensor.dtype} there, "
                 f"{tuple(own[name].shape)} {own[name].dtype} in the model"
             )
+        _check_finite(name, tensor)
     module.load_state_dict(tensors, strict=False)
 
 
 def _load_optimizer(part: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
     state: dict[int, dict[str, torch.Tensor]] = {}
+    parameters = [p for group in part.param_groups for p in group["params"]]
     for key, value in tensors.items():
         index, name = key.split(".", 1)
         state.setdefault(int(index), {})[name] = value
-    parameters = [p for group in part.param_groups for p in group["params"]]
+        _check_finite(f"optimiser state {key}", value)
+        if name in ("step", "exp_avg_sq") and bool((value < 0).any()):
+            raise ValueError(f"optimiser state {key} is negative")
+    if isinstance(part, torch.optim.AdamW):
+        lacking = [
+            f"{number}.{name}"
+            for number in range(len(parameters))
+            for name in ("step", *_MOMENTS)
+            if name not in state.get(number, {})
+        ]
+        if lacking:
+            raise ValueError(f"it lacks the optimiser state {_few(lacking)}")
     for number, values in state.items():
         fits = number < len(parameters) and all(
             v.ndim == 0 or v.shape == parameters[number].shape for v in values.values()
@@ -151,6 +185,11 @@ def _load_optimizer(part: torch.optim.Optimizer, tensors: dict[str, torch.Tensor
         for name, v in values.items():
             values[name] = v if v.ndim == 0 else like(v, parameters[number])
     part.load_state_dict({**part.state_dict(), "state": state})
+
+
+def _check_finite(name: str, tensor: torch.Tensor) -> None:
+    if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        raise ValueError(f"{name} holds NaN or inf")
 
 
 def _few(names: list[str]) -> str:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm import settings
+from llm.regular_files import read_json
 from llm.settings.loading import Config, ConfigError, ModelConfig
 from llm.settings.validation import flatten
 
@@ -246,7 +246,7 @@ def _checkpoint(folder: Path, which: str) -> Path:
 
 def _read_entries(path: Path) -> list[Any]:
     try:
-        entries = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+        entries = read_json(path) if path.exists() else []
         if not isinstance(entries, list):
             raise ValueError("it holds no list")
     except (OSError, ValueError) as e:
@@ -267,7 +267,7 @@ def _save(folder: Path, entries: list[Any], results: dict[str, Any]) -> None:
             f"cannot write {folder / 'eval.json'}: {e.strerror}. The results are printed above; "
             "--out FOLDER writes them elsewhere"
         ) from e
-    write(folder / "eval.png", plots.pass_at_k(curves))
+    write(folder / "eval.png", plots.pass_at_k(curves), follow=False)
 
 
 def table(entry: dict[str, Any]) -> str:

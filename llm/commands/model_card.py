@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from llm import settings
+from llm.regular_files import read_json
 from llm.report.run_files import read_run
 from llm.settings.loading import Config
 from llm.settings.resuming import PLACE
@@ -118,8 +118,8 @@ def _evaluations(done: Exported, rows: list[dict[str, Any]]) -> Iterator[str]:
 
 def _entries(path: Path) -> list[dict[str, Any]]:
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        entries = read_json(path)
+    except (OSError, ValueError):
         return []
     return [e for e in entries if isinstance(e, dict)] if isinstance(entries, list) else []
 

@@ -31,7 +31,7 @@ def main(argv: list[str]) -> int:
     files = read_run(args.run)
     refuse_old(args.run / "config.toml", files.config)
     out = args.out or args.run / "report.html"
-    write(out, document(files))
+    write(out, document(files), follow=args.out is not None)
     print(f"wrote {out}")
     return 0
 

@@ -14,6 +14,7 @@ import torch
 
 from llm import randomness
 from llm.checkpoints.checkpoint import latest, load_state, save_state, write_json
+from llm.regular_files import open_here, read_json
 from llm.runs.nonfinite_guard import Guard
 from llm.runs.progress import Progress
 from llm.runs.signals import Signals, Stopped
@@ -62,7 +63,7 @@ def is_kept(cfg: Config, role: str, run_folder: Path) -> bool:
 def _alone_in(folder: Path) -> Iterator[None]:
     """Waits while another run pretrains here; a lock of the kernel's, gone when its holder is."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a") as file:
+    with open_here(folder / ".lock", "a") as file:
         with contextlib.suppress(OSError):  # a file system without locks
             fcntl.lockf(file, fcntl.LOCK_EX)
         yield
@@ -72,7 +73,7 @@ def _pretrained(cfg: Config, role: str, folder: Path) -> str:
     recipe, kept = _recipe(cfg, role), folder / "recipe.json"
     if kept.exists():
         try:
-            kept_recipe = json.loads(kept.read_text(encoding="utf-8"))
+            kept_recipe = read_json(kept)
         except (OSError, ValueError) as e:
             raise ConfigError(f"cannot read {kept}: {e}; remove {folder}") from e
         if kept_recipe != recipe:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from llm.errors import ConfigError
+from llm.regular_files import open_here
 
 from . import row_checks
 
@@ -34,8 +35,11 @@ class RunData(NamedTuple):
         return bool(self.summary)
 
 
-def write(out: Path, content: str | bytes) -> None:
+def write(out: Path, content: str | bytes, *, follow: bool = True) -> None:
     """Write a result file, its folder made.
+
+    follow: whether `out` may be a symbolic link, as a path that the user gave; a file in a run
+    folder may not.
 
     Raises:
         ConfigError: that cannot be done.
@@ -43,7 +47,11 @@ def write(out: Path, content: str | bytes) -> None:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
-        out.write_bytes(data)
+        if follow:
+            out.write_bytes(data)
+        else:
+            with open_here(out, "wb") as file:
+                file.write(data)
     except OSError as e:
         raise ConfigError(f"cannot write {out}: {e.strerror}; give another file") from e
 
@@ -63,7 +71,7 @@ def read_run(folder: Path) -> RunData:
     config: dict[str, Any] = {}
     try:
         config = tomllib.loads(config_text)
-    except tomllib.TOMLDecodeError as e:
+    except (ValueError, RecursionError) as e:
         notes.append(f"config.toml is not TOML: {e}")
     lines = {
         name: _lines(folder / f"{name}.jsonl", notes)
@@ -87,7 +95,8 @@ def read_run(folder: Path) -> RunData:
 
 def _text(path: Path, notes: list[str]) -> str:
     try:
-        return path.read_text(encoding="utf-8", errors="replace")
+        with open_here(path, "rb") as file:
+            return bytes(file.read()).decode("utf-8", "replace")
     except OSError as e:
         notes.append(f"{path.name} cannot be read: {e.strerror}")
         return ""
@@ -97,7 +106,7 @@ def _json(path: Path, notes: list[str]) -> Any:
     content = _text(path, notes)
     try:
         return json.loads(content) if content else None
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         notes.append(f"{path.name} is not JSON: {e}")
         return None
 

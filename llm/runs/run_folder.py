@@ -7,7 +7,6 @@ import datetime
 import errno
 import fcntl
 import importlib.metadata
-import json
 import os
 import platform
 import subprocess
@@ -17,7 +16,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from llm import distributed
+from llm.checkpoints.atomic_files import write_text
 from llm.checkpoints.checkpoint import best, latest, write_json
+from llm.regular_files import open_here, read_json
 from llm.settings.loading import Config, ConfigError, dump, flatten, read_table
 from llm.settings.regular_files import read_text
 from llm.settings.resuming import changed, identity_of, shown
@@ -53,6 +54,7 @@ def prepare(cfg: Config) -> Path:
     folder = Path(cfg.run.folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        _refuse_links(folder)
         probe = folder / ".writable"
         probe.write_bytes(b"0" * 65536)
         probe.unlink()
@@ -77,6 +79,23 @@ def prepared(cfg: Config) -> Iterator[Path]:
         release(folder)
 
 
+def _refuse_links(folder: Path) -> None:
+    """Nothing in a run folder may lead out of it, or keep a reader waiting.
+
+    Raises:
+        ConfigError: a symbolic link, FIFO, socket or device in the folder or its checkpoints.
+    """
+    for parent in (folder, folder / "checkpoints", *(folder / "checkpoints").glob("*")):
+        for entry in sorted(parent.iterdir()) if parent.is_dir() else ():
+            odd = entry.is_symlink() or not (entry.is_file() or entry.is_dir())
+            if odd:
+                what = "a symbolic link" if entry.is_symlink() else "neither a file nor a folder"
+                raise ConfigError(
+                    f"{entry} is {what}, and a run folder must hold its files themselves. "
+                    "Remove it (to keep a run on another disk, let --run.folder name that place)"
+                )
+
+
 def release(folder: Path) -> None:
     """Let other processes use a prepared run folder; the end of this process does so too."""
     lock = _locks.pop(folder.resolve(), None)
@@ -88,7 +107,7 @@ def _lock(folder: Path) -> None:
     """A lock of the kernel's: gone when this process is, even after SIGKILL; not inherited."""
     if folder.resolve() in _locks:
         return
-    file = (folder / ".lock").open("a+")
+    file = open_here(folder / ".lock", "a+")
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as e:
@@ -116,9 +135,7 @@ def _fill(folder: Path, cfg: Config) -> None:
 
 
 def _write_config(folder: Path, cfg: Config) -> None:
-    draft = folder / "config.toml.draft"
-    draft.write_text(dump(cfg), encoding="utf-8")
-    os.replace(draft, folder / "config.toml")
+    write_text(folder / "config.toml", dump(cfg))
 
 
 def holds_run(folder: Path) -> bool:
@@ -198,7 +215,9 @@ def claim(folder: Path, cfg: Config) -> dict[str, tuple[Any, Any]]:
 def _append_provenance(path: Path) -> None:
     """One entry for each start of this run: what code, libraries and command it ran."""
     try:
-        entries = json.loads(path.read_text()) if path.exists() else []
+        entries = read_json(path) if path.exists() else []
+        if not isinstance(entries, list):
+            raise ValueError("it holds no list")
     except ValueError as e:
         raise ConfigError(f"{path} is damaged ({e}); move it away") from e
     entry = {

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from llm.errors import ConfigError
+from llm.regular_files import open_here, read_text
 from llm.settings.schema import RunConfig
 
 Row = dict[str, Any]
@@ -136,8 +137,9 @@ def _trackio(folder: Path) -> Started:
 def _identity(folder: Path) -> str:
     path = folder / "tracker_id.txt"
     if not path.exists():
-        path.write_text(uuid.uuid4().hex[:8] + "\n")
-    return path.read_text().strip()
+        with open_here(path, "x") as file:
+            file.write(uuid.uuid4().hex[:8] + "\n")
+    return read_text(path, 100, follow=False).strip()
 
 
 def _config(folder: Path) -> dict[str, Any]:

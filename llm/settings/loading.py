@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from llm.errors import ConfigError
+from llm.regular_files import read_text
 
-from .regular_files import read_text
 from .schema import ModelConfig, Settings
 from .sections import Word, default_values, flat_table, flatten, nested_table, settings_of, updated
 from .validation import IDLE_TYPES, check, without_effect

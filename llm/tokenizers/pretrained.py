@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from llm.errors import ConfigError
-from llm.settings.regular_files import read_text
+from llm.regular_files import read_text
 from llm.settings.schema import TaskConfig
 from llm.settings.template_arguments import OWN_ARGUMENTS, read_arguments
 
@@ -27,6 +27,7 @@ from .conversation import messages_of
 _CHAT_MAX = 1_000_000  # characters that a chat template may add to a prompt
 _NEUTRAL = "x"  # a text of which no tokenizer makes a control token
 _CONFIG_BYTES_MAX = 10_000_000
+TOKENIZER_EXTRAS = ("special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
 _PADDED_ALPHABET_MAX = 256  # ids of a model over 48 characters, however its vocabulary is padded
 TOKENIZER_FILES = (
     *("tokenizer_config.json", "tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt"),
@@ -391,8 +392,7 @@ def tokenizer_sources(path: str) -> dict[str, Path]:
     """The files of the tokenizer of a model in a folder or in the hub's cache: {name: where}."""
     from transformers.utils import cached_file
 
-    extra = ("special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
-    names = [name for name in (*TOKENIZER_FILES, *extra)]
+    names = (*TOKENIZER_FILES, *TOKENIZER_EXTRAS)
     if is_local(path):
         found = {name: Path(path) / name for name in names}
     else:

@@ -17,9 +17,10 @@ from typing import Any
 import torch
 
 from llm import distributed
-from llm.algorithm.control import Controls, next_controls
-from llm.algorithm.correction import CorrectionState, next_state
+from llm.algorithm.control import next_controls
+from llm.algorithm.correction import next_state
 from llm.checkpoints.checkpoint import (
+    best,
     identity,
     latest,
     load_state,
@@ -28,7 +29,7 @@ from llm.checkpoints.checkpoint import (
     save_state,
 )
 from llm.checkpoints.state_tensors import StatefulPart
-from llm.errors import NonFinite
+from llm.errors import NonFinite, RunFilesError
 from llm.models import sharding
 from llm.rollout.batch import Batch
 from llm.runs import metrics_files, run_folder
@@ -43,11 +44,13 @@ from .context import TrainContext
 from .continuation import continuation_notes
 from .evaluation import evaluate, pass_rate
 from .forward import forward, logprobs_and_kls
+from .inputs import checked_inputs, keep_inputs
 from .keywords import control_keywords, next_state_keywords
 from .optimizer import open_learner
 from .record import Record, progress_text, start_text
 from .rollout_phase import rollout_metrics
 from .sample_records import histogram_row, sample_rows
+from .saved_state import SavedState, saved_state
 
 
 @contextlib.contextmanager
@@ -72,14 +75,16 @@ class Run:
         self.learner = open_learner(ctx, Guard(self.checkpoints, together=True))
         self._parts: dict[str, StatefulPart] = {"policy": ctx.policy, **ctx.actor.parts()}
         self._parts |= {f"optimizer_{role}": o for role, o in self.learner.optimizers.items()}
+        self.inputs = checked_inputs(ctx, folder)
         state = self._load()
-        self.first_step: int = state["step"]
-        if "controls" in state:
-            self.learner.controls = Controls(**state["controls"])
-        self.learner.correction = CorrectionState(**state.get("correction", {}))
-        self.best: float | None = state.get("best")
-        self.files = RunFiles(folder, state.get("bytes", {})) if main else NoFiles()
-        self.alarms = Alarms(cfg.alarm, self.checkpoints, state.get("alarms"))
+        self.first_step: int = state.step if state else 0
+        if state:
+            self.learner.controls, self.learner.correction = state.controls, state.correction
+        self.best: float | None = self._best_so_far(state)
+        sizes = state.bytes if state else {}
+        self.files = RunFiles(folder, sizes, self.first_step) if main else NoFiles()
+        self.alarms = Alarms(cfg.alarm, self.checkpoints, state.alarms if state else None)
+        self._has_saved = state is not None
         self.progress = Progress(folder.name, cfg.run.steps, self.first_step, silent=not main)
         if main:
             require_space(self.checkpoints, self._parts)
@@ -91,6 +96,7 @@ class Run:
         if not distributed.is_main():
             return
         differs = run_folder.claim(self.folder, self.ctx.cfg)
+        keep_inputs(self.folder, self.inputs)
         for line in continuation_notes(self.ctx.cfg, differs, self.first_step):
             sys.stderr.write(f"{self.folder.name}: {line}\n")
         self.files.cut()
@@ -219,8 +225,15 @@ class Run:
                 self.ctx.engine.gather()
             keep = self.ctx.cfg.run.checkpoints_kept
             whose = self._identity()
+            lost = distributed.all_reduce_max(self._has_saved and not self.checkpoints.is_dir())
             with self.signals.saving():
                 save_state(self.checkpoints, done, self._all_parts(), self._json(done), keep, whose)
+            self._has_saved = True
+            if lost:
+                raise RunFilesError(
+                    f"{self.checkpoints} was removed by something else while the run went on. The "
+                    f"state after {done} steps is saved there: the same command goes on from it"
+                )
         self.progress.show(done, progress_text(row))
         if record.exit_code and done < self.ctx.cfg.run.steps:
             self.progress.close()
@@ -254,23 +267,33 @@ class Run:
             metrics_files.summarise(self.folder, cfg) if main else None
         )
 
-    def _load(self) -> dict[str, Any]:
+    def _load(self) -> SavedState | None:
         """Restore the last checkpoint, if there is one; returns what it holds besides tensors."""
         ctx = self.ctx
         newest = distributed.broadcast_object(str(latest(self.checkpoints) or ""))
         if not newest:
-            return {"step": 0}
-        state = load_state(Path(newest), self._all_parts(), self._identity())
+            return None
+        path = Path(newest)
+        state = saved_state(load_state(path, self._all_parts(), self._identity()), path)
         sharding.spread(ctx.shards, ctx.full_models)
         # as `publish_weights` did after that step: actor and engine hold what they then held
-        ctx.actor.refresh(ctx.policy, state["step"] - 1)
+        ctx.actor.refresh(ctx.policy, state.step - 1)
         if ctx.engine is not None:
-            ctx.engine.update(ctx.actor.model, version=state["step"])
+            ctx.engine.update(ctx.actor.model, version=state.step)
         return state
 
     def _identity(self) -> dict[str, str]:
         """What makes a checkpoint this run's: settings, and the source of a reward function."""
         return {**identity(self.ctx.cfg), **self.ctx.scorer.identity()}
+
+    def _best_so_far(self, state: SavedState | None) -> float | None:
+        """Also of an evaluation after the last checkpoint, such as a finished run's last: the best
+        checkpoint that is kept never gives way to a worse one."""
+        kept = best(self.checkpoints) if state else None
+        if state is None or kept is None:
+            return state.best if state else None
+        there = saved_state(load_state(kept, {}, self._identity()), kept).best
+        return max((rate for rate in (state.best, there) if rate is not None), default=None)
 
     def _all_parts(self) -> dict[str, StatefulPart]:
         """Those of the best checkpoint, and rollouts that were sampled ahead."""
@@ -292,6 +315,11 @@ class Run:
     def _keep_if_best(self, step: int, rate: float) -> None:
         if self.best is not None and rate <= self.best:
             return
+        if not self.folder.is_dir():
+            raise RunFilesError(
+                f"{self.folder} was removed by something else while the run went on, in step "
+                f"{step}, with pass rate {rate:.4g}: nothing of the run is left to go on from"
+            )
         self.best = rate
         if self.ctx.cfg.run.keep_best:
             whose = self._identity()

@@ -146,3 +146,63 @@ def test_a_runs_identity_is_every_setting_but_its_folder():
     }
     assert differs == {"optim.policy_lr"}
     json.dumps(checkpoint.identity(base), allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: m["files"].update({"../x.json": m["files"]["state.json"]}), "is no file of a"),
+        (lambda m: m["files"].update({"/etc/passwd": m["files"]["state.json"]}), "is no file of a"),
+        (lambda m: m["files"].update({"a\0.json": m["files"]["state.json"]}), "is no file of a"),
+        (lambda m: m["files"].update({"state.json": 3}), "state.json has no size and digest"),
+        (lambda m: m["files"]["state.json"].update(bytes="1"), "has no size and digest"),
+        (lambda m: m["files"].pop("state.json"), "names no state.json"),
+        (lambda m: m.update(files=[]), "must be objects"),
+        (lambda m: m.update(identity=3), "must be objects"),
+        (lambda m: m.update(frozen={"policy": 1}), "must hold texts"),
+        (lambda m: m.update(format="2"), "not a manifest of format"),
+    ],
+)
+def test_a_manifest_that_cannot_be_right_is_refused(tmp_path, change, message):
+    """Its names lead nowhere else, and everything has its type."""
+    path = save(tmp_path, 1, 1.0) / "manifest.json"
+    manifest = json.loads(path.read_text())
+    change(manifest)
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError, match=rf"cannot read .*manifest.json: .*{message}.*remove"):
+        load_state(path.parent, {"policy": linear()}, MINE)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "[]", '{"format": 1' + "0" * 5000 + "}", "\ufeff"])
+def test_a_manifest_of_great_depth_or_size_is_refused(tmp_path, text):
+    path = save(tmp_path, 1, 1.0) / "manifest.json"
+    path.write_text(text)
+    with pytest.raises(CheckpointError, match=r"cannot read .*manifest.json"):
+        load_state(path.parent, {"policy": linear()}, MINE)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "[]", "{"])
+def test_a_state_that_is_no_object_is_refused(tmp_path, text):
+    path = save(tmp_path, 1, 1.0)
+    (path / "state.json").write_text(text)
+    manifest = json.loads((path / "manifest.json").read_text())
+    mark = {"bytes": len(text), "sha256": checkpoint.digest(path / "state.json")}
+    manifest["files"]["state.json"] = mark
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError, match=r"state.json.*remove .*step_00000001"):
+        load_state(path, {"policy": linear()}, MINE)
+
+
+@pytest.mark.parametrize("name", ["policy.safetensors", "state.json", "manifest.json", ""])
+def test_a_checkpoint_that_leads_elsewhere_by_a_link_is_refused(tmp_path, name):
+    path, elsewhere = save(tmp_path / "kept", 1, 1.0), tmp_path / "elsewhere"
+    (path / name).rename(elsewhere)
+    (path / name).symlink_to(elsewhere)
+    with pytest.raises(CheckpointError, match=r"symbolic link|not a regular file"):
+        load_state(path, {"policy": linear()}, MINE)
+
+
+def test_nan_in_a_checkpoint_is_refused_by_tensor(tmp_path):
+    path = save(tmp_path, 1, float("nan"))
+    with pytest.raises(CheckpointError, match=r"policy.safetensors .*holds NaN or inf"):
+        load_state(path, {"policy": linear()}, MINE)

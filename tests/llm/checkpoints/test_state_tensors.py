@@ -7,8 +7,10 @@ import torch
 from checkpoint_cases import MINE, linear, save, trained
 from safetensors.torch import load_file
 
+from llm.checkpoints import state_tensors
 from llm.checkpoints.checkpoint import latest, load_state, save_state
 from llm.errors import CheckpointError
+from llm.training.optimizer import adamw
 
 
 class Tied(torch.nn.Module):
@@ -83,3 +85,56 @@ def test_an_optimizer_that_does_not_fit_and_a_part_that_is_absent_are_refused(tm
         load_state(latest(tmp_path), {"optimizer": other})
     with pytest.raises(CheckpointError, match="holds no part 'policy'"):
         load_state(latest(tmp_path), {"policy": model})
+
+
+def with_optimizer_state(tmp_path, change):
+    """A checkpoint whose optimiser state was changed before it was saved, and a fresh pair."""
+    model, optimizer = trained()
+    change(optimizer.state[model.weight])
+    path = save_state(tmp_path, 1, {"policy": model, "optimizer": optimizer}, {})
+    other = linear()
+    return path, {"policy": other, "optimizer": adamw(other, 0.1, 0.0)}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s["exp_avg"].fill_(float("nan")), "optimiser state 0.exp_avg holds NaN or inf"),
+        (lambda s: s["exp_avg_sq"].fill_(float("inf")), "state 0.exp_avg_sq holds NaN or inf"),
+        (lambda s: s["exp_avg_sq"].fill_(-1.0), "optimiser state 0.exp_avg_sq is negative"),
+        (lambda s: s["step"].fill_(-1.0), "optimiser state 0.step is negative"),
+        (lambda s: s.pop("exp_avg_sq"), "it lacks the optimiser state 0.exp_avg_sq"),
+    ],
+)
+def test_an_optimiser_state_that_cannot_be_right_is_refused_by_name(tmp_path, change, message):
+    path, parts = with_optimizer_state(tmp_path, change)
+    with pytest.raises(CheckpointError, match=rf"optimizer.safetensors .*{message}"):
+        load_state(path, parts)
+
+
+def test_an_optimiser_that_lacks_a_parameter_is_refused(tmp_path):
+    """AdamW would start it anew without a word."""
+    path, parts = with_optimizer_state(tmp_path, lambda s: None)
+    file = path / "optimizer.safetensors"
+    kept = {k: v for k, v in load_file(file).items() if not k.startswith("1.")}
+    with pytest.raises(ValueError, match=r"lacks the optimiser state 1.step, 1.exp_avg, 1.exp_avg"):
+        state_tensors.load_state_dict(parts["optimizer"], kept)
+
+
+def test_a_parameter_that_never_had_a_gradient_comes_back_as_it_was(tmp_path):
+    """Its state is saved as the zeros that AdamW would start from; the next step is the same."""
+    models = [torch.nn.ModuleList([linear(1.0), linear(2.0)]) for _ in range(2)]
+    optimizers = [adamw(model, 0.1, 0.0) for model in models]
+
+    def step(model, optimizer, used):
+        optimizer.zero_grad()
+        sum(model[i](torch.ones(1, 3)).square().sum() for i in used).backward()
+        optimizer.step()
+
+    step(models[0], optimizers[0], [0])
+    path = save_state(tmp_path, 1, {"policy": models[0], "optimizer": optimizers[0]}, {})
+    load_state(path, {"policy": models[1], "optimizer": optimizers[1]})
+    for model, optimizer in zip(models, optimizers, strict=True):
+        step(model, optimizer, [0, 1])
+    one, other = (model.state_dict() for model in models)
+    assert all(torch.equal(one[k], other[k]) for k in one)

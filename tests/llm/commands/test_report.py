@@ -66,6 +66,21 @@ def test_the_command_writes_the_page_and_refuses_other_folders(run, tmp_path_fac
         report.main([str(run), "--out", str(run / "config.toml" / "x.html")])
 
 
+def test_a_page_that_is_a_link_in_the_run_folder_is_refused(run, tmp_path_factory):
+    """Whoever made the folder chose its target; a link that the user names is followed."""
+    target = tmp_path_factory.mktemp("elsewhere") / "mine.html"
+    target.write_text("mine")
+    (run / "report.html").symlink_to(target)
+    with pytest.raises(ConfigError, match=r"cannot write .*report.html: .*symbolic link"):
+        report.main([str(run)])
+    assert target.read_text() == "mine"
+    (run / "config.toml").unlink()
+    (run / "config.toml").symlink_to(target)
+    assert report.main([str(run), "--out", str(run / "report.html")]) == 0
+    page = target.read_text()
+    assert page.startswith("<!DOCTYPE html>") and "mine" not in page
+
+
 def test_text_that_is_no_unicode_still_gives_a_page(run):
     """A lone surrogate, which JSON may carry, and bytes that are not UTF-8."""
     path = run / "samples.jsonl"

@@ -150,3 +150,37 @@ def test_a_run_is_not_shortened(tmp_path):
     with pytest.raises(ConfigError, match=r"holds 10 steps, and --run.steps is 9.*at least 10"):
         run_folder.prepare(configured(tmp_path, "--run.steps", "9"))
     run_folder.release(run_folder.prepare(configured(tmp_path, "--run.steps", "10")))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(".writable", ".lock", "config.toml", "provenance.json", "metrics.jsonl", "report.html"),
+        *("checkpoints", "checkpoints/step_00000001", "checkpoints/best/state.json"),
+    ],
+)
+def test_a_link_in_a_run_folder_is_refused_and_its_target_stays(tmp_path, name):
+    """Whoever made the folder chose where it leads."""
+    folder, target = tmp_path / "run", tmp_path / "target"
+    run_folder.release(run_folder.prepare(configured(folder)))
+    target.mkdir() if "." not in name else target.write_text("mine")
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to(target)
+    with pytest.raises(ConfigError, match=f"{name} is a symbolic link, .*Remove it"):
+        run_folder.prepare(configured(folder))
+    assert (folder / name).is_symlink()
+    assert target.read_text() == "mine" if target.is_file() else not any(target.iterdir())
+
+
+def test_a_fifo_in_a_run_folder_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "metrics.jsonl")
+    with pytest.raises(ConfigError, match=r"metrics.jsonl is neither a file nor a folder"):
+        run_folder.prepare(configured(tmp_path))
+
+
+def test_a_run_folder_may_itself_be_a_link(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "run").symlink_to(tmp_path / "disk")
+    run_folder.release(run_folder.prepare(configured(tmp_path / "run")))
+    assert (tmp_path / "disk/config.toml").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import shutil
 from pathlib import Path
 
 import llm_process
@@ -14,9 +15,11 @@ from training_runs import COMMON, POLICY, TINY, derived, rows, settings, start, 
 from llm import settings as config
 from llm import train
 from llm.checkpoints import checkpoint
+from llm.commands import train as train_command
 from llm.errors import Diverged
 from llm.models import actors
 from llm.models.lm_head import chunked
+from llm.runs import run_folder
 from llm.runs.metrics_files import RunFiles
 from llm.training import context, evaluation, rollout_phase, run
 
@@ -328,3 +331,53 @@ def test_evaluations_within_a_step_see_the_updates_so_far_and_change_nothing(
     assert [[n for n, _ in w] for w in within[:2]] == [[2], [2]]
     assert within[2] is None
     assert len(set(looked)) == len(looked) == 5
+
+
+@pytest.mark.parametrize("gone", ["metrics.jsonl", "checkpoints", "."])
+def test_what_is_deleted_while_a_run_goes_on_ends_it_with_nothing_else_lost(
+    tmp_path, warm, monkeypatch, capsys, gone
+):
+    """Exit code 2, no summary, and what was known is told or saved."""
+    folder, show = tmp_path / "run", run.progress_text
+    flags = [*TINY, "--run.folder", str(folder), "--pretrain.folder", str(warm)]
+    cfg = config.load([], [*flags, "--run.steps", "4", "--run.checkpoint-every", "2"])
+
+    def deleting(row):
+        if row["step"] == 2:
+            path = folder / gone
+            path.unlink() if path.is_file() else shutil.rmtree(path)
+        return show(row)
+
+    monkeypatch.setattr(run, "progress_text", deleting)
+    assert train_command.run_config(cfg) == 2
+    said = capsys.readouterr().err
+    run_folder.release(folder)
+    assert "by something else while the run went on" in said
+    assert not (folder / "summary.json").exists()
+    if gone == "checkpoints":
+        assert latest_step(folder) == 4 and len(rows(folder)) == 4
+    else:
+        assert '"step": 3' in said and not (folder / "metrics.jsonl").exists()
+        assert folder.exists() == (gone != ".")
+
+
+def latest_step(folder: Path) -> int:
+    kept = checkpoint.latest(folder / "checkpoints")
+    return int(kept.name[-8:]) if kept else 0
+
+
+def test_the_best_checkpoint_gives_way_to_no_worse_one_when_a_finished_run_goes_on(
+    tmp_path, warm, monkeypatch
+):
+    """The best was the evaluation after the last step, which is no row of the longer run."""
+    rates = iter([0.2, 0.6, 0.5])
+    found = {"pass_rate_actor": 0.0, "kl_policy_actor": 0.1, "kl_actor_policy": 0.1}
+    for module in (train, run):
+        monkeypatch.setattr(
+            module, "evaluate", lambda *a: {"pass_rate": next(rates), "seconds_eval": 0.0} | found
+        )
+    rarely = ("--run.eval-every", "9", "--run.checkpoint-every", "1")
+    start(tmp_path, warm, "--run.steps", "2", *rarely)
+    start(tmp_path, warm, "--run.steps", "3", *rarely)
+    kept = checkpoint.load_state(checkpoint.best(tmp_path / "checkpoints"), {})
+    assert (kept["step"], kept["best"]) == (2, 0.6)

@@ -7,10 +7,13 @@ may lead anywhere.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import stat
 from pathlib import Path
 from typing import IO, Any
+
+JSON_BYTES_MAX = 64_000_000  # of a file that describes a checkpoint or a run: thousands of entries
 
 
 def open_here(path: Path, mode: str) -> IO[Any]:
@@ -19,30 +22,47 @@ def open_here(path: Path, mode: str) -> IO[Any]:
     Raises:
         OSError: as `open`; also for a symbolic link and for what is not a regular file.
     """
-    return _opened(path, mode, os.O_NOFOLLOW)
+    return _opened(path, mode, follow=False)
 
 
-def read_text(path: Path, most: int | None = None) -> str:
-    """Text (UTF-8, a byte order mark is dropped) of a regular file, or of one that a link names.
+def read_text(path: Path, most: int | None = None, *, follow: bool = True) -> str:
+    """Text (UTF-8, a byte order mark is dropped) of a regular file.
+
+    follow: whether the path may be a symbolic link to one.
 
     Raises:
         OSError: it cannot be read, is not regular, or has more than `most` bytes.
         ValueError: it is not UTF-8.
     """
-    with _opened(path, "rb", 0) as file:
+    with _opened(path, "rb", follow) as file:
         data: bytes = file.read() if most is None else file.read(most + 1)
     if most is not None and len(data) > most:
         raise OSError(errno.EFBIG, f"it has more than {most} bytes", str(path))
     return data.decode("utf-8-sig")
 
 
-def _opened(path: Path, mode: str, more: int) -> IO[Any]:
+def read_json(path: Path) -> Any:
+    """What a JSON file inside a run folder holds.
+
+    Raises:
+        OSError: as `read_text`, of at most JSON_BYTES_MAX bytes, symbolic links refused.
+        ValueError: it is not JSON, or is nested too deeply.
+    """
+    text = read_text(path, JSON_BYTES_MAX, follow=False)
+    try:
+        return json.loads(text)
+    except RecursionError as e:
+        raise ValueError("it is nested too deeply") from e
+
+
+def _opened(path: Path, mode: str, follow: bool) -> IO[Any]:
     def opener(name: str, flags: int) -> int:
-        if more and os.path.islink(name):
+        if not follow and os.path.islink(name):
             what = "it is a symbolic link, and a run folder must hold the file itself"
             raise OSError(errno.ELOOP, what, name)
         # without O_NONBLOCK the opening of a FIFO waits for its other end
-        descriptor = os.open(name, flags | more | os.O_NONBLOCK, 0o666)
+        more = os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
+        descriptor = os.open(name, flags | more, 0o666)
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
             raise OSError(errno.EINVAL, "it is not a regular file", name)

@@ -1,0 +1,55 @@
+"""Only regular files are opened, links followed only where a user named them, JSON is bounded."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from llm import regular_files
+from llm.regular_files import open_here, read_json, read_text
+
+
+@pytest.mark.parametrize("mode", ["rb", "wb", "ab", "a+", "x"])
+def test_a_link_is_neither_followed_nor_its_target_changed(tmp_path, mode):
+    (tmp_path / "target").write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    with pytest.raises(OSError, match="symbolic link"):
+        open_here(tmp_path / "link", mode)
+    (tmp_path / "dangling").symlink_to(tmp_path / "made")
+    with pytest.raises(OSError, match="symbolic link"):
+        open_here(tmp_path / "dangling", mode)
+    assert (tmp_path / "target").read_text() == "mine" and not (tmp_path / "made").exists()
+
+
+def test_a_fifo_and_a_device_are_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    for path in (tmp_path / "fifo", Path("/dev/zero")):
+        with pytest.raises(OSError, match="not a regular file"):
+            read_text(path)
+        with pytest.raises(OSError, match="not a regular file"):
+            open_here(path, "rb")
+
+
+def test_what_a_user_names_may_be_a_link(tmp_path):
+    (tmp_path / "target").write_bytes(b"\xef\xbb\xbfmine")
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    assert read_text(tmp_path / "link") == "mine"
+    with pytest.raises(OSError, match="symbolic link"):
+        read_text(tmp_path / "link", follow=False)
+
+
+def test_a_file_above_its_limit_is_not_read(tmp_path, monkeypatch):
+    (tmp_path / "f").write_text("12345")
+    assert read_text(tmp_path / "f", 5) == "12345"
+    monkeypatch.setattr(regular_files, "JSON_BYTES_MAX", 4)
+    with pytest.raises(OSError, match="more than 4 bytes"):
+        read_json(tmp_path / "f")
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "1" * 5000, "{", "\xff"])
+def test_json_that_is_deep_huge_cut_or_no_utf8_is_a_value_error(tmp_path, text):
+    (tmp_path / "f").write_bytes(text.encode("latin-1"))
+    with pytest.raises(ValueError):
+        read_json(tmp_path / "f")
