@@ -28,6 +28,7 @@ class MetricsFile:
                 others within them.
         """
         self.path, self.keep_bytes, self.bytes = path, keep_bytes, keep_bytes
+        self._last = ""  # words about the last row
         with open_here(path, "a+b") as file:
             there = file.seek(0, os.SEEK_END)
             if there < keep_bytes:
@@ -53,6 +54,7 @@ class MetricsFile:
             return
         with self._opened("ab", lines) as file:
             file.write(lines.encode())
+            self._last = f". Its last row: {lines.splitlines()[-1][:4000]}"
             self.bytes += len(lines.encode())
 
     def size(self) -> int:
@@ -63,7 +65,7 @@ class MetricsFile:
 
     def _opened(self, mode: str, lines: str) -> IO[Any]:
         """The file, if it is as it was left; `lines` are told where they cannot be written."""
-        told = f". What was to be added to it: {lines[:4000].rstrip()}" if lines else ""
+        told = f". What was to be added to it: {lines[:4000].rstrip()}" if lines else self._last
         try:
             if self.path.stat().st_size == self.bytes:
                 return open_here(self.path, mode)

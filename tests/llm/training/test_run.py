@@ -357,7 +357,7 @@ def test_what_is_deleted_while_a_run_goes_on_ends_it_with_nothing_else_lost(
     if gone == "checkpoints":
         assert latest_step(folder) == 4 and len(rows(folder)) == 4
     else:
-        assert '"step": 3' in said and not (folder / "metrics.jsonl").exists()
+        assert '"step": 2' in said and not (folder / "metrics.jsonl").exists()
         assert folder.exists() == (gone != ".")
 
 
