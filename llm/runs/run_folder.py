@@ -191,7 +191,7 @@ def summary(folder: Path) -> dict[str, Any]:
     """
     path = folder / "summary.json"
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found: dict[str, Any] = read_json(path)
     except (OSError, ValueError) as e:
         raise ConfigError(f"cannot read {path}: {e}; remove it, and start again") from e
     return found
