@@ -1,8 +1,9 @@
-"""What a run is made of: digests of models, data and reward function, kept in inputs.json.
+"""What a run is made of: digests of models and data, kept in inputs.json.
 
 A run goes on only from what it was made of. A model or a file of rows that was replaced between
 two starts would change the run without a word: the policy is in the checkpoint, and its frozen
-weights, a frozen actor, the anchor and the data are not.
+weights, a frozen actor, the anchor and the data are not. (A reward function's digest is kept in the
+checkpoints, with the settings.)
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from llm.settings.loading import ConfigError
 
 from .context import TrainContext
 
-Inputs = dict[str, str]  # {"role: file", or what a task and a scorer name: SHA-256}
+Inputs = dict[str, str]  # {"role: file", or a source of rows as its task names it: SHA-256}
 FILE = "inputs.json"
 
 
@@ -41,7 +42,7 @@ def checked_inputs(ctx: TrainContext, folder: Path) -> Inputs:
             if place is not None and place.is_dir()
             for path in model_files(place)
         }
-        inputs = {**digests(files), **ctx.task.digests, **ctx.scorer.identity()}
+        inputs = {**digests(files), **ctx.task.digests}
         where = {f"{role}: ": str(place) for role, place in places.items()}
         check_inputs(folder, inputs, where)
         return inputs
