@@ -17,7 +17,6 @@ ALSO = {
     "tests/test_imports.py": ["llm/__init__.py"],
     "tests/llm/commands/test_doctor.py": ["llm/commands/doctor_checks.py"],
     "tests/llm/commands/test_plan.py": ["llm/commands/plan_tables.py"],
-    "tests/llm/commands/test_export.py": ["llm/commands/model_card.py"],
     "tests/llm/test_main.py": ["llm/commands/train.py", "llm/commands/dry_run.py"],
     "tests/llm/models/lm_head/test_chunked.py": ["llm/models/lm_head/autograd.py"],
     "tests/llm/rewards/test_function_scorer.py": ["llm/rewards/function_pool.py"],
@@ -38,7 +37,6 @@ ALSO = {
     # Collective operations in one process do nothing; with several they are tested in whole runs.
     "tests/llm/distributed/test_collectives.py": ["llm/distributed/dtensors.py"],
     # Rows of a run's files are cut and repeated where runs are resumed.
-    "tests/llm/training/test_run.py": ["llm/runs/metrics_files.py"],
     # Figures, tables and their command: every one is drawn of runs that are trained for it.
     "tests/paper_figures/report/test_everything.py": [
         *(f"paper_figures/figures/{name}.py" for name in ("fig1", "fig4", "fig5")),

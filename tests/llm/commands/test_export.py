@@ -227,24 +227,6 @@ def test_an_export_that_fails_leaves_nothing(tiny_run, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_card_names_seed_settings_commit_and_evaluation(tiny_run, tmp_path):
-    """What the run's files say is quoted, never markup; places of this machine are left out."""
-    start = {"commit": "abc123", "dirty": True, "torch": "2 | <script>"}
-    (tiny_run / "provenance.json").write_text(json.dumps([start]))
-    rows = [{"step": 3, "pass_rate": 0.25}, {"step": 5, "pass_rate": 0.75}]
-    (tiny_run / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    mean = {"value": 0.5, "low": 0.4, "high": 0.6}
-    entry = {"step": 5, "models": {"policy": {"samples": 4, "prompts": 9, "mean_at_k": mean}}}
-    (tiny_run / "eval.json").write_text(json.dumps([entry, {**entry, "step": 3}, 7]))
-    exporting.export(tiny_run, tmp_path / "out")
-    card = (tmp_path / "out/README.md").read_text()
-    assert "| seed | 7 |" in card and "abc123, changed" in card and "step_00000005" in card
-    assert "0.7500 (step 5)" in card and "0.2500" not in card
-    assert card.count("mean@4 0.5000 (95 % interval 0.4000 to 0.6000) on 9") == 1
-    assert "[correction]" in card and "folder =" not in card and "device =" not in card
-    assert "<script>" not in card and "<b>" not in card
-
-
 @pytest.mark.parametrize("where", ["checkpoints/best", "checkpoints/step_00000005", "."])
 def test_what_a_run_made_is_no_model_folder(tiny_run, where):
     """Case 12: the data were blamed."""
