@@ -12,8 +12,8 @@ from typing import Any
 
 from transformers.utils import cached_file
 
+from llm.regular_files import read_text
 from llm.settings.loading import ConfigError
-from llm.settings.regular_files import read_text
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"

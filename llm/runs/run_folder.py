@@ -20,7 +20,6 @@ from llm.checkpoints.atomic_files import write_text
 from llm.checkpoints.checkpoint import best, latest, write_json
 from llm.regular_files import open_here, read_json
 from llm.settings.loading import Config, ConfigError, dump, flatten, read_table
-from llm.settings.regular_files import read_text
 from llm.settings.resuming import changed, identity_of, shown
 from llm.settings.sections import flat_table
 
@@ -37,7 +36,6 @@ _OPTIONAL = (
     "wandb",
     "trackio",
 )
-_PROVENANCE_BYTES_MAX = 64_000_000  # an entry has about 1 kB
 _locks: dict[Path, IO[str]] = {}  # of this process; closing one frees it
 
 
@@ -237,9 +235,9 @@ def _append_provenance(path: Path) -> None:
 def first_date(folder: Path) -> datetime.date | None:
     """The day (UTC) of the first start in a run folder; None where there was none."""
     try:
-        first = json.loads(read_text(folder / "provenance.json", _PROVENANCE_BYTES_MAX))[0]
+        first = read_json(folder / "provenance.json")[0]
         return datetime.datetime.fromisoformat(first["time"]).date()
-    except (OSError, ValueError, TypeError, KeyError, IndexError, RecursionError):
+    except (OSError, ValueError, TypeError, KeyError, IndexError):
         return None
 
 
