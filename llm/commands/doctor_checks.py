@@ -27,6 +27,7 @@ from llm.settings.loading import Config, ConfigError, ModelConfig, load, split_a
 from llm.settings.schema import PretrainConfig
 from llm.tasks import factory, problem
 from llm.tasks.factory import prompt_lengths, require_distinct_prompts
+from llm.tokenizers.pretrained import HubTokenizer
 from llm.training import self_test
 from llm.training.context import TrainContext, open_context, open_device
 
@@ -79,6 +80,7 @@ def diagnose(argv: list[str]) -> Iterator[Line]:
     yield line or fits
     if fits is None:
         return
+    yield from _attempt_lines("prompts", lambda: (None, _prompts(tokenizer)))[1]
     with tempfile.TemporaryDirectory() as scratch:
         yield from _with_models(cfg, Path(scratch))
 
@@ -231,11 +233,33 @@ def _positions(cfg: Config, policy: Any, actor: Any, longest: int) -> Line:
     return Line("positions", OK, f"longest prompt and completion: {needed} tokens ({limits})")
 
 
+def _prompts(tokenizer: Any) -> list[Line]:
+    """What ends a turn of the chat template, and what in it depends on the day."""
+    if not isinstance(tokenizer, HubTokenizer):
+        return []
+    lines, closes, ends = [], tokenizer.end_of_turn(), sorted(tokenizer.eos)
+    if closes is not None and closes[0] not in tokenizer.eos:
+        seen = (
+            f"the chat template closes an answer with {closes[1]!r} (id {closes[0]}), and "
+            f"completions end only with the ids {ends}: they would run to max_new_tokens and score "
+            "0"
+        )
+        remedy = "add that id to eos_token_id in generation_config.json"
+        lines.append(Line("end of turn", WARNING, seen, remedy))
+    elif closes is not None:
+        lines.append(Line("end of turn", OK, f"{closes[1]!r} ends a completion (ends: {ends})"))
+    if tokenizer.is_dated:
+        day = tokenizer.today.isoformat()
+        lines.append(Line("date", OK, f"the chat template names the day; this run keeps {day}"))
+    return lines
+
+
 def _self_test(setup: TrainContext) -> Line:
     difference = self_test.self_test(setup)
     text = (
         f"log p_inf and log p_ref differ by at most {difference['max']:.2g} nats on "
-        f"{difference['tokens']} tokens, allowed {difference['tolerance']:g}"
+        f"{difference['tokens']} tokens, by {difference['length']:.2g} between passes of two "
+        f"lengths, allowed {difference['tolerance']:g}"
     )
     return Line("self-test", OK, text)
 

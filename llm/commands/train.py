@@ -105,6 +105,12 @@ def run_config(cfg: Config) -> int:
         return _fail(str(e), 3)
     except KeyboardInterrupt:
         return _fail(f"interrupted; {_AGAIN}", 130)
+    except (RuntimeError, MemoryError) as e:
+        from .out_of_memory import is_out_of_memory, out_of_memory_text
+
+        if not is_out_of_memory(e):
+            raise
+        return _fail(f"{out_of_memory_text(cfg, e)}; what was saved is kept, {_AGAIN}", 2)
     except OSError as e:
         name = e.filename or cfg.run.folder
         return _fail(f"cannot write {name}: {e.strerror or e}; what was saved is kept, {_AGAIN}", 2)

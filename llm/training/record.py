@@ -36,7 +36,11 @@ class Record:
     def timed(self, phase: str) -> Iterator[None]:
         """Wall-clock of a phase, as seconds_<phase>."""
         self.phase, clock = phase, time.perf_counter()
-        yield
+        try:
+            yield
+        except Exception as e:
+            e.add_note(f"phase: {phase}, step {self.step}")  # out of memory: where
+            raise
         self.row[f"seconds_{phase}"] = time.perf_counter() - clock
 
     def add(self, values: dict[str, Any]) -> None:

@@ -6,6 +6,9 @@ alone: the sampler works token by token with a cache, the scorer on whole padded
 temperature, mask, position, padding side or log-prob mode on either side shows here, and would
 otherwise look like a mismatch of actor and policy, to be "corrected" by the weights.
 
+Both also use a token in the same way whatever else a pass holds. So the start of a long sequence
+is scored alone and as a part of the whole, where a rotary table that depends on the length shows.
+
 An engine other than hf is then tried in the same way: it samples from its own copy of the actor's
 model, and the trainer scores the actor's model. Weights that were not taken over, log-probabilities
 before the temperature or without their normalisation, and a coarse arithmetic all show here.
@@ -28,6 +31,7 @@ from llm.tasks.problem import Problem
 from .context import TrainContext
 from .forward import at_sampled_tokens, forward, logprobs_and_kls
 
+_POSITIONS = 8  # of a prompt's last tokens, compared between passes of two lengths
 _PROMPTS = 4
 _GROUP = 2
 _TOKENS_MAX = 64
@@ -69,7 +73,8 @@ def self_test(ctx: TrainContext) -> dict[str, Any]:
         `engine`: the same of the engine and the actor's model, unless the engine is hf.
 
     Raises:
-        SelfTestError: a difference above the tolerance, or NaN; says where and what to look at.
+        SelfTestError: a difference above the tolerance, or NaN; log-probabilities that depend on
+            the length of the pass; no completion can end. Says where and what to look at.
     """
     cfg, width = ctx.cfg, min(ctx.cfg.rollout.max_new_tokens, _TOKENS_MAX)
     samples = sampling.sample(
@@ -83,6 +88,9 @@ def self_test(ctx: TrainContext) -> dict[str, Any]:
         group=_GROUP,
     )
     result = _compared(ctx, ctx.policy, samples.flat(), limits(ctx), "")
+    result["length"] = _compare_lengths(ctx, ctx.policy, "policy", limits(ctx))
+    if isinstance(cfg.actor, ModelConfig):
+        _compare_lengths(ctx, ctx.actor.model, "actor", limits(ctx, cfg.actor.dtype))
     if ctx.engine is not None and cfg.rollout.engine != "hf":
         samples = ctx.engine.probe(
             _of_unequal_lengths(ctx), _GROUP, width, min(cfg.rollout.top_k, _TOP_K_MAX)
@@ -97,9 +105,12 @@ def self_test(ctx: TrainContext) -> dict[str, Any]:
 def _compared(
     ctx: TrainContext, model: Model, batch: Batch, allowed: Limits, name: str
 ) -> dict[str, Any]:
-    asked = at_sampled_tokens(forward(ctx, model, batch), batch)._replace(ids=batch.topk_ids)
+    ends = torch.tensor(sorted(ctx.tokenizer.eos), device=batch.ids.device)  # (e,)
+    ids = torch.cat([batch.topk_ids, ends.expand(len(batch.token_ids), -1)], dim=1)  # (n, k + e)
+    asked = at_sampled_tokens(forward(ctx, model, batch), batch)._replace(ids=ids, entropy=True)
     (scored,), _ = logprobs_and_kls([asked], ctx.cfg.rollout.temperature)
-    topk_ref = scored.require("logp_ids")  # (n, k)
+    logp_ids = scored.require("logp_ids")  # (n, k + e)
+    topk_ref, logp_ends = logp_ids[:, : -len(ends)], logp_ids[:, -len(ends) :]
     sampled = _distance(batch.logp_inf, scored.require("logp"))  # (n,)
     topk = _distance(batch.topk_logp_inf, topk_ref).amax(dim=-1)  # (n,)
     worst = int(torch.maximum(sampled, topk).argmax())
@@ -123,7 +134,55 @@ def _compared(
         wrong[batch.is_completion] = far > min(allowed.token, 2.0 * allowed.mean)
         right = result["mean"] <= min(allowed.token, allowed.mean)
         raise SelfTestError(_message(result, wrong, ~batch.is_real[:, 0], scaled, right, name))
+    if not bool(scored.require("entropy").isfinite().all()):
+        raise SelfTestError(
+            f"self-test{name}: log-probabilities of sampled tokens agree, and the entropy is not "
+            "finite: a probability of 0 (a logit of -inf) is computed wrongly by --optim.head "
+            f"{ctx.cfg.optim.head}; try the other one"
+        )
+    if bool(torch.isneginf(logp_ends).all()):
+        raise SelfTestError(
+            f"self-test{name}: no completion can end: every end-of-sequence id "
+            f"({', '.join(map(str, ends.tolist()))}) has probability 0. Name others in "
+            "generation_config.json (eos_token_id), or take another model"
+        )
     return result
+
+
+def _compare_lengths(ctx: TrainContext, model: Model, role: str, allowed: Limits) -> float:
+    """The largest difference, nats, that the length of a pass makes to tokens at its start.
+
+    A prompt is scored alone, and followed by as many tokens as a completion may have.
+
+    Raises:
+        SelfTestError: it is above the tolerance.
+    """
+    prompt = ctx.tokenizer.prompt(_of_unequal_lengths(ctx)[0].prompt)
+    longest = len(ctx.tokenizer.prompt(_of_unequal_lengths(ctx)[-1].prompt))
+    length = longest + ctx.cfg.rollout.max_new_tokens
+    ids = torch.tensor([(prompt * (length // len(prompt) + 1))[:length]], device=ctx.device)
+    at = torch.arange(len(prompt), device=ctx.device)[-_POSITIONS:]  # (p,)
+
+    def logp(count: int) -> torch.Tensor:
+        """(p, v) of the same tokens in a pass over `count` tokens."""
+        inputs = {"input_ids": ids[:, :count], "attention_mask": torch.ones_like(ids[:, :count])}
+        position = torch.arange(count, device=ctx.device)[None]
+        out = model(**inputs, position_ids=position, use_cache=False, logits_to_keep=at)
+        return torch.log_softmax(out.logits[0].float() / ctx.cfg.rollout.temperature, dim=-1)
+
+    alone, whole = logp(len(prompt)), logp(length)
+    best = alone.topk(min(_TOP_K_MAX, alone.shape[-1]), dim=-1).indices
+    gap = _distance(alone.gather(-1, best), whole.gather(-1, best))  # (p, k)
+    if float(gap.max()) > allowed.token or float(gap.mean()) > allowed.mean:
+        raise SelfTestError(
+            f"self-test: the {role}'s log-probabilities of the same tokens differ by up to "
+            f"{float(gap.max()):.3g} nats between a pass over {len(prompt)} tokens and one over "
+            f"{length}, allowed {allowed.token:g}: its arithmetic depends on the longest sequence "
+            "of a batch (a rotary embedding of the type longrope or dynamic, or attention to later "
+            "tokens), so sampler and scorer compute different distributions. Lower "
+            "--rollout.max_new_tokens below the length at which it switches, or take another model"
+        )
+    return float(gap.max())
 
 
 def _scale(topk_inf: torch.Tensor, topk_ref: torch.Tensor) -> float:

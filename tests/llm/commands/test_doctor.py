@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from toy_tokenizers import save_tokenizer
 
 from llm import __main__ as command
 from llm import settings
@@ -17,6 +18,8 @@ from llm.models import loading, roles
 from llm.planning import memory
 from llm.rollout import sampling
 from llm.runs import run_folder
+from llm.tokenizers.character import CharTokenizer
+from llm.tokenizers.pretrained import HubTokenizer
 from llm.training import forward
 
 TINY = [
@@ -266,3 +269,15 @@ def test_memory_of_the_control_group_limits_what_is_available(monkeypatch):
 def test_the_command_is_there(capsys):
     assert command.main(["doctor", "--help"]) == 0
     assert "Exit code 0: no problem found" in capsys.readouterr().out
+
+
+def test_an_end_of_turn_that_ends_nothing_and_a_date_are_told(tmp_path):
+    closed = "{% for m in messages %}{{ m.content }}<|im_start|>{% endfor %}"
+    for template, status in ((closed, WARNING), (closed.replace("start", "end"), OK)):
+        hub = HubTokenizer(save_tokenizer(tmp_path, template=template))
+        (line,) = doctor_checks._prompts(hub)
+        assert line.check == "end of turn" and line.status == status
+    assert "ends a completion" in line.seen
+    hub = HubTokenizer(save_tokenizer(tmp_path, template="{{ strftime_now('%Y') }}" + template))
+    assert doctor_checks._prompts(hub)[1].seen.endswith(hub.today.isoformat())
+    assert doctor_checks._prompts(CharTokenizer()) == []

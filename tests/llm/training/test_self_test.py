@@ -9,12 +9,19 @@ from typing import Any
 import pytest
 import torch
 from tiny_context import full_logprobs
-from transformers import GPT2Config, GPT2LMHeadModel, GraniteConfig, GraniteForCausalLM
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    GraniteConfig,
+    GraniteForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
+)
 
 from llm import settings
 from llm.algorithm import logprobs
 from llm.models import actors, loading
-from llm.models.lm_head import support
+from llm.models.lm_head import chunked, support
 from llm.rewards import scorers as rewards
 from llm.rollout import sampling
 from llm.settings.loading import ConfigError
@@ -225,3 +232,45 @@ def test_the_worst_token_is_named(monkeypatch):
         self_test(ctx)
     piece = ctx.tokenizer.pieces([int(seen[0].ids[5, 2 - seen[0].is_completion.shape[1]])])[0]
     assert f"most at token 2 ({piece!r}) after {seen[0].prompts[5]!r}" in str(found.value)
+
+
+def test_arithmetic_that_depends_on_the_longest_sequence_is_caught(monkeypatch):
+    """A longrope model as transformers loads it: self-test completions stay below the switch."""
+    torch.manual_seed(0)
+    shape: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2}
+    shape |= {"num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": 48}
+    shape |= {"original_max_position_embeddings": 100, "max_position_embeddings": 512}
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 100}
+    rope |= {"short_factor": [1.0] * 8, "long_factor": [4.0] * 8}
+    special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1}
+    config = Phi3Config(**shape, **special, rope_parameters=rope, initializer_range=0.3)
+    model = Phi3ForCausalLM(config).eval()
+    monkeypatch.setattr(loading, "build", lambda *a, **k: model)
+    assert self_test(opened("--rollout.max_new_tokens", "80"))["length"] < 1e-4
+    with pytest.raises(
+        SelfTestError, match=r"policy's log-probabilities of the same tokens .*long"
+    ):
+        self_test(opened("--rollout.max_new_tokens", "120"))
+
+
+def biased(ctx: TrainContext, ids: list[int]) -> None:
+    """These ids get probability 0."""
+    bias = torch.zeros(48)
+    bias[ids] = -math.inf
+    ctx.policy.lm_head.bias = torch.nn.Parameter(bias)
+
+
+def test_ids_of_probability_0_pass_and_entropies_that_are_nan_do_not(monkeypatch):
+    ctx = opened()
+    biased(ctx, [5, 9])
+    assert self_test(ctx)["max"] < 2e-5
+    monkeypatch.setattr(chunked, "_entropy", lambda logp: -(logp.exp() * logp).sum(-1))
+    with pytest.raises(SelfTestError, match="the entropy is not finite"):
+        self_test(ctx)
+
+
+def test_a_model_that_can_end_no_completion_is_refused():
+    ctx = opened()
+    biased(ctx, sorted(ctx.tokenizer.eos))
+    with pytest.raises(SelfTestError, match=r"no completion can end: .*\(1\) has probability 0"):
+        self_test(ctx)
