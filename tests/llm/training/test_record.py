@@ -55,6 +55,6 @@ def test_the_line_of_a_step_names_what_was_measured_and_what_was_alarming():
 
 
 def test_the_start_names_the_actor_its_distance_and_bad_rows():
-    said = start_text("separate", 2, {"kl_policy_actor": 0.5})
+    said = start_text("separate", 2, 0, {"kl_policy_actor": 0.5})
     assert "actor: separate" in said and "0.5 nats" in said and "2 bad rows skipped" in said
-    assert "skipped" not in start_text("separate", 0, {"kl_policy_actor": 0.5})
+    assert "skipped" not in start_text("separate", 0, 0, {"kl_policy_actor": 0.5})
