@@ -15,9 +15,18 @@ import numpy as np
 
 from llm.errors import ConfigError
 from llm.report import html
-from llm.report import plots as report_plots
-from llm.report.comparison_plots import BOUNDS, PANELS, Group, draw, interval, label, looks
-from llm.report.html import Html, facts, paragraph, picture, table
+from llm.report.comparison_plots import (
+    BOUNDS,
+    PANELS,
+    Group,
+    draw,
+    interval,
+    label,
+    looks,
+    seed_numbers,
+)
+from llm.report.html import Html, counted, facts, paragraph, picture, table
+from llm.report.panels import series
 from llm.report.run_files import RunData, read_run, write
 from llm.settings.loading import refuse_old
 from llm.settings.sections import flat_table
@@ -164,7 +173,8 @@ def _check_seeds(members: list[RunData]) -> None:
 
 
 def final_rows(groups: Sequence[Group]) -> list[list[str]]:
-    """One row per group: name, seeds, steps, and final values with their interval."""
+    """One row per group: name, count of seeds, steps, final values with their interval, and which
+    seeds."""
     rows = []
     for g in groups:
         lasts = sorted({r.rows[-1]["step"] for r in g.runs})
@@ -181,20 +191,23 @@ def final_rows(groups: Sequence[Group]) -> list[list[str]]:
             values = [_final(r, name, share) for r in g.runs]
             known = np.array([v for v in values if v is not None])
             cells.append(_value(known, BOUNDS[name]) if len(known) == len(values) else "-")
+        cells.append(seed_numbers(g))
         rows.append(cells)
     return rows
 
 
 def _final(run: RunData, name: str, share: float) -> float | None:
     """The last value, or the mean over the last `share` of the steps."""
-    _, values = report_plots.series(run.rows, name)
+    _, values = series(run.rows, name)
     if not values:
         return None
-    return float(np.mean(values[-max(1, round(share * len(values))) :]))
+    with np.errstate(all="ignore"):
+        return float(np.mean(values[-max(1, round(share * len(values))) :]))
 
 
 def _value(values: np.ndarray, bounds: tuple[float, float]) -> str:
-    mean, low, high = (float(x[0]) for x in interval(values[:, None], bounds))
+    with np.errstate(all="ignore"):  # of NaN and inf, and of what overflows, the mean is no number
+        mean, low, high = (float(x[0]) for x in interval(values[:, None], bounds))
     return f"{mean:.3g}" if len(values) == 1 else f"{mean:.3g} [{low:.3g}, {high:.3g}]"
 
 
@@ -203,9 +216,10 @@ HEAD = (
     "seeds",
     "last step",
     "pass rate, last",
-    "reward, last tenth",
+    "reward of rollouts, last tenth",
     "KL(policy, actor), last",
     "accepted, last tenth",
+    "which seeds",
 )
 
 
@@ -225,18 +239,26 @@ def document(groups: Sequence[Group]) -> str:
         "Bands, and brackets in the table: a 95 % interval of the mean (Student's t) from 3 seeds "
         "on (cut off where the quantity cannot be), smallest to largest for 2 seeds; with one seed "
         "there is neither, and a difference may be chance. On a logarithmic axis a band that "
-        "reaches 0, or almost, leaves at the bottom."
+        "reaches 0, or almost, leaves at the bottom. The pass rate is the policy's, on held-out "
+        "prompts; the reward is that of what the actor sampled for training prompts."
     )
     names = "; ".join(label(g) for g in groups)
     plots = "".join(
         picture(draw(groups, [p]), f"{p.title} against the step for {names}") for p in PANELS
     )
     values = table(HEAD, final_rows(groups), ["", *["number"] * (len(HEAD) - 1)])
-    folders = facts((g.name, ", ".join(str(r.folder) for r in g.runs)) for g in groups)
+    folders = facts(
+        (f"{g.name}: {counted(len(g.runs), 'run')}", ", ".join(_folder(r) for r in g.runs))
+        for g in groups
+    )
     sections = [
         ("curves", "Curves", Html(f'<div class="plots two">{plots}</div>')),
         ("values", "Final values", values),
         ("runs", "Runs", folders),
     ]
     count = sum(len(g.runs) for g in groups)
-    return html.page(f"Comparison of {count} runs", lead, sections)
+    return html.page(f"Comparison of {counted(count, 'run')}", lead, sections)
+
+
+def _folder(run: RunData) -> str:
+    return f"{run.folder} (seed {_flat(run).get('run.seed', '?')})"

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import json
-import math
 from pathlib import Path
 from typing import Any
 
 from llm.report import html, token_view
 from llm.report import plots as report_plots
-from llm.report.html import Html, badge, facts, folded, paragraph, picture, table
+from llm.report.html import Html, badge, counted, facts, folded, paragraph, picture, table
+from llm.report.panels import divided, panels_for, series, shown
 from llm.report.run_files import RunData, read_run, write
 from llm.settings.loading import refuse_old
 from llm.settings.sections import flat_table
 
+from .report_facts import cell, identity
+
 DECISIONS_SHOWN = 300
+STARTS_SHOWN = 50
+DIGESTS_SHOWN = 200
 
 
 def main(argv: list[str]) -> int:
@@ -75,97 +78,67 @@ def _lead(files: RunData) -> list[str]:
     ]
 
 
-def _evaluation_sets(rows: list[dict[str, Any]]) -> list[tuple[str, Any]]:
-    """mean@k and pass@k of each evaluation set, first and last."""
-    first = rows[0] if rows else {}
-    names = [n.removeprefix("mean_at_k_") for n in first if n.startswith("mean_at_k_")]
-    pairs: list[tuple[str, Any]] = []
-    for name in names:
-        texts = []
-        for metric in ("mean", "pass"):
-            steps, values = report_plots.series(rows, f"{metric}_at_k_{name}")
-            if values:
-                texts.append(f"{metric}@k {values[0]:.3f} → {values[-1]:.3f} (step {steps[-1]})")
-        pairs.append((f"evaluation set {name}", "; ".join(texts)))
-    return pairs
-
-
 def _summary(files: RunData) -> Html:
     rows = files.rows
-    wanted = _getter(files)("run.steps", "?")
-    last = rows[-1]["step"] if rows else 0
-    state = badge("good", "complete") if files.finished else badge("warn", "not complete")
-    pairs: list[tuple[str, Any]] = [
-        ("state", Html(f"{state} step {last} of {html.text(wanted)}")),
-    ]
-    for name, label in (("pass_rate", "policy"), ("pass_rate_actor", "actor")):
-        steps, values = report_plots.series(rows, name)
-        if values:
-            best = max(range(len(values)), key=values.__getitem__)
-            text = f"{values[0]:.3f} (step {steps[0]})"
-            if len(values) > 1:
-                text += f" → {values[-1]:.3f} (step {steps[-1]})"
-                text += f"; best {values[best]:.3f} (step {steps[best]})"
-            pairs.append((f"held-out pass rate, {label}", text))
-    pairs += _evaluation_sets(rows)
+    pairs: list[tuple[str, Any]] = []
     for name, label in (
         ("kl_policy_actor", "KL(policy, actor), nats per token"),
         ("kl_actor_policy", "KL(actor, policy), nats per token"),
     ):
-        steps, values = report_plots.series(rows, name)
+        steps, values = series(rows, name)
         if values:
             pairs.append(
                 (label, f"{values[0]:.4g} at the start → {values[-1]:.4g} at step {steps[-1]}")
             )
     for name, label in (
-        ("reward_mean", "reward"),
+        ("reward_mean", "reward of the actor's rollouts"),
         ("accept_rate", "accepted share of tokens"),
         ("entropy_policy", "entropy of the policy, nats per token"),
     ):
-        _, values = report_plots.series(rows, name)
+        _, values = series(rows, name)
         if values:
             n = max(1, len(values) // 10)
             first, last = sum(values[:n]) / n, sum(values[-n:]) / n
             pairs.append((label, f"{first:.4g} → {last:.4g} (means of the first and last tenth)"))
     tokens = sum(r.get("tokens") or 0 for r in rows)
     seconds = sum(v or 0 for r in rows for k, v in r.items() if k.startswith("seconds_"))
+    sampled = f"{tokens:,}" if tokens < 1e15 else f"{tokens:.4g}"
     pairs.append(
-        (
-            "sampled",
-            f"{tokens:,} tokens, in {_duration(seconds)} of rollouts, updates and evaluations",
-        )
+        ("sampled", f"{sampled} tokens, in {_duration(seconds)} of rollouts, updates, evaluations")
     )
-    pairs.append(("starts", f"{len(files.provenance)} (see provenance)"))
+    starts = counted(len(files.provenance), "start")
+    pairs.append(("starts", Html(f'{starts} (<a href="#provenance">provenance</a>)')))
     alarms = [r for r in rows if r.get("alarms")]
     if alarms:
-        pairs.append(
-            ("alarms", Html(f'<a href="#decisions">{badge("bad", f"at {len(alarms)} steps")}</a>'))
-        )
+        words = f"at {counted(len(alarms), 'step')}"
+        pairs.append(("alarms", Html(f'<a href="#decisions">{badge("bad", words)}</a>')))
     notes = "".join(paragraph(n, "quiet") for n in files.notes)
-    return Html(facts(pairs) + notes)
+    return Html(facts(identity(files)) + facts(pairs) + notes)
 
 
 def _curves(files: RunData) -> Html:
     if not files.rows:
         return paragraph("metrics.jsonl holds no rows yet.")
     plots = []
-    for panel in report_plots.panels_for(files.rows):
+    moving, constant = divided(files.rows, panels_for(files.rows))
+    for panel in moving:
         ends = []
         for name, label in panel.series.items():
-            _, values = report_plots.series(files.rows, name)
+            _, values = series(files.rows, name)
             ends.append(f"{label} {values[0]:.4g} to {values[-1]:.4g}")
         alt = f"{panel.title} against the step: {', '.join(ends)}"
         plots.append(picture(report_plots.curve(files.rows, panel), alt))
-    many = len(files.rows) > report_plots.POINTS
-    thinned = (
-        paragraph(
-            f"Curves of more than {report_plots.POINTS} steps are means over equal windows.",
-            "quiet",
-        )
-        if many
-        else ""
-    )
-    return Html(f'{thinned}<div class="plots">{"".join(plots)}</div>')
+    said = [
+        "The reward is that of the completions that the actor sampled for training prompts. The "
+        "pass rates are of held-out prompts."
+    ]
+    if constant:
+        held = ", ".join(f"{shown(name)} {value:.4g}" for name, value in constant.items())
+        said.append(f"The same at every step, and not drawn: {held}.")
+    if len(files.rows) > report_plots.POINTS:
+        said.append(f"Curves of more than {report_plots.POINTS} steps are means over windows.")
+    notes = "".join(paragraph(line, "quiet") for line in said)
+    return Html(f'{notes}<div class="plots">{"".join(plots)}</div>')
 
 
 def _decisions(files: RunData) -> Html:
@@ -175,7 +148,7 @@ def _decisions(files: RunData) -> Html:
     shown = files.decisions[-DECISIONS_SHOWN:]
     body = table(
         head,
-        [[_cell(d.get(k, "")) for k in head] for d in shown],
+        [[cell(d.get(k, "")) for k in head] for d in shown],
         ("number", "", "number", "number", "", ""),
     )
     left = len(files.decisions) - len(shown)
@@ -184,7 +157,7 @@ def _decisions(files: RunData) -> Html:
         if left
         else ""
     )
-    title = f"{len(files.decisions)} decisions"
+    title = counted(len(files.decisions), "decision")
     if len(shown) > 20:
         body = Html(f"<details><summary>{html.text(title)}</summary>{body}</details>")
     return Html(more + body)
@@ -226,11 +199,13 @@ def _config(files: RunData) -> Html:
 
 
 def _provenance(files: RunData) -> Html:
+    digests = list(files.inputs.items())[:DIGESTS_SHOWN]
+    parts = [f"<h3>made of (SHA-256)</h3>{facts(digests)}"] if digests else []
     if not files.provenance:
-        return paragraph("provenance.json is missing.")
-    parts = []
-    for i, entry in enumerate(files.provenance, 1):
-        pairs = [(str(k), _cell(v)) for k, v in entry.items()]
+        return Html(paragraph("provenance.json is missing.") + "".join(parts))
+    first = max(1, len(files.provenance) - STARTS_SHOWN + 1)  # the last ones
+    for i, entry in enumerate(files.provenance[first - 1 :], first):
+        pairs = [(str(k), cell(v)) for k, v in entry.items()]
         parts.append(f"<h3>start {i} of {len(files.provenance)}</h3>{facts(pairs)}")
     return Html("".join(parts))
 
@@ -244,15 +219,8 @@ def _getter(files: RunData) -> Any:
     return get
 
 
-def _cell(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.5g}" if math.isfinite(value) else str(value)
-    if isinstance(value, list) and all(isinstance(v, str) for v in value):
-        return " ".join(value)
-    return value if isinstance(value, str) else json.dumps(value)
-
-
 def _duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+    hours = seconds / 3600
+    return f"{seconds / 60:.0f} min" if hours < 2 else f"{hours:.1f} h" if hours < 1e6 else "?"

@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import plots
-from .plots import BLACK, BLUE, GREEN, METHOD_COLOURS, ORANGE, PURPLE, SKY, VERMILION, Panel
+from .panels import Panel, series
+from .plots import BLACK, BLUE, GREEN, METHOD_COLOURS, ORANGE, PURPLE, SKY, VERMILION
 from .run_files import RunData
 
 PANELS = (
     Panel("Held-out pass rate of the policy", {"pass_rate": ""}, limits=(0, 1)),
-    Panel("Reward of the completions", {"reward_mean": ""}),
+    Panel("Reward of the actor's rollouts", {"reward_mean": ""}),
     Panel("Exact KL(policy, actor), nats per token", {"kl_policy_actor": ""}, "log"),
     Panel("Accepted share of tokens", {"accept_rate": ""}),
 )
@@ -67,7 +68,7 @@ def band(runs: Sequence[RunData], name: str) -> Band | None:
     """Mean and band of a metric over seeds, at the steps that all of them have."""
     curves = []
     for run in runs:
-        steps, values = plots.series(run.rows, name)
+        steps, values = series(run.rows, name)
         curves.append(dict(zip(steps, values, strict=True)))
     common = sorted(set.intersection(*(set(c) for c in curves)))
     if not common:
@@ -90,15 +91,33 @@ def interval(
     t = _T[n - 2] if n - 2 < len(_T) else 1.96
     half = t * values.std(axis=0, ddof=1) / np.sqrt(n)
     low, high = mean - half, mean + half
-    if bounds[0] <= values.min() and values.max() <= bounds[1]:  # rewards need not lie in [0, 1]
+    some = values[np.isfinite(values)]
+    if not some.size or (bounds[0] <= some.min() and some.max() <= bounds[1]):
+        # rewards need not lie in [0, 1]
         return mean, np.maximum(low, bounds[0]), np.minimum(high, bounds[1])
     return mean, low, high
 
 
 def label(group: Group) -> str:
-    n = len(group.runs)
+    """The group's name, how many seeds it has and which, and what its band is."""
+    n, which = len(group.runs), seed_numbers(group)
     kind = "one seed" if n == 1 else f"{n} seeds, " + ("range" if n == 2 else "95 % interval")
-    return f"{group.name} ({kind})"
+    return f"{group.name} ({kind}: {which})"
+
+
+def seed_numbers(group: Group) -> str:
+    """The seeds of a group's runs: `0 to 4, 7`, and `?` where a run's settings name none."""
+    given = [run.config.get("run") for run in group.runs]
+    seeds = [part.get("seed") if isinstance(part, dict) else None for part in given]
+    numbers = sorted({s for s in seeds if type(s) is int})
+    rows: list[list[int]] = []  # of numbers that follow each other
+    for number in numbers:
+        if rows and number == rows[-1][-1] + 1:
+            rows[-1].append(number)
+        else:
+            rows.append([number])
+    named = [f"{row[0]} to {row[-1]}" if len(row) > 2 else ", ".join(map(str, row)) for row in rows]
+    return ", ".join([*named, *["?" for s in seeds if type(s) is not int]])
 
 
 def draw(groups: Sequence[Group], panels: Sequence[Panel] = PANELS) -> bytes:
@@ -141,12 +160,13 @@ def _draw_panel(ax: Any, groups: Sequence[Group], panel: Panel) -> None:
         drawn.append(curves)
     ax.set(title=panel.title, xlabel="step")
     if not drawn:
-        ax.text(0.5, 0.5, "not measured in these runs", ha="center", transform=ax.transAxes)
+        plots.say_nothing(ax, "not measured in these runs")
+        return
+    if not any(np.isfinite(curves.mean).any() for curves in drawn):
+        plots.say_nothing(ax, "no finite value")
         return
     low, high = limits(drawn)
     plots.scale(ax, panel, low, high)
-    if ax.get_yscale() == "log":
-        ax.set_ylim(low / 1.2, high * 1.2)
 
 
 def limits(bands: Sequence[Band]) -> tuple[float, float]:

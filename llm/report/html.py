@@ -17,50 +17,68 @@ POLICY = (
 )
 
 STYLE = """
-:root { color-scheme: light; --line: #d5d8dd; --quiet: #5a6270; }
+:root { color-scheme: light dark; --ink: #1c2128; --ground: #fff; --line: #d5d8dd; 
+  --hair: #e8eaed; --quiet: #5a6270; --link: #0a4a8f; --head: #f1f3f5; --code: #f6f7f9;
+  --good: #d9f2df; --good-ink: #0f5223; --warn: #fcebcf; --warn-ink: #6b4000;
+  --plain: #e8eaed; --plain-ink: #3c434d; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e6e8eb; --ground: #141414; --line: #3a3f46; --hair: #2b2f35; --quiet: #a3abb6;
+    --link: #8ab8ee; --head: #22262b; --code: #1d2025; --good: #16391f; --good-ink: #a9e5b8;
+    --warn: #402d08; --warn-ink: #f5d08a; --plain: #2b2f35; --plain-ink: #c6ccd4; }
+  /* white becomes the ground, black almost white, and each hue stays */
+  figure img, .tokens, .key span { filter: invert(0.92) hue-rotate(180deg); }
+}
 * { box-sizing: border-box; }
 html { scroll-padding-top: 3.5rem; }
-body { margin: 0; font: 16px/1.5 system-ui, -apple-system, "Segoe UI", sans-serif; color: #1c2128;
-  background: #fff; }
+body { margin: 0; font: 16px/1.5 system-ui, -apple-system, "Segoe UI", sans-serif;
+  color: var(--ink); background: var(--ground); overflow-wrap: anywhere; }
 .frame { max-width: 1240px; margin: 0 auto; padding: 0 16px 48px; }
-nav { position: sticky; top: 0; z-index: 2; background: #fff; border-bottom: 1px solid var(--line);
-  padding: 8px 0; display: flex; flex-wrap: wrap; gap: 2px 16px; white-space: nowrap;
+nav { position: sticky; top: 0; z-index: 2; background: var(--ground);
+  border-bottom: 1px solid var(--line); padding: 8px 0; display: flex; flex-wrap: wrap;
+  gap: 2px 16px; white-space: nowrap;
   font-size: 0.92rem; }
-nav a { color: #0a4a8f; text-decoration: none; }
+a, nav a { color: var(--link); }
+nav a { text-decoration: none; }
 nav a:hover { text-decoration: underline; }
 h1 { font-size: 1.7rem; line-height: 1.2; margin: 28px 0 8px; overflow-wrap: anywhere; }
-h2 { font-size: 1.3rem; margin: 44px 0 6px; padding-top: 12px; border-top: 3px solid #1c2128; }
+h2 { font-size: 1.3rem; margin: 44px 0 6px; padding-top: 12px; border-top: 3px solid var(--ink); }
 h3 { font-size: 1.05rem; margin: 26px 0 6px; }
 p, li { max-width: 78ch; }
 .quiet { color: var(--quiet); }
 .scroll { overflow-x: auto; border: 1px solid var(--line); border-radius: 6px; margin: 10px 0; }
-table { border-collapse: collapse; font-size: 0.87rem; width: 100%; }
+table { border-collapse: collapse; overflow-wrap: normal; font-size: 0.87rem; width: 100%; }
 th, td { padding: 5px 10px; vertical-align: top; text-align: left; }
-th { background: #f1f3f5; font-weight: 600; }
-tr + tr td { border-top: 1px solid #e8eaed; }
+th { background: var(--head); font-weight: 600; }
+tr + tr td { border-top: 1px solid var(--hair); }
 .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 code, pre { font-family: ui-monospace, Menlo, Consolas, monospace; font-size: 0.84rem; }
 code { overflow-wrap: anywhere; }
-pre { overflow-x: auto; background: #f6f7f9; border: 1px solid var(--line); border-radius: 6px;
+pre { overflow-x: auto; background: var(--code); border: 1px solid var(--line); border-radius: 6px;
   padding: 10px; margin: 6px 0; line-height: 1.35; }
-summary { cursor: pointer; color: #0a4a8f; }
+summary { cursor: pointer; color: var(--link); }
 .word { display: inline-block; padding: 1px 8px; border-radius: 10px; font-weight: 600;
   white-space: nowrap; font-size: 0.87rem; }
-.good { background: #d9f2df; color: #0f5223; }
-.warn { background: #fcebcf; color: #6b4000; }
+.good { background: var(--good); color: var(--good-ink); }
+.warn { background: var(--warn); color: var(--warn-ink); }
 .bad { background: #b3261e; color: #fff; }
-.plain { background: #e8eaed; color: #3c434d; }
+.plain { background: var(--plain); color: var(--plain-ink); }
 .plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(360px, 100%), 1fr));
   gap: 12px; margin: 12px 0; }
 .plots.two { grid-template-columns: repeat(auto-fill, minmax(min(460px, 100%), 1fr)); }
 figure { margin: 0; }
 figure img { width: 100%; height: auto; border: 1px solid var(--line); border-radius: 6px; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: 2px 16px; font-size: 0.92rem; }
+dl { display: grid; grid-template-columns: fit-content(40%) minmax(0, 1fr);
+  gap: 2px 16px; font-size: 0.92rem; }
 dt { color: var(--quiet); } dd { margin: 0; overflow-wrap: anywhere; }
 @media (max-width: 600px) { nav { flex-wrap: nowrap; overflow-x: auto; scrollbar-width: none; }
   dl { grid-template-columns: 1fr; } dd { margin: 0 0 8px; } }
 @media print { nav { display: none; } .scroll { overflow: visible; } }
 """
+
+
+def counted(n: int, noun: str) -> str:
+    """1 run, 2 runs."""
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 class Html(str):

@@ -1,14 +1,21 @@
-"""Pictures of the report, of comparisons and of evaluations, each a PNG in memory."""
+"""Pictures of the report, of comparisons and of evaluations, each a PNG in memory.
+
+What is drawn comes from files that anyone may have written. Labels are literal: a `$` or a
+backslash means itself. Numbers are brought into a range that axes can show (`drawable`).
+"""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import itertools
+import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
+
+from .panels import Panel, series
 
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 BLUE, VERMILION, PURPLE, GREY = "#0072B2", "#D55E00", "#CC79A7", "#777777"
@@ -26,7 +33,8 @@ METHOD_COLOURS = {
     "jackpot expected mask": GREEN,
     "jackpot on prefixes": WINE,
 }
-_CYCLE = (BLUE, ORANGE, GREEN, PURPLE, GREY)
+_CYCLE = (BLUE, ORANGE, GREEN, PURPLE, GREY, VERMILION)
+_LINES = ("-", "--", "-.", ":", "-", "--")
 
 RC: Any = {
     "font.family": "DejaVu Sans",
@@ -40,170 +48,100 @@ RC: Any = {
     "axes.linewidth": 0.7,
     "lines.linewidth": 1.5,
     "savefig.dpi": 160,
+    "text.parse_math": False,
 }
 POINTS = 200  # of a drawn curve; more steps than this are averaged in windows
+COLUMNS = 200  # of a drawn histogram; of more evaluations, as many are drawn, evenly spread
+# a float64 reaches 1.8e308, but an axis also needs its range, margins and ticks beyond the values
+LARGEST, SMALLEST = 1e100, 1e-100
 
 
-class Panel(NamedTuple):
-    """Metrics drawn on one pair of axes: name in metrics.jsonl -> label."""
-
-    title: str
-    series: dict[str, str]
-    scale: str = "linear"  # or "log", which becomes symlog where a value is not above 0
-    limits: tuple[float, float] | None = None
-
-
-PANELS = (
-    Panel(
-        "Held-out pass rate",
-        {"pass_rate": "policy", "pass_rate_actor": "actor"},
-        limits=(0, 1),
-    ),
-    Panel("Reward", {"reward_mean": "mean of the step's completions"}),
-    Panel(
-        "Exact KL, nats per token",
-        {"kl_policy_actor": "KL(policy, actor)", "kl_actor_policy": "KL(actor, policy)"},
-        "log",
-    ),
-    Panel(
-        "KL from sampled ratios, nats per token",
-        {"kl_inf_target_k3": "KL(q, p)", "kl_target_inf_est": "KL(p, q)"},
-        "log",
-    ),
-    Panel(
-        "Acceptance",
-        {"accept_rate": "accepted share", "accept_prob_mean": "mean a(x)", "z_mean": "mean Z"},
-    ),
-    Panel(
-        "Effective sample size, share",
-        {"ess_applied": "applied weights", "ess_raw": "raw ratios"},
-        limits=(0, 1),
-    ),
-    Panel("Entropy of the policy, nats per token", {"entropy_policy": "policy"}),
-    Panel("Applied weight", {"weight_mean": "mean", "weight_max": "largest"}),
-    Panel(
-        "Ratio p/q, before any cap",
-        {"ratio_mean": "mean", "ratio_p99": "99th percentile", "ratio_max": "largest"},
-        "log",
-    ),
-    Panel("Log ratio, log p/q", {"log_ratio_mean": "mean", "log_ratio_max": "largest"}),
-    Panel(
-        "Tokens capped and clipped, share",
-        {"cap_fraction": "weight capped", "clip_fraction": "PPO-clipped"},
-    ),
-    Panel(
-        "Gradient norm, before clipping",
-        {"grad_norm_policy": "policy", "grad_norm_actor": "actor"},
-        "log",
-    ),
-    Panel(
-        "Loss of the policy",
-        {"loss_policy": "PPO, weighted (Eq. 5)", "loss_anchor": "KL to the anchor"},
-    ),
-    Panel(
-        "Losses of the actor",
-        {"loss_actor_ppo": "PPO (Eq. 6)", "loss_distill": "distillation (Eq. 7)"},
-    ),
-    Panel("Calibration of Z, kappa", {"kappa": "kappa"}),
-    Panel("Tokens per completion", {"length_mean": "mean"}),
-    Panel("Learning rate", {"lr_policy": "policy", "lr_actor": "actor"}, "log"),
-    Panel("Coefficient of distillation", {"distill_coef": "distill_coef"}, "log"),
-    Panel("Threshold lam", {"lam_mean": "mean over tokens"}),
-    Panel("Tokens whose budget is out of reach, share", {"budget_infeasible_fraction": "share"}),
-    Panel("Updates skipped (NaN or inf)", {"updates_skipped": "updates"}),
-    Panel(
-        "Groups and endings, share",
-        {"groups_informative": "informative groups", "finished": "completions ended"},
-        limits=(0, 1),
-    ),
-    Panel("Tokens per second", {"tokens_per_second": "rollout and update"}),
-    Panel(
-        "Seconds per step",
-        {"seconds_rollout": "rollout", "seconds_update": "update", "seconds_eval": "evaluation"},
-        "log",
-    ),
-)
-_NOT_DRAWN = {"step", "tokens"}
-_SHOWN_IF_NOT_0 = {
-    "budget_infeasible_fraction",
-    "updates_skipped",
-    "score_timeouts",
-    "score_crashes",
-}
-
-
-def panels_for(rows: Sequence[dict[str, Any]]) -> list[Panel]:
-    """The panels that have something to show; a metric that none names gets one of its own."""
-    names = {
-        k: True for r in rows for k, v in r.items() if isinstance(v, int | float) and v is not True
-    }
-    idle = {k for k in _SHOWN_IF_NOT_0 if not any(r.get(k) for r in rows)}
-    names = {k: v for k, v in names.items() if k not in idle}
-    listed = {k for p in PANELS for k in p.series}
-    kept = [p._replace(series={k: v for k, v in p.series.items() if k in names}) for p in PANELS]
-    others = [Panel(k, {k: k}) for k in names if k not in listed | _NOT_DRAWN]
-    return [p for p in kept if p.series] + others
+def drawable(values: Sequence[float]) -> np.ndarray:
+    """Values as an axis can show them: NaN and inf are gaps, and no size is beyond LARGEST."""
+    y = np.asarray(values, dtype=float)
+    return np.where(np.isfinite(y), np.clip(y, -LARGEST, LARGEST), np.nan)
 
 
 def windows(
     steps: Sequence[float], values: Sequence[float], points: int = POINTS
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Means over equal windows of the steps' range, where there are more than `points` values."""
-    x, y = np.asarray(steps, dtype=float), np.asarray(values, dtype=float)
+    """Means over equal windows of the steps' range, where there are more than `points` values.
+
+    A window without a finite value is NaN.
+    """
+    x, y = np.asarray(steps, dtype=float), drawable(values)
     if len(x) <= points:
         return x, y
     which = ((x - x[0]) / (x[-1] - x[0]) * points).astype(int).clip(0, points - 1)
     count = np.bincount(which, minlength=points)
-    some = count > 0
-    mean = [np.bincount(which, weights=v, minlength=points)[some] / count[some] for v in (x, y)]
-    return mean[0], mean[1]
-
-
-def series(rows: Sequence[dict[str, Any]], name: str) -> tuple[list[float], list[float]]:
-    """Steps and values of a metric, of the rows that have it."""
-    points = [(r["step"], r[name]) for r in rows if isinstance(r.get(name), int | float)]
-    return [s for s, _ in points], [float(v) for _, v in points]
+    some, good = count > 0, np.isfinite(y)
+    finite = np.bincount(which[good], minlength=points)[some]
+    middle = np.bincount(which, weights=x, minlength=points)[some] / count[some]
+    total = np.bincount(which[good], weights=y[good], minlength=points)[some]
+    return middle, np.where(finite > 0, total / np.maximum(finite, 1), np.nan)
 
 
 def curve(rows: Sequence[dict[str, Any]], panel: Panel) -> bytes:
     """One panel against the step."""
     with figure(4.4, 2.7) as fig:
         ax = fig.subplots()
-        low, high = np.inf, -np.inf
-        for (name, label), colour, line in zip(
-            panel.series.items(), _CYCLE, ("-", "--", "-.", ":", "-"), strict=False
-        ):
-            steps, values = windows(*series(rows, name))
+        drawn, odd = [], 0
+        for (name, label), colour, line in zip(panel.series.items(), _CYCLE, _LINES, strict=False):
+            every, raw = series(rows, name)
+            odd += int(np.sum(~np.isfinite(raw)))
+            steps, values = windows(every, raw)
             marker = "o" if len(steps) <= 40 else ""
             ax.plot(steps, values, line, color=colour, marker=marker, markersize=3, label=label)
-            low, high = min(low, float(np.min(values))), max(high, float(np.max(values)))
-        scale(ax, panel, low, high)
-        ax.set(title=panel.title, xlabel="step")
+            drawn.append(values)
+        finite = np.concatenate(drawn)
+        finite = finite[np.isfinite(finite)]
+        if len(finite):
+            scale(ax, panel, float(finite.min()), float(finite.max()))
+        else:
+            say_nothing(ax, "no finite value")
+        gaps = f"; {odd} NaN or inf, not drawn" if odd else ""
+        ax.set(title=panel.title, xlabel=f"step{gaps}")
         if len(panel.series) > 1:
             legend_below(fig, ax)
         return png(fig)
 
 
+def say_nothing(ax: Any, words: str) -> None:
+    """Axes without a curve say why."""
+    ax.text(0.5, 0.5, words, ha="center", va="center", transform=ax.transAxes)
+    ax.set_yticks([])
+
+
 def scale(ax: Any, panel: Panel, low: float, high: float) -> None:
-    """The vertical axis of a panel whose curves lie between `low` and `high`."""
+    """The vertical axis of a panel whose curves lie between `low` and `high`, as `drawable`."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
     if panel.limits and panel.limits[0] <= low and high <= panel.limits[1]:
         ax.set_ylim(panel.limits[0] - 0.02, panel.limits[1] + 0.02)
-    if panel.scale == "log" and low > 0:
-        if high > 3 * low:  # within less, a logarithmic axis has hardly a tick
-            from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-            ax.set_yscale("log")
-            ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
-            ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            ax.yaxis.set_minor_formatter(NullFormatter())
-    elif panel.scale == "log":
+    if panel.scale != "log":
+        return
+    if low <= 0:
         ax.set_yscale("symlog", linthresh=1e-3)
+    elif high > 3 * low:  # within less, a logarithmic axis has hardly a tick
+        ax.set_yscale("log")
+        ax.set_ylim(max(low, SMALLEST) / 1.2, max(high, 2 * SMALLEST) * 1.2)
+        subs = (1, 2, 5) if high < 100 * low else (1,)
+        ax.yaxis.set_major_locator(LogLocator(subs=subs))
+    else:
+        return
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.yaxis.set_minor_formatter(NullFormatter())
 
 
 def histograms(rows: Sequence[dict[str, Any]], name: str, title: str, label: str) -> bytes:
     """Top: share of the tokens in each bin, against the step. Bottom: first and last evaluation."""
-    edges = np.asarray(rows[-1][name]["edges"])
-    same = [r for r in rows if len(r[name]["counts"]) == len(edges) + 1]
+    from matplotlib.ticker import FuncFormatter
+
+    by_step = sorted({r["step"]: r for r in rows}.values(), key=lambda r: r["step"])
+    edges = np.asarray(by_step[-1][name]["edges"], dtype=float)
+    same = [r for r in by_step if len(r[name]["counts"]) == len(edges) + 1]
+    if len(same) > COLUMNS:
+        same = [same[i] for i in np.linspace(0, len(same) - 1, COLUMNS).round().astype(int)]
     shares = np.array([np.array(r[name]["counts"]) / max(1, r["tokens"]) for r in same])
     used = np.flatnonzero(shares.sum(axis=0))
     first, last = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, len(edges) + 1)
@@ -226,6 +164,7 @@ def histograms(rows: Sequence[dict[str, Any]], name: str, title: str, label: str
         )
         bar = fig.colorbar(mesh, ax=top, pad=0.02)
         bar.set_label("share of tokens")
+        bar.formatter = FuncFormatter(lambda value, _: f"{value:g}")
         ticks = np.unique(np.linspace(0, len(names) - 1, min(5, len(names))).round().astype(int))
         top.set(title=title, xlabel="step", ylabel=label)
         top.set_yticks(ticks, [names[i] for i in ticks])
@@ -243,7 +182,9 @@ def histograms(rows: Sequence[dict[str, Any]], name: str, title: str, label: str
 def _bin_names(edges: np.ndarray) -> list[str]:
     """What a bin stands for: its middle, geometric where its edges have one sign."""
     inner = [
-        np.sign(b) * np.sqrt(a * b) if a * b > 0 else (a + b) / 2
+        np.sign(b) * np.sqrt(abs(a)) * np.sqrt(abs(b))
+        if (a > 0) == (b > 0) and a and b
+        else a / 2 + b / 2
         for a, b in itertools.pairwise(edges)
     ]
     named = [f"{m:.2g}" if abs(m) > 1e-9 else "0" for m in inner]
@@ -261,6 +202,8 @@ def _bounds(steps: Sequence[float]) -> np.ndarray:
 
 def pass_at_k(entries: Sequence[tuple[str, list[dict[str, float]]]]) -> bytes:
     """pass@k with its 95 % band for each named model; k is on a logarithmic axis."""
+    from matplotlib.ticker import NullFormatter
+
     with figure(4.4, 3.0) as fig:
         ax = fig.subplots()
         for (name, points), colour, line in zip(
@@ -276,6 +219,7 @@ def pass_at_k(entries: Sequence[tuple[str, list[dict[str, float]]]]) -> bytes:
             ax.plot(k, [p["value"] for p in points], line, color=colour, markersize=4, label=name)
         ax.set_xscale("log", base=2)
         ax.set_xticks(k, [str(int(x)) for x in k])
+        ax.xaxis.set_minor_formatter(NullFormatter())
         ax.set(title="pass@k and 95 % interval", xlabel="k samples", ylabel="share of prompts")
         ax.set_ylim(-0.02, 1.02)
         ax.legend()
@@ -297,6 +241,9 @@ def legend_below(fig: Any, ax: Any) -> None:
 
 
 def png(fig: Any) -> bytes:
+    """The picture; a character that the font lacks is drawn as a box, without a word."""
     file = io.BytesIO()
-    fig.savefig(file, format="png")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        fig.savefig(file, format="png")
     return file.getvalue()

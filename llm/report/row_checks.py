@@ -6,7 +6,7 @@ import itertools
 import math
 from typing import Any
 
-from .plots import PANELS
+from .panels import PANELS
 
 _LARGEST_INT = 2**53  # beyond, an integer is not exact as a float, or none at all
 _DRAWN = {name for panel in PANELS for name in panel.series} | {"tokens"}

@@ -14,6 +14,7 @@ from . import row_checks
 
 Row = dict[str, Any]
 FAULTS_NAMED = 3  # of one file
+SECTIONS_DEEP = 8  # of config.toml
 
 
 class RunData(NamedTuple):
@@ -27,6 +28,7 @@ class RunData(NamedTuple):
     samples: list[Row]
     histograms: list[Row]
     provenance: list[Row]
+    inputs: dict[str, str]  # SHA-256 by what the run was made of: "data", "policy: FILE", ...
     summary: Row
     notes: list[str]
 
@@ -73,6 +75,9 @@ def read_run(folder: Path) -> RunData:
         config = tomllib.loads(config_text)
     except (ValueError, RecursionError) as e:
         notes.append(f"config.toml is not TOML: {e}")
+    if not _depth_within(config, SECTIONS_DEEP):
+        notes.append(f"config.toml has sections more than {SECTIONS_DEEP} deep, left out")
+        config = {}
     lines = {
         name: _lines(folder / f"{name}.jsonl", notes)
         for name in ("metrics", "decisions", "samples", "histograms")
@@ -88,9 +93,27 @@ def read_run(folder: Path) -> RunData:
         lines["samples"],
         lines["histograms"],
         _entries(provenance, notes),
+        _digests(folder / "inputs.json", notes),
         summary if isinstance(summary, dict) else {},
         notes,
     )
+
+
+def _depth_within(table: dict[str, Any], most: int) -> bool:
+    level = [table]
+    for _ in range(most):
+        level = [v for t in level for v in t.values() if isinstance(v, dict)]
+    return not level
+
+
+def _digests(path: Path, notes: list[str]) -> dict[str, str]:
+    """What the run was made of, by name; runs of before there were digests have none."""
+    found = _json(path, notes) if path.exists() else None
+    given = found if isinstance(found, dict) else {}
+    inputs = {k: v for k, v in given.items() if isinstance(v, str)}
+    if len(inputs) < len(given) or not isinstance(found, dict | None):
+        notes.append("inputs.json holds something else than digests, left out")
+    return inputs
 
 
 def _text(path: Path, notes: list[str]) -> str:

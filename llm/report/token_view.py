@@ -7,9 +7,11 @@ import unicodedata
 from itertools import groupby
 from typing import Any
 
-from .html import Html, badge, facts, folded, paragraph, text
+from .html import Html, badge, counted, facts, folded, paragraph, text
 
 TOKENS_SHOWN = 600  # of one completion
+SAMPLES_SHOWN = 32  # of one evaluation
+CHARACTERS_SHOWN = 4000  # of a prompt or an answer
 INTERVALS_SHOWN = 24  # evaluations, evenly spread; the first and the last are among them
 
 # low to high, light enough for black text: the actor's orange, neutral, the policy's blue
@@ -57,10 +59,11 @@ _STYLE = """
 .sample dd { white-space: pre-wrap; }
 .view { margin: 0 4px 0 0; } .view + label { margin-right: 14px; cursor: pointer; }
 .key { display: none; font-size: 0.92rem; margin: 6px 0; }
-.key span { display: inline-block; min-width: 1.1em; text-align: center; }
+.key span { display: inline-block; min-width: 1.1em; text-align: center; color: #1c2128; }
+.space { color: #8b93a0; }
 .tokens { font: 0.95rem/2 ui-monospace, Menlo, Consolas, monospace; white-space: pre-wrap;
   overflow-wrap: anywhere; margin: 8px 0; }
-.t { padding: 2px 1px; margin-right: 1px; border-radius: 2px; unicode-bidi: isolate;
+.t { color: #1c2128; padding: 2px 1px; margin-right: 1px; border-radius: 2px; unicode-bidi: isolate;
   border-bottom: 2px solid transparent; }
 .t:hover { outline: 2px solid #1c2128; }
 .x { text-decoration: line-through 2px #b3261e; border-bottom-color: #b3261e; }
@@ -94,8 +97,9 @@ def section(rows: list[dict[str, Any]]) -> Html:
     for i, (step, samples) in enumerate(shown):
         opened = " open" if i in (0, len(shown) - 1) else ""
         right = sum((s.get("reward") or 0) >= 1 for s in samples)
-        title = text(f"step {step}: {right} of {len(samples)} right")
-        body = "".join(_sample(s) for s in samples)
+        more = f", {SAMPLES_SHOWN} shown" if len(samples) > SAMPLES_SHOWN else ""
+        title = text(f"step {step}: {right} of {len(samples)} right{more}")
+        body = "".join(_sample(s) for s in samples[:SAMPLES_SHOWN])
         blocks.append(
             f'<details{opened}><summary>{title}</summary><div class="group">{body}</div></details>'
         )
@@ -105,8 +109,8 @@ def section(rows: list[dict[str, Any]]) -> Html:
 _INTRODUCTION = (
     "Completions as they were sampled, a few at every evaluation, chosen by their place in the "
     "batch and not by what they show. Struck through in red: rejected, so the token trained "
-    "nothing. Point at a token for its numbers, or open them below each completion. Choose what "
-    "colours the tokens:"
+    "nothing. ␣ is a space and ↵ a line break. Point at a token for its numbers, or open them "
+    "below each completion. Choose what colours the tokens:"
 )
 
 
@@ -127,19 +131,18 @@ def _sample(row: dict[str, Any]) -> Html:
     }
     numbers = [dict(zip(columns, x, strict=True)) for x in zip(*columns.values(), strict=True)]
     pairs = list(zip(tokens, numbers, strict=False))
-    line = "".join(_token(piece, n) for piece, n in pairs[:TOKENS_SHOWN])
-    if len(pairs) > TOKENS_SHOWN:
-        line += str(badge("plain", f"{len(pairs) - TOKENS_SHOWN} more tokens"))
+    line = "<wbr>".join(_token(piece, n) for piece, n in pairs[:TOKENS_SHOWN])
+    left = len(pairs) - TOKENS_SHOWN
+    more = badge("plain", counted(left, "more token")) if left > 0 else ""
     rejected = sum(n["accepted"] == 0 for n in numbers)
     reward = row.get("reward")
     head = badge("good" if (reward or 0) >= 1 else "plain", f"reward {_short(reward)}")
-    about = f" advantage {_short(row.get('advantage'))}, {len(tokens)} tokens, {rejected} rejected"
-    texts = facts(
-        [("prompt", visible(row.get("prompt", ""))), ("right", visible(row.get("answer", "")))]
-    )
+    length = counted(len(tokens), "token")
+    about = f" advantage {_short(row.get('advantage'))}, {length}, {rejected} rejected"
+    texts = facts([("prompt", _cut(row.get("prompt", ""))), ("right", _cut(row.get("answer", "")))])
     listing = "\n".join([_HEAD, *(_line(p, n) for p, n in pairs[:TOKENS_SHOWN])])
     return Html(
-        f'<div class="sample">{head}{text(about)}{texts}<div class="tokens">{line}</div>'
+        f'<div class="sample">{head}{text(about)}{texts}<div class="tokens">{line}</div>{more}'
         f"{folded('numbers', listing)}</div>"
     )
 
@@ -158,7 +161,17 @@ def _token(piece: str, n: dict[str, float | None]) -> str:
         f"{_short(n['accept_prob'])}, {fate}, weight {_short(n['weight'])}"
     )
     ends_line = "<br>" if piece.endswith(("\n", "\\n")) else ""
-    return f'<span class="{marks}" title="{text(said)}">{text(visible(piece))}</span>{ends_line}'
+    return f'<span class="{marks}" title="{text(said)}">{_spaced(piece)}</span>{ends_line}'
+
+
+def _spaced(piece: str) -> str:
+    """A token's text with its spaces as marks: a stroke through a blank would look like a minus."""
+    return str(text(visible(piece))).replace(" ", '<span class="space">␣</span>')
+
+
+def _cut(words: Any) -> str:
+    whole = str(words)
+    return visible(whole[:CHARACTERS_SHOWN]) + ("…" if len(whole) > CHARACTERS_SHOWN else "")
 
 
 _HEAD = f"{'q':>9} {'p/q':>9} {'log p/q':>9} {'accept':>7} {'kept':>5} {'weight':>7}  token"

@@ -55,8 +55,14 @@ def make_run(tmp_path):
     }
     rows = []
     for step in range(41):
-        row = {"step": step, "reward_mean": step / 80, "tokens": 100, "accept_rate": 0.9}
-        row |= {"seconds_rollout": 1.0, "seconds_update": 3.0, "entropy_policy": 1.0, "odd": step}
+        row = {"step": step, "reward_mean": step / 80, "tokens": 100}
+        row |= {
+            "accept_rate": 0.9 + step / 1000,
+            "seconds_rollout": 1.0,
+            "seconds_update": 3.0,
+            "entropy_policy": 1.0,
+            "odd": step,
+        }
         if step % 10 == 0:
             row |= {"pass_rate": step / 50, "kl_policy_actor": 0.5 - step / 100}
         rows.append(row)

@@ -3,22 +3,22 @@
 import pytest
 from report_runs import make_run
 
-from llm.report import plots
+from llm.report import panels, plots
 from llm.report.run_files import read_run
 
 
 def test_a_single_row_and_a_single_evaluation_are_drawn(tmp_path):
     files = read_run(make_run(tmp_path))
-    for panel in plots.panels_for(files.rows[:1])[:2]:
+    for panel in panels.panels_for(files.rows[:1])[:2]:
         assert plots.curve(files.rows[:1], panel).startswith(b"\x89PNG")
     png = plots.histograms(files.histograms[:1], "weight", "title", "label")
     assert png.startswith(b"\x89PNG")
 
 
 def test_a_metric_that_no_panel_names_is_drawn_by_itself(run):
-    panels = plots.panels_for(read_run(run).rows)
-    assert [p.title for p in panels][-1] == "odd"
-    drawn = [k for p in panels for k in p.series]
+    found = panels.panels_for(read_run(run).rows)
+    assert [p.title for p in found][-1] == "odd"
+    drawn = [k for p in found for k in p.series]
     assert len(drawn) == len(set(drawn))
     assert {"pass_rate", "accept_rate", "tokens_per_second"} <= set(drawn)
 
