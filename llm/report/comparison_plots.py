@@ -189,4 +189,4 @@ def limits(bands: Sequence[Band]) -> tuple[float, float]:
 def _handle(group: Group, words: str) -> Any:
     from matplotlib.lines import Line2D
 
-    return Line2D([], [], color=group.colour, linestyle=group.line, label=words)
+    return Line2D([], [], color=group.colour, linestyle=group.line, label=plots.key(words))

@@ -91,7 +91,7 @@ def curve(rows: Sequence[dict[str, Any]], panel: Panel) -> bytes:
             odd += int(np.sum(~np.isfinite(raw)))
             steps, values = windows(every, raw)
             marker = "o" if len(steps) <= 40 else ""
-            ax.plot(steps, values, line, color=colour, marker=marker, markersize=3, label=label)
+            ax.plot(steps, values, line, color=colour, marker=marker, markersize=3, label=key(label))
             drawn.append(values)
         finite = np.concatenate(drawn)
         finite = finite[np.isfinite(finite)]
@@ -234,6 +234,11 @@ def figure(width: float, height: float) -> Iterator[Any]:
 
     with rc_context(RC):
         yield Figure(figsize=(width, height), layout="constrained")
+
+
+def key(label: str) -> str:
+    """A label as a legend shows it: matplotlib leaves out one that begins with an underscore."""
+    return f" {label}" if label.startswith("_") else label
 
 
 def legend_below(fig: Any, ax: Any) -> None:

@@ -49,7 +49,8 @@ METRICS: dict[str, str] = {
     "eval_score_errors": "number of held-out completions for which the reward function raised an "
     "exception, ran out of memory, or returned no finite number; they score 0",
     # Rollout
-    "reward_mean": "mean reward of the step's completions",
+    "reward_mean": "mean reward of the step's completions, which the actor sampled for training "
+    "prompts; the pass rates are of held-out prompts",
     "groups_informative": "share of prompts whose completions do not all have the same reward",
     "length_mean": "mean length of the completions, tokens",
     "finished": "share of completions that ended with an end-of-sequence token, within "

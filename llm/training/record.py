@@ -85,6 +85,7 @@ def start_text(kind: str, skipped_rows: int, repeats: int, row: dict[str, Any]) 
     return (
         f"actor: {kind}, KL(policy, actor) {row['kl_policy_actor']:.4g} nats per token "
         f"at the start{skipped}\n"
+        "reward: of the actor's rollouts of training prompts; pass rate: of held-out prompts\n"
     )
 
 

@@ -117,6 +117,13 @@ def method_style(name: str) -> dict[str, Any]:
     return {"color": METHOD_COLOURS[colour], "linestyle": line}
 
 
+def literal(text: str) -> str:
+    """Text from outside as a label that shows just this: no formula between `$`, and not left out
+    of a legend for an underscore at its beginning. Ticks of logarithmic axes remain formulas."""
+    escaped = text.replace("$", "\\$")
+    return f" {escaped}" if escaped.startswith("_") else escaped
+
+
 def note(ax, text: str, xy: tuple[float, float], **text_keywords) -> None:
     """A small grey remark at data coordinates."""
     ax.annotate(text, xy, color="#444444", fontsize=6, **text_keywords)

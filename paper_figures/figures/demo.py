@@ -73,7 +73,7 @@ def draw(folder: Path, runs: dict[str, list[dict]]) -> None:
     with plt.rc_context(style.RC):
         fig, axes = plt.subplots(1, 2, figsize=(style.TEXT_WIDTH, 2.6), layout="constrained")
         for name, rows in runs.items():
-            label, colour, line = KNOWN.get(name, (name, "", "-."))
+            label, colour, line = KNOWN.get(name, (style.literal(name), "", "-."))
             look = {"label": label, "linestyle": line}
             if colour:
                 look["color"] = style.METHOD_COLOURS[colour]

@@ -78,7 +78,7 @@ def _error(ax: Axes, source: str, rows: list[dict]) -> None:
     ax.xaxis.set_minor_locator(NullLocator())
     ax.set_xticks(ks, [str(k) for k in ks], fontsize=FONT - 1)
     ax.tick_params(axis="y", labelsize=FONT - 1)
-    ax.set_title(f"{source}\nmean Z {rows[0]['z']:.2f}", fontsize=FONT)
+    ax.set_title(f"{_literal(source)}\nmean Z {rows[0]['z']:.2f}", fontsize=FONT)
     ax.set_xlabel("k", fontsize=FONT)
     ax.grid(True, which="major", linewidth=0.3, color="#DDDDDD")
     ax.spines[["top", "right"]].set_visible(False)
@@ -105,7 +105,7 @@ def _means(ax: Axes, rows: list[dict]) -> None:
         y = [i for i, s in enumerate(sources) if by_source.get(s, 0) > 1e-6]
         ax.plot([by_source[sources[i]] for i in y], y, marker, color=colour, markersize=5)
     ax.set_xscale("log")
-    ax.set_yticks(range(len(sources)), sources, fontsize=FONT - 2)
+    ax.set_yticks(range(len(sources)), [_literal(s) for s in sources], fontsize=FONT - 2)
     ax.tick_params(axis="x", labelsize=FONT - 1)
     ax.set_title(f"error of the batch mean of Z\nk = {k}", fontsize=FONT)
     ax.set_xlabel("RMS", fontsize=FONT)
@@ -117,6 +117,11 @@ def _means(ax: Axes, rows: list[dict]) -> None:
 def _limits(rows: list[dict]) -> tuple[float, float]:
     errors = [r["rmse_state"] for r in rows if r["estimator"] in STATE and r["rmse_state"] > 1e-4]
     return 0.7 * min(errors), 1.4 * max(errors)
+
+
+def _literal(name: str) -> str:
+    """A name from a file of pairs shows as it is: what stands between `$` is no formula."""
+    return name.replace("$", "\\$")
 
 
 def _sources(rows: list[dict]) -> list[str]:

@@ -5,6 +5,7 @@ from compared_runs import groups_of, make_run, seeds
 from scipy import stats
 
 from llm.commands import compare
+from llm.report.comparison_plots import draw, label
 from llm.settings.loading import ConfigError
 from paper_figures.drawing import style
 
@@ -127,3 +128,28 @@ def test_names_from_a_run_are_escaped(tmp_path):
 def test_another_kind_of_file_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"must end in \.html or \.png"):
         compare.main([str(make_run(tmp_path / "a")), "--out", "x.pdf"])
+
+
+def test_the_seeds_of_a_group_are_named(tmp_path):
+    """In the table, in the legend and beside the folders."""
+    runs = [make_run(tmp_path / str(s), "--run.seed", str(s)) for s in (7, 0, 1, 2)]
+    groups = groups_of(*runs)
+    assert compare.final_rows(groups)[0][-1] == "0 to 2, 7"
+    assert label(groups[0]).endswith("(4 seeds, 95 % interval: 0 to 2, 7)")
+    page = compare.document(groups)
+    assert "(seed 7)" in page and "Comparison of 4 runs" in page
+    one = groups_of(runs[0])
+    assert "Comparison of 1 run<" in compare.document(one)
+    assert label(one[0]).endswith("(one seed: 7)")
+
+
+def test_hostile_numbers_are_compared(tmp_path):
+    """Three seeds: their mean overflows, or is of NaN and inf."""
+    kls = ((1e308, float("inf")), (1e308, 1e-300), (1.7e308, float("nan")))
+    runs = [
+        make_run(tmp_path / f"a$_{i}$", "--run.seed", str(i), kl=kl, rates=(-5, 1e308))
+        for i, kl in enumerate(kls)
+    ]
+    groups = groups_of(*runs)
+    assert draw(groups).startswith(b"\x89PNG")
+    assert compare.table_text(groups)

@@ -55,3 +55,17 @@ def test_nothing_that_a_run_holds_becomes_markup(run):
     assert [v for t, k, v in page.attributes if t == "img" and k == "src" and v == "x"] == []
     assert sum(EVIL in t for t in page.texts) >= 8
     assert "<script" not in content.lower()
+
+
+def test_every_colour_of_the_page_has_a_dark_one():
+    """Nothing but the white on red of an alarm is the same in both; pictures are inverted."""
+    light, dark = re.findall(r":root \{(.*?)\}", html.STYLE, re.DOTALL)
+    names = re.findall(r"(--[a-z-]+):", light)
+    assert names and names == re.findall(r"(--[a-z-]+):", dark)
+    rest = html.STYLE.replace(light, "").replace(dark, "")
+    assert re.findall("#[0-9a-f]{3,6}", rest) == ["#b3261e", "#fff"]
+    assert re.search(r"figure img.*filter: invert", rest)
+
+
+def test_one_is_said_in_the_singular():
+    assert (html.counted(1, "run"), html.counted(2, "run")) == ("1 run", "2 runs")

@@ -43,3 +43,20 @@ def test_long_completions_and_many_evaluations_are_cut_and_it_says_so(run):
     assert len(content) < 3_000_000
     assert "step 0: 1 of 1 right" in words
     assert "step 100: 1 of 1 right" in words
+
+
+def test_spaces_of_tokens_are_marked(run):
+    """A stroke through a blank would look like a minus sign."""
+    write_rows(run / "samples.jsonl", [token_row(0, [" 7", "  ", "8"], [0, 0, 1])])
+    content, _ = page_of(run)
+    found = re.findall(r'<span class="t [^"]*" title="[^"]*">(.*?)</span>(?:<wbr>|</div>)', content)
+    words = [re.sub("<[^>]*>", "", piece) for piece in found]
+    assert words == ["␣7", "␣␣", "8"]
+
+
+def test_an_evaluation_and_a_prompt_are_cut_and_it_says_so(run):
+    rows = [token_row(0, ["y"], [1], prompt="p" * 100_000) for _ in range(100)]
+    write_rows(run / "samples.jsonl", rows)
+    content, page = page_of(run)
+    assert "step 0: 100 of 100 right, 32 shown" in " ".join(page.texts)
+    assert len(content) < 500_000
