@@ -47,6 +47,7 @@ ALSO = {
     "tests/paper_figures/figures/test_fig2.py": ["paper_figures/figures/fig2_ladder.py"],
     "tests/paper_figures/drawing/test_tables.py": [
         *(f"paper_figures/tables/table{i}.py" for i in (1, 2, 3)),
+        "paper_figures/drawing/plots.py",
     ],
     "tests/paper_figures/claims/test_page.py": ["paper_figures/report/page.py"],
     "tests/docs/test_makefile.py": ["paper_figures/figures/demo.py"],

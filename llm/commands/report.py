@@ -181,7 +181,7 @@ def _distributions(files: RunData) -> Html:
     )
     note = paragraph(
         f"Tokens of weight 0: {first}, {last}. Bins are logarithmic in the weight and in the "
-        "distance of the ratio from 1; the darker, the more tokens."
+        "distance of the ratio from 1; the stronger the colour, the more tokens."
     )
     return Html(note + f'<div class="plots">{"".join(plots)}</div>')
 

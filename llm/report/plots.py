@@ -91,7 +91,9 @@ def curve(rows: Sequence[dict[str, Any]], panel: Panel) -> bytes:
             odd += int(np.sum(~np.isfinite(raw)))
             steps, values = windows(every, raw)
             marker = "o" if len(steps) <= 40 else ""
-            ax.plot(steps, values, line, color=colour, marker=marker, markersize=3, label=key(label))
+            ax.plot(
+                steps, values, line, color=colour, marker=marker, markersize=3, label=key(label)
+            )
             drawn.append(values)
         finite = np.concatenate(drawn)
         finite = finite[np.isfinite(finite)]

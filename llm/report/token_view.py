@@ -30,8 +30,13 @@ VIEWS = (  # letter, name, what the colours say, palette
         "blue: the policy likes the token more than the actor did; orange: less",
         _TWO_SIDED,
     ),
-    ("a", "acceptance", "white: certain to be kept; red: hardly ever", _ONE_SIDED),
-    ("w", "weight", "white: 1; blue: counts for more; orange: for less, or not at all", _TWO_SIDED),
+    ("a", "acceptance", "no colour: certain to be kept; red: hardly ever", _ONE_SIDED),
+    (
+        "w",
+        "weight",
+        "no colour: 1; blue: counts for more; orange: for less, or not at all",
+        _TWO_SIDED,
+    ),
 )
 _SCALES = {"r": ("1/7.4", "7.4"), "a": ("0", "1"), "w": ("0 to 1/4", "4")}
 
