@@ -50,7 +50,7 @@ def settings(
 ) -> Config:
     """Nothing is drawn, clipped or moved, so that results of two precisions can be compared."""
     own = {
-        "correction.type": correction, "rollout.engine": engine, "run.device": device.type,
+        "correction.type": correction, "rollout.engine.type": engine, "run.device": device.type,
         "optim.policy-lr": 1e-9, "actor.lr": 1e-9, "optim.grad-clip": 1e9,
         "policy.dtype": "bfloat16", "actor.dtype": "bfloat16",
         "rollout.prompts-per-step": size.prompts, "rollout.rollouts-per-prompt": size.group,

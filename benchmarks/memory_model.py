@@ -32,9 +32,9 @@ BASE = [
     "--run.samples_kept", "1", "--run.device", "cpu", "--run.self_test_max", "10",
 ]  # fmt: skip
 SELF = ["--actor.type", "self", "--correction.type", "none"]
-NO_KL = ["--actor.distill_coef", "0"]
+NO_KL = ["--actor.distill.type", "none"]
 SEPARATE = ["--actor.type", "separate"]
-MICRO = ["--optim.sequences_per_microbatch"]
+MICRO = ["--optim.microbatch.sequences"]
 DENSE, BLOCKS = ["--optim.head", "dense"], ["--optim.head", "chunked"]
 BF16 = ["--policy.dtype", "bfloat16", "--actor.dtype", "bfloat16"]
 

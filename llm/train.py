@@ -68,7 +68,7 @@ def train_step(ctx: TrainContext, run: Run, step: int) -> None:
             record.add(set_learning_rates(cfg, learner, run.alarm_lr_factor, step))
             for minibatch in split_minibatches(ctx, batch, learner, step):  # p_ref: l. 11-13
                 run.evaluate_between_updates_if_due(record)
-                with run.skipping_nonfinite(record):  # alarm.action = stop: ends the run instead
+                with run.skipping_nonfinite(record):  # with alarm.action stop it ends the run
                     record.add_update(minibatch, *update(ctx, learner, minibatch, step))
             run.record_updates(record)
 
@@ -111,7 +111,7 @@ def update(
             actor_ppo = actor_ppo_sum(*actor_args, *clip, **actor_correction_keywords(ctx.cfg))
             terms["loss_actor_ppo"] = actor_ppo / n_all
         if "distill" in out.kl:  # Eq. 7
-            distill = distill_sum(out.kl["distill"], actor.distill_temperature)
+            distill = distill_sum(out.kl["distill"], actor.distill.temperature)
             terms["loss_distill"] = distill / n_all
         if "anchor" in out.kl:  # ours, off by default
             terms["loss_anchor"] = out.kl["anchor"].sum() / n_all

@@ -108,7 +108,7 @@ def next_controls(
     error = max(-1.0, min(1.0, math.log(kl / kl_target))) if kl > 0 else -1.0
     reason = f"KL(policy || actor) {kl:.4g}, target {kl_target:.4g}"
     # A value's place in this list is its place in decisions.jsonl.
-    drives = [Drive("actor.distill_coef", "distill_coef", distill_coef, 1, factor_max)] * distill
+    drives = [Drive("actor.distill.coef", "distill_coef", distill_coef, 1, factor_max)] * distill
     drives += [Drive("actor.lr factor", "actor_lr_factor", 1.0, 1, factor_max)] * actor_lr
     drives += [Drive("optim.policy_lr factor", "policy_lr_factor", 1.0, -1, 1.0)] * policy_lr
     values, decisions = asdict(controls), []

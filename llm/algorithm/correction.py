@@ -183,7 +183,7 @@ def obrs_weights(
     state: CorrectionState,
     *,
     lam: float = 1.0,
-    lam_from: str = "value",
+    lam_from: str = "fixed",
     budget: float = 0.9,
     lam_min: float = 0.1,
     lam_max: float = 10.0,
@@ -295,7 +295,7 @@ def threshold(
     """lam, a number or (n,) float64, and 1 for each token where it misses the budget, (n,).
 
     Args:
-        lam_from: value (`lam`); or the lam that accepts `budget`: in every state (state: q's top k,
+        lam_from: fixed (`lam`); or the lam that accepts `budget`: in every state (state: q's top k,
             the rest as one token), over these tokens (batch), or over those of earlier steps
             (tracked, within lam_min and lam_max).
     """
@@ -313,9 +313,11 @@ def threshold(
     return solved, within_reach + float(not reached_all)
 
 
-def lam_before(state: CorrectionState, *, lam: float, lam_from: str) -> float | None:
+def lam_before(
+    state: CorrectionState, *, lam: float = 1.0, lam_from: str = "fixed"
+) -> float | None:
     """The threshold where it is known before p is computed, else None."""
-    if lam_from == "value":
+    if lam_from == "fixed":
         return lam
     if lam_from == "tracked" and state.log_lam is not None:
         return math.exp(state.log_lam)
@@ -408,7 +410,7 @@ def forward_tail(
     count_above: Counter,
     *,
     lam: float = 1.0,
-    lam_from: str = "value",
+    lam_from: str = "fixed",
     budget: float = 0.9,
 ) -> torch.Tensor | None:
     """U' of each state while p's hidden states are in memory, (n,); None where lam is not known.

@@ -125,8 +125,7 @@ def method(flat: dict[str, Any]) -> str:
         return "jackpot on prefixes"
     if name == "jackpot" and flat.get("correction.mask") == "expected":
         return "jackpot expected mask"
-    coef = flat.get("actor.distill_coef", 0)
-    distilled = isinstance(coef, int | float) and coef > 0 and flat.get("actor.type") != "frozen"
+    distilled = flat.get("actor.distill.type", "none") != "none"
     return "tis+distill" if name == "tis" and distilled else name
 
 

@@ -173,15 +173,16 @@ def _memory(cfg: Config, device: torch.device, longest: int) -> tuple[Any, list[
     policy = memory.shape(cfg.policy)
     actor = memory.shape(cfg.actor) if isinstance(cfg.actor, ModelConfig) else None
     parts = memory.estimate(cfg, policy, actor, longest)
-    if cfg.rollout.engine == "vllm" and device.type == "cuda":  # takes its share, needed or not
-        share = cfg.rollout.engine_memory * torch.cuda.get_device_properties(device).total_memory
+    engine = cfg.rollout.engine
+    if engine.type == "vllm" and device.type == "cuda":  # takes its share, needed or not
+        share = engine.memory * torch.cuda.get_device_properties(device).total_memory
         parts = {k: n for k, n in parts.items() if k not in ("engine's copy", "key-value cache")}
         parts["vLLM's share"] = int(share)
     needed, free = sum(parts.values()), memory.available(device)
     detail = ", ".join(f"{k} {_bytes(n)}" for k, n in sorted(parts.items(), key=lambda x: -x[1]))
     budget = f"about {_bytes(needed)} of {_bytes(free)} free on {device.type}: {detail}"
     remedy = (
-        "lower --optim.sequences_per_microbatch (logits, activations) or "
+        "lower --optim.microbatch.sequences (logits, activations) or "
         "--rollout.prompts_per_step (cache), train adapters (--policy.lora_rank), or use "
         "--policy.dtype bfloat16"
     )

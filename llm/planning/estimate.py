@@ -21,7 +21,7 @@ from llm.models import loading
 from llm.models.lm_head.support import in_blocks
 from llm.models.loading import Model
 from llm.settings.loading import Config, ModelConfig
-from llm.settings.schema import AddTask, DigitTask, SeparateActor
+from llm.settings.schema import AddTask, DigitTask, SeparateActor, SequenceMicrobatches
 
 from . import cost, memory
 from .memory import Layout
@@ -86,9 +86,9 @@ def choice_of(cfg: Config, pair: ModelPair, args: argparse.Namespace) -> Choice:
         sharding=args.sharding or ("fsdp" if args.gpus > 1 else cfg.run.sharding),
         checkpointing=args.checkpointing == "on" if args.checkpointing else checkpointing,
         head=args.head or ("dense", "chunked")[in_blocks(cfg, memory.vocabulary(pair.policy))],
-        engine=args.engine or cfg.rollout.engine,
-        sequences_per_microbatch=cfg.optim.sequences_per_microbatch,
-        tokens_per_microbatch=args.tokens_per_microbatch or cfg.optim.tokens_per_microbatch,
+        engine=args.engine or cfg.rollout.engine.type,
+        sequences_per_microbatch=cfg.optim.microbatch.sequences,
+        tokens_per_microbatch=args.tokens_per_microbatch or cfg.optim.microbatch.tokens,
     )
     check_groups(cfg, args.gpus, "--gpus")
     return choice
@@ -154,7 +154,8 @@ def memory_of(
         tokens_per_microbatch=choice.tokens_per_microbatch,
         foreach=True,
     )
-    optim = replace(cfg.optim, sequences_per_microbatch=choice.sequences_per_microbatch)
+    size = SequenceMicrobatches(sequences=choice.sequences_per_microbatch)
+    optim = replace(cfg.optim, microbatch=size)
     cfg = replace(cfg, optim=optim)
     prompt = prompt_tokens or longest_prompt(cfg)
     share = sequences_per_gpu(cfg, choice)
@@ -297,7 +298,7 @@ def remedies(
     ways: dict[str, dict[str, Any]] = {
         "--head chunked": {"head": "chunked"},
         "--checkpointing on": {"checkpointing": True},
-        "--optim.sequences_per_microbatch 1": {
+        "--optim.microbatch.sequences 1": {
             "sequences_per_microbatch": 1, "tokens_per_microbatch": 0,
         },
         "--engine vllm": {"engine": "vllm"},

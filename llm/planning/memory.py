@@ -48,7 +48,7 @@ class Layout(NamedTuple):
     engine_copy: the engine is a process with a copy of the sampler of its own, one on every rank.
     keeps_cache: the sampler's key-value cache stays in memory during updates.
     at_once: sequences that a rank samples at once; 0: all of its share.
-    tokens_per_microbatch: 0: by optim.sequences_per_microbatch.
+    tokens_per_microbatch: 0: by optim.microbatch.
     foreach: the optimiser works on all parameters at once, as torch does on GPUs.
     """
 
@@ -105,7 +105,7 @@ def estimate(
         layout: None: one process, its engine as set.
     """
     if layout is None:
-        engine = cfg.rollout.engine
+        engine = cfg.rollout.engine.type
         layout = Layout(engine_copy=engine != "hf", keeps_cache=engine == "vllm")
     held, phases = by_phase(cfg, policy, actor, prompt_tokens, layout)
     largest = max(phases.values(), key=lambda parts: sum(parts.values()))
@@ -184,10 +184,8 @@ def _update(
     """Logits and activations of a micro-batch, all at the longest length."""
     new = cfg.rollout.max_new_tokens
     length = prompt_tokens + new
-    micro = min(
-        cfg.optim.sequences_per_microbatch or share, -(-share // cfg.loss.updates_per_rollout)
-    )
-    budget = layout.tokens_per_microbatch or cfg.optim.tokens_per_microbatch
+    micro = min(cfg.optim.microbatch.sequences or share, -(-share // cfg.loss.updates_per_rollout))
+    budget = layout.tokens_per_microbatch or cfg.optim.microbatch.tokens
     if budget:
         micro = min(micro, max(1, budget // length))
     recomputed = layout.checkpointing
@@ -198,7 +196,7 @@ def _update(
     if not blocks:
         copies = _LOGIT_COPIES + _WAITING_COPIES * (len(trained) - 1)
         copies += _ROUNDED_COPIES * sum(part.dtype == "bfloat16" for _, _, part in trained)
-        copies += _DISTILL_COPIES * (len(trained) > 1 and cfg.actor.distill_coef > 0)
+        copies += _DISTILL_COPIES * (len(trained) > 1 and cfg.actor.distill.coef > 0)
         copies += _ANCHOR_COPIES * (cfg.loss.anchor_coef > 0)
         logits = int(4 * copies * micro * (new + 1) * vocabulary(policy))
     else:

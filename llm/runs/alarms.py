@@ -21,7 +21,7 @@ from typing import Any
 
 from llm.checkpoints.checkpoint import latest
 from llm.errors import Diverged, NonFinite
-from llm.settings.schema import AlarmConfig
+from llm.settings.schema import AlarmConfig, LowerAction, StopAction
 
 __all__ = ["AlarmDecision", "AlarmState", "Alarms", "Diverged", "NonFinite", "next_alarms"]
 
@@ -32,7 +32,7 @@ _LIMITS = (
         "kl_inf_target_k3",
         "kl_max",
         True,
-        "policy and actor drift apart: raise --actor.distill_coef or lower --optim.policy_lr",
+        "policy and actor drift apart: raise --actor.distill.coef or lower --optim.policy_lr",
     ),
     (
         "ratio",
@@ -46,7 +46,7 @@ _LIMITS = (
         "accept_rate",
         "accept_min",
         False,
-        "most tokens are rejected: lower --correction.lam or bring the actor nearer",
+        "most tokens are rejected: lower --correction.lam.value or bring the actor nearer",
     ),
     (
         "entropy",
@@ -142,15 +142,13 @@ def next_alarms(
     if not crossed:
         return dataclasses.replace(state, **counts), [], None
     counts = dict.fromkeys(counts, 0)  # after a lowering, patience starts anew
-    fired = [name for name, *_ in crossed]
-    if cfg.action == "lower" and state.lowerings < cfg.lowerings_max:
-        after = AlarmState(
-            lr_factor=state.lr_factor * cfg.lower_factor, lowerings=state.lowerings + 1
-        )
-        action = "lower"
+    fired, action = [name for name, *_ in crossed], cfg.action
+    if isinstance(action, LowerAction) and state.lowerings < action.lowerings_max:
+        after = AlarmState(lr_factor=state.lr_factor * action.factor, lowerings=state.lowerings + 1)
+        done = "lower"
     else:
-        after, action = dataclasses.replace(state, **counts), "stop"
-    decision = AlarmDecision(*crossed[0], action, state.lr_factor, after.lr_factor, after.lowerings)
+        after, done = dataclasses.replace(state, **counts), "stop"
+    decision = AlarmDecision(*crossed[0], done, state.lr_factor, after.lr_factor, after.lowerings)
     return after, fired, decision
 
 
@@ -176,7 +174,7 @@ class Alarms:
 
     def halt(self) -> None:
         """From now on an alarm stops the run, whatever is configured."""
-        self.cfg = dataclasses.replace(self.cfg, action="stop")
+        self.cfg = dataclasses.replace(self.cfg, action=StopAction())
 
     def enforce(self, step: int) -> None:
         """Raises Diverged if the last check decided to stop."""

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable
 
 # p: the policy's probability of a token; q: the sampling model's (p_inf); r = p/q. Both are taken
-# at the sampling temperature; which weights p has is the setting correction.target.
+# at the sampling temperature; which weights p has is the setting correction.target.type.
 METRICS: dict[str, str] = {
     # The step
     "step": "number of the step, from 0; the row is measured before the step's updates, the last "
@@ -82,8 +82,8 @@ METRICS: dict[str, str] = {
     "updates",
     "lam_mean": "mean of the threshold lam in use",
     "budget_infeasible_fraction": (
-        "share of tokens for which no lam gives the wanted acceptance rate (correction.budget), "
-        "because p = 0 on too much of q"
+        "share of tokens for which no lam gives the wanted acceptance rate "
+        "(correction.lam.budget), because p = 0 on too much of q"
     ),
     # Update
     "entropy_policy": "entropy of the policy, nats per token, mean over sampled states",
@@ -134,11 +134,12 @@ from `METRICS` in [llm/runs/metrics.py](../llm/runs/metrics.py) by
 `python -m llm.runs.metrics > docs/metrics.md`.
 
 In the definitions, p is the policy's probability of a sampled token. q is the probability that the
-sampling model gave it (the actor; p_inf in the paper). r is p / q. The setting `correction.target`
-says whether p is of the policy before the step's updates (p_ref) or of the policy being updated
-(p_new). Under torchrun every metric is over all ranks, which are the processes. Names such as
-`loss.denominator` are settings. Equations are those of the paper (arXiv 2602.06107).
-[DEVIATIONS.md](../DEVIATIONS.md#terms) defines Z, kappa, lam and the other terms.
+sampling model gave it (the actor; p_inf in the paper). r is p / q. The setting
+`correction.target.type` says whether p is of the policy before the step's updates (p_ref) or of the
+policy being updated (p_new). Under torchrun every metric is over all ranks, which are the
+processes. Names such as `loss.denominator` are settings. Equations are those of the paper
+(arXiv 2602.06107). [DEVIATIONS.md](../DEVIATIONS.md#terms) defines Z, kappa, lam and the other
+terms.
 
 | name | definition and unit |
 | --- | --- |"""

@@ -19,7 +19,7 @@ from llm import distributed
 from llm.checkpoints.atomic_files import write_text
 from llm.checkpoints.checkpoint import best, latest, write_json
 from llm.regular_files import open_here, read_json
-from llm.settings.loading import Config, ConfigError, dump, flatten, read_table
+from llm.settings.loading import Config, ConfigError, applicable, dump, read_table
 from llm.settings.resuming import changed, identity_of, shown
 from llm.settings.sections import flat_table
 
@@ -159,7 +159,7 @@ def settings_there(folder: Path) -> dict[str, Any]:
 
 def check_same(folder: Path, cfg: Config) -> None:
     """Refuse a folder that holds another run, or more steps of this one than are asked for."""
-    differs = changed(identity_of(settings_there(folder)), identity_of(flatten(cfg)))
+    differs = changed(identity_of(settings_there(folder)), identity_of(applicable(cfg)))
     if differs:
         raise ConfigError(
             f"{folder} holds a run with other settings: {shown(differs)}. "
@@ -203,7 +203,7 @@ def claim(folder: Path, cfg: Config) -> dict[str, tuple[Any, Any]]:
     """
     config = folder / "config.toml"
     there = flat_table(read_table(config)) if config.exists() else {}
-    differs = changed(there, flatten(cfg))
+    differs = changed(there, applicable(cfg))
     if differs:
         _write_config(folder, cfg)
     (folder / "summary.json").unlink(missing_ok=True)

@@ -7,14 +7,15 @@ import functools
 import inspect
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Any, Literal, get_args, get_origin
 
 from .sections import classes_of, settings_of, types_of
+from .validation import without_effect
 
 
 def help_text(settings: Any, prog: str) -> str:
-    """Every setting of these sections, with the value that it has in them.
+    """Every setting of these sections that has an effect, with the value that it has in them.
 
     Args:
         settings: a dataclass of sections; those that are unions list their types.
@@ -26,18 +27,26 @@ def help_text(settings: Any, prog: str) -> str:
         "Another `type` starts its section anew. Below is what applies after the files and flags\n"
         "given here: --correction.type tis --help shows the settings of that type.\n"
     )
-    lines = [lead]
+    lines, idle = [lead], without_effect(settings)
     for name, hint in settings_of(type(settings)).items():
-        lines += _section(getattr(settings, name), hint, name)
+        lines += _section(getattr(settings, name), hint, name, idle)
+    if idle:
+        these = "; ".join(f"{key} (needs {needed})" for key, needed in idle.items())
+        many = f"{len(idle)} settings do" if len(idle) > 1 else "1 setting does"
+        lines.append(_indented(f"{many} not apply here: {these}.", 0))
     return "\n".join(lines) + "\n"
 
 
-def _section(section: Any, hint: Any, key: str) -> Iterator[str]:
+def _section(section: Any, hint: Any, key: str, idle: Container[str]) -> Iterator[str]:
+    if f"{key}.type" in idle:
+        return
     docs: dict[str, str] = field_docs(type(section))
     nested = []
     choices = types_of(hint)
-    yield f"[{key}]"
-    for name, kind in settings_of(type(section)).items():
+    own = {n: k for n, k in settings_of(type(section)).items() if f"{key}.{n}" not in idle}
+    if own:
+        yield f"[{key}]"
+    for name, kind in own.items():
         value = getattr(section, name)
         if classes_of(kind):
             nested.append((value, kind, f"{key}.{name}", docs.get(name, "")))
@@ -46,16 +55,17 @@ def _section(section: Any, hint: Any, key: str) -> Iterator[str]:
             yield _indented(docs.get(name, ""))
             for cls in dict.fromkeys(choices.values()):
                 names = ", ".join(n for n, c in choices.items() if c is cls)
-                own = ", ".join(name for name in settings_of(cls) if name != "type") or "none"
-                yield _indented(f"{names}: {_sentence(cls)} Settings: {own}.")
+                theirs = ", ".join(x for x in settings_of(cls) if x != "type") or "none"
+                yield _indented(f"{names}: {_sentence(cls)} Settings: {theirs}.")
         else:
             yield f"  --{key}.{name} {_placeholder(kind)} (now {_shown(value)})"
             yield _indented(docs.get(name, ""))
-    yield ""
+    if own:
+        yield ""
     for value, kind, inside, doc in nested:
-        if doc:
+        if doc and f"{inside}.type" not in idle:
             yield _indented(doc, 2)
-        yield from _section(value, kind, inside)
+        yield from _section(value, kind, inside, idle)
 
 
 def _placeholder(kind: Any) -> str:

@@ -18,11 +18,21 @@ from typing import Any
 from llm.errors import ConfigError
 from llm.regular_files import read_text
 
+from .renamed import old_names
 from .schema import ModelConfig, Settings
 from .sections import Word, default_values, flat_table, flatten, nested_table, settings_of, updated
-from .validation import IDLE_TYPES, check, without_effect
+from .validation import IDLE_TYPES, applicable, check, refuse_idle, without_effect
 
-__all__ = ["Config", "ConfigError", "ModelConfig", "dump", "flatten", "load", "resolve"]
+__all__ = [
+    "Config",
+    "ConfigError",
+    "ModelConfig",
+    "applicable",
+    "dump",
+    "flatten",
+    "load",
+    "resolve",
+]
 
 
 @dataclass(frozen=True)
@@ -91,20 +101,42 @@ def _states(layers: Sequence[Layer]) -> list[Settings]:
 
 def _merged(layers: Sequence[Layer]) -> Config:
     """The last state, less the settings that had an effect where they were given and lost it to a
-    later layer."""
+    later layer. One that never had any is refused, even with its default value."""
     states = _states(layers)
     last = states[-1]
     idle = [without_effect(state) for state in states]
-    given = {key: i for i, layer in enumerate(layers, start=1) for key in layer.keys}
+    given = _given(layers, states)
 
     def overridden(key: str) -> bool:
         return any(key not in idle[i] for i in range(given.get(key, 0), len(layers)))
 
-    while keys := [key for key in without_effect(last) if overridden(key)]:
-        default = default_values(last) | IDLE_TYPES
-        last = updated(last, nested_table({keys[0]: default[keys[0]]}))
+    while True:
+        flat, default, now = flatten(last), default_values(last) | IDLE_TYPES, without_effect(last)
+        for key, needed in now.items():
+            none = key in IDLE_TYPES and flat[key] == default[key]  # none of it is what there is
+            if key in given and not overridden(key) and not none:
+                refuse_idle(key, flat[key], needed)
+        lost = [key for key in now if overridden(key) and flat[key] != default[key]]
+        if not lost:
+            break
+        last = updated(last, nested_table({lost[0]: default[lost[0]]}))
     last = updated(last, nested_table(_expanded(flatten(last))))
     return Config(**{name: getattr(last, name) for name in settings_of(Settings)})
+
+
+def _given(layers: Sequence[Layer], states: Sequence[Settings]) -> dict[str, int]:
+    """The layer, from 1, that gave each setting the value that it has in the end."""
+    given: dict[str, int] = {}
+    for i, layer in enumerate(layers, start=1):
+        before, after = flatten(states[i - 1]), flatten(states[i])
+        anew = tuple(
+            key.removesuffix("type")
+            for key in layer.keys
+            if key.endswith(".type") and before.get(key) != after.get(key)
+        )
+        given = {key: j for key, j in given.items() if not key.startswith(anew)}
+        given |= dict.fromkeys(layer.keys, i)
+    return given
 
 
 _PATHS = "run.folder pretrain.folder policy.path actor.path task.source task.eval_source".split()
@@ -144,7 +176,7 @@ def read_table(path: Path) -> dict[str, Any]:
 
 def refuse_old(path: Path, table: Mapping[str, Any]) -> None:
     """Raises ConfigError if these are the tables of a run folder of before the settings' names."""
-    if path.name == "config.toml" and "warmup" in table and "pretrain" not in table:
+    if path.name == "config.toml" and old_names(table):
         raise ConfigError(
             f"{path} is of a run from before 0.1.0, and settings were renamed since: train it "
             "again in another --run.folder, or use the code that wrote it"
@@ -174,22 +206,27 @@ def _table_of(flags: Sequence[str]) -> dict[str, Any]:
     return nested_table(flat)
 
 
-def dump(cfg: Config) -> str:
-    """The resolved configuration as TOML that `load` reads back to an equal one."""
-    return "\n".join(
-        line
-        for name in settings_of(type(cfg))
-        for line in [*_section_lines(getattr(cfg, name), name), ""]
-    )
+def dump(cfg: Settings) -> str:
+    """The resolved configuration as TOML that `load` reads back to an equal one.
+
+    Settings without effect are left out, with the sections that hold no others.
+    """
+    keys = applicable(cfg)
+    sections = (_section_lines(getattr(cfg, name), name, keys) for name in settings_of(type(cfg)))
+    return "\n".join("\n".join(lines) + "\n" for lines in sections if lines)
 
 
-def _section_lines(section: Any, name: str) -> list[str]:
-    values = {key: getattr(section, key) for key in settings_of(type(section))}
-    inside = {k: v for k, v in values.items() if dataclasses.is_dataclass(v)}
-    lines = [f"[{name}]", *(f"{k} = {_toml(v)}" for k, v in values.items() if k not in inside)]
-    for key, part in inside.items():
-        lines += ["", *_section_lines(part, f"{name}.{key}")]
-    return lines
+def _section_lines(section: Any, name: str, keys: Mapping[str, Any]) -> list[str]:
+    """Those of a section whose names are among `keys`."""
+    lines, inside = [], []
+    for key in settings_of(type(section)):
+        value = getattr(section, key)
+        if dataclasses.is_dataclass(value):
+            part = _section_lines(value, f"{name}.{key}", keys)
+            inside += ["", *part] if part else []
+        elif f"{name}.{key}" in keys:
+            lines.append(f"{key} = {_toml(value)}")
+    return [f"[{name}]", *lines, *inside] if lines or inside else []
 
 
 def _toml(value: Any) -> str:

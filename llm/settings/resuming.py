@@ -22,16 +22,16 @@ IDENTITY = frozenset(
     "policy.path policy.layers policy.width policy.dtype policy.lora_rank policy.lora_alpha "
     "actor.type actor.path actor.layers actor.width actor.dtype actor.lora_rank actor.lora_alpha "
     "actor.lr actor.ppo actor.correction.type actor.correction.cap actor.correction.low "
-    "actor.correction.high actor.distill_coef actor.distill_direction actor.distill_top_k "
-    "actor.distill_temperature actor.lag actor.bits actor.exit_layers actor.noise "
+    "actor.correction.high actor.distill.type actor.distill.coef actor.distill.top_k "
+    "actor.distill.temperature actor.lag actor.bits actor.exit_layers actor.noise "
     "pretrain.policy_steps pretrain.actor_steps pretrain.batch_size pretrain.lr "
     "pretrain.policy_error pretrain.actor_error "
     "rollout.prompts_per_step rollout.rollouts_per_prompt rollout.temperature rollout.top_k "
-    "rollout.max_new_tokens rollout.engine rollout.max_staleness "
-    "correction.type correction.target correction.c2 correction.cap correction.low "
-    "correction.high correction.lam correction.lam_from correction.budget correction.lam_decay "
-    "correction.lam_min correction.lam_max correction.mask correction.scope correction.z "
-    "correction.z_tail correction.kappa correction.c1 "
+    "rollout.max_new_tokens rollout.engine.type rollout.max_staleness "
+    "correction.type correction.target.type correction.target.c2 correction.cap correction.low "
+    "correction.high correction.lam.type correction.lam.value correction.lam.budget "
+    "correction.lam.decay correction.lam.min correction.lam.max correction.mask correction.scope "
+    "correction.z.type correction.z.tail.type correction.z.tail.kappa correction.c1 "
     "loss.advantage loss.clip_low loss.clip_high loss.updates_per_rollout loss.denominator "
     "loss.anchor_coef "
     "control.type control.kl_target control.distill control.actor_lr control.policy_lr "
@@ -40,15 +40,16 @@ IDENTITY = frozenset(
     "run.seed".split()
 )
 CONTINUATION = frozenset(
-    "alarm.action alarm.kl_max alarm.ratio_max alarm.accept_min alarm.entropy_min alarm.patience "
-    "alarm.lower_factor alarm.lowerings_max reward.on_error "
+    "alarm.action.type alarm.action.factor alarm.action.lowerings_max alarm.kl_max "
+    "alarm.ratio_max alarm.accept_min alarm.entropy_min alarm.patience reward.on_error "
     "run.steps run.stop_seconds run.eval_every run.eval_updates run.eval_prompts "
     "run.eval_completions run.checkpoint_every run.checkpoints_kept run.keep_best run.samples_kept "
     "run.self_test_max run.tracker".split()
 )
 PLACE = frozenset(
-    "task.score_workers reward.workers pretrain.folder rollout.engine_timeout "
-    "rollout.engine_memory optim.sequences_per_microbatch optim.tokens_per_microbatch optim.head "
+    "task.score_workers reward.workers pretrain.folder rollout.engine.timeout "
+    "rollout.engine.memory "
+    "optim.microbatch.type optim.microbatch.sequences optim.microbatch.tokens optim.head "
     "run.folder run.device run.threads run.sharding run.activation_checkpointing".split()
 )
 

@@ -6,8 +6,11 @@ A section whose settings depend on a choice is a union: one class for each choic
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
+
+from .renamed import RENAMED
 
 
 @dataclass(frozen=True)
@@ -254,6 +257,44 @@ class IcePopWeight:
 Weight = UnitWeight | ImportanceWeight | TisWeight | IcePopWeight
 
 
+@dataclass(frozen=True)
+class NoDistillation:
+    """The actor learns by PPO alone."""
+
+    type: Literal["none"] = "none"
+    """Distillation of the policy into the actor."""
+
+    @property
+    def coef(self) -> float:
+        return 0.0
+
+    @property
+    def top_k(self) -> int:
+        return 0
+
+    @property
+    def temperature(self) -> float:
+        return 1.0
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """KL(policy || actor), Eq. 7 (forward); KL(actor || policy) (reverse)."""
+
+    type: Literal["forward", "reverse"] = "forward"
+    """Distillation of the policy into the actor."""
+    coef: float = 1.0
+    """Weight of this KL in the actor's loss. The paper gives none."""
+    top_k: int = 0
+    """Distil on the policy's k likeliest tokens and one bucket for the rest; 0: full vocabulary."""
+    temperature: float = 1.0
+    """Further divides both models' logits in the distillation loss, which is scaled by its
+    square."""
+
+
+Distill = NoDistillation | Distillation
+
+
 class ActorSection:
     """What every actor answers; a type declares as fields those that can be chosen."""
 
@@ -265,17 +306,11 @@ class ActorSection:
     def ppo(self) -> bool:
         return False
 
-    @property
-    def distill_coef(self) -> float:
-        return 0.0
 
+class _NotTrained(ActorSection):
     @property
-    def distill_top_k(self) -> int:
-        return 0
-
-    @property
-    def distill_temperature(self) -> float:
-        return 1.0
+    def distill(self) -> Distill:
+        return NoDistillation()
 
 
 @dataclass(frozen=True)
@@ -299,15 +334,8 @@ class SeparateActor(_OtherModel, TrainedModelConfig, ActorSection):
     correction: Weight = field(default_factory=UnitWeight)
     """F of Eq. 6: weight of its tokens where what sampled is not quite what is trained
     (p_actor / p_inf)."""
-    distill_coef: float = 1.0
-    """Weight of KL(policy || actor) in its loss (Eq. 7); 0: none. The paper gives none."""
-    distill_direction: Literal["forward", "reverse"] = "forward"
-    """forward: KL(policy || actor), Eq. 7; reverse: KL(actor || policy)."""
-    distill_top_k: int = 0
-    """Distil on the policy's k likeliest tokens and one bucket for the rest; 0: full vocabulary."""
-    distill_temperature: float = 1.0
-    """Further divides both models' logits in the distillation loss, which is scaled by its
-    square."""
+    distill: Distill = field(default_factory=Distillation)
+    """KL(policy || actor) in its loss (Eq. 7)."""
 
     @property
     def trained(self) -> bool:
@@ -315,7 +343,7 @@ class SeparateActor(_OtherModel, TrainedModelConfig, ActorSection):
 
 
 @dataclass(frozen=True)
-class FrozenActor(_OtherModel, ActorSection):
+class FrozenActor(_OtherModel, _NotTrained):
     """Another model, not trained."""
 
     type: Literal["frozen"] = "frozen"
@@ -323,7 +351,7 @@ class FrozenActor(_OtherModel, ActorSection):
 
 
 @dataclass(frozen=True)
-class StaleActor(ActorSection):
+class StaleActor(_NotTrained):
     """The policy of some steps ago."""
 
     type: Literal["stale"] = "stale"
@@ -333,7 +361,7 @@ class StaleActor(ActorSection):
 
 
 @dataclass(frozen=True)
-class QuantizedActor(ActorSection):
+class QuantizedActor(_NotTrained):
     """The policy's copy in fewer bits."""
 
     type: Literal["quantized"] = "quantized"
@@ -344,7 +372,7 @@ class QuantizedActor(ActorSection):
 
 
 @dataclass(frozen=True)
-class EarlyExitActor(ActorSection):
+class EarlyExitActor(_NotTrained):
     """The policy's first layers and its head."""
 
     type: Literal["early_exit"] = "early_exit"
@@ -354,7 +382,7 @@ class EarlyExitActor(ActorSection):
 
 
 @dataclass(frozen=True)
-class NoisyActor(ActorSection):
+class NoisyActor(_NotTrained):
     """The policy's weights with noise."""
 
     type: Literal["noisy"] = "noisy"
@@ -364,7 +392,7 @@ class NoisyActor(ActorSection):
 
 
 @dataclass(frozen=True)
-class SelfActor(ActorSection):
+class SelfActor(_NotTrained):
     """The policy itself (on-policy)."""
 
     type: Literal["self"] = "self"
@@ -402,6 +430,39 @@ class PretrainConfig:
 
 
 @dataclass(frozen=True)
+class HfEngineConfig:
+    """transformers, in this process, the actor's own model."""
+
+    type: Literal["hf"] = "hf"
+    """What samples. Each rank has one, on its own device."""
+
+
+@dataclass(frozen=True)
+class ProcessEngineConfig:
+    """The same in a process of its own with a copy of the model, which can work while this one
+    trains."""
+
+    type: Literal["process"] = "process"
+    """What samples. Each rank has one, on its own device."""
+    timeout: float = 600.0
+    """Seconds without an answer after which the engine's process counts as hung and is replaced.
+    The start of vLLM counts."""
+
+
+@dataclass(frozen=True)
+class VllmEngineConfig(ProcessEngineConfig):
+    """vLLM in a process of its own."""
+
+    type: Literal["vllm"] = "vllm"  # type: ignore[assignment]
+    """What samples. Each rank has one, on its own device."""
+    memory: float = 0.4
+    """Share of the GPU's memory that it may take, its weights and cache together."""
+
+
+EngineConfig = HfEngineConfig | ProcessEngineConfig | VllmEngineConfig
+
+
+@dataclass(frozen=True)
 class RolloutConfig:
     prompts_per_step: int = 16
     """Prompts per step. Rows of a file: all different, so at most as many as there are."""
@@ -413,19 +474,33 @@ class RolloutConfig:
     """Log-probabilities of q kept per position, those of its k likeliest tokens."""
     max_new_tokens: int = 12
     """Longest completion, in tokens, end-of-sequence included."""
-    engine: Literal["hf", "process", "vllm"] = "hf"
-    """hf: transformers, in this process, the actor's own model; process: the same in a process of
-    its own with a copy of the model, which can work while this one trains; vllm: vLLM in such a
-    process. Each rank has one, on its own device."""
     max_staleness: int = 0
     """The batch of step t is sampled from the weights after step t - 1 - max_staleness (at first
     the initial ones), in every engine; 0: from the present ones. Above 0 batches are sampled ahead
     of the updates."""
-    engine_timeout: float = 600.0
-    """process, vllm: seconds without an answer after which the engine's process counts as hung and
-    is replaced. The start of vLLM counts."""
-    engine_memory: float = 0.4
-    """vllm: share of the GPU's memory that it may take, its weights and cache together."""
+    engine: EngineConfig = field(default_factory=HfEngineConfig)
+    """The engine that samples."""
+
+
+@dataclass(frozen=True)
+class RefTarget:
+    """p_ref, the policy before the updates of its batch."""
+
+    type: Literal["ref"] = "ref"
+    """p of the ratio p/q (Sec. 4.3). Both are the same while updates_per_rollout is 1."""
+
+
+@dataclass(frozen=True)
+class NewTarget:
+    """p_new, the policy that is being updated."""
+
+    type: Literal["new"] = "new"
+    """p of the ratio p/q (Sec. 4.3). Both are the same while updates_per_rollout is 1."""
+    c2: float = 3.0
+    """Cap on p_ref / p_new; inf: none. Not given in the paper."""
+
+
+Target = RefTarget | NewTarget
 
 
 @dataclass(frozen=True)
@@ -433,17 +508,14 @@ class NoCorrection(UnitWeight):
     """F(r) = 1: no correction."""
 
     @property
-    def target(self) -> Literal["ref", "new"]:
-        return "ref"
+    def target(self) -> Target:
+        return RefTarget()
 
 
 @dataclass(frozen=True)
 class _Corrected:
-    target: Literal["ref", "new"] = "ref"
-    """p of the ratio p/q: the policy before the updates, or the one being updated (Sec. 4.3).
-    The same thing while updates_per_rollout is 1."""
-    c2: float = 3.0
-    """Cap on p_ref / p_new; inf: none (target = new). Not given in the paper."""
+    target: Target = field(default_factory=RefTarget)
+    """p of the ratio p/q."""
 
 
 @dataclass(frozen=True)
@@ -462,36 +534,129 @@ class IcePopCorrection(_Corrected, IcePopWeight):
 
 
 @dataclass(frozen=True)
+class FixedLam:
+    """The same lam for every token, at every step."""
+
+    type: Literal["fixed"] = "fixed"
+    """Where the OBRS threshold lam comes from."""
+    value: float = 1.0
+    """lam. Not given in the paper."""
+
+
+@dataclass(frozen=True)
+class StateLam:
+    """In every state the lam that accepts `budget`, with q's top k and the rest as one token."""
+
+    type: Literal["state"] = "state"
+    """Where the OBRS threshold lam comes from."""
+    budget: float = 0.9
+    """Wanted acceptance rate."""
+
+
+@dataclass(frozen=True)
+class BatchLam:
+    """The lam that accepts `budget` of the update's own tokens."""
+
+    type: Literal["batch"] = "batch"
+    """Where the OBRS threshold lam comes from."""
+    budget: float = 0.9
+    """Wanted acceptance rate."""
+
+
+@dataclass(frozen=True)
+class TrackedLam:
+    """The lam that accepted `budget` of the tokens of earlier updates."""
+
+    type: Literal["tracked"] = "tracked"
+    """Where the OBRS threshold lam comes from."""
+    budget: float = 0.9
+    """Wanted acceptance rate."""
+    decay: float = 0.9
+    """Weight of the past in lam."""
+    min: float = 0.1
+    """Smallest lam."""
+    max: float = 10.0
+    """Largest lam."""
+
+
+Lam = FixedLam | StateLam | BatchLam | TrackedLam
+
+
+@dataclass(frozen=True)
+class RatioTail:
+    """One acceptance ratio for the tails of all states, smoothed over steps."""
+
+    type: Literal["ratio"] = "ratio"
+    """What Z of a state takes for the tokens outside q's top k."""
+
+
+@dataclass(frozen=True)
+class LumpedTail:
+    """They count as one token."""
+
+    type: Literal["lumped"] = "lumped"
+    """What Z of a state takes for the tokens outside q's top k."""
+    kappa: bool = False
+    """Calibrate Z per state by the batch's acceptance, as in the paper."""
+
+
+@dataclass(frozen=True)
+class DroppedTail:
+    """They are left out, as in the paper."""
+
+    type: Literal["dropped"] = "dropped"
+    """What Z of a state takes for the tokens outside q's top k."""
+    kappa: bool = False
+    """Calibrate Z per state by the batch's acceptance, as in the paper."""
+
+
+Tail = RatioTail | LumpedTail | DroppedTail
+
+
+@dataclass(frozen=True)
+class StateZ:
+    """Z per state, from q's top k (the paper)."""
+
+    type: Literal["state"] = "state"
+    """Z of Eq. 5."""
+    tail: Tail = field(default_factory=RatioTail)
+    """Tokens outside the top k."""
+
+
+@dataclass(frozen=True)
+class BatchZ:
+    """The batch's acceptance rate (unbiased)."""
+
+    type: Literal["batch"] = "batch"
+    """Z of Eq. 5."""
+
+
+@dataclass(frozen=True)
+class UnitZ:
+    """Z = 1."""
+
+    type: Literal["none"] = "none"
+    """Z of Eq. 5."""
+
+
+Z = StateZ | BatchZ | UnitZ
+
+
+@dataclass(frozen=True)
 class JackpotCorrection(_Corrected):
     """Jackpot's rejection (OBRS) and its weight (Eq. 5)."""
 
     type: Literal["jackpot"] = "jackpot"
     """F of Sec. 2.2, a function of the ratio r = p / q of a sampled token; or Jackpot's Eq. 5."""
-    lam: float = 1.0
-    """OBRS threshold (lam_from = value). Not given in the paper."""
-    lam_from: Literal["value", "state", "batch", "tracked"] = "value"
-    """value: lam; or the lam that accepts `budget`: in every state (q's top k, the rest as one
-    token), over the update's own tokens, or tracked over earlier updates."""
-    budget: float = 0.9
-    """Wanted acceptance rate (lam_from = state, batch or tracked)."""
-    lam_decay: float = 0.9
-    """Weight of the past in the tracked lam (lam_from = tracked)."""
-    lam_min: float = 0.1
-    """Smallest tracked lam (lam_from = tracked)."""
-    lam_max: float = 10.0
-    """Largest tracked lam (lam_from = tracked)."""
+    lam: Lam = field(default_factory=FixedLam)
+    """The OBRS threshold."""
     mask: Literal["bernoulli", "expected"] = "bernoulli"
     """Draw the acceptance coin, or use its expectation."""
     scope: Literal["token", "prefix"] = "token"
     """token: a rejected token alone is left out (the paper); prefix: all after it in its completion
     too, so that a token counts only where all before it were accepted."""
-    z: Literal["state", "batch", "none"] = "state"
-    """Z per state from top-k (the paper), the batch's acceptance rate (unbiased), or 1."""
-    z_tail: Literal["ratio", "lumped", "dropped"] = "ratio"
-    """Tokens outside the top k: by one acceptance ratio for all tails, smoothed over steps; counted
-    as one token; or left out as in the paper (z = state)."""
-    kappa: bool = False
-    """Calibrate Z per state by the batch's acceptance, as in the paper (z_tail lumped, dropped)."""
+    z: Z = field(default_factory=StateZ)
+    """The acceptance rate that the weight is multiplied by."""
     c1: float = 3.0
     """Cap on the OBRS weight; inf: none. Not given in the paper."""
 
@@ -537,7 +702,7 @@ class KLControl:
     kl_target: float = 0.05
     """Wanted KL(policy || actor), nats per token."""
     distill: bool = True
-    """Drive actor.distill_coef."""
+    """Drive actor.distill.coef."""
     actor_lr: bool = False
     """Drive the actor's learning rate."""
     policy_lr: bool = False
@@ -554,6 +719,37 @@ ControlConfig = NoControl | KLControl
 
 
 @dataclass(frozen=True)
+class SequenceMicrobatches:
+    """As many sequences in each forward pass."""
+
+    type: Literal["sequences"] = "sequences"
+    """How an update is divided into forward passes. Changes memory and time, not the result."""
+    sequences: int = 0
+    """Sequences per forward pass; 0: all of an update's."""
+
+    @property
+    def tokens(self) -> int:
+        return 0
+
+
+@dataclass(frozen=True)
+class TokenMicrobatches:
+    """Sequences of like length together, as many as fit into `tokens`."""
+
+    type: Literal["tokens"] = "tokens"
+    """How an update is divided into forward passes. Changes memory and time, not the result."""
+    tokens: int = 16384
+    """Tokens per forward pass, padding included; a longer sequence goes alone."""
+
+    @property
+    def sequences(self) -> int:
+        return 0
+
+
+MicrobatchConfig = SequenceMicrobatches | TokenMicrobatches
+
+
+@dataclass(frozen=True)
 class OptimConfig:
     policy_lr: float = 2e-4
     """Learning rate of the policy (AdamW, betas 0.9 and 0.95)."""
@@ -566,23 +762,40 @@ class OptimConfig:
     """AdamW's, of both models."""
     grad_clip: float = 1.0
     """Largest norm of each model's gradient."""
-    sequences_per_microbatch: int = 0
-    """Sequences per forward pass; 0: all of an update's. Changes memory, not the result."""
-    tokens_per_microbatch: int = 0
-    """Tokens per forward pass, padding included: sequences of like length together, each at least
-    alone; 0: off. Changes memory and time, not the result."""
     head: Literal["auto", "chunked", "dense"] = "auto"
     """Log-probabilities and KLs from the vocabulary's logits in blocks (chunked), never all at
     once, or from whole logits (dense). auto: chunked from 1,024 ids, where the models' heads and
-    the losses (not actor.distill_top_k) allow it. Changes memory and time, results by rounding;
+    the losses (not actor.distill.top_k) allow it. Changes memory and time, results by rounding;
     a run may go on with another choice."""
+    microbatch: MicrobatchConfig = field(default_factory=SequenceMicrobatches)
+    """What one forward pass of an update holds."""
+
+
+@dataclass(frozen=True)
+class StopAction:
+    """It stops the run."""
+
+    type: Literal["stop"] = "stop"
+    """What an alarm does."""
+
+
+@dataclass(frozen=True)
+class LowerAction:
+    """It multiplies both learning rates by `factor`, and the run goes on."""
+
+    type: Literal["lower"] = "lower"
+    """What an alarm does."""
+    factor: float = 0.5
+    """Learning rates are multiplied by this."""
+    lowerings_max: int = 3
+    """So many times; the next alarm stops the run."""
+
+
+ActionConfig = StopAction | LowerAction
 
 
 @dataclass(frozen=True)
 class AlarmConfig:
-    action: Literal["stop", "lower"] = "stop"
-    """What an alarm does: stop the run, or multiply both learning rates by lower_factor and go on.
-    NaN or inf in a loss or gradient is always an alarm; that update is not made."""
     kl_max: float = math.inf
     """Alarm above this KL(q, p) per token, estimated from the step's ratios (kl_inf_target_k3)."""
     ratio_max: float = math.inf
@@ -593,10 +806,9 @@ class AlarmConfig:
     """Alarm below this entropy of the policy, nats per token."""
     patience: int = 1
     """Steps in a row beyond a limit before the alarm."""
-    lower_factor: float = 0.5
-    """lower: learning rates are multiplied by this."""
-    lowerings_max: int = 3
-    """lower: so many times; the next alarm stops the run."""
+    action: ActionConfig = field(default_factory=StopAction)
+    """What an alarm does. NaN or inf in a loss or gradient is always an alarm; that update is not
+    made."""
 
 
 @dataclass(frozen=True)
@@ -653,6 +865,8 @@ DIGIT_SYNONYMS_MAX = 2000  # of each digit: 19,990 characters of the block
 @dataclass(frozen=True)
 class Settings:
     """All sections, not yet checked."""
+
+    RENAMED: ClassVar[Mapping[str, str]] = RENAMED
 
     task: TaskConfig = field(default_factory=DigitTask)
     reward: RewardConfig = field(default_factory=RewardConfig)

@@ -136,8 +136,10 @@ def _updated(
             part = getattr(section, name)
             changes[name] = _updated(part, value, source, f"{key}.", own[name], root)
         else:
+            best = renamed(root).get(key, f"{key}.type")
             raise ConfigError(
-                f"{source}{key} is a section of settings, and was given {_short(value)}"
+                f"{source}{key} is a section of settings, and was given {_short(value)}; "
+                f"perhaps you meant {source if source == '--' else ''}{best}?"
             )
     return dataclasses.replace(section, **changes)
 
@@ -200,14 +202,19 @@ def _unknown(
     while isinstance(given[name], Mapping) and given[name]:  # a whole section that there is not
         given, name = given[name], next(iter(given[name]))
         key = f"{key}.{name}"
-    known = dict.fromkeys(all_keys(root))
+    known = {k: k for k in all_keys(root)} | dict(renamed(root))
     same_name = [k for k in known if k.split(".")[-1] == name]
     close = difflib.get_close_matches(key, same_name or list(known), n=1, cutoff=0.5)
-    best = close or same_name
+    best = [known[k] for k in close or same_name]
     flag = source if source == "--" else ""
     hint = f"perhaps you meant {flag}{best[0]}?" if best else "see python -m llm train --help"
     unknown = f"unknown flag --{key}" if flag else f"{source}unknown key {key}"
     return f"{unknown}; {hint}"
+
+
+def renamed(root: Any) -> Mapping[str, str]:
+    """{old 'section.name': present one}, which a class of sections may have."""
+    return getattr(root, "RENAMED", {})
 
 
 def all_keys(hint: Any, prefix: str = "") -> Iterator[str]:

@@ -6,8 +6,9 @@ Which settings a section has is its type's affair (schema.py); here is what depe
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from llm.errors import ConfigError
 
@@ -30,25 +31,25 @@ _POSITIVE = (
     "task.score_seconds task.score_characters_max task.score_workers reward.seconds "
     "reward.workers policy.layers policy.width "
     "policy.lora_alpha actor.layers actor.width actor.lora_alpha actor.lag actor.exit_layers "
-    "actor.noise actor.lr actor.distill_temperature actor.correction.cap actor.correction.high "
-    "pretrain.batch_size pretrain.lr rollout.prompts_per_step rollout.temperature rollout.top_k "
-    "rollout.max_new_tokens rollout.engine_timeout rollout.engine_memory correction.lam "
-    "correction.budget correction.lam_min correction.lam_max correction.c1 correction.c2 "
-    "correction.cap correction.high loss.clip_low loss.clip_high loss.updates_per_rollout "
-    "control.kl_target control.gain optim.policy_lr optim.grad_clip alarm.kl_max alarm.ratio_max "
-    "alarm.patience alarm.lower_factor run.steps run.eval_every run.eval_prompts "
+    "actor.noise actor.lr actor.distill.coef actor.distill.temperature actor.correction.cap "
+    "actor.correction.high pretrain.batch_size pretrain.lr rollout.prompts_per_step "
+    "rollout.temperature rollout.top_k rollout.max_new_tokens rollout.engine.timeout "
+    "rollout.engine.memory correction.lam.value correction.lam.budget correction.lam.min "
+    "correction.lam.max correction.c1 correction.target.c2 correction.cap correction.high "
+    "loss.clip_low loss.clip_high loss.updates_per_rollout control.kl_target control.gain "
+    "optim.policy_lr optim.grad_clip optim.microbatch.tokens alarm.kl_max alarm.ratio_max "
+    "alarm.patience alarm.action.factor run.steps run.eval_every run.eval_prompts "
     "run.eval_completions run.stop_seconds run.checkpoint_every run.checkpoints_kept run.threads"
 ).split()
 _NOT_NEGATIVE = (
-    "task.pad_prompt_to reward.memory policy.lora_rank actor.lora_rank actor.distill_coef "
-    "actor.distill_top_k actor.correction.low pretrain.policy_steps pretrain.actor_steps "
-    "rollout.max_staleness correction.lam_decay correction.low loss.anchor_coef "
-    "optim.lr_warmup_steps optim.weight_decay optim.sequences_per_microbatch "
-    "optim.tokens_per_microbatch alarm.accept_min alarm.entropy_min alarm.lowerings_max "
-    "run.seed run.eval_updates run.samples_kept run.self_test_max"
+    "task.pad_prompt_to reward.memory policy.lora_rank actor.lora_rank actor.distill.top_k "
+    "actor.correction.low pretrain.policy_steps pretrain.actor_steps rollout.max_staleness "
+    "correction.lam.decay correction.low loss.anchor_coef optim.lr_warmup_steps "
+    "optim.weight_decay optim.microbatch.sequences alarm.accept_min alarm.entropy_min "
+    "alarm.action.lowerings_max run.seed run.eval_updates run.samples_kept run.self_test_max"
 ).split()
 _MAY_BE_INFINITE = (
-    "correction.c1 correction.c2 correction.cap correction.high actor.correction.cap "
+    "correction.c1 correction.target.c2 correction.cap correction.high actor.correction.cap "
     "actor.correction.high loss.clip_low loss.clip_high optim.grad_clip alarm.kl_max "
     "alarm.ratio_max"
 ).split()
@@ -59,11 +60,11 @@ _AT_MOST = {
     "actor.lr": 10,
     "optim.weight_decay": 1,
     "rollout.max_staleness": 64,
-    "rollout.engine_memory": 1,
-    "correction.budget": 1,
+    "rollout.engine.memory": 1,
+    "correction.lam.budget": 1,
     "alarm.accept_min": 1,
 }
-_BELOW_ONE = ("correction.lam_decay", "alarm.lower_factor")
+_BELOW_ONE = ("correction.lam.decay", "alarm.action.factor")
 IDLE_TYPES = {  # what a section that may be without effect as a whole then is
     "control.type": "none",
     "actor.correction.type": "none",
@@ -121,7 +122,7 @@ def _check_fit(cfg: Settings) -> None:
     for low, high in (
         ("correction.low", "correction.high"),
         ("actor.correction.low", "actor.correction.high"),
-        ("correction.lam_min", "correction.lam_max"),
+        ("correction.lam.min", "correction.lam.max"),
     ):
         if low in flat:
             _require(flat[low] <= flat[high], high, flat[high], f">= {low}")
@@ -134,14 +135,14 @@ def _check_fit(cfg: Settings) -> None:
         updates,
         f"a divisor of the {sequences} sequences per step",
     )
-    if r.engine == "vllm" and cfg.actor.type == "quantized":
+    if r.engine.type == "vllm" and cfg.actor.type == "quantized":
         raise ConfigError(
-            "--rollout.engine vllm cannot sample from --actor.type quantized, whose weights are "
-            "torchao's: use --rollout.engine hf or process"
+            "--rollout.engine.type vllm cannot sample from --actor.type quantized, whose weights "
+            "are torchao's: use --rollout.engine.type hf or process"
         )
-    if cfg.optim.head == "chunked" and cfg.actor.distill_top_k > 0:
+    if cfg.optim.head == "chunked" and cfg.actor.distill.top_k > 0:
         raise ConfigError(
-            "--optim.head chunked cannot compute --actor.distill_top_k, which needs whole logits: "
+            "--optim.head chunked cannot compute --actor.distill.top_k, which needs whole logits: "
             "use --optim.head auto or dense"
         )
     _check_control(cfg)
@@ -199,31 +200,32 @@ def _check_control(cfg: Settings) -> None:
             "--control.type kl is set and nothing is driven: --control.distill, "
             "--control.actor_lr or --control.policy_lr must be True"
         )
-    if n.distill and cfg.actor.distill_coef == 0:
+    if n.distill and cfg.actor.distill.type == "none":
         raise ConfigError(
-            "--control.distill multiplies --actor.distill_coef, which is 0: give it a value, or "
-            "set --control.distill False"
+            "--control.distill multiplies the coefficient of --actor.distill, whose type is none: "
+            "choose --actor.distill.type forward or reverse, or set --control.distill False"
         )
 
 
 def _check_actor(cfg: Settings) -> None:
     a = cfg.actor
-    if a.trained and not a.ppo and a.distill_coef == 0:
+    if a.trained and not a.ppo and a.distill.type == "none":
         raise ConfigError(
             "--actor.type separate is an actor that is trained, and both its losses are off: use "
-            "--actor.type frozen, or --actor.ppo True or --actor.distill_coef above 0"
+            "--actor.type frozen, or --actor.ppo True or --actor.distill.type forward"
         )
     several = cfg.loss.updates_per_rollout > 1
-    stale = cfg.rollout.max_staleness > 0 or (several and cfg.correction.target == "new")
+    stale = cfg.rollout.max_staleness > 0 or (several and cfg.correction.target.type == "new")
     # the same weights round differently in another engine, and token by token in bfloat16
-    rounds = cfg.rollout.engine != "hf" or cfg.policy.dtype != "float32"
+    rounds = cfg.rollout.engine.type != "hf" or cfg.policy.dtype != "float32"
     if a.type == "self" and cfg.correction.type != "none" and not (stale or rounds):
         raise ConfigError(
             "--actor.type self samples from the policy itself, so p_inf = p_ref and there is no "
-            "mismatch to correct: set --correction.type none, or --correction.target new with "
-            "--loss.updates_per_rollout above 1 (the policy grows stale between its updates), or "
-            "--rollout.max_staleness above 0. Another --rollout.engine than hf, or --policy.dtype "
-            "bfloat16, computes differently when it samples, which may be corrected too"
+            "mismatch to correct: set --correction.type none, or --correction.target.type new "
+            "with --loss.updates_per_rollout above 1 (the policy grows stale between its updates), "
+            "or --rollout.max_staleness above 0. Another --rollout.engine.type than hf, or "
+            "--policy.dtype bfloat16, computes differently when it samples, which may be corrected "
+            "too"
         )
     if isinstance(a, ModelConfig) and bool(cfg.policy.path) != bool(a.path):
         missing = "actor" if cfg.policy.path else "policy"
@@ -236,7 +238,7 @@ def _check_actor(cfg: Settings) -> None:
 
 def _character_model(path: str) -> bool:
     """A folder without a tokenizer holds a model over the character alphabet."""
-    return Path(path).is_dir() and not (Path(path) / "tokenizer_config.json").exists()
+    return os.path.isdir(path) and not os.path.exists(Path(path) / "tokenizer_config.json")
 
 
 def _require(ok: bool, key: str, value: Any, wanted: str) -> None:
@@ -246,28 +248,40 @@ def _require(ok: bool, key: str, value: Any, wanted: str) -> None:
 
 def _check_effect(cfg: Settings) -> None:
     """A setting changed from its default that nothing would read is an error, not a no-op."""
-    flat = flatten(cfg)
+    flat, default = flatten(cfg), default_values(cfg) | IDLE_TYPES
     for key, needed in without_effect(cfg).items():
-        raise ConfigError(
-            f"--{key} {flat[key]} would have no effect: it needs {needed}. Remove it, or change "
-            "that"
-        )
+        if flat[key] != default[key]:
+            refuse_idle(key, flat[key], needed)
+
+
+def refuse_idle(key: str, value: Any, needed: str) -> NoReturn:
+    """Raises ConfigError for a setting that nothing would read."""
+    raise ConfigError(
+        f"--{key} {value} would have no effect: it needs {needed}. Remove it, or change that"
+    )
 
 
 def without_effect(cfg: Settings) -> dict[str, str]:
-    """Settings that differ from their defaults and that nothing would read, and what that takes.
+    """Settings that nothing would read, whatever their values, and what that takes.
 
-    Bounds need not hold.
+    Of a section that has no effect as a whole its `type` alone. Bounds need not hold.
     """
-    flat, default = flatten(cfg), default_values(cfg)
-    default |= IDLE_TYPES
+    flat = flatten(cfg)
     return {
         key: need.condition
         for need in _needs(cfg)
         if not need.met
         for key in need.keys.split()
-        if key in flat and flat[key] != default[key]
+        if key in flat
     }
+
+
+def applicable(cfg: Settings) -> dict[str, Any]:
+    """{'section.name': value} without the settings that have no effect and their default values."""
+    flat, default = flatten(cfg), default_values(cfg) | IDLE_TYPES
+    idle = [key for key in without_effect(cfg) if flat[key] == default[key]]
+    gone = tuple(key.removesuffix("type") for key in idle if key in IDLE_TYPES)
+    return {k: v for k, v in flat.items() if k not in idle and not k.startswith(gone)}
 
 
 class _Need(NamedTuple):
@@ -279,7 +293,7 @@ class _Need(NamedTuple):
 
 
 def _needs(cfg: Settings) -> list[_Need]:
-    return [*_model_needs(cfg), *_correction_needs(cfg), *_loop_needs(cfg), *_task_needs(cfg)]
+    return [*_model_needs(cfg), *_loop_needs(cfg), *_task_needs(cfg)]
 
 
 def _model_needs(cfg: Settings) -> list[_Need]:
@@ -298,11 +312,6 @@ def _model_needs(cfg: Settings) -> list[_Need]:
             "actor.lora_rank > 0",
         ),
         _Need("actor.correction.type", a.ppo, "actor.ppo"),
-        _Need(
-            "actor.distill_direction actor.distill_top_k actor.distill_temperature",
-            a.distill_coef > 0,
-            "actor.distill_coef > 0",
-        ),
         _Need("pretrain.folder", built_policy or built_actor, "a model that is built"),
         _Need("pretrain.policy_steps", built_policy, "an empty policy.path"),
         _Need("pretrain.actor_steps", built_actor, "actor.type separate or frozen, without path"),
@@ -312,64 +321,39 @@ def _model_needs(cfg: Settings) -> list[_Need]:
     ]
 
 
-def _correction_needs(cfg: Settings) -> list[_Need]:
-    c = cfg.correction
-    jackpot, lam_from, z, z_tail = False, "", "", ""
-    if isinstance(c, JackpotCorrection):
-        jackpot, lam_from, z, z_tail = True, c.lam_from, c.z, c.z_tail
-    return [
-        _Need("correction.c2", c.target == "new", "correction.target = new"),
-        _Need("correction.lam", lam_from == "value", "lam_from = value"),
-        _Need("correction.budget", lam_from != "value", "lam_from other than value"),
-        _Need(
-            "correction.lam_decay correction.lam_min correction.lam_max",
-            lam_from == "tracked",
-            "lam_from = tracked",
-        ),
-        _Need("correction.z_tail", z == "state", "z = state"),
-        _Need(
-            "correction.kappa", z == "state" and z_tail != "ratio", "z = state, z_tail not ratio"
-        ),
-        _Need(
-            "rollout.top_k",
-            "state" in (z, lam_from),
-            "correction.type = jackpot with z = state or lam_from = state",
-        ),
-        _Need(
-            "loss.denominator",
-            jackpot or cfg.loss.denominator == "sequence",
-            "correction.type = jackpot (nothing else rejects)",
-        ),
-        _Need("alarm.accept_min", jackpot, "correction.type = jackpot (nothing else rejects)"),
-    ]
-
-
 def _loop_needs(cfg: Settings) -> list[_Need]:
-    alarm, updates = cfg.alarm, cfg.loss.updates_per_rollout
+    """What spans sections, and the alarm's patience, which any of its limits gives an effect."""
+    alarm, updates, correction = cfg.alarm, cfg.loss.updates_per_rollout, cfg.correction
+    jackpot = per_state = isinstance(correction, JackpotCorrection)
+    if isinstance(correction, JackpotCorrection):
+        per_state = "state" in (correction.z.type, correction.lam.type)
     limited = (alarm.kl_max, alarm.ratio_max) != (math.inf, math.inf)
     limited = limited or alarm.accept_min > 0 or alarm.entropy_min > 0
     return [
+        _Need(
+            "rollout.top_k",
+            per_state,
+            "correction.type jackpot with z.type state or lam.type state",
+        ),
+        _Need(
+            "loss.denominator",
+            jackpot or cfg.loss.denominator != "accepted",
+            "correction.type = jackpot (nothing else rejects)",
+        ),
+        _Need("alarm.accept_min", jackpot, "correction.type = jackpot (nothing else rejects)"),
         _Need(
             "loss.clip_low loss.clip_high",
             updates > 1 or cfg.actor.ppo,
             "loss.updates_per_rollout > 1 or actor.ppo (else every PPO ratio is 1)",
         ),
         _Need("control.type", cfg.actor.trained, "a trained actor (actor.type separate)"),
-        _Need("run.eval_updates", cfg.run.eval_updates < updates, "updates_per_rollout above it"),
         _Need(
-            "rollout.engine_timeout", cfg.rollout.engine != "hf", "rollout.engine process or vllm"
-        ),
-        _Need("rollout.engine_memory", cfg.rollout.engine == "vllm", "rollout.engine vllm"),
-        _Need(
-            "optim.sequences_per_microbatch",
-            cfg.optim.tokens_per_microbatch == 0,
-            "optim.tokens_per_microbatch 0",
+            "run.eval_updates",
+            updates > max(1, cfg.run.eval_updates),
+            "updates_per_rollout above it",
         ),
         _Need(
             "alarm.patience", limited, "a limit: alarm.kl_max, ratio_max, accept_min, entropy_min"
-        ),
-        _Need(
-            "alarm.lower_factor alarm.lowerings_max", alarm.action == "lower", "alarm.action lower"
         ),
     ]
 

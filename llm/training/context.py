@@ -89,7 +89,7 @@ def open_context(
         ConfigError: models that share no tokenizer, bad data, sequences longer than a model's
             positions, a missing package or device.
     """
-    if cfg.rollout.engine == "vllm":
+    if cfg.rollout.engine.type == "vllm":
         check_installed()  # before pretraining, which may take long
     torch.set_num_threads(cfg.run.threads)
     device = open_device(cfg.run.device)

@@ -145,7 +145,7 @@ def forward_all(
     i_actor, distilled, own_pass = len(inputs), controls.distill_coef > 0, False
     if isinstance(own, SeparateActor):
         # a KL of other distributions (bucketed, or at another temperature) needs its own pass
-        own_pass = own.distill_top_k > 0 or own.distill_temperature != 1.0
+        own_pass = own.distill.top_k > 0 or own.distill.temperature != 1.0
         inputs.append(at_sampled_tokens(forward(ctx, trained["actor"], batch), batch))
         if distilled and not own_pass:
             pairs["distill"] = _distill_pair(own, 0, i_actor)
@@ -172,7 +172,7 @@ def forward_all(
 
 def _distill_pair(own: SeparateActor, policy: int, actor: int) -> KLPair:
     """Eq. 7: KL(policy || actor), or the reverse; it trains the actor alone."""
-    if own.distill_direction == "forward":
+    if own.distill.type == "forward":
         return KLPair(policy, actor, train_p=False)
     return KLPair(actor, policy, train_q=False)
 
@@ -185,11 +185,11 @@ def distill_kl(
     temperature: of sampling. Those of k tokens and a bucket need whole logits.
     """
     policy, actor = _bare(_detached(policy)), _bare(actor)  # SG(p_new) of Eq. 7
-    pair, temperature = [_distill_pair(own, 0, 1)], temperature * own.distill_temperature
-    if not own.distill_top_k:
+    pair, temperature = [_distill_pair(own, 0, 1)], temperature * own.distill.temperature
+    if not own.distill.top_k:
         return logprobs_and_kls([policy, actor], temperature, pair)[1][0]
     full = [torch.log_softmax(_logits(x) / temperature, dim=-1) for x in (policy, actor)]  # (n, v)
-    coarse = bucketed(full[0], full[1], own.distill_top_k)  # (n, k + 1) each
+    coarse = bucketed(full[0], full[1], own.distill.top_k)  # (n, k + 1) each
     return chunked.dense_logprobs([HeadInput(logits=x) for x in coarse], pair)[1][0]
 
 

@@ -5,40 +5,76 @@ from __future__ import annotations
 from typing import Any
 
 from llm.settings.loading import Config
-from llm.settings.schema import JackpotCorrection, KLControl, SeparateActor
+from llm.settings.schema import (
+    FixedLam,
+    JackpotCorrection,
+    KLControl,
+    SeparateActor,
+    StateZ,
+    TrackedLam,
+)
 
 
 def correction_keywords(cfg: Config) -> dict[str, Any]:
     """Keywords of `algorithm.correction.token_weights`."""
-    return {name: value for name, value in vars(cfg.correction).items() if name != "lam_decay"}
+    correction = cfg.correction
+    if correction.type == "none":
+        return {"type": "none"}
+    nested = ("target", "lam", "z")
+    words: dict[str, Any] = {k: v for k, v in vars(correction).items() if k not in nested}
+    words["target"] = correction.target.type
+    if correction.target.type == "new":
+        words["c2"] = correction.target.c2
+    if not isinstance(correction, JackpotCorrection):
+        return words
+    return words | _z_keywords(correction) | _lam_keywords(correction, limits=True)
+
+
+def _z_keywords(correction: JackpotCorrection) -> dict[str, Any]:
+    if not isinstance(correction.z, StateZ):
+        return {"z": correction.z.type}
+    tail = correction.z.tail
+    return {"z": "state", "z_tail": tail.type, "kappa": tail.type != "ratio" and tail.kappa}
+
+
+def _lam_keywords(correction: JackpotCorrection, limits: bool) -> dict[str, Any]:
+    """limits: with those of a tracked lam."""
+    lam = correction.lam
+    if isinstance(lam, FixedLam):
+        return {"lam": lam.value, "lam_from": "fixed"}
+    words: dict[str, Any] = {"lam_from": lam.type, "budget": lam.budget}
+    if limits and isinstance(lam, TrackedLam):
+        words |= {"lam_min": lam.min, "lam_max": lam.max}
+    return words
 
 
 def lam_keywords(cfg: Config) -> dict[str, Any]:
-    """lam and lam_from, of a correction of type jackpot."""
-    assert isinstance(cfg.correction, JackpotCorrection)
-    return {"lam": cfg.correction.lam, "lam_from": cfg.correction.lam_from}
+    """Keywords of `algorithm.correction.lam_before`, of a correction of type jackpot."""
+    words = tail_keywords(cfg)
+    return {name: words[name] for name in ("lam", "lam_from") if name in words}
 
 
 def tail_keywords(cfg: Config) -> dict[str, Any]:
     """Keywords of `algorithm.correction.forward_tail`, of a correction of type jackpot."""
     assert isinstance(cfg.correction, JackpotCorrection)
-    return {**lam_keywords(cfg), "budget": cfg.correction.budget}
+    return _lam_keywords(cfg.correction, limits=False)
 
 
 def next_state_keywords(cfg: Config) -> dict[str, Any]:
     """Keywords of `algorithm.correction.next_state`."""
     correction = cfg.correction
-    if not isinstance(correction, JackpotCorrection) or correction.lam_from != "tracked":
+    if not isinstance(correction, JackpotCorrection) or not isinstance(correction.lam, TrackedLam):
         return {}
-    names = ("budget", "lam_decay", "lam_min", "lam_max")
-    return {"tracked": True, **{name: getattr(correction, name) for name in names}}
+    lam = correction.lam
+    limits = {"lam_decay": lam.decay, "lam_min": lam.min, "lam_max": lam.max}
+    return {"tracked": True, "budget": lam.budget, **limits}
 
 
 def control_keywords(cfg: Config) -> dict[str, Any]:
     """Keywords of `algorithm.control.next_controls`, of a control of type kl."""
     assert isinstance(cfg.control, KLControl)
     settings = {name: value for name, value in vars(cfg.control).items() if name != "type"}
-    return settings | {"distill_coef": cfg.actor.distill_coef}
+    return settings | {"distill_coef": cfg.actor.distill.coef}
 
 
 def actor_correction_keywords(cfg: Config) -> dict[str, Any]:

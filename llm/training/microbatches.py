@@ -29,7 +29,7 @@ def microbatches(cfg: Config, batch: Batch) -> list[Microbatch]:
     for rows in _groups(cfg, batch):
         tokens = batch.token_index(rows)  # (m,)
         some = batch.rows(rows, tokens)
-        if cfg.optim.tokens_per_microbatch:
+        if cfg.optim.microbatch.tokens:
             some = _trimmed(some)
         micro.append(Microbatch(some, tokens))
     # A collective: a rank that ran fewer passes would leave the others waiting in theirs.
@@ -40,9 +40,9 @@ def microbatches(cfg: Config, batch: Batch) -> list[Microbatch]:
 
 def _groups(cfg: Config, batch: Batch) -> list[torch.Tensor]:
     """Rows of the sequences of each microbatch."""
-    n, budget = len(batch.answers), cfg.optim.tokens_per_microbatch
+    n, budget = len(batch.answers), cfg.optim.microbatch.tokens
     if not budget:
-        per = cfg.optim.sequences_per_microbatch or n
+        per = cfg.optim.microbatch.sequences or n
         return list(torch.arange(n).split(per))
     completion, prompt = batch.lengths.tolist(), _prompt_lengths(batch).tolist()
     groups: list[list[int]] = []

@@ -42,7 +42,7 @@ class Minibatch:
 
     def new_is_target(self, cfg: Config) -> bool:
         """Whether the target p of the weights is p_new; with a single update p_ref is the same."""
-        return self.p_ref is None or cfg.correction.target == "new"
+        return self.p_ref is None or cfg.correction.target.type == "new"
 
     @cached_property
     def all_ranks(self) -> GlobalTokens:

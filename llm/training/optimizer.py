@@ -117,7 +117,7 @@ class Learner:
 
 def open_learner(ctx: TrainContext, guard: Guard) -> Learner:
     """A learner before its first step."""
-    return Learner(open_optimizers(ctx), guard, Controls(ctx.cfg.actor.distill_coef))
+    return Learner(open_optimizers(ctx), guard, Controls(ctx.cfg.actor.distill.coef))
 
 
 def open_optimizers(ctx: TrainContext) -> Optimizers:

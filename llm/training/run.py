@@ -139,7 +139,7 @@ class Run:
         try:
             yield
         except NonFinite:
-            if self.ctx.cfg.alarm.action == "stop":
+            if self.ctx.cfg.alarm.action.type == "stop":
                 raise
             record.skip_update()  # the alarm lowers the learning rates
 

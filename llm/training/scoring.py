@@ -42,7 +42,7 @@ def score_before_updates(
     """p_ref and, where Eq. 6 has a correction, log p_actor_ref (n,), on a whole batch."""
     cfg, micro = ctx.cfg, microbatches(ctx.cfg, batch)
     # The tail's bound belongs to the target p alone: with target = new it is computed of p_new.
-    p_ref = score(ctx, micro, state, is_target=cfg.correction.target == "ref")
+    p_ref = score(ctx, micro, state, is_target=cfg.correction.target.type == "ref")
     if not isinstance(cfg.actor, SeparateActor) or cfg.actor.correction.type == "none":
         return p_ref, None
     # F(p_actor_ref / q) of Eq. 6 needs the actor as it is before its first update of the step.

@@ -91,13 +91,13 @@ def self_test(ctx: TrainContext) -> dict[str, Any]:
     result["length"] = _compare_lengths(ctx, ctx.policy, "policy", limits(ctx))
     if isinstance(cfg.actor, ModelConfig):
         _compare_lengths(ctx, ctx.actor.model, "actor", limits(ctx, cfg.actor.dtype))
-    if ctx.engine is not None and cfg.rollout.engine != "hf":
+    if ctx.engine is not None and cfg.rollout.engine.type != "hf":
         samples = ctx.engine.probe(
             _of_unequal_lengths(ctx), _GROUP, width, min(cfg.rollout.top_k, _TOP_K_MAX)
         )
         own = cfg.actor if isinstance(cfg.actor, ModelConfig) else cfg.policy
         allowed = limits(ctx, own.dtype)
-        name = f" (engine {cfg.rollout.engine}, the actor's model)"
+        name = f" (engine {cfg.rollout.engine.type}, the actor's model)"
         result["engine"] = _compared(ctx, ctx.actor.model, samples.flat(), allowed, name)
     return result
 

@@ -26,7 +26,7 @@ class RunSpec(NamedTuple):
     extra: tuple[tuple[str, Any], ...] = ()
 
     def text(self) -> str:
-        more = "".join(f" {k.split('.')[-1]}={v}" for k, v in self.extra)
+        more = "".join(f" {k.partition('.')[2]}={v}" for k, v in self.extra)
         return f"{self.world} {self.method}{more} seed {self.seed}"
 
 
@@ -125,30 +125,30 @@ METHODS: dict[str, Settings] = {
     "tis": {**_FROZEN, "correction.type": "tis"},
     "tis+kl": {"correction.type": "tis", "actor.ppo": False},
     "tis+ppo+kl": {"correction.type": "tis"},
-    "tis+ppo": {"correction.type": "tis", "actor.distill_coef": 0.0},
+    "tis+ppo": {"correction.type": "tis", "actor.distill.type": "none"},
     "areal+ppo+kl": {"correction.type": "importance"},
     "icepop+ppo+kl": {"correction.type": "icepop"},
     "jackpot": _JACKPOT,
     "jackpot expected": _EXPECTED,
     # ours; and TIS in its place, min(r, C) for min(Z r, c1)
     "jackpot prefixes": _PREFIXES,
-    "tis prefixes": {**_PREFIXES, "correction.z": "none", "correction.c1": 2.0},
+    "tis prefixes": {**_PREFIXES, "correction.z.type": "none", "correction.c1": 2.0},
     "jackpot frozen": {**_FROZEN, **_JACKPOT},
-    "jackpot+ppo": {**_JACKPOT, "actor.distill_coef": 0.0},
+    "jackpot+ppo": {**_JACKPOT, "actor.distill.type": "none"},
     # stale: the policy samples itself, updates_per_rollout comes from the run
     "clipped": {**_SELF, "correction.type": "none"},
     "no clip": {**_SELF, **_NO_CLIP, "correction.type": "none"},
     "capped": {
-        **_SELF, **_NO_CLIP, "correction.type": "tis", "correction.target": "new",
-        "correction.cap": 3.0, "correction.c2": float("inf"),
+        **_SELF, **_NO_CLIP, "correction.type": "tis", "correction.target.type": "new",
+        "correction.cap": 3.0, "correction.target.c2": float("inf"),
     },
     "tis new": {
-        **_SELF, **_NO_CLIP, "correction.type": "tis", "correction.target": "new",
+        **_SELF, **_NO_CLIP, "correction.type": "tis", "correction.target.type": "new",
         "correction.cap": 2.0,
     },
-    "jackpot new": {**_SELF, **_NO_CLIP, **_JACKPOT, "correction.target": "new"},
-    "jackpot expected new": {**_SELF, **_NO_CLIP, **_EXPECTED, "correction.target": "new"},
-    "jackpot clipped": {**_SELF, **_JACKPOT, "correction.target": "new"},
+    "jackpot new": {**_SELF, **_NO_CLIP, **_JACKPOT, "correction.target.type": "new"},
+    "jackpot expected new": {**_SELF, **_NO_CLIP, **_EXPECTED, "correction.target.type": "new"},
+    "jackpot clipped": {**_SELF, **_JACKPOT, "correction.target.type": "new"},
     # the policy's own copy in 8 bits samples: reduced precision alone
     "int8": {**_INT8, "correction.type": "none"},
     "int8 tis": {**_INT8, "correction.type": "tis"},

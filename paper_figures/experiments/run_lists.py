@@ -136,21 +136,23 @@ def without_kl(scale: Scale) -> list[RunSpec]:
 ABLATIONS: dict[str, dict[str, Any]] = {
     "expected mask": {"correction__mask": "expected"},
     "prefixes": {"correction__scope": "prefix"},
-    "Z = 1": {"correction__z": "none"},
-    "Z of the batch": {"correction__z": "batch"},
-    "Z from the top k, kappa (paper)": {"correction__z_tail": "dropped", "correction__kappa": True},
+    "Z = 1": {"correction__z__type": "none"},
+    "Z of the batch": {"correction__z__type": "batch"},
+    "Z from the top k, kappa (paper)": {
+        **{"correction__z__tail__type": "dropped", "correction__z__tail__kappa": True},
+    },
     "no cap c1": {"correction__c1": float("inf")},
-    "lam = 2": {"correction__lam": 2.0},
+    "lam = 2": {"correction__lam__value": 2.0},
     "per accepted token": {"loss__denominator": "accepted"},
-    "actor: no KL": {"actor__distill_coef": 0.0},
+    "actor: no KL": {"actor__distill__type": "none"},
     "actor: no PPO": {"actor__ppo": False},
     "controller at 0.05 nats": {"control__type": "kl", "control__kl_target": 0.05},
 }
 # with two updates per rollout p_new moves away from p_ref, so that these are not idle
 SEVERAL: dict[str, dict[str, Any]] = {
     "p_ref": {},
-    "p_new": {"correction__target": "new"},
-    "p_new, no cap c2": {"correction__target": "new", "correction__c2": float("inf")},
+    "p_new": {"correction__target__type": "new"},
+    "p_new, no cap c2": {"correction__target__type": "new", "correction__target__c2": float("inf")},
 }
 
 
@@ -250,7 +252,7 @@ def long_tuning() -> list[RunSpec]:
 # sweep, where on-policy training is still well and all others waver
 HOT: dict[str, Any] = {"optim__policy_lr": 8e-4, "actor__lr": 2.4e-3}
 NO_PPO: dict[str, Any] = {"actor__ppo": False}
-TRIPLE: dict[str, Any] = {"actor__distill_coef": 3.0}
+TRIPLE: dict[str, Any] = {"actor__distill__coef": 3.0}
 CONTROL: dict[str, Any] = {
     **{"control__type": "kl", "control__kl_target": 0.02, "control__gain": 0.5}
 }
@@ -258,7 +260,7 @@ WAITS: dict[str, Any] = {
     **{"control__type": "kl", "control__kl_target": 0.05, "control__gain": 0.3},
     **{"control__distill": False, "control__policy_lr": True},
 }
-LOW_LAM: dict[str, Any] = {"correction__lam": 0.5}
+LOW_LAM: dict[str, Any] = {"correction__lam__value": 0.5}
 CANDIDATES: dict[str, tuple[str, dict[str, Any]]] = {
     "TIS + the same actor losses": ("tis+ppo+kl", {}),
     "only KL": ("kl", {}),

@@ -31,7 +31,7 @@ def test_unknown_commands_and_missing_runs_say_what_there_is(capsys, tmp_path):
 
 def test_dry_run_prints_the_resolved_configuration_and_writes_nothing(tmp_path, capsys):
     folder = tmp_path / "r"
-    flags = ["--run.folder", str(folder), "--correction.lam", "1.5", "--dry-run"]
+    flags = ["--run.folder", str(folder), "--correction.lam.value", "1.5", "--dry-run"]
     assert main(["train", str(CONFIGS[0]), *flags]) == 0
     assert "lam = 1.5" in capsys.readouterr().out and not folder.exists()
 

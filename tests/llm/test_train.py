@@ -30,7 +30,14 @@ from llm.models import pretraining
 from llm.models.lm_head.chunked import HeadInput, HeadOutput
 from llm.runs import run_folder
 from llm.runs.metrics_files import MetricsFile
-from llm.settings.schema import KLControl, OptimConfig, SeparateActor, TisWeight
+from llm.settings.schema import (
+    Distillation,
+    KLControl,
+    OptimConfig,
+    SeparateActor,
+    SequenceMicrobatches,
+    TisWeight,
+)
 from llm.train import update
 from llm.training import (
     context,
@@ -239,7 +246,7 @@ def test_passes_over_a_batch_are_one_of_each_model_and_one_for_p_ref(
     monkeypatch.setattr(run, "logprobs_and_kls", lambda *a: ([NOTHING_WRONG], []))
     monkeypatch.setattr(train, "self_test", lambda *a: None)  # once a run
     extra = ["--run.steps", "3", "--loss.updates-per-rollout", str(updates), "--optim.head", head]
-    extra += ["--optim.sequences-per-microbatch", str(micro), "--correction.target", target]
+    extra += ["--optim.microbatch.sequences", str(micro), "--correction.target.type", target]
     start(tmp_path, warm, *extra)
     assert sum(sequences) == 3 * 16 * passes
 
@@ -467,8 +474,8 @@ def test_control_drives_the_gradient_of_the_distillation(pair, scene):
 def test_control_measures_the_exact_forward_kl_whatever_is_distilled(pair, scene):
     cfg = update_config(type="none")
     cfg = dataclasses.replace(cfg, control=KLControl(kl_target=0.1))
-    other = {"distill_direction": "reverse", "distill_top_k": 3, "distill_temperature": 2.0}
-    other = dataclasses.replace(cfg, actor=SeparateActor(**other))
+    distill = Distillation("reverse", top_k=3, temperature=2.0)
+    other = dataclasses.replace(cfg, actor=SeparateActor(distill=distill))
     a, b = (scored_update(pair, c, *scene)[0] for c in (cfg, other))
     assert a["kl_policy_actor_now"] == pytest.approx(a["loss_distill"], rel=1e-6)
     assert b["kl_policy_actor_now"] == pytest.approx(a["kl_policy_actor_now"], rel=1e-6)
@@ -515,7 +522,9 @@ def test_a_prefix_is_of_one_sequence(near, mask, size, order):
     found = {}
     for scope in ("token", "prefix"):
         cfg = update_config(type="jackpot", mask=mask, scope=scope)
-        cfg = dataclasses.replace(cfg, optim=OptimConfig(sequences_per_microbatch=size))
+        cfg = dataclasses.replace(
+            cfg, optim=OptimConfig(microbatch=SequenceMicrobatches("sequences", size))
+        )
         found[scope] = scored_update(models, cfg, batch, coin, order)[0]["weights"]
     real = batch.is_completion if order is None else batch.is_completion[order]
     alone = torch.ones(real.shape)
@@ -578,7 +587,7 @@ def test_the_actors_gradient_is_proportional_to_the_distillation_coefficient(pai
     grads = []
     for coef in (0.5, 2.0):
         cfg = update_config(type="none")
-        own = SeparateActor(ppo=False, distill_coef=coef)
+        own = SeparateActor(ppo=False, distill=Distillation(coef=coef))
         found, _ = scored_update(pair, dataclasses.replace(cfg, actor=own), *scene)
         grads.append(found["grad_norm_actor"])
     assert grads[1] == pytest.approx(4 * grads[0], rel=1e-4)

@@ -9,7 +9,7 @@ import torch
 from llm.checkpoints.checkpoint import load_state, save_best, save_state
 from llm.training.optimizer import adamw
 
-MINE = {"run.seed": "0", "correction.lam": "1.0"}
+MINE = {"run.seed": "0", "correction.lam.value": "1.0"}
 
 
 def linear(value: float = 0.0, n: int = 3) -> torch.nn.Linear:

@@ -16,7 +16,7 @@ SHORT = ("--run.steps", "6", "--run.checkpoint-every", "2", "--run.eval-every", 
 
 
 def cfg_of(engine: str, *flags: str) -> settings.Config:
-    return settings.load([], [*BASE, "--rollout.engine", engine, *flags])
+    return settings.load([], [*BASE, "--rollout.engine.type", engine, *flags])
 
 
 def opened(engine: str, model, *flags: str):

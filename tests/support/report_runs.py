@@ -71,7 +71,7 @@ def make_run(tmp_path):
     (tmp_path / "summary.json").write_text('{"steps": 40}')
     (tmp_path / "provenance.json").write_text('[{"commit": "abc123", "python": "3.11"}]')
     write_rows(tmp_path / "samples.jsonl", [token_row(s, ["2", "x"], [1, 0]) for s in (0, 10, 20)])
-    decision = {"setting": "actor.distill_coef", "before": 1.0, "after": 1.1, "limited": False}
+    decision = {"setting": "actor.distill.coef", "before": 1.0, "after": 1.1, "limited": False}
     write_rows(tmp_path / "decisions.jsonl", [{"step": 4, **decision, "reason": "KL is high"}])
     bins = {
         "log_ratio": {"edges": edges["LOG_RATIO"], "counts": [1] * 37},

@@ -6,19 +6,38 @@ from llm.settings.schema import (
     ControlConfig,
     CorrectionConfig,
     DigitTask,
+    Distill,
+    Distillation,
     JackpotCorrection,
     NoControl,
     TaskConfig,
 )
-from llm.settings.sections import updated
+from llm.settings.sections import nested_table, updated
 
 
 def task(**given: Any) -> TaskConfig:
     return updated(DigitTask(), given, hint=TaskConfig)  # type: ignore[no-any-return]
 
 
+PLACES = {  # the keywords of llm.algorithm as settings of [correction]
+    "target": "target.type",
+    "c2": "target.c2",
+    "lam": "lam.value",
+    "lam_from": "lam.type",
+    "budget": "lam.budget",
+    "z": "z.type",
+    "z_tail": "z.tail.type",
+    "kappa": "z.tail.kappa",
+}
+
+
 def correction(**given: Any) -> CorrectionConfig:
-    return updated(JackpotCorrection(), given, hint=CorrectionConfig)  # type: ignore[no-any-return]
+    table = nested_table({PLACES.get(name, name): value for name, value in given.items()})
+    return updated(JackpotCorrection(), table, hint=CorrectionConfig)  # type: ignore[no-any-return]
+
+
+def distill(**given: Any) -> Distill:
+    return updated(Distillation(), given, hint=Distill)  # type: ignore[no-any-return]
 
 
 def control(**given: Any) -> ControlConfig:

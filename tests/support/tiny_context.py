@@ -90,4 +90,4 @@ def full_logprobs(model, ids, is_real, width, temperature):
 
 def learner(cfg: Config, optimizers=None, guard=NOWHERE) -> Learner:
     """Controls and correction state as at step 0."""
-    return Learner(optimizers or {}, guard, Controls(cfg.actor.distill_coef))
+    return Learner(optimizers or {}, guard, Controls(cfg.actor.distill.coef))

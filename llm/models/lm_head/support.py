@@ -27,7 +27,7 @@ def in_blocks(cfg: Config, vocabulary: int) -> bool:
     """Whether the settings ask for blocks, as far as the models allow them."""
     if cfg.optim.head != "auto":
         return cfg.optim.head == "chunked"
-    return vocabulary >= BLOCKS_FROM and not cfg.actor.distill_top_k
+    return vocabulary >= BLOCKS_FROM and not cfg.actor.distill.top_k
 
 
 def chunked(cfg: Config, policy: Model, actor: Model) -> bool:

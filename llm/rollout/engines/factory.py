@@ -19,11 +19,11 @@ def open_engine(cfg: Config, tokenizer: Tokenizer, model: Model, device: torch.d
         ConfigError: a package is missing, or the engine cannot take such a model.
     """
     engine: Engine
-    if cfg.rollout.engine == "process":
+    if cfg.rollout.engine.type == "process":
         from .subprocess_engine import ProcessEngine
 
         engine = ProcessEngine(cfg, tokenizer, device, model)
-    elif cfg.rollout.engine == "vllm":
+    elif cfg.rollout.engine.type == "vllm":
         from .vllm_engine import VllmEngine
 
         engine = VllmEngine(cfg, tokenizer, device, model)

@@ -2,7 +2,7 @@
 
 It can sample batches ahead while this process trains. A line of JSON says what to do or what is
 done; orders, weights and results are files in a private folder, tensors as safetensors, so nothing
-is pickled and no pipe fills up. A process that dies, says nothing for rollout.engine_timeout
+is pickled and no pipe fills up. A process that dies, says nothing for rollout.engine.timeout
 seconds or answers nonsense is replaced, given the weights again that each waiting order was for,
 and asked again: since an answer depends on weights and order alone, the run is the same.
 
@@ -34,6 +34,7 @@ from llm import distributed
 from llm.distributed import launch
 from llm.models.loading import Model, logits_width
 from llm.settings.loading import Config, ConfigError
+from llm.settings.schema import ProcessEngineConfig
 from llm.tokenizers.pretrained import Tokenizer
 
 from .base import FIELDS, NON_FINITE, Engine, EngineError, GenerationRequest, Result
@@ -70,9 +71,9 @@ class ProcessEngine(Engine):
         """Raises ConfigError if other ranks would lose patience with this one's process first."""
         super().__init__(cfg, tokenizer, device)
         longest = launch.TIMEOUT.total_seconds() / 2 / (_RESTARTS_MAX + 1)
-        if distributed.world_size() > 1 and cfg.rollout.engine_timeout > longest:
+        if distributed.world_size() > 1 and self._timeout > longest:
             raise ConfigError(
-                f"--rollout.engine_timeout {cfg.rollout.engine_timeout:g} is too long for several "
+                f"--rollout.engine.timeout {self._timeout:g} is too long for several "
                 f"ranks: others wait while one's process is replaced {_RESTARTS_MAX} times. Give "
                 f"at most {longest:g}"
             )
@@ -80,7 +81,7 @@ class ProcessEngine(Engine):
         self._folder = Path(tempfile.mkdtemp(prefix="jackpot-engine-"))
         self._remove = weakref.finalize(self, shutil.rmtree, self._folder, True)
         description = {
-            "engine": cfg.rollout.engine,
+            "engine": cfg.rollout.engine.type,
             "device": "cuda:0" if device.type == "cuda" else str(device),
             "threads": torch.get_num_threads(),
             **self._description(model),
@@ -92,6 +93,13 @@ class ProcessEngine(Engine):
         self._answers: dict[int, Result] = {}
         self._numbers = self._restarts = 0
         self._told = -1  # version of the weights that the process was last told to load
+
+    @property
+    def _timeout(self) -> float:
+        """Seconds."""
+        engine = self.cfg.rollout.engine
+        assert isinstance(engine, ProcessEngineConfig)
+        return engine.timeout
 
     @property
     def pid(self) -> int:
@@ -148,10 +156,10 @@ class ProcessEngine(Engine):
         whose = f" of rank {distributed.rank()}" if distributed.world_size() > 1 else ""
         if failures > _RESTARTS_MAX:
             raise EngineError(
-                f"--rollout.engine {self.cfg.rollout.engine}: the process that samples{whose} "
-                f"failed {failures} times in a row; at last {reason}.{said} Is there memory for a "
-                "second copy of the model? Raise --rollout.engine_timeout if it is only slow, or "
-                "use --rollout.engine hf"
+                f"--rollout.engine.type {self.cfg.rollout.engine.type}: the process that "
+                f"samples{whose} failed {failures} times in a row; at last {reason}.{said} Is "
+                "there memory for a second copy of the model? Raise --rollout.engine.timeout if it "
+                "is only slow, or use --rollout.engine.type hf"
             )
         self._restarts += 1
         sys.stderr.write(
@@ -206,10 +214,10 @@ class ProcessEngine(Engine):
         """
         assert self._process is not None and self._process.stdout is not None
         pipe = self._process.stdout.fileno()
-        deadline = time.monotonic() + self.cfg.rollout.engine_timeout
+        deadline = time.monotonic() + self._timeout
         while b"\n" not in self._heard:
             if not wait([pipe], max(0.0, deadline - time.monotonic())):
-                seconds = self.cfg.rollout.engine_timeout
+                seconds = self._timeout
                 raise _ProcessFailed(f"process {self.pid} gave no answer for {seconds:g} s")
             said = os.read(pipe, _LINE_MAX)
             if not said:

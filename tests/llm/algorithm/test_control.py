@@ -12,7 +12,7 @@ from tiny_context import NOWHERE, learner, random_pair, world
 
 from llm.algorithm.control import Controls, next_controls
 from llm.settings.loading import Config
-from llm.settings.schema import OptimConfig, SeparateActor
+from llm.settings.schema import Distillation, OptimConfig, SeparateActor
 from llm.training.optimizer import open_learner, set_learning_rates
 
 TARGET = {"kl_target": 0.05, "actor_lr": True, "distill_coef": 1.0}
@@ -35,7 +35,7 @@ def test_driven_values_rise_above_the_target_and_fall_below_it(kl, factor):
     controls, decisions = next_controls(Controls(3.0, 0.5), kl, **TARGET | {"distill_coef": 2.0})
     assert controls.distill_coef == pytest.approx(3.0 * factor)
     assert controls.actor_lr_factor == pytest.approx(0.5 * factor)
-    assert [d["setting"] for d in decisions] == ["actor.distill_coef", "actor.lr factor"]
+    assert [d["setting"] for d in decisions] == ["actor.distill.coef", "actor.lr factor"]
     assert [d["before"] for d in decisions] == [3.0, 0.5]
     assert [d["after"] for d in decisions] == [controls.distill_coef, controls.actor_lr_factor]
     for decision in decisions:
@@ -84,7 +84,7 @@ def test_the_policys_rate_in_force_is_the_controlled_one():
 
 def test_values_stay_within_their_factor_of_the_configured_one_and_say_so():
     settings = TARGET | {"distill_coef": 2.0, "factor_max": 1.5, "gain": 1.0}
-    ctx = world(Config(actor=SeparateActor(distill_coef=2.0)), random_pair())
+    ctx = world(Config(actor=SeparateActor(distill=Distillation(coef=2.0))), random_pair())
     controls = open_learner(ctx, NOWHERE).controls
     assert controls == Controls(2.0, 1.0)
     for kl, coef, factor in ((9.0, 3.0, 1.5), (1e-6, 2 / 1.5, 1 / 1.5)):

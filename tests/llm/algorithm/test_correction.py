@@ -237,7 +237,7 @@ def test_kappa_calibrates_by_each_tokens_own_coin_whatever_the_scope():
 
 
 @pytest.mark.parametrize("z_tail", ["ratio", "lumped", "dropped"])
-@pytest.mark.parametrize("lam_from", ["value", "state", "batch", "tracked"])
+@pytest.mark.parametrize("lam_from", ["fixed", "state", "batch", "tracked"])
 def test_everything_is_the_exact_obrs_when_top_k_is_the_vocabulary(z_tail, lam_from):
     """lam spends the budget, Z = sum min(q, p / lam), w = Z max(lam, r): in plain numpy."""
     n, budget = 40, 0.8
@@ -251,7 +251,7 @@ def test_everything_is_the_exact_obrs_when_top_k_is_the_vocabulary(z_tail, lam_f
     accepted = u.numpy() < np.minimum(1.0, r / lam)
     assert w.z.numpy() == pytest.approx(z, rel=1e-5)
     assert w.weight.numpy() == pytest.approx(accepted * z * np.maximum(lam, r), rel=1e-4)
-    if lam_from == "value":
+    if lam_from == "fixed":
         assert lam == pytest.approx(1.3)
     elif lam_from == "state":
         assert z == pytest.approx(budget, abs=1e-6) and len(set(w.lam.tolist())) == n
@@ -339,7 +339,7 @@ def test_the_applied_weight_never_exceeds_c1(mask, z):
 def test_where_p_is_zero_on_every_token_all_are_rejected_and_nothing_fails():
     p = torch.log(torch.tensor([[0.0, 0.0, 1.0]])).expand(4, 3)
     q = torch.log(torch.tensor([[0.5, 0.5, 0.0]])).expand(4, 3)
-    for lam_from in ("value", "state", "batch", "tracked"):
+    for lam_from in ("fixed", "state", "batch", "tracked"):
         for z_tail, kappa in (("ratio", False), ("lumped", True), ("dropped", True)):
             settings = {"lam_from": lam_from, "z_tail": z_tail, "kappa": kappa}
             w = weights_of(p, q, torch.tensor([0, 1, 0, 1]), uniform(4), k=2, **settings)
@@ -402,7 +402,7 @@ def test_settings_of_other_methods_change_nothing():
 
 
 @pytest.mark.parametrize("setting", SETTINGS[::2], ids=lambda s: "-".join(map(str, s.values())))
-@pytest.mark.parametrize("lam_from", ["value", "state", "batch", "tracked"])
+@pytest.mark.parametrize("lam_from", ["fixed", "state", "batch", "tracked"])
 def test_the_order_of_the_tokens_does_not_matter(setting, lam_from):
     """Statistics are sums over the update: permuted tokens have permuted weights."""
     p, q = log_softmax(25, 120, 15), log_softmax(26, 120, 15)

@@ -12,7 +12,7 @@ from llm.algorithm.correction import CorrectionInputs, CorrectionState, token_we
 from llm.algorithm.losses import actor_ppo_sum, distill_sum, joint_loss, ppo_clip_sum, token_scale
 from llm.models.lm_head.chunked import HeadInput, KLPair
 from llm.settings import sections
-from llm.settings.schema import LossConfig, SeparateActor
+from llm.settings.schema import Distillation, LossConfig, SeparateActor
 from llm.training.forward import distill_kl, logprobs_and_kls
 
 INF, NAN = float("inf"), float("nan")
@@ -28,9 +28,8 @@ def log_softmax(seed: int, n: int, v: int, scale: float = 1.0) -> torch.Tensor:
 
 def distillation(policy, actor, direction="forward", top_k=0, temperature=1.0):
     """The loss of Eq. 7 of two models' logits."""
-    own = SeparateActor(
-        distill_direction=direction, distill_top_k=top_k, distill_temperature=temperature
-    )
+    distill = Distillation(direction, top_k=top_k, temperature=temperature)
+    own = SeparateActor(distill=distill)
     kl = distill_kl(own, HeadInput(logits=policy), HeadInput(logits=actor), 1.0)
     return distill_sum(kl, temperature)
 
@@ -232,9 +231,9 @@ class Grid:
             own = ppo_clip_sum(
                 actor.gather(1, x)[:, 0], q[:, 0], adv[:, 0], one, *clip, 1 / len(flat["x"])
             )
-            form = (trained.distill_direction, trained.distill_top_k, trained.distill_temperature)
+            form = (trained.distill.type, trained.distill.top_k, trained.distill.temperature)
             distill = distillation(new, actor, *form) / len(flat["x"])
-            terms = (policy, own * trained.ppo, trained.distill_coef * distill)
+            terms = (policy, own * trained.ppo, trained.distill.coef * distill)
             sum(terms).backward()
             totals += torch.tensor([float(t.detach()) for t in terms])
         grads = [leaf[n].grad[self.real] for n in ("p", "actor")]
@@ -283,18 +282,19 @@ CHANGES = [
     ({}, {"denominator": "accepted"}, "policy"),
     ({}, {"denominator": "sequence"}, "policy"),
     ({}, {"ppo": False}, "actor"),
-    ({}, {"distill_coef": 2.0}, "distill"),
-    ({}, {"distill_direction": "reverse"}, "distill"),
-    ({}, {"distill_top_k": 3}, "distill"),
-    ({}, {"distill_temperature": 2.0}, "distill"),
-    ({"distill_coef": 0.0}, {"distill_direction": "reverse"}, ""),
+    ({}, {"distill": {"coef": 2.0}}, "distill"),
+    ({}, {"distill": {"type": "reverse"}}, "distill"),
+    ({}, {"distill": {"top_k": 3}}, "distill"),
+    ({}, {"distill": {"temperature": 2.0}}, "distill"),
+    ({}, {"distill": {"type": "none"}}, "distill"),
 ]
 
 
 def sections_of(values):
     """The [loss] section and a trained [actor] with these values, each by its own names."""
     own = {k: v for k, v in values.items() if k in sections.settings_of(SeparateActor)}
-    return LossConfig(**{k: v for k, v in values.items() if k not in own}), SeparateActor(**own)
+    loss = LossConfig(**{k: v for k, v in values.items() if k not in own})
+    return loss, sections.updated(SeparateActor(), own)
 
 
 @pytest.mark.parametrize("both, change, moved", CHANGES, ids=lambda x: str(x)[:40])

@@ -113,7 +113,7 @@ def test_the_sharp_tail_bound_is_used_wherever_lam_is_known_in_the_forward_pass(
     lam = state_lam(p.gather(1, top.indices), top.values, 0.9)[0]
     past = CorrectionState(log_lam=float(np.log(17.0)))
     known = {
-        "value": (bound(lam=5.0), 5.0),
+        "fixed": (bound(lam=5.0), 5.0),
         "state": (bound(lam_from="state"), lam),
         "tracked": (bound(past, lam_from="tracked"), float(np.exp(past.log_lam))),
     }

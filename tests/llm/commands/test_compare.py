@@ -25,13 +25,13 @@ def test_runs_that_differ_by_their_seed_are_one_group(tmp_path):
 
 def test_groups_are_named_by_what_differs(tmp_path):
     a = seeds(tmp_path / "a", 2)
-    b = seeds(tmp_path / "b", 2, "--correction.lam", "1.5")
-    c = seeds(tmp_path / "c", 1, "--correction.lam", "1.5", "--optim.policy_lr", "0.001")
+    b = seeds(tmp_path / "b", 2, "--correction.lam.value", "1.5")
+    c = seeds(tmp_path / "c", 1, "--correction.lam.value", "1.5", "--optim.policy_lr", "0.001")
     names = [g.name for g in groups_of(*a, *b, *c)]
     assert names == [
-        "correction.lam 1.0, optim.policy_lr 0.0002",
-        "correction.lam 1.5, optim.policy_lr 0.0002",
-        "correction.lam 1.5, optim.policy_lr 0.001",
+        "correction.lam.value 1.0, optim.policy_lr 0.0002",
+        "correction.lam.value 1.5, optim.policy_lr 0.0002",
+        "correction.lam.value 1.5, optim.policy_lr 0.001",
     ]
 
 

@@ -146,9 +146,7 @@ def test_a_model_whose_cache_has_no_rows_is_a_problem_that_names_it(tmp_path):
 def test_too_little_memory_stops_before_anything_is_loaded(tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "available", lambda device: 1_000_000)
     found = lines(tmp_path)
-    assert (
-        found["memory"].status == PROBLEM and "sequences_per_microbatch" in found["memory"].remedy
-    )
+    assert found["memory"].status == PROBLEM and "microbatch.sequences" in found["memory"].remedy
     assert "models" not in found
 
 
@@ -236,7 +234,7 @@ def test_adapters_are_counted_as_peft_makes_them():
 
 def test_microbatches_lower_the_estimate_of_what_they_lower():
     flags = ("--rollout.prompts_per_step", "64")
-    whole, small = estimated(*flags), estimated(*flags, "--optim.sequences_per_microbatch", "256")
+    whole, small = estimated(*flags), estimated(*flags, "--optim.microbatch.sequences", "256")
     name = "logits of a micro-batch"
     assert small[name] * 2 == pytest.approx(whole[name], abs=1)
     assert small["policy weights"] == whole["policy weights"]

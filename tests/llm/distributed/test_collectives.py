@@ -29,23 +29,26 @@ FSDP = ["--run.sharding", "fsdp"]
 BLOCKS = ["--optim.head", "chunked"]
 SETTINGS = {  # each with statistics of the whole batch that a rank's own part would change
     "batch": (
-        "--correction.z-tail lumped --correction.kappa True --correction.lam-from batch "
-        "--loss.updates-per-rollout 8 --correction.target new --loss.denominator accepted"
+        "--correction.z.tail.type lumped --correction.z.tail.kappa True "
+        "--correction.lam.type batch --loss.updates-per-rollout 8 "
+        "--correction.target.type new --loss.denominator accepted"
     ),
-    "tracked": "--correction.lam-from tracked --loss.denominator sequence",
-    "plain": "--correction.z batch --loss.anchor-coef 0.1 --control.type kl "
+    "tracked": "--correction.lam.type tracked --loss.denominator sequence",
+    "plain": "--correction.z.type batch --loss.anchor-coef 0.1 --control.type kl "
     "--control.kl-target 0.1",
     "poisoned": (
-        "--correction.type tis --alarm.action lower --optim.sequences-per-microbatch 2 "
+        "--correction.type tis --alarm.action.type lower --optim.microbatch.sequences 2 "
         "--loss.updates-per-rollout 2"
     ),
-    "rejected": "--correction.lam 12 --correction.kappa True --correction.z-tail lumped",
+    "rejected": "--correction.lam.value 12 --correction.z.tail.kappa True "
+    "--correction.z.tail.type lumped",
 }
 MICRO = {
     "whole": "",
-    "three": "--optim.sequences-per-microbatch 3",
-    "budget": "--optim.tokens-per-microbatch 24",
-    "again": "--optim.tokens-per-microbatch 60 --run.activation-checkpointing True",
+    "three": "--optim.microbatch.sequences 3",
+    "budget": "--optim.microbatch.type tokens --optim.microbatch.tokens 24",
+    "again": "--optim.microbatch.type tokens --optim.microbatch.tokens 60 "
+    "--run.activation-checkpointing True",
 }
 
 
@@ -72,7 +75,7 @@ def alone(home: Path, setting: str) -> Path:
     return _alone[setting]
 
 
-PROCESS, AHEAD = ["--rollout.engine", "process"], ["--rollout.max-staleness", "2"]
+PROCESS, AHEAD = ["--rollout.engine.type", "process"], ["--rollout.max-staleness", "2"]
 TWO = {  # (setting, its flags) of a run on two ranks
     "batch": ("batch", BLOCKS),
     "batch_sharded": ("batch", [*MICRO["budget"].split(), *FSDP, *BLOCKS]),
@@ -132,7 +135,8 @@ def test_engines_of_two_ranks_repeat_the_run_of_one_though_one_is_killed(home, t
         assert_near(one, other, "present")
     said = [(home / f"present/failed_{r}").read_text() for r in (0, 1)]
     assert said[0] == said[1]
-    assert said[0].startswith("--rollout.engine process: the process that samples of rank 1 failed")
+    failed = "--rollout.engine.type process: the process that samples of rank 1 failed"
+    assert said[0].startswith(failed)
 
 
 def tied(home: Path, name: str, *flags: str) -> Scene:

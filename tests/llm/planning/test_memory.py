@@ -69,7 +69,7 @@ def test_of_two_models_the_trained_ones_are_whole_once_more_and_the_actor_is_the
 def test_the_estimate_counts_the_copy_of_an_engine_in_a_process_of_its_own():
     found = {}
     for engine in ("hf", "process", "vllm"):
-        cfg = policy_only("--rollout.engine", engine)
+        cfg = policy_only("--rollout.engine.type", engine)
         found[engine] = memory.estimate(cfg, tiny(), None, 4)
     n = 4 * sum(p.numel() for p in tiny().parameters())
     assert "engine's copy" not in found["hf"]
@@ -143,4 +143,4 @@ def test_each_way_of_saving_memory_saves_it():
     assert peak("--engine", "hf", "--checkpointing", "off", "--sharding", "none") > base
     assert peak("--engine", "hf", "--checkpointing", "off", "--gpus", "16") < base
     assert peak("--checkpointing", "off", "--rollout.max_new_tokens", "4096") < base
-    assert peak("--checkpointing", "off", "--optim.sequences_per_microbatch", "2") > base
+    assert peak("--checkpointing", "off", "--optim.microbatch.sequences", "2") > base

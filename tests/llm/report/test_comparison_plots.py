@@ -16,7 +16,7 @@ def test_a_method_has_the_colour_it_has_in_the_figures():
 
 
 def test_no_two_settings_of_a_method_look_alike(tmp_path):
-    runs = [make_run(tmp_path / str(i), "--correction.lam", str(1 + i)) for i in range(8)]
+    runs = [make_run(tmp_path / str(i), "--correction.lam.value", str(1 + i)) for i in range(8)]
     groups = groups_of(*runs)
     assert len({(g.colour, g.line) for g in groups}) == 8
     assert len({g.colour for g in groups}) == 7, "colours before lines: bands have no line"
@@ -73,7 +73,7 @@ def test_bands_grow_fainter_with_their_number(tmp_path):
         runs = [
             r
             for i in range(n)
-            for r in seeds(tmp_path / f"{n}-{i}", 2, "--correction.lam", str(1 + i))
+            for r in seeds(tmp_path / f"{n}-{i}", 2, "--correction.lam.value", str(1 + i))
         ]
         return {c.get_facecolor()[0, 3] for c in drawn_kl(groups_of(*runs)).collections}
 

@@ -13,7 +13,7 @@ import torch
 from llm.checkpoints.checkpoint import save_state
 from llm.errors import Diverged
 from llm.runs.alarms import Alarms, AlarmState, next_alarms, writable
-from llm.settings.schema import AlarmConfig
+from llm.settings.schema import AlarmConfig, LowerAction
 
 GOOD = {"kl_inf_target_k3": 0.1, "ratio_max": 2.0, "accept_rate": 0.9, "entropy_policy": 1.0}
 ALL = AlarmConfig(kl_max=0.5, ratio_max=100.0, accept_min=0.3, entropy_min=0.2)
@@ -62,7 +62,7 @@ def test_patience_counts_steps_in_a_row():
 
 
 def test_lowering_multiplies_the_factor_so_many_times_and_then_stops():
-    cfg = dataclasses.replace(ALL, action="lower", lower_factor=0.25, lowerings_max=2, patience=2)
+    cfg = dataclasses.replace(ALL, action=LowerAction(factor=0.25, lowerings_max=2), patience=2)
     state, seen = AlarmState(), []
     for _ in range(6):
         state, _, decision = next_alarms(cfg, state, GOOD | BAD["entropy"])
@@ -72,7 +72,7 @@ def test_lowering_multiplies_the_factor_so_many_times_and_then_stops():
 
 
 def test_a_skipped_update_is_the_alarm_non_finite_though_its_metrics_are_absent():
-    cfg = dataclasses.replace(ALL, action="lower")
+    cfg = dataclasses.replace(ALL, action=LowerAction())
     _, fired, decision = next_alarms(cfg, AlarmState(), {"reward_mean": 0.5, "updates_skipped": 1})
     assert fired == ["non_finite"] and decision.action == "lower" and decision.after == 0.5
     assert "update was skipped" in decision.reason
@@ -103,7 +103,7 @@ def test_stopping_names_alarm_value_limit_step_checkpoint_and_remedy(tmp_path, n
 
 
 def test_the_state_goes_through_a_checkpoint_and_a_resumed_run_decides_the_same():
-    cfg = dataclasses.replace(ALL, action="lower", patience=2)
+    cfg = dataclasses.replace(ALL, action=LowerAction(), patience=2)
     whole, rows = Alarms(cfg, Path("none")), [GOOD | BAD["kl"], GOOD | BAD["ratio"]] * 4
     rows = [*rows, *[GOOD | BAD["kl"]] * 5]
     expected = []
@@ -123,7 +123,7 @@ def test_the_state_goes_through_a_checkpoint_and_a_resumed_run_decides_the_same(
 
 
 def test_going_on_does_not_raise_and_the_decision_is_a_line_like_the_controllers(tmp_path):
-    alarms = Alarms(dataclasses.replace(ALL, action="lower"), tmp_path)
+    alarms = Alarms(dataclasses.replace(ALL, action=LowerAction()), tmp_path)
     alarms.check(GOOD | BAD["kl"])
     alarms.enforce(1)
     line = alarms.decision.entry()

@@ -105,9 +105,9 @@ def test_a_folder_with_another_configuration_is_refused_and_left_as_it_was(tmp_p
     run_folder.prepare(settings.load([], ["--run.folder", str(folder)]))
     with_a_row(folder)
     before = (folder / "config.toml").read_bytes()
-    with pytest.raises(ConfigError, match=r"correction\.lam \(1\.0 there, 2\.0 now\)"):
+    with pytest.raises(ConfigError, match=r"correction\.lam\.value \(1\.0 there, 2\.0 now\)"):
         run_folder.prepare(
-            settings.load([], ["--run.folder", str(folder), "--correction.lam", "2"])
+            settings.load([], ["--run.folder", str(folder), "--correction.lam.value", "2"])
         )
     assert (folder / "config.toml").read_bytes() == before
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from pathlib import Path
 from typing import Literal, get_args, get_origin
@@ -14,9 +15,9 @@ from hypothesis import strategies as st
 from llm import settings
 from llm.commands import compare, evaluate, report
 from llm.runs import run_folder
-from llm.settings import sections
+from llm.settings import renamed, sections
 from llm.settings.loading import ConfigError, resolve
-from llm.settings.schema import Settings
+from llm.settings.schema import FixedLam, HfEngineConfig, Settings
 
 ROOT = Path(__file__).resolve().parents[3]
 CONFIGS = sorted((ROOT / "llm/configs").glob("*.toml"))
@@ -29,11 +30,11 @@ def write(tmp_path: Path, text: str) -> str:
 
 
 def test_files_are_read_in_order_and_flags_come_last(tmp_path):
-    one = write(tmp_path, "[correction]\nlam = 2.0\nc1 = 5\n[run]\nseed = 1\n")
+    one = write(tmp_path, "[correction]\nlam.value = 2.0\nc1 = 5\n[run]\nseed = 1\n")
     two = tmp_path / "d.toml"
-    two.write_text("[correction]\nlam = 3.0\n[actor]\nppo = false\n")
+    two.write_text("[correction]\nlam.value = 3.0\n[actor]\nppo = false\n")
     cfg = settings.load([one, str(two)], ["--run.seed", "7"])
-    assert (cfg.correction.lam, cfg.correction.c1, cfg.run.seed) == (3.0, 5.0, 7)
+    assert (cfg.correction.lam.value, cfg.correction.c1, cfg.run.seed) == (3.0, 5.0, 7)
     assert cfg.actor.ppo is False
 
 
@@ -58,7 +59,7 @@ def test_infinite_caps_survive_the_round_trip(tmp_path):
         ("lam = 1.0\n", r"unknown key lam; perhaps .*correction\.lam"),
         ("[loss]\nlam = 1.0\n", r"unknown key loss\.lam; perhaps .*correction\.lam"),
         ("[actor]\ntype = 'quantized'\nbits = '8'\n", r"actor\.bits must be an int, got '8'"),
-        ("[correction]\nlam = '1.0'\n", r"correction\.lam must be a float, got '1.0'"),
+        ("[correction.lam]\nvalue = '1.0'\n", r"correction\.lam\.value must be a float, got '1.0'"),
         ("[run]\nsteps = 2.5\n", r"run\.steps must be an int, got 2\.5"),
         ("[run]\nsteps = true\n", r"run\.steps must be an int, got True"),
         ("[actor]\nppo = 1\n", r"actor\.ppo must be a bool, got 1"),
@@ -87,22 +88,23 @@ def keys_of(section) -> set[str]:
 
 
 def test_another_type_replaces_the_section_and_the_same_type_does_not(tmp_path):
-    one = write(
-        tmp_path, "[correction]\ntarget = 'new'\nlam = 2.0\nc1 = 5.0\n[loss]\nclip_low = 0.1\n"
-    )
+    text = "[correction]\ntarget.type = 'new'\nlam.value = 2.0\nc1 = 5.0\n"
+    one = write(tmp_path, text + "[loss]\nclip_low = 0.1\n")
     same = settings.load([one], ["--correction.type", "jackpot", "--correction.c1", "4"])
-    assert (same.correction.lam, same.correction.c1, same.correction.target) == (2.0, 4.0, "new")
+    assert (same.correction.lam.value, same.correction.c1) == (2.0, 4.0)
+    assert same.correction.target.type == "new"
     other = settings.load([one], ["--correction.cap", "3", "--correction.type", "tis"])
-    assert keys_of(other.correction) == {"type", "cap", "target", "c2"}
-    assert (other.correction.cap, other.correction.target) == (3.0, "ref")
+    assert keys_of(other.correction) == {"type", "cap", "target.type"}
+    assert (other.correction.cap, other.correction.target.type) == (3.0, "ref")
     assert other.loss.clip_low == 0.1  # other sections stay
 
 
 def test_a_section_that_is_replaced_twice_starts_from_its_defaults(tmp_path):
-    one = write(tmp_path, "[correction]\nlam = 2.0\n")
+    one = write(tmp_path, "[correction.lam]\nvalue = 2.0\n")
     two = tmp_path / "two.toml"
     two.write_text("[correction]\ntype = 'none'\n")
-    assert settings.load([one, str(two)], ["--correction.type", "jackpot"]).correction.lam == 1.0
+    cfg = settings.load([one, str(two)], ["--correction.type", "jackpot"])
+    assert cfg.correction.lam == FixedLam(value=1.0)
 
 
 def test_a_section_inside_a_section_is_replaced_too(tmp_path):
@@ -125,20 +127,22 @@ def test_flags_are_spelt_in_four_ways(flag, join):
 def test_a_setting_that_loses_its_effect_to_a_later_layer_goes_and_one_given_in_vain_is_refused(
     tmp_path,
 ):
-    text = "[rollout]\nengine = 'vllm'\nengine_memory = 0.3\n[pretrain]\nactor_steps = 7\n"
+    text = "[rollout]\ntop_k = 3\nengine = {type = 'vllm', memory = 0.3}\n"
+    text += "[pretrain]\nactor_steps = 7\n"
     text += "[loss]\nupdates_per_rollout = 2\nclip_low = 0.1\n"
     one = write(tmp_path, text)
-    flags = "--rollout.engine hf --actor.type self --correction.type none"
+    flags = "--rollout.engine.type hf --actor.type self --correction.type none"
     cfg = settings.load([one], [*flags.split(), "--loss.updates-per-rollout", "1"])
-    assert (cfg.rollout.engine_memory, cfg.pretrain.actor_steps) == (0.4, 600)
+    assert (cfg.rollout.top_k, cfg.pretrain.actor_steps) == (20, 600)
+    assert cfg.rollout.engine == HfEngineConfig()
     assert cfg.loss.clip_low == 0.2
-    with pytest.raises(ConfigError, match=r"engine_memory 0\.3 would have no effect"):
-        settings.load([one], "--rollout.engine hf --rollout.engine-memory 0.3".split())
+    with pytest.raises(ConfigError, match=r"top_k 3 would have no effect"):
+        settings.load([one], "--correction.type none --rollout.top-k 3".split())
     with pytest.raises(ConfigError, match=r"actor_steps 7 would have no effect"):
         settings.load([one], [*flags.split(), "--pretrain.actor-steps", "7"])
     two = tmp_path / "two.toml"
-    two.write_text("[rollout]\nengine_memory = 0.3\n")  # it never had any
-    with pytest.raises(ConfigError, match=r"engine_memory 0\.3 would have no effect"):
+    two.write_text("[rollout]\ntop_k = 3\n[correction]\ntype = 'none'\n")  # it never had any
+    with pytest.raises(ConfigError, match=r"top_k 3 would have no effect"):
         settings.load([str(two)], ["--run.steps", "5"])
 
 
@@ -189,19 +193,40 @@ def test_after_on_policy_a_flag_without_effect_is_still_refused(flags, message):
 
 
 OLD = '[task]\nname = "chain"\n[warmup]\nfolder = ""\n[correction]\nname = "tis"\n'
+REFUSED = r"config\.toml is of a run from before 0\.1\.0, and settings were renamed since"
+
+
+@pytest.mark.parametrize("old", [*renamed.RENAMED])
+def test_every_old_name_makes_a_run_folder_one_of_older_code(tmp_path, old):
+    """[task] name, [actor] kind, a flat lam_from, an engine as a word, and all the others."""
+    section, key = old.split(".")
+    (tmp_path / "config.toml").write_text(f"[{section}]\n{key} = 'x'\n")
+    with pytest.raises(ConfigError, match=REFUSED):
+        settings.load([str(tmp_path / "config.toml")], [])
+
+
+def test_every_old_name_leads_to_a_setting_that_there_is():
+    known = set(sections.all_keys(Settings))
+    assert set(renamed.RENAMED.values()) <= known and not renamed.RENAMED.keys() & known
+
+
+@pytest.mark.parametrize("old", [*renamed.RENAMED])
+def test_an_old_name_is_an_error_that_says_the_new_one(old):
+    new = re.escape(renamed.RENAMED[old])
+    with pytest.raises(ConfigError, match=rf"--{re.escape(old)}\b.*perhaps you meant --{new}\?"):
+        settings.load([], [f"--{old}", "3"])
 
 
 def test_the_config_of_a_run_folder_of_older_code_is_refused_in_one_sentence(tmp_path):
     path = tmp_path / "config.toml"
     path.write_text(OLD)
-    refused = r"config\.toml is of a run from before 0\.1\.0, and settings were renamed since"
-    with pytest.raises(ConfigError, match=refused):
+    with pytest.raises(ConfigError, match=REFUSED):
         settings.load([str(path)], [])
     (tmp_path / "metrics.jsonl").write_text('{"step": 0}\n')
-    with pytest.raises(ConfigError, match=refused):
+    with pytest.raises(ConfigError, match=REFUSED):
         run_folder.prepare(settings.load([], ["--run.folder", str(tmp_path)]))
     for command in (report, compare, evaluate):
-        with pytest.raises(ConfigError, match=refused):
+        with pytest.raises(ConfigError, match=REFUSED):
             command.main([str(tmp_path)])
     assert path.read_text() == OLD
 
@@ -220,10 +245,21 @@ def test_files_and_tables_are_layers_of_a_configuration_made_in_python(tmp_path)
         llm.load({"run.step": 9})
 
 
+def test_what_has_no_effect_is_not_in_the_dump(tmp_path):
+    flags = "--policy.path x --actor.type frozen --actor.path x --correction.type none"
+    cfg = settings.load([], f"{flags} --task.type arithmetic".split())
+    text = settings.dump(cfg)
+    keys = sections.flat_table(tomllib.loads(text))
+    assert not keys.keys() & {"policy.layers", "rollout.top_k", "control.type", "alarm.patience"}
+    assert "[pretrain]" not in text and keys == settings.applicable(cfg)
+    assert settings.load([write(tmp_path, text)], []) == cfg
+    assert settings.load([write(tmp_path, text)], ["--run.steps", "7"]).run.steps == 7
+
+
 def test_layers_of_flat_names_resolve_as_files_and_flags_do(tmp_path):
-    one = write(tmp_path, "[actor]\nwidth = 64\n[correction]\nlam = 2.0\n")
+    one = write(tmp_path, "[actor]\nwidth = 64\n[correction.lam]\nvalue = 2.0\n")
     cfg = settings.load([one], "--actor.type frozen --correction.type none".split())
-    flat = [{"actor.width": 64, "correction.lam": 2.0}]
+    flat = [{"actor.width": 64, "correction.lam.value": 2.0}]
     assert resolve(*flat, {"actor.type": "frozen", "correction.type": "none"}) == cfg
     with pytest.raises(ConfigError, match="actor is not a section"):
         resolve({"actor": 1, "actor.width": 64})
@@ -258,7 +294,7 @@ def test_any_settings_are_dumped_as_toml_that_reads_back_equal(found):
     """Unchecked: every type, every float with inf among them, any text."""
     table = tomllib.loads(settings.dump(found))
     assert sections.updated(Settings(), table) == found
-    assert sections.flat_table(table) == settings.flatten(found)
+    assert sections.flat_table(table) == settings.applicable(found)
 
 
 def test_a_path_that_starts_with_a_tilde_is_of_the_home_folder(tmp_path, monkeypatch):

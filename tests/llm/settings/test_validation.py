@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from setting_choices import choices
 
 from llm import settings
 from llm.settings import sections, validation
@@ -15,9 +16,9 @@ READING = "--task.type problems --policy.path x --actor.path x"
 @pytest.mark.parametrize(
     "flags, message",
     [
-        ("--correction.lam 0", "lam must be greater than 0"),
-        ("--correction.lam nan", "lam must be a finite number"),
-        ("--correction.lam inf", "lam must be a finite number"),
+        ("--correction.lam.value 0", "correction.lam.value must be greater than 0"),
+        ("--correction.lam.value nan", "correction.lam.value must be a finite number"),
+        ("--correction.lam.value inf", "correction.lam.value must be a finite number"),
         ("--run.steps -3", "run.steps must be greater than 0"),
         ("--run.folder=", "run.folder must be the name of a folder, got ''"),
         ("--run.folder=a\0b", "run.folder must be without the character NUL"),
@@ -31,24 +32,36 @@ READING = "--task.type problems --policy.path x --actor.path x"
             "--task.digits-min 9 --rollout.max-new-tokens 20",
             "digits_max must be >= task.digits_min",
         ),
-        ("--correction.type tis --correction.lam 2", "lam is a setting of correction.type jackpot"),
+        (
+            "--correction.type tis --correction.lam.value 2",
+            "lam is a setting of correction.type jackpot",
+        ),
         (
             "--correction.cap 3",
             "cap is a setting of correction.type tis, and correction.type is left",
         ),
-        ("--correction.c2 2", "c2 2.0 would have no effect: it needs correction.target = new"),
         (
-            "--correction.type none --correction.target new",
+            "--correction.target.c2 2",
+            "c2 is a setting of correction.target.type new, and correction.target.type is left",
+        ),
+        (
+            "--correction.type none --correction.target.type new",
             "importance or tis or icepop or jackpot",
         ),
-        ("--correction.z batch --correction.no_such 1", "unknown flag --correction.no_such"),
-        ("--correction.z batch --correction.kappa True", "kappa True would have no effect"),
-        ("--correction.kappa True", "kappa True would have no effect: it needs z = state, z_tail"),
+        ("--correction.z.type batch --correction.no_such 1", "unknown flag --correction.no_such"),
+        (
+            "--correction.z.type batch --correction.z.tail.kappa True",
+            "correction.z.tail is a setting of correction.z.type state, and",
+        ),
+        (
+            "--correction.z.tail.kappa True",
+            "kappa is a setting of correction.z.tail.type lumped or dropped, and",
+        ),
         ("--correction.type tis --loss.denominator accepted", "nothing else rejects"),
         ("--policy.path x --actor.path x --policy.layers 3", "it needs an empty policy.path"),
         ("--actor.type self --actor.ppo True", "ppo is a setting of actor.type separate"),
-        ("--actor.type noisy --actor.distill-coef 1", "and actor.type is noisy: choose that type"),
-        ("--actor.ppo False --actor.distill-coef 0", "both its losses are off"),
+        ("--actor.type noisy --actor.distill.coef 1", "and actor.type is noisy: choose that type"),
+        ("--actor.ppo False --actor.distill.type none", "both its losses are off"),
         ("--actor.type self", "p_inf = p_ref and there is no mismatch to correct"),
         ("--actor.lag 3", "lag is a setting of actor.type stale"),
         ("--actor.bits 4", "bits is a setting of actor.type quantized"),
@@ -61,13 +74,19 @@ READING = "--task.type problems --policy.path x --actor.path x"
             "width is a setting of actor.type separate or frozen",
         ),
         ("--actor.type stale --actor.lr 1e-3", "lr is a setting of actor.type separate, and"),
-        ("--correction.budget 0.8", "budget 0.8 would have no effect: it needs lam_from"),
-        ("--correction.lam-from batch --correction.budget 1.5", "budget must be at most 1"),
-        ("--correction.lam-from batch --correction.lam 2", "lam 2.0 would have no effect"),
-        ("--correction.lam-from state --correction.lam-max 3", "it needs lam_from = tracked"),
+        ("--correction.lam.budget 0.8", "budget is a setting of correction.lam.type state or"),
+        ("--correction.lam.type batch --correction.lam.budget 1.5", "budget must be at most 1"),
         (
-            "--correction.lam-from tracked --correction.lam-min 20",
-            "lam_max must be >= correction.lam_m",
+            "--correction.lam.type batch --correction.lam.value 2",
+            "value is a setting of correction.lam.type fixed, and correction.lam.type is batch",
+        ),
+        (
+            "--correction.lam.type state --correction.lam.max 3",
+            "max is a setting of correction.lam.type tracked, and",
+        ),
+        (
+            "--correction.lam.type tracked --correction.lam.min 20",
+            "correction.lam.max must be >= correction.lam.m",
         ),
         ("--control.gain 0.2", "gain is a setting of control.type kl"),
         (
@@ -75,7 +94,7 @@ READING = "--task.type problems --policy.path x --actor.path x"
             "factor_max must be above 1",
         ),
         ("--correction.type tis --rollout.top-k 3", "top_k 3 would have no effect"),
-        ("--correction.z none --rollout.top-k 3", "top_k 3 would have no effect"),
+        ("--correction.z.type none --rollout.top-k 3", "top_k 3 would have no effect"),
         ("--actor.ppo False --loss.clip-low 0.1", "clip_low 0.1 would have no effect"),
         ("--alarm.patience 7", "patience 7 would have no effect: it needs a limit"),
         ("--optim.lr-warmup-steps 300", "lr_warmup_steps must be below run.steps, got 300"),
@@ -96,10 +115,13 @@ READING = "--task.type problems --policy.path x --actor.path x"
             "a setting of task.type chain or sort or reverse",
         ),
         (
-            "--control.type kl --control.kl-target 0.1 --actor.distill-coef 0",
-            "which is 0: give it a value",
+            "--control.type kl --control.kl-target 0.1 --actor.distill.type none",
+            "whose type is none: choose",
         ),
-        ("--actor.distill-coef 0 --actor.distill-top-k 5", "distill_top_k 5 would have no effect"),
+        (
+            "--actor.distill.type none --actor.distill.top_k 5",
+            "top_k is a setting of actor.distill.type forward or reverse, and",
+        ),
         (
             "--actor.ppo False --actor.correction.type tis",
             "correction.type tis would have no effect: it needs actor.ppo",
@@ -107,8 +129,8 @@ READING = "--task.type problems --policy.path x --actor.path x"
         ("--loss.advantage best", "advantage must be one of grpo, dr_grpo, rloo, got 'best'"),
         ("--policy.lora-alpha 8", "lora_alpha 8.0 would have no effect"),
         ("--policy.dtype float16", "float16"),
-        ("--alarm.lower-factor 0.1", "lower_factor 0.1 would have no effect"),
-        ("--alarm.action lower --alarm.lower-factor 1", "lower_factor must be below 1"),
+        ("--alarm.action.factor 0.1", "factor is a setting of alarm.action.type lower"),
+        ("--alarm.action.type lower --alarm.action.factor 1", "action.factor must be below 1"),
         ("--correction.type tis --alarm.accept-min 0.1", "accept_min 0.1 would have no effect"),
         ("--task.type arithmetic", "needs a model that reads text"),
         ("--task.type problems --policy.path x --actor.path x", "needs --task.source"),
@@ -134,18 +156,22 @@ READING = "--task.type problems --policy.path x --actor.path x"
         ("--task.type sort --task.digits-max 20", "max_new_tokens must be at least 21"),
         ("--policy.path x", "--actor.path is empty"),
         ("--optim.schedule step", "step"),
-        ("--rollout.engine-timeout 5", "it needs rollout.engine process"),
-        ("--rollout.engine-memory 0.5", "it needs rollout.engine vllm"),
+        ("--rollout.engine.timeout 5", "a setting of rollout.engine.type process or vllm"),
+        ("--rollout.engine.memory 0.5", "memory is a setting of rollout.engine.type vllm, and"),
         ("--rollout.max-staleness -1", "max_staleness must be at least 0"),
         ("--rollout.max-staleness 65", "max_staleness must be at most 64"),
-        ("--rollout.engine vllm --actor.type quantized", "cannot sample from --actor.type"),
+        ("--rollout.engine.type vllm --actor.type quantized", "cannot sample from --actor.type"),
         ("--run.checkpoints-kept 0", "checkpoints_kept must be greater than 0"),
         ("--run.tracker mlflow", "mlflow"),
         ("--run.sharding ddp", "ddp"),
-        ("--optim.tokens-per-microbatch -1", "tokens_per_microbatch must be at least 0"),
         (
-            "--optim.tokens-per-microbatch 64 --optim.sequences-per-microbatch 2",
-            "sequences_per_microbatch 2 would have no effect: it needs optim.tokens_per_microbatch",
+            "--optim.microbatch.type tokens --optim.microbatch.tokens 0",
+            "optim.microbatch.tokens must be greater than 0",
+        ),
+        ("--optim.microbatch.sequences -1", "optim.microbatch.sequences must be at least 0"),
+        (
+            "--optim.microbatch.tokens 64 --optim.microbatch.sequences 2",
+            "tokens is a setting of optim.microbatch.type tokens, and",
         ),
         ("--correction.mask bernouli", "got 'bernouli'; perhaps you meant bernoulli?"),
         ("--correction.type tsi", "got 'tsi'; perhaps you meant tis?"),
@@ -161,12 +187,14 @@ READING = "--task.type problems --policy.path x --actor.path x"
             "high must be >= actor.correct",
         ),
         ("--correction.type icepop --correction.low 3", "high must be >= correction.low"),
-        ("--correction.lam", "--correction.lam needs a value"),
-        ("--correction.lam --run.steps 3", "--correction.lam needs a value"),
-        ("--lam 3", "unknown flag --lam; perhaps you meant --correction.lam?"),
-        ("--corection.lam 3", "perhaps you meant --correction.lam?"),
+        ("--correction.lam.value", "--correction.lam.value needs a value"),
+        ("--correction.lam.value --run.steps 3", "--correction.lam.value needs a value"),
+        ("--lam 3", "unknown flag --lam; perhaps you meant --correction.lam.value?"),
+        ("--corection.lam 3", "perhaps you meant --correction.lam.value?"),
         ("--actor.correction 3", "actor.correction is a section of settings, and was given '3'"),
-        ("--correction.lam.x 3", "--correction.lam must be a float"),
+        ("--correction.lam.x 3", "unknown flag --correction.lam.x"),
+        ("--correction.c1.x 3", "--correction.c1 must be a float"),
+        ("--actor.distill.coef 0", "actor.distill.coef must be greater than 0"),
         ("lam 3", "'lam' is neither a configuration file (NAME.toml) nor a setting"),
     ],
 )
@@ -190,8 +218,92 @@ def test_defaults_pass_their_own_checks():
 
 
 @pytest.mark.parametrize(
-    "flags", ["--rollout.engine process", "--rollout.engine vllm", "--policy.dtype bfloat16"]
+    "flags",
+    ["--rollout.engine.type process", "--rollout.engine.type vllm", "--policy.dtype bfloat16"],
 )
 def test_the_same_weights_may_be_corrected_where_sampling_computes_differently(flags):
     cfg = settings.load([], ["--actor.type", "self", *flags.split()])
     assert cfg.correction.type == "jackpot"
+
+
+CONTEXTS: tuple[dict, ...] = (  # in one of these every setting has an effect
+    {},
+    {"loss.updates_per_rollout": 2, "policy.lora_rank": 1},
+    {"actor.type": "separate", "actor.lora_rank": 1},
+    {"alarm.kl_max": 1.0, "task.scorer": "math_verify"},
+    {"reward.function": "a.py:f"},
+    {"task.type": "problems", "task.source": "a/b", "task.eval_source": "c/d"},
+)
+IDLE_IN: tuple[dict, ...] = (  # in one of these every rule holds that a setting has none
+    {"policy.path": "x", "actor.path": "x", "correction.type": "tis"},
+    {"actor.ppo": False},
+    {"actor.type": "frozen", "loss.denominator": "accepted", "correction.type": "none"},
+    {"task.type": "problems", "task.source": "a.jsonl"},
+    {"policy.path": "x", "task.scorer": "number"},
+)
+
+
+def contexts_for(types: dict) -> list[dict]:
+    """Those whose own types do not contradict these."""
+    return [c for c in CONTEXTS if all(types.get(k, v) == v for k, v in c.items() if "type" in k)]
+
+
+def state_of(*layers: dict) -> Settings:
+    state = Settings()
+    for flat in layers:
+        state = sections.updated(state, sections.nested_table(flat))
+    return state
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "cls", "types"), [*choices(Settings)], ids=lambda x: str(x)[:30]
+)
+def test_every_setting_of_every_type_has_an_effect_somewhere(place, name, cls, types):
+    states = [state_of(context | types) for context in contexts_for(types)]
+    for key in sections.settings_of(cls):
+        if not sections.classes_of(sections.settings_of(cls)[key]):
+            idle = [f"{place}.{key}" in validation.without_effect(state) for state in states]
+            assert not all(idle), key
+
+
+def test_every_setting_without_types_has_an_effect_somewhere():
+    states = [state_of(context) for context in CONTEXTS]
+    for key in sections.flatten(Settings()):
+        assert not all(key in validation.without_effect(state) for state in states), key
+
+
+def test_every_rule_about_effects_can_be_broken():
+    ruled = {k for need in validation._needs(Settings()) for k in need.keys.split()}
+    ruled |= {"task.split", "task.eval_split"}
+    states = [state_of(context) for context in ({}, *IDLE_IN)]
+    assert set().union(*map(validation.without_effect, states)) == ruled
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--policy.path x --actor.path x --policy.layers 2", "policy.layers 2 would have no"),
+        ("--correction.type tis --rollout.top-k 20", "top_k 20 would have no effect"),
+        ("--alarm.patience 1", "patience 1 would have no effect"),
+        ("--run.eval-updates 0", "eval_updates 0 would have no effect"),
+        ("--actor.ppo False --loss.clip-low 0.2", "clip_low 0.2 would have no effect"),
+        ("--policy.lora-alpha 32", "lora_alpha 32.0 would have no effect"),
+        ("--correction.type none --alarm.accept-min 0", "accept_min 0.0 would have no effect"),
+    ],
+)
+def test_a_setting_without_effect_is_refused_with_its_default_value_too(flags, message, tmp_path):
+    with pytest.raises(ConfigError, match=message):
+        settings.load([], flags.split())
+    flat = dict(zip(flags.split()[::2], flags.split()[1::2], strict=True))
+    *others, (last, value) = flat.items()
+    before = [word for pair in others for word in pair]
+    assert settings.load([], before)  # nobody gave it
+    file = tmp_path / "a.toml"
+    file.write_text("[run]\nsteps = 7\n")
+    with pytest.raises(ConfigError, match=message):
+        settings.load([str(file)], [*before, last, value])
+
+
+def test_none_may_be_said_of_a_section_that_could_be_nothing_else():
+    cfg = settings.load([], "--actor.type frozen --control.type none".split())
+    assert cfg == settings.load([], ["--actor.type", "frozen"])

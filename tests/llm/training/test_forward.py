@@ -29,7 +29,7 @@ from llm.models.lm_head import chunked
 from llm.models.lm_head.chunked import Chunk, HeadInput
 from llm.models.lm_head.support import in_blocks
 from llm.settings.loading import ConfigError
-from llm.settings.schema import OptimConfig, SeparateActor
+from llm.settings.schema import Distillation, OptimConfig, SeparateActor
 from llm.train import update
 from llm.training import forward
 from llm.training.scoring import score_before_updates
@@ -127,13 +127,13 @@ def by_hand(trio, cfg, scene, weight):
     (p, new), (_, act), n = law(policy), law(actor), int(real.sum())
     found = {"loss_policy": ppo(new, new.detach(), weight.double())}
     found["loss_actor_ppo"] = ppo(act, batch.logp_inf.double(), 1.0)
-    t = own.distill_temperature
+    t = own.distill.temperature
     pair = [law(policy, t)[0].detach(), law(actor, t)[0]]
-    pair = pair if own.distill_direction == "forward" else pair[::-1]
+    pair = pair if own.distill.type == "forward" else pair[::-1]
     found["loss_distill"] = t**2 * kl(*pair) / n
     if loss.anchor_coef > 0:
         found["loss_anchor"] = kl(p, law(anchor)[0].detach()) / n
-    coefs = {"loss_anchor": loss.anchor_coef, "loss_distill": own.distill_coef}
+    coefs = {"loss_anchor": loss.anchor_coef, "loss_distill": own.distill.coef}
     sum(coefs.get(k, 1.0) * x for k, x in found.items()).backward()
     found["entropy_policy"] = -(p.exp() * p).sum() / n
     return {k: float(x.detach()) for k, x in found.items()}, {
@@ -152,9 +152,9 @@ def logits(model, batch):
 
 
 EVERYTHING = (
-    "--rollout.temperature 0.7 --loss.anchor-coef 0.3 --actor.distill-direction reverse "
-    "--actor.distill-coef 0.5 --control.type kl --control.kl-target 0.1 "
-    "--optim.sequences-per-microbatch 3 "
+    "--rollout.temperature 0.7 --loss.anchor-coef 0.3 --actor.distill.type reverse "
+    "--actor.distill.coef 0.5 --control.type kl --control.kl-target 0.1 "
+    "--optim.microbatch.sequences 3 "
 )
 
 
@@ -162,9 +162,9 @@ EVERYTHING = (
 @pytest.mark.parametrize(
     "setting",
     [
-        "--loss.anchor-coef 0.3 --correction.lam 2.0",
+        "--loss.anchor-coef 0.3 --correction.lam.value 2.0",
         EVERYTHING,
-        "--actor.distill-temperature 2.0 --correction.lam-from state --rollout.temperature 1.3",
+        "--actor.distill.temperature 2.0 --correction.lam.type state --rollout.temperature 1.3",
     ],
     ids=["one microbatch", "several", "another temperature"],
 )
@@ -193,7 +193,8 @@ def test_losses_and_gradients_are_those_of_plain_float64_and_metrics_of_whole_lo
 def test_p_ref_of_both_models_is_that_of_a_plain_forward_pass(scene):
     """Scored before several updates, in microbatches, with U' from blocks."""
     batch, trio = scene[0], models("tied")
-    setting = "--actor.correction.type tis --optim.tokens-per-microbatch 60"
+    setting = "--actor.correction.type tis "
+    setting += "--optim.microbatch.type tokens --optim.microbatch.tokens 60"
     contexts = [world(settings(setting, kind), trio[:2]) for kind in ("chunked", "dense")]
     (ref, of_actor), (dense, _) = (
         score_before_updates(c, batch, CorrectionState()) for c in contexts
@@ -227,7 +228,7 @@ def rows_multiplied(monkeypatch) -> dict[int, int]:
     return seen
 
 
-@pytest.mark.parametrize("micro", ["", "--optim.sequences-per-microbatch 3"])
+@pytest.mark.parametrize("micro", ["", "--optim.microbatch.sequences 3"])
 @pytest.mark.parametrize("setting", ["alone", "distilled", "anchored"])
 def test_rejected_tokens_and_those_without_advantage_cost_the_policys_head_nothing(
     monkeypatch, scene, setting, micro
@@ -258,12 +259,13 @@ def test_rejected_tokens_and_those_without_advantage_cost_the_policys_head_nothi
 
 
 def test_blocks_are_refused_with_a_loss_that_needs_whole_logits():
-    with pytest.raises(ConfigError, match=r"optim.head chunked cannot compute.*distill_top_k"):
-        config.Config(optim=OptimConfig(head="chunked"), actor=SeparateActor(distill_top_k=3))
+    with pytest.raises(ConfigError, match=r"optim.head chunked cannot compute.*distill.top_k"):
+        actor = SeparateActor(distill=Distillation(top_k=3))
+        config.Config(optim=OptimConfig(head="chunked"), actor=actor)
 
 
 def test_auto_means_blocks_only_for_large_vocabularies_and_losses_that_allow_it():
-    plain, coarse = (config.load([], x) for x in ([], ["--actor.distill-top-k", "3"]))
+    plain, coarse = (config.load([], x) for x in ([], ["--actor.distill.top_k", "3"]))
     assert [in_blocks(plain, v) for v in (48, 1_023, 1_024)] == [False, False, True]
     assert not in_blocks(coarse, 1_024)
     assert in_blocks(settings("", "chunked"), 48)
@@ -271,12 +273,12 @@ def test_auto_means_blocks_only_for_large_vocabularies_and_losses_that_allow_it(
 
 
 @pytest.mark.parametrize("head_kind", ["chunked", "dense"])
-@pytest.mark.parametrize("lam", ["value", "state"])
+@pytest.mark.parametrize("lam", ["fixed", "state"])
 def test_nan_logits_reach_the_guard_without_their_tail_being_counted(
     head_kind, lam, scene, monkeypatch
 ):
     policy, actor, _ = models("untied")
-    cfg = settings(f"--correction.lam-from {lam}", head_kind)
+    cfg = settings(f"--correction.lam.type {lam}", head_kind)
     ctx = world(cfg, (policy, actor))
     assert ctx.chunked == (head_kind == "chunked")
     policy.lm_head.weight.data[3] = float("nan")  # as an update would leave it

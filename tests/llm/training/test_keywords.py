@@ -9,7 +9,7 @@ import sections
 
 from llm.algorithm import control, correction, losses
 from llm.settings.loading import Config
-from llm.settings.schema import KLControl, SeparateActor, TisWeight
+from llm.settings.schema import Distillation, KLControl, SeparateActor, TisWeight
 from llm.training import keywords
 
 
@@ -18,18 +18,28 @@ def taken(function) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"type": "none"}, {"type": "tis", "cap": 3.0}, {"type": "jackpot", "lam": 2.0}]
+    "settings",
+    [
+        {"type": "none"},
+        {"type": "tis", "cap": 3.0},
+        {"type": "icepop", "target": "new", "c2": 2.0},
+        {"type": "jackpot", "lam": 2.0},
+        {"type": "jackpot", "lam_from": "state", "budget": 0.8, "z": "none"},
+        {"type": "jackpot", "lam_from": "tracked", "budget": 0.8, "z": "batch"},
+        {"type": "jackpot", "z": "state", "z_tail": "dropped", "kappa": True},
+    ],
 )
 def test_the_keywords_of_weights_are_the_settings_of_the_section(settings):
     cfg = Config(correction=sections.correction(**settings))
     found = keywords.correction_keywords(cfg)
     assert set(found) <= taken(correction.token_weights) | taken(correction.obrs_weights)
     assert settings.items() <= found.items()
+    assert all(isinstance(value, float | str | bool) for value in found.values())
 
 
 def test_the_keywords_of_the_tail_and_of_lam_are_taken():
     cfg = Config(correction=sections.correction(type="jackpot", lam=1.5))
-    assert keywords.lam_keywords(cfg) == {"lam": 1.5, "lam_from": "value"}
+    assert keywords.lam_keywords(cfg) == {"lam": 1.5, "lam_from": "fixed"}
     assert set(keywords.tail_keywords(cfg)) <= taken(correction.forward_tail)
 
 
@@ -42,7 +52,8 @@ def test_only_a_tracked_lam_moves_the_state():
 
 
 def test_the_controller_is_told_the_configured_coefficient_and_never_the_type():
-    cfg = Config(control=KLControl(kl_target=0.1), actor=SeparateActor(distill_coef=0.3))
+    actor = SeparateActor(distill=Distillation(coef=0.3))
+    cfg = Config(control=KLControl(kl_target=0.1), actor=actor)
     found = keywords.control_keywords(cfg)
     assert found["kl_target"] == 0.1 and found["distill_coef"] == 0.3 and "type" not in found
     assert set(found) <= taken(control.next_controls)

@@ -10,7 +10,7 @@ import torch
 from tiny_context import world
 from update_cases import SETTINGS, assert_same, config, scored_update
 
-from llm.settings.schema import OptimConfig
+from llm.settings.schema import OptimConfig, SequenceMicrobatches
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda s: "-".join(map(str, s.values())))
@@ -18,7 +18,7 @@ from llm.settings.schema import OptimConfig
 def test_splitting_into_microbatches_changes_neither_loss_nor_gradient(pair, scene, setting, size):
     """Batch statistics, kappa included, are of the whole update, whatever fits into memory."""
     cfg = config(**setting)
-    optim = OptimConfig(sequences_per_microbatch=size)
+    optim = OptimConfig(microbatch=SequenceMicrobatches("sequences", size))
     split = scored_update(pair, dataclasses.replace(cfg, optim=optim), *scene)
     assert_same(scored_update(pair, cfg, *scene), split)
 
@@ -32,7 +32,9 @@ def test_the_anchor_is_per_proposed_token_whatever_the_microbatches(pair, scene,
         moved[0].lm_head.weight.mul_(0.8)  # away from its anchor
     ctx = world(cfg, pair)
     whole = scored_update(moved, cfg, *scene, anchor=ctx.anchor)
-    split = dataclasses.replace(cfg, optim=OptimConfig(sequences_per_microbatch=size))
+    split = dataclasses.replace(
+        cfg, optim=OptimConfig(microbatch=SequenceMicrobatches("sequences", size))
+    )
     assert whole[0]["loss_anchor"] > 0.001
     parts = scored_update(moved, split, *scene, anchor=ctx.anchor)
     assert parts[0]["loss_anchor"] == pytest.approx(whole[0]["loss_anchor"], rel=1e-4)

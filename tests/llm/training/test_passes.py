@@ -10,7 +10,7 @@ from tiny_context import learner, world
 from update_cases import config, whole
 
 from llm.algorithm.correction import CorrectionState
-from llm.settings.schema import OptimConfig
+from llm.settings.schema import OptimConfig, SequenceMicrobatches
 from llm.training.microbatches import microbatches
 from llm.training.passes import ForwardPasses
 from llm.training.scoring import score
@@ -18,7 +18,8 @@ from llm.training.scoring import score
 
 def opened(pair, scene, micro: int, target: str, p_ref=None):
     cfg = dataclasses.replace(
-        config(type="jackpot", target=target), optim=OptimConfig(sequences_per_microbatch=micro)
+        config(type="jackpot", target=target),
+        optim=OptimConfig(microbatch=SequenceMicrobatches("sequences", micro)),
     )
     batch, coin = scene
     ctx = world(cfg, pair)

@@ -100,9 +100,9 @@ def test_each_actor_runs_reports_its_kl_and_resumes_exactly(
 
 
 def test_an_alarm_lowers_the_learning_rates_is_in_the_metrics_and_stops_in_the_end(tmp_path, warm):
-    limits = ("--alarm.kl-max", "1e-6", "--alarm.patience", "2", "--alarm.action", "lower")
+    limits = ("--alarm.kl-max", "1e-6", "--alarm.patience", "2", "--alarm.action.type", "lower")
     with pytest.raises(Diverged, match=r"alarm kl: kl_inf_target_k3 .* is above --alarm.kl_max"):
-        start(tmp_path, warm, *limits, "--alarm.lowerings-max", "2")
+        start(tmp_path, warm, *limits, "--alarm.action.lowerings_max", "2")
     found = rows(tmp_path)
     assert [r["alarms"] for r in found] == [[], ["kl"]] * 3
     factor = [r["lr_policy"] / found[0]["lr_policy"] for r in found]
@@ -118,7 +118,7 @@ def test_an_alarm_lowers_the_learning_rates_is_in_the_metrics_and_stops_in_the_e
 def test_an_update_with_nan_is_skipped_alarmed_and_training_goes_on(
     tmp_path, warm, monkeypatch, mixed_rewards
 ):
-    """alarm.action = lower: the broken update changes no weight; the next steps train."""
+    """alarm.action.type = lower: the broken update changes no weight; the next steps train."""
     original, calls, states = train.distill_sum, [], []
 
     def poisoned(*args):
@@ -133,7 +133,7 @@ def test_an_update_with_nan_is_skipped_alarmed_and_training_goes_on(
 
     monkeypatch.setattr(train, "distill_sum", poisoned)
     monkeypatch.setattr(train, "split_minibatches", watching)
-    start(tmp_path, warm, "--alarm.action", "lower", "--run.steps", "6")
+    start(tmp_path, warm, "--alarm.action.type", "lower", "--run.steps", "6")
     found = rows(tmp_path)
     assert [r["updates_skipped"] for r in found[:6]] == [0, 0, 1, 0, 0, 0]
     assert [r["alarms"] for r in found[:6]] == [[], [], ["non_finite"], [], [], []]
@@ -147,7 +147,7 @@ def test_an_update_with_nan_is_skipped_alarmed_and_training_goes_on(
 def test_nan_outside_an_update_is_an_alarm_in_the_metrics_and_stops(
     tmp_path, warm, monkeypatch, where
 ):
-    """Even with alarm.action = lower: where no update can be left out there is nothing to go on."""
+    """Even with alarm.action lower: where no update can be left out there is nothing to go on."""
     follow = actors.Actor.refresh
 
     def breaking(self, policy, step):
@@ -161,7 +161,7 @@ def test_nan_outside_an_update_is_an_alarm_in_the_metrics_and_stops(
     every = ("--run.checkpoint-every", "3" if where == "checkpoint" else "50")
     evals = ("--run.eval-every", "3" if where == "evaluation" else "50")
     with pytest.raises(Diverged):
-        start(tmp_path, warm, *every, *evals, "--alarm.action", "lower")
+        start(tmp_path, warm, *every, *evals, "--alarm.action.type", "lower")
     last = rows(tmp_path)[-1]
     assert last["alarms"] == ["non_finite"] and last["step"] == (2 if where == "checkpoint" else 3)
     assert rows(tmp_path, "decisions")[-1]["limited"] is True
@@ -201,13 +201,14 @@ def test_the_controller_moves_what_it_drives_within_limits_and_logs_it(tmp_path,
     expected = [1.0, math.exp(0.3), math.exp(0.6), 2.0, 2.0]
     assert [r["distill_coef"] for r in found] == pytest.approx(expected)
     assert [r["lr_actor"] / 6e-4 for r in found] == pytest.approx(expected)
-    assert {d["setting"] for d in decisions} == {"actor.distill_coef", "actor.lr factor"}
+    assert {d["setting"] for d in decisions} == {"actor.distill.coef", "actor.lr factor"}
     assert [d["limited"] for d in decisions[::2]] == [False, False, True, True, True]
     assert "target 0.0001" in decisions[0]["reason"]
 
 
 def test_a_tracked_lam_moves_towards_its_budget_and_resumes_exactly(tmp_path, warm, monkeypatch):
-    flags = ("--correction.lam-from", "tracked", "--correction.budget", "0.5", "--run.steps", "9")
+    tracked = ("--correction.lam.type", "tracked", "--correction.lam.budget", "0.5")
+    flags = (*tracked, "--run.steps", "9")
     start(tmp_path / "whole", warm, *flags)
     found = rows(tmp_path / "whole")[:9]
     lams = [r["lam_mean"] for r in found]  # the first step's own tokens give it and the second
@@ -288,10 +289,10 @@ def test_loss_settings_run_and_leave_rollouts_alone(tmp_path, warm, mixed_reward
         "rloo": ("--loss.advantage", "rloo"),
         "dr_grpo": ("--loss.advantage", "dr_grpo"),
         "sequence": ("--loss.denominator", "sequence"),
-        "reverse": ("--actor.distill-direction", "reverse"),
-        "top_k": ("--actor.distill-top-k", "3"),
-        "warm": ("--actor.distill-temperature", "2"),
-        "none": ("--correction.z", "none"),
+        "reverse": ("--actor.distill.type", "reverse"),
+        "top_k": ("--actor.distill.top_k", "3"),
+        "warm": ("--actor.distill.temperature", "2"),
+        "none": ("--correction.z.type", "none"),
     }
     first = {}
     for name, flags in variants.items():

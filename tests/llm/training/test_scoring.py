@@ -9,14 +9,20 @@ from tiny_context import full_logprobs, world
 from update_cases import config
 
 from llm.algorithm.correction import CorrectionState
-from llm.settings.schema import OptimConfig, SeparateActor, TisWeight
+from llm.settings.schema import (
+    OptimConfig,
+    SeparateActor,
+    SequenceMicrobatches,
+    TisWeight,
+    TokenMicrobatches,
+)
 from llm.training.forward import PolicyLogprobs
 from llm.training.microbatches import microbatches
 from llm.training.scoring import in_batch_order, score_before_updates
 
 
 def test_microbatches_are_put_back_into_the_order_of_the_batch(scene):
-    cfg = dataclasses.replace(config(), optim=OptimConfig(tokens_per_microbatch=30))
+    cfg = dataclasses.replace(config(), optim=OptimConfig(microbatch=TokenMicrobatches(tokens=30)))
     micro = microbatches(cfg, scene[0])
     n = len(scene[0].token_ids)
     x = torch.arange(float(n))
@@ -34,7 +40,7 @@ def test_both_models_are_scored_as_a_plain_forward_pass_scores_them(pair, scene)
     cfg = dataclasses.replace(
         config(type="none"),
         actor=SeparateActor(correction=TisWeight()),
-        optim=OptimConfig(sequences_per_microbatch=3),
+        optim=OptimConfig(microbatch=SequenceMicrobatches(sequences=3)),
     )
     ref, actor = score_before_updates(world(cfg, pair), batch, CorrectionState())
     assert actor is not None and not ref.logp.requires_grad

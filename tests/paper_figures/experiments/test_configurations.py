@@ -24,7 +24,7 @@ def test_methods_are_what_their_names_say():
         cfg = run_store.resolved(run("chain", method, SEED))
         found = getattr(cfg.correction, "scope", "token")
         assert (cfg.correction.type, found) == (name, scope), method
-        assert (cfg.actor.ppo, cfg.actor.distill_coef > 0) == (ppo, kl), method
+        assert (cfg.actor.ppo, cfg.actor.distill.coef > 0) == (ppo, kl), method
     same = run_store.resolved(run("chain", "tis prefixes", SEED)).correction
     tis = run_store.resolved(run("chain", "tis+ppo+kl", SEED)).correction
-    assert (same.z, same.lam, same.mask, same.c1) == ("none", 1.0, "expected", tis.cap)
+    assert (same.z.type, same.lam.value, same.mask, same.c1) == ("none", 1.0, "expected", tis.cap)

@@ -35,7 +35,7 @@ def test_any_setting_gives_a_run_another_name():
         base._replace(seed=SEED + 1),
         base._replace(method="tis"),
         base._replace(world="chain weak"),
-        run("chain", "jackpot", SEED, correction__lam=0.99),
+        run("chain", "jackpot", SEED, correction__lam__value=0.99),
         run("chain", "jackpot", SEED, run__eval_every=15),
     ]
     names = {run_store.folder(r).name for r in (base, *others)}

@@ -24,7 +24,7 @@ from llm.training import rollout_phase, self_test
 def child():
     """One engine process for the tests that leave it alive; and the model it follows."""
     model = random_pair()[1]
-    found = opened("process", model, "--rollout.engine-timeout", "60")
+    found = opened("process", model, "--rollout.engine.timeout", "60")
     yield found, model
     found.close()
 
@@ -87,7 +87,8 @@ def test_a_hung_process_is_replaced_and_gives_the_same_batch(both, monkeypatch, 
     engine.generate(19, PROBLEMS)
     engine.counts()
     patient = engine.cfg
-    short = dataclasses.replace(patient.rollout, engine_timeout=0.3)
+    engine_of = dataclasses.replace(patient.rollout.engine, timeout=0.3)
+    short = dataclasses.replace(patient.rollout, engine=engine_of)
     monkeypatch.setattr(engine, "cfg", dataclasses.replace(patient, rollout=short))
     start = engine._start
     monkeypatch.setattr(engine, "_start", lambda: (setattr(engine, "cfg", patient), start()))
@@ -164,7 +165,7 @@ def test_a_run_ahead_resumes_exactly_and_is_the_same_from_a_process_that_is_kill
     start(tmp_path / "cut", warm, *flags)
     if d == 1:  # a process for each run takes seconds to start
         killing(monkeypatch)
-        start(tmp_path / "child", warm, *flags, "--rollout.engine", "process")
+        start(tmp_path / "child", warm, *flags, "--rollout.engine.type", "process")
         found = rows(tmp_path / "child")
         restarts = [r.pop("engine_restarts") for r in found[:-1]]
         assert sum(restarts) == 1 and found == rows(tmp_path / "whole")

@@ -30,7 +30,7 @@ from llm.settings.schema import TrainedModelConfig
 from llm.training import self_test
 
 TEMPERATURE = 0.7
-FLAGS = ["--rollout.engine", "vllm", "--rollout.temperature", str(TEMPERATURE)]
+FLAGS = ["--rollout.engine.type", "vllm", "--rollout.temperature", str(TEMPERATURE)]
 FLAGS += ["--rollout.prompts-per-step", "5", "--rollout.rollouts-per-prompt", "16"]
 
 
@@ -212,7 +212,7 @@ def test_two_ranks_each_with_its_own_vllm_repeat_the_run_of_one(tmp_path: Path):
         model_of(seed, layers=2 if role == "policy" else 1).save_pretrained(tmp_path / role)
     flags = f"--policy.path {tmp_path}/policy --actor.path {tmp_path}/actor --run.steps 3"
     flags += " --run.eval-every 2 --run.eval-prompts 8 --run.checkpoint-every 2"
-    flags += " --rollout.engine vllm --rollout.max-staleness 1 --rollout.prompts-per-step 4"
+    flags += " --rollout.engine.type vllm --rollout.max-staleness 1 --rollout.prompts-per-step 4"
     one, two = (Scene(str(tmp_path / name), flags.split()) for name in ("one", "two"))
     two.flags += ["--run.sharding", "fsdp"]
     two.kill = 0

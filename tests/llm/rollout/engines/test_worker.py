@@ -44,7 +44,7 @@ def test_a_process_that_goes_on_failing_is_an_error_after_three_replacements(
     script = f"import sys, time; sys.stderr.write('first line'); sys.stderr.flush(); {does}"
     command = [sys.executable, "-S", "-c", f"{script}; sys.stdout.flush(); time.sleep(9)"]
     monkeypatch.setattr(subprocess_engine.ProcessEngine, "_command", lambda self: command)
-    engine = opened("process", random_pair()[1], "--rollout.engine-timeout", "0.5")
+    engine = opened("process", random_pair()[1], "--rollout.engine.timeout", "0.5")
     with pytest.raises(EngineError, match=r"failed 4 times in a row; at last process \d+") as e:
         engine.generate(0, PROBLEMS)
     assert re.search(said, str(e.value))
@@ -62,7 +62,8 @@ import torch
 from tiny_context import PROBLEMS, TOKENIZER, random_pair
 from llm import settings
 from llm.rollout.engines.factory import open_engine
-flags = "--rollout.engine process --rollout.max-new-tokens 400 --rollout.rollouts-per-prompt 400"
+flags = "--rollout.engine.type process --rollout.max-new-tokens 400 "
+flags += "--rollout.rollouts-per-prompt 400"
 cfg = settings.load([], flags.split())
 engine = open_engine(cfg, TOKENIZER, random_pair()[1], torch.device("cpu"))
 engine.probe(PROBLEMS[:1], 1, 2, 1)
