@@ -22,10 +22,11 @@ from .configurations import RunSpec, layers
 
 ROOT = Path(__file__).resolve().parents[2]
 HOME = Path(os.environ.get("JACKPOT_FIGURE_RUNS", ROOT / "runs" / "paper")).absolute()
-DOORS = (  # where training and evaluation start: two commands, and two processes of their own
+DOORS = (  # where training and evaluation start: two commands, and processes of their own
     "llm.commands.train",
     "llm.commands.evaluate",
     "llm.rollout.engines.worker",
+    "llm.rewards.function_worker",
     "llm.rewards.math_verifier_worker",
 )
 _LIBRARIES = ("torch", "transformers", "numpy")
