@@ -11,7 +11,7 @@ from llm.training.context import open_device
 _SAID = ("out of memory", "can't allocate memory", "not enough memory", "cannot allocate memory")
 _REMEDIES = {
     "rollout": "--rollout.prompts_per_step or --rollout.max_new_tokens (key-value cache, logits)",
-    "update": "--optim.sequences_per_microbatch, or set --optim.tokens_per_microbatch or "
+    "update": "--optim.microbatch.sequences, or set --optim.microbatch.type tokens or "
     "--run.activation_checkpointing True (logits, activations)",
     "": "--policy.dtype to bfloat16, train adapters (--policy.lora_rank), or take smaller models",
 }

@@ -129,7 +129,9 @@ def test_one_flipped_bit_is_refused_by_name(tmp_path, file):
 def test_a_checkpoint_of_another_run_is_refused_and_says_what_differs(tmp_path):
     save(tmp_path, 1, 1.0)
     other = {**MINE, "correction.lam.value": "1.2"}
-    with pytest.raises(CheckpointError, match=r"other settings: correction.lam.value \(1.0 there, 1.2 n"):
+    with pytest.raises(
+        CheckpointError, match=r"other settings: correction.lam.value \(1.0 there, 1.2 n"
+    ):
         load_state(latest(tmp_path), {"policy": linear()}, other)
     save_state(tmp_path, 2, {"policy": linear()}, {})
     with pytest.raises(CheckpointError, match="does not say which run"):

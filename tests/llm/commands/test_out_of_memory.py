@@ -18,7 +18,7 @@ FLAGS = ["--run.device", "cpu"]
 @pytest.mark.parametrize("e", [CPU, torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
 @pytest.mark.parametrize(
     ("phase", "setting"),
-    [("rollout", "--rollout.prompts_per_step"), ("update", "--optim.sequences_per_microbatch")],
+    [("rollout", "--rollout.prompts_per_step"), ("update", "--optim.microbatch.sequences")],
 )
 def test_phase_estimate_and_settings_are_said(e, phase, setting):
     e = type(e)(*e.args)
