@@ -59,4 +59,4 @@ def test_an_evaluation_and_a_prompt_are_cut_and_it_says_so(run):
     write_rows(run / "samples.jsonl", rows)
     content, page = page_of(run)
     assert "step 0: 100 of 100 right, 32 shown" in " ".join(page.texts)
-    assert len(content) < 500_000
+    assert len(content) < 250_000
