@@ -21,6 +21,7 @@ ALSO = {
     "tests/llm/models/lm_head/test_chunked.py": ["llm/models/lm_head/autograd.py"],
     "tests/llm/rewards/test_function_scorer.py": ["llm/rewards/function_pool.py"],
     "tests/llm/rewards/test_math_verifier.py": ["llm/rewards/math_verifier_worker.py"],
+    "tests/llm/settings/test_loading.py": ["llm/settings/renamed.py"],
     "tests/llm/tasks/test_datasets.py": ["llm/tasks/factory.py"],
     "tests/sim/claims/test_check.py": [  # a verdict of each claim, and faults that it must notice
         *(f"sim/claims/{name}.py" for name in ("budget", "core", "obrs", "weights")),
@@ -58,6 +59,7 @@ UNTESTED = {  # module: why it has no test
     "sim/worlds/strategies.py": "what property tests draw from",
 }
 OF_NO_MODULE = {  # file of tests: what it tests
+    "tests/llm/test_bad_configurations.py": "what `train` refuses; the parser, bounds and files",
     "tests/llm/test_configs.py": "the files of llm/configs",
     "tests/llm/commands/test_smollm2.py": "a real model through several commands; slow",
 }

@@ -63,6 +63,16 @@ _AT_MOST = {
     "rollout.engine.memory": 1,
     "correction.lam.budget": 1,
     "alarm.accept_min": 1,
+    # Beyond any use, and more than a machine holds: a slip of a digit is said, not tried for hours
+    **dict.fromkeys(("policy.layers", "actor.layers"), 1_000),
+    **dict.fromkeys(("policy.width", "actor.width"), 65_536),
+    **dict.fromkeys(("policy.lora_rank", "actor.lora_rank", "actor.lag", "run.threads"), 4_096),
+    **dict.fromkeys(("task.score_workers", "reward.workers"), 1_024),
+    **dict.fromkeys(("task.digits_min", "task.digits_max", "task.pad_prompt_to"), 10_000),
+    **dict.fromkeys(("rollout.prompts_per_step", "rollout.rollouts_per_prompt"), 1_000_000),
+    **dict.fromkeys(("pretrain.batch_size", "rollout.top_k", "task.size"), 10_000_000),
+    **dict.fromkeys(("task.prompt_tokens_max", "rollout.max_new_tokens"), 10_000_000),
+    **dict.fromkeys(("run.eval_prompts", "run.eval_completions"), 10_000_000),
 }
 _BELOW_ONE = ("correction.lam.decay", "alarm.action.factor")
 IDLE_TYPES = {  # what a section that may be without effect as a whole then is
