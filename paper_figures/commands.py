@@ -10,7 +10,10 @@ import importlib
 
 # name: (module, one line for --help)
 FIGURES = {
-    "all": ("paper_figures.report.everything", "everything below except demo, tune and steadier"),
+    "all": (
+        "paper_figures.report.everything",
+        "everything below except demo, tune and prefix_rejection",
+    ),
     "fig1": (
         "paper_figures.figures.fig1",
         "pass rate and KL of nine methods with one pair of models",
@@ -33,7 +36,7 @@ FIGURES = {
         "cost, each factor of the token weight, long runs, and a real model",
     ),
     "tune": ("paper_figures.extras.tuning", "sweeps that chose the settings, on other seeds"),
-    "steadier": (
+    "prefix_rejection": (
         "paper_figures.extras.prefix_rejection",
         "our variant, rejection on prefixes, at a high learning rate",
     ),

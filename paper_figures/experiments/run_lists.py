@@ -248,7 +248,7 @@ def long_tuning() -> list[RunSpec]:
     return rate_sweep("chain long", LONG_TUNED)
 
 
-# What might be steadier than TIS with the same actor losses, at twice the highest rate of the
+# What might be more stable than TIS with the same actor losses, at twice the highest rate of the
 # sweep, where on-policy training is still well and all others waver
 HOT: dict[str, Any] = {"optim__policy_lr": 8e-4, "actor__lr": 2.4e-3}
 NO_PPO: dict[str, Any] = {"actor__ppo": False}
@@ -305,7 +305,7 @@ BASE = "TIS + the same actor losses"
 SHOWN = (BASE, "only KL", "TIS + KL", "TIS on prefixes, KL alone", CHOSEN)
 
 
-def steadier(scale: Scale) -> dict[str, list[RunSpec]]:
+def prefix_rejection(scale: Scale) -> dict[str, list[RunSpec]]:
     """What is judged: the chosen setting, what it must beat, and what tells its parts apart."""
     if scale.length == 1:
         judged = {name: own for name, own in candidates(JUDGED_SEEDS).items() if name in SHOWN}

@@ -20,12 +20,12 @@ METRICS = ("lowest_late", "drop", "final", "area")
 
 
 def runs(scale: Scale) -> list[RunSpec]:
-    return [r for own in run_lists.steadier(scale).values() for r in own]
+    return [r for own in run_lists.prefix_rejection(scale).values() for r in own]
 
 
 def effects(scale: Scale) -> dict[str, dict[str, Interval]]:
     """By setting and metric: its paired difference to TIS with the same actor losses."""
-    own = run_lists.steadier(scale)
+    own = run_lists.prefix_rejection(scale)
     base = own[run_lists.BASE]
     return {
         name: {m: run_statistics.paired(group, base, m) for m in METRICS}
@@ -35,7 +35,7 @@ def effects(scale: Scale) -> dict[str, dict[str, Interval]]:
 
 
 def figure(scale: Scale, out: Path) -> str:
-    by_name, plt = run_lists.steadier(scale), plots.plt()
+    by_name, plt = run_lists.prefix_rejection(scale), plots.plt()
     with plt.rc_context(style.RC):
         fig, axes = plt.subplots(1, 2, figsize=(style.TEXT_WIDTH, 2.9), layout="constrained")
         for ax, column in zip(axes, ("pass_rate", "kl_policy_actor"), strict=True):
@@ -51,9 +51,9 @@ def figure(scale: Scale, out: Path) -> str:
         )
         style.panel_title(axes[1], "b", "distance of policy and actor")
         plots.legend(fig, axes[0], 3)
-        plots.save(fig, out, "steadier")
+        plots.save(fig, out, "prefix_rejection")
     run_statistics.write_csv(
-        out / "steadier.csv", run_statistics.plotted(runs(scale), fig1.COLUMNS)
+        out / "prefix_rejection.csv", run_statistics.plotted(runs(scale), fig1.COLUMNS)
     )
     return text(scale)
 
@@ -62,7 +62,7 @@ def text(scale: Scale) -> str:
     lines = [f"{'against TIS + the same actor losses':42}" + "".join(f"{m:>26}" for m in METRICS)]
     for name, effect in effects(scale).items():
         lines.append(f"{name:42}" + "".join(f"{effect[m].signed():>26}" for m in METRICS))
-    own = run_lists.steadier(scale)
+    own = run_lists.prefix_rejection(scale)
     chosen = own[run_lists.CHOSEN]
     for other in (o for o in ("TIS + KL", "only KL") if o in own):
         cells = [run_statistics.paired(chosen, own[other], m).signed() for m in METRICS]
@@ -80,7 +80,7 @@ def text(scale: Scale) -> str:
 
 
 FIGURE = command.Figure(
-    "steadier", "a setting of our own where learning rates are hot", runs, figure
+    "prefix_rejection", "a setting of our own where learning rates are hot", runs, figure
 )
 
 

@@ -20,10 +20,10 @@ ALL = (
     "table2",
     "table3",
     "beyond",
-    "steadier",
+    "prefix_rejection",
     "claims",
 )
-APART = ("steadier",)  # not the paper's: has its own command and its own minutes
+APART = ("prefix_rejection",)  # not the paper's: has its own command and its own minutes
 QUICK_OPTIONS = {"fig2": ["--quick"]}  # what the last kind takes at a smaller scale
 
 

@@ -1,4 +1,4 @@
-"""`python tests/support/figure_smoke.py OUT`: `steadier` and `all` with models of no use.
+"""`python tests/support/figure_smoke.py OUT`: `prefix_rejection` and `all` with models of no use.
 
 Every world keeps its task and its methods; models, pretraining, steps, digits and held-out problems
 are as few as they can be, pixels too.

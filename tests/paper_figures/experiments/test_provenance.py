@@ -1,5 +1,7 @@
 """What a picture is of: all code and data of sim and paper_figures, wherever they lie."""
 
+import hashlib
+import json
 import os
 
 import pytest
@@ -53,3 +55,33 @@ def test_a_changed_file_makes_a_picture_stale(tmp_path, monkeypatch):
     before = provenance.version.__wrapped__()
     (tmp_path / "sim/worlds/trees.py").write_text("x = 2\n")
     assert provenance.version.__wrapped__() != before
+
+
+DRAWN = {  # picture: (version of the code, sha256 of the file): see "Which code drew them"
+    "fig1.png": ("9a76b7f", "1b2ad03eac3399bf"),
+    "prefix_rejection.png": ("9a76b7f", "626a8fd1b34edb7a"),
+    "demo.png": ("4fe8d7f", "f9e6cbbcc6117342"),
+}
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_a_committed_picture_is_the_one_its_version_drew(name):
+    """One that is drawn anew, under whatever name, needs a new row in the README's table."""
+    version, digest = DRAWN[name]
+    content = (ROOT / "docs" / name).read_bytes()
+    assert hashlib.sha256(content).hexdigest().startswith(digest)
+    text = (ROOT / "paper_figures" / "README.md").read_text(encoding="utf-8")
+    (row,) = [x for x in text.splitlines() if x.startswith("|") and f"](../docs/{name})" in x]
+    assert row.split("|")[2].strip().startswith(version)
+
+
+def test_a_renamed_figure_keeps_its_entry_and_the_check_of_it(tmp_path):
+    """By its new name alone, and only while the code is what the entry says."""
+    kept = {"scale": "full", "seeds": [100], "code": provenance.version()}
+    file = tmp_path / provenance.FILE
+    file.write_text(json.dumps({"steadier": kept}))
+    assert provenance.fresh(tmp_path, "prefix_rejection") == "not made yet"
+    file.write_text(json.dumps({"prefix_rejection": kept}))
+    assert provenance.fresh(tmp_path, "prefix_rejection") == ""
+    file.write_text(json.dumps({"prefix_rejection": kept | {"code": "0" * 12}}))
+    assert "another version" in provenance.fresh(tmp_path, "prefix_rejection")

@@ -21,7 +21,7 @@ def test_no_figure_uses_a_seed_that_choices_were_made_on(scale):
         run_lists.cost,
     ):
         drawn += [r for own in groups(scale).values() for r in own]
-    drawn += [r for own in run_lists.steadier(scale).values() for r in own]
+    drawn += [r for own in run_lists.prefix_rejection(scale).values() for r in own]
     chosen = {*configurations.TUNING_SEEDS, *run_lists.CANDIDATE_SEEDS}
     own = {*run_lists.JUDGED_SEEDS} if scale is run_lists.FULL else {*run_lists.QUICK.seeds}
     assert {r.seed for r in drawn} == own

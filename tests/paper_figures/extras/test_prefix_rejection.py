@@ -15,7 +15,7 @@ def test_the_headline_is_the_chosen_setting_less_the_base(tmp_path, monkeypatch)
     for name, mine in own.items():
         for r in mine:
             figure_runs.write(r, tmp_path, [rates[name]] * len(figure_runs.evaluated_steps(r)))
-    monkeypatch.setattr(run_lists, "steadier", lambda scale: own)
+    monkeypatch.setattr(run_lists, "prefix_rejection", lambda scale: own)
     paired = run_statistics.paired
     monkeypatch.setattr(run_statistics, "paired", lambda a, b, m: paired(a, b, m, tmp_path))
     found = prefix_rejection.effects(FULL)
