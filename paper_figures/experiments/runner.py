@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +19,9 @@ from .configurations import RunSpec
 from .run_store import HOME, code_version, finished, folder, resolved
 
 _DIVERGED, _INTERRUPTED = 3, (130, 143)
-_WATCH_SECONDS, _SAVING_SECONDS = 2, 20  # of a worker whose parent is gone
+_WATCH_SECONDS = 2  # how often a worker looks whether its parent is gone
+_SAVING_SECONDS = 20  # what a worker has from the first SIGTERM until it is killed
+_REPEAT_SECONDS = 0.2  # between two SIGTERMs
 
 
 class Evaluation(NamedTuple):
@@ -76,54 +78,83 @@ def _all(jobs: list[tuple], names: list[str], workers: int) -> None:
         return
     os.environ["OMP_NUM_THREADS"] = "1"  # read by the workers when they import torch
     context = multiprocessing.get_context("spawn")
-    start, spent, faults = time.monotonic(), 0.0, []
-    with (
-        ProcessPoolExecutor(
-            min(workers, len(jobs)), context, initializer=_end_with, initargs=(os.getpid(),)
-        ) as pool,
-        _terminated_as_interrupted(pool),
-    ):
-        # no more is handed out than is worked on, so that an interrupt leaves nothing running
-        waiting = list(zip(jobs, names, strict=True))[::-1]
-        running: dict[Future, str] = {}
-        done = 0
-        while waiting or running:
-            while waiting and len(running) < workers:
-                (function, *arguments), name = waiting.pop()
-                running[pool.submit(function, *arguments)] = name
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                name = running.pop(future)
-                try:
-                    said, seconds, fault = future.result()
-                except Exception as e:  # whatever a worker died of, told with the run's name
-                    said, seconds, fault = f"{type(e).__name__}: {e}", 0.0, True
-                done, spent = done + 1, spent + seconds
-                left = spent / done * (len(jobs) - done) / workers
-                sys.stderr.write(
-                    f"[{done}/{len(jobs)}] {name}: {said}, {seconds:.0f} s; "
-                    f"ETA {int(left) // 60}:{int(left) % 60:02d}\n"
-                )
-                if fault:
-                    faults.append(f"{name}: {said}")
-                    waiting.clear()
+    start, faults = time.monotonic(), []
+    pool = ProcessPoolExecutor(
+        min(workers, len(jobs)), context, initializer=_end_with, initargs=(os.getpid(),)
+    )
+    with _terminated_as_interrupted():
+        try:
+            faults = _results(pool, jobs, names, workers)
+        except BaseException:
+            _end_workers(pool)
+            raise
+        # A worker may have died. The pool then ends the others by a SIGTERM, which a training
+        # worker takes as the wish to save: it would wait for its next job, and the pool for it.
+        _end_workers(pool) if faults else pool.shutdown()
     if faults:
         raise Failed("; ".join(faults))
     sys.stderr.write(f"{len(jobs)} done in {time.monotonic() - start:.0f} s\n")
 
 
-@contextlib.contextmanager
-def _terminated_as_interrupted(pool: ProcessPoolExecutor) -> Iterator[None]:
-    """SIGTERM is passed on to the workers, which save what they train, and then is a Ctrl-C."""
+def _results(pool: Executor, jobs: list[tuple], names: list[str], workers: int) -> list[str]:
+    """Do all jobs, or until one fails those that are begun; what failed, by name."""
+    # no more is handed out than is worked on, so that an interrupt leaves nothing running
+    waiting = list(zip(jobs, names, strict=True))[::-1]
+    running: dict[Future, str] = {}
+    done, spent, faults = 0, 0.0, []
+    while waiting or running:
+        while waiting and len(running) < workers:
+            (function, *arguments), name = waiting.pop()
+            running[pool.submit(function, *arguments)] = name
+        for future in wait(running, return_when=FIRST_COMPLETED).done:
+            name = running.pop(future)
+            try:
+                said, seconds, fault = future.result()
+            except Exception as e:  # whatever a worker died of, told with the run's name
+                said, seconds, fault = f"{type(e).__name__}: {e}", 0.0, True
+            done, spent = done + 1, spent + seconds
+            left = spent / done * (len(jobs) - done) / workers
+            sys.stderr.write(
+                f"[{done}/{len(jobs)}] {name}: {said}, {seconds:.0f} s; "
+                f"ETA {int(left) // 60}:{int(left) % 60:02d}\n"
+            )
+            if fault:
+                faults.append(f"{name}: {said}")
+                waiting.clear()
+    return faults
 
-    def passed_on(number: int, frame: Any) -> None:
-        for pid in list(getattr(pool, "_processes", None) or {}):
-            os.kill(pid, signal.SIGTERM)
+
+def _end_workers(pool: Executor) -> None:
+    """Let the workers save what they train, and end them: after _SAVING_SECONDS by force.
+
+    A worker that trains saves at a SIGTERM and goes on living. One that starts or waits for a job
+    dies of it. So the signal is repeated: it reaches every worker once its run is saved.
+    """
+    # before `shutdown`, which forgets them; a pool of threads has none
+    workers = list((getattr(pool, "_processes", None) or {}).values())
+    pool.shutdown(wait=False, cancel_futures=True)
+    end = time.monotonic() + _SAVING_SECONDS
+    try:
+        while any(w.is_alive() for w in workers) and time.monotonic() < end:
+            for w in workers:
+                w.terminate()
+            time.sleep(_REPEAT_SECONDS)
+    finally:  # a second Ctrl-C waits for nothing
+        for w in workers:
+            w.kill()
+
+
+@contextlib.contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """SIGTERM is a Ctrl-C."""
+
+    def interrupt(number: int, frame: Any) -> None:
         raise KeyboardInterrupt
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, passed_on)
+    before = signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
     finally:

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -115,6 +116,66 @@ def wait_for(condition, seconds: float = 90.0) -> None:
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.1)
+
+
+def saves(folder: Path) -> tuple[str, float, bool]:
+    """A job like training: its first SIGTERM is the wish to save, and its process lives on."""
+    asked: list[int] = []
+    former = signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
+    (folder / "saves").touch()
+    while not asked:
+        time.sleep(0.01)
+    (folder / "saved").touch()
+    signal.signal(signal.SIGTERM, former)
+    return "interrupted", 0.0, True
+
+
+def deaf(folder: Path) -> tuple[str, float, bool]:
+    """A job that no SIGTERM ends."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    (folder / "deaf").touch()
+    time.sleep(8)
+    (folder / "finished").touch()
+    return "finished", 0.0, False
+
+
+def dies(folder: Path) -> None:
+    wait_for((folder / "saves").exists)
+    os._exit(1)
+
+
+@pytest.fixture
+def forked(monkeypatch):
+    """Workers that start at once."""
+    context = runner.multiprocessing.get_context("fork")
+    monkeypatch.setattr(runner.multiprocessing, "get_context", lambda _: context)
+    monkeypatch.setattr(runner, "_SAVING_SECONDS", 2.0)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)
+def test_an_interrupt_lets_workers_save_and_kills_those_that_do_not_end(tmp_path, forked, number):
+    """Only the command gets the signal; of its workers one saves and one is deaf."""
+
+    def interrupt():
+        wait_for(lambda: all((tmp_path / name).exists() for name in ("saves", "deaf")))
+        os.kill(os.getpid(), number)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        runner._all([(saves, tmp_path), (deaf, tmp_path)], ["saves", "deaf"], 2)
+    wait_for(lambda: not runner.multiprocessing.active_children())
+    assert (tmp_path / "saved").exists()
+    assert not (tmp_path / "finished").exists()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_worker_that_dies_keeps_the_command_from_waiting_for_the_others(tmp_path, forked):
+    """The pool's own end of them is a SIGTERM, after which one that saved waits for a job."""
+    with pytest.raises(runner.Failed, match="dies: BrokenProcessPool"):
+        runner._all([(saves, tmp_path), (dies, tmp_path)], ["saves", "dies"], 2)
+    wait_for(lambda: not runner.multiprocessing.active_children())
+    assert (tmp_path / "saved").exists()
 
 
 def test_nothing_more_is_started_after_a_fault(tmp_path, in_threads, monkeypatch):
