@@ -160,9 +160,9 @@ def forward_all(
     if "control" in kl:
         kl["control"] = kl["control"].detach()
     return ModelOutputs(
-        logp_policy=outputs[0].require("logp"),
-        logp_actor=outputs[i_actor].require("logp") if ctx.actor.trained else None,
-        entropy=outputs[0].require("entropy").detach(),
+        logp_policy=outputs[0].logp,
+        logp_actor=outputs[i_actor].logp if ctx.actor.trained else None,
+        entropy=outputs[0].entropy.detach(),
         kl=kl,
         for_weights=_for_weights(ctx, policy, outputs[0], batch, state, is_target)
         if for_weights
@@ -225,14 +225,14 @@ def _for_weights(
     is_target: bool,
 ) -> PolicyLogprobs:
     """What the weights need, from the head's output."""
-    logp, topk_logp = output.require("logp").detach(), output.require("logp_ids").detach()
+    logp, topk_logp = output.logp.detach(), output.logp_ids.detach()
 
     def count_above(floor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         counted = output
         if policy.floor is None:  # lam is known only now that p is: one more pass of the head
             again = _bare(_detached(policy))._replace(ids=policy.ids, floor=floor)
             (counted,), _ = logprobs_and_kls([again], ctx.cfg.rollout.temperature)
-        return counted.require("n_above"), counted.require("mass_above")
+        return counted.n_above, counted.mass_above
 
     # where logp holds NaN, the guard stops the run before anything uses the bound
     wanted = is_target and needs_tail(**correction_keywords(ctx.cfg))

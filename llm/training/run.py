@@ -208,7 +208,7 @@ class Run:
             asked = head_input._replace(entropy=True)  # takes in all log-probabilities
             (output,), _ = logprobs_and_kls([asked], self.ctx.cfg.rollout.temperature)
             name = f"log-probability of {role} after the update"
-            self.learner.guard.finite(record.step, **{name: output.require("entropy")})
+            self.learner.guard.finite(record.step, **{name: output.entropy})
 
     def finish_step(self, record: Record) -> None:
         """Write the row, let alarms decide, save where it is due.

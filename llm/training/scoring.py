@@ -50,5 +50,5 @@ def score_before_updates(
     for mb in micro:
         side = at_sampled_tokens(forward(ctx, actor, mb.batch), mb.batch)
         (scores,), _ = logprobs_and_kls([side], cfg.rollout.temperature)
-        logp.append(scores.require("logp"))
+        logp.append(scores.logp)
     return p_ref, in_order(logp, [mb.tokens for mb in micro])

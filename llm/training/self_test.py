@@ -109,9 +109,9 @@ def _compared(
     ids = torch.cat([batch.topk_ids, ends.expand(len(batch.token_ids), -1)], dim=1)  # (n, k + e)
     asked = at_sampled_tokens(forward(ctx, model, batch), batch)._replace(ids=ids, entropy=True)
     (scored,), _ = logprobs_and_kls([asked], ctx.cfg.rollout.temperature)
-    logp_ids = scored.require("logp_ids")  # (n, k + e)
+    logp_ids = scored.logp_ids  # (n, k + e)
     topk_ref, logp_ends = logp_ids[:, : -len(ends)], logp_ids[:, -len(ends) :]
-    sampled = _distance(batch.logp_inf, scored.require("logp"))  # (n,)
+    sampled = _distance(batch.logp_inf, scored.logp)  # (n,)
     topk = _distance(batch.topk_logp_inf, topk_ref).amax(dim=-1)  # (n,)
     worst = int(torch.maximum(sampled, topk).argmax())
     result: dict[str, Any] = {
@@ -134,7 +134,7 @@ def _compared(
         wrong[batch.is_completion] = far > min(allowed.token, 2.0 * allowed.mean)
         right = result["mean"] <= min(allowed.token, allowed.mean)
         raise SelfTestError(_message(result, wrong, ~batch.is_real[:, 0], scaled, right, name))
-    if not bool(scored.require("entropy").isfinite().all()):
+    if not bool(scored.entropy.isfinite().all()):
         raise SelfTestError(
             f"self-test{name}: log-probabilities of sampled tokens agree, and the entropy is not "
             "finite: a probability of 0 (a logit of -inf) is computed wrongly by --optim.head "

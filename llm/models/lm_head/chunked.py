@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -69,30 +69,36 @@ class HeadInput(NamedTuple):
     floor: Tensor | None = None
 
 
-class HeadOutput(NamedTuple):
-    """Of one model, in nats, float32 (float64 if any tensor is). Only what was asked for is there:
-    `require` gives it or says how to ask.
+class HeadOutput:
+    """Of one model, in nats, float32 (float64 if any tensor is). Only what was asked for is there.
 
     With gradient: logp (n,) of `tokens`, logp_ids (n, k) of `ids`, lse (n,), the log-sum-exp of
     logits / temperature, entropy (n,). Without: topk_logp (n, top_k), falling, and topk_ids;
     n_above, mass_above (n,), float64, number and probability of the tokens above the floor.
+
+    Raises:
+        ValueError: on reading an output that was not asked for, with the field of HeadInput to set.
     """
 
-    logp: Tensor | None
-    logp_ids: Tensor | None
+    logp: Tensor
+    logp_ids: Tensor
     lse: Tensor
-    entropy: Tensor | None
-    topk_logp: Tensor | None
-    topk_ids: Tensor | None
-    n_above: Tensor | None = None
-    mass_above: Tensor | None = None
+    entropy: Tensor
+    topk_logp: Tensor
+    topk_ids: Tensor
+    n_above: Tensor
+    mass_above: Tensor
 
-    def require(self, name: str) -> Tensor:
-        """The output of that name. Raises ValueError where HeadInput did not ask for it."""
-        output = getattr(self, name)
-        if output is None:
-            raise ValueError(f"{name} was not asked for: set HeadInput.{_ASKED_BY[name]}")
-        return output
+    def __init__(self, **computed: Tensor | None) -> None:
+        """By name; None for what was not asked for."""
+        self.__dict__.update({k: x for k, x in computed.items() if x is not None})
+
+    if not TYPE_CHECKING:  # mypy would then believe that every name is an output
+
+        def __getattr__(self, name: str) -> Tensor:
+            if name in _ASKED_BY:
+                raise ValueError(f"{name} was not asked for: set HeadInput.{_ASKED_BY[name]}")
+            raise AttributeError(f"HeadOutput has no {name}")
 
 
 _ASKED_BY = {"logp": "tokens", "logp_ids": "ids", "entropy": "entropy", "topk_logp": "top_k",
@@ -215,7 +221,7 @@ def token_logprobs(
 ) -> Tensor:
     """log p of one token at each state: (n, h), (n,) -> (n,). See `chunked_logprobs`."""
     asked = [HeadInput(hidden, head, tokens)]
-    return chunked_logprobs(asked, (), temperature, chunk).outputs[0].require("logp")
+    return chunked_logprobs(asked, (), temperature, chunk).outputs[0].logp
 
 
 def _all_ids(x: HeadInput) -> Tensor | None:
@@ -226,13 +232,16 @@ def _all_ids(x: HeadInput) -> Tensor | None:
 
 
 def _output(x: HeadInput, logp_all: Tensor | None, *others: Tensor | None) -> HeadOutput:
-    """`logp_all`, of `_all_ids`, parted again; then the fields of HeadOutput from lse on."""
-    logp = None if logp_all is None or x.tokens is None else logp_all[:, 0]
-    logp_ids = None
+    """`logp_all`, of `_all_ids`, parted again. others: as in HeadOutput, from lse on."""
+    logp = logp_ids = None
+    if logp_all is not None and x.tokens is not None:
+        logp = logp_all[:, 0]  # (n, 1 + k) -> (n,)
     if logp_all is not None and x.ids is not None:
         # from the right: column 0 is the sampled token's, where one was asked for
         logp_ids = logp_all[:, logp_all.shape[1] - x.ids.shape[1] :]
-    return HeadOutput(logp, logp_ids, *others)  # type: ignore[arg-type]
+    names = ("lse", "entropy", "topk_logp", "topk_ids", "n_above", "mass_above")
+    named = dict(zip(names, others, strict=True))
+    return HeadOutput(logp=logp, logp_ids=logp_ids, **named)
 
 
 def _check(

@@ -36,7 +36,9 @@ def test_tokens_above_a_floor_are_counted_and_summed(chunk, bias, softcap, kept,
             chunked_logprobs(sides, [KLPair(0, 1)], 0.8, chunk),
             dense_logprobs(sides, (), 0.8),
         ):
-            assert other.n_above is None and not x.mass_above.requires_grad
+            with pytest.raises(ValueError, match="n_above was not asked for"):
+                _ = other.n_above
+            assert not x.mass_above.requires_grad
             assert torch.equal(x.n_above, high.sum(1).double())
             torch.testing.assert_close(x.mass_above, (logp.exp() * high).sum(1))
 
