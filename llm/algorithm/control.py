@@ -48,6 +48,7 @@ class Drive(NamedTuple):
 
     def moved(self, before: float, log_step: float, factor_max: float, reason: str) -> Decision:
         """The value multiplied by e^(sign log_step), within its limits."""
+        # a step in logs is a factor, so no value can become 0 or change its sign
         wanted = before * math.exp(self.sign * log_step)
         # Clamped around the configured value: without it, integral control would go on for as
         # long as the KL stays off its target, however far.
@@ -110,6 +111,7 @@ def next_controls(
     # A value's place in this list is its place in decisions.jsonl.
     drives = [Drive("actor.distill.coef", "distill_coef", distill_coef, 1, factor_max)] * distill
     drives += [Drive("actor.lr factor", "actor_lr_factor", 1.0, 1, factor_max)] * actor_lr
+    # top 1: the policy only ever waits, and never learns faster than configured
     drives += [Drive("optim.policy_lr factor", "policy_lr_factor", 1.0, -1, 1.0)] * policy_lr
     values, decisions = asdict(controls), []
     for drive in drives:

@@ -48,7 +48,7 @@ def set_metrics(ctx: TrainContext, scores: np.ndarray) -> dict[str, float]:
         return row
     first = 0
     for name, problems in sets.items():
-        own = scores[first : first + len(problems)]
+        own = scores[first : first + len(problems)]  # (prompts of this set, k)
         first += len(problems)
         solved = (own >= 1.0).any(axis=1)  # with k of k samples pass@k needs no estimate
         named = {"mean_at_k_SET": own.mean(), "pass_at_k_SET": solved.mean()}
@@ -77,7 +77,7 @@ def sample_scores(
     rng, own = randomness.stream(seed, "evaluation sampling"), distributed.rank_slice(len(problems))
     # Skip the numbers of the earlier ranks' sequences: one draw for each (sequence, position).
     rng.bit_generator.advance(own.start * k * r.max_new_tokens)  # type: ignore[attr-defined]
-    scores = [torch.zeros(0)]
+    scores = [torch.zeros(0)]  # a rank may have no prompt, and takes part in all_gather
     for start in range(own.start, own.stop, size):
         samples = sample(
             model,
@@ -90,6 +90,7 @@ def sample_scores(
             group=k,
         )
         scores.append(rewards(samples.flat(), ctx.scorer))
+    # (own prompts * k,) -> (all prompts * k,) -> (all prompts, k), in the order of the prompts
     return distributed.all_gather(torch.cat(scores)).double().numpy().reshape(len(problems), k)
 
 
@@ -100,7 +101,7 @@ def evaluate(ctx: TrainContext, batch: Batch) -> dict[str, float]:
     policy, actor = ctx.policy, ctx.actor.model
     scores = held_out_scores(policy, ctx)
     row = {"pass_rate": float(scores.mean())} | set_metrics(ctx, scores)
-    if actor is policy:
+    if actor is policy:  # on-policy: one distribution, so no forward pass is needed
         row |= {"kl_policy_actor": 0.0, "kl_actor_policy": 0.0}
     else:
         row["pass_rate_actor"] = pass_rate(actor, ctx)

@@ -211,6 +211,7 @@ def _at_top_k(
     floor = None
     if is_target and needs_tail(**correction_keywords(ctx.cfg)):
         lam = lam_before(state, **lam_keywords(ctx.cfg))
+        # (n, k) -> (n,): lam c in logs, c being the smallest of q's k largest probabilities
         floor = None if lam is None else tail_floor(batch.topk_logp_inf, lam)
     return policy._replace(ids=batch.topk_ids, floor=floor)
 
@@ -225,6 +226,7 @@ def _for_weights(
     is_target: bool,
 ) -> PolicyLogprobs:
     """What the weights need, from the head's output."""
+    # (n,), (n, k). Weights are under SG (Alg. 1, l. 24), though the pass may be with gradient.
     logp, topk_logp = output.logp.detach(), output.logp_ids.detach()
 
     def count_above(floor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -271,4 +273,4 @@ def _detached(head_input: HeadInput) -> HeadInput:
 def _logits(head_input: HeadInput) -> torch.Tensor:
     """Whole ones, (n, v) float32, before the temperature."""
     assert head_input.logits is not None
-    return head_input.logits.float()
+    return head_input.logits.float()  # softmax in bfloat16 would lose the digits of its sum

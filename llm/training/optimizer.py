@@ -30,6 +30,7 @@ class MasterAdamW(torch.optim.AdamW):
 
     def __init__(self, parameters: list[torch.nn.Parameter], **settings: Any) -> None:
         trained = [p for p in parameters if p.requires_grad]
+        # detached copies: the model's graph never reaches a master
         masters = [p if p.dtype == torch.float32 else p.detach().float() for p in trained]
         self._pairs = [
             (i, p, m) for i, (p, m) in enumerate(zip(trained, masters, strict=True)) if p is not m
@@ -43,17 +44,19 @@ class MasterAdamW(torch.optim.AdamW):
             master.grad = None if parameter.grad is None else parameter.grad.float()
         super().step(closure)
         for _, parameter, master in self._pairs:
-            master.grad = None
+            master.grad = None  # float32, as large as the model: freed before the next forward
             parameter.copy_(master)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         super().zero_grad(set_to_none)
+        # torch's optimiser knows the masters alone; the model's own gradients are cleared here
         for _, parameter, _ in self._pairs:
             parameter.grad = None
 
     def state_dict(self) -> dict[str, Any]:
         base = super().state_dict()
         state = dict(base["state"])
+        # also before the first step, when torch has no state of a parameter
         for i, _, master in self._pairs:
             state[i] = {**state.get(i, {}), "master": master.detach()}
         return {**base, "state": state}
@@ -61,9 +64,10 @@ class MasterAdamW(torch.optim.AdamW):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         state = {i: dict(values) for i, values in state_dict["state"].items()}
         masters = [(m, state[i].pop("master")) for i, _, m in self._pairs]
+        # without masters, which torch's optimiser does not know; an empty entry is no state
         super().load_state_dict({**state_dict, "state": {i: v for i, v in state.items() if v}})
         for master, kept in masters:
-            master.detach().copy_(kept)
+            master.detach().copy_(kept)  # not from the rounded parameter: low bits would be lost
 
 
 def adamw(model: torch.nn.Module, lr: float, weight_decay: float) -> MasterAdamW:

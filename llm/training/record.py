@@ -41,6 +41,7 @@ class Record:
         except Exception as e:
             e.add_note(f"phase: {phase}, step {self.step}")  # out of memory: where
             raise
+        # only of a phase that ended: a row never holds the time of a part of one
         self.row[f"seconds_{phase}"] = time.perf_counter() - clock
 
     def add(self, values: dict[str, Any]) -> None:
@@ -52,6 +53,7 @@ class Record:
         """What `train.update` returned."""
         self.weights.append(weights)
         self._updates.append(metrics)
+        # the one whose samples are written: there p_new is still p_ref
         self.first_update = self.first_update or (minibatch, weights)
 
     def skip_update(self) -> None:
@@ -74,6 +76,8 @@ def merged(
     """Metrics of a step from those of its updates. correction: the type of the weights."""
     if not updates:
         return {}
+    # Losses, norms and clip fractions are of an update, and updates count alike. What is of tokens
+    # (acceptance, ratios) is computed of all the step's tokens, so that none counts more.
     means = {k: sum(u[k] for u in updates) / len(updates) for k in updates[0]}
     return correction_metrics(weights, correction) | means
 

@@ -71,11 +71,13 @@ def with_advantages(batch: Batch, cfg: Config) -> Batch:
 def rollout_metrics(ctx: TrainContext, batch: Batch, step: int) -> dict[str, float]:
     """Of all ranks' sequences."""
     assert ctx.engine is not None
-    reward = distributed.all_gather(batch.reward)
+    reward = distributed.all_gather(batch.reward)  # (b,) -> (B,) of all ranks
+    # (B,) -> (prompts, G): a prompt's completions are neighbours, and no rank parts a group
     groups = reward.reshape(-1, ctx.cfg.rollout.rollouts_per_prompt)
     lengths = distributed.all_gather(batch.lengths)
     return {
         "reward_mean": float(reward.mean()),
+        # where all rewards of a group are equal, every advantage is 0: Eq. 5 learns nothing
         "groups_informative": float((groups != groups[:, :1]).any(dim=1).float().mean()),
         "length_mean": float(lengths.float().mean()),
         "finished": float(distributed.all_gather(batch.finished).float().mean()),

@@ -76,6 +76,7 @@ class Run:
         self._parts: dict[str, StatefulPart] = {"policy": ctx.policy, **ctx.actor.parts()}
         self._parts |= {f"optimizer_{role}": o for role, o in self.learner.optimizers.items()}
         self.inputs = checked_inputs(ctx, folder)
+        # after the learner: a checkpoint is read into its optimisers
         state = self._load()
         self.first_step: int = state.step if state else 0
         if state:
@@ -86,6 +87,7 @@ class Run:
         self.alarms = Alarms(cfg.alarm, self.checkpoints, state.alarms if state else None)
         self._has_saved = state is not None
         self.progress = Progress(folder.name, cfg.run.steps, self.first_step, silent=not main)
+        # by the size of what the first checkpoint will hold
         if main:
             require_space(self.checkpoints, self._parts)
 
@@ -118,7 +120,7 @@ class Run:
             Stopped: a signal came, and the step takes longer than run.stop_seconds from then on.
         """
         record = Record(step, evaluated=step % self.ctx.cfg.run.eval_every == 0)
-        before = self._json(step)
+        before = self._json(step)  # now: what `_save_before` saves must not hold half a step
         if self.ctx.actor.trained:
             record.add({"distill_coef": self.learner.controls.distill_coef})  # in force now
         try:
@@ -126,10 +128,11 @@ class Run:
         except Overdue:
             raise Stopped(self.signals.exit_code, self._save_before(record, before)) from None
         except NonFinite:
+            # what explains the end is written before it: samples, the row, the alarm
             self._write_samples(record)
             self.alarms.halt()
             record.add({"updates_skipped": 1})
-            record.decisions.clear()
+            record.decisions.clear()  # no step follows that they could be in force in
             self._write_row(record)
             raise
 
@@ -160,7 +163,7 @@ class Run:
         """Between the updates of a step, every run.eval_updates of them: the pass rate."""
         every, begun = self.ctx.cfg.run.eval_updates, record.updates_begun
         if every and begun and begun % every == 0:
-            self.ctx.gather_shards()
+            self.ctx.gather_shards()  # the sampler reads the full model, updates move shards
             rates = record.row.setdefault("pass_rate_updates", [])
             rates.append([begun, pass_rate(self.ctx.policy, self.ctx)])
 
@@ -204,8 +207,9 @@ class Run:
             return
         models = {"policy": self.ctx.policy, "actor": self.ctx.actor.model, **self.ctx.trained}
         for role, model in models.items():
+            # one sequence is enough for the weights that all tokens share
             head_input = forward(self.ctx, model, batch.rows(torch.arange(1)))
-            asked = head_input._replace(entropy=True)  # takes in all log-probabilities
+            asked = head_input._replace(entropy=True)  # (t,): takes in all log-probabilities
             (output,), _ = logprobs_and_kls([asked], self.ctx.cfg.rollout.temperature)
             name = f"log-probability of {role} after the update"
             self.learner.guard.finite(record.step, **{name: output.entropy})
@@ -235,6 +239,7 @@ class Run:
                     f"state after {done} steps is saved there: the same command goes on from it"
                 )
         self.progress.show(done, progress_text(row))
+        # after the last step there is nothing to go on with: the run ends as if no signal came
         if record.exit_code and done < self.ctx.cfg.run.steps:
             self.progress.close()
             raise Stopped(record.exit_code)
@@ -262,6 +267,7 @@ class Run:
         self._keep_if_best(cfg.run.steps, row["pass_rate"])
         self.files.write("metrics", row)
         self.tracker.log(cfg.run.steps, row)
+        # only the first rank has the files; every rank returns the same summary
         main = distributed.is_main()
         return distributed.broadcast_object(
             metrics_files.summarise(self.folder, cfg) if main else None
@@ -270,6 +276,7 @@ class Run:
     def _load(self) -> SavedState | None:
         """Restore the last checkpoint, if there is one; returns what it holds besides tensors."""
         ctx = self.ctx
+        # the first rank decides: another might see a checkpoint a moment earlier
         newest = distributed.broadcast_object(str(latest(self.checkpoints) or ""))
         if not newest:
             return None
@@ -305,7 +312,7 @@ class Run:
         """What a checkpoint holds besides tensors."""
         return {
             "step": step,
-            "bytes": self.files.sizes(),
+            "bytes": self.files.sizes(),  # resuming cuts each file to them: no row is there twice
             "controls": dataclasses.asdict(self.learner.controls),
             "correction": dataclasses.asdict(self.learner.correction),
             "alarms": self.alarms.to_json(),
@@ -333,7 +340,7 @@ class Run:
         if self.alarms.decision:
             decided.append(self.alarms.decision.entry())
         self.files.write("decisions", *({"step": record.step, **d} for d in decided))
-        finite = writable(row)
+        finite = writable(row)  # JSON has no NaN and no inf
         self.files.write("metrics", finite)
         self.tracker.log(record.step, finite)
         return row

@@ -110,6 +110,7 @@ def _compared(
     asked = at_sampled_tokens(forward(ctx, model, batch), batch)._replace(ids=ids, entropy=True)
     (scored,), _ = logprobs_and_kls([asked], ctx.cfg.rollout.temperature)
     logp_ids = scored.logp_ids  # (n, k + e)
+    # (n, k), (n, e)
     topk_ref, logp_ends = logp_ids[:, : -len(ends)], logp_ids[:, -len(ends) :]
     sampled = _distance(batch.logp_inf, scored.logp)  # (n,)
     topk = _distance(batch.topk_logp_inf, topk_ref).amax(dim=-1)  # (n,)
@@ -131,6 +132,7 @@ def _compared(
     scaled = abs(result["scale"] - 1.0) > allowed.scale
     if bool((far > allowed.token).any()) or result["mean"] > allowed.mean or scaled:
         wrong = torch.zeros_like(batch.is_completion)  # (b, t)
+        # (n,) back to (b, t), so that the message can tell first tokens and padded rows apart
         wrong[batch.is_completion] = far > min(allowed.token, 2.0 * allowed.mean)
         right = result["mean"] <= min(allowed.token, allowed.mean)
         raise SelfTestError(_message(result, wrong, ~batch.is_real[:, 0], scaled, right, name))
@@ -171,6 +173,7 @@ def _compare_lengths(ctx: TrainContext, model: Model, role: str, allowed: Limits
         return torch.log_softmax(out.logits[0].float() / ctx.cfg.rollout.temperature, dim=-1)
 
     alone, whole = logp(len(prompt)), logp(length)
+    # (p, k), the same ids on both sides; unlikely ones are rounded too coarsely to compare
     best = alone.topk(min(_TOP_K_MAX, alone.shape[-1]), dim=-1).indices
     gap = _distance(alone.gather(-1, best), whole.gather(-1, best))  # (p, k)
     if float(gap.max()) > allowed.token or float(gap.mean()) > allowed.mean:
@@ -187,7 +190,10 @@ def _compare_lengths(ctx: TrainContext, model: Model, role: str, allowed: Limits
 
 def _scale(topk_inf: torch.Tensor, topk_ref: torch.Tensor) -> float:
     """Regression slope through 0 of differences within each row, (n, k) each; 1 where k is 1."""
+    # (n, k) less each row's mean: log Z cancels, and logits / T remain up to a constant. float64,
+    # for differences of nearly equal numbers are squared below.
     a, b = (x.double() - x.double().mean(dim=-1, keepdim=True) for x in (topk_inf, topk_ref))
+    # a probability of 0 has no difference, and would make the whole slope NaN
     finite = (torch.isfinite(a) & torch.isfinite(b)).all(dim=-1)
     a, b = a[finite], b[finite]
     total = float((a * a).sum())
