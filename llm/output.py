@@ -30,8 +30,16 @@ class SteadyStream:
         self.error: OSError | None = None
 
     def write(self, text: str) -> int:
-        if self.error is None and not (self._drop and self._is_full()):
-            self._attempt(lambda: self._stream.write(text))
+        pieces = [text]
+        if self._drop:  # a pipe with room takes so many bytes, and may make a longer text wait
+            size = select.PIPE_BUF // 4  # characters, of at most four bytes each
+            pieces = [text[i : i + size] for i in range(0, len(text), size)]
+        for piece in pieces:
+            if self.error is not None or (self._drop and self._is_full()):
+                break
+            self._attempt(lambda piece=piece: self._stream.write(piece))
+            if self._drop:
+                self.flush()
         return len(text)
 
     def writelines(self, lines: Any) -> None:

@@ -52,8 +52,8 @@ def test_progress_is_left_out_where_nobody_reads_it(pipe, monkeypatch):
     monkeypatch.setattr(output, "_WAIT_SECONDS", 0.01)
     read, stream = pipe
     steady = SteadyStream(stream, drop=True)
-    for _ in range(20):
-        steady.write("x" * 9_999 + "\n")
+    for length in (9_999, 99_999, 70_001):  # none a multiple of what a pipe holds
+        steady.write("x" * length + "\n")
     assert steady.error is None
     assert 4_000 < len(os.read(read, 1 << 20)) <= 1 << 16
     os.close(read)
