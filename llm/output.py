@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any, TextIO
 
-_WAIT_SECONDS = 1.0  # for a reader that does not read
+_WAIT_SECONDS = 0.1  # for a reader that does not read: each line costs it
 
 
 class SteadyStream:
