@@ -134,24 +134,15 @@ def _flat(run: RunData) -> dict[str, Any]:
 
 
 def _varying(flats: Sequence[dict[str, Any]]) -> list[str]:
-    """Settings that differ. One that some lack, being of another type, differs where its section
-    has this type."""
-    names = []
-    for name in dict.fromkeys(k for f in flats for k in f):
-        kind = f"{name.rpartition('.')[0]}.type"
-        having = [f for f in flats if name in f]
-        types = {str(f.get(kind)) for f in flats}
-        compared = having if len(types) > 1 else flats
-        if any(f.get(name) != compared[0].get(name) for f in compared):
-            names.append(name)
-    return names
+    """Settings that differ among the runs in which they have an effect; others lack them."""
+    names = dict.fromkeys(k for f in flats for k in f)
+    return [k for k in names if len({repr(f[k]) for f in flats if k in f}) > 1]
 
 
 def _name(key: dict[str, Any], differing: list[str], members: list[RunData]) -> str:
-    if not differing:
+    if not key.keys() & set(differing):
         return members[0].folder.resolve().name if len(members) == 1 else "all runs"
-    named = [k for k in differing if k in key or f"{k.rpartition('.')[0]}.type" not in differing]
-    return ", ".join(f"{_short(k)} {key.get(k, 'absent')}" for k in named)
+    return ", ".join(f"{_short(k)} {key[k]}" for k in differing if k in key)
 
 
 def _short(key: str) -> str:

@@ -35,6 +35,15 @@ def test_groups_are_named_by_what_differs(tmp_path):
     ]
 
 
+def test_a_setting_without_effect_in_some_runs_names_none(tmp_path):
+    """tis reads no top_k, so its config.toml has none; with one update there is no clip to name."""
+    a = make_run(tmp_path / "a", "--actor.ppo", "False")
+    b = make_run(tmp_path / "b", *"--actor.ppo False --correction.type tis".split())
+    c = make_run(tmp_path / "c", *"--actor.ppo False --loss.updates_per_rollout 2".split())
+    assert [g.name for g in groups_of(a, b)] == ["correction jackpot", "correction tis"]
+    assert [g.name for g in groups_of(a, c)] == [f"loss.updates_per_rollout {n}" for n in (1, 2)]
+
+
 FROZEN = ["--actor.type", "frozen"]
 
 
