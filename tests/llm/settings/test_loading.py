@@ -146,6 +146,15 @@ def test_a_setting_that_loses_its_effect_to_a_later_layer_goes_and_one_given_in_
         settings.load([str(two)], ["--run.steps", "5"])
 
 
+def test_what_was_given_in_vain_is_forgotten_with_the_section_that_it_was_in(tmp_path):
+    """The layers of the frozen actor are the default, which nobody gave."""
+    one = write(tmp_path, "[policy]\npath = 'x'\n[actor]\npath = 'x'\nlayers = 1\n")
+    with pytest.raises(ConfigError, match=r"actor\.layers 1 would have no effect"):
+        settings.load([one], [])
+    flags = "--actor.type frozen --actor.path x --task.type arithmetic".split()
+    assert settings.load([one], flags).actor.layers == 1
+
+
 def test_a_later_layer_may_give_what_an_earlier_one_needs(tmp_path):
     one = write(tmp_path, "[alarm]\npatience = 3\n")
     assert settings.load([one], ["--alarm.kl-max", "1"]).alarm.patience == 3
