@@ -162,8 +162,10 @@ def test_two_ranks_train_a_tied_head_in_blocks_as_one_does_whole(home, two):
     play(one)
     assert_same(Path(one.folder), Path(two["tied"].folder))
     assert rows(Path(one.folder))[1]["grad_norm_actor"] > 0.01
-    export(Path(two.folder), home / "tied/exported")  # what shards were, a model that is opened
-    kept = load_file(latest(Path(two.folder) / "checkpoints") / "policy.safetensors")
+    export(
+        Path(two["tied"].folder), home / "tied/exported"
+    )  # what shards were, a model that is opened
+    kept = load_file(latest(Path(two["tied"].folder) / "checkpoints") / "policy.safetensors")
     own = AutoModelForCausalLM.from_pretrained(home / "tied/exported").state_dict()
     assert kept and all(torch.equal(own[name], tensor) for name, tensor in kept.items())
     assert own.keys() - kept.keys() <= {"lm_head.weight", "model.embed_tokens.weight"}
