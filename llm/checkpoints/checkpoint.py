@@ -174,6 +174,7 @@ def load_state(
         raise CheckpointError(f"{checkpoint / 'state.json'}: {e}; {_older(checkpoint)}") from e
     if not isinstance(state, dict):
         raise CheckpointError(f"{checkpoint / 'state.json'} is no object; {_older(checkpoint)}")
+    _check_step(checkpoint, state.get("step"))
     if _manifest(checkpoint) != manifest:  # the parts may be of two checkpoints
         raise CheckpointError(f"{checkpoint} was replaced while it was read; read it again")
     return state
@@ -244,6 +245,16 @@ def _check_manifest(manifest: dict[str, Any]) -> None:
             raise ValueError(f"{name} has no size and digest")
     if "state.json" not in files:
         raise ValueError("it names no state.json")
+
+
+def _check_step(checkpoint: Path, step: Any) -> None:
+    named = re.match(r"\.?step_(\d{8})", checkpoint.name)  # the best has no number in its name
+    fits = type(step) is int and 0 <= step < 10**8 and (not named or int(named.group(1)) == step)
+    if not fits:
+        raise CheckpointError(
+            f"{checkpoint / 'state.json'} cannot be right: step is {step!r:.80}, and the "
+            f"checkpoint is called {checkpoint.name}; {_older(checkpoint)}"
+        )
 
 
 def _check_identity(checkpoint: Path, manifest: dict, identity: dict[str, str] | None) -> None:

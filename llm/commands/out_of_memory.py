@@ -13,6 +13,7 @@ _REMEDIES = {
     "rollout": "--rollout.prompts_per_step or --rollout.max_new_tokens (key-value cache, logits)",
     "update": "--optim.microbatch.sequences, or set --optim.microbatch.type tokens or "
     "--run.activation_checkpointing True (logits, activations)",
+    "evaluation": "--run.eval_prompts or --run.eval_completions, or --rollout.max_new_tokens",
     "": "--policy.dtype to bfloat16, train adapters (--policy.lora_rank), or take smaller models",
 }
 

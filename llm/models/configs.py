@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+LAYERS_MAX = 1000  # the deepest published language models have fewer than 200
 _ROPE_PAIRS = (("short_factor", "long_factor"), ("short_mscale", "long_mscale"))
 
 
@@ -26,6 +27,14 @@ def positions_in(config: Any) -> int | None:
 def ids_in(config: Any) -> int | None:
     """Rows of the embedding, as the config gives them."""
     return getattr(text_of(config), "vocab_size", None)
+
+
+def check_depth(config: Any) -> None:
+    """Raises ValueError for more layers than LAYERS_MAX: building them would take hours."""
+    for part in parts_of(config):
+        layers = getattr(part, "num_hidden_layers", None)
+        if isinstance(layers, int) and layers > LAYERS_MAX:
+            raise ValueError(f"its config.json asks for {layers} layers, more than {LAYERS_MAX}")
 
 
 def parts_of(config: Any) -> Iterator[Any]:

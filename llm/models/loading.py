@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 from transformers import logging as transformers_logging
 
@@ -20,7 +19,7 @@ from llm.settings.loading import Config, ConfigError, ModelConfig
 from llm.tokenizers.character import CharTokenizer
 from llm.tokenizers.pretrained import is_local, offline_hint, require_on_hub
 
-from .configs import parts_of, positions_in, text_of, with_one_rope, without_outputs
+from .configs import check_depth, parts_of, positions_in, text_of, with_one_rope, without_outputs
 from .files import check_files, file_of
 
 Model = Any  # a transformers causal language model; its classes share no typed base
@@ -94,6 +93,7 @@ def load(path: str | Path, dtype: str = "float32", longest: int | None = None) -
         config: Any = AutoConfig.from_pretrained(path, **where)
         if any(getattr(x, "quantization_config", None) is not None for x in parts_of(config)):
             raise ValueError("its weights are quantised, and such weights cannot be trained")
+        check_depth(config)
         check_files(path, local, config)
         without_outputs(config)
         if longest is not None:
@@ -117,12 +117,9 @@ def load(path: str | Path, dtype: str = "float32", longest: int | None = None) -
                 f"its config.json has no place for {len(names)} of the weights, {names[0]} among "
                 "them: the two do not belong together"
             )
-    except ConfigError:
+    except (ConfigError, MemoryError):
         raise
-    except (
-        OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError,
-        SafetensorError,
-    ) as e:  # fmt: skip
+    except Exception as e:  # whatever libraries raise at files that anybody may have made
         raise ConfigError(
             f"cannot load a safetensors model from {path}{offline_hint(path)}: {e}"
         ) from e

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import tomllib
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from llm.errors import ConfigError
-from llm.regular_files import open_here
+from llm.regular_files import JSON_BYTES_MAX, open_here
 
 from . import row_checks
 
 Row = dict[str, Any]
 FAULTS_NAMED = 3  # of one file
 SECTIONS_DEEP = 8  # of config.toml
+_ROWS_BYTES_MAX = 1_000_000_000  # of a .jsonl: a million rows
 
 
 class RunData(NamedTuple):
@@ -69,7 +71,7 @@ def read_run(folder: Path) -> RunData:
             f"{folder} is not a run folder: it holds neither config.toml nor metrics.jsonl"
         )
     notes: list[str] = []
-    config_text = _text(folder / "config.toml", notes)
+    config_text = _text(folder / "config.toml", notes, JSON_BYTES_MAX)
     config: dict[str, Any] = {}
     try:
         config = tomllib.loads(config_text)
@@ -116,17 +118,23 @@ def _digests(path: Path, notes: list[str]) -> dict[str, str]:
     return inputs
 
 
-def _text(path: Path, notes: list[str]) -> str:
+def _text(path: Path, notes: list[str], most: int) -> str:
+    """Of a regular file of at most so many bytes; "" and a note otherwise."""
     try:
         with open_here(path, "rb") as file:
-            return bytes(file.read()).decode("utf-8", "replace")
+            size = os.fstat(file.fileno()).st_size
+            data = b"" if size > most else bytes(file.read(most))
     except OSError as e:
         notes.append(f"{path.name} cannot be read: {e.strerror}")
         return ""
+    if size > most:
+        notes.append(f"{path.name} cannot be read: it has more than {most:,} bytes")
+        return ""
+    return data.decode("utf-8", "replace")
 
 
 def _json(path: Path, notes: list[str]) -> Any:
-    content = _text(path, notes)
+    content = _text(path, notes, JSON_BYTES_MAX)
     try:
         return json.loads(content) if content else None
     except (ValueError, RecursionError) as e:
@@ -145,7 +153,7 @@ def _entries(provenance: Any, notes: list[str]) -> list[Row]:
 def _lines(path: Path, notes: list[str]) -> list[Row]:
     """Rows of a .jsonl; a line that cannot be drawn is left out and noted."""
     rows, faults = [], []
-    for number, line in enumerate(_text(path, notes).split("\n"), 1):
+    for number, line in enumerate(_text(path, notes, _ROWS_BYTES_MAX).split("\n"), 1):
         if not line.strip():
             continue
         try:

@@ -139,7 +139,7 @@ class Verifier:
         try:
             value: Any = json.loads(worker.heard)
             known = isinstance(value, dict)
-        except ValueError:
+        except (ValueError, RecursionError):
             known = False
         worker.heard = b""
         if worker.job is None:

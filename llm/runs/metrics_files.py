@@ -29,13 +29,12 @@ class MetricsFile:
         """
         self.path, self.keep_bytes, self.bytes = path, keep_bytes, keep_bytes
         self._last = ""  # words about the last row
+        if keep_bytes and not path.exists():  # opening would make it
+            raise ValueError(_lost(path, 0, keep_bytes))
         with open_here(path, "a+b") as file:
             there = file.seek(0, os.SEEK_END)
             if there < keep_bytes:
-                raise ValueError(
-                    f"{path} holds {there} bytes, fewer than the {keep_bytes} that the checkpoint "
-                    "counts: rows were lost. Put it back, or remove the checkpoints"
-                )
+                raise ValueError(_lost(path, there, keep_bytes))
             _check_rows(path, file, keep_bytes, step)
 
     def cut(self) -> None:
@@ -76,6 +75,13 @@ class MetricsFile:
             f"{self.path} was removed or changed by something else while the run went on: {found}. "
             f"Put it back, or remove the checkpoints and start anew{told}"
         )
+
+
+def _lost(path: Path, there: int, keep_bytes: int) -> str:
+    return (
+        f"{path} holds {there} bytes, fewer than the {keep_bytes} that the checkpoint counts: rows "
+        "were lost. Put it back, or remove the checkpoints"
+    )
 
 
 def _check_rows(path: Path, file: IO[Any], keep_bytes: int, step: int) -> None:

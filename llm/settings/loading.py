@@ -148,6 +148,7 @@ def _expanded(flat: Mapping[str, Any]) -> dict[str, str]:
     return {key: os.path.expanduser(path) for key, path in paths.items()}
 
 
+_BYTES_MAX = 1_000_000  # of a configuration file: a hundred times what all settings take
 _DEPTH_MAX = 8  # sections in sections: more than any setting has, less than Python's own limit
 
 
@@ -158,7 +159,7 @@ def read_table(path: Path) -> dict[str, Any]:
         ConfigError: it cannot be read, is not TOML, or is the config.toml of older code.
     """
     try:
-        table = tomllib.loads(read_text(path))
+        table = tomllib.loads(read_text(path, _BYTES_MAX))
     except OSError as e:
         raise ConfigError(f"cannot read config file {path}: {e.strerror or e}") from e
     except ValueError as e:  # TOML, UTF-8, and numbers of thousands of digits

@@ -19,7 +19,7 @@ class Record:
 
     weights: of each update, over the tokens of all ranks. decisions: what closed loops moved.
     save_due: a checkpoint follows the step. exit_code: of the signal that came, or 0. phase: the
-    last that began, "rollout" or "update".
+    last that began, "rollout", "evaluation" or "update".
     """
 
     def __init__(self, step: int, *, evaluated: bool) -> None:
@@ -35,14 +35,21 @@ class Record:
     @contextlib.contextmanager
     def timed(self, phase: str) -> Iterator[None]:
         """Wall-clock of a phase, as seconds_<phase>."""
-        self.phase, clock = phase, time.perf_counter()
+        clock = time.perf_counter()
+        with self.within(phase):
+            yield
+        # only of a phase that ended: a row never holds the time of a part of one
+        self.row[f"seconds_{phase}"] = time.perf_counter() - clock
+
+    @contextlib.contextmanager
+    def within(self, phase: str) -> Iterator[None]:
+        """What is raised in it says where that was."""
+        self.phase = phase
         try:
             yield
         except Exception as e:
             e.add_note(f"phase: {phase}, step {self.step}")  # out of memory: where
             raise
-        # only of a phase that ended: a row never holds the time of a part of one
-        self.row[f"seconds_{phase}"] = time.perf_counter() - clock
 
     def add(self, values: dict[str, Any]) -> None:
         self.row |= values

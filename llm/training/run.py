@@ -153,7 +153,8 @@ class Run:
         """Every run.eval_every steps: held-out pass rates, KLs, and the best checkpoint."""
         if not record.evaluated:
             return
-        record.add(evaluate(self.ctx, batch))
+        with record.within("evaluation"):
+            record.add(evaluate(self.ctx, batch))
         if record.step == 0 and distributed.is_main():
             kind, task = self.ctx.actor.kind, self.ctx.task
             sys.stderr.write(start_text(kind, task.skipped, task.repeats, record.row))

@@ -233,7 +233,7 @@ class ProcessEngine(Engine):
             if set(message) == {"error"}:
                 raise _ProcessFailed(f"process {self.pid} failed: {str(message['error'])[:500]}")
             key = next(k for k, w in self._orders.items() if message == {"done": w.number})
-        except (ValueError, TypeError, StopIteration):
+        except (ValueError, TypeError, StopIteration, RecursionError):
             raise _ProcessFailed(
                 f"process {self.pid} said {line[:80]!r}, which is no answer"
             ) from None
