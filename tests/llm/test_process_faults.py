@@ -25,13 +25,13 @@ import pytest
 import torch
 from training_runs import rows
 
-from llm import __main__, regular_files, train
+from llm import __main__, regular_files, settings, train
 from llm.__main__ import main
 from llm.checkpoints import checkpoint
 from llm.models import pretraining
 from llm.rewards import math_verifier
 from llm.rollout.engines.subprocess_engine import ProcessEngine
-from llm.runs import run_folder
+from llm.runs import run_folder, signals
 from llm.training import context
 from llm.training import run as run_module
 
@@ -612,3 +612,12 @@ def test_a_real_kill_between_manifest_and_rename_loses_nothing(whole, warm, tmp_
     check_readable(folder)
     assert trained(folder, warm) == 0
     check_equal(folder, whole)
+
+
+def test_a_signal_is_answered_within_ten_seconds_by_default():
+    """Above, what waits is left after 0.1 s instead."""
+    assert settings.load([], []).run.stop_seconds + signals.UNWIND_SECONDS <= 10
+
+
+def test_there_are_at_least_thirty_cases():
+    assert len(FAULTS) + len(STREAMS) + len(ENGINES) + len(WORKERS) >= 30
