@@ -1,5 +1,6 @@
 """`llm eval`: what it writes and what it refuses."""
 
+import hashlib
 import json
 import shutil
 
@@ -147,7 +148,13 @@ def run_in_progress(run, tmp_path, monkeypatch, replaced):
         if path.name == "state.json":
             seen.append(step)
             if step < 5 + replaced:
-                path.parent.rename(path.parent.with_name(f"step_{step + 1:08d}"))
+                moved = path.parent.rename(path.parent.with_name(f"step_{step + 1:08d}"))
+                state = json.dumps({"step": step + 1}).encode()
+                (moved / "state.json").write_bytes(state)
+                manifest = json.loads((moved / "manifest.json").read_text())
+                mark = {"bytes": len(state), "sha256": hashlib.sha256(state).hexdigest()}
+                manifest["files"]["state.json"] = mark
+                (moved / "manifest.json").write_text(json.dumps(manifest))
         return real(path)
 
     monkeypatch.setattr(checkpoint, "digest", digest)
