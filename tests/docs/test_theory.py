@@ -100,8 +100,8 @@ def test_the_example_is_what_rational_arithmetic_gives():
     def row(cell: str) -> list[F]:
         return [F(x) for x in re.search(r"\((.*?)\)", cell).group(1).split(", ")]
 
-    for lam, a, z, law, kl, tv in rows:
-        lam = F(lam.split()[0])
+    for word, a, z, law, kl, tv in rows:
+        lam = F(word.split()[0])
         assert row(a) == exact.accept_prob(p, q, lam)
         assert F(z) == exact.acceptance_rate(p, q, lam)
         assert row(law) == exact.post_rejection(p, q, lam)

@@ -162,8 +162,8 @@ def test_tails_of_another_shape_or_size_are_refused(backend):
 @given(rows=st.lists(st.tuples(shares, shares), min_size=1, max_size=6))
 def test_kappa_is_the_rational_one(backend, rows):
     """Alg. 1: accepted share over mean Z_approx."""
-    accepted, z = zip(*rows, strict=True)
-    z = [max(x, Fraction(1, 20)) for x in z]
+    accepted, rates = zip(*rows, strict=True)
+    z = [max(x, Fraction(1, 20)) for x in rates]
     got = kappa(backend.array(accepted), backend.array(z))
     assert isinstance(got, float)
     assert got == pytest.approx(float(exact.kappa(accepted, z)), rel=backend.rtol)
@@ -173,8 +173,8 @@ def test_kappa_is_the_rational_one(backend, rows):
 @given(rows=st.lists(st.tuples(st.booleans(), shares), min_size=1, max_size=6))
 def test_coins_may_be_booleans(backend, rows):
     """True counts as 1; kappa times the mean of Z_approx is the accepted share."""
-    coins, z = zip(*rows, strict=True)
-    z = [max(x, Fraction(1, 20)) for x in z]
+    coins, rates = zip(*rows, strict=True)
+    z = [max(x, Fraction(1, 20)) for x in rates]
     as_bool = backend.library.asarray(list(coins), dtype=getattr(backend.library, "bool", bool))
     got = kappa(as_bool, backend.array(z))
     assert got * sum(z) == pytest.approx(sum(coins), rel=backend.rtol)

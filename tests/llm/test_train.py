@@ -8,6 +8,7 @@ import json
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import llm_process
 import pytest
@@ -87,7 +88,7 @@ def test_rewards_may_be_a_python_functions_and_another_function_is_another_run(t
     with pytest.raises(ConfigError, match=r"other settings: reward.function"):
         llm.train(longer, reward=other)
 
-    def short(completion, **columns):  # the same name
+    def short(completion, **columns):  # type: ignore[no-redef]  # the same name
         return 1.0
 
     with pytest.raises(CheckpointError, match=r"reward.function .SHA-256 of its source. .* there"):
@@ -310,7 +311,8 @@ def test_a_non_finite_value_stops_the_run_naming_step_tensor_and_checkpoint(
     tmp_path, warm, monkeypatch, name, wording
 ):
     """Nothing non-finite reaches the weights: those of the last checkpoint stay finite."""
-    seen = []
+    seen: list[int] = []
+    original: Any
     if name == "loss":
         original = train.distill_sum
 

@@ -6,6 +6,7 @@ import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -61,7 +62,7 @@ def write_eval(evaluation: runner.Evaluation, home: Path, mean: float, best: flo
     """An entry as `llm eval` writes it: mean@4 and pass@4, here without intervals."""
     file = run_store.folder(evaluation.run, home) / "eval.json"
     entries = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
-    policy = {"prompts": evaluation.prompts, "samples": evaluation.samples}
+    policy: dict[str, Any] = {"prompts": evaluation.prompts, "samples": evaluation.samples}
     policy |= {"mean_at_k": {"k": 4, "value": mean}}
     policy |= {"pass_at_k": [{"k": 1, "value": mean}, {"k": 4, "value": best}]}
     entries.append({"overrides": list(evaluation.flags), "models": {"policy": policy}})

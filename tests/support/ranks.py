@@ -127,7 +127,7 @@ def finish(process: subprocess.Popen, timeout: float = TIMEOUT) -> tuple[int, st
 
 def pids(process: subprocess.Popen) -> dict[int, int]:
     """Process id of each rank."""
-    found = {}
+    found: dict[int, int] = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             parent = int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1])
@@ -147,11 +147,11 @@ def assert_same(one: Path, other: Path) -> None:
         for x, y in zip(a, b, strict=True):
             x.pop("engine_restarts", 0), y.pop("engine_restarts", 0)
             assert_near(x, y, f"{name} {x.get('step')}")
-    a, b = weights(one), weights(other)
-    assert a.keys() == b.keys()
-    for key in a:
-        scale = float(a[key].float().abs().max())
-        assert torch.allclose(a[key].float(), b[key].float(), rtol=1e-3, atol=1e-3 * scale), key
+    ours, theirs = weights(one), weights(other)
+    assert ours.keys() == theirs.keys()
+    for key, own in ours.items():
+        scale = float(own.float().abs().max())
+        assert torch.allclose(own.float(), theirs[key].float(), rtol=1e-3, atol=1e-3 * scale), key
 
 
 def assert_near(x, y, where: str) -> None:

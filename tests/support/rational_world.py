@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from fractions import Fraction as F
+from typing import Literal
 
 import numpy as np
 
@@ -28,7 +29,7 @@ def _laws(*weights: tuple[int, ...]) -> dict[tuple, list[F]]:
 P = _laws((5, 3, 2), (1, 6, 3), (4, 4, 1), (2, 1, 7))
 REF = _laws((4, 3, 3), (1, 5, 4), (5, 3, 1), (3, 1, 6))
 Q = _laws((2, 3, 5), (6, 1, 3), (3, 5, 1), (2, 2, 6))
-REWARD = {(0, 0): 1, (0, 2): 1, (1, 1): 1, (2, 2): 1}
+REWARD: dict[tuple[int, ...], int] = {(0, 0): 1, (0, 2): 1, (1, 1): 1, (2, 2): 1}
 PATHS = list(itertools.product(range(V), repeat=H))
 
 
@@ -57,5 +58,5 @@ def some_world(seed: int, **options) -> World:
     return random_world(make_tree(4, 3), seed, **({"kl": 0.3, "spread": 0.5} | options))
 
 
-def jp(mask: str = "coin", **options) -> Estimator:
+def jp(mask: Literal["coin", "expected", "all"] = "coin", **options) -> Estimator:
     return Estimator("", "jackpot", mask=mask, **options)

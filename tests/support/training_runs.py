@@ -53,6 +53,7 @@ def rows(folder: Path, name: str = "metrics") -> list[dict]:
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     kept = latest(folder / "checkpoints")
+    assert kept is not None
     return {
         f"{p.name}:{k}": v
         for p in sorted(kept.glob("*.safetensors"))

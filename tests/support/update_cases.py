@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from typing import Any
 
 import pytest
 import sections
@@ -19,7 +20,7 @@ from llm.training.minibatches import Minibatch
 def config(**correction) -> Config:
     """Strong mismatch, two updates, variable lengths; enough for every branch of the update."""
     name, z = correction.get("type", "jackpot"), correction.get("z", "state")
-    sizes = {"top_k": 5} if (name, z) == ("jackpot", "state") else {}
+    sizes: dict[str, Any] = {"top_k": 5} if (name, z) == ("jackpot", "state") else {}
     return Config(
         rollout=RolloutConfig(prompts_per_step=5, rollouts_per_prompt=4, max_new_tokens=9, **sizes),
         correction=sections.correction(**correction),

@@ -332,7 +332,7 @@ def test_distillation_and_its_gradient_are_those_of_plain_float64(direction, top
     found = []
     for loss in (distillation, reference_distillation):
         actor = (2 * normal(2, 12, 9)).requires_grad_()
-        inputs = (policy, actor)
+        inputs: tuple[torch.Tensor, ...] = (policy, actor)
         if loss is distillation:
             inputs = tuple(torch.log_softmax(x, -1) for x in inputs)
         total = loss(*inputs, direction, top_k, temperature)

@@ -210,12 +210,12 @@ def test_every_kind_of_model_and_actor_trains_on_two_ranks(home):
     drop = ("--actor.layers", "--actor.width", "--pretrain.actor-steps")
     scenes = {}
     for kind, setting in KINDS.items():
-        for how in (None, [], [*FSDP, *BLOCKS]):
-            made = scene(home, f"{kind}_{how and len(how)}", setting, *(how or []))
+        for flags in (None, [], [*FSDP, *BLOCKS]):
+            made = scene(home, f"{kind}_{flags and len(flags)}", setting, *(flags or []))
             if "actor.type" in setting:
                 kept = zip(made.flags[::2], made.flags[1::2], strict=True)
                 made.flags = [w for k, v in kept if k not in drop for w in (k, v)]
-            scenes[kind, None if how is None else len(how)] = made
+            scenes[kind, None if flags is None else len(flags)] = made
     for (_, how), made in scenes.items():
         if how is None:
             play(made)

@@ -19,7 +19,7 @@ def test_a_stopped_watch_is_no_longer_in_the_store():
         def set(self, key, value):
             pass
 
-        def get(self, key):
+        def get(self, key):  # type: ignore[override]
             asking.set()
             time.sleep(0.2)
             return b"1"
@@ -37,7 +37,7 @@ class Store(dict):
     def set(self, key, value):
         self[key] = value.encode()
 
-    def get(self, key):
+    def get(self, key):  # type: ignore[override]
         return self[key]
 
     def add(self, key, n):

@@ -125,7 +125,7 @@ def test_sequences_longer_than_the_positions_are_refused_and_none_shorter():
             {"policy": llama(max_position_embeddings=65), "actor": model}, 25, 40
         )
     unlimited = torch.nn.Module()
-    unlimited.config = object()
+    unlimited.config = object()  # type: ignore[assignment]
     loading.check_positions({"policy": unlimited}, 10**6, 1)
 
 

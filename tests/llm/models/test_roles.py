@@ -181,3 +181,13 @@ def test_a_shell_for_a_checkpoint_is_built_and_never_pretrained(tmp_path, monkey
     monkeypatch.setattr(pretraining, "pretrained", lambda *_: pytest.fail("pretrained"))
     shell = roles.open_shell(settings.load([], BUILT), "policy", tmp_path)
     assert {p.dtype for p in shell.parameters()} == {torch.bfloat16} and not shell.training
+
+
+def test_models_of_two_tokenizers_are_refused_with_the_difference(tmp_path):
+    for name, words in (("a", {}), ("b", {"eos_token": "<|im_start|>"})):
+        (tmp_path / name).mkdir()
+        save_tokenizer(tmp_path / name, **words)
+    flags = ["--policy.path", str(tmp_path / "a"), "--actor.path", str(tmp_path / "b")]
+    cfg = settings.load([], ["--task.type", "problems", "--task.source", "x.jsonl", *flags])
+    with pytest.raises(ConfigError, match=r"must share a tokenizer, and differ in: "):
+        roles.open_tokenizer(cfg, tmp_path)

@@ -45,4 +45,3 @@ def test_a_model_and_a_parameter_that_are_whole_are_used_as_they_are():
     weight = policy.lm_head.weight
     assert gathered(weight) is weight
     assert as_forward(policy, lambda: "called") == "called"
-    assert "forward" not in vars(policy)

@@ -53,7 +53,7 @@ def test_exact_ignores_outer_whitespace_of_a_models_own_tokenizer():
 def test_a_completion_that_does_not_end_itself_scores_0(name, verifier):
     scorer = open_scorer(sections.task(type="problems", scorer=name), Unicode())
     if name == "math_verify":
-        scorer._verifier = verifier
+        scorer._verifier = verifier  # type: ignore[attr-defined]
     assert scorer.score([ended("12")[:-1], ended("12"), []], ["12"] * 3) == [0.0, 1.0, 0.0]
 
 
@@ -115,7 +115,7 @@ SIGNED = [  # gold, completion, score by every scorer of numbers
 def test_both_scorers_of_numbers_read_one_grammar(name, verifier):
     scorer = open_scorer(sections.task(type="problems", scorer=name), Unicode())
     if name == "math_verify":
-        scorer._verifier = verifier
+        scorer._verifier = verifier  # type: ignore[attr-defined]
     golds, texts, wanted = zip(*SIGNED, strict=True)
     found = scorer.score([ended(t) for t in texts], list(golds))
     assert list(zip(golds, texts, found, strict=True)) == list(
@@ -130,7 +130,8 @@ def test_rounding_is_math_verifys_and_which_integer_is_written_is_the_grammars(v
     texts = ["It is 0.333333", "It is 0.33", "$x = \u22127$"]
     assert scorer.score([ended(t) for t in texts], ["1/3", "1/3", "-7"]) == [1.0, 0.0, 1.0]
     asked: list = []
-    scorer._verifier = types.SimpleNamespace(equal=lambda pairs: asked.extend(pairs) or [])
+    counting = types.SimpleNamespace(equal=lambda pairs: asked.extend(pairs) or [])
+    scorer._verifier = counting  # type: ignore[assignment]
     assert scorer.score([ended("7"), ended("8")], ["7", "7"]) == [1.0, 0.0] and not asked
 
 

@@ -137,7 +137,7 @@ def test_a_reward_function_is_given_the_rows_other_columns(tmp_path):
 
 def test_a_reward_function_needs_no_answer(tmp_path):
     """None, no text, or one that a scorer could not read; a prompt must still be a text."""
-    table = [{"prompt": f"question {i}"} for i in range(30)]
+    table: list[dict] = [{"prompt": f"question {i}"} for i in range(30)]
     nested = {"ground_truth": "7"}
     table[1] |= {"answer": nested}
     table[2] |= {"answer": "two words of prose"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import sections
 from toy_tokenizers import Words
@@ -18,7 +20,7 @@ from llm.tokenizers.character import CharTokenizer
 CHARS = CharTokenizer()
 
 
-def digits(name: str, low: int = 2, high: int = 5) -> data.Task:
+def digits(name: str, low: int = 2, high: int = 5) -> Any:
     cfg = sections.task(type=name, digits_min=low, digits_max=high)
     return open_task(cfg, Words() if name == "arithmetic" else CHARS)
 
@@ -29,7 +31,7 @@ def test_with_slots_a_short_prompt_is_filled_and_means_the_same(name, answer):
     prompts, answers and demonstrations are those without slots but for the filling."""
     plain = digits(name, 3, 6)
     cfg = sections.task(type=name, digits_min=3, digits_max=6, pad_prompt_to=8)
-    task = open_task(cfg, CHARS)
+    task: Any = open_task(cfg, CHARS)
     for held in (False, True):
         for problem in task.problems(stream(1, "x"), 40, held_out=held):
             assert len(problem.prompt) == 9 and problem.prompt.endswith("=")

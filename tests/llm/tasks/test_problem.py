@@ -55,6 +55,7 @@ def test_more_prompts_in_a_step_than_rows_are_refused(tmp_path):
 def test_an_instruction_goes_into_the_last_message_of_a_conversation():
     chat = Conversation([("user", "1"), ("assistant", "2"), ("user", "3")])
     told = with_instruction(chat, "be brief")
+    assert isinstance(told, Conversation)
     assert told.messages == (*chat.messages[:2], ("user", "3\nbe brief"))
     assert with_instruction("3", "be brief") == "3\nbe brief"
     assert with_instruction(chat, "") is chat

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet
@@ -165,12 +166,13 @@ def test_prompts_may_be_messages_and_answers_lie_inside_other_columns(tmp_path, 
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     settings = {"source": str(path), "answer_column": "reward_model.ground_truth"}
     cfg = sections.task(type="problems", scorer="exact", instruction="now", **settings)
-    task = open_task(cfg, Words())
+    task: Any = open_task(cfg, Words())
     found = {p.messages: a for p, a, *_ in [*task.batch(0, 0, task.size), *task.held_out(0, 99)]}
     earlier = (("system", "be brief"), ("user", "1 + 1"), ("assistant", "2"))
     assert found == {(*earlier, ("user", f"question {i}\nnow")): str(i) for i in range(30)}
     cfg = sections.task(type="problems", scorer="exact", source=str(path), answer_column="x.y")
-    assert open_task(cfg, Words()).size == task.size  # a column of that very name comes first
+    same: Any = open_task(cfg, Words())
+    assert same.size == task.size  # a column of that very name comes first
     cfg = sections.task(
         type="problems", scorer="exact", source=str(path), answer_column="reward_model.gold"
     )

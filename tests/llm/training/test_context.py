@@ -7,11 +7,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 from tiny_context import random_pair, world
-from toy_tokenizers import save_tokenizer
 
-from llm import settings
 from llm.settings.loading import Config, ConfigError
-from llm.training.context import open_device, open_tokenizer
+from llm.training.context import open_device
 
 
 def test_shards_are_trained_in_place_of_the_models_that_sample():
@@ -52,13 +50,3 @@ def test_a_device_that_is_not_there_is_an_error_that_names_what_can_be_used():
     assert open_device("cpu") == torch.device("cpu")
     with pytest.raises(ConfigError, match=r"--run.device cuda:99 cannot be used.*Use auto or cpu"):
         open_device("cuda:99")
-
-
-def test_models_of_two_tokenizers_are_refused_with_the_difference(tmp_path):
-    for name, words in (("a", {}), ("b", {"eos_token": "<|im_start|>"})):
-        (tmp_path / name).mkdir()
-        save_tokenizer(tmp_path / name, **words)
-    flags = ["--policy.path", str(tmp_path / "a"), "--actor.path", str(tmp_path / "b")]
-    cfg = settings.load([], ["--task.type", "problems", "--task.source", "x.jsonl", *flags])
-    with pytest.raises(ConfigError, match=r"must share a tokenizer, and differ in: "):
-        open_tokenizer(cfg)

@@ -213,9 +213,11 @@ def test_bad_input_is_refused_before_any_work(monkeypatch, capsys, arguments, me
 
 def test_help_imports_nothing_heavy():
     code = (
-        "import sys, sim.__main__ as m\n"
-        "try: m.main(['--help'])\n"
-        "except SystemExit: sys.exit(bool({'numpy', 'mpmath', 'scipy'} & set(sys.modules)))"
+        "import runpy, sys\n"
+        "sys.argv = ['sim', '--help']\n"
+        "try: runpy.run_module('sim', run_name='__main__')\n"
+        "except SystemExit as e:\n"
+        "    sys.exit(e.code or bool({'numpy', 'mpmath', 'scipy'} & set(sys.modules)))\n"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
@@ -238,7 +240,7 @@ def test_a_wrong_acceptance_rule_is_noticed_by_our_claims(monkeypatch, id):
     assert found.violations and not found.error
 
 
-def core_faults():
+def faults_beyond_the_core():
     """(module, function, what to put in its place, the claim that must notice)."""
     samples, track, ratios = jackpot.lam_from_samples, jackpot.track_lam, exact.lam_from_ratios
     return [
@@ -263,7 +265,7 @@ def core_faults():
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("module", "name", "wrong", "id"), core_faults())
+@pytest.mark.parametrize(("module", "name", "wrong", "id"), faults_beyond_the_core())
 def test_a_fault_in_the_oracle_or_a_solver_is_noticed(monkeypatch, module, name, wrong, id):
     monkeypatch.setattr(module, name, wrong)
     assert examined(id).violations

@@ -319,11 +319,11 @@ def _future(s: tuple, x: int) -> F:
     path = (*s, x)
     if len(path) == H:
         return F(REWARD.get(path, 0))
-    return sum(Q[path][y] * _future(path, y) for y in range(V))
+    return sum((Q[path][y] * _future(path, y) for y in range(V)), F(0))
 
 
 def _score_mean(p: list[F], f: list[F], y: int) -> F:
-    return sum(p[x] * f[x] * ((x == y) - p[y]) for x in range(V))
+    return sum((p[x] * f[x] * ((x == y) - p[y]) for x in range(V)), F(0))
 
 
 def test_c3_accepted_pairs_need_the_batch_z_in_their_weight():

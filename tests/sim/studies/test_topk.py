@@ -122,8 +122,8 @@ def test_the_estimators_by_hand():
     for name, z in expected.items():
         assert topk.ESTIMATORS[name](batch()) == pytest.approx([z, z], rel=1e-6), name
     means = {"coin": [1, 0], "a": [1, 1 / 3], "Z_K + a 1{tail}": [1.3, 0.3 + 1 / 3]}
-    for name, z in means.items():
-        assert topk.MEANS[name](batch()) == pytest.approx(z), name
+    for name, mean in means.items():
+        assert topk.MEANS[name](batch()) == pytest.approx(mean), name
 
 
 def test_a_token_outside_the_tail_says_nothing_of_it():

@@ -168,7 +168,7 @@ def test_tiles_round_no_operand_that_bf16_cannot_hold(hidden, weight, monkeypatc
 
 @pytest.mark.skipif(not hasattr(torch.backends.mkldnn, "matmul"), reason="torch before 2.9")
 def test_rounding_of_operands_ends_with_the_product_whatever_happens_in_it():
-    setting = torch.backends.mkldnn.matmul
+    setting = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before = setting.fp32_precision
     with pytest.raises(ZeroDivisionError), blocks.bf16_products(True):
         assert setting.fp32_precision == "bf16"
