@@ -86,8 +86,8 @@ def test_labels_are_literal(monkeypatch):
     plots.curve(rows, panels.Panel(r"$\frac{1$ \alpha", names, "log"))
     plots.curve(rows, panels.Panel("", {"x": "x"}, "log"))
     histogram = {"edges": [-1e308, 1e-308, 1e308], "counts": [1, 2, 3, 4]}
-    rows = [{"step": s, "tokens": 9, "weight": histogram} for s in (1, 1, 0)]
-    plots.histograms(rows, "weight", "$a$", "b$c$")
+    stored: list[dict] = [{"step": s, "tokens": 9, "weight": histogram} for s in (1, 1, 0)]
+    plots.histograms(stored, "weight", "$a$", "b$c$")
     plots.pass_at_k([("$x$", [{"k": k, "low": 0.1, "value": 0.2, "high": 0.3} for k in (1, 2, 4)])])
     assert {t.get_parse_math() for t in texts} == {False}
     said = [t.get_text() for t in texts]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -61,7 +62,7 @@ def test_what_a_run_wrote_is_taken_back():
     ],
 )
 def test_a_value_that_cannot_be_right_is_refused_by_name(key, value, message):
-    state = copy.deepcopy(GOOD)
+    state: Any = copy.deepcopy(GOOD)
     *path, name = key.split(".")
     (state[path[0]] if path else state)[name] = value
     refused = rf"step_00000003/state.json cannot be right: {message}.*remove .*step_00000003"
@@ -72,7 +73,7 @@ def test_a_value_that_cannot_be_right_is_refused_by_name(key, value, message):
 @pytest.mark.parametrize("key", ["step", "bytes", "controls", "bytes.samples", "alarms.kl"])
 def test_what_is_missing_is_refused_by_name(key):
     """Without its bytes, every row would be dropped."""
-    state = copy.deepcopy(GOOD)
+    state: Any = copy.deepcopy(GOOD)
     *path, name = key.split(".")
     del (state[path[0]] if path else state)[name]
     with pytest.raises(CheckpointError, match=f"cannot be right: {path[0] if path else 'it'} lack"):
