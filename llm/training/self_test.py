@@ -173,6 +173,8 @@ def _compare_lengths(ctx: TrainContext, model: Model, role: str, allowed: Limits
         return torch.log_softmax(out.logits[0].float() / ctx.cfg.rollout.temperature, dim=-1)
 
     alone, whole = logp(len(prompt)), logp(length)
+    if bool(alone.isnan().any()) and bool(whole.isnan().any()):
+        return 0.0  # at any length: the guard of the first step says so by the model's name
     # (p, k), the same ids on both sides; unlikely ones are rounded too coarsely to compare
     best = alone.topk(min(_TOP_K_MAX, alone.shape[-1]), dim=-1).indices
     gap = _distance(alone.gather(-1, best), whole.gather(-1, best))  # (p, k)

@@ -316,15 +316,14 @@ def test_evaluations_within_a_step_see_the_updates_so_far_and_change_nothing(
     flags = ("--loss.updates-per-rollout", "4", "--run.steps", "2", "--run.eval-every", "1")
     start(tmp_path / "without", warm, *flags)
     looked: list[float] = []
-    plain = evaluation.pass_rate
+    plain = evaluation.held_out_scores
 
     def seen(model, of):
         if model is of.policy:
             looked.append(float(next(model.parameters()).detach().double().abs().sum()))
         return plain(model, of)
 
-    for module in (evaluation, run):
-        monkeypatch.setattr(module, "pass_rate", seen)
+    monkeypatch.setattr(evaluation, "held_out_scores", seen)
     start(tmp_path / "with", warm, *flags, "--run.eval-updates", "2")
     found = rows(tmp_path / "with")
     within = [r.pop("pass_rate_updates", None) for r in found]
