@@ -1,4 +1,4 @@
-"""The one file that knows array libraries: namespaces, and the checks at the public door.
+"""The one file that knows array libraries: namespaces, and the checks of public arguments.
 
 Every public function takes numpy or torch arrays (or any array-API library) and returns the same
 kind. Shapes, dtypes and values are checked once, here; the formulas then trust their input.

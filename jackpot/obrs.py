@@ -100,7 +100,7 @@ def post_rejection(log_p: Array, log_q: Array, lam: float | Array) -> Array:
 
 
 def _checked(log_p: Array, log_q: Array, lam: float | Array) -> tuple:
-    """The public door of this file; returns log lam broadcastable against the vocabulary axis."""
+    """The checked arguments, and log lam broadcastable against the vocabulary axis."""
     xp, log_p, log_q = checked_log_probs(log_p=log_p, log_q=log_q)
     lam = parameter(xp, "lam", lam, tuple(log_p.shape[:-1]), 0.0, high_open=True)
     return xp, log_p, log_q, per_row(xp, log(xp, lam, like=log_p))

@@ -1,4 +1,4 @@
-"""The trainer's door: python -m llm train, doctor, plan, eval, report, compare, fetch, export."""
+"""The trainer: python -m llm train, doctor, plan, eval, report, compare, fetch, export."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The lab's door: `python -m sim COMMAND`. A command is a module with `main(argv) -> exit code`."""
+"""`python -m sim COMMAND`. A command is a module with `main(argv) -> exit code`."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ SPECIAL = {  # by path: what is added to the package's own list, or replaces it
     "llm/algorithm/": {"jackpot", "torch"},
     "jackpot/adapters": ALLOWED["jackpot"] | {"torch"},
     "paper_figures/experiments/run_store.py": {"llm"},  # the configuration, to name a run by
-    "paper_figures/experiments/runner.py": {"llm"},  # the doors it trains and evaluates through
+    "paper_figures/experiments/runner.py": {"llm"},  # the commands it trains and evaluates by
 }
 
 
@@ -125,7 +125,7 @@ def test_the_oracle_does_not_load_the_core():
 
 # The house: which folder of a package may import which
 
-HOUSE = {  # package: row -> what its files import of the same package, and nothing else
+ALLOWED_IMPORTS = {  # package: row -> what its files import of the same package, and nothing else
     # A row is a folder, or a file that stands beside the folders. Every arrow points down.
     "llm": {
         "__main__": "output",  # imports a command when it is asked for
@@ -236,27 +236,27 @@ def circle(graph: dict[str, set[str]]) -> list[str]:
     return next((seen for name in sorted(graph) if (seen := visit(name, []))), [])
 
 
-@pytest.mark.parametrize("package", HOUSE)
+@pytest.mark.parametrize("package", ALLOWED_IMPORTS)
 def test_folders_import_exactly_what_the_table_says(package):
     """Every folder has a row, and the arrows of the table are those that the code draws."""
-    table = {name: set(targets.split()) for name, targets in HOUSE[package].items()}
+    table = {name: set(targets.split()) for name, targets in ALLOWED_IMPORTS[package].items()}
     drawn = folder_arrows(ROOT, package)
     drawn.pop("")  # the package's own `__init__`, which holds a docstring at most
-    assert set(drawn) == set(table), "a folder without a row in HOUSE, or a row without a folder"
+    assert set(drawn) == set(table), "a folder without a row, or a row without a folder"
     extra = {name: targets - table[name] for name, targets in drawn.items()}
     assert {name: sorted(targets) for name, targets in extra.items() if targets} == {}
     unused = {name: targets - drawn[name] for name, targets in table.items()}
     assert {name: sorted(targets) for name, targets in unused.items() if targets} == {}
 
 
-@pytest.mark.parametrize("package", HOUSE)
+@pytest.mark.parametrize("package", ALLOWED_IMPORTS)
 def test_the_table_has_no_circle_and_names_only_rows(package):
-    table = {name: set(targets.split()) for name, targets in HOUSE[package].items()}
+    table = {name: set(targets.split()) for name, targets in ALLOWED_IMPORTS[package].items()}
     assert circle(table) == []
     assert set().union(*table.values()) <= set(table)
 
 
-@pytest.mark.parametrize("package", ["jackpot", *HOUSE])
+@pytest.mark.parametrize("package", ["jackpot", *ALLOWED_IMPORTS])
 def test_no_circle_of_imports(package):
     """Of files and of folders; imports inside functions and under TYPE_CHECKING count."""
     assert circle(arrows(ROOT, package)) == []
@@ -313,7 +313,7 @@ def test_a_circle_through_a_function_is_seen(tmp_path):
 
 def test_every_folder_says_what_lives_there():
     """One sentence in the `__init__` file of each folder that holds code."""
-    for package in HOUSE:
+    for package in ALLOWED_IMPORTS:
         for folder in {path.parent for path in sources(package)}:
             init = folder / "__init__.py"
             assert init.is_file(), f"{folder.relative_to(ROOT)} has no __init__.py"
@@ -326,7 +326,7 @@ def test_every_folder_says_what_lives_there():
 def test_the_map_of_llm_has_every_row_and_names_files_that_exist():
     """llm/README.md: each row of the table above, and only .py files of llm."""
     text = (ROOT / "llm/README.md").read_text(encoding="utf-8")
-    for name in set(HOUSE["llm"]) - {"__main__"}:
+    for name in set(ALLOWED_IMPORTS["llm"]) - {"__main__"}:
         place = ROOT / "llm" / name.replace(".", "/")
         word = f"{place.relative_to(ROOT / 'llm')}" + ("/" if place.is_dir() else ".py")
         assert f"`{word}`" in text, f"llm/README.md has no row for {word}"
@@ -348,7 +348,7 @@ def map_of_llm() -> dict[str, set[str]]:
 
 def test_the_map_of_llm_says_who_may_import_whom_as_the_table_does():
     """A row of the map may be several of the table's; `jackpot` stands where a file imports it."""
-    table = {name: set(targets.split()) for name, targets in HOUSE["llm"].items()}
+    table = {name: set(targets.split()) for name, targets in ALLOWED_IMPORTS["llm"].items()}
     for path in sources("llm"):
         folder = ".".join(path.relative_to(ROOT).parts[1:-1])
         if "jackpot" in {n.split(".")[0] for n in imported(path.read_text(), f"llm.{folder}")}:
@@ -432,7 +432,7 @@ def test_the_help_of_every_command_loads_no_torch():
 def test_a_benchmark_finds_the_packages_from_wherever_it_is_started():
     """`python benchmarks/x.py` has benchmarks/ on its path, not the root: each file that imports a
     package of ours puts the root there before."""
-    own, seen = {"jackpot", *HOUSE}, 0
+    own, seen = {"jackpot", *ALLOWED_IMPORTS}, 0
     for path in sorted((ROOT / "benchmarks").glob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         starts = [n.lineno for n in tree.body if ast.unparse(n).startswith("sys.path.insert(0, ")]
@@ -447,7 +447,7 @@ def test_a_benchmark_finds_the_packages_from_wherever_it_is_started():
 def test_no_two_classes_of_the_packages_share_a_name():
     """A reader who meets a name knows which class is meant."""
     places: dict[str, list[str]] = {}
-    for package in ("jackpot", *HOUSE):
+    for package in ("jackpot", *ALLOWED_IMPORTS):
         for path in sources(package):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.ClassDef):

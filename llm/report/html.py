@@ -25,7 +25,7 @@ STYLE = """
   :root { --ink: #e6e8eb; --ground: #141414; --line: #3a3f46; --hair: #2b2f35; --quiet: #a3abb6;
     --link: #8ab8ee; --head: #22262b; --code: #1d2025; --good: #16391f; --good-ink: #a9e5b8;
     --warn: #402d08; --warn-ink: #f5d08a; --plain: #2b2f35; --plain-ink: #c6ccd4; }
-  /* white becomes the ground, black almost white, and each hue stays */
+  /* white becomes the background, black almost white, and each hue stays */
   figure img, .tokens, .key span { filter: invert(0.92) hue-rotate(180deg); }
 }
 * { box-sizing: border-box; }
@@ -96,7 +96,7 @@ def paragraph(value: Any, kind: str = "") -> Html:
 
 
 def badge(kind: str, words: str) -> Html:
-    """A word on a coloured ground: good, warn, bad or plain."""
+    """A word on a coloured background: good, warn, bad or plain."""
     return Html(f'<span class="word {text(kind)}">{text(words)}</span>')
 
 

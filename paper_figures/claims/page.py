@@ -137,7 +137,7 @@ def markdown(judgements: list[Judgement]) -> str:
 
 
 def picture(judgements: list[Judgement]) -> Any:
-    """Each effect with its interval, on the ground where it must lie; one panel per unit."""
+    """Each effect with its interval, over the region where it must lie; one panel per unit."""
     plt = plots.plt()
     shown = [j for j in judgements if j.effect]
     units = [u for u in UNITS if any(j.claim.unit == u for j in shown)]
@@ -159,12 +159,12 @@ def picture(judgements: list[Judgement]) -> Any:
             for name, (words, *_) in LOOKS.items()
             if any(kind(j) == name for j in shown)
         ]
-        ground = plt.Rectangle((0, 0), 1, 1, color=GROUND, label="where the interval must lie")
-        fig.legend(handles=[ground, *handles], loc="lower center", ncols=2)
+        region = plt.Rectangle((0, 0), 1, 1, color=BACKGROUND, label="where the interval must lie")
+        fig.legend(handles=[region, *handles], loc="lower center", ncols=2)
     return fig
 
 
-GROUND = "#dfe5ea"
+BACKGROUND = "#dfe5ea"
 
 
 def _marker(name: str) -> dict[str, Any]:
@@ -182,7 +182,7 @@ def panel(ax: Any, own: list[Judgement]) -> None:
     ax.set_ylim(-len(own) + 0.5, 0.5)
     for i, j in enumerate(own):
         left, right = (min(max(x, ax.get_xlim()[0]), ax.get_xlim()[1]) for x in j.claim.range)
-        ax.fill_between((left, right), -i - 0.42, -i + 0.42, color=GROUND, linewidth=0)
+        ax.fill_between((left, right), -i - 0.42, -i + 0.42, color=BACKGROUND, linewidth=0)
         for x in (x for x in j.claim.range if math.isfinite(x)):
             ax.plot((x, x), (-i - 0.42, -i + 0.42), color=style.BLACK, linewidth=0.8)
         name, effect = kind(j), j.effect or run_statistics.Interval(0, 0, 0)

@@ -22,7 +22,7 @@ from .configurations import RunSpec, layers
 
 ROOT = Path(__file__).resolve().parents[2]
 HOME = Path(os.environ.get("JACKPOT_FIGURE_RUNS", ROOT / "runs" / "paper")).absolute()
-DOORS = (  # where training and evaluation start: two commands, and processes of their own
+ENTRY_POINTS = (  # where training and evaluation start: two commands, and processes of their own
     "llm.commands.train",
     "llm.commands.evaluate",
     "llm.rollout.engines.worker",
@@ -88,25 +88,25 @@ def outcome(run: RunSpec, home: Path = HOME) -> dict[str, Any]:
 def code_version() -> str:
     """12 hexadecimal digits of all code that training can reach, comments and docstrings left out,
     and of the versions of the libraries that compute."""
-    trees = {name: _without_docstrings(tree) for name, (_, tree) in _parsed(DOORS).items()}
+    trees = {name: _without_docstrings(tree) for name, (_, tree) in _parsed(ENTRY_POINTS).items()}
     code = sorted((name, ast.dump(tree)) for name, tree in trees.items())
     versions = [importlib.metadata.version(library) for library in _LIBRARIES]
     text = json.dumps([code, versions])
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def reached(doors: Iterable[str] = DOORS) -> dict[str, Path]:
-    """Modules of llm and jackpot that importing the doors could load, and their files.
+def reached(entry_points: Iterable[str] = ENTRY_POINTS) -> dict[str, Path]:
+    """Modules of llm and jackpot that importing the entry points could load, and their files.
 
     Whatever a file names in an import is followed, inside functions too; so is the `__init__` of
     each package on the way to a module, which Python runs first.
     """
-    return {name: path for name, (path, _) in _parsed(doors).items()}
+    return {name: path for name, (path, _) in _parsed(entry_points).items()}
 
 
-def _parsed(doors: Iterable[str]) -> dict[str, tuple[Path, ast.Module]]:
+def _parsed(entry_points: Iterable[str]) -> dict[str, tuple[Path, ast.Module]]:
     modules: dict[str, tuple[Path, ast.Module]] = {}
-    todo = list(doors)
+    todo = list(entry_points)
     while todo:
         name = todo.pop()
         if name in modules or (path := _file(name)) is None:

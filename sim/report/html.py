@@ -86,7 +86,7 @@ def text(value: Any) -> Markup:
 
 
 def badge(kind: str, words: str) -> Markup:
-    """A word on a coloured ground."""
+    """A word on a coloured background."""
     return Markup(f'<span class="word {text(kind)}">{text(words)}</span>')
 
 

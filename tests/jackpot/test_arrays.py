@@ -1,4 +1,4 @@
-"""The public door: what every function refuses, what it says, and that it leaves inputs alone."""
+"""Public functions: which arguments each refuses, with which words, and that none is changed."""
 
 import math
 

@@ -247,7 +247,7 @@ def _output(x: HeadInput, logp_all: Tensor | None, *others: Tensor | None) -> He
 def _check(
     inputs: list[HeadInput], pairs: Sequence[KLPair], temperature: float, chunk: Chunk
 ) -> int:
-    """n, after everything at the door has been looked at."""
+    """n, after a check of all arguments."""
     if not inputs or not 0.0 < temperature < math.inf or min(chunk) < 1:
         raise ValueError(
             f"needs at least one side, temperature in (0, inf) and chunk sizes of at least 1; got "

@@ -103,8 +103,8 @@ def test_processes_of_their_own_are_doors():
         if 'if __name__ == "__main__"' in p.read_text(encoding="utf-8")
     }
     by_a_person = {"llm.__main__", "llm.runs.metrics", "llm.settings.resuming"}
-    assert programs - by_a_person <= set(run_store.DOORS)
-    assert all(run_store._file(door) for door in run_store.DOORS)
+    assert programs - by_a_person <= set(run_store.ENTRY_POINTS)
+    assert all(run_store._file(module) for module in run_store.ENTRY_POINTS)
 
 
 def plant(root: Path, files: dict[str, str]) -> None:
