@@ -33,7 +33,8 @@ def test_dry_run_prints_the_resolved_configuration_and_writes_nothing(tmp_path, 
     folder = tmp_path / "r"
     flags = ["--run.folder", str(folder), "--correction.lam.value", "1.5", "--dry-run"]
     assert main(["train", str(CONFIGS[0]), *flags]) == 0
-    assert "lam = 1.5" in capsys.readouterr().out and not folder.exists()
+    section = '[correction.lam]\ntype = "fixed"\nvalue = 1.5\n'
+    assert section in capsys.readouterr().out and not folder.exists()
 
 
 def test_train_alone_says_what_to_do_and_trains_nothing(tmp_path, capsys, monkeypatch):
