@@ -1,4 +1,4 @@
-"""Several processes under torchrun: who this one is, and what all of them must know together."""
+"""Several processes under torchrun, and what all of them must know together; no models."""
 
 from .collectives import (
     all_gather,

@@ -1,1 +1,1 @@
-"""Scores of answers, which are read and never executed, and rewards by a function of the user's."""
+"""Scores of answers, which are never executed, and a user's own reward function; no torch."""

@@ -1,1 +1,1 @@
-"""Log-probabilities and KLs from the vocabulary head, in blocks or whole."""
+"""Log-probabilities and KLs from the vocabulary head, in blocks or whole; no sampling, no loss."""
