@@ -255,7 +255,7 @@ class Run:
         if record.phase == "update" or ahead or distributed.world_size() > 1:
             return False
         if record.step > self.first_step:
-            keep, whose = self.ctx.cfg.run.checkpoints_kept, identity(self.ctx.cfg)
+            keep, whose = self.ctx.cfg.run.checkpoints_kept, self._identity()
             with self.signals.saving():
                 save_state(self.checkpoints, record.step, self._parts, before, keep, whose)
         return True
