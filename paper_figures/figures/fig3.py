@@ -101,7 +101,7 @@ NODES: dict[str, Node] = {
         (
             ("llm.training.weights.jackpot_weights", "llm.train.update"),
             ("llm.algorithm.correction.token_weights", "llm.training.weights.jackpot_weights"),
-            ("jackpot.accept_prob", "llm.algorithm.correction.obrs_weights"),
+            ("jackpot.accept_prob", "llm.algorithm.correction.acceptance"),
             ("jackpot.z_topk", "llm.algorithm.correction.state_z"),
             ("jackpot.z_tail_ratio", "llm.algorithm.correction.state_z"),
             ("jackpot.obrs_weight", "llm.algorithm.correction.obrs_weights"),

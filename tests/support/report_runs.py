@@ -7,7 +7,7 @@ from llm.commands import report
 from llm.report.run_files import read_run
 from llm.training import sample_records
 
-CONFIG = '[task]\nname = "chain"\n[policy]\npath = {path}\n[run]\nsteps = 40\nseed = 0\n'
+CONFIG = '[task]\ntype = "chain"\n[policy]\npath = {path}\n[run]\nsteps = 40\nseed = 0\n'
 
 
 class Page(HTMLParser):

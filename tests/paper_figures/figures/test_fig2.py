@@ -10,7 +10,7 @@ from matplotlib import rc_context
 from matplotlib.text import Annotation
 
 from paper_figures import paths
-from paper_figures.__main__ import main as figures_main
+from paper_figures.commands import main as figures_main
 from paper_figures.drawing import style
 from paper_figures.figures import fig2, fig2_ladder
 from sim.studies import sweep

@@ -12,7 +12,7 @@ import pytest
 from importing import imported
 from matplotlib import rc_context
 
-from paper_figures.__main__ import main as figures_main
+from paper_figures.commands import main as figures_main
 from paper_figures.drawing import style
 from paper_figures.figures import fig3
 
