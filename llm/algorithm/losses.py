@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 
 from .correction import truncated_ratio
+from .objectives import ppo
 
 
 def token_scale(
@@ -74,10 +75,9 @@ def ppo_clip_sum(
     kept = (weight != 0) & (logp_ref > -math.inf)
     logp_new, logp_ref = logp_new[kept], logp_ref[kept]
     advantage, weight = advantage[kept], weight[kept]
-    ratio = torch.exp(logp_new - logp_ref)  # r of Eq. 2, (kept,)
-    clipped = ratio.clamp(1.0 - clip_low, 1.0 + clip_high)
     # The weight has no gradient (SG of Eq. 5): only r has. The minimum is PPO's pessimistic bound.
-    terms = weight * torch.minimum(ratio * advantage, clipped * advantage)
+    clip = {"clip_low": clip_low, "clip_high": clip_high}
+    terms = weight * ppo(logp_new, logp_ref, advantage, **clip).term  # (kept,)
     return -(terms * (scale[kept] if isinstance(scale, torch.Tensor) else scale)).sum()
 
 
