@@ -69,6 +69,9 @@ def main(argv: list[str]) -> int:
         return command.main(argv[1:])
     except ValueError as e:  # ConfigError and CheckpointError are ValueErrors
         return _fail(str(e))
+    except OSError as e:
+        name = f"{e.filename}: " if e.filename else ""
+        return _fail(f"{name}{e.strerror or e}; nothing that was saved is lost")
     except ModuleNotFoundError as e:
         if (e.name or "llm").partition(".")[0] in ("llm", "jackpot"):
             raise

@@ -50,15 +50,20 @@ def write_file(path: Path, write: Callable[[Path], None]) -> None:
         raise OSError(e.errno or errno.EIO, e.strerror or str(e), str(path)) from e
 
 
-def write_folder(final: Path, fill: Callable[[Path], None], needed: int) -> None:
+def write_folder(
+    final: Path, fill: Callable[[Path], None], needed: int, *, alone: bool = True
+) -> None:
     """Make the folder `final`, new or replaced, from what `fill` writes into the draft it is given.
+
+    alone: nobody else writes into the folder above, so what a kill left there is removed first.
 
     Raises:
         OSError: fewer than `needed` bytes free, or an error while writing; nothing was changed.
     """
     folder = final.parent
     folder.mkdir(parents=True, exist_ok=True)
-    recover(folder)
+    if alone:
+        recover(folder)
     require_space(folder, final.name, needed)
     draft = folder / f".draft.{final.name}.{os.getpid()}"
     try:

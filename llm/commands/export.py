@@ -116,7 +116,7 @@ def export(
         (draft / "README.md").write_text(model_card.model_card(cfg, done), encoding="utf-8")
 
     needed = sum(p.numel() for p in model.parameters()) * (2 if dtype != "float32" else 4)
-    write_folder(to, fill, 0 if keep else needed + _SLACK)
+    write_folder(to, fill, 0 if keep else needed + _SLACK, alone=False)
     return done
 
 

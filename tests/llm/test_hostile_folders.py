@@ -330,7 +330,7 @@ CASES: dict[str, tuple[Damage, dict[str, str]]] = {
     "state is a list": (forged("state.json", lambda _: b"[]"),
                         all_of("state.json", *CHECKPOINT)),
     "step beyond run.steps": (
-        lambda run: (run / LAST).rename(run / "checkpoints/step_00000009"),
+        lambda run: os.replace(run / LAST, run / "checkpoints/step_00000009"),
         {"train": "holds 9 steps", "eval": "state.json", "export": "state.json"}),
     "a checkpoint of another run": (of_other_run, {"train": "other settings", "eval": FINE}),
     "a checkpoint that is a link": (link(LAST, "moved"), all_of("symbolic link", *CHECKPOINT)),

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from checkpoint_cases import linear, save, save_as_best, value_in
 
-from llm.checkpoints import checkpoint
+from llm.checkpoints import atomic_files, checkpoint
 from llm.checkpoints.checkpoint import best, latest, save_state
 from llm.training.optimizer import adamw
 
@@ -156,3 +156,13 @@ def test_a_real_write_error_of_the_tensor_library_names_the_file(tmp_path):
     assert str(found.value.filename).endswith("policy.safetensors")
     assert found.value.errno == errno.EFBIG
     assert [p.name for p in tmp_path.iterdir()] == ["step_00000001"]
+
+
+def test_what_stands_beside_a_folder_of_the_users_own_is_left_alone(tmp_path):
+    """Names that look like leftovers may be the user's, or another program's draft of this time."""
+    (tmp_path / ".draft.notes").mkdir()
+    (tmp_path / ".dropped.x").mkdir()
+    (tmp_path / ".draft.file").write_text("kept")
+    atomic_files.write_folder(tmp_path / "out", lambda draft: None, 0, alone=False)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == [".draft.file", ".draft.notes", ".dropped.x", "out"]
