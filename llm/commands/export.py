@@ -35,6 +35,11 @@ def main(argv: list[str]) -> int:
     return 0
 
 
+def _path(word: str) -> Path:
+    """`~` too: a shell expands it only where it starts a word."""
+    return Path(word).expanduser()
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m llm export",
@@ -43,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
         "--policy.path open: weights, config, tokenizer, generation config and a model card.",
     )
     parser.add_argument("run", type=Path, help="run folder, finished or not")
-    parser.add_argument("--to", type=Path, required=True, help="folder, new or empty")
+    parser.add_argument("--to", type=_path, required=True, help="folder, new or empty")
     parser.add_argument("--model", choices=("policy", "actor"), default="policy")
     parser.add_argument(
         "--checkpoint", default="last", metavar="last|best|STEP", help="(default last)"

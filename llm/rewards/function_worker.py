@@ -58,10 +58,10 @@ def load_function(name: str, path: list[str]) -> tuple[Callable[..., Any], str]:
     return function, hashlib.sha256(source).hexdigest()
 
 
-def parameters(function: Callable[..., Any]) -> tuple[list[str], list[str]] | None:
+def parameters(function: Callable[..., Any]) -> tuple[list[str] | None, list[str]] | None:
     """Names of the arguments that a function takes, and of those that it needs.
 
-    The first is empty for a function that takes any (`**columns`). None where Python cannot tell.
+    The first is None for a function that takes any (`**columns`). None where Python cannot tell.
     """
     try:
         found = inspect.signature(function).parameters.values()
@@ -69,9 +69,8 @@ def parameters(function: Callable[..., Any]) -> tuple[list[str], list[str]] | No
         return None
     named = [p for p in found if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     takes_any = any(p.kind is p.VAR_KEYWORD for p in found)
-    return [] if takes_any else [p.name for p in named], [
-        p.name for p in named if p.default is p.empty
-    ]
+    needed = [p.name for p in named if p.default is p.empty]
+    return None if takes_any else [p.name for p in named], needed
 
 
 def call_function(
@@ -88,7 +87,7 @@ def call_function(
         Exception: what the function raises; ValueError for a list of another length.
     """
     taken = parameters(function)
-    if taken is not None and taken[0]:
+    if taken is not None and taken[0] is not None:
         arguments = {k: v for k, v in arguments.items() if k in taken[0]}
     result = function(**arguments)
     if count is None:

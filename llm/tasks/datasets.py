@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from llm.errors import ConfigError
+from llm.rewards import number_grammar
 from llm.rewards.answers import (
     as_latex,
     gold_expression,
@@ -241,11 +242,17 @@ def _same_text(a: Problem, b: Problem) -> bool:
 
 
 def _same_answer(a: Problem, b: Problem) -> bool:
-    """Whether two answers are the same text or the same plain number."""
-    if a.answer == b.answer:
-        return True
-    numbers = _PLAIN_NUMBER.fullmatch(a.answer) and _PLAIN_NUMBER.fullmatch(b.answer)
-    return bool(numbers) and Decimal(a.answer) == Decimal(b.answer)
+    """Whether two answers are the same number, or the same text but for how LaTeX is written."""
+    one, other = (number_grammar.whole_number(p.answer.strip().strip("$")) for p in (a, b))
+    if one is not None and other is not None:
+        return number_grammar.same(one, other)
+    return _bare(a.answer) == _bare(b.answer)
+
+
+def _bare(answer: str) -> str:
+    """LaTeX without what does not change its meaning: spaces, dollars, sizes of fractions."""
+    answer = re.sub(r"\\[dt]frac(?![a-zA-Z])", r"\\frac", answer)
+    return re.sub(r"\\(left|right)(?![a-zA-Z])|[\s$]", "", answer)
 
 
 def _unfit(problem: Problem, cfg: ProblemsTask | GymTask, tokenizer: Any, scorer: str) -> str:

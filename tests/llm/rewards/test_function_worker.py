@@ -38,6 +38,7 @@ def test_a_function_is_given_the_arguments_that_it_takes():
     assert call_function(lambda prompt, level: len(prompt) + level, GIVEN, None) == [4.0]
     assert call_function(lambda **columns: len(columns), GIVEN, None) == [5.0]
     assert call_function(lambda completion, **columns: len(columns), GIVEN, None) == [4.0]
+    assert call_function(lambda: 3, GIVEN, None) == [3.0]
     with pytest.raises(TypeError, match="difficulty"):
         call_function(lambda difficulty: 1.0, GIVEN, None)
 

@@ -8,6 +8,8 @@ import pytest
 from row_sources import numbered, source
 
 from llm.errors import ConfigError
+from llm.tasks import datasets
+from llm.tasks.problem import Problem, is_held_out
 
 
 def test_repeats_are_counted_once(tmp_path):
@@ -47,9 +49,28 @@ def test_numbers_written_differently_contradict_only_where_texts_are_compared(
             source(tmp_path / "a.jsonl", twice, scorer=scorer)
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("1,000", "1000", True), (r"\frac{1}{2}", "1/2", True), (r"\dfrac{1}{2}", r"\frac12", True),
+        ("+5", "5", True), ("$5$", "5", True), (".5", "0.5", True), ("$x^2$", "x ^ 2", True),
+        (r"\left( x \right)", "(x)", True), (r"\dfraction", r"\fraction", False),
+        ("5", "-5", False), ("x", "y", False), (r"\frac{1}{2}", "2", False),
+    ],
+)  # fmt: skip
+def test_answers_that_are_written_differently_are_no_contradiction(one, other, same):
+    assert datasets._same_answer(Problem("", one), Problem("", other)) == same
+
+
 def test_copies_of_held_out_problems_are_not_trained_on_whatever_their_white_space(tmp_path):
     held = [{"prompt": f"question  {i}\n ?", "answer": i} for i in range(5)]
     train = [{"prompt": f"question {i}  ?", "answer": i} for i in range(9)]
     (tmp_path / "b.jsonl").write_text("".join(json.dumps(row) + "\n" for row in held))
     task = source(tmp_path / "a.jsonl", train, eval_source=str(tmp_path / "b.jsonl"))
     assert {p for p, *_ in task.batch(0, 0, task.size)} == {f"question {i}  ?" for i in range(5, 9)}
+
+
+def test_copies_in_other_white_space_are_on_the_same_side_of_the_split():
+    prompts = [f"question {i}  and\n{i}" for i in range(200)]
+    assert [is_held_out(p) for p in prompts] == [is_held_out(" ".join(p.split())) for p in prompts]
+    assert 10 < sum(map(is_held_out, prompts)) < 40
