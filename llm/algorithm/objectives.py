@@ -13,6 +13,7 @@ integers, the tokens of a completion neighbours and in order. "SG" is the stop-g
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -259,8 +260,33 @@ def bapo_bounds(
     _check_bapo(*bounds)
     ratio = (logp_new.double() - logp_anchor.double()).exp()
     size = advantage.double().abs() * weight.double() * logp_inf.double().exp()  # |A| w q
+    positive, negative = _bapo_contributions(ratio, size, advantage, accounting)
+
+    def enough(low: float, high: float) -> bool:
+        gain, loss = positive(high), negative(low)
+        if gain == 0.0 and loss == 0.0:
+            return True
+        # share >= wanted, without a division: literal's denominator may be 0
+        return gain >= share * (abs(gain - loss) if accounting == "literal" else gain + loss)
+
+    # whole numbers of steps: adding .05 again and again would drift past a bound by rounding
+    steps_low = _steps(low_min, low_max, low_step)
+    steps_high = _steps(high_min, high_max, high_step)
+    low, high = low_min, high_min
+    for step in range(1, steps_high + steps_low + 1):
+        if enough(low, high):
+            break
+        high = min(high_min + min(step, steps_high) * high_step, high_max)
+        low = min(low_min + max(step - steps_high, 0) * low_step, low_max)
+    return low, high
+
+
+def _bapo_contributions(
+    ratio: torch.Tensor, size: torch.Tensor, advantage: torch.Tensor, accounting: Accounting
+) -> tuple[Callable[[float], float], Callable[[float], float]]:
+    """What tokens of positive advantage contribute by the upper bound, and those of negative by
+    the lower one. A > 0: min(r, high); A < 0: max(r, low). By gradient: r within the bound."""
     up, down = advantage > 0, advantage < 0
-    # A > 0: min(r, high); A < 0: max(r, low). By gradient: r where it is within the bound.
     r_up, size_up, r_down, size_down = ratio[up], size[up], ratio[down], size[down]
 
     def positive(high: float) -> float:
@@ -271,25 +297,7 @@ def bapo_bounds(
         kept = r_down * (r_down >= low) if accounting == "grad" else r_down.clamp(min=low)
         return float((kept * size_down).sum())
 
-    def enough(low: float, high: float) -> bool:
-        gain, loss = positive(high), negative(low)
-        if gain == 0.0 and loss == 0.0:
-            return True
-        # share >= wanted, without a division: literal's denominator may be 0
-        return gain >= share * (abs(gain - loss) if accounting == "literal" else gain + loss)
-
-    # whole numbers of steps: adding .05 again and again would drift past a bound by rounding
-    steps_low, steps_high = (
-        _steps(low_min, low_max, low_step),
-        _steps(high_min, high_max, high_step),
-    )
-    low, high = low_min, high_min
-    for step in range(1, steps_high + steps_low + 1):
-        if enough(low, high):
-            break
-        high = min(high_min + min(step, steps_high) * high_step, high_max)
-        low = min(low_min + max(step - steps_high, 0) * low_step, low_max)
-    return low, high
+    return positive, negative
 
 
 def m2po(

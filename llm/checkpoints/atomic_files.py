@@ -64,6 +64,8 @@ def write_folder(
     folder.mkdir(parents=True, exist_ok=True)
     if alone:
         recover(folder)
+    else:
+        _drop_dead_drafts(final)
     require_space(folder, final.name, needed)
     draft = folder / f".draft.{final.name}.{os.getpid()}"
     try:
@@ -80,6 +82,24 @@ def write_folder(
     _flush(folder)
     if aside.exists():
         drop(aside)
+
+
+def _drop_dead_drafts(final: Path) -> None:
+    """Delete the drafts of `final` whose process is gone, and nothing else beside it."""
+    for draft in final.parent.glob(f".draft.{final.name}.*"):
+        number = draft.name.rpartition(".")[2]
+        if number.isdigit() and (int(number) == os.getpid() or not _is_running(int(number))):
+            shutil.rmtree(draft, ignore_errors=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
 
 
 def require_space(folder: Path, what: str, needed: int) -> None:
