@@ -131,6 +131,30 @@ def test_a_step_that_takes_too_long_is_dropped_and_the_run_goes_on_exactly(
     assert rows(tmp_path / "cut", "samples") == rows(tmp_path / "whole", "samples")
 
 
+def test_a_dropped_step_leaves_a_checkpoint_that_the_same_reward_function_goes_on_from(
+    tmp_path, warm, monkeypatch
+):
+    """What is saved then belongs to the run as any checkpoint does, its function's digest too."""
+    (tmp_path / "own.py").write_text("def half(**columns):\n    return 0.5\n")
+    flags = ("--run.steps", "3", "--run.stop-seconds", "0.1")
+    flags = (*flags, "--reward.function", f"{tmp_path / 'own.py'}:half")
+    original, calls = train.with_rewards, []
+
+    def signalling(*args):
+        calls.append(1)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        return original(*args)
+
+    monkeypatch.setattr(train, "with_rewards", signalling)
+    with pytest.raises(Stopped):
+        start(tmp_path / "run", warm, *flags)
+    assert latest(tmp_path / "run/checkpoints").name == "step_00000001"
+    start(tmp_path / "run", warm, *flags)
+    assert [row["step"] for row in rows(tmp_path / "run")] == [0, 1, 2, 3]
+
+
 def test_outside_the_main_thread_no_handler_is_touched():
     before, found = signal.getsignal(signal.SIGTERM), []
 
