@@ -22,7 +22,7 @@ def open_here(path: Path, mode: str) -> IO[Any]:
     Raises:
         OSError: as `open`; also for a symbolic link and for what is not a regular file.
     """
-    return _opened(path, mode, follow=False)
+    return open_regular(path, mode, follow=False)
 
 
 def read_text(path: Path, most: int | None = None, *, follow: bool = True) -> str:
@@ -34,7 +34,7 @@ def read_text(path: Path, most: int | None = None, *, follow: bool = True) -> st
         OSError: it cannot be read, is not regular, or has more than `most` bytes.
         ValueError: it is not UTF-8.
     """
-    with _opened(path, "rb", follow) as file:
+    with open_regular(path, "rb", follow=follow) as file:
         data: bytes = file.read() if most is None else file.read(most + 1)
     if most is not None and len(data) > most:
         raise OSError(errno.EFBIG, f"it has more than {most} bytes", str(path))
@@ -55,7 +55,13 @@ def read_json(path: Path) -> Any:
         raise ValueError("it is nested too deeply") from e
 
 
-def _opened(path: Path, mode: str, follow: bool) -> IO[Any]:
+def open_regular(path: Path, mode: str, *, follow: bool = True) -> IO[Any]:
+    """`open` for a regular file; text is UTF-8. follow: whether the path may be a symbolic link.
+
+    Raises:
+        OSError: as `open`; also for what is not a regular file.
+    """
+
     def opener(name: str, flags: int) -> int:
         if not follow and os.path.islink(name):
             what = "it is a symbolic link, and a run folder must hold the file itself"

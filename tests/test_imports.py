@@ -141,7 +141,7 @@ ALLOWED_IMPORTS = {  # package: row -> what its files import of the same package
         "models.lm_head": "models settings",
         "models": "tasks tokenizers runs checkpoints distributed settings randomness regular_files",
         "runs": "checkpoints distributed settings errors regular_files",
-        "tasks": "rewards tokenizers settings errors randomness",
+        "tasks": "rewards tokenizers settings errors randomness regular_files",
         "checkpoints": "distributed settings errors regular_files",
         "rewards": "tokenizers settings errors",
         "report": "errors regular_files",

@@ -12,6 +12,7 @@ from llm.runs.progress import Progress
 from llm.settings.loading import Config, ConfigError, ModelConfig
 from llm.tokenizers.pretrained import TOKENIZER_EXTRAS, TOKENIZER_FILES, is_local
 
+from .files import find
 from .pretraining import kept_in
 
 _NAMES = ("config.json", "generation_config.json", "model.safetensors.index.json")
@@ -30,10 +31,8 @@ def folder_of(cfg: Config, role: str, run_folder: Path) -> Path | None:
         return kept_in(cfg, role, run_folder) / "model"
     if is_local(part.path):
         return Path(part.path)
-    from transformers.utils import cached_file
-
-    found = cached_file(part.path, "config.json")
-    return Path(found).parent if found else None
+    config = find(part.path, "config.json", local=False)
+    return config.parent if config else None
 
 
 def model_files(folder: Path) -> list[Path]:

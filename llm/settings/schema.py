@@ -544,33 +544,33 @@ class FixedLam:
 
 
 @dataclass(frozen=True)
-class StateLam:
+class _OfBudget:
+    budget: float = 0.9
+    """Wanted acceptance rate."""
+
+
+@dataclass(frozen=True)
+class StateLam(_OfBudget):
     """In every state the lam that accepts `budget`, with q's top k and the rest as one token."""
 
     type: Literal["state"] = "state"
     """Where the OBRS threshold lam comes from."""
-    budget: float = 0.9
-    """Wanted acceptance rate."""
 
 
 @dataclass(frozen=True)
-class BatchLam:
+class BatchLam(_OfBudget):
     """The lam that accepts `budget` of the update's own tokens."""
 
     type: Literal["batch"] = "batch"
     """Where the OBRS threshold lam comes from."""
-    budget: float = 0.9
-    """Wanted acceptance rate."""
 
 
 @dataclass(frozen=True)
-class TrackedLam:
+class TrackedLam(_OfBudget):
     """The lam that accepted `budget` of the tokens of earlier updates."""
 
     type: Literal["tracked"] = "tracked"
     """Where the OBRS threshold lam comes from."""
-    budget: float = 0.9
-    """Wanted acceptance rate."""
     decay: float = 0.9
     """Weight of the past in lam."""
     min: float = 0.1

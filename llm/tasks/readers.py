@@ -5,14 +5,13 @@ Only text formats and parquet are read; a line of JSON has a largest size.
 
 from __future__ import annotations
 
-import errno
 import json
-import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 from llm.errors import ConfigError
+from llm.regular_files import open_regular
 
 LINE_BYTES_MAX = 1 << 20  # of a row: prompts and answers are thousands of characters at most
 ROW_GROUP_BYTES_MAX = 1 << 33  # unpacked; writers make groups of 128 MB to 1 GB
@@ -28,8 +27,7 @@ def jsonl_rows(path: Path) -> Iterator[Row]:
         ConfigError: the file cannot be read.
     """
     try:
-        _require_regular(path)
-        with path.open("rb") as file:
+        with open_regular(path, "rb") as file:
             for number, line in enumerate(_lines(file), 1):
                 if line is None:
                     yield f"line {number}", f"longer than {LINE_BYTES_MAX} bytes"
@@ -39,13 +37,7 @@ def jsonl_rows(path: Path) -> Iterator[Row]:
         raise ConfigError(f"cannot read {path}: {getattr(e, 'strerror', None) or e}") from e
 
 
-def _require_regular(path: Path) -> None:
-    """Raises OSError for what is no regular file: a FIFO keeps its reader waiting for ever."""
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise OSError(errno.EINVAL, "it is not a regular file")
-
-
-def _lines(file: BinaryIO) -> Iterator[bytes | None]:
+def _lines(file: IO[bytes]) -> Iterator[bytes | None]:
     """Each line, or None for one that is too long; no more than one line is held in memory."""
     while line := file.readline(LINE_BYTES_MAX + 1):
         if len(line) > LINE_BYTES_MAX and not line.endswith(b"\n"):
@@ -105,8 +97,7 @@ def parquet_rows(path: Path, columns: list[str], all_columns: bool = False) -> I
             "-e '.[data]' in the checkout, or give a .jsonl file"
         ) from e
     try:
-        _require_regular(path)
-        with pyarrow.parquet.ParquetFile(path) as file:
+        with open_regular(path, "rb") as source, pyarrow.parquet.ParquetFile(source) as file:
             top = _top_columns(str(path), columns, file.schema_arrow.names)
             _check_row_groups(path, file.metadata)
             number = 0

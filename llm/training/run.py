@@ -228,11 +228,8 @@ class Run:
         if record.save_due:
             if self.ctx.engine is not None:  # rollouts sampled ahead are part of the checkpoint
                 self.ctx.engine.gather()
-            keep = self.ctx.cfg.run.checkpoints_kept
-            whose = self._identity()
             lost = distributed.all_reduce_max(self._has_saved and not self.checkpoints.is_dir())
-            with self.signals.saving():
-                save_state(self.checkpoints, done, self._all_parts(), self._json(done), keep, whose)
+            self._save(done, self._all_parts(), self._json(done))
             self._has_saved = True
             if lost:
                 raise RunFilesError(
@@ -255,10 +252,14 @@ class Run:
         if record.phase == "update" or ahead or distributed.world_size() > 1:
             return False
         if record.step > self.first_step:
-            keep, whose = self.ctx.cfg.run.checkpoints_kept, self._identity()
-            with self.signals.saving():
-                save_state(self.checkpoints, record.step, self._parts, before, keep, whose)
+            self._save(record.step, self._parts, before)
         return True
+
+    def _save(self, step: int, parts: dict[str, StatefulPart], state: dict[str, Any]) -> None:
+        """A checkpoint of this run, which no signal interrupts."""
+        keep = self.ctx.cfg.run.checkpoints_kept
+        with self.signals.saving():
+            save_state(self.checkpoints, step, parts, state, keep, self._identity())
 
     def finish(self, last: dict[str, Any]) -> dict[str, Any]:
         """Write the last row, an evaluation after all updates; returns the summary."""
