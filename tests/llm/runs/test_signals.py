@@ -136,8 +136,8 @@ def test_a_dropped_step_leaves_a_checkpoint_that_the_same_reward_function_goes_o
 ):
     """What is saved then belongs to the run as any checkpoint does, its function's digest too."""
     (tmp_path / "own.py").write_text("def half(**columns):\n    return 0.5\n")
-    flags = ("--run.steps", "3", "--run.stop-seconds", "0.1")
-    flags = (*flags, "--reward.function", f"{tmp_path / 'own.py'}:half")
+    own = ("--reward.function", f"{tmp_path / 'own.py'}:half")
+    flags = ("--run.steps", "3", "--run.stop-seconds", "0.1", *own)
     original, calls = train.with_rewards, []
 
     def signalling(*args):
