@@ -415,16 +415,16 @@ def policy_loss_sum(
         ValueError: an unknown type; a bound that is NaN or negative.
     """
     kept, kept_weight = _kept(tokens, weight, type, ratio)
-    found = _objective(kept, type, ratio, keywords)
-    mask = found.mask
+    objective = _objective(kept, type, ratio, keywords)
+    mask = objective.mask
     if opsm_delta != math.inf:  # NaN is refused there
         args = (kept.logp_new, _anchor(kept, ratio), kept.advantage, kept.sequence)
         mask = mask * opsm_mask(*args, delta=opsm_delta)
     selected = _selected(tokens, weight, type, ratio)
     # no gradient passes through weight and mask (SG of Eq. 5), only through the term
-    loss = -(kept_weight * mask * found.term * scale[selected]).sum()
+    loss = -(kept_weight * mask * objective.term * scale[selected]).sum()
     clipped, masked = torch.zeros_like(weight), torch.zeros_like(weight)  # (n,)
-    clipped[selected] = found.clipped.to(weight.dtype)
+    clipped[selected] = objective.clipped.to(weight.dtype)
     masked[selected] = (1 - mask).to(weight.dtype)
     if type == "ppo":  # rejected tokens count here too, as in every run's clip_fraction
         low, high = keywords["clip_low"], keywords["clip_high"]

@@ -263,11 +263,11 @@ def _check_identity(checkpoint: Path, manifest: dict, identity: dict[str, str] |
         return
     if written_by is None:
         raise CheckpointError(f"{checkpoint} does not say which run it is of; remove it")
-    found = changed(identity_of(written_by), identity_of(identity))
-    if not found:
+    changes = changed(identity_of(written_by), identity_of(identity))
+    if not changes:
         return
-    differs = [f"{k} ({a} there, {b} now)" for k, (a, b) in list(found.items())[:5]]
-    more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+    differs = [f"{k} ({a} there, {b} now)" for k, (a, b) in list(changes.items())[:5]]
+    more = f" and {len(changes) - 5} more" if len(changes) > 5 else ""
     raise CheckpointError(
         f"{checkpoint} is of a run with other settings: {', '.join(differs)}{more}. "
         "Remove it, or choose another --run.folder"
@@ -276,12 +276,12 @@ def _check_identity(checkpoint: Path, manifest: dict, identity: dict[str, str] |
 
 def _check_file(path: Path, size: int) -> None:
     try:
-        found = path.lstat()
+        status = path.lstat()
     except OSError as e:
         raise _unreadable(path, e) from e
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         raise CheckpointError(f"{path} is not a regular file; {_older(path.parent)}")
-    on_disk = found.st_size
+    on_disk = status.st_size
     if on_disk != size:
         raise CheckpointError(
             f"{path} holds {on_disk} bytes, {size} were written; {_older(path.parent)}"

@@ -63,13 +63,13 @@ def _before_first_step(
     """
     if not isinstance(part, torch.optim.AdamW):
         return {}
-    found: dict[str, torch.Tensor] = {}
+    zero_states: dict[str, torch.Tensor] = {}
     for i, parameter in enumerate(p for group in part.param_groups for p in group["params"]):
         if f"{i}.step" not in kept:
             zeros = {name: torch.zeros(parameter.shape, dtype=parameter.dtype) for name in _MOMENTS}
-            found |= {f"{i}.step": torch.tensor(0.0)}
-            found |= {f"{i}.{name}": value for name, value in zeros.items()}
-    return found
+            zero_states |= {f"{i}.step": torch.tensor(0.0)}
+            zero_states |= {f"{i}.{name}": value for name, value in zeros.items()}
+    return zero_states
 
 
 def load_state_dict(part: StatefulPart, tensors: dict[str, torch.Tensor]) -> None:

@@ -102,16 +102,17 @@ def _evaluations(done: Exported, rows: list[dict[str, Any]]) -> Iterator[str]:
         if row["step"] == done.step and isinstance(row.get(name), int | float)
     )
     for entry in _entries(done.run / "eval.json"):
-        found = entry.get("models", {}).get(done.role, {}) if entry.get("step") == done.step else {}
+        of_step = entry.get("step") == done.step
+        means = entry.get("models", {}).get(done.role, {}) if of_step else {}
         for key in ("mean_at_1", "mean_at_k"):
-            mean = found.get(key)
+            mean = means.get(key)
             if isinstance(mean, dict) and all(
                 isinstance(mean.get(k), int | float) for k in ("value", "low", "high")
             ):
-                k = "1" if key.endswith("1") else str(found.get("samples"))
+                k = "1" if key.endswith("1") else str(means.get("samples"))
                 yield (
                     f"- mean@{k} {mean['value']:.4f} (95 % interval {mean['low']:.4f} to "
-                    f"{mean['high']:.4f}) on {_line(found.get('prompts'))} held-out prompts, "
+                    f"{mean['high']:.4f}) on {_line(means.get('prompts'))} held-out prompts, "
                     f"temperature {_line(entry.get('temperature'))}\n"
                 )
 

@@ -43,7 +43,7 @@ def identity(files: RunData) -> list[tuple[str, Any]]:
 
 def pass_rates(rows: list[dict[str, Any]]) -> list[tuple[str, Any]]:
     """The last of each model, before the first and the best."""
-    found: list[tuple[str, Any]] = []
+    facts: list[tuple[str, Any]] = []
     for name, whose in (("pass_rate", "policy"), ("pass_rate_actor", "actor")):
         steps, values = series(rows, name)
         if not values:
@@ -53,8 +53,8 @@ def pass_rates(rows: list[dict[str, Any]]) -> list[tuple[str, Any]]:
         if len(values) > 1:
             words += f" (at step {steps[0]}: {values[0]:.3g}"
             words += f"; best: {values[best]:.3g} at step {steps[best]})"
-        found.append((f"held-out pass rate, {whose}", words))
-    return found or [("held-out pass rate", "not measured yet")]
+        facts.append((f"held-out pass rate, {whose}", words))
+    return facts or [("held-out pass rate", "not measured yet")]
 
 
 def evaluation_sets(rows: list[dict[str, Any]]) -> list[tuple[str, Any]]:

@@ -60,14 +60,14 @@ def find(path: str, name: str, local: bool) -> Path | None:
     if local:
         file = Path(path) / name
         return file if file.exists() or file.is_symlink() else None
-    found = cached_file(
+    cached = cached_file(
         path,
         name,
         _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,
         _raise_exceptions_for_gated_repo=False,
     )
-    return None if found is None else Path(found)
+    return None if cached is None else Path(cached)
 
 
 def weight_map(index: Path) -> dict[str, str]:

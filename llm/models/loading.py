@@ -27,15 +27,15 @@ Model = Any  # a transformers causal language model; its classes share no typed 
 transformers_logging.disable_progress_bar()
 
 
-def build(cfg: ModelConfig, seed: int, forms: int = 1) -> Model:
-    """A random Qwen3 model over the character alphabet with so many forms of a digit; the same seed
-    gives the same weights."""
+def build(cfg: ModelConfig, seed: int, synonyms: int = 1) -> Model:
+    """A random Qwen3 model over the character alphabet with so many synonyms of a digit; the same
+    seed gives the same weights."""
     with quiet():
         from transformers import Qwen3Config, Qwen3ForCausalLM
 
     heads = max(4, cfg.width // 16)  # with two heads of 16 the task is hardly learnt
     config = Qwen3Config(
-        vocab_size=CharTokenizer(forms).vocab_size,
+        vocab_size=CharTokenizer(synonyms).vocab_size,
         hidden_size=cfg.width,
         intermediate_size=2 * cfg.width,
         num_hidden_layers=cfg.layers,
@@ -47,26 +47,26 @@ def build(cfg: ModelConfig, seed: int, forms: int = 1) -> Model:
         pad_token_id=CharTokenizer.pad,
         eos_token_id=min(CharTokenizer.eos),
     )
-    if forms > 1:
-        config.digit_forms = forms  # kept in config.json
+    if synonyms > 1:
+        config.digit_forms = synonyms  # kept in config.json
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = Qwen3ForCausalLM(config)
-    if forms > 1:
-        _start_synonyms_near_digits(model, forms)
+    if synonyms > 1:
+        _start_synonyms_near_digits(model, synonyms)
     return model
 
 
 @torch.no_grad()
-def _start_synonyms_near_digits(model: Model, forms: int) -> None:
-    """Let every form of a digit start near it, in embedding and head: its row and half its own.
+def _start_synonyms_near_digits(model: Model, synonyms: int) -> None:
+    """Let every synonym of a digit start near it, in embedding and head: its row and half its own.
 
     From their own rows alone, 300 steps of pretraining with 201 synonyms learn no sums at all.
     """
     first, digits = CharTokenizer().vocab_size, CharTokenizer().encode("0123456789")
     for part in (model.get_input_embeddings(), model.get_output_embeddings()):
         own = part.weight[first:]
-        own.copy_(part.weight[digits].repeat(forms - 1, 1) + 0.5 * own)
+        own.copy_(part.weight[digits].repeat(synonyms - 1, 1) + 0.5 * own)
 
 
 def load(path: str | Path, dtype: str = "float32", longest: int | None = None) -> Model:

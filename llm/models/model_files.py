@@ -62,11 +62,11 @@ def digests(files: dict[str, Path]) -> dict[str, str]:
 
     try:
         with ThreadPoolExecutor(_THREADS) as pool:
-            found = list(pool.map(lambda path: _digest(path, count), files.values()))
+            sums = list(pool.map(lambda path: _digest(path, count), files.values()))
     except OSError as e:
         raise ConfigError(f"cannot read {e.filename}: {e.strerror or e}") from e
     progress.close()
-    return dict(zip(files, found, strict=True))
+    return dict(zip(files, sums, strict=True))
 
 
 def _digest(path: Path, count: Callable[[int], None]) -> str:

@@ -35,7 +35,7 @@ def open_policy(cfg: Config, run_folder: Path) -> Model:
 
     Raises:
         ConfigError: see `load` and `check_cache`; a vocabulary smaller than its tokenizer's, or for
-            another number of forms of a digit.
+            another number of synonyms of a digit.
     """
     return open_model(cfg, "policy", run_folder)
 
@@ -55,12 +55,12 @@ def open_model(cfg: Config, role: str, run_folder: Path) -> Model:
             f"the model in {folder} has a vocabulary of {width} ids, its tokenizer one of {wanted}:"
             " they do not belong together"
         )
-    forms = getattr(model.config, "digit_forms", cfg.task.digit_synonyms)
-    if forms != cfg.task.digit_synonyms:
+    synonyms = getattr(model.config, "digit_forms", cfg.task.digit_synonyms)
+    if synonyms != cfg.task.digit_synonyms:
         raise ConfigError(
             f"the model in {folder} has a vocabulary of {width} ids, for --task.digit_synonyms "
-            f"{forms}, and task.digit_synonyms is {cfg.task.digit_synonyms}: set it to {forms} or "
-            "choose another model"
+            f"{synonyms}, and task.digit_synonyms is {cfg.task.digit_synonyms}: set it to "
+            f"{synonyms}, or choose another model"
         )
     return with_lora(model, part, seed=seed_of(cfg, role)) if part.lora_rank else model
 

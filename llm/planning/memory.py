@@ -66,12 +66,12 @@ class Layout(NamedTuple):
 Parts = dict[str, int]
 
 
-def shape(part: ModelConfig, config: Any = None, forms: int = 1) -> Model:
+def shape(part: ModelConfig, config: Any = None, synonyms: int = 1) -> Model:
     """The model without its weights; of a transformers `config`, if one is given; a built one with
     so many synonyms of a digit (task.digit_synonyms)."""
     with torch.device("meta"):
         if config is None and not part.path:
-            return loading.build(part, 0, forms)
+            return loading.build(part, 0, synonyms)
         if config is None and not is_local(part.path):
             require_on_hub(part.path)
         config = config or AutoConfig.from_pretrained(

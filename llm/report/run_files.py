@@ -110,10 +110,10 @@ def _depth_within(table: dict[str, Any], most: int) -> bool:
 
 def _digests(path: Path, notes: list[str]) -> dict[str, str]:
     """What the run was made of, by name; runs of before there were digests have none."""
-    found = _json(path, notes) if path.exists() else None
-    given = found if isinstance(found, dict) else {}
+    content = _json(path, notes) if path.exists() else None
+    given = content if isinstance(content, dict) else {}
     inputs = {k: v for k, v in given.items() if isinstance(v, str)}
-    if len(inputs) < len(given) or not isinstance(found, dict | None):
+    if len(inputs) < len(given) or not isinstance(content, dict | None):
         notes.append("inputs.json holds something else than digests, left out")
     return inputs
 

@@ -64,11 +64,11 @@ def parameters(function: Callable[..., Any]) -> tuple[list[str] | None, list[str
     The first is None for a function that takes any (`**columns`). None where Python cannot tell.
     """
     try:
-        found = inspect.signature(function).parameters.values()
+        arguments = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):
         return None
-    named = [p for p in found if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    takes_any = any(p.kind is p.VAR_KEYWORD for p in found)
+    named = [p for p in arguments if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in arguments)
     needed = [p.name for p in named if p.default is p.empty]
     return None if takes_any else [p.name for p in named], needed
 

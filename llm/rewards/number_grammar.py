@@ -338,15 +338,15 @@ def _power(text: str, items: list[_Item], at: int) -> _Magnitude | None:
     return _Magnitude(form, used, match.end(), exponent)
 
 
-def _number(text: str, found: _Magnitude) -> Number | None:
+def _number(text: str, magnitude: _Magnitude) -> Number | None:
     """A magnitude with its sign, currency and percent sign."""
-    value = _value(found)
+    value = _value(magnitude)
     if value is None:
         return None
-    start, signed = _start(text, found.items[0].start)
-    percent = _PERCENT.match(text, found.end)
-    after = percent or _AFTER_CURRENCY.match(text, found.end)
-    source = text[start : after.end() if after else found.end]
+    start, signed = _start(text, magnitude.items[0].start)
+    percent = _PERCENT.match(text, magnitude.end)
+    after = percent or _AFTER_CURRENCY.match(text, magnitude.end)
+    source = text[start : after.end() if after else magnitude.end]
     return Number(-value if signed else value, bool(percent), source)
 
 
@@ -372,23 +372,23 @@ def _ends_a_term(character: str) -> bool:
     return _is_letter(character) or character.isdigit() or character in ")]}%°+-" + _SIGNS
 
 
-def _value(found: _Magnitude) -> Fraction | None:
+def _value(magnitude: _Magnitude) -> Fraction | None:
     """The exact value; None where there is none, or where it would be too long."""
-    if found.form == "power":
-        return _times_power_of_ten(Fraction(1), found.exponent)
-    numbers = found.items[:1] if found.form == "times power" else found.items
-    values = [v for v in map(_item_value, numbers) if v is not None] if found.form else []
+    if magnitude.form == "power":
+        return _times_power_of_ten(Fraction(1), magnitude.exponent)
+    numbers = magnitude.items[:1] if magnitude.form == "times power" else magnitude.items
+    values = [v for v in map(_item_value, numbers) if v is not None] if magnitude.form else []
     if not values or len(values) < len(numbers):
         return None
     first, *rest = values
-    if found.form == "times power":
-        return _times_power_of_ten(first, found.exponent)
-    if found.form == "decimal":
+    if magnitude.form == "times power":
+        return _times_power_of_ten(first, magnitude.exponent)
+    if magnitude.form == "decimal":
         return first
-    above, below = (first, *rest) if found.form == "fraction" else rest
+    above, below = (first, *rest) if magnitude.form == "fraction" else rest
     if not below:
         return None
-    return above / below if found.form == "fraction" else first + above / below
+    return above / below if magnitude.form == "fraction" else first + above / below
 
 
 def _item_value(item: _Item) -> Fraction | None:

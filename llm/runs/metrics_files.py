@@ -68,11 +68,11 @@ class MetricsFile:
         try:
             if self.path.stat().st_size == self.bytes:
                 return open_here(self.path, mode)
-            found = f"it holds {self.path.stat().st_size} bytes, {self.bytes} were written"
+            fault = f"it holds {self.path.stat().st_size} bytes, {self.bytes} were written"
         except FileNotFoundError:
-            found = "it is gone"
+            fault = "it is gone"
         raise RunFilesError(
-            f"{self.path} was removed or changed by something else while the run went on: {found}. "
+            f"{self.path} was removed or changed by something else while the run went on: {fault}. "
             f"Put it back, or remove the checkpoints and start anew{told}"
         )
 
@@ -92,19 +92,19 @@ def _check_rows(path: Path, file: IO[Any], keep_bytes: int, step: int) -> None:
     rows = kept.splitlines()
     first = _step_of(file.readline(_LINE_BYTES_MAX))  # that is dropped
     last = _step_of(rows[-1]) if rows else -1
-    found = ""
+    fault = ""
     if kept and not kept.endswith(b"\n"):
-        found = "end within a row"
+        fault = "end within a row"
     elif last is None or last >= max(step, 1):
-        found = f"end in a row of step {last}"
+        fault = f"end in a row of step {last}"
     elif path.name == f"{RunFiles.NAMES[0]}.jsonl" and len(rows) != step:
-        found = f"are {len(rows)} rows"
+        fault = f"are {len(rows)} rows"
     elif first is not None and first < step:
-        found = f"are followed by a row of step {first}, which would be lost"
-    if found:
+        fault = f"are followed by a row of step {first}, which would be lost"
+    if fault:
         raise ValueError(
             f"{path} does not fit its checkpoint, which counts {keep_bytes} bytes for {step} "
-            f"steps: they {found}. Put back the file, or remove this checkpoint to use an older one"
+            f"steps: they {fault}. Put back the file, or remove this checkpoint to use an older one"
         )
 
 

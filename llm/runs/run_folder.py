@@ -189,10 +189,10 @@ def summary(folder: Path) -> dict[str, Any]:
     """
     path = folder / "summary.json"
     try:
-        found: dict[str, Any] = read_json(path)
+        result: dict[str, Any] = read_json(path)
     except (OSError, ValueError) as e:
         raise ConfigError(f"cannot read {path}: {e}; remove it, and start again") from e
-    return found
+    return result
 
 
 def claim(folder: Path, cfg: Config) -> dict[str, tuple[Any, Any]]:

@@ -62,8 +62,8 @@ def open_problems(cfg: ProblemsTask, tokenizer: Any, for_function: bool = False)
     digests = {f"data: {cfg.source}": digest(rows)}
     if cfg.eval_source:
         for name, source in evaluation_sources(cfg.eval_source).items():
-            found = _problems(cfg, source, cfg.eval_split, tokenizer, for_function)
-            held[name], skipped, repeats = found[0], skipped + found[1], repeats + found[2]
+            problems, bad, again = _problems(cfg, source, cfg.eval_split, tokenizer, for_function)
+            held[name], skipped, repeats = problems, skipped + bad, repeats + again
             digests[f"evaluation set {name}: {source}"] = digest(held[name])
         taken = {_words(p.prompt) for problems in held.values() for p in problems}
         train = [p for p in rows if _words(p.prompt) not in taken]
@@ -209,8 +209,8 @@ def checked_problems(
     scorer = "" if for_function else scorer_name(cfg)
     good: list[tuple[str, Problem]] = []
     same = _same_text if scorer in ("", "exact") else _same_answer
-    found, bad, repeats = distinct_problems(rows, same)
-    for where, problem in found:
+    distinct, bad, repeats = distinct_problems(rows, same)
+    for where, problem in distinct:
         if reason := _unfit(problem, cfg, tokenizer, scorer):
             bad.append((where, reason))
         else:

@@ -8,16 +8,16 @@ _CHARACTERS = "0123456789=+-*/().,:;?!<>_ abcdefghijklmnopqrs"  # with padding a
 
 
 class CharTokenizer:
-    """One id for each character of a fixed alphabet, with `forms` characters for each digit.
+    """One id for each character of a fixed alphabet, with `synonyms` characters for each digit.
 
-    48 + 10 (forms - 1) ids: 2,048 with 201 forms. Those of fewer forms are the first ones.
+    48 + 10 (synonyms - 1) ids: 2,048 with 201 synonyms. Those of fewer synonyms are the first ones.
     """
 
     pad: int = 0
     eos: frozenset[int] = frozenset({1})
 
-    def __init__(self, forms: int = 1) -> None:
-        self._characters = _CHARACTERS + extra_characters(forms)
+    def __init__(self, synonyms: int = 1) -> None:
+        self._characters = _CHARACTERS + extra_characters(synonyms)
         self._ids = {c: i + 2 for i, c in enumerate(self._characters)}
         self.vocab_size: int = len(self._characters) + 2
 

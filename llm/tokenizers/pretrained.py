@@ -120,8 +120,8 @@ class HubTokenizer:
         except Exception:  # of a template that fails on prompts `prompt` says so
             return None
         after = self._inner.encode(chat.rpartition("(answer)")[2], add_special_tokens=False)
-        found = next((i for i in after if i in self._control), None)
-        return None if found is None else (found, self.pieces([found])[0])
+        end = next((i for i in after if i in self._control), None)
+        return None if end is None else (end, self.pieces([end])[0])
 
     @property
     def is_dated(self) -> bool:
@@ -157,8 +157,8 @@ class HubTokenizer:
 
     def control_token_in(self, text: str) -> str:
         """A control token that a text would give; empty if it gives none."""
-        found = self._control & set(self.encode(text))
-        return self._spelling(min(found)) if found else ""
+        control = self._control & set(self.encode(text))
+        return self._spelling(min(control)) if control else ""
 
     def _known(self, ids: list[int]) -> list[int]:
         """Raises ValueError for an id that the models do not have."""
@@ -229,8 +229,8 @@ class HubTokenizer:
                 f"--task.template_arguments: the chat template in {self.path} does not read "
                 f"{ignored[0]}. What it reads: {known}"
             )
-        if found := self.control_token_in(self._system):
-            raise ConfigError(f"--task.system_prompt spells the control token {found!r}: remove it")
+        if token := self.control_token_in(self._system):
+            raise ConfigError(f"--task.system_prompt spells the control token {token!r}: remove it")
 
     def _bad_template(self, what: str) -> ConfigError:
         return ConfigError(
@@ -351,13 +351,13 @@ def _hub_file(path: str, name: str) -> Path | None:
     """
     from transformers.utils import cached_file
 
-    found = cached_file(
+    cached = cached_file(
         path,
         name,
         _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=not _hub_is_off(),
     )
-    return None if found is None else Path(found)
+    return None if cached is None else Path(cached)
 
 
 def tokenizer_for(path: str, task: TaskConfig) -> Tokenizer:
@@ -371,8 +371,8 @@ def tokenizer_for(path: str, task: TaskConfig) -> Tokenizer:
     if path and (not is_local(path) or has_tokenizer(Path(path))):
         arguments = read_arguments(task.template_arguments)
         tokenizer = HubTokenizer(path, task.prompt_format, task.system_prompt, arguments)
-        if found := tokenizer.control_token_in(task.instruction):
-            raise ConfigError(f"--task.instruction spells the control token {found!r}: remove it")
+        if token := tokenizer.control_token_in(task.instruction):
+            raise ConfigError(f"--task.instruction spells the control token {token!r}: remove it")
         return tokenizer
     if task.system_prompt or task.template_arguments:
         name = "system_prompt" if task.system_prompt else "template_arguments"
@@ -394,12 +394,12 @@ def tokenizer_sources(path: str) -> dict[str, Path]:
 
     names = (*TOKENIZER_FILES, *TOKENIZER_EXTRAS)
     if is_local(path):
-        found = {name: Path(path) / name for name in names}
+        files = {name: Path(path) / name for name in names}
     else:
         options: Any = {"_raise_exceptions_for_missing_entries": False}
-        there = {name: cached_file(path, name, **options) for name in names}
-        found = {name: Path(where) for name, where in there.items() if where}
-    return {name: where for name, where in found.items() if where.is_file()}
+        cached = {name: cached_file(path, name, **options) for name in names}
+        files = {name: Path(file) for name, file in cached.items() if file}
+    return {name: file for name, file in files.items() if file.is_file()}
 
 
 def _check_reads_characters(folder: Path, characters: CharTokenizer) -> None:

@@ -48,8 +48,8 @@ def _schedule_note(cfg: Config, steps_there: int, done: int) -> list[str]:
 
 
 def _staleness_note(cfg: Config, steps_there: int, done: int) -> list[str]:
-    """The last steps of a run order no batches beyond its end, so a longer run has fresher ones."""
-    ahead = done - 1 + cfg.rollout.max_staleness  # the last batch that would have been ordered
+    """The last steps of a run request no batch beyond its end, so a longer run has fresher ones."""
+    ahead = done - 1 + cfg.rollout.max_staleness  # the last batch that would have been requested
     if ahead <= steps_there or cfg.run.steps <= steps_there:
         return []
     first, last = steps_there + 1, min(ahead, cfg.run.steps)

@@ -32,7 +32,7 @@ def checked_inputs(ctx: TrainContext, folder: Path) -> Inputs:
             damaged. On all ranks.
     """
 
-    def found() -> Inputs:
+    def inputs_now() -> Inputs:
         if not distributed.is_main():
             return {}
         places = {role: folder_of(ctx.cfg, role, folder) for role in ("policy", "actor")}
@@ -47,7 +47,7 @@ def checked_inputs(ctx: TrainContext, folder: Path) -> Inputs:
         check_inputs(folder, inputs, where)
         return inputs
 
-    return distributed.raise_on_all_ranks(found, ConfigError)
+    return distributed.raise_on_all_ranks(inputs_now, ConfigError)
 
 
 def check_inputs(folder: Path, now: Inputs, where: dict[str, str]) -> None:

@@ -27,33 +27,33 @@ class SavedState(NamedTuple):
     best: float | None
 
 
-def saved_state(found: dict[str, Any], checkpoint: Path) -> SavedState:
+def saved_state(state: dict[str, Any], checkpoint: Path) -> SavedState:
     """The contents of state.json, checked.
 
     Raises:
         CheckpointError: what is missing, unknown, of another type or out of range, by name.
     """
     try:
-        _check_names("it", found, SavedState._fields)
-        step = _count("step", found["step"])
+        _check_names("it", state, SavedState._fields)
+        step = _count("step", state["step"])
         named = re.match(r"\.?step_(\d{8})", checkpoint.name)
         if named and int(named.group(1)) != step:
             raise ValueError(f"step is {step}, and the checkpoint is called {checkpoint.name}")
-        _check_names("bytes", found["bytes"], RunFiles.NAMES)
-        _check_names("controls", found["controls"], _names(Controls))
-        _check_names("correction", found["correction"], _names(CorrectionState))
-        _check_names("alarms", found["alarms"], _names(AlarmState))
-        sizes = {name: _count(f"bytes.{name}", n) for name, n in found["bytes"].items()}
-        controls = {k: _number(f"controls.{k}", v) for k, v in found["controls"].items()}
+        _check_names("bytes", state["bytes"], RunFiles.NAMES)
+        _check_names("controls", state["controls"], _names(Controls))
+        _check_names("correction", state["correction"], _names(CorrectionState))
+        _check_names("alarms", state["alarms"], _names(AlarmState))
+        sizes = {name: _count(f"bytes.{name}", n) for name, n in state["bytes"].items()}
+        controls = {k: _number(f"controls.{k}", v) for k, v in state["controls"].items()}
         correction: dict[str, Any] = {
             k: v if k == "log_lam" and v is None else _number(f"correction.{k}", v, k == "log_lam")
-            for k, v in found["correction"].items()
+            for k, v in state["correction"].items()
         }
         alarms = {
             k: _number(f"alarms.{k}", v) if k == "lr_factor" else _count(f"alarms.{k}", v)
-            for k, v in found["alarms"].items()
+            for k, v in state["alarms"].items()
         }
-        best = found["best"]
+        best = state["best"]
         best = best if best is None else _number("best", best, signed=True)
     except ValueError as e:
         raise CheckpointError(
@@ -68,11 +68,11 @@ def _names(kind: type) -> tuple[str, ...]:
     return tuple(field.name for field in dataclasses.fields(kind))  # type: ignore[arg-type]
 
 
-def _check_names(name: str, found: Any, wanted: tuple[str, ...]) -> None:
-    if not isinstance(found, dict):
-        raise ValueError(f"{name} is {found!r:.80}, not an object")
-    missing = [key for key in wanted if key not in found]
-    unknown = [key for key in found if key not in wanted]
+def _check_names(name: str, value: Any, wanted: tuple[str, ...]) -> None:
+    if not isinstance(value, dict):
+        raise ValueError(f"{name} is {value!r:.80}, not an object")
+    missing = [key for key in wanted if key not in value]
+    unknown = [key for key in value if key not in wanted]
     if missing or unknown:
         what = [f"lacks {', '.join(missing)}"] * bool(missing)
         what += [f"holds {', '.join(unknown)[:80]}, which is unknown"] * bool(unknown)

@@ -48,7 +48,7 @@ def score_before_updates(
     # F(p_actor_ref / q) of Eq. 6 needs the actor as it is before its first update of the step.
     actor, logp = ctx.trained["actor"], []
     for mb in micro:
-        side = at_sampled_tokens(forward(ctx, actor, mb.batch), mb.batch)
-        (scores,), _ = logprobs_and_kls([side], cfg.rollout.temperature)
+        head_input = at_sampled_tokens(forward(ctx, actor, mb.batch), mb.batch)
+        (scores,), _ = logprobs_and_kls([head_input], cfg.rollout.temperature)
         logp.append(scores.logp)
     return p_ref, in_order(logp, [mb.tokens for mb in micro])

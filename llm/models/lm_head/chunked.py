@@ -147,7 +147,7 @@ def chunked_logprobs(
     heads = [x.head for x in inputs if x.head is not None]
     if len(heads) < len(inputs):
         raise ValueError(
-            "chunked_logprobs needs hidden and head of every side; `dense_logprobs` takes logits"
+            "chunked_logprobs needs hidden and head of every input; `dense_logprobs` takes logits"
         )
     # autograd saves and differentiates tensors only where they are arguments of their own.
     tensors: list[Any] = []  # flat, as autograd wants them: `HeadTensors` one after the other
@@ -202,7 +202,7 @@ def dense_logprobs(
         if not bool(both.isfinite().all()):  # as in blocks: the caller's guard names the culprit
             kls.append(both.detach() * math.nan)
             continue
-        # SG of the side that the KL is not to move (Eq. 7: the policy)
+        # SG of the model that the KL is not to move (Eq. 7: the policy)
         log_p = log_p if pair.train_p else log_p.detach()
         kls.append(jackpot.kl_p_q(log_p, log_q if pair.train_q else log_q.detach()))
     return LogprobsAndKLs(outputs, kls)
@@ -250,39 +250,40 @@ def _check(
     """n, after a check of all arguments."""
     if not inputs or not 0.0 < temperature < math.inf or min(chunk) < 1:
         raise ValueError(
-            f"needs at least one side, temperature in (0, inf) and chunk sizes of at least 1; got "
-            f"{len(inputs)} sides, temperature {temperature:g} and {tuple(chunk)}"
+            f"needs at least one input, temperature in (0, inf) and chunk sizes of at least 1; got "
+            f"{len(inputs)} inputs, temperature {temperature:g} and {tuple(chunk)}"
         )
-    shapes = [_shape(side) for side in inputs]
+    shapes = [_shape(x) for x in inputs]
     if len(set(shapes)) > 1:
-        raise ValueError(f"sides must share tokens and vocabulary, got (n, v) = {shapes}")
+        raise ValueError(f"inputs must share tokens and vocabulary, got (n, v) = {shapes}")
     n, v = shapes[0]
-    for side in inputs:
-        if not 0 <= side.top_k <= v:
-            raise ValueError(f"top_k must lie in [0, {v}], got {side.top_k}")
-        if side.floor is not None:
-            _check_shape("floor", side.floor, (n,))
-        for name, x, shape in (("tokens", side.tokens, (n,)), ("ids", side.ids, (n, -1))):
-            if x is not None:
-                _check_shape(name, x, shape)
-                if x.dtype != torch.int64:
-                    raise TypeError(f"{name} must be int64, got {x.dtype}")
-                if x.numel() and not 0 <= int(x.min()) <= int(x.max()) < v:
-                    raise ValueError(f"{name} must lie in [0, {v}), got {x.min()} to {x.max()}")
+    for x in inputs:
+        if not 0 <= x.top_k <= v:
+            raise ValueError(f"top_k must lie in [0, {v}], got {x.top_k}")
+        if x.floor is not None:
+            _check_shape("floor", x.floor, (n,))
+        for name, ids, shape in (("tokens", x.tokens, (n,)), ("ids", x.ids, (n, -1))):
+            if ids is not None:
+                _check_shape(name, ids, shape)
+                if ids.dtype != torch.int64:
+                    raise TypeError(f"{name} must be int64, got {ids.dtype}")
+                low, high = (int(ids.min()), int(ids.max())) if ids.numel() else (0, 0)
+                if ids.numel() and not 0 <= low <= high < v:
+                    raise ValueError(f"{name} must lie in [0, {v}), got {low} to {high}")
     for pair in pairs:
         if not (0 <= pair.p < len(inputs) and 0 <= pair.q < len(inputs) and pair.p != pair.q):
-            raise ValueError(f"a pair names two of {len(inputs)} sides, got {pair.p}, {pair.q}")
+            raise ValueError(f"a pair names two of {len(inputs)} inputs, got {pair.p}, {pair.q}")
     return n
 
 
-def _shape(side: HeadInput) -> tuple[int, int]:
-    if side.hidden is None or side.head is None:
-        if side.logits is None or side.logits.ndim != 2 or side.head is not None:
-            raise ValueError("a side needs hidden and head, or logits (n, v)")
-        return len(side.logits), side.logits.shape[1]
-    weight, bias, softcap = side.head.weight, side.head.bias, side.head.softcap
-    if side.hidden.ndim != 2 or weight.ndim != 2 or side.hidden.shape[1] != weight.shape[1]:
-        shapes = f"{tuple(side.hidden.shape)} and {tuple(weight.shape)}"
+def _shape(x: HeadInput) -> tuple[int, int]:
+    if x.hidden is None or x.head is None:
+        if x.logits is None or x.logits.ndim != 2 or x.head is not None:
+            raise ValueError("an input needs hidden and head, or logits (n, v)")
+        return len(x.logits), x.logits.shape[1]
+    weight, bias, softcap = x.head.weight, x.head.bias, x.head.softcap
+    if x.hidden.ndim != 2 or weight.ndim != 2 or x.hidden.shape[1] != weight.shape[1]:
+        shapes = f"{tuple(x.hidden.shape)} and {tuple(weight.shape)}"
         raise ValueError(f"hidden must be (n, h) and the head's weight (v, h), got {shapes}")
     if bias is not None:
         _check_shape("bias", bias, (len(weight),))
@@ -290,7 +291,7 @@ def _shape(side: HeadInput) -> tuple[int, int]:
             raise ValueError("the head's bias is not finite: it holds NaN or +inf")
     if softcap is not None and not 0.0 < softcap < math.inf:
         raise ValueError(f"softcap must lie in (0, inf) or be None, got {softcap:g}")
-    return len(side.hidden), len(weight)
+    return len(x.hidden), len(weight)
 
 
 def _check_shape(name: str, x: Tensor, shape: tuple[int, ...]) -> None:

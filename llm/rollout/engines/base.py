@@ -1,8 +1,8 @@
 """Rollout engines: who samples a step's completions, from which weights, and how far ahead.
 
-Every engine does an `Order`, which is numbers alone, and notes what `rollout.sample` would, from
-the same random streams (vllm: from seeds of its own for each step and sequence). With
-rollout.max_staleness = d the batch of step t is ordered once step t - 1 - d is done, from the
+Every engine answers a `GenerationRequest`, which is numbers alone, with what `rollout.sample` gives
+from the same random streams (vllm: from seeds of its own for each step and sequence). With
+rollout.max_staleness = d the batch of step t is requested once step t - 1 - d is done, from the
 weights as they are then, so at most d + 1 batches wait and results never depend on timing. Batches
 that wait belong to a checkpoint (`state_dict`, `load_state_dict`): a resumed run takes them from
 there.
@@ -63,8 +63,8 @@ class GenerationRequest(NamedTuple):
 class _Ids:
     """The part of a tokenizer that sampling needs: prompts are numbered, their ids known."""
 
-    def __init__(self, order: GenerationRequest) -> None:
-        self._prompts, self.pad, self.eos = order.prompts, order.pad, frozenset(order.eos)
+    def __init__(self, request: GenerationRequest) -> None:
+        self._prompts, self.pad, self.eos = request.prompts, request.pad, frozenset(request.eos)
 
     def prompt(self, number: str) -> list[int]:
         return self._prompts[int(number)]
@@ -76,25 +76,25 @@ class _NonFinite(Exception):
         self.logq = logq
 
 
-def generate(model: Model, order: GenerationRequest, version: int) -> Result:
-    """Sample an order from `model`, whose weights are of `version`."""
+def generate(model: Model, request: GenerationRequest, version: int) -> Result:
+    """Sample what a request asks for from `model`, whose weights are of `version`."""
 
     def check(logq: torch.Tensor) -> None:
         if bool(torch.isnan(logq).any()):  # of an infinite logit too; -inf is a probability of 0
             raise _NonFinite(logq)
 
-    numbered: Any = _Ids(order)
+    numbered: Any = _Ids(request)
     try:
         batch = sampling.sample(
             model,
             numbered,
-            [Problem(str(i), "") for i in range(len(order.prompts))],
-            randomness.stream(order.seed, order.purpose, order.step),
-            max_new_tokens=order.max_new_tokens,
-            temperature=order.temperature,
-            top_k=order.top_k,
-            group=order.group,
-            place=order.place,
+            [Problem(str(i), "") for i in range(len(request.prompts))],
+            randomness.stream(request.seed, request.purpose, request.step),
+            max_new_tokens=request.max_new_tokens,
+            temperature=request.temperature,
+            top_k=request.top_k,
+            group=request.group,
+            place=request.place,
             version=version,
             check=check,
         )
@@ -104,7 +104,7 @@ def generate(model: Model, order: GenerationRequest, version: int) -> Result:
 
 
 class Engine:
-    """What all engines share: orders by step, ahead or not. Subclasses begin and finish one.
+    """What all engines share: requests by step, ahead or not. Subclasses begin and finish one.
 
     version: of the weights it samples from. `update` gives the next one, so it is the number of
     steps whose updates the weights hold.
@@ -144,36 +144,36 @@ class Engine:
     def submit(
         self, step: int, problems: list[Problem], *, place: tuple[int, int] | None = None
     ) -> None:
-        """Order a step's completions from the present weights; nothing if that is done."""
+        """Request a step's completions from the present weights; nothing if that is done."""
         if step not in self._waiting:
             r = self.cfg.rollout
-            order = self._order(
+            request = self._request(
                 "sampling", step, problems, r.rollouts_per_prompt, r.max_new_tokens, r.top_k, place
             )
-            self._waiting[step] = order
-            self._begin(step, order)
+            self._waiting[step] = request
+            self._begin(step, request)
 
     def collect(
         self, step: int, problems: list[Problem], *, check: Check = lambda logq: None
     ) -> Samples:
-        """What was ordered for a step; waits for it where the engine works by itself."""
-        order = self._waiting[step]
+        """What was requested for a step; waits for it where the engine works by itself."""
+        request = self._waiting[step]
         if step not in self._results:
-            assert order is not None
+            assert request is not None
             self._results[step] = self._finish(step)
         del self._waiting[step]
         self._gathered.pop(step, None)
         return self._batch(self._results.pop(step), problems, check)
 
-    def ordered(self, step: int) -> bool:
+    def is_requested(self, step: int) -> bool:
         return step in self._waiting
 
     def probe(
         self, problems: list[Problem], group: int, max_new_tokens: int, top_k: int
     ) -> Samples:
         """Completions for the self-test, which are not of any step."""
-        order = self._order("self-test", 0, problems, group, max_new_tokens, top_k, None)
-        self._begin(-1, order)
+        request = self._request("self-test", 0, problems, group, max_new_tokens, top_k, None)
+        self._begin(-1, request)
         return self._batch(self._finish(-1), problems, lambda logq: None)
 
     def counts(self) -> dict[str, int]:
@@ -214,13 +214,13 @@ class Engine:
         self._results |= {s: _own_part(result) for s, result in self._gathered.items()}
         self._waiting |= dict.fromkeys(self._results)
 
-    def _begin(self, key: int, order: GenerationRequest) -> None:
+    def _begin(self, key: int, request: GenerationRequest) -> None:
         raise NotImplementedError
 
     def _finish(self, key: int) -> Result:
         raise NotImplementedError
 
-    def _order(
+    def _request(
         self,
         purpose: str,
         step: int,
@@ -293,7 +293,7 @@ def request_ahead(
     problems: Callable[[int], list[Problem]],
     place: tuple[int, int] | None = None,
 ) -> None:
-    """Order what is not yet ordered of these steps, in their order, from the present weights."""
+    """Request the batches of these steps, in their order, that are not requested yet."""
     for step in steps:
-        if not engine.ordered(step):
+        if not engine.is_requested(step):
             engine.submit(step, problems(step), place=place)

@@ -17,14 +17,14 @@ class HfEngine(Engine):
     def __init__(self, cfg: Config, tokenizer: Tokenizer, device: torch.device) -> None:
         super().__init__(cfg, tokenizer, device)
         self._model: Model = None
-        self._found: dict[int, Result] = {}
+        self._results: dict[int, Result] = {}
 
     def update(self, model: Model, version: int | None = None) -> None:
         super().update(model, version)
         self._model = model
 
-    def _begin(self, key: int, order: GenerationRequest) -> None:
-        self._found[key] = generate(self._model, order, self.version)
+    def _begin(self, key: int, request: GenerationRequest) -> None:
+        self._results[key] = generate(self._model, request, self.version)
 
     def _finish(self, key: int) -> Result:
-        return self._found.pop(key)
+        return self._results.pop(key)

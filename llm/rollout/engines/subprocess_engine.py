@@ -1,10 +1,11 @@
 """The sampler of rollout/sampling.py in a process of its own, with its own copy of the model.
 
 It can sample batches ahead while this process trains. A line of JSON says what to do or what is
-done; orders, weights and results are files in a private folder, tensors as safetensors, so nothing
-is pickled and no pipe fills up. A process that dies, says nothing for rollout.engine.timeout
-seconds or answers nonsense is replaced, given the weights again that each waiting order was for,
-and asked again: since an answer depends on weights and order alone, the run is the same.
+done. Requests, weights and results are files in a private folder, tensors as safetensors, so
+nothing is pickled and no pipe fills up. A process that dies, says nothing for
+rollout.engine.timeout seconds or answers nonsense is replaced, given the weights again that each
+waiting request was for, and asked again: since an answer depends on weights and request alone, the
+run is the same.
 
 The process belongs to no group of torchrun's and sees one GPU, this rank's. Other ranks wait
 while a process is replaced.
@@ -57,7 +58,7 @@ class _ProcessFailed(Exception):
 @dataclasses.dataclass
 class _Pending:
     number: int
-    order: GenerationRequest
+    request: GenerationRequest
     version: int
 
 
@@ -89,7 +90,7 @@ class ProcessEngine(Engine):
         (self._folder / "start.json").write_text(json.dumps(description))
         self._process: subprocess.Popen | None = None
         self._heard = b""
-        self._orders: dict[int, _Pending] = {}  # by key, in the order of asking
+        self._requests: dict[int, _Pending] = {}  # by key, in the order of asking
         self._answers: dict[int, Result] = {}
         self._numbers = self._restarts = 0
         self._told = -1  # version of the weights that the process was last told to load
@@ -125,11 +126,11 @@ class ProcessEngine(Engine):
         self._terminate()
         self._remove()
 
-    def _begin(self, key: int, order: GenerationRequest) -> None:
+    def _begin(self, key: int, request: GenerationRequest) -> None:
         self._numbers += 1
-        waiting = self._orders[key] = _Pending(self._numbers, order, self.version)
-        path = self._folder / f"order_{waiting.number}.json"
-        path.write_text(json.dumps(order._asdict()))
+        waiting = self._requests[key] = _Pending(self._numbers, request, self.version)
+        path = self._folder / f"request_{waiting.number}.json"
+        path.write_text(json.dumps(request._asdict()))
         self._send_request(waiting)
 
     def _finish(self, key: int) -> Result:
@@ -166,7 +167,7 @@ class ProcessEngine(Engine):
             f"rollout engine{whose}: {reason}; started again ({failures} of {_RESTARTS_MAX})\n"
         )
         self._start()
-        for waiting in self._orders.values():
+        for waiting in self._requests.values():
             self._send_request(waiting)
 
     def _start(self) -> None:
@@ -197,7 +198,7 @@ class ProcessEngine(Engine):
         if waiting.version != self._told:
             self._send({"weights": self._weights(waiting.version).name})
             self._told = waiting.version
-        self._send({"order": waiting.number, "version": waiting.version})
+        self._send({"request": waiting.number, "version": waiting.version})
 
     def _send(self, message: dict[str, Any]) -> None:
         assert self._process is not None and self._process.stdin is not None
@@ -232,7 +233,7 @@ class ProcessEngine(Engine):
                 return
             if set(message) == {"error"}:
                 raise _ProcessFailed(f"process {self.pid} failed: {str(message['error'])[:500]}")
-            key = next(k for k, w in self._orders.items() if message == {"done": w.number})
+            key = next(k for k, w in self._requests.items() if message == {"done": w.number})
         except (ValueError, TypeError, StopIteration, RecursionError):
             raise _ProcessFailed(
                 f"process {self.pid} said {line[:80]!r}, which is no answer"
@@ -240,7 +241,7 @@ class ProcessEngine(Engine):
         self._accept_result(key)
 
     def _accept_result(self, key: int) -> None:
-        waiting = self._orders[key]
+        waiting = self._requests[key]
         path = self._folder / f"result_{waiting.number}.safetensors"
         try:
             result = load_file(path)
@@ -250,14 +251,14 @@ class ProcessEngine(Engine):
         if wrong:
             raise _ProcessFailed(f"process {self.pid} answered nonsense: {wrong}")
         self._answers[key] = result
-        del self._orders[key]
+        del self._requests[key]
         path.unlink()
-        (self._folder / f"order_{waiting.number}.json").unlink()
+        (self._folder / f"request_{waiting.number}.json").unlink()
         self._drop_old_weights()
 
     def _drop_old_weights(self) -> None:
         """Delete weights that nothing waits for any more."""
-        needed = {w.version for w in self._orders.values()} | {self.version}
+        needed = {w.version for w in self._requests.values()} | {self.version}
         for path in self._folder.glob("weights_*.safetensors"):
             if int(path.stem.removeprefix("weights_")) not in needed:
                 path.unlink()
@@ -298,9 +299,9 @@ def _result_error(result: Result, waiting: _Pending, vocabulary: int) -> str:
         return ""
     if set(result) != set(FIELDS):
         return f"it holds {sorted(result)}"
-    order = waiting.order
-    b, t, k = order.sequences, order.max_new_tokens, min(order.top_k, vocabulary)
-    width = max(map(len, order.prompts))
+    request = waiting.request
+    b, t, k = request.sequences, request.max_new_tokens, min(request.top_k, vocabulary)
+    width = max(map(len, request.prompts))
     shapes = {
         **dict.fromkeys(("ids", "is_real"), (b, width + t)),
         **dict.fromkeys(("is_completion", "logp_inf", "version"), (b, t)),
@@ -311,14 +312,16 @@ def _result_error(result: Result, waiting: _Pending, vocabulary: int) -> str:
         if tuple(result[name].shape) != shape:
             return f"{name} has the shape {tuple(result[name].shape)}, not {shape}"
     real = result["is_completion"]
-    prompts = [p for p in order.prompts for _ in range(order.group)]
+    prompts = [p for p in request.prompts for _ in range(request.group)]
     seen = zip(result["ids"][:, :width], result["is_real"][:, :width], strict=True)
     if any(ids[mask].tolist() != p for (ids, mask), p in zip(seen, prompts, strict=True)):
         return "its prompts are others"
     if not bool(real[:, 0].all()) or bool((real[:, 1:] & ~real[:, :-1]).any()):
         return "a completion has a gap"
     for name in ("ids", "topk_ids"):
-        if int(result[name].min()) < 0 or int(result[name].max()) >= max(vocabulary, order.pad + 1):
+        if int(result[name].min()) < 0 or int(result[name].max()) >= max(
+            vocabulary, request.pad + 1
+        ):
             return f"{name} has ids outside the vocabulary"
     for name in ("logp_inf", "topk_logp_inf"):
         x = result[name]

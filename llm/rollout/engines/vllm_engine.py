@@ -135,20 +135,20 @@ class Sampler:
         if not self._llm.reset_prefix_cache():
             raise EngineError("vLLM did not drop its prefix cache, which is of older weights")
 
-    def generate(self, order: GenerationRequest, version: int) -> Result:
-        first, everything = order.place or (0, order.sequences)
-        seeds = randomness.stream(order.seed, f"{order.purpose}, vllm", order.step).integers(
+    def generate(self, request: GenerationRequest, version: int) -> Result:
+        first, everything = request.place or (0, request.sequences)
+        seeds = randomness.stream(request.seed, f"{request.purpose}, vllm", request.step).integers(
             _SEEDS, size=everything
-        )[first : first + order.sequences]
-        prompts = [p for p in order.prompts for _ in range(order.group)]
-        k = min(order.top_k, self._width)
+        )[first : first + request.sequences]
+        prompts = [p for p in request.prompts for _ in range(request.group)]
+        k = min(request.top_k, self._width)
         params = [
             self._vllm.SamplingParams(
-                temperature=order.temperature,
-                max_tokens=order.max_new_tokens,
+                temperature=request.temperature,
+                max_tokens=request.max_new_tokens,
                 logprobs=k,
                 seed=int(seed),
-                stop_token_ids=order.eos,
+                stop_token_ids=request.eos,
                 ignore_eos=True,  # the model's own; ours are stop tokens
                 detokenize=False,
             )
@@ -156,7 +156,7 @@ class Sampler:
         ]
         asked = [{"prompt_token_ids": p} for p in prompts]
         answers = [a.outputs[0] for a in self._llm.generate(asked, params, use_tqdm=False)]
-        return to_result(order, answers, k, first, version)
+        return to_result(request, answers, k, first, version)
 
     def _load(self, weights: Path) -> None:
         threads = torch.get_num_threads()
@@ -179,16 +179,16 @@ class Sampler:
 
 
 def to_result(
-    order: GenerationRequest, answers: list[Any], k: int, first: int, version: int
+    request: GenerationRequest, answers: list[Any], k: int, first: int, version: int
 ) -> Result:
     """vLLM's completions, one for each sequence, as the tensors of `Samples`.
 
     Each has token_ids, finish_reason and, for each token, {id: entry with .logprob}: the k
     likeliest and, if it is none of them, the sampled token.
     """
-    prompts = [p for p in order.prompts for _ in range(order.group)]
-    b, t, width = len(prompts), order.max_new_tokens, max(map(len, prompts))
-    ids = torch.full((b, width + t), order.pad)
+    prompts = [p for p in request.prompts for _ in range(request.group)]
+    b, t, width = len(prompts), request.max_new_tokens, max(map(len, prompts))
+    ids = torch.full((b, width + t), request.pad)
     is_real = torch.zeros((b, width + t), dtype=torch.bool)
     logp, topk_ids, topk_logp = (
         torch.zeros(b, t),

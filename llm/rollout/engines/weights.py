@@ -98,8 +98,8 @@ class Shell:
         """Fill it from the file of `weights_of`."""
         load_weights(self._model, load_file(weights))
 
-    def generate(self, order: GenerationRequest, version: int) -> Result:
-        return generate(self._model, order, version)
+    def generate(self, request: GenerationRequest, version: int) -> Result:
+        return generate(self._model, request, version)
 
 
 def plain_tensors(model: Model) -> dict[str, torch.Tensor]:

@@ -68,8 +68,8 @@ def _serve(folder: Path, heard: queue.Queue[dict[str, Any]], replies: IO[bytes])
         if "weights" in message:
             sampler.load_weights(folder / message["weights"])
             continue
-        number = message["order"]
-        asked = GenerationRequest(**json.loads((folder / f"order_{number}.json").read_text()))
+        number = message["request"]
+        asked = GenerationRequest(**json.loads((folder / f"request_{number}.json").read_text()))
         place = None if asked.place is None else (asked.place[0], asked.place[1])
         result = sampler.generate(asked._replace(place=place), message["version"])
         result = {name: own_storage(x.cpu()) for name, x in result.items()}

@@ -124,7 +124,7 @@ def test_demonstrations_write_the_same_digits_and_prompts_stay_plain():
 def test_one_form_leaves_vocabulary_weights_and_demonstrations_as_they_were():
     tokenizer = character.CharTokenizer(1)
     assert tokenizer.vocab_size == 48 and tokenizer.encode(PLAIN) == list(range(2, 48))
-    model = loading.build(ONE, seed=0, forms=1)
+    model = loading.build(ONE, seed=0, synonyms=1)
     assert loading.logits_width(model) == 48 and "digit_forms" not in model.config.to_dict()
     task, rng = DigitProblems(sections.task(digit_synonyms=1)), np.random.default_rng(5)
     task.demonstration("12345678=", rng, 0.0)
@@ -134,7 +134,7 @@ def test_one_form_leaves_vocabulary_weights_and_demonstrations_as_they_were():
 
 
 def test_a_built_models_forms_start_near_their_digit():
-    model = loading.build(ONE, seed=0, forms=31)
+    model = loading.build(ONE, seed=0, synonyms=31)
     for weight in (model.get_input_embeddings().weight, model.get_output_embeddings().weight):
         near = torch.cdist(weight[48:], weight[2:12]).argmin(dim=1)
         assert torch.equal(near, torch.arange(300) % 10)

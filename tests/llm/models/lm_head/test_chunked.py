@@ -48,7 +48,7 @@ def test_every_value_and_gradient_is_that_of_whole_logits(chunk, bias, softcap, 
     """Three models, all outputs, both KL directions with and without SG, in one backward pass."""
     a, b, c = model(0, bias=bias, softcap=softcap), model(10, h=4, softcap=softcap), model(20)
     tokens, more = ids(N, seed=1), ids(N, 3, seed=2)
-    sides = [
+    inputs = [
         HeadInput(*a, tokens, more, 0, True),
         HeadInput(*b, tokens),
         HeadInput(*c, None, more, 0, True),
@@ -59,7 +59,7 @@ def test_every_value_and_gradient_is_that_of_whole_logits(chunk, bias, softcap, 
         KLPair(0, 2, train_q=False),
         KLPair(2, 1),
     ]
-    (x, y, z), kls = chunked_logprobs(sides, pairs, temperature, chunk)
+    (x, y, z), kls = chunked_logprobs(inputs, pairs, temperature, chunk)
     ours = [x.logp, x.logp_ids, x.lse, x.entropy, y.logp, y.lse, z.logp_ids, z.entropy, *kls]
     (la, pa), (lb, pb), (_, pc) = (reference_logp(*m, temperature) for m in (a, b, c))
     exact = [
@@ -87,11 +87,11 @@ def test_gradients_pass_gradcheck():
     (h, a), (g, b) = model(0, n=3, v=6, h=2, bias=True, softcap=1.5), model(9, n=3, v=6, h=2)
 
     def outputs(h, w, c, g, u):
-        sides = [
+        inputs = [
             HeadInput(h, Head(w, c, 1.5), ids(3, seed=1, v=6), ids(3, 2, seed=2, v=6), 0, True),
             HeadInput(g, Head(u), entropy=True),
         ]
-        (x, y), kls = chunked_logprobs(sides, [KLPair(0, 1), KLPair(1, 0)], 0.8, Chunk(2, 4))
+        (x, y), kls = chunked_logprobs(inputs, [KLPair(0, 1), KLPair(1, 0)], 0.8, Chunk(2, 4))
         return x.logp, x.logp_ids, x.lse, x.entropy, y.entropy, *kls
 
     assert torch.autograd.gradcheck(outputs, (h, a.weight, a.bias, g, b.weight))
@@ -324,8 +324,11 @@ def test_nothing_as_large_as_the_logits_is_ever_held():
     a, b = model(0, n, v, h, bias=True, softcap=2.0), model(10, n, v, h)
     chunk = Chunk(16, 50)
     with Largest() as seen:
-        sides = [HeadInput(*a, ids(n, seed=1, v=v), ids(n, 5, seed=1, v=v), 5, True), HeadInput(*b)]
-        (x, _), (kl, lk) = chunked_logprobs(sides, [KLPair(0, 1), KLPair(1, 0)], 0.7, chunk)
+        inputs = [
+            HeadInput(*a, ids(n, seed=1, v=v), ids(n, 5, seed=1, v=v), 5, True),
+            HeadInput(*b),
+        ]
+        (x, _), (kl, lk) = chunked_logprobs(inputs, [KLPair(0, 1), KLPair(1, 0)], 0.7, chunk)
         (x.logp.sum() + x.entropy.sum() + kl.sum() + lk.sum()).backward(retain_graph=True)
         floor = torch.full((n,), -3.0, dtype=torch.float64)
         (y,), _ = chunked_logprobs([HeadInput(*b, floor=floor)], (), 0.7, chunk)
@@ -352,8 +355,8 @@ def test_autocast_around_a_pass_changes_nothing():
     floor, known = (logp.values[:, 1] - 0.01).float(), logp.indices[:, :1]
 
     def values():
-        sides = [HeadInput(*a, ids(64, seed=1), known, 3, True, floor=floor), HeadInput(*b)]
-        (x, _), kls = chunked_logprobs(sides, [KLPair(0, 1)], 0.7, Chunk(30, 5))
+        inputs = [HeadInput(*a, ids(64, seed=1), known, 3, True, floor=floor), HeadInput(*b)]
+        (x, _), kls = chunked_logprobs(inputs, [KLPair(0, 1)], 0.7, Chunk(30, 5))
         return x, kls[0]
 
     with torch.autocast("cpu", torch.bfloat16):
@@ -369,15 +372,15 @@ def test_autocast_around_a_pass_changes_nothing():
 
 def test_dense_gives_the_same_from_hidden_states_or_logits():
     a, b = model(0, bias=True, softcap=1.5), model(10)
-    sides = [HeadInput(*a, ids(N, seed=1), ids(N, 2, seed=2), 3, True), HeadInput(*b)]
+    inputs = [HeadInput(*a, ids(N, seed=1), ids(N, 2, seed=2), 3, True), HeadInput(*b)]
     pairs = [KLPair(0, 1, train_p=False), KLPair(1, 0)]
     whole = [
-        sides[0]._replace(hidden=None, head=None, logits=reference_logp(*a, 1.0)[0]),
+        inputs[0]._replace(hidden=None, head=None, logits=reference_logp(*a, 1.0)[0]),
         HeadInput(logits=reference_logp(*b, 1.0)[0]),
     ]
     results = [
-        chunked_logprobs(sides, pairs, 0.7),
-        dense_logprobs(sides, pairs, 0.7),
+        chunked_logprobs(inputs, pairs, 0.7),
+        dense_logprobs(inputs, pairs, 0.7),
         dense_logprobs(whole, pairs, 0.7),
     ]
     flat = [[x for s in per_side for x in vars(s).values()] + kls for per_side, kls in results]
@@ -407,9 +410,9 @@ HEAD = Head(torch.zeros(V, 5))
 
 
 @pytest.mark.parametrize(
-    "sides, pairs, settings, error, match",
+    "inputs, pairs, settings, error, match",
     [
-        ([], (), {}, ValueError, "at least one side"),
+        ([], (), {}, ValueError, "at least one input"),
         ([HeadInput(H, HEAD)], (), {"temperature": 0.0}, ValueError, "temperature 0 "),
         ([HeadInput(H, HEAD)], (), {"chunk": Chunk(0, 5)}, ValueError, "chunk sizes"),
         ([HeadInput(H)], (), {}, ValueError, "hidden and head"),
@@ -445,7 +448,7 @@ HEAD = Head(torch.zeros(V, 5))
             ValueError,
             r"top_k must lie in \[0, 23\], got 24",
         ),
-        ([HeadInput(H, HEAD)], [KLPair(0, 1)], {}, ValueError, "a pair names two of 1 sides"),
+        ([HeadInput(H, HEAD)], [KLPair(0, 1)], {}, ValueError, "a pair names two of 1 inputs"),
         (
             [HeadInput(H, Head(HEAD.weight, torch.zeros(4)))],
             (),
@@ -464,9 +467,9 @@ HEAD = Head(torch.zeros(V, 5))
         ([HeadInput(H, HEAD, floor=torch.zeros(2))], (), {}, ValueError, "floor must have shape"),
     ],
 )
-def test_what_cannot_be_computed_is_refused(sides, pairs, settings, error, match):
+def test_what_cannot_be_computed_is_refused(inputs, pairs, settings, error, match):
     with pytest.raises(error, match=match):
-        chunked_logprobs(sides, pairs, **settings)
+        chunked_logprobs(inputs, pairs, **settings)
 
 
 MASKED = (0, 1, 2, 3, 4, 22)  # a whole block of some chunk sizes
@@ -496,15 +499,15 @@ def test_ids_of_probability_0_are_legal_forward_and_backward(path, value):
         b[1].bias[list(MASKED[:3])] = value
     tokens = torch.full((N,), 7)
     more = torch.tensor([[0, 9, 22]]).repeat(N, 1)
-    sides = [
+    inputs = [
         HeadInput(*a, tokens, more, V, True, floor=torch.full((N,), -torch.inf)),
         HeadInput(*b, tokens, entropy=True),
     ]
     pairs = [KLPair(0, 1), KLPair(1, 0)]
     if path == "dense":
-        (x, y), kls = dense_logprobs(sides, pairs, 0.7)
+        (x, y), kls = dense_logprobs(inputs, pairs, 0.7)
     else:
-        (x, y), kls = chunked_logprobs(sides, pairs, 0.7, path)
+        (x, y), kls = chunked_logprobs(inputs, pairs, 0.7, path)
     pa, pb = masked_logp(*a, 0.7, MASKED), masked_logp(*b, 0.7, MASKED[:3])
     assert bool(torch.isposinf(kls[1]).all())  # the first has no probability for ids 3, 4 and 22
     kl = xlogy(pa, pa) - xlogy(pa, pb)

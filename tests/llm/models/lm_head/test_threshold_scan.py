@@ -31,10 +31,10 @@ def test_tokens_above_a_floor_are_counted_and_summed(chunk, bias, softcap, kept,
     high = logp > floor[:, None]
     assert high[3].all() and not high[4].any() and ((0 < high.sum(1)) & (high.sum(1) < v)).any()
     for known in (None, ids(12, 3, seed=0, v=v)):
-        sides = [HeadInput(*model(5, n=12, v=v)), HeadInput(*m, ids=known, floor=floor)]
+        inputs = [HeadInput(*model(5, n=12, v=v)), HeadInput(*m, ids=known, floor=floor)]
         for (other, x), _ in (
-            chunked_logprobs(sides, [KLPair(0, 1)], 0.8, chunk),
-            dense_logprobs(sides, (), 0.8),
+            chunked_logprobs(inputs, [KLPair(0, 1)], 0.8, chunk),
+            dense_logprobs(inputs, (), 0.8),
         ):
             with pytest.raises(ValueError, match="n_above was not asked for"):
                 _ = other.n_above

@@ -47,11 +47,11 @@ def test_ids_of_probability_0_are_legal_in_every_engine():
     assert bool(torch.isneginf(batch.topk_logp_inf[:, 12:]).all())
     hf.update(masked(model, torch.finfo(torch.float32).min))  # / 0.7 is -inf
     assert torch.equal(hf.generate(0, PROBLEMS).ids, samples.ids)
-    order = hf._order("sampling", 0, PROBLEMS, 3, 9, 20, None)
+    request = hf._request("sampling", 0, PROBLEMS, 3, 9, 20, None)
     result = {name: getattr(samples, name) for name in FIELDS} | {
         "version": torch.ones_like(samples.version)
     }
-    waiting = subprocess_engine._Pending(0, order, 1)
+    waiting = subprocess_engine._Pending(0, request, 1)
     assert subprocess_engine._result_error(result, waiting, 48) == ""
     result["logp_inf"] = result["logp_inf"].masked_fill(samples.is_completion, -math.inf)
     assert "no log-probabilities" in subprocess_engine._result_error(result, waiting, 48)

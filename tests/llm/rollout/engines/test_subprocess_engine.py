@@ -113,9 +113,9 @@ def test_a_hung_process_is_replaced_and_gives_the_same_batch(both, monkeypatch, 
 def test_an_answer_that_cannot_be_one_is_nonsense(child, name, change, said):
     _, model = child
     engine = opened("hf", model)
-    order = engine._order("sampling", 0, PROBLEMS, 2, 5, 3, None)
-    found = generate(model, order, 4)
-    waiting = subprocess_engine._Pending(1, order, 4)
+    request = engine._request("sampling", 0, PROBLEMS, 2, 5, 3, None)
+    found = generate(model, request, 4)
+    waiting = subprocess_engine._Pending(1, request, 4)
     assert subprocess_engine._result_error(found, waiting, 48) == ""
     change(found[name])
     assert said in subprocess_engine._result_error(found, waiting, 48)

@@ -151,8 +151,8 @@ def test_the_self_test_passes_and_finds_raw_log_probabilities_and_old_weights(vl
     assert self_test.self_test(setup)["engine"]["max"] < 1e-4
     found = engine._begin, self_test.limits
 
-    def raw(key, order):
-        found[0](key, order._replace(temperature=1.0))
+    def raw(key, request):
+        found[0](key, request._replace(temperature=1.0))
 
     engine._begin = raw
     try:
@@ -238,21 +238,23 @@ def test_vllms_completions_become_a_batch():
     def entry(**kw):
         return {int(k[1:]): Of(logprob=v) for k, v in kw.items()}
 
-    order = opened("hf", random_pair()[1])._order("sampling", 0, PROBLEMS[:2], 1, 3, 2, None)
+    request = opened("hf", random_pair()[1])._request("sampling", 0, PROBLEMS[:2], 1, 3, 2, None)
     answers = [
         Of(token_ids=[5, 1], finish_reason="stop", logprobs=[
             entry(t5=-3.0, t8=-0.2, t9=-1.0), entry(t1=-0.1, t4=-2.5)]),
         Of(token_ids=[6, 6, 7], finish_reason="length", logprobs=[
             entry(t6=-0.5, t2=-0.9), entry(t6=-0.9, t2=-0.5), entry(t7=-0.3, t1=-2.0)]),
     ]  # fmt: skip
-    found = to_result(order, answers, 2, 0, 3)
-    width = max(map(len, order.prompts))
+    found = to_result(request, answers, 2, 0, 3)
+    width = max(map(len, request.prompts))
     assert found["ids"][:, width:].tolist() == [[5, 1, TOKENIZER.pad], [6, 6, 7]]
     assert found["is_completion"].tolist() == [[True, True, False], [True] * 3]
     assert torch.allclose(found["logp_inf"], torch.tensor([[-3.0, -0.1, 0.0], [-0.5, -0.9, -0.3]]))
     assert found["topk_ids"][0, 0].tolist() == [8, 9] and found["topk_ids"][1, 1].tolist() == [2, 6]
     assert found["finished"].tolist() == [True, False]
-    assert subprocess_engine._result_error(found, subprocess_engine._Pending(1, order, 3), 48) == ""
+    assert (
+        subprocess_engine._result_error(found, subprocess_engine._Pending(1, request, 3), 48) == ""
+    )
 
 
 @pytest.mark.parametrize(
