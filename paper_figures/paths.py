@@ -13,9 +13,14 @@ LADDER = HERE / "data" / "ladder_smollm2.csv"  # benchmarks/smollm2_ladder.py
 PAPER_TABLES = HERE / "data" / "paper_tables.csv"  # Tables 1 to 3 of the paper
 
 
+def path_of(text: str) -> Path:
+    """A path; `~` is the home folder behind "=" too, where no shell expands it."""
+    return Path(text).expanduser()
+
+
 def out_dir(text: str) -> Path:
     """A folder to write into, made if its parent exists; refused before any work otherwise."""
-    path = Path(text)
+    path = path_of(text)
     if path.is_file():
         raise argparse.ArgumentTypeError(f"{text} is a file; give a folder")
     if not path.is_dir():

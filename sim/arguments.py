@@ -25,9 +25,14 @@ def seed(text: str) -> int:
     return int(text)
 
 
+def path_of(text: str) -> Path:
+    """A path; `~` is the home folder behind "=" too, where no shell expands it."""
+    return Path(text).expanduser()
+
+
 def output_file(text: str) -> Path:
     """A file that can be written, in a folder that exists."""
-    path = Path(text)
+    path = path_of(text)
     if path.is_dir():
         raise argparse.ArgumentTypeError(f"{text} is a folder; give the name of a file in it")
     if not path.parent.is_dir():

@@ -154,7 +154,7 @@ def _load_module(module: torch.nn.Module, tensors: dict[str, torch.Tensor]) -> N
                 f"{name} is {tuple(tensor.shape)} {tensor.dtype} there, "
                 f"{tuple(own[name].shape)} {own[name].dtype} in the model"
             )
-        _check_finite(name, tensor)
+        _check_finite(name, tensor, own[name])
     module.load_state_dict(tensors, strict=False)
 
 
@@ -187,8 +187,15 @@ def _load_optimizer(part: torch.optim.Optimizer, tensors: dict[str, torch.Tensor
     part.load_state_dict({**part.state_dict(), "state": state})
 
 
-def _check_finite(name: str, tensor: torch.Tensor) -> None:
-    if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+def _check_finite(name: str, tensor: torch.Tensor, own: torch.Tensor | None = None) -> None:
+    """own: the model's. What is infinite there, of the same sign, was judged when it was loaded: a
+    bias of -inf is a probability of 0."""
+    if not tensor.is_floating_point():
+        return
+    bad = ~torch.isfinite(tensor)
+    if own is not None and bool(bad.any()):
+        bad &= own.to(tensor.device) != tensor  # NaN differs from NaN
+    if bool(bad.any()):
         raise ValueError(f"{name} holds NaN or inf")
 
 

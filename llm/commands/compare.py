@@ -29,6 +29,7 @@ from llm.report.html import Html, counted, facts, paragraph, picture, table
 from llm.report.panels import series
 from llm.report.run_files import RunData, read_run, write
 from llm.settings.loading import refuse_old
+from llm.settings.paths import path_of
 from llm.settings.sections import flat_table
 
 # two runs that differ in these alone are two seeds of one setting; the rest of them changes what
@@ -47,10 +48,10 @@ def main(argv: list[str]) -> int:
         description="Overlay runs. Runs whose settings differ by the seed only become one curve "
         "with a band: a 95 % interval of the mean from 3 seeds on, smallest to largest for 2.",
     )
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders")
+    parser.add_argument("runs", type=path_of, nargs="+", metavar="RUN", help="run folders")
     parser.add_argument(
         "--out",
-        type=Path,
+        type=path_of,
         help="a .html page or a .png picture (default runs/compare_NAMES.html, by the runs' names)",
     )
     parser.add_argument("--force", action="store_true", help="even if their tasks differ")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from llm import settings
 from llm.regular_files import read_json
 from llm.settings.loading import Config, ConfigError, ModelConfig
+from llm.settings.paths import path_of
 from llm.settings.validation import flatten
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
         "--rollout.max_new_tokens and --run.device replace the run's own, so a run can be "
         "evaluated on any task.",
     )
-    parser.add_argument("run", type=Path, help="run folder")
+    parser.add_argument("run", type=path_of, help="run folder")
     parser.add_argument(
         "--prompts", type=int, default=500, help="held-out prompts of each set (default 500)"
     )
@@ -89,7 +90,9 @@ def _parser() -> argparse.ArgumentParser:
         help="execute the reward function that the run's config.toml names",
     )
     parser.add_argument("--checkpoint", choices=("newest", "best"), default="newest")
-    parser.add_argument("--out", type=Path, help="folder of eval.json and eval.png (default RUN)")
+    parser.add_argument(
+        "--out", type=path_of, help="folder of eval.json and eval.png (default RUN)"
+    )
     return parser
 
 

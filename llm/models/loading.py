@@ -143,30 +143,60 @@ def tie_as_tensors(model: Model) -> None:
             part.tie_word_embeddings = tied
 
 
+_MAY_BE_INFINITE: dict[str, tuple[float, ...]] = {
+    "_min": (-math.inf, math.inf),
+    "_max": (-math.inf, math.inf),
+}
+_MAY_BE_INFINITE |= dict.fromkeys(("bias", "mask"), (-math.inf,))  # names of buffers end so
+
+
 @torch.no_grad()
 def check_weights(model: Model, path: str) -> None:
     """Refuse NaN and infinite weights, of rows that no prompt uses too; they spread in training.
 
-    A head's bias may be -inf: that id has probability 0.
+    Buffers are weights as well: those of the file, and those that are computed from config.json, as
+    the rotary frequencies are. What is added to logits or scores (a head's bias, a buffer that is
+    called bias or mask) may be -inf: that id has probability 0. Limits (_min, _max) may be both.
 
     Raises:
         ConfigError: naming tensor and file.
     """
     head = model.get_output_embeddings()
     bias = None if head is None else getattr(head, "bias", None)
-    for name, weight in model.named_parameters():
+    kept = set(model.state_dict())
+    legal = {n: (-math.inf,) if w is bias else () for n, w in model.named_parameters()}
+    for name, weight in {**dict(model.named_parameters()), **dict(_computed(model))}.items():
         bad = ~weight.isfinite()
-        if weight is bias:
-            bad &= weight != -math.inf
+        for value in legal.get(name, _legal_in_buffer(name)):
+            bad &= weight != value
         if not bool(bad.any()):
             continue
-        rows = bad.flatten(1).any(1) if weight.ndim > 1 else bad
+        rows = bad.flatten(1).any(1) if weight.ndim > 1 else bad.reshape(-1)
         first = int(rows.nonzero()[0])
+        in_file = name in kept
+        where = file_of(path, is_local(path), name) if in_file else "computed from config.json"
+        remedy = (
+            "the file is damaged or its training had diverged; take another copy or checkpoint"
+            if in_file
+            else "look at the settings of its positions there (rope_theta, rope_parameters)"
+        )
         raise ConfigError(
             f"{path}: {int(bad.sum())} of {weight.numel()} values of {name} "
-            f"({file_of(path, is_local(path), name)}) are NaN or infinite, first in row {first}: "
-            "the file is damaged or its training had diverged; take another copy or checkpoint"
+            f"({where}) are NaN or infinite, first in row {first}: {remedy}"
         )
+
+
+def _computed(model: Model) -> Iterator[tuple[str, torch.Tensor]]:
+    """Buffers, kept in the file or not, and the numbers by which rotary tables are multiplied."""
+    yield from model.named_buffers()
+    for name, module in model.named_modules():
+        for key, value in vars(module).items():
+            if isinstance(value, float) and key.endswith("attention_scaling"):
+                yield f"{name}.{key}", torch.tensor(value)
+
+
+def _legal_in_buffer(name: str) -> tuple[float, ...]:
+    return next((legal for end, legal in _MAY_BE_INFINITE.items() if name.endswith(end)), ())
 
 
 def with_lora(model: Model, cfg: ModelConfig, seed: int) -> Model:

@@ -21,6 +21,7 @@ from llm.models import loading
 from llm.models.lm_head.support import in_blocks
 from llm.models.loading import Model
 from llm.settings.loading import Config, ModelConfig
+from llm.settings.paths import expanded
 from llm.settings.schema import AddTask, DigitTask, SeparateActor, SequenceMicrobatches
 
 from . import cost, memory
@@ -96,7 +97,7 @@ def choice_of(cfg: Config, pair: ModelPair, args: argparse.Namespace) -> Choice:
 
 def open_shapes(cfg: Config, sizes: list[str]) -> ModelPair:
     """Raises ConfigError for a model whose shape is not known, or a role that is none."""
-    given = dict(word.partition("=")[::2] for word in sizes)
+    given = {role: expanded(model) for role, _, model in (w.partition("=") for w in sizes)}
     roles: dict[str, ModelConfig] = {"policy": cfg.policy}
     if isinstance(cfg.actor, ModelConfig):
         roles["actor"] = cfg.actor
@@ -124,7 +125,9 @@ def _config_of(role: str, part: ModelConfig, given: str) -> tuple[Any, str]:
         return None, "built"
     if (Path(path) / "config.json").is_file():
         try:
-            config = AutoConfig.from_pretrained(path, local_files_only=True)
+            config = AutoConfig.from_pretrained(
+                path, local_files_only=True, trust_remote_code=False
+            )
         except Exception as e:  # whatever the library raises at a file that anybody made
             raise ConfigError(f"cannot read {path}/config.json: {e}") from e
         return config, f"{path}/config.json"

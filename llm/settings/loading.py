@@ -7,7 +7,6 @@ settings are is in schema.py, how a layer applies in sections.py, what is refuse
 from __future__ import annotations
 
 import dataclasses
-import os
 import sys
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from typing import Any
 from llm.errors import ConfigError
 from llm.regular_files import read_text
 
+from .paths import expanded_settings
 from .renamed import old_names
 from .schema import ModelConfig, Settings
 from .sections import Word, default_values, flat_table, flatten, nested_table, settings_of, updated
@@ -95,7 +95,8 @@ def _states(layers: Sequence[Layer]) -> list[Settings]:
     """The defaults, and what each layer makes of what is before it."""
     states = [Settings()]
     for layer in layers:
-        states.append(updated(states[-1], layer.table, layer.source))
+        state = updated(states[-1], layer.table, layer.source)
+        states.append(updated(state, nested_table(expanded_settings(flatten(state)))))
     return states
 
 
@@ -120,7 +121,6 @@ def _merged(layers: Sequence[Layer]) -> Config:
         if not lost:
             break
         last = updated(last, nested_table({lost[0]: default[lost[0]]}))
-    last = updated(last, nested_table(_expanded(flatten(last))))
     return Config(**{name: getattr(last, name) for name in settings_of(Settings)})
 
 
@@ -139,25 +139,17 @@ def _given(layers: Sequence[Layer], states: Sequence[Settings]) -> dict[str, int
     return given
 
 
-_PATHS = "run.folder pretrain.folder policy.path actor.path task.source task.eval_source".split()
-
-
-def _expanded(flat: Mapping[str, Any]) -> dict[str, str]:
-    """The paths that start with ~, in full: a shell does so only where ~ starts a word."""
-    paths = {k: flat[k] for k in _PATHS if k in flat and flat[k].startswith("~")}
-    return {key: os.path.expanduser(path) for key, path in paths.items()}
-
-
 _BYTES_MAX = 1_000_000  # of a configuration file: a hundred times what all settings take
 _DEPTH_MAX = 8  # sections in sections: more than any setting has, less than Python's own limit
 
 
 def read_table(path: Path) -> dict[str, Any]:
-    """The tables of a TOML file.
+    """The tables of a TOML file; `~` in its name is the home folder.
 
     Raises:
         ConfigError: it cannot be read, is not TOML, or is the config.toml of older code.
     """
+    path = path.expanduser()
     try:
         table = tomllib.loads(read_text(path, _BYTES_MAX))
     except OSError as e:

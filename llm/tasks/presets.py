@@ -5,7 +5,6 @@ docs/data.md says which of them were compared with the published files.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -67,11 +66,10 @@ PLAIN = Preset("", None, "prompt", "answer", entire_text)
 def resolve(source: str) -> tuple[Preset, str]:
     """What is known of a source, and the file or hub id it names."""
     name, _, place = source.partition(":")
-    place = os.path.expanduser(place)
     if name in PRESETS:
         return PRESETS[name], place or PRESETS[name].hub_id
     known = {p.hub_id: p for p in PRESETS.values()}
-    return known.get(source, PLAIN), os.path.expanduser(source)
+    return known.get(source, PLAIN), source
 
 
 def evaluation_sources(text: str) -> dict[str, str]:

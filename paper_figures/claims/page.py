@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from paper_figures import figure as command
+from paper_figures import paths
 from paper_figures.analysis import run_statistics
 from paper_figures.drawing import plots, style, tables
 from paper_figures.experiments.configurations import RunSpec
@@ -221,7 +222,9 @@ FIGURE = command.Figure("claims", (__doc__ or "").splitlines()[0], runs, figure,
 
 def main(argv: list[str] | None = None) -> int:
     def more(parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--json", type=Path, metavar="FILE", help="also write claims.json here")
+        parser.add_argument(
+            "--json", type=paths.path_of, metavar="FILE", help="also write claims.json here"
+        )
 
     args = command.arguments(FIGURE.name, FIGURE.about, argv, more)
     if args.json and args.json.is_dir():

@@ -13,6 +13,7 @@ import json
 import sys
 from pathlib import Path
 
+from paper_figures import paths
 from paper_figures.drawing import style
 
 # folder name: (label in the legend, colour key of style.METHOD_COLOURS, line style)
@@ -28,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m paper_figures demo",
         description="Draw pass rate and actor-policy KL against step for the runs in a folder.",
     )
-    parser.add_argument("folder", type=Path, help="folder of run folders, e.g. runs/demo")
+    parser.add_argument("folder", type=paths.path_of, help="folder of run folders, e.g. runs/demo")
     folder = parser.parse_args(argv).folder
     runs = read_runs(folder)
     if not runs:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import jackpot
-from sim.arguments import seed
+from sim.arguments import path_of, seed
 from sim.worlds import pairs
 
 from .budgets_figure import draw
@@ -199,7 +199,7 @@ def parser() -> argparse.ArgumentParser:
         description="KL against acceptance for a budget per state, a common lam, and a common lam "
         "from sampled ratios; and a lam that follows a drifting policy.",
     )
-    p.add_argument("--out", type=Path, default=Path("runs/budgets"), help="default runs/budgets")
+    p.add_argument("--out", type=path_of, default=Path("runs/budgets"), help="default runs/budgets")
     p.add_argument("--seed", type=seed, default=0, help="default 0")
     p.add_argument("--quick", action="store_true", help="fewer states and tokens; seconds")
     return p

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sim.arguments import path_of
 from sim.worlds.trees import Tree, make_tree
 
 from . import estimator_studies, token_cost_studies
@@ -196,7 +197,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--vocab", type=int, default=5, help="tokens per state (default 5)")
     parser.add_argument("--horizon", type=int, default=3, help="tokens per path (default 3)")
     parser.add_argument("--seeds", type=int, default=8, help="number of worlds (default 8)")
-    parser.add_argument("--out", type=Path, default=Path("runs/estimators"), help="output folder")
+    parser.add_argument(
+        "--out", type=path_of, default=Path("runs/estimators"), help="output folder"
+    )
     parser.add_argument("--quick", action="store_true", help="two worlds, fewer mismatches")
     return parser
 

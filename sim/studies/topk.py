@@ -20,7 +20,7 @@ import numpy as np
 from scipy.special import ndtr
 
 import jackpot
-from sim.arguments import positive_int, seed
+from sim.arguments import path_of, positive_int, seed
 from sim.worlds import topk_states
 from sim.worlds.topk_states import Known, Revealed
 
@@ -213,9 +213,14 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--replicates", type=positive_int, help="draws of a batch; default 50")
     p.add_argument("--seed", type=seed, default=0, help="default 0")
     p.add_argument(
-        "--pairs", type=Path, metavar="FILE.npz", help="model pairs (benchmarks/smollm2_pairs.py)"
+        "--pairs",
+        type=path_of,
+        metavar="FILE.npz",
+        help="model pairs (benchmarks/smollm2_pairs.py)",
     )
-    p.add_argument("--out", type=Path, metavar="DIR", help="write CSV files and the picture here")
+    p.add_argument(
+        "--out", type=path_of, metavar="DIR", help="write CSV files and the picture here"
+    )
     p.add_argument("--quick", action="store_true", help="small defaults; a few seconds")
     return p
 

@@ -56,6 +56,35 @@ def test_of_adapters_only_what_is_trained_is_stored_and_the_base_is_recognised(t
         load_state(path, {"policy": Adapted(seed=1)})
 
 
+class Buffered(torch.nn.Module):
+    """A bias of -inf, which is a probability of 0, and a buffer that is kept."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = torch.nn.Parameter(torch.tensor([0.0, -torch.inf]))
+        self.register_buffer("scale", torch.ones(2))
+
+
+def test_an_id_of_probability_0_is_resumed_and_one_that_the_model_does_not_have_is_refused(
+    tmp_path,
+):
+    path = save_state(tmp_path, 1, {"policy": Buffered()}, {})
+    load_state(path, {"policy": Buffered()})
+    other = Buffered()
+    other.bias.data.zero_()
+    with pytest.raises(CheckpointError, match="bias holds NaN or inf"):
+        load_state(path, {"policy": other})
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_buffer_of_a_checkpoint_that_is_not_finite_is_refused(tmp_path, value):
+    model = Buffered()
+    model.scale[1] = value
+    path = save_state(tmp_path, 1, {"policy": model}, {})
+    with pytest.raises(CheckpointError, match="scale holds NaN or inf"):
+        load_state(path, {"policy": Buffered()})
+
+
 def test_a_frozen_model_is_stored_whole(tmp_path):
     path = save_state(tmp_path, 1, {"actor": linear(2.0).requires_grad_(False)}, {})
     assert sorted(load_file(path / "actor.safetensors")) == ["bias", "weight"]

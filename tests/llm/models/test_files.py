@@ -139,6 +139,48 @@ def test_a_bias_of_minus_infinity_is_a_probability_of_zero_and_one_of_plus_infin
         loading.load(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("rope", "name"),
+    [
+        ({"rope_theta": 0.0}, r"3 of 4 values of model\.rotary_emb\.inv_freq"),
+        ({"rope_theta": torch.nan}, r"3 of 4 values of model\.rotary_emb\.inv_freq"),
+        (
+            {"rope_type": "linear", "factor": 1e-320},
+            r"4 of 4 values of model\.rotary_emb\.inv_freq",
+        ),
+        (
+            {"rope_type": "yarn", "factor": 2.0, "attention_factor": torch.inf},
+            r"1 of 1 values of model\.rotary_emb\.attention_scaling",
+        ),
+    ],
+)
+def test_what_config_json_makes_not_finite_is_refused_by_name(tmp_path, rope, name):
+    """Rotary frequencies are computed, so no file of weights holds them."""
+    llama(False).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["rope_parameters"] = {"rope_type": "default", "rope_theta": 1e4, **rope}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    said = rf"{name} \(computed from config\.json\) are NaN or infinite, .*rope_theta"
+    with pytest.raises(ConfigError, match=said):
+        loading.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("buffer", "legal"),
+    [("scale", ()), ("mask", (-torch.inf,)), ("output_max", (-torch.inf, torch.inf))],
+)
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_buffers_are_checked_as_parameters_are(tmp_path, buffer, legal, value):
+    """A mask may hold -inf, and a limit may be none. A single value has no rows."""
+    model = llama(False)
+    model.model.register_buffer(buffer, torch.tensor(value))
+    if value in legal:
+        loading.check_weights(model, str(tmp_path))
+        return
+    with pytest.raises(ConfigError, match=rf"1 of 1 values of model\.{buffer} \(model\.safet"):
+        loading.check_weights(model, str(tmp_path))
+
+
 @pytest.mark.parametrize("of_config", [True, False])
 @pytest.mark.parametrize("of_tensors", [True, False])
 def test_what_is_tied_follows_the_tensors_and_a_copy_elsewhere_too(
