@@ -5,9 +5,9 @@
 
 Both trainers load the same random Qwen3 in float32 and its tokenizer from a folder, see prompts of
 one file, sample `PROMPTS` groups of `GROUP` completions at temperature 1 until one of many end
-tokens (so lengths are ragged, and equal in law) and take one AdamW step on the clipped GRPO loss
-per token, without KL, from rewards that are a comparison of the last number in the text. TRL's
-defaults that cost time are off: bfloat16, gradient checkpointing, logging, saving. Ours is
+tokens (so lengths are ragged, and equal in distribution) and take one AdamW step on the clipped
+GRPO loss per token, without KL, from rewards that are a comparison of the last number in the text.
+TRL's defaults that cost time are off: bfloat16, gradient checkpointing, logging, saving. Ours is
 `llm.train.train` itself with `actor.type = self`, its log-probabilities and metrics included.
 
 Tokens are completion tokens. A run's first `WARM` steps are left out, and its last, which saves.

@@ -101,8 +101,9 @@ def common_lam_for_budget(
 ) -> float:
     """One threshold for a batch of states, at which their mean acceptance rate equals `budget`.
 
-    A common lam minimises every f-divergence between the target law of (state, token) pairs and
-    the law of the accepted pairs; a lam per state, each with the same budget, does not.
+    A common lam minimises every f-divergence between the target distribution of (state, token)
+    pairs and the distribution of the accepted pairs; a lam per state, each with the same budget,
+    does not.
 
     Args:
         log_p, log_q: as in `lam_for_budget`; every leading index is a state.

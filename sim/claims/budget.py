@@ -17,7 +17,7 @@ from .registry import agree, at_most, below, certainly_at_most, certainly_below,
 
 
 def two_lams(draw, **support) -> tuple:
-    """p, q, lam_1 <= lam_2 and the laws after rejection at both."""
+    """p, q, lam_1 <= lam_2 and the distributions after rejection at both."""
     p, q = draw.pair(**support)
     lams = sorted((draw.lam(p, q), draw.lam(p, q, "lam2")))
     return p, q, *lams, *(tuple(exact.post_rejection(p, q, lam)) for lam in lams)
@@ -29,7 +29,7 @@ def divergences_to_p_fall_with_lam(draw):
     sticks; finite chi2 falls strictly between min r (common support) and max r, TV strictly while
     Z(lam_1) max r > 1; below min r q~ is q(.|supp p), above max r it is p(.|supp q)."""
     p, q, lam1, lam2, after1, after2 = two_lams(draw)
-    before, mid, late = (rational_divergences(p, law) for law in (q, after1, after2))
+    before, mid, late = (rational_divergences(p, x) for x in (q, after1, after2))
     least, most = min(rules.positive_ratios(p, q)), rules.largest_ratio(p, q)
     inside = least <= lam1 < lam2 <= most
     for name in before:
@@ -49,7 +49,7 @@ def logarithmic_divergences_to_p_fall_with_lam(draw):
     p, *_, after1, after2 = two_lams(draw, p_zero=False, q_zero=False)
     if after1 != after2:
         for d in LOGARITHMIC:
-            sides = (partial(d, p, law) for law in (after2, after1))
+            sides = (partial(d, p, x) for x in (after2, after1))
             yield certainly_below(*sides, divergence=d.__name__)
 
 
@@ -57,7 +57,7 @@ def logarithmic_divergences_to_p_fall_with_lam(draw):
 def divergences_from_q_grow_with_lam(draw):
     """For lam_1 <= lam_2, D(q~_1||q) <= D(q~_2||q) in TV, chi2 both ways and hockey sticks."""
     _, q, _, _, after1, after2 = two_lams(draw)
-    near, far = (rational_divergences(law, q) for law in (after1, after2))
+    near, far = (rational_divergences(x, q) for x in (after1, after2))
     for name in near:
         yield at_most(near[name], far[name], divergence=name)
 
@@ -69,9 +69,10 @@ def kl_after_rejection_in_closed_form(draw):
     p, q, lam, z, after = case(draw, q_zero=False)
     weights = [max(a / b, lam) for a, b in zip(p, q, strict=True)]
 
-    def mean_log(law):
+    def mean_log(distribution):
         terms = (
-            intervals.interval(a) * intervals.log(w) for a, w in zip(law, weights, strict=True)
+            intervals.interval(a) * intervals.log(w)
+            for a, w in zip(distribution, weights, strict=True)
         )
         return sum(terms, intervals.interval(F(0)))
 
@@ -126,8 +127,8 @@ def what_a_budget_can_buy_in_tv(draw):
     best, rivals = rules.contest(draw, p, q)
     over = sum((b for a, b in zip(p, q, strict=True) if a > b), F(0))
     floor = exact.tv(p, q) - (1 / draw.case["budget"] - 1) * over
-    for law in (best, *rivals):
-        yield at_most(floor, exact.tv(p, law))
+    for distribution in (best, *rivals):
+        yield at_most(floor, exact.tv(p, distribution))
 
 
 @claim("A6-small", "docs/theory.md, A6 (small mismatch)", share=0.1)
@@ -167,5 +168,5 @@ def support_mismatch(draw):
     if after != cut:
         yield certainly_at_most(lambda: -intervals.log(reached), lambda: intervals.kl_q_p(p, after))
     if after != q:
-        sides = (partial(intervals.kl_p_q, cut, law) for law in (after, q))
+        sides = (partial(intervals.kl_p_q, cut, x) for x in (after, q))
         yield certainly_at_most(*sides)

@@ -25,7 +25,7 @@ def float_case(draw) -> tuple:
     return p, q, draw.lam(p, q), *pairs.log_probs([p, q])
 
 
-@claim("core-law", "jackpot.accept_prob, acceptance_rate, post_rejection")
+@claim("core-distribution", "jackpot.accept_prob, acceptance_rate, post_rejection")
 def the_core_rejects_as_defined(draw):
     """a, Z and q~ agree with rational arithmetic to 1e-12, zeros exactly."""
     p, q, lam, log_p, log_q = float_case(draw)

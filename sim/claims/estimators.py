@@ -104,13 +104,13 @@ def the_exact_weight_of_an_accepted_pair(draw):
     ]
     tilted = tuple(a * b / zbar for a, b in zip(d, z, strict=True))
     wrong = False
-    for i, (target, law, p, q) in enumerate(
+    for i, (target, accepted, p, q) in enumerate(
         zip(joint(d, ps), joint(tilted, after), joint(one_each(d), ps), joint(one_each(d), qs),
             strict=True)
     ):  # fmt: skip
-        if law:
-            yield equal(target / law, zbar * max(lam, p / q))
-            wrong = wrong or target / law != z[i // len(ps[0])] * max(lam, p / q)
+        if accepted:
+            yield equal(target / accepted, zbar * max(lam, p / q))
+            wrong = wrong or target / accepted != z[i // len(ps[0])] * max(lam, p / q)
     yield agree(wrong, any(x != zbar for x in z if x))
 
 
@@ -185,10 +185,12 @@ def what_to_pay_for(draw):
     target = tuple(b * x / total for b, x in zip(q, size, strict=True))
     best, rivals = rules.contest(draw, target, q)
     budget = draw.case["budget"]
-    laws = (best, *rivals)
+    distributions = (best, *rivals)
     least, *others = (
-        second_moment(q, size, [x * budget / b if b else F(0) for x, b in zip(law, q, strict=True)])
-        for law in laws
+        second_moment(
+            q, size, [x * budget / b if b else F(0) for x, b in zip(distribution, q, strict=True)]
+        )
+        for distribution in distributions
     )
     for other in others:
         yield below(least, other)

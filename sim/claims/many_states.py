@@ -94,12 +94,12 @@ def no_split_of_the_budget_beats_a_common_lam_in_kl(draw):
     if any(not x for q in qs for x in q):
         return
     target = joint(d, ps)
-    law = accepted(d, ps, qs, lams(ps, qs, best), budget)
+    distribution = accepted(d, ps, qs, lams(ps, qs, best), budget)
     for rates in grid:
         each = lams(ps, qs, rates)
         other = accepted(d, ps, qs, each, budget)
-        if other != law:
-            sides = (partial(intervals.kl_p_q, target, x) for x in (law, other))
+        if other != distribution:
+            sides = (partial(intervals.kl_p_q, target, x) for x in (distribution, other))
             yield certainly_below(*sides, rates=rates)
         terms = [
             (ds * a, max(a / b, lam))
@@ -151,12 +151,12 @@ def a_common_lam_minimises_the_mean_kl(draw):
         return
     others = [rates for rates in grid if list(rates) != best]
     for rates in others:
-        if not _same_laws(ps, qs, best, rates):
+        if not _same_distributions(ps, qs, best, rates):
             sides = (partial(mean_kl, d, ps, qs, x) for x in (best, rates))
             yield certainly_at_most(*sides, rates=rates)
 
 
-def _same_laws(ps, qs, rates, others) -> bool:
+def _same_distributions(ps, qs, rates, others) -> bool:
     rows = zip(ps, qs, lams(ps, qs, rates), lams(ps, qs, others), strict=True)
     return all(
         exact.post_rejection(p, q, a) == exact.post_rejection(p, q, b) for p, q, a, b in rows
@@ -178,8 +178,8 @@ def the_slope_of_kl_in_the_acceptance(draw):
         return
 
     def rise():
-        laws = (exact.post_rejection(p, q, lam) for lam in (lower, upper))
-        late, early = (intervals.kl_p_q(p, law) for law in laws)
+        distributions = (exact.post_rejection(p, q, lam) for lam in (lower, upper))
+        late, early = (intervals.kl_p_q(p, distribution) for distribution in distributions)
         return late - early
 
     def bound(lam: F):

@@ -96,9 +96,9 @@ def acceptance_falls_no_faster_than_lam_rises(draw):
 
 @claim("A1-rational", "docs/theory.md, A1")
 def obrs_minimises_rational_divergences(draw):
-    """Among all rules with mean acceptance equal to a budget in (0, q(supp p)), OBRS's law q~
+    """Among all rules with mean acceptance equal to a budget in (0, q(supp p)), OBRS's q~
     minimises TV, chi2 both ways and hockey sticks E_g(p||.) for g from 1/5 to 5, with any zeros in
-    p and q; where chi2 is finite every other law is strictly worse in it."""
+    p and q; where chi2 is finite every other distribution is strictly worse in it."""
     p, q = draw.pair()
     best, rivals = rules.contest(draw, p, q)
     yield equal(sum(best), 1)
@@ -112,7 +112,7 @@ def obrs_minimises_rational_divergences(draw):
 
 @claim("A1-certified", "docs/theory.md, A1, A2", share=0.15)
 def obrs_minimises_logarithmic_divergences(draw):
-    """Among all rules with mean acceptance equal to a budget in (0, q(supp p)), OBRS's law q~ is
+    """Among all rules with mean acceptance equal to a budget in (0, q(supp p)), OBRS's q~ is
     the only minimiser of KL(p||.), KL(.||p), JS and Hellinger wherever their minimum is finite."""
     p, q = draw.pair()
     best, rivals = rules.contest(draw, p, q)
@@ -121,7 +121,7 @@ def obrs_minimises_logarithmic_divergences(draw):
         if divergence is intervals.kl_p_q and any(a and not b for a, b in zip(p, q, strict=True)):
             continue  # infinite for every rule
         for rival in rivals:
-            sides = (partial(divergence, p, law) for law in (best, rival))
+            sides = (partial(divergence, p, x) for x in (best, rival))
             yield certainly_below(*sides, divergence=divergence.__name__, rival=rival)
 
 
@@ -144,8 +144,8 @@ def the_least_tv(draw):
     },
 )
 def the_tv_minimiser_is_unique(draw):
-    """Expected, and false: every rule with the same mean acceptance as OBRS and another law has a
-    larger TV(p, .)."""
+    """Expected, and false: every rule with the same mean acceptance as OBRS and another
+    distribution has a larger TV(p, .)."""
     p, q = draw.pair()
     best, rivals = rules.contest(draw, p, q)
     rival = draw.keep("rival", rivals[0] if rivals else best)

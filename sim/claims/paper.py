@@ -147,7 +147,7 @@ def obrs_minimises_forward_kl(draw):
     best, rivals = rules.contest(draw, p, q)
     yield equal(sum(best), 1)
     for rival in rivals:
-        after, other = (partial(intervals.kl_p_q, p, law) for law in (best, rival))
+        after, other = (partial(intervals.kl_p_q, p, x) for x in (best, rival))
         yield certainly_below(after, other, rival=rival)
 
 
@@ -181,8 +181,8 @@ def tenfold_needs_a_small_kl(draw):
     before = partial(intervals.kl_p_q, p, q)
     too_dear = intervals.excess(lambda: -before() * 9 / 10, lambda: intervals.log(budget))
     if too_dear < 0:  # budget > exp(-0.9 KL before)
-        for law in (best, *rivals):
-            yield certainly_below(lambda: before() / 10, partial(intervals.kl_p_q, p, law))
+        for distribution in (best, *rivals):
+            yield certainly_below(lambda: before() / 10, partial(intervals.kl_p_q, p, distribution))
     else:
         yield agree(math.isnan(too_dear), False)
 

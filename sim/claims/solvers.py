@@ -1,9 +1,9 @@
 """OBRS against other ways to find the optimum (docs/theory.md, A1, A2): duality, and solvers.
 
-C_b is the set of laws that some rule with mean acceptance b leaves: 0 <= x <= q / b, sum x = 1.
-Competitors sampled at random (`obrs`) can miss an optimum; the bounds here hold for all of
-C_b at once. A solver's floating-point answer is turned into rationals and repaired until it lies in
-C_b exactly, so it is compared with OBRS without any tolerance.
+C_b is the set of distributions that some rule with mean acceptance b leaves: 0 <= x <= q / b,
+sum x = 1. Competitors sampled at random (`obrs`) can miss an optimum; the bounds here hold for all
+of C_b at once. A solver's floating-point answer is turned into rationals and repaired until it lies
+in C_b exactly, so it is compared with OBRS without any tolerance.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ TINY = 1e-12  # the smallest probability a solver may try: below it, derivatives
 
 
 def problem(draw, **support) -> tuple:
-    """p, q, a budget b, OBRS's law at b, and the caps q / b of C_b."""
+    """p, q, a budget b, OBRS's distribution at b, and the caps q / b of C_b."""
     p, q = draw.pair(**support)
     budget = draw.fraction("budget", high=exact.reach(p, q))
     lam = exact.lam_for_budget(p, q, budget)
@@ -36,9 +36,9 @@ def problem(draw, **support) -> tuple:
 
 @claim("A1-dual", "docs/theory.md, A1")
 def the_least_hockey_stick_at_a_budget(draw):
-    """Every law x <= q/b that sums to 1 has E_g(p||x) = sum max(p - g x, 0) >= max(1 - g,
-    sum max(p - g q/b, 0)), and OBRS's law attains it for every g > 0 at once; every f-divergence is
-    a mixture of these, so this proves the optimality for all of them."""
+    """Every distribution x <= q/b that sums to 1 has E_g(p||x) = sum max(p - g x, 0) >= max(1 - g,
+    sum max(p - g q/b, 0)), and OBRS's distribution attains it for every g > 0 at once; every
+    f-divergence is a mixture of these, so this proves the optimality for all of them."""
     p, q, budget, best, caps = problem(draw)
     yield equal(exact.acceptance_rate(p, q, exact.lam_for_budget(p, q, budget)), budget)
     for g in (*GAMMAS, draw.fraction("g", high=9)):
@@ -75,7 +75,7 @@ def no_direction_improves_on_obrs(draw):
 
 
 def repaired(solution, caps: Row) -> Row:
-    """A law in C_b, exactly, next to a solver's floating-point answer."""
+    """A distribution in C_b, exactly, next to a solver's floating-point answer."""
     x = [min(max(F(float(a)), F(0)), cap) for a, cap in zip(solution, caps, strict=True)]
     total = sum(x, F(0))
     if total >= 1:
@@ -170,9 +170,9 @@ def convex_program(name: str, p: Row, q: Row, caps: Row) -> Row:
 
 @claim("A1-slsqp", "docs/theory.md, A1, A2", share=0.2)
 def obrs_solves_the_convex_program(draw):
-    """KL both ways, chi2 both ways, JS and Hellinger over C_b by a general convex solver (SLSQP;
-    p, q > 0): OBRS is certainly below the solver's point unless they are the same law, by at most
-    1e-5; for KL(p||.) it is not below the bound that the derivative at the solver's point
+    """KL both ways, chi2 both ways, JS and Hellinger over C_b by a general convex solver (SLSQP; p,
+    q > 0): OBRS is certainly below the solver's point unless they are the same distribution, by at
+    most 1e-5; for KL(p||.) it is not below the bound that the derivative at the solver's point
     proves."""
     p, q, _, best, caps = problem(draw, p_zero=False, q_zero=False)
     for name in OBJECTIVES:
@@ -191,8 +191,8 @@ def obrs_solves_the_convex_program(draw):
 
 @claim("A2-tv-set", "docs/theory.md, A2")
 def all_minimisers_of_tv(draw):
-    """A law x in C_b has the least TV(p, .) if and only if x = q/b wherever p > q/b and x >= p
-    elsewhere."""
+    """A distribution x in C_b has the least TV(p, .) if and only if x = q/b wherever p > q/b and
+    x >= p elsewhere."""
     p, _, budget, best, caps = problem(draw)
     _, rivals = rules.contest(draw, p, draw.case["q"], budget=budget)
     floor = tuple(min(a, cap) for a, cap in zip(p, caps, strict=True))
@@ -211,10 +211,10 @@ def all_minimisers_of_tv(draw):
 
 
 @claim("A2-rule", "docs/theory.md, A2, A3")
-def how_much_more_can_be_accepted_with_the_same_law(draw):
-    """The rules that leave OBRS's law at budget b are the multiples of its rule, and the largest
-    accepts max(b, P / max r), P = p(supp q): only for b < P / max r can the same law be had for
-    less rejection."""
+def how_much_more_can_be_accepted_with_the_same_distribution(draw):
+    """The rules that leave OBRS's distribution at budget b are the multiples of its rule, and the
+    largest accepts max(b, P / max r), P = p(supp q): only for b < P / max r can the same
+    distribution be had for less rejection."""
     p, q, budget, best, _ = problem(draw)
     lam = exact.lam_for_budget(p, q, budget)
     rule = exact.accept_prob(p, q, lam)
@@ -227,7 +227,8 @@ def how_much_more_can_be_accepted_with_the_same_law(draw):
 
 
 def nucleus(draw) -> tuple:
-    """p, a full law, and q: some law cut to its top-p nucleus, at least one token short of all."""
+    """p, a full distribution, and q: some distribution cut to its top-p nucleus, at least one token
+    short of all."""
     p, full = draw.pair(p_zero=False, q_zero=False)
     keep = int(draw.rng.integers(1, len(p)))
     order = sorted(range(len(p)), key=lambda i: (-full[i], i))[:keep]

@@ -231,10 +231,10 @@ def what_can_be_known_of_z(draw):
     yield at_most(exact.acceptance_rate(p, other, lam), low + sharp)
 
 
-def mean_and_variance(law: Row, values: Row) -> tuple[F, F]:
+def mean_and_variance(distribution: Row, values: Row) -> tuple[F, F]:
     """Of a function of one token."""
-    mean = rules.mean(law, values)
-    return mean, rules.mean(law, values, values) - mean**2
+    mean = rules.mean(distribution, values)
+    return mean, rules.mean(distribution, values, values) - mean**2
 
 
 def tail_estimates(draw) -> tuple:

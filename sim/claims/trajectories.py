@@ -1,7 +1,8 @@
 """Our statements on whole trajectories (docs/theory.md, E4), on trajectories of two tokens.
 
-P and Q are the laws of trajectories under target and proposal. Three ways to reject: resample each
-position until a token is accepted; mask rejected tokens and go on (Jackpot); reject trajectories.
+P and Q are the distributions of trajectories under target and proposal. Three ways to reject:
+resample each position until a token is accepted; mask rejected tokens and go on (Jackpot); reject
+trajectories.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ HALVES = (F(1, 2), F(1, 2))
 
 
 def tree(draw, **support) -> tuple:
-    """Laws of a first token, p1 and q1, and of a second one after each first: p2 and q2."""
+    """Distributions of a first token, p1 and q1, and of a second one after each first: p2 and
+    q2."""
     v = int(draw.rng.integers(2, 4))
     p1, q1 = pairs.integer_weights(draw.rng, v, **support)
     rows = [pairs.integer_weights(draw.rng, v, **support) for _ in range(v)]
@@ -45,14 +47,14 @@ def threshold(draw, name: str = "lam") -> F:
 
 
 def resampled(p1: Row, q1: Row, p2, q2, lam: F) -> Row:
-    """The law of trajectories if each position is resampled until a token is accepted."""
+    """The distribution of trajectories if each position is resampled until a token is accepted."""
     first = exact.post_rejection(p1, q1, lam)
     second = [exact.post_rejection(p, q, lam) for p, q in zip(p2, q2, strict=True)]
     return joint(first, second)
 
 
 def resampled_case(draw) -> tuple:
-    """P, Q and the law after resampling; every state accepts something."""
+    """P, Q and the distribution after resampling; every state accepts something."""
     p1, q1, p2, q2 = tree(draw)
     lam = threshold(draw)
     return joint(p1, p2), joint(q1, q2), resampled(p1, q1, p2, q2, lam)
@@ -72,7 +74,7 @@ def resampled_case(draw) -> tuple:
 )
 def resampling_brings_tv_of_trajectories_down(draw):
     """Expected, and false: resampling each position until a token is accepted never increases the
-    TV between the laws of trajectories."""
+    TV between the distributions of trajectories."""
     target, before, after = resampled_case(draw)
     yield at_most(exact.tv(target, after), exact.tv(target, before))
 
@@ -116,7 +118,7 @@ def resampling_brings_the_reverse_divergences_down(draw):
     target, before, after = resampled_case(draw)
     yield at_most(exact.chi2_q_p(target, after), exact.chi2_q_p(target, before))
     if after != before:
-        sides = (partial(intervals.kl_q_p, target, law) for law in (after, before))
+        sides = (partial(intervals.kl_q_p, target, x) for x in (after, before))
         yield certainly_at_most(*sides)
 
 
@@ -138,7 +140,7 @@ def resampling_brings_hellinger_and_js_down(draw):
     target, before, after = resampled_case(draw)
     if after != before:
         for d in (intervals.hellinger2, intervals.js):
-            sides = (partial(d, target, law) for law in (after, before))
+            sides = (partial(d, target, x) for x in (after, before))
             yield certainly_at_most(*sides, divergence=d.__name__)
 
 
@@ -150,10 +152,10 @@ def resampling_brings_forward_kl_of_trajectories_down(draw):
     p1, q1, p2, q2 = tree(draw, q_zero=False)
     lams = sorted((threshold(draw), threshold(draw, "lam2")))
     target = joint(p1, p2)
-    laws = [joint(q1, q2), *(resampled(p1, q1, p2, q2, lam) for lam in lams)]
-    for far, near in pairwise(laws):
+    distributions = [joint(q1, q2), *(resampled(p1, q1, p2, q2, lam) for lam in lams)]
+    for far, near in pairwise(distributions):
         if any(a != b for a, b, c in zip(near, far, target, strict=True) if c):
-            sides = (partial(intervals.kl_p_q, target, law) for law in (near, far))
+            sides = (partial(intervals.kl_p_q, target, x) for x in (near, far))
             yield certainly_below(*sides)
 
 
@@ -187,7 +189,7 @@ def what_resampling_gains_and_costs(draw):
 
 
 def masked_case(draw, same: bool = False) -> tuple:
-    """d_p p and d_q q of (state, token) pairs, the law of accepted pairs, lam, Zbar."""
+    """d_p p and d_q q of (state, token) pairs, the distribution of accepted pairs, lam, Zbar."""
     ps, qs, d_q = states(draw)
     d_p = d_q
     if not same:
@@ -223,7 +225,7 @@ def masking_brings_accepted_pairs_closer(draw):
     farther from d_p p, the policy's own, than proposed pairs d_q q are: KL does not increase."""
     target, before, after, *_ = masked_case(draw)
     if all(before) and after != before:
-        sides = (partial(intervals.kl_p_q, target, law) for law in (after, before))
+        sides = (partial(intervals.kl_p_q, target, x) for x in (after, before))
         yield certainly_at_most(*sides)
 
 
@@ -231,7 +233,7 @@ def masking_brings_accepted_pairs_closer(draw):
 def what_masking_changes(draw):
     """As corrected (supp p in supp q): KL(d_p p || accepted) - KL(d_p p || d_q q) = log Zbar +
     E_{d_p} E_p max(0, log(lam / r)), to 40 digits; if d_p = d_q the change is negative unless the
-    law stays the same."""
+    distribution stays the same."""
     target, before, after, lam, zbar, crossed = masked_case(draw)
     if not all(before):
         return
@@ -242,14 +244,14 @@ def what_masking_changes(draw):
     )
     target, before, after, *_ = masked_case(draw, same=True)
     if all(before) and after != before:
-        sides = (partial(intervals.kl_p_q, target, law) for law in (after, before))
+        sides = (partial(intervals.kl_p_q, target, x) for x in (after, before))
         yield certainly_below(*sides)
 
 
 @claim("E4-sequence", "docs/theory.md, E4(iii)", share=0.25)
 def rejecting_whole_trajectories(draw):
     """With R the ratio of whole trajectories and A = min(1, R / Lam): at equal acceptance no rule
-    leaves a law closer to P (TV, chi2 both ways, hockey sticks), not the rule that keeps a
+    leaves a distribution closer to P (TV, chi2 both ways, hockey sticks), not the rule that keeps a
     trajectory if each of its tokens is accepted either; and E_Q[A max(Lam, R) f] = E_P[f 1(Q > 0)]
     for every f."""
     p1, q1, p2, q2 = tree(draw)
@@ -283,7 +285,10 @@ def the_price_of_length(draw):
     lam = draw.lam(p, q)
     target, before, shares = (F(1),), (F(1),), []
     for t in (1, 2, 3):
-        target, before = (joint(law, [row] * len(law)) for law, row in ((target, p), (before, q)))
+        target, before = (
+            joint(distribution, [row] * len(distribution))
+            for distribution, row in ((target, p), (before, q))
+        )
         squared = rules.mean(before, rules.ratios(target, before), rules.ratios(target, before))
         yield equal(squared, (1 + exact.chi2_p_q(p, q)) ** t, t=t)
         shares.append(exact.acceptance_rate(target, before, lam))

@@ -80,12 +80,12 @@ def states(draw) -> tuple:
 
 
 def joint(d, rows) -> tuple:
-    """The law of (state, token) pairs, flattened."""
+    """The distribution of (state, token) pairs, flattened."""
     return tuple(ds * x for ds, row in zip(d, rows, strict=True) for x in row)
 
 
 def accepted(d, ps, qs, lams, budget) -> tuple:
-    """The law of accepted pairs under one lam per state, flattened."""
+    """The distribution of accepted pairs under one lam per state, flattened."""
     kept = [
         [a * b for a, b in zip(exact.accept_prob(p, q, lam), q, strict=True)]
         for p, q, lam in zip(ps, qs, lams, strict=True)
@@ -125,7 +125,7 @@ def a_common_lam_beats_equal_budgets(draw):
     common = [exact.common_lam_for_budget(ps, qs, budget, d)] * len(d)
     each = [exact.lam_for_budget(p, q, budget) for p, q in zip(ps, qs, strict=True)]
     target = joint(d, ps)
-    laws = {
+    distributions = {
         name: accepted(d, ps, qs, lams, budget)
         for name, lams in (("common", common), ("each", each))
     }
@@ -136,13 +136,16 @@ def a_common_lam_beats_equal_budgets(draw):
             total += intervals.interval(ds) * intervals.kl_p_q(p, exact.post_rejection(p, q, lam))
         return total
 
-    if laws["common"] == laws["each"]:
+    if distributions["common"] == distributions["each"]:
         return
     same_rates = all(
         exact.acceptance_rate(p, q, common[0]) == budget for p, q in zip(ps, qs, strict=True)
     )
     yield agree(same_rates, False)
-    pairs_kl = {name: (lambda law=law: intervals.kl_p_q(target, law)) for name, law in laws.items()}
+    pairs_kl = {
+        name: (lambda distribution=distribution: intervals.kl_p_q(target, distribution))
+        for name, distribution in distributions.items()
+    }
     yield certainly_below(lambda: per_state(common), pairs_kl["common"])
     yield certainly_below(pairs_kl["common"], pairs_kl["each"])
     yield certainly_at_most(lambda: per_state(common), lambda: per_state(each))

@@ -37,7 +37,7 @@ def acceptance_rate(p: Row, q: Row, lam: Fraction) -> Fraction:
 
 
 def post_rejection(p: Row, q: Row, lam: Fraction) -> list[Fraction]:
-    """q~, the law of the accepted tokens; ZeroDivisionError where nothing is accepted."""
+    """q~, the distribution of the accepted tokens; ZeroDivisionError where nothing is accepted."""
     z = acceptance_rate(p, q, lam)
     return [Fraction(qi) * a / z for qi, a in zip(q, accept_prob(p, q, lam), strict=True)]
 

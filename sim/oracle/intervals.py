@@ -1,8 +1,8 @@
 """Inequalities between logarithms of rationals, certified by interval arithmetic (mpmath.iv).
 
-A divergence of rational laws is evaluated as an interval that surely contains it. Two of them are
-compared at rising precision until the intervals part; equality can never be certified this way, so
-callers settle it in rational arithmetic first. Infinite values are `math.inf`.
+A divergence of rational distributions is evaluated as an interval that surely contains it. Two of
+them are compared at rising precision until the intervals part; equality can never be certified this
+way, so callers settle it in rational arithmetic first. Infinite values are `math.inf`.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def js(p: Row, q: Row):
 
 
 def hellinger2(p: Row, q: Row):
-    """1 - sum sqrt(p q); the two laws sum to 1."""
+    """1 - sum sqrt(p q); the two distributions sum to 1."""
     root = sum((iv.sqrt(interval(a * b)) for a, b in zip(p, q, strict=True) if a * b), iv.mpf(0))
     return 1 - root
 

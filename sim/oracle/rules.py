@@ -25,10 +25,10 @@ def largest_ratio(p: Row, q: Row) -> F:
     return max(ratios(p, q))
 
 
-def mean(law: Sequence[F], *factors: Sequence[F]) -> F:
-    """sum of the law times the factors, token by token."""
+def mean(distribution: Sequence[F], *factors: Sequence[F]) -> F:
+    """sum of the distribution times the factors, token by token."""
     total = F(0)
-    for row in zip(law, *factors, strict=True):
+    for row in zip(distribution, *factors, strict=True):
         term = F(1)
         for x in row:
             term *= x
@@ -39,24 +39,26 @@ def mean(law: Sequence[F], *factors: Sequence[F]) -> F:
 def contest(
     draw, p: Row, q: Row, rivals: int = 4, budget: F | None = None
 ) -> tuple[Row, list[Row]]:
-    """OBRS's law at a random reachable budget, and other laws accepted from q at that same rate.
+    """OBRS's distribution at a random reachable budget, and other distributions accepted from q at
+    that same rate.
 
     Rivals are random rules brought to the budget, and OBRS's own rule with some acceptance moved
-    from one token to another. A rival equal to OBRS's law is left out. All are sub-probabilities
-    q a / budget, which sum to 1 exactly if the rule spends the budget: claims check it of OBRS's.
+    from one token to another. A rival equal to OBRS's distribution is left out. All are
+    sub-probabilities q a / budget, which sum to 1 exactly if the rule spends the budget: claims
+    check it of OBRS's.
     """
     if budget is None:
         budget = draw.fraction("budget", high=exact.reach(p, q))
     lam = exact.lam_for_budget(p, q, budget)
     rule = exact.accept_prob(p, q, lam)
     best = tuple(a * b / budget for a, b in zip(rule, q, strict=True))
-    laws = []
+    distributions = []
     for i in range(rivals):
         other = _moved(draw.rng, rule, q) if i % 2 else _random_rule(draw.rng, q, budget)
-        law = tuple(a * b / budget for a, b in zip(other, q, strict=True))
-        if law != best:
-            laws.append(law)
-    return best, laws
+        distribution = tuple(a * b / budget for a, b in zip(other, q, strict=True))
+        if distribution != best:
+            distributions.append(distribution)
+    return best, distributions
 
 
 def _random_rule(rng, q: Row, budget: F) -> list[F]:

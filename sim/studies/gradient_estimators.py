@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 
 import jackpot
-from sim.worlds.trees import Array, World, path_prob, score_gradient, state_law
+from sim.worlds.trees import Array, World, path_prob, score_gradient, state_distribution
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Estimator:
     `mask` says what becomes of the acceptance coin: flipped (`coin`), replaced by its probability
     (`expected`), or forgotten (`all`: every token kept at weight w, Algorithm 1 as printed).
     `scope` is what a rejected token takes with it: nothing (`token`), or all that follows it in its
-    path (`prefix`). `target` is the law in the ratio: `ref` gives F(p_ref / q) r_theta, the
-    decoupled form, `new` gives F(p / q). `per` is the number of tokens a batch is divided by.
+    path (`prefix`). `target` is the distribution in the ratio: `ref` gives F(p_ref / q) r_theta,
+    the decoupled form, `new` gives F(p / q). `per` is the number of tokens a batch is divided by.
     """
 
     name: str
@@ -211,7 +211,7 @@ def _jackpot_terms(world: World, est: Estimator) -> Terms:
     log_ratio = _log_ratio(world, log_t, world.log_q)
     accept = tree.at_paths(jackpot.accept_prob(log_t, world.log_q, est.lam))
     z = jackpot.acceptance_rate(log_t, world.log_q, est.lam)
-    batch_z = float(state_law(tree, world.log_q) @ z)
+    batch_z = float(state_distribution(tree, world.log_q) @ z)
     z_at = z[tree.states] if est.z == "state" else np.full(tree.states.shape, batch_z)
     back = np.exp(_log_ratio(world, world.log_ref, log_t))
     ppo = np.minimum(back, est.c2) * np.exp(_log_ratio(world, world.log_p, world.log_ref))
@@ -230,7 +230,7 @@ def _jackpot_terms(world: World, est: Estimator) -> Terms:
 def _log_ratio(world: World, log_a: Array, log_b: Array) -> Array:
     """log a - log b at the tokens of every path, (n, h).
 
-    0 where both are -inf (laws that agree) and where b alone is, a token never sampled.
+    0 where both are -inf (distributions that agree) and where b alone is, a token never sampled.
     """
     absent = np.isneginf(log_b)
     with np.errstate(invalid="ignore"):

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 import jackpot
-from sim.worlds.trees import Array, Tree, World, path_prob, state_law
+from sim.worlds.trees import Array, Tree, World, path_prob, state_distribution
 
 from . import subsampling
 from .estimator_studies import BASIC, CAPS, JACKPOT, KL_SHOWN, Row, make_case
@@ -98,7 +98,7 @@ def magnitude(tree: Tree, seeds: Iterable[int], kl=KL_SHOWN, n_random=40) -> lis
 
 def token_population(world: World) -> tuple[Array, Array]:
     """The actor's tokens as a population: mass d(s) q(x|s) and ratio p / q, both (s v,)."""
-    mass = state_law(world.tree, world.log_q)[:, None] * np.exp(world.log_q)
+    mass = state_distribution(world.tree, world.log_q)[:, None] * np.exp(world.log_q)
     return mass.ravel(), jackpot.importance((world.log_p - world.log_q).ravel())
 
 

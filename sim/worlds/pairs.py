@@ -58,8 +58,8 @@ def heavy_logits(
 
 def zipf(rng: np.random.Generator, n: int, v: int, scale: float, exponent: float = 1.2) -> Pair:
     """q(rank k) ~ k^-exponent, randomly ordered, as over a large vocabulary; Gaussian noise."""
-    law = -exponent * np.log(np.arange(1, v + 1))
-    log_q = _normalise(np.stack([rng.permutation(law) for _ in range(n)]))
+    log_weights = -exponent * np.log(np.arange(1, v + 1))
+    log_q = _normalise(np.stack([rng.permutation(log_weights) for _ in range(n)]))
     return _normalise(log_q + scale * rng.standard_normal((n, v))), log_q
 
 
@@ -91,7 +91,7 @@ def missing_support(
 def integer_weights(
     rng: np.random.Generator, v: int, top: int = 12, p_zero: bool = True, q_zero: bool = True
 ) -> tuple[Row, Row]:
-    """Two rational laws with small integer weights, so that ties and zeros are common.
+    """Two rational distributions with small integer weights, so that ties and zeros are common.
 
     They share at least one token. `p_zero` and `q_zero` allow p = 0 < q and q = 0 < p.
     """
@@ -104,7 +104,8 @@ def integer_weights(
 
 
 def rationals(log_p: np.ndarray, denominator: int = 10_000) -> Row:
-    """A law near exp(log_p), shape (v,), with rational entries and exactly the same support."""
+    """A distribution near exp(log_p), shape (v,), with rational entries and exactly the same
+    support."""
     counts = np.rint(np.exp(log_p) * denominator).astype(int)
     return _share(np.where(np.isneginf(log_p), 0, np.maximum(counts, 1)))
 
@@ -125,7 +126,7 @@ def _share(counts: np.ndarray) -> Row:
 
 
 def _mixture(rng, n: int, v: int, noise: float, concentration: float) -> Pair:
-    """A Dirichlet law and its mixture with another, as probabilities."""
+    """A Dirichlet distribution and its mixture with another, as probabilities."""
     shape = np.full(v, concentration)
     clean = rng.dirichlet(shape, n)
     return clean, (1 - noise) * clean + noise * rng.dirichlet(shape, n)

@@ -2,9 +2,9 @@
 
 A completion is a path of `horizon` tokens from a vocabulary of `vocab`. Every prefix is a state
 with its own softmax parameters, so there are (v^h - 1) / (v - 1) states and v^h paths, and a path
-visits each of its states once. The reward, 0 or 1, comes at the end. Three laws of the next token
-live on the same tree: p (the policy now), p_ref (the policy before the update) and q (the actor
-that samples).
+visits each of its states once. The reward, 0 or 1, comes at the end. Three distributions of the
+next token live on the same tree: p (the policy now), p_ref (the policy before the update) and q
+(the actor that samples).
 
 Shapes: s states, v tokens, n = v^h paths, h positions.
 """
@@ -141,7 +141,7 @@ def random_world(
 
 def mean_kl(tree: Tree, log_p: Array, log_q: Array) -> float:
     """KL(p || q), nats per token, averaged over the states q visits."""
-    return float(state_law(tree, log_q) @ jackpot.kl_p_q(log_p, log_q))
+    return float(state_distribution(tree, log_q) @ jackpot.kl_p_q(log_p, log_q))
 
 
 def path_prob(tree: Tree, log_pi: Array) -> Array:
@@ -149,7 +149,7 @@ def path_prob(tree: Tree, log_pi: Array) -> Array:
     return np.exp(tree.at_paths(log_pi).sum(axis=1))
 
 
-def state_law(tree: Tree, log_pi: Array) -> Array:
+def state_distribution(tree: Tree, log_pi: Array) -> Array:
     """Frequency of every state among the tokens pi samples, (s,), summing to 1."""
     prob = path_prob(tree, log_pi)[:, None] / tree.horizon
     return tree.sum_nodes(np.broadcast_to(prob, tree.states.shape)).sum(axis=1)
@@ -173,14 +173,15 @@ def score_gradient(world: World, coef: Array) -> Array:
     return coef - np.exp(world.log_p) * coef.sum(axis=-1, keepdims=True)
 
 
-def gradient(world: World, log_law: Array, log_future: Array) -> Array:
-    """sum_s d(s) sum_x p(x|s) Q(s,x) grad log p(x|s): states from `log_law`, future `log_future`.
+def gradient(world: World, log_distribution: Array, log_future: Array) -> Array:
+    """sum_s d(s) sum_x p(x|s) Q(s,x) grad log p(x|s), states drawn from `log_distribution` and the
+    future from `log_future`.
 
     With both equal to log p it is the policy gradient of the expected reward. With both equal to
     log q it is the token-level target: the most that a weight on single tokens can correct, since
     the states are the actor's and the rest of the path, hence the reward, is the actor's too.
     """
-    d = world.tree.horizon * state_law(world.tree, log_law)[:, None]
+    d = world.tree.horizon * state_distribution(world.tree, log_distribution)[:, None]
     return score_gradient(world, d * np.exp(world.log_p) * values(world, log_future))
 
 

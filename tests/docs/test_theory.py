@@ -100,13 +100,13 @@ def test_the_example_is_what_rational_arithmetic_gives():
     def row(cell: str) -> list[F]:
         return [F(x) for x in re.search(r"\((.*?)\)", cell).group(1).split(", ")]
 
-    for word, a, z, law, kl, tv in rows:
+    for word, a, z, distribution, kl, tv in rows:
         lam = F(word.split()[0])
         assert row(a) == exact.accept_prob(p, q, lam)
         assert F(z) == exact.acceptance_rate(p, q, lam)
-        assert row(law) == exact.post_rejection(p, q, lam)
-        assert F(tv) == exact.tv(p, row(law))
-        assert float(kl) == pytest.approx(_kl(p, row(law)), abs=5e-5)
+        assert row(distribution) == exact.post_rejection(p, q, lam)
+        assert F(tv) == exact.tv(p, row(distribution))
+        assert float(kl) == pytest.approx(_kl(p, row(distribution)), abs=5e-5)
     assert exact.lam_for_budget(p, q, F(9, 10)) == F(5, 8)
     assert exact.reach([F(1, 2), F(1, 4), F(1, 4), F(0)], q) == F(3, 4)
 

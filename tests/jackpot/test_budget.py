@@ -132,7 +132,7 @@ def test_a_budget_per_state_is_spent_by_each(backend, batch, data):
 @on_every_backend
 @pytest.mark.parametrize("budget", [0.25, 0.9, 1.0])
 def test_equal_laws_need_one_over_the_budget(backend, budget):
-    """p = q, all ratios tied: Z = min(1, 1 / lam); v = 1 is the simplest such law."""
+    """p = q, all ratios tied: Z = min(1, 1 / lam); v = 1 is the simplest such distribution."""
     for q in ([Fraction(1)], [Fraction(1, 5), Fraction(4, 5)], [Fraction(1, 3)] * 3):
         lam = lam_for_budget(backend.logs(q), backend.logs(q), budget)
         backend.check(lam, 1 / budget)
@@ -380,7 +380,7 @@ def test_a_single_state_without_leading_axes_has_its_own_lam(backend):
     ],
 )
 def test_weights_that_are_no_frequencies_are_refused(backend, weight, message):
-    """E1: d is a law over the states."""
+    """E1: d is a distribution over the states."""
     log_p, log_q = map(backend.array, random_rows((2, 3), seed=12))
     with pytest.raises(ValueError, match=message):
         common_lam_for_budget(log_p, log_q, 0.5, backend.array(weight))

@@ -79,7 +79,8 @@ def test_extreme_masses_give_the_60_digit_value(name, backend, pair):
 )
 @on_every_backend
 def test_one_sided_tokens_add_what_the_table_says(backend, name, only_q, only_p):
-    """A token that one law lacks; the generalised KL counts its mass (0 after normalisation)."""
+    """A token that one distribution lacks; the generalised KL counts its mass (0 after
+    normalisation)."""
     zero, half = [-math.inf, -math.inf, 0.0], [-math.inf, 0.0, 0.0]
     generalised = 1.0 if name in ("kl_p_q", "kl_q_p") else 0.0
     f = getattr(jackpot, name)
@@ -108,8 +109,8 @@ def test_a_tiny_divergence_keeps_its_digits(backend, name, gap):
 def test_kl_just_below_the_largest_ratio_is_not_negative(backend, name):
     """B5 (a): at lam = M (1 - 1e-9) the closed form gives -1.1e-16 for a KL of 1.25e-19."""
     p = [Fraction(1, 2), Fraction(1, 4), Fraction(1, 4)]
-    law = exact.post_rejection(p, p[::-1], 2 * (1 - Fraction(1, 10**9)))
-    log_p, log_q = backend.logs(p), backend.logs(law)
+    distribution = exact.post_rejection(p, p[::-1], 2 * (1 - Fraction(1, 10**9)))
+    log_p, log_q = backend.logs(p), backend.logs(distribution)
     want = divergence(name, log_p, log_q)
     assert 0 < want < 1e-18
     backend.check(getattr(jackpot, name)(log_p, log_q), want)

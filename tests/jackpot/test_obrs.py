@@ -1,4 +1,4 @@
-"""The acceptance rule, its rate Z and the law q~ of accepted tokens (docs/theory.md, A)."""
+"""The acceptance rule, its rate Z and q~, the distribution of accepted tokens (docs/theory.md)."""
 
 import math
 from fractions import Fraction
@@ -42,10 +42,10 @@ def _namespace(x):
     return x.__array_namespace__() if not isinstance(x, np.generic) else np
 
 
-def accepted_law(backend, p, q, lam) -> list[Fraction]:
+def accepted_distribution(backend, p, q, lam) -> list[Fraction]:
     """q~ as the core gives it, as rationals."""
-    law = post_rejection(backend.logs(p), backend.logs(q), float(lam))
-    return fractions(exp(law))
+    distribution = post_rejection(backend.logs(p), backend.logs(q), float(lam))
+    return fractions(exp(distribution))
 
 
 # Equality with rational arithmetic
@@ -123,9 +123,11 @@ def test_tokens_without_mass_have_fixed_acceptance(backend):
 @given(pair=pairs(overlap=True), lam=lams())
 def test_accepted_tokens_lie_in_both_supports(backend, pair, lam):
     """A7: q~ is exactly 0 (log -inf) where p or q is."""
-    law = backend.numpy(post_rejection(backend.logs(pair[0]), backend.logs(pair[1]), float(lam)))
+    distribution = backend.numpy(
+        post_rejection(backend.logs(pair[0]), backend.logs(pair[1]), float(lam))
+    )
     absent = [not (pi and qi) for pi, qi in zip(*pair, strict=True)]
-    assert (np.isneginf(law) == absent).all()
+    assert (np.isneginf(distribution) == absent).all()
 
 
 @on_every_backend
@@ -149,17 +151,19 @@ def test_the_accepted_law_survives_masses_that_underflow(backend):
     """q~ is normalised in logs: two tokens of mass e^-2000 are still half and half."""
     log_p = backend.array([-2000.0, -2000.0, -math.inf])
     log_q = backend.array([-2000.0, -2000.0, 0.0])
-    law = post_rejection(log_p, log_q, 1.0)
-    backend.check(law, [-math.log(2), -math.log(2), -math.inf])
+    distribution = post_rejection(log_p, log_q, 1.0)
+    backend.check(distribution, [-math.log(2), -math.log(2), -math.inf])
 
 
 @on_every_backend
 def test_the_accepted_law_of_rare_tokens_is_kept_in_logs(backend):
     """A token of mass e^-1000 stays in q~ with its log, though its probability underflows."""
-    law = post_rejection(backend.array([0.0, -1000.0]), backend.array([-1000.0, -1.0]), 1.0)
-    backend.check(law, [-math.log(2), -math.log(2)])
-    law = post_rejection(backend.array([0.0, -1000.0]), backend.array([0.0, -1000.0]), 1.0)
-    backend.check(law, [0.0, -1000.0])
+    distribution = post_rejection(
+        backend.array([0.0, -1000.0]), backend.array([-1000.0, -1.0]), 1.0
+    )
+    backend.check(distribution, [-math.log(2), -math.log(2)])
+    distribution = post_rejection(backend.array([0.0, -1000.0]), backend.array([0.0, -1000.0]), 1.0)
+    backend.check(distribution, [0.0, -1000.0])
 
 
 @on_every_backend
@@ -188,8 +192,8 @@ def test_a_whole_vocabulary_agrees_with_an_exactly_rounded_sum(backend, lam):
     p, q = np.exp(floats(backend.numpy(log_p))), np.exp(floats(backend.numpy(log_q)))
     want = [math.fsum(np.minimum(q[i], p[i] / lam)) for i in range(2)]
     backend.check(acceptance_rate(log_p, log_q, lam), want)
-    law = np.exp(backend.numpy(post_rejection(log_p, log_q, lam)))
-    backend.check(backend.array([math.fsum(row) for row in law]), [1.0, 1.0])
+    distribution = np.exp(backend.numpy(post_rejection(log_p, log_q, lam)))
+    backend.check(backend.array([math.fsum(row) for row in distribution]), [1.0, 1.0])
 
 
 @on_every_backend
@@ -241,8 +245,8 @@ def test_only_the_target_on_the_proposals_support_matters(backend, pair, lam):
     p, q = pair
     mass = sum(pi for pi, qi in zip(p, q, strict=True) if qi)
     inside = [pi / mass if qi else Fraction(0) for pi, qi in zip(p, q, strict=True)]
-    got = accepted_law(backend, inside, q, lam / mass)
-    backend.check(backend.array(accepted_law(backend, p, q, lam)), got)
+    got = accepted_distribution(backend, inside, q, lam / mass)
+    backend.check(backend.array(accepted_distribution(backend, p, q, lam)), got)
 
 
 @in_float64
@@ -254,7 +258,7 @@ def test_a_larger_lam_never_moves_the_law_away_from_the_target(backend, name, pa
     grid = sorted(data.draw(st.lists(lams(), min_size=2, max_size=4)))
     before = divergence_of(name, p, q)
     for lam in grid:
-        after = divergence_of(name, p, accepted_law(backend, p, q, lam))
+        after = divergence_of(name, p, accepted_distribution(backend, p, q, lam))
         backend.at_most(after, before)
         before = after
 
@@ -310,9 +314,9 @@ def test_no_rule_with_the_same_rate_gets_closer_in_any_hockey_stick(backend, pai
     else:
         rule = [1 - (1 - h) * (1 - z) / (1 - rate) for h in rule]
     rival = [h * qi / z for h, qi in zip(rule, q, strict=True)]
-    law = accepted_law(backend, p, q, lam)
+    distribution = accepted_distribution(backend, p, q, lam)
     for g in (Fraction(1, 4), Fraction(1, 2), Fraction(1), Fraction(2), 1 / (lam * z)):
-        backend.at_most(exact.hockey_stick(p, law, g), exact.hockey_stick(p, rival, g))
+        backend.at_most(exact.hockey_stick(p, distribution, g), exact.hockey_stick(p, rival, g))
 
 
 @in_float64
@@ -324,6 +328,6 @@ def test_the_law_moves_exactly_when_lam_exceeds_the_smallest_ratio(backend, pair
     smallest = min(pi / qi for pi, qi in zip(p, q, strict=True))
     lam = smallest * Fraction(quarter, 4) if smallest else Fraction(quarter, 4)
     gain = divergence_of("kl_p_q", p, q) - divergence_of(
-        "kl_p_q", p, accepted_law(backend, p, q, lam)
+        "kl_p_q", p, accepted_distribution(backend, p, q, lam)
     )
     assert (gain > 1e-9) == (lam > smallest)

@@ -371,7 +371,7 @@ def test_each_estimate_of_the_mean_is_unbiased_and_one_is_least_noisy(states, b)
         in_tail = [i in s.tail for i in range(len(a))]
         z = exact.acceptance_rate(s.p, s.q, s.lam)
 
-        def law(values, s=s):
+        def distribution(values, s=s):
             mean = sum((q * x for q, x in zip(s.q, values, strict=True)), ZERO)
             square = sum((q * x * x for q, x in zip(s.q, values, strict=True)), ZERO)
             return mean, square - mean**2
@@ -380,12 +380,12 @@ def test_each_estimate_of_the_mean_is_unbiased_and_one_is_least_noisy(states, b)
             shift = s.z_k + b * s.q_tail
             return [shift + (x - b) * t for x, t in zip(a, in_tail, strict=True)]
 
-        assert law(a)[0] == law(of(ZERO))[0] == law(of(b))[0] == z
+        assert distribution(a)[0] == distribution(of(ZERO))[0] == distribution(of(b))[0] == z
         if s.q_tail:
             best = s.rest / s.q_tail
             inside = sum((s.q[i] * (a[i] - best) ** 2 for i in s.tail), ZERO)
-            assert law(of(b))[1] == inside + s.q_tail * (1 - s.q_tail) * (b - best) ** 2
-            assert law(of(best))[1] == inside <= law(a)[1]
+            assert distribution(of(b))[1] == inside + s.q_tail * (1 - s.q_tail) * (b - best) ** 2
+            assert distribution(of(best))[1] == inside <= distribution(a)[1]
 
 
 # the tail ratio

@@ -223,7 +223,7 @@ def test_integrating_the_coin_out_saves_exactly_the_coins_variance(backend, pair
 
 @st.composite
 def sampled_worlds(draw):
-    """States with laws p, q, frequencies d, and a score f of every token."""
+    """States with distributions p, q, frequencies d, and a score f of every token."""
     ps, qs = draw(batches(covered=True, overlap=True))
     d = draw(state_weights(len(ps)))
     scores = st.lists(st.integers(-9, 9), min_size=len(ps[0]), max_size=len(ps[0]))

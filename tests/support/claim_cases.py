@@ -15,7 +15,7 @@ def example(id):
     return registry.CLAIMS[id].example
 
 
-def laws(id):
+def distributions(id):
     """P, Q and Q~ of a resampling example."""
     e = example(id)
     rows = e["p1"], e["q1"], e["p2"], e["q2"]

@@ -1,4 +1,4 @@
-"""Random laws, tokens and coins, and the weights of tokens."""
+"""Random distributions, tokens and coins, and the weights of tokens."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def draw(q: torch.Tensor, seed: int = 0) -> torch.Tensor:
 
 
 def weights_of(p, q, x, u, k=None, state=None, ref=None, sequence=None, **settings):
-    """token_weights for tokens x (n,) of states with laws p (the policy now) and q, (n, v).
+    """token_weights for tokens x (n,) of states with distributions p and q, (n, v) each.
 
-    Without `sequence` all tokens are of one completion.
+    p is the policy's as it is now. Without `sequence` all tokens are of one completion.
     """
     ref = p if ref is None else ref
     state = state or CorrectionState()

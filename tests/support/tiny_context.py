@@ -82,7 +82,7 @@ def samples(model, problems=PROBLEMS, seed=0, temperature=1.0, top_k=5, width=7,
 
 
 def full_logprobs(model, ids, is_real, width, temperature):
-    """The law of every completion position, (b, width, v), by a plain forward pass."""
+    """The distribution of every completion position, (b, width, v), by a plain forward pass."""
     position = (is_real.long().cumsum(1) - 1).clamp(min=0)
     out = model(input_ids=ids, attention_mask=is_real.long(), position_ids=position)
     return torch.log_softmax(out.logits[:, -width - 1 : -1].float() / temperature, dim=-1)

@@ -67,12 +67,12 @@ def test_its_int8_copy_is_near_and_its_int4_copy_further(folder):
     ids = torch.tensor([tokenizer.prompt("What is 7 + 5?") + tokenizer.encode("7 + 5 = 12.")])
 
     @torch.no_grad()
-    def law(model: loading.Model) -> torch.Tensor:
+    def distribution(model: loading.Model) -> torch.Tensor:
         return model(input_ids=ids, logits_to_keep=10).logits.float().log_softmax(-1)
 
-    p = law(policy)
+    p = distribution(policy)
     kls = []
     for bits in (8, 4):
-        q = law(actors.quantized(policy, bits))
+        q = distribution(actors.quantized(policy, bits))
         kls.append(float((p.exp() * (p - q)).sum(-1).mean()))
     assert 1e-4 < kls[0] < 0.05 < kls[1] < 3

@@ -1,4 +1,5 @@
-"""Each kind of actor: its law against an independent computation, and how it follows the policy."""
+"""Each kind of actor: its distribution against an independent computation, and how it follows the
+policy."""
 
 from __future__ import annotations
 
@@ -34,7 +35,8 @@ COPIES = ("stale", "int8", "int4", "noisy")
 
 
 def llama(seed: int = 0, vocabulary: int = V) -> loading.Model:
-    """Three layers of width 64, tied like SmolLM2; weights wide enough for a peaked law."""
+    """Three layers of width 64, tied like SmolLM2; weights wide enough for a peaked
+    distribution."""
     torch.manual_seed(seed)
     shape: dict[str, Any] = dict(hidden_size=64, intermediate_size=96, num_hidden_layers=LAYERS)
     heads: dict[str, Any] = dict(
@@ -73,7 +75,7 @@ IDS = torch.arange(2, 2 + 24).reshape(2, 12)
 
 
 @torch.no_grad()
-def law(model: loading.Model) -> torch.Tensor:
+def distribution(model: loading.Model) -> torch.Tensor:
     return model(input_ids=IDS).logits.float().log_softmax(-1)
 
 
@@ -114,7 +116,7 @@ def test_every_kind_samples_from_the_law_it_is_scored_by(kind, lora):
         whole = actor.model(input_ids=ids).logits.float().log_softmax(-1)
     torch.testing.assert_close(logs, whole[:, 3:-1], rtol=1e-4, atol=1e-4)
     assert cached_layers == (2 if kind == "early_exit" else LAYERS)
-    distance = kl(law(actor.model), law(policy))
+    distance = kl(distribution(actor.model), distribution(policy))
     assert (distance == 0) if kind == "self" else (1e-7 < distance < 10)
     assert actor.kind == settings(kind).actor.type
     assert not actor.trained
@@ -126,10 +128,10 @@ def test_a_copy_shares_no_memory_with_the_policy_and_takes_no_gradient(kind, lor
     policy = policy_of(lora)
     actor = opened(kind, policy)
     for _ in range(2):
-        before = law(actor.model)
+        before = distribution(actor.model)
         assert not any(p.requires_grad for p in actor.model.parameters())
         change(policy, 5)
-        assert torch.equal(law(actor.model), before)
+        assert torch.equal(distribution(actor.model), before)
         actor.refresh(policy, 0)
 
 
@@ -144,7 +146,7 @@ def test_after_a_refresh_the_actor_is_that_of_the_changed_policy(kind, lora):
     for _ in range(2):
         actor.refresh(policy, 3)
         fresh.refresh(policy, 3)
-        assert torch.equal(law(actor.model), law(fresh.model))
+        assert torch.equal(distribution(actor.model), distribution(fresh.model))
 
 
 @pytest.mark.parametrize("lora", [False, True], ids=["whole", "lora"])
@@ -152,14 +154,14 @@ def test_after_a_refresh_the_actor_is_that_of_the_changed_policy(kind, lora):
 def test_a_stale_actor_is_exactly_lag_steps_old(lag, lora):
     policy = policy_of(lora)
     actor = opened("stale", policy, "--actor.lag", str(lag))
-    history = [law(policy)]
-    assert torch.equal(law(actor.model), history[0])
+    history = [distribution(policy)]
+    assert torch.equal(distribution(actor.model), history[0])
     for step in range(8):
         change(policy, 20 + step)
-        history.append(law(policy))
+        history.append(distribution(policy))
         actor.refresh(policy, step)
         wanted = history[max(0, step + 1 - lag)]  # sampling of step + 1
-        assert torch.equal(law(actor.model), wanted), step
+        assert torch.equal(distribution(actor.model), wanted), step
         assert not torch.equal(wanted, history[-1])
 
 
@@ -181,12 +183,12 @@ def test_a_stale_actor_resumes_with_the_same_past(saved_after, lora):
     for name, part in {"policy": resumed_policy, **resumed.parts()}.items():
         state_tensors.load_state_dict(part, kept[name])
     resumed.refresh(resumed_policy, saved_after - 1)
-    assert torch.equal(law(resumed.model), law(actor.model))
+    assert torch.equal(distribution(resumed.model), distribution(actor.model))
     for step in range(saved_after, saved_after + 5):
         for p, a in ((policy, actor), (resumed_policy, resumed)):
             change(p, 30 + step)
             a.refresh(p, step)
-        assert torch.equal(law(resumed.model), law(actor.model)), step
+        assert torch.equal(distribution(resumed.model), distribution(actor.model)), step
 
 
 @pytest.mark.parametrize(("bits", "levels", "group"), [(8, 256, 64), (4, 16, 32)])
@@ -216,7 +218,7 @@ def test_quantised_weights_lie_on_a_grid_of_2_to_the_bits_levels(bits, levels, g
 
 @pytest.mark.parametrize("kind", ["int8", "int4"])
 def test_a_quantised_actor_computes_with_its_grid_values(kind):
-    """A plain float model that holds the dequantised weights has the same law."""
+    """A plain float model that holds the dequantised weights has the same distribution."""
     policy = llama()
     actor = opened(kind, policy)
     by_hand = copy.deepcopy(policy)
@@ -227,19 +229,23 @@ def test_a_quantised_actor_computes_with_its_grid_values(kind):
             if isinstance(module, torch.nn.Linear):
                 module.weight.copy_(modules[name].weight.dequantize())
     assert not torch.equal(head.weight, policy.lm_head.weight)
-    torch.testing.assert_close(law(actor.model), law(by_hand), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        distribution(actor.model), distribution(by_hand), rtol=1e-4, atol=1e-4
+    )
 
 
 def test_fewer_bits_are_further_from_the_policy():
     policy = llama()
-    near, far = (kl(law(opened(k, policy).model), law(policy)) for k in ("int8", "int4"))
+    near, far = (
+        kl(distribution(opened(k, policy).model), distribution(policy)) for k in ("int8", "int4")
+    )
     assert 0 < near < far / 10
 
 
 def test_int4_takes_the_whole_row_where_32_does_not_divide_it():
     policy = loading.build(ModelConfig(layers=1, width=48), seed=0).eval()
     model = opened("int4", policy).model
-    assert 0 < kl(law(model), law(policy)) < 1
+    assert 0 < kl(distribution(model), distribution(policy)) < 1
 
 
 @pytest.mark.parametrize("lora", [False, True], ids=["whole", "lora"])
@@ -250,14 +256,16 @@ def test_early_exit_is_the_model_with_the_later_layers_gone(layers, lora):
     by_hand = loading.frozen_copy(policy)
     del by_hand.model.layers[layers:]
     by_hand.config.num_hidden_layers = layers
-    torch.testing.assert_close(law(actor.model), law(by_hand), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        distribution(actor.model), distribution(by_hand), rtol=1e-4, atol=1e-5
+    )
     own = {id(p) for p in policy.parameters()}
     assert all(id(p) in own for p in actor.model.parameters())  # nothing is copied
     assert len(loading.plain(policy).model.layers) == LAYERS  # and the policy is what it was
     assert loading.plain(policy).config.num_hidden_layers == LAYERS
-    before = law(policy)
-    law(actor.model)
-    assert torch.equal(law(policy), before)
+    before = distribution(policy)
+    distribution(actor.model)
+    assert torch.equal(distribution(policy), before)
 
 
 def test_early_exit_of_a_built_model_has_its_layer_types_cut_too():
@@ -265,7 +273,7 @@ def test_early_exit_of_a_built_model_has_its_layer_types_cut_too():
     actor = opened("early_exit", policy, "--actor.exit_layers", "1")
     assert actor.model.config.layer_types == ["full_attention"]
     assert len(DynamicCache(config=actor.model.config).layers) == 1
-    assert kl(law(actor.model), law(policy)) > 0.01
+    assert kl(distribution(actor.model), distribution(policy)) > 0.01
 
 
 def test_an_exit_that_is_not_early_is_refused():
@@ -307,14 +315,14 @@ def test_noise_comes_from_the_stream_of_the_step_that_it_samples():
     wanted = first + 0.1 * first.square().mean().sqrt() * normal
     torch.testing.assert_close(actor.model.model.embed_tokens.weight, wanted, rtol=1e-6, atol=1e-7)
     assert actor.model.lm_head.weight is actor.model.model.embed_tokens.weight  # tied: noise once
-    kept = law(actor.model)
+    kept = distribution(actor.model)
     actor.refresh(policy, 5)
-    assert not torch.equal(law(actor.model), kept)
+    assert not torch.equal(distribution(actor.model), kept)
     actor.refresh(policy, 4)
-    assert torch.equal(law(actor.model), kept)
+    assert torch.equal(distribution(actor.model), kept)
     other = opened("noisy", policy, "--run.seed", "1")
     other.refresh(policy, 4)
-    assert not torch.equal(law(other.model), kept)
+    assert not torch.equal(distribution(other.model), kept)
     assert randomness.stream(0, "noise", 5).random() == randomness.stream(0, "noise", 5).random()
 
 
@@ -327,13 +335,13 @@ def test_another_model_is_the_one_in_its_folder(trained, tmp_path):
     cfg = config.load([], [*paths, *kind])
     policy = roles.open_policy(cfg, tmp_path)
     actor = actors.open_actor(cfg, policy, tmp_path)
-    assert torch.equal(law(policy), law(llama(0)))
-    assert torch.equal(law(actor.model), law(llama(1)))
+    assert torch.equal(distribution(policy), distribution(llama(0)))
+    assert torch.equal(distribution(actor.model), distribution(llama(1)))
     assert actor.trained == trained
     assert list(actor.parts()) == (["actor"] if trained else [])
     assert any(p.requires_grad for p in actor.model.parameters()) == trained
     actor.refresh(policy, 0)
-    assert torch.equal(law(actor.model), law(llama(1)))
+    assert torch.equal(distribution(actor.model), distribution(llama(1)))
 
 
 def test_an_actor_with_other_token_ids_is_refused(tmp_path):
@@ -397,8 +405,10 @@ def test_early_exit_of_a_decoder_that_lies_deeper_is_early_too(lora):
     actor = opened("early_exit", policy, "--actor.exit_layers", "1")
     by_hand = loading.frozen_copy(policy)
     del by_hand.model.decoder.layers[1:]
-    torch.testing.assert_close(law(actor.model), law(by_hand), rtol=1e-4, atol=1e-5)
-    assert kl(law(actor.model), law(policy)) > 1e-4
+    torch.testing.assert_close(
+        distribution(actor.model), distribution(by_hand), rtol=1e-4, atol=1e-5
+    )
+    assert kl(distribution(actor.model), distribution(policy)) > 1e-4
     assert sampled(actor.model, IDS[:, :4], 3, seed=0)[2] == 1
     assert len(loading.plain(policy).model.decoder.layers) == LAYERS
 

@@ -59,7 +59,8 @@ def test_a_loaded_model_is_the_saved_one_in_the_dtype_asked_for(folder):
         assert torch.equal(weight, kept[name].bfloat16())
     buffers = dict(rounded.named_buffers())  # positions in bfloat16 would be wrong beyond 256
     assert all(b.dtype == torch.float32 for n, b in buffers.items() if "inv_freq" in n)
-    assert not exact.training  # dropout would make p_new another law than the one sampled from
+    # dropout would make p_new another distribution than the one sampled from
+    assert not exact.training
 
 
 def test_only_safetensors_are_read(folder, tmp_path):

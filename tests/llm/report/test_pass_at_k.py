@@ -24,10 +24,12 @@ def test_pass_at_k_is_unbiased():
     n, k, p = 6, 3, 0.3
     from math import comb
 
-    law = np.array([comb(n, c) * p**c * (1 - p) ** (n - c) for c in range(n + 1)])
+    distribution = np.array([comb(n, c) * p**c * (1 - p) ** (n - c) for c in range(n + 1)])
     counts = np.arange(n + 1)
-    assert law @ pass_at_k.pass_at_k(counts, n, k) == pytest.approx(1 - (1 - p) ** k, abs=1e-12)
-    assert law @ (1 - (1 - counts / n) ** k) < 1 - (1 - p) ** k - 0.02
+    assert distribution @ pass_at_k.pass_at_k(counts, n, k) == pytest.approx(
+        1 - (1 - p) ** k, abs=1e-12
+    )
+    assert distribution @ (1 - (1 - counts / n) ** k) < 1 - (1 - p) ** k - 0.02
 
 
 def test_pass_at_k_survives_numbers_whose_binomials_overflow():

@@ -114,7 +114,7 @@ def by_hand(trio, cfg, scene, weight):
     batch, (policy, actor, anchor) = scene[0], (copy.deepcopy(m).double() for m in trio)
     real, loss, own = batch.is_completion, cfg.loss, cfg.actor
 
-    def law(model, temperature=1.0):
+    def distribution(model, temperature=1.0):
         warm = cfg.rollout.temperature * temperature
         full = torch.log_softmax(logits(model, batch) / warm, -1)
         return full, full.gather(1, batch.token_ids[:, None])[:, 0]
@@ -124,15 +124,15 @@ def by_hand(trio, cfg, scene, weight):
         r = (new - old).exp()
         return -(w * torch.minimum(r * advantage, r.clamp(0.8, 1.2) * advantage)).mean()
 
-    (p, new), (_, act), n = law(policy), law(actor), int(real.sum())
+    (p, new), (_, act), n = distribution(policy), distribution(actor), int(real.sum())
     found = {"loss_policy": ppo(new, new.detach(), weight.double())}
     found["loss_actor_ppo"] = ppo(act, batch.logp_inf.double(), 1.0)
     t = own.distill.temperature
-    pair = [law(policy, t)[0].detach(), law(actor, t)[0]]
+    pair = [distribution(policy, t)[0].detach(), distribution(actor, t)[0]]
     pair = pair if own.distill.type == "forward" else pair[::-1]
     found["loss_distill"] = t**2 * kl(*pair) / n
     if loss.anchor_coef > 0:
-        found["loss_anchor"] = kl(p, law(anchor)[0].detach()) / n
+        found["loss_anchor"] = kl(p, distribution(anchor)[0].detach()) / n
     coefs = {"loss_anchor": loss.anchor_coef, "loss_distill": own.distill.coef}
     sum(coefs.get(k, 1.0) * x for k, x in found.items()).backward()
     found["entropy_policy"] = -(p.exp() * p).sum() / n

@@ -50,9 +50,9 @@ def core_faults():
     j = {name: getattr(jackpot, name) for name in jackpot.__all__}
     flat = lambda *a: j["accept_prob"](*a) ** 1.001  # noqa: E731
     return [
-        ("accept_prob", flat, "core-law"),
-        ("acceptance_rate", lambda p, q, lam: j["acceptance_rate"](p, q, 1.0), "core-law"),
-        ("post_rejection", lambda p, q, lam: q, "core-law"),
+        ("accept_prob", flat, "core-distribution"),
+        ("acceptance_rate", lambda p, q, lam: j["acceptance_rate"](p, q, 1.0), "core-distribution"),
+        ("post_rejection", lambda p, q, lam: q, "core-distribution"),
         ("post_rejection", lambda p, q, lam: q, "core-families"),
         ("lam_for_budget", lambda *a: j["lam_for_budget"](*a) * (1 + 1e-9), "core-lam"),
         ("lam_for_budget", lambda p, q, b: 1.0, "core-lam"),
@@ -106,7 +106,7 @@ def test_a_wrong_threshold_is_not_optimal(monkeypatch):
     assert finding("E1-joint").verdict == registry.FAILS
 
 
-def law_faults():
+def distribution_faults():
     """(module, function, what to put in its place, the claim that must notice).
 
     Each breaks one comparison of two divergences and leaves the claim's other checks true.
@@ -120,7 +120,7 @@ def law_faults():
     ]
 
 
-@pytest.mark.parametrize(("module", "name", "wrong", "id"), law_faults())
+@pytest.mark.parametrize(("module", "name", "wrong", "id"), distribution_faults())
 def test_a_wrong_law_is_noticed(monkeypatch, module, name, wrong, id):
     monkeypatch.setattr(module, name, wrong)
     assert finding(id).verdict == registry.FAILS
@@ -169,8 +169,8 @@ def test_check_exits_1_when_a_declared_verdict_is_wrong(
 
 def test_check_exits_1_when_the_core_is_wrong(monkeypatch, capsys):
     monkeypatch.setattr(jackpot, "acceptance_rate", lambda p, q, lam: np.exp(q).sum(-1))
-    code, out = run_subset(monkeypatch, capsys, ("core-law",))
-    assert code == 1 and "core-law: declared 'holds', found 'fails'" in out
+    code, out = run_subset(monkeypatch, capsys, ("core-distribution",))
+    assert code == 1 and "core-distribution: declared 'holds', found 'fails'" in out
 
 
 def test_check_writes_the_ledger_as_json(monkeypatch, capsys, tmp_path):

@@ -41,7 +41,7 @@ def test_a_solver_that_stops_early_is_noticed(monkeypatch, divergence):
 
 
 def test_rejecting_the_wrong_end_is_not_optimal(monkeypatch):
-    """A law in C_b that is not OBRS's fails all three exact certificates."""
+    """A distribution in C_b that is not OBRS's fails all three exact certificates."""
     true = exact.post_rejection
 
     def crooked(p, q, lam):

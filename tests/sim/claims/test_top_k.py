@@ -28,7 +28,8 @@ def test_kappa_inflates_the_state_without_a_tail():
 
 def test_two_proposals_with_the_same_stored_data_have_two_z_approx():
     """Stored: q(token 1) = 1/2. p = (.1, .1, .1, .7), lam 1, k 1: V_k = {1, 4}. With q(4) = 0,
-    Z_approx = .1; with q(4) = 1/4 it is .1 + .25. Both q are laws with the same top token."""
+    Z_approx = .1; with q(4) = 1/4 it is .1 + .25. Both q are distributions with the same top
+    token."""
     e = example("D2-union")
     for q, z in ((e["q"], F(1, 10)), (e["other_q"], F(7, 20))):
         assert sum(q) == 1 and q[0] == F(1, 2) and max(q[1:]) < F(1, 2)

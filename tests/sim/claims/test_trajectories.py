@@ -4,7 +4,7 @@ import math
 from fractions import Fraction as F
 
 import pytest
-from claim_cases import examined, laws
+from claim_cases import distributions, examined
 
 from sim.oracle import exact, intervals
 
@@ -12,7 +12,7 @@ from sim.oracle import exact, intervals
 def test_resampling_can_raise_the_tv_of_trajectories():
     """lam = 1/2 rejects only a first token: q1 = (9/20, 11/20) becomes (9/19, 10/19). Twice the TV:
     before .03 + .33 + .015 + .315 = .69, after 132/190 = .6947."""
-    target, before, after = laws("E4-resample-tv")
+    target, before, after = distributions("E4-resample-tv")
     assert target == (F(3, 8), F(3, 8), F(1, 8), F(1, 8))
     assert before == (F(81, 200), F(9, 200), F(11, 100), F(11, 25))
     assert after == (F(81, 190), F(9, 190), F(2, 19), F(8, 19))
@@ -22,7 +22,7 @@ def test_resampling_can_raise_the_tv_of_trajectories():
 def test_resampling_can_raise_chi2_of_trajectories():
     """1 + chi2 = sum p1^2 / q1 (1 + chi2_x), where 1 + chi2_A = (1/4) / (99/100) + 25 = 2500/99 and
     chi2_B = 0; q1(A) falls from 1/4 to (1/5) / (19/20) = 4/19."""
-    target, before, after = laws("E4-resample-chi2")
+    target, before, after = distributions("E4-resample-chi2")
     first = F(2500, 99)
     assert 1 + exact.chi2_p_q(target, before) == first / 25 + F(81, 75)
     assert 1 + exact.chi2_p_q(target, after) == first * F(19, 400) + F(81, 100) * F(19, 15)
@@ -32,7 +32,7 @@ def test_resampling_can_raise_chi2_of_trajectories():
 def test_resampling_can_raise_the_reverse_kl_of_trajectories():
     """lam = 5/2: q1 = (.1, .9) becomes (5/19, 14/19), and after A q = (.01, .99) becomes (.2, .8)
     against p = (.9, .1); after B nothing differs."""
-    target, before, after = laws("E4-resample-reverse")
+    target, before, after = distributions("E4-resample-reverse")
     assert after == (F(1, 19), F(4, 19), F(7, 19), F(7, 19))
     kl_a = 0.01 * math.log(1 / 90) + 0.99 * math.log(9.9)
     early = 0.1 * math.log(1 / 3) + 0.9 * math.log(9 / 7) + 0.1 * kl_a
@@ -47,7 +47,7 @@ def test_resampling_can_raise_the_reverse_kl_of_trajectories():
 def test_resampling_can_raise_hellinger_and_js():
     """q1 = (3/4, 1/4) becomes (2/3, 1/3). Affinity: sqrt(1/2) (sqrt(q1 A) + sqrt(q1 B) / 10), since
     after B only p = 1/100 is reached: from .6477 down to .6182."""
-    target, before, after = laws("E4-resample-hellinger")
+    target, before, after = distributions("E4-resample-hellinger")
     assert after == (F(1, 3), F(1, 3), F(1, 3), F(0))
     affinity = [math.sqrt(0.5) * (math.sqrt(a) + math.sqrt(1 - a) / 10) for a in (3 / 4, 2 / 3)]
     found = [1 - float(intervals.hellinger2(target, x).mid) for x in (before, after)]

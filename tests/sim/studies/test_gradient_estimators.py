@@ -23,9 +23,9 @@ from rational_world import (
     P,
     Q,
     V,
-    _laws,
+    _distributions,
+    distribution_of_states,
     jp,
-    law_of_states,
     prob,
     some_world,
     world_of,
@@ -43,7 +43,7 @@ from sim.studies.gradient_estimators import (
 from sim.worlds.trees import World, gradient, make_tree
 
 RTOL = 1e-11
-P_DEAD = _laws((0, 3, 2), (1, 6, 3), (4, 4, 1), (2, 1, 7))  # the root never plays token 0
+P_DEAD = _distributions((0, 3, 2), (1, 6, 3), (4, 4, 1), (2, 1, 7))  # the root never plays token 0
 
 
 def acceptance(p, q, lam) -> F:
@@ -58,7 +58,7 @@ def tokens_of(path, est: Estimator, p, ref, q):
     )
     lam = F(est.lam)
     to = p if est.target == "new" else ref
-    mean_z = sum(d * acceptance(to[s], q[s], lam) for s, d in law_of_states(q).items())
+    mean_z = sum(d * acceptance(to[s], q[s], lam) for s, d in distribution_of_states(q).items())
     for t in range(H):
         s, x = path[:t], path[t]
         ratio, r_theta = to[s][x] / q[s][x], F(1) if p[s][x] == 0 else p[s][x] / ref[s][x]
@@ -294,7 +294,7 @@ def test_c2_below_lam_z_the_cap_leaves_pure_rejection():
 @pytest.mark.parametrize("lam", [F(1, 2), F(1), F(2)])
 def test_c3_the_four_limits(lam):
     """C3: Z in the weight and the denominator decide between E[Z mu], its share, mu, mu / Z."""
-    d, base = law_of_states(Q), sum(prob(path, Q) * REWARD.get(path, 0) for path in PATHS)
+    d, base = distribution_of_states(Q), sum(prob(path, Q) * REWARD.get(path, 0) for path in PATHS)
     z = {s: acceptance(P[s], Q[s], lam) for s in P}
     mean_z = sum(d[s] * z[s] for s in P)
     future = {(s, x): _future(s, x) - base for s in P for x in range(V)}
@@ -327,9 +327,10 @@ def _score_mean(p: list[F], f: list[F], y: int) -> F:
 
 
 def test_c3_accepted_pairs_need_the_batch_z_in_their_weight():
-    """C3: d p / (law of accepted pairs) = Zbar max(lam, r): the batch's Z, in every state."""
+    """C3: d p / (distribution of accepted pairs) = Zbar max(lam, r): the batch's Z, in every
+    state."""
     world, lam = world_of(), 1.5
-    d = {s: float(x) for s, x in law_of_states(Q).items()}
+    d = {s: float(x) for s, x in distribution_of_states(Q).items()}
     z = jackpot.acceptance_rate(world.log_p, world.log_q, lam)
     mean_z = sum(d[s] * z[i] for i, s in enumerate(P))
     after = np.exp(jackpot.post_rejection(world.log_p, world.log_q, lam))
@@ -345,7 +346,11 @@ ONE_TOKEN = ((0.7, 0.3), (0.4, 0.6), 1.2)  # p, q, lam
 
 def _one_token_moments(mask: str):
     p, q, lam = ONE_TOKEN
-    world = World(make_tree(2, 1), *(np.log([law]) for law in (p, p, q)), np.array([1.0, 0.0]))
+    world = World(
+        make_tree(2, 1),
+        *(np.log([distribution]) for distribution in (p, p, q)),
+        np.array([1.0, 0.0]),
+    )
     return moments(world, jp(mask, lam=lam, per="accepted"))
 
 
@@ -540,8 +545,8 @@ def test_c6_a_state_counts_as_the_product_of_min_q_p_over_lam(lam):
             assert found[list(P).index(s)] == pytest.approx([float(w) for w in wanted], rel=RTOL)
 
 
-def prob_of(s, laws) -> F:
-    return math.prod((laws[s[:t]][s[t]] for t in range(len(s))), start=F(1))
+def prob_of(s, distributions) -> F:
+    return math.prod((distributions[s[:t]][s[t]] for t in range(len(s))), start=F(1))
 
 
 def test_c6_states_the_policy_never_reaches_train_nothing():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from rational_world import H, P, Q, V, jp, law_of_states, world_of
+from rational_world import H, P, Q, V, distribution_of_states, jp, world_of
 
 from sim.studies import token_cost_studies
 from sim.studies.gradient_estimators import Estimator, moments
@@ -13,7 +13,7 @@ from sim.worlds.trees import make_tree, random_world
 
 def test_populations_hold_the_actors_tokens():
     """Masses by plain enumeration; the tokens of the paths carry importance's second moment."""
-    world, d = world_of(), law_of_states(Q)
+    world, d = world_of(), distribution_of_states(Q)
     mass, ratio = token_cost_studies.token_population(world)
     pairs = [(s, x) for s in Q for x in range(V)]
     np.testing.assert_allclose(mass, [float(d[s] * Q[s][x]) for s, x in pairs], rtol=1e-12)

@@ -1,4 +1,4 @@
-"""Families of pairs of laws."""
+"""Families of pairs of distributions."""
 
 import math
 from fractions import Fraction as F

@@ -16,11 +16,12 @@ def test_true_gradient_is_the_derivative_of_the_expected_reward():
     world, step = world_of(), 1e-6
 
     def reward_with(s, x, change) -> float:
-        laws = {k: [float(v) for v in law] for k, law in P.items()}
-        laws[s][x] *= math.exp(change)
-        laws[s] = [v / sum(laws[s]) for v in laws[s]]
+        distributions = {k: [float(v) for v in distribution] for k, distribution in P.items()}
+        distributions[s][x] *= math.exp(change)
+        distributions[s] = [v / sum(distributions[s]) for v in distributions[s]]
         return sum(
-            r * math.prod(laws[path[:t]][path[t]] for t in range(H)) for path, r in REWARD.items()
+            r * math.prod(distributions[path[:t]][path[t]] for t in range(H))
+            for path, r in REWARD.items()
         )
 
     slope = [
