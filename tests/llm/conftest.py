@@ -11,8 +11,8 @@ from tiny_context import PROBLEMS, random_pair, samples
 
 
 @pytest.fixture(scope="session")
-def warm(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("warm")
+def pretrained(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("pretrained")
 
 
 @pytest.fixture(scope="module")

@@ -332,21 +332,21 @@ FAULTS: dict[str, tuple[Plant, int, str, str]] = {
 
 
 @pytest.fixture(scope="module")
-def warm(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("warm")
+def pretrained(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("pretrained")
 
 
 @pytest.fixture(scope="module")
-def whole(warm, tmp_path_factory) -> Path:
+def whole(pretrained, tmp_path_factory) -> Path:
     """The uninterrupted run."""
     folder = tmp_path_factory.mktemp("whole") / "run"
-    assert trained(folder, warm) == 0
+    assert trained(folder, pretrained) == 0
     return folder
 
 
-def trained(folder: Path, warm: Path, *more: str) -> int:
+def trained(folder: Path, pretrained: Path, *more: str) -> int:
     """The exit code; -9 if it was `Killed`, as a process that leaves its lock to the kernel."""
-    place = ("--run.folder", str(folder), "--pretrain.folder", str(warm))
+    place = ("--run.folder", str(folder), "--pretrain.folder", str(pretrained))
     try:
         return main(["train", *FLAGS, *place, *more])
     except Killed:
@@ -379,10 +379,12 @@ def check_equal(folder: Path, whole: Path) -> None:
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_fault_ends_a_run_in_one_line_and_loses_nothing(name, whole, warm, tmp_path, capsys):
+def test_a_fault_ends_a_run_in_one_line_and_loses_nothing(
+    name, whole, pretrained, tmp_path, capsys
+):
     plant, code, said, then = FAULTS[name]
     folder = tmp_path / "run"
-    own = tmp_path / "warm" if "pretraining" in name else warm
+    own = tmp_path / "pretrained" if "pretraining" in name else pretrained
     start = time.monotonic()
     with pytest.MonkeyPatch.context() as patch:
         plant(patch, folder)
@@ -429,9 +431,11 @@ STREAMS = {
 
 
 @pytest.mark.parametrize("name", STREAMS)
-def test_output_that_nobody_reads_ends_no_run(name, whole, warm, tmp_path, monkeypatch, capsys):
+def test_output_that_nobody_reads_ends_no_run(
+    name, whole, pretrained, tmp_path, monkeypatch, capsys
+):
     which, opened, code = STREAMS[name]
-    place = ["--run.folder", str(tmp_path / "run"), "--pretrain.folder", str(warm)]
+    place = ["--run.folder", str(tmp_path / "run"), "--pretrain.folder", str(pretrained)]
     monkeypatch.setattr(sys, "argv", ["llm", "train", *FLAGS, *place])
     for stream in ("stdout", "stderr"):
         monkeypatch.setattr(sys, stream, getattr(sys, stream))
@@ -467,19 +471,19 @@ ENGINES = {  # what a shell does in place of the process that samples; seconds o
 
 @pytest.mark.parametrize("name", ENGINES)
 def test_an_engine_that_fails_four_times_ends_a_run_that_can_be_started_otherwise(
-    name, whole, warm, tmp_path, monkeypatch, capsys
+    name, whole, pretrained, tmp_path, monkeypatch, capsys
 ):
     """It is tried before the first step, so nothing is claimed and hf may take over."""
     script, seconds, said = ENGINES[name]
     with monkeypatch.context() as patch:
         patch.setattr(ProcessEngine, "_command", lambda self: ["sh", "-c", script])
         more = ("--rollout.engine.type", "process", "--rollout.engine.timeout", str(seconds))
-        assert trained(tmp_path, warm, *more) == 2
+        assert trained(tmp_path, pretrained, *more) == 2
     err = capsys.readouterr().err
     check_one_line(err, "failed 4 times in a row")
     assert said in err and err.count("started again") == 3
     assert not run_folder.holds_run(tmp_path)
-    assert trained(tmp_path, warm) == 0
+    assert trained(tmp_path, pretrained) == 0
     check_equal(tmp_path, whole)
 
 
@@ -514,32 +518,32 @@ WORKERS = {  # what the worker of a reward function does, and in which words tha
 
 
 @pytest.fixture(scope="module")
-def rewarded(warm, tmp_path_factory) -> tuple[Path, tuple[str, ...]]:
+def rewarded(pretrained, tmp_path_factory) -> tuple[Path, tuple[str, ...]]:
     """Of a run with a reward function: the folder of the uninterrupted one, beside which the
     function looks for its order; and the flags."""
     home = tmp_path_factory.mktemp("rewarded")
     (home / "own.py").write_text(FUNCTION.format(order=str(home / "order")))
     flags = "--reward.seconds 1 --reward.on_error stop --reward.workers 1 --reward.function".split()
     flags.append(f"{home}/own.py:f")
-    assert trained(home / "run", warm, *flags) == 0
+    assert trained(home / "run", pretrained, *flags) == 0
     return home / "run", tuple(flags)
 
 
 @pytest.mark.parametrize("fault", WORKERS)
 def test_a_reward_worker_that_fails_stops_the_run_if_asked_and_it_goes_on_exactly(
-    fault, rewarded, warm, tmp_path, capsys
+    fault, rewarded, pretrained, tmp_path, capsys
 ):
     whole, flags = rewarded
     order = whole.parent / "order"
     order.write_text(f"{fault},{tmp_path / 'run'}")
     try:
-        assert trained(tmp_path / "run", warm, *flags) == 2
+        assert trained(tmp_path / "run", pretrained, *flags) == 2
     finally:
         order.unlink()
     check_one_line(capsys.readouterr().err, WORKERS[fault])
     check_readable(tmp_path / "run")
     assert checkpoint.latest(tmp_path / "run/checkpoints").name == "step_00000002"
-    assert trained(tmp_path / "run", warm, *flags) == 0
+    assert trained(tmp_path / "run", pretrained, *flags) == 0
     check_equal(tmp_path / "run", whole)
 
 
@@ -574,7 +578,7 @@ HOLD = "import fcntl,sys,time\nf=open(sys.argv[1],'a+')\nfcntl.lockf(f,2)\nprint
 
 
 def test_a_second_run_in_the_same_folder_is_refused_and_disturbs_nothing(
-    whole, warm, tmp_path, capsys
+    whole, pretrained, tmp_path, capsys
 ):
     folder = tmp_path / "run"
     shutil.copytree(whole, folder)
@@ -582,7 +586,7 @@ def test_a_second_run_in_the_same_folder_is_refused_and_disturbs_nothing(
     other = subprocess.Popen(words, stdout=subprocess.PIPE)
     try:
         assert other.stdout is not None and other.stdout.readline()
-        assert trained(folder, warm, "--run.steps", "6") == 2
+        assert trained(folder, pretrained, "--run.steps", "6") == 2
         check_one_line(capsys.readouterr().err, "in use by process")
     finally:
         other.kill()
@@ -590,7 +594,7 @@ def test_a_second_run_in_the_same_folder_is_refused_and_disturbs_nothing(
     check_equal(folder, whole)
 
 
-def _killed_in_a_rename(folder: Path, warm: Path) -> None:
+def _killed_in_a_rename(folder: Path, pretrained: Path) -> None:
     original = os.replace
 
     def replaced(a: Any, b: Any) -> None:
@@ -600,17 +604,17 @@ def _killed_in_a_rename(folder: Path, warm: Path) -> None:
 
     os.replace = replaced  # type: ignore[assignment]
     torch.set_num_threads(1)
-    trained(folder, warm)
+    trained(folder, pretrained)
 
 
-def test_a_real_kill_between_manifest_and_rename_loses_nothing(whole, warm, tmp_path, capsys):
+def test_a_real_kill_between_manifest_and_rename_loses_nothing(whole, pretrained, tmp_path, capsys):
     folder = tmp_path / "run"
-    process = llm_process.called(functools.partial(_killed_in_a_rename, folder, warm))
+    process = llm_process.called(functools.partial(_killed_in_a_rename, folder, pretrained))
     process.join(100)
     assert process.exitcode == -9
     assert [p.name[:6] for p in (folder / "checkpoints").glob(".*")] == [".draft"]
     check_readable(folder)
-    assert trained(folder, warm) == 0
+    assert trained(folder, pretrained) == 0
     check_equal(folder, whole)
 
 

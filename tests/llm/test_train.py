@@ -62,7 +62,9 @@ def train_in(cfg: config.Config) -> None:
     run_folder.release(folder)
 
 
-def test_rewards_may_be_a_python_functions_and_another_function_is_another_run(tmp_path, warm):
+def test_rewards_may_be_a_python_functions_and_another_function_is_another_run(
+    tmp_path, pretrained
+):
     """Rewards outside [0, 1] train, are evaluated, written and resumed; each completion once."""
     seen: list[tuple] = []
 
@@ -74,7 +76,7 @@ def test_rewards_may_be_a_python_functions_and_another_function_is_another_run(t
         return 1.0
 
     sizes = ("--run.steps", "2", "--run.eval-every", "2", "--run.eval-prompts", "4")
-    cfg = settings(tmp_path / "run", warm, *sizes)
+    cfg = settings(tmp_path / "run", pretrained, *sizes)
     summary = llm.train(cfg, reward=short)
     found = rows(tmp_path / "run")
     assert len(seen) == 2 * 16 + 2 * 2 * 4, "two steps; two evaluations of policy and actor"
@@ -84,7 +86,7 @@ def test_rewards_may_be_a_python_functions_and_another_function_is_another_run(t
     there = config.load([str(tmp_path / "run" / "config.toml")], [])
     assert there.reward.function.startswith("python:") and there.reward.function.endswith("short")
     assert llm.train(cfg, reward=short) == summary, "a complete run is not run again"
-    longer = settings(tmp_path / "run", warm, *sizes, "--run.steps", "3")
+    longer = settings(tmp_path / "run", pretrained, *sizes, "--run.steps", "3")
     with pytest.raises(ConfigError, match=r"other settings: reward.function"):
         llm.train(longer, reward=other)
 
@@ -103,11 +105,11 @@ def opened(cfg: config.Config, folder: Path) -> tuple:
     return found.policy, found.actor.model
 
 
-def test_policy_and_actor_train_jointly_and_the_actor_nears_the_policy(tmp_path, warm):
+def test_policy_and_actor_train_jointly_and_the_actor_nears_the_policy(tmp_path, pretrained):
     """Both change; the distillation loss falls; every metric is finite and rows are complete."""
-    cfg = settings(tmp_path, warm, "--run.steps", "40", "--actor.lr", "3e-3")
+    cfg = settings(tmp_path, pretrained, "--run.steps", "40", "--actor.lr", "3e-3")
     before = [{k: v.clone() for k, v in m.state_dict().items()} for m in opened(cfg, tmp_path)]
-    start(tmp_path, warm, "--run.steps", "40", "--actor.lr", "3e-3")
+    start(tmp_path, pretrained, "--run.steps", "40", "--actor.lr", "3e-3")
     kept = latest(tmp_path / "checkpoints")
     for name, old in zip(("policy", "actor"), before, strict=True):
         new = load_file(kept / f"{name}.safetensors")
@@ -123,11 +125,11 @@ def test_policy_and_actor_train_jointly_and_the_actor_nears_the_policy(tmp_path,
         assert 0 < r["accept_rate"] <= 1 and 0 < r["ess_applied"] <= 1 and r["grad_norm_actor"] > 0
 
 
-def test_a_run_killed_by_sigkill_and_resumed_repeats_the_uninterrupted_one(tmp_path, warm):
+def test_a_run_killed_by_sigkill_and_resumed_repeats_the_uninterrupted_one(tmp_path, pretrained):
     """Same rows, none doubled or missing, and bit-equal weights and optimiser state at the end."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    flags = [*TINY, "--run.folder", str(killed), "--pretrain.folder", str(warm)]
-    start(whole, warm)
+    flags = [*TINY, "--run.folder", str(killed), "--pretrain.folder", str(pretrained)]
+    start(whole, pretrained)
     for wanted_rows in (2, 5, 10):  # after step 1, 4 and 9: none of them at a checkpoint
         process = llm_process.started("train", *flags)
         file = killed / "metrics.jsonl"
@@ -142,7 +144,7 @@ def test_a_run_killed_by_sigkill_and_resumed_repeats_the_uninterrupted_one(tmp_p
         assert file.read_bytes().count(b"\n") >= wanted_rows
     with (killed / "metrics.jsonl").open("a") as f:
         f.write('{"step": 99, "half a ro')  # what a kill in the middle of a write leaves
-    start(killed, warm)
+    start(killed, pretrained)
     assert rows(killed) == rows(whole)
     assert [r["step"] for r in rows(killed)] == list(range(13))
     a, b = weights(whole), weights(killed)
@@ -150,9 +152,9 @@ def test_a_run_killed_by_sigkill_and_resumed_repeats_the_uninterrupted_one(tmp_p
     assert len(json.loads((killed / "provenance.json").read_text())) == 4
 
 
-def test_a_resume_at_every_step_repeats_the_uninterrupted_run(tmp_path, warm, monkeypatch):
+def test_a_resume_at_every_step_repeats_the_uninterrupted_run(tmp_path, pretrained, monkeypatch):
     """The same in-process: stopped by an error after each step in turn, then resumed."""
-    start(tmp_path / "whole", warm, "--run.steps", "5", "--run.checkpoint-every", "2")
+    start(tmp_path / "whole", pretrained, "--run.steps", "5", "--run.checkpoint-every", "2")
     write = MetricsFile.write
     for stop_at in range(5):
 
@@ -163,20 +165,20 @@ def test_a_resume_at_every_step_repeats_the_uninterrupted_run(tmp_path, warm, mo
 
         monkeypatch.setattr(MetricsFile, "write", stopping)
         with pytest.raises(KeyboardInterrupt):
-            start(tmp_path / "cut", warm, "--run.steps", "5", "--run.checkpoint-every", "2")
+            start(tmp_path / "cut", pretrained, "--run.steps", "5", "--run.checkpoint-every", "2")
     monkeypatch.setattr(MetricsFile, "write", write)
-    start(tmp_path / "cut", warm, "--run.steps", "5", "--run.checkpoint-every", "2")
+    start(tmp_path / "cut", pretrained, "--run.steps", "5", "--run.checkpoint-every", "2")
     assert rows(tmp_path / "cut") == rows(tmp_path / "whole")
 
 
-def test_a_finished_run_that_goes_on_equals_a_longer_one(tmp_path, warm, capsys):
+def test_a_finished_run_that_goes_on_equals_a_longer_one(tmp_path, pretrained, capsys):
     """Rows, samples, weights and optimiser; the row of its former end gives way to a step."""
     often = ("--run.eval-every", "2", "--run.checkpoint-every", "5")
-    start(tmp_path / "whole", warm, "--run.steps", "5", *often)
-    start(tmp_path / "more", warm, "--run.steps", "3", *often)
+    start(tmp_path / "whole", pretrained, "--run.steps", "5", *often)
+    start(tmp_path / "more", pretrained, "--run.steps", "3", *often)
     assert [r["step"] for r in rows(tmp_path / "more")] == [0, 1, 2, 3]
     capsys.readouterr()
-    summary = start(tmp_path / "more", warm, "--run.steps", "5", *often)
+    summary = start(tmp_path / "more", pretrained, "--run.steps", "5", *often)
     assert "more: goes on after 3 steps with other settings: run.steps (3 there, 5 now)" in (
         capsys.readouterr().err
     )
@@ -191,10 +193,10 @@ def test_a_finished_run_that_goes_on_equals_a_longer_one(tmp_path, warm, capsys)
 
 
 def test_a_start_that_fails_after_opening_leaves_a_finished_run_as_it_was(
-    tmp_path, warm, monkeypatch
+    tmp_path, pretrained, monkeypatch
 ):
     """A longer run whose self-test fails has taken nothing from the shorter one."""
-    start(tmp_path, warm, "--run.steps", "1")
+    start(tmp_path, pretrained, "--run.steps", "1")
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.suffix in (".toml", ".jsonl")}
 
     def fails(ctx):
@@ -202,7 +204,7 @@ def test_a_start_that_fails_after_opening_leaves_a_finished_run_as_it_was(
 
     monkeypatch.setattr(train, "self_test", fails)
     with pytest.raises(config.ConfigError, match="no"):
-        start(tmp_path, warm, "--run.steps", "2")
+        start(tmp_path, pretrained, "--run.steps", "2")
     assert {name: (tmp_path / name).read_bytes() for name in before} == before
     assert (tmp_path / "summary.json").exists()
 
@@ -219,7 +221,7 @@ def test_a_start_that_fails_after_opening_leaves_a_finished_run_as_it_was(
     ],
 )
 def test_passes_over_a_batch_are_one_of_each_model_and_one_for_p_ref(
-    tmp_path, warm, monkeypatch, updates, micro, target, head, passes
+    tmp_path, pretrained, monkeypatch, updates, micro, target, head, passes
 ):
     """Sec. 4.4.3: no extra log-prob evaluations; more only as DEVIATIONS 12 says. Sequences that go
     through a model without a cache, that is not for sampling, over those of the batch."""
@@ -233,7 +235,7 @@ def test_passes_over_a_batch_are_one_of_each_model_and_one_for_p_ref(
 
     def from_here(*args):
         found = opened(*args)
-        sequences.clear()  # before training: the warm-up, and a look at the heads
+        sequences.clear()  # before training: the pretraining, and a look at the heads
         return found
 
     opened = run.open_learner
@@ -248,13 +250,13 @@ def test_passes_over_a_batch_are_one_of_each_model_and_one_for_p_ref(
     monkeypatch.setattr(train, "self_test", lambda *a: None)  # once a run
     extra = ["--run.steps", "3", "--loss.updates-per-rollout", str(updates), "--optim.head", head]
     extra += ["--optim.microbatch.sequences", str(micro), "--correction.target.type", target]
-    start(tmp_path, warm, *extra)
+    start(tmp_path, pretrained, *extra)
     assert sum(sequences) == 3 * 16 * passes
 
 
 @pytest.mark.parametrize("kind", ["none", "tis"])
 def test_p_ref_is_each_model_before_the_updates_at_every_update_of_a_step(
-    tmp_path, warm, monkeypatch, kind
+    tmp_path, pretrained, monkeypatch, kind
 ):
     """PPO's anchor: each of four updates gets the starting models' log-probs of its own tokens."""
     original, before, moved, anchors = train.update, {}, [], []
@@ -294,7 +296,7 @@ def test_p_ref_is_each_model_before_the_updates_at_every_update_of_a_step(
     for module in (rollout_phase, evaluation):
         monkeypatch.setattr(module, "rewards", lambda b, s: torch.arange(len(b.answers)) % 2.0)
     extra = ("--loss.updates-per-rollout", "4", "--optim.policy-lr", "0.01", "--run.steps", "2")
-    start(tmp_path, warm, *extra, "--actor.correction.type", kind)
+    start(tmp_path, pretrained, *extra, "--actor.correction.type", kind)
     assert len(moved) == 8 and moved[0] == 0.0 and max(moved) > 0.01
 
 
@@ -308,7 +310,7 @@ def test_p_ref_is_each_model_before_the_updates_at_every_update_of_a_step(
     ],
 )
 def test_a_non_finite_value_stops_the_run_naming_step_tensor_and_checkpoint(
-    tmp_path, warm, monkeypatch, name, wording
+    tmp_path, pretrained, monkeypatch, name, wording
 ):
     """Nothing non-finite reaches the weights: those of the last checkpoint stay finite."""
     seen: list[int] = []
@@ -359,26 +361,26 @@ def test_a_non_finite_value_stops_the_run_naming_step_tensor_and_checkpoint(
 
         monkeypatch.setattr(passes, "forward_all", poisoned)
     with pytest.raises(Diverged, match=rf"step 4: ({wording}).*step_00000003"):
-        start(tmp_path, warm)
+        start(tmp_path, pretrained)
     assert all(bool(torch.isfinite(v).all()) for v in weights(tmp_path).values())
     found = rows(tmp_path)
     assert [r["step"] for r in found] == [0, 1, 2, 3, 4]
     assert [r["alarms"] for r in found] == [[], [], [], [], ["non_finite"]]
 
 
-def test_a_warm_up_is_reused_and_other_settings_get_one_of_their_own(tmp_path, warm):
-    cfg = settings(tmp_path, warm)
+def test_a_pretraining_is_reused_and_other_settings_get_one_of_their_own(tmp_path, pretrained):
+    cfg = settings(tmp_path, pretrained)
     a, b = (opened(cfg, tmp_path)[0].state_dict() for _ in range(2))
     assert all(torch.equal(a[k], b[k]) for k in a)
-    other = settings(tmp_path, warm, "--pretrain.policy-error", "0.3")
+    other = settings(tmp_path, pretrained, "--pretrain.policy-error", "0.3")
     c = opened(other, tmp_path)[0].state_dict()
     assert not all(torch.equal(a[k], c[k]) for k in a)
     d = opened(cfg, tmp_path)[0].state_dict()
     assert all(torch.equal(a[k], d[k]) for k in a)
 
 
-def test_a_pretrained_folder_can_be_policy_and_actor(tmp_path, warm):
-    cfg = settings(tmp_path / "first", warm)
+def test_a_pretrained_folder_can_be_policy_and_actor(tmp_path, pretrained):
+    cfg = settings(tmp_path / "first", pretrained)
     opened(cfg, tmp_path)
     kept = {
         role: pretraining.kept_in(cfg, role, tmp_path) / "model" for role in ("policy", "actor")
@@ -390,7 +392,7 @@ def test_a_pretrained_folder_can_be_policy_and_actor(tmp_path, warm):
     assert [r["step"] for r in rows(tmp_path / "r")] == [0, 1]
 
 
-def test_nan_in_the_sampling_model_stops_the_run_by_name(tmp_path, warm, monkeypatch):
+def test_nan_in_the_sampling_model_stops_the_run_by_name(tmp_path, pretrained, monkeypatch):
     """The actor's log-probabilities are checked before anything is sampled from them."""
     build = train.open_context
 
@@ -402,10 +404,10 @@ def test_nan_in_the_sampling_model_stops_the_run_by_name(tmp_path, warm, monkeyp
 
     monkeypatch.setattr(train, "open_context", broken)
     with pytest.raises(Diverged, match="step 0: log-probability of the sampling model"):
-        start(tmp_path, warm)
+        start(tmp_path, pretrained)
 
 
-def test_a_model_that_an_update_broke_is_never_made_a_checkpoint(tmp_path, warm):
+def test_a_model_that_an_update_broke_is_never_made_a_checkpoint(tmp_path, pretrained):
     """Finite parameters, useless model: the last good checkpoint is the one before it."""
     extra = ("--run.checkpoint-every", "1", "--run.steps", "6")
     broke = torch.optim.AdamW.step
@@ -420,18 +422,18 @@ def test_a_model_that_an_update_broke_is_never_made_a_checkpoint(tmp_path, warm)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.optim.AdamW, "step", step)
         with pytest.raises(Diverged, match=r"policy after the update.*step_00000002"):
-            start(tmp_path, warm, *extra)
+            start(tmp_path, pretrained, *extra)
     assert latest(tmp_path / "checkpoints").name == "step_00000002"
 
 
-def test_metrics_shorter_than_the_checkpoint_counts_are_an_error_at_once(tmp_path, warm):
-    start(tmp_path, warm)
+def test_metrics_shorter_than_the_checkpoint_counts_are_an_error_at_once(tmp_path, pretrained):
+    start(tmp_path, pretrained)
     (tmp_path / "metrics.jsonl").write_text("")
     with pytest.raises(ValueError, match=r"holds 0 bytes, fewer than the \d+"):
-        start(tmp_path, warm)
+        start(tmp_path, pretrained)
 
 
-def test_on_policy_runs_need_no_actor(tmp_path, warm):
+def test_on_policy_runs_need_no_actor(tmp_path, pretrained):
     """actor.type = self: no actor is built, pretrained or saved."""
     extra = ("--actor.type", "self", "--correction.type", "none", "--run.steps", "2")
     cfg = config.load([], [*COMMON, *extra, "--run.folder", str(tmp_path)])
@@ -445,13 +447,13 @@ def test_on_policy_runs_need_no_actor(tmp_path, warm):
     )
 
 
-def test_eval_reports_an_interval_and_trains_nothing(tmp_path, warm, capsys, monkeypatch):
+def test_eval_reports_an_interval_and_trains_nothing(tmp_path, pretrained, capsys, monkeypatch):
     from llm.__main__ import main
 
-    start(tmp_path / "r", warm, "--run.steps", "2")
+    start(tmp_path / "r", pretrained, "--run.steps", "2")
     monkeypatch.setattr(pretraining, "_train", None)
     (tmp_path / "r" / "config.toml").write_text(
-        (tmp_path / "r" / "config.toml").read_text().replace(str(warm), "elsewhere")
+        (tmp_path / "r" / "config.toml").read_text().replace(str(pretrained), "elsewhere")
     )
     assert main(["eval", str(tmp_path / "r"), "--prompts", "50"]) == 0
     said = capsys.readouterr().out

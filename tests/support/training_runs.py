@@ -30,14 +30,16 @@ def derived(kind: str, *flags: str) -> tuple[str, ...]:
     return (*COMMON, "--actor.type", kind, *flags)
 
 
-def settings(folder: Path, warm: Path, *extra: str, base: tuple[str, ...] = TINY) -> config.Config:
+def settings(
+    folder: Path, pretrained: Path, *extra: str, base: tuple[str, ...] = TINY
+) -> config.Config:
     return config.load(
-        [], [*base, "--run.folder", str(folder), "--pretrain.folder", str(warm), *extra]
+        [], [*base, "--run.folder", str(folder), "--pretrain.folder", str(pretrained), *extra]
     )
 
 
-def start(folder: Path, warm: Path, *extra: str, base: tuple[str, ...] = TINY) -> dict:
-    cfg = settings(folder, warm, *extra, base=base)
+def start(folder: Path, pretrained: Path, *extra: str, base: tuple[str, ...] = TINY) -> dict:
+    cfg = settings(folder, pretrained, *extra, base=base)
     ready = run_folder.prepare(cfg)
     try:
         return train.train(cfg, ready)

@@ -11,7 +11,7 @@ from paper_figures.drawing import style
 
 
 def test_runs_that_differ_by_their_seed_are_one_group(tmp_path):
-    """Folder, warm-up folder, tracker and what is kept do not make another setting."""
+    """Folder, folder of pretrained models, tracker and what is kept do not make another setting."""
     runs = seeds(tmp_path / "a", 3)
     runs.append(
         make_run(

@@ -51,7 +51,7 @@ def test_sound_settings_pass_every_check_and_nothing_is_written(tmp_path, capsys
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_finished_warm_up_is_used_and_not_touched(tmp_path):
+def test_a_finished_pretraining_is_used_and_not_touched(tmp_path):
     cfg = settings.load([], [*TINY, "--run.folder", str(tmp_path)])
     for role in ("policy", "actor"):
         roles.open_model(cfg, role, tmp_path)
@@ -59,7 +59,8 @@ def test_a_finished_warm_up_is_used_and_not_touched(tmp_path):
     found = lines(tmp_path)
     assert "random weights" not in found["models"].seen
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == before
-    assert set(statuses(found).values()) <= {WARNING}  # two steps of warm-up make no good policy
+    # two steps of pretraining make no good policy
+    assert set(statuses(found).values()) <= {WARNING}
     other = lines(tmp_path, "--pretrain.policy_steps", "3")
     assert "random weights" in other["models"].seen
     (recipe,) = tmp_path.glob("pretrained/policy-*/recipe.json")
@@ -177,7 +178,7 @@ def test_an_unexpected_error_is_a_line_too(tmp_path, monkeypatch, error):
     assert found["one step"].status == PROBLEM and type(error).__name__ in found["one step"].seen
 
 
-def test_what_a_warmed_up_policy_does_wrong_is_warned_of(tmp_path):
+def test_what_a_pretrained_policy_does_wrong_is_warned_of(tmp_path):
     cfg = settings.load([], [*TINY, "--run.folder", str(tmp_path)])
     for role in ("policy", "actor"):
         roles.open_model(cfg, role, tmp_path)

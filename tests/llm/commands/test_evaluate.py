@@ -79,7 +79,7 @@ def test_eval_with_a_reward_function_reports_the_mean_reward(run, tmp_path, caps
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A folder with a checkpoint of two small models, never warmed up."""
+    """A folder with a checkpoint of two small models, never pretrained."""
     from llm.checkpoints.checkpoint import save_state
 
     folder = tmp_path_factory.mktemp("run")

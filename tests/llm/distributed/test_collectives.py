@@ -58,8 +58,8 @@ def home(tmp_path_factory) -> Path:
 
 
 def scene(home: Path, name: str, setting: str, *extra: str, stop_at: int = -1) -> Scene:
-    warm = ["--pretrain.folder", str(home / "warm")]
-    flags = [*RUN, *warm, *SETTINGS.get(setting, setting).split(), *extra]
+    pretrained = ["--pretrain.folder", str(home / "pretrained")]
+    flags = [*RUN, *pretrained, *SETTINGS.get(setting, setting).split(), *extra]
     spoilt = {"reject": setting == "rejected", "poison": setting == "poisoned"}
     return Scene(str(home / name), flags, stop_at, **spoilt)
 

@@ -24,7 +24,7 @@ def same(a: torch.nn.Module, b: torch.nn.Module) -> bool:
 
 
 @pytest.mark.parametrize("task", ["chain", "sort", "reverse", "add"])
-def test_every_character_task_warms_up_and_an_equal_warm_up_is_found_again(task, tmp_path):
+def test_every_character_task_is_pretrained_and_an_equal_pretraining_is_found_again(task, tmp_path):
     flags = [
         *("--task.type", task, "--task.digits-min", "2", "--task.digits-max", "3"),
         *("--policy.layers", "1", "--policy.width", "32", "--pretrain.folder", str(tmp_path)),
@@ -38,13 +38,13 @@ def test_every_character_task_warms_up_and_an_equal_warm_up_is_found_again(task,
     assert file.stat().st_mtime_ns == written
     assert same(model, again)
     assert next(model.parameters()).dtype == torch.bfloat16
-    assert load_file(file)["lm_head.weight"].dtype == torch.float32  # warmed up in full precision
+    assert load_file(file)["lm_head.weight"].dtype == torch.float32  # pretrained in full precision
     for other in (["--pretrain.policy_error", "0.3"], ["--run.seed", "1"]):
         assert not same(model, roles.open_policy(settings(*flags, *other), tmp_path / "other"))
     assert len(list(tmp_path.glob("policy-*"))) == 3 and file.stat().st_mtime_ns == written
 
 
-def test_a_warm_up_is_named_by_the_hash_of_its_recipe(tmp_path):
+def test_a_pretraining_is_named_by_the_hash_of_its_recipe(tmp_path):
     """By hand, from recipe.json: 10 hex digits of the SHA-256 of the JSON with sorted keys."""
     flags = (
         "--pretrain.folder",
@@ -75,7 +75,7 @@ def test_a_warm_up_is_named_by_the_hash_of_its_recipe(tmp_path):
         ('"pretrain.policy_error": ', r"cannot read .*recipe\.json"),
     ],
 )
-def test_a_warm_up_whose_recipe_is_not_that_of_its_name_is_refused(tmp_path, edited, match):
+def test_a_pretraining_whose_recipe_is_not_that_of_its_name_is_refused(tmp_path, edited, match):
     cfg = settings("--pretrain.folder", str(tmp_path), "--pretrain.policy-steps", "0")
     roles.open_policy(cfg, tmp_path)
     (file,) = tmp_path.glob("policy-*/recipe.json")

@@ -105,11 +105,11 @@ def _deaf() -> None:
 
 @pytest.mark.parametrize("phase", ["rollout", "update"])
 def test_a_step_that_takes_too_long_is_dropped_and_the_run_goes_on_exactly(
-    tmp_path, warm, monkeypatch, phase
+    tmp_path, pretrained, monkeypatch, phase
 ):
     """While it samples, the steps before it are saved; in its updates the last checkpoint holds."""
     flags = ("--run.steps", "6", "--run.checkpoint-every", "3", "--run.stop-seconds", "0.1")
-    start(tmp_path / "whole", warm, *flags)
+    start(tmp_path / "whole", pretrained, *flags)
     name = {"rollout": "with_rewards", "update": "split_minibatches"}[phase]
     original, calls = getattr(train, name), []
 
@@ -122,17 +122,17 @@ def test_a_step_that_takes_too_long_is_dropped_and_the_run_goes_on_exactly(
 
     monkeypatch.setattr(train, name, signalling)
     with pytest.raises(Stopped) as stopped:
-        start(tmp_path / "cut", warm, *flags)
+        start(tmp_path / "cut", pretrained, *flags)
     assert (stopped.value.exit_code, stopped.value.saved) == (129, phase == "rollout")
     kept = latest(tmp_path / "cut/checkpoints")
     assert (kept and kept.name) == ("step_00000002" if phase == "rollout" else None)
-    start(tmp_path / "cut", warm, *flags)
+    start(tmp_path / "cut", pretrained, *flags)
     assert rows(tmp_path / "cut") == rows(tmp_path / "whole")
     assert rows(tmp_path / "cut", "samples") == rows(tmp_path / "whole", "samples")
 
 
 def test_a_dropped_step_leaves_a_checkpoint_that_the_same_reward_function_goes_on_from(
-    tmp_path, warm, monkeypatch
+    tmp_path, pretrained, monkeypatch
 ):
     """What is saved then belongs to the run as any checkpoint does, its function's digest too."""
     (tmp_path / "own.py").write_text("def half(**columns):\n    return 0.5\n")
@@ -149,9 +149,9 @@ def test_a_dropped_step_leaves_a_checkpoint_that_the_same_reward_function_goes_o
 
     monkeypatch.setattr(train, "with_rewards", signalling)
     with pytest.raises(Stopped):
-        start(tmp_path / "run", warm, *flags)
+        start(tmp_path / "run", pretrained, *flags)
     assert latest(tmp_path / "run/checkpoints").name == "step_00000001"
-    start(tmp_path / "run", warm, *flags)
+    start(tmp_path / "run", pretrained, *flags)
     assert [row["step"] for row in rows(tmp_path / "run")] == [0, 1, 2, 3]
 
 
@@ -168,10 +168,10 @@ def test_outside_the_main_thread_no_handler_is_touched():
     assert found == [(False, before)]
 
 
-def test_sigterm_saves_exits_with_143_and_the_run_goes_on_exactly(tmp_path, warm):
+def test_sigterm_saves_exits_with_143_and_the_run_goes_on_exactly(tmp_path, pretrained):
     flags = ("--run.steps", "60", "--run.checkpoint-every", "30")
-    start(tmp_path / "whole", warm, *flags)
-    where = ("--run.folder", str(tmp_path / "cut"), "--pretrain.folder", str(warm))
+    start(tmp_path / "whole", pretrained, *flags)
+    where = ("--run.folder", str(tmp_path / "cut"), "--pretrain.folder", str(pretrained))
     log = tmp_path / "log.txt"
     process = llm_process.started("train", *TINY, *flags, *where, stderr=log)
     file, deadline = tmp_path / "cut/metrics.jsonl", time.monotonic() + 120
@@ -186,12 +186,12 @@ def test_sigterm_saves_exits_with_143_and_the_run_goes_on_exactly(tmp_path, warm
     assert "stopped by a signal, after saving" in said
     kept = latest(tmp_path / "cut/checkpoints")
     assert 3 <= int(kept.name[-8:]) == len(rows(tmp_path / "cut")) < 30
-    start(tmp_path / "cut", warm, *flags)
+    start(tmp_path / "cut", pretrained, *flags)
     assert rows(tmp_path / "cut") == rows(tmp_path / "whole")
 
 
-def test_sigterm_in_a_warm_up_saves_it(tmp_path, monkeypatch):
-    """The signal arrives in the warm-up's step 10; the warm-up goes on from there."""
+def test_sigterm_in_a_pretraining_saves_it(tmp_path, monkeypatch):
+    """The signal arrives in the pretraining's step 10; the pretraining goes on from there."""
     original, calls = pretraining.demonstrations, []
 
     def signalling(*args):
@@ -202,9 +202,9 @@ def test_sigterm_in_a_warm_up_saves_it(tmp_path, monkeypatch):
 
     monkeypatch.setattr(pretraining, "demonstrations", signalling)
     with pytest.raises(Stopped) as stopped:
-        start(tmp_path / "r", tmp_path / "warm")
+        start(tmp_path / "r", tmp_path / "pretrained")
     assert stopped.value.exit_code == 143
-    (folder,) = (tmp_path / "warm").glob("policy-*")
+    (folder,) = (tmp_path / "pretrained").glob("policy-*")
     assert latest(folder / "checkpoints").name == "step_00000010"
-    start(tmp_path / "r", tmp_path / "warm", "--run.steps", "12")
+    start(tmp_path / "r", tmp_path / "pretrained", "--run.steps", "12")
     assert len(calls) == 120 + 80

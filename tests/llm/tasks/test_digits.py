@@ -50,7 +50,7 @@ def test_with_slots_a_short_prompt_is_filled_and_means_the_same(name, answer):
 
 
 def test_chain_draws_the_problems_it_always_drew():
-    """Written down from the first version: old warm-ups and runs repeat."""
+    """Written down from the first version: old pretraining and runs repeat."""
     task = digits("chain", 8, 8)
     assert task.batch(0, 3, 2) == [
         Problem("59001891=", "54445323"),

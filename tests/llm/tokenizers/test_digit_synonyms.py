@@ -179,7 +179,7 @@ def test_the_memory_estimate_knows_the_vocabulary():
 def trained(tmp_path_factory) -> Path:
     """A run of two steps with 2,048 ids."""
     folder = tmp_path_factory.mktemp("forms")
-    start(folder / "run", folder / "warm", *FEW, *SHORT)
+    start(folder / "run", folder / "pretrained", *FEW, *SHORT)
     return folder
 
 
@@ -205,7 +205,7 @@ def test_another_number_of_forms_is_refused_with_its_reason(trained):
     cfg = settings.load([], [*TINY, *SHORT, "--run.folder", str(trained / "run")])
     with pytest.raises(ConfigError, match=r"task\.digit_synonyms \(201 there, 1 now\)"):
         run_folder.prepare(cfg)
-    own = settings.load([], [*TINY, *SHORT, *FEW, "--pretrain.folder", str(trained / "warm")])
+    own = settings.load([], [*TINY, *SHORT, *FEW, "--pretrain.folder", str(trained / "pretrained")])
     with pytest.raises(ConfigError, match="vocabulary that differs"):
         evaluate.open_evaluation(own, cfg, trained / "run", trained / "run/checkpoints")
     path = pretraining.kept_in(own, "policy", trained) / "model"
@@ -219,7 +219,7 @@ def test_another_number_of_forms_is_refused_with_its_reason(trained):
     assert loading.logits_width(roles.open_policy(settings.load([], flags), trained)) == 2048
 
 
-def test_a_warm_up_of_other_forms_or_slots_is_another_one(tmp_path):
+def test_a_pretraining_of_other_synonyms_or_slots_is_another_one(tmp_path):
     flags = [*TINY, *SHORT, "--pretrain.folder", str(tmp_path)]
     for role in ("policy", "actor"):
         names = {
@@ -229,7 +229,7 @@ def test_a_warm_up_of_other_forms_or_slots_is_another_one(tmp_path):
         assert len(names) == 4
 
 
-def test_a_warm_up_with_forms_learns_digits_and_forms(tmp_path):
+def test_a_pretraining_with_synonyms_learns_digits_and_synonyms(tmp_path):
     """Prompts of one digit, whose answer is that digit in any of 201 forms: most get it right."""
     flags = ["--task.digits-min", "2", "--task.digits-max", "2", *TINY[:4], *FEW]
     flags += ["--pretrain.policy-steps", "120", "--pretrain.batch-size", "32"]

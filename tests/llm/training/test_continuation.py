@@ -35,7 +35,7 @@ def test_a_schedule_that_ends_with_the_run_says_what_its_new_end_does(schedule, 
     assert all(number in line for number in numbers)
 
 
-def test_a_warm_up_alone_does_not_depend_on_the_length():
+def test_a_warmup_alone_does_not_depend_on_the_length():
     assert len(notes("--optim.lr-warmup-steps", "4")) == 1
 
 

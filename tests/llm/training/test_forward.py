@@ -115,8 +115,8 @@ def by_hand(trio, cfg, scene, weight):
     real, loss, own = batch.is_completion, cfg.loss, cfg.actor
 
     def distribution(model, temperature=1.0):
-        warm = cfg.rollout.temperature * temperature
-        full = torch.log_softmax(logits(model, batch) / warm, -1)
+        pretrained = cfg.rollout.temperature * temperature
+        full = torch.log_softmax(logits(model, batch) / pretrained, -1)
         return full, full.gather(1, batch.token_ids[:, None])[:, 0]
 
     def ppo(new, old, w):

@@ -34,9 +34,13 @@ def test_what_is_not_as_it_was_is_refused_by_name_and_place(tmp_path, now, messa
         inputs.check_inputs(tmp_path, now, WHERE)
 
 
-def test_a_frozen_actor_that_was_replaced_between_two_starts_is_refused(tmp_path, warm):
+def test_a_frozen_actor_that_was_replaced_between_two_starts_is_refused(tmp_path, pretrained):
     """Nothing of it is in a checkpoint, so the run would go on with another actor."""
-    mine = shutil.copytree(warm, tmp_path / "warm") if any(warm.iterdir()) else tmp_path / "warm"
+    mine = (
+        shutil.copytree(pretrained, tmp_path / "pretrained")
+        if any(pretrained.iterdir())
+        else tmp_path / "pretrained"
+    )
     flags = ("--actor.type", "frozen", "--run.checkpoint-every", "1")
     start(tmp_path / "r", mine, "--run.steps", "1", *flags, base=TINY)
     kept = json.loads((tmp_path / "r" / inputs.FILE).read_text())

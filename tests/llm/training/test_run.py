@@ -36,7 +36,7 @@ KINDS = {
 
 
 def test_a_quantised_run_with_its_head_in_blocks_never_holds_whole_logits(
-    warm, tmp_path, monkeypatch
+    pretrained, tmp_path, monkeypatch
 ):
     """Nor at its evaluation and the check of its models; both KLs are those of whole logits."""
     flags = ("--run.steps", "1", "--run.eval-every", "1")
@@ -44,7 +44,7 @@ def test_a_quantised_run_with_its_head_in_blocks_never_holds_whole_logits(
     for way in ("dense", "chunked"):
         if way == "chunked":
             monkeypatch.setattr(chunked, "dense_logprobs", None)
-        start(tmp_path / way, warm, *flags, "--optim.head", way, base=base)
+        start(tmp_path / way, pretrained, *flags, "--optim.head", way, base=base)
         found[way] = rows(tmp_path / way)
     assert len(found["dense"]) == 2  # a step, and the end
     for whole, ours in zip(found["dense"], found["chunked"], strict=True):
@@ -79,9 +79,11 @@ def test_each_actor_runs_reports_its_kl_and_resumes_exactly(
     tmp_path, tmp_path_factory, monkeypatch, kind, capfd
 ):
     """Cut after step 4, between checkpoints, a run repeats the uninterrupted one."""
-    warm = tmp_path_factory.getbasetemp() / f"warm-{'two' if kind == 'early_exit' else 'one'}"
+    pretrained = (
+        tmp_path_factory.getbasetemp() / f"pretrained-{'two' if kind == 'early_exit' else 'one'}"
+    )
     extra = ("--run.steps", "6", "--run.checkpoint-every", "3", "--optim.policy-lr", "1e-3")
-    start(tmp_path / "whole", warm, *extra, base=KINDS[kind])
+    start(tmp_path / "whole", pretrained, *extra, base=KINDS[kind])
     assert f"actor: {kind}, KL(policy, actor)" in capfd.readouterr().err
     found = rows(tmp_path / "whole")
     kl = found[0]["kl_policy_actor"]
@@ -91,18 +93,20 @@ def test_each_actor_runs_reports_its_kl_and_resumes_exactly(
     with monkeypatch.context() as patch:
         cut_after(patch, 4)
         with pytest.raises(KeyboardInterrupt):
-            start(tmp_path / "cut", warm, *extra, base=KINDS[kind])
-    start(tmp_path / "cut", warm, *extra, base=KINDS[kind])
+            start(tmp_path / "cut", pretrained, *extra, base=KINDS[kind])
+    start(tmp_path / "cut", pretrained, *extra, base=KINDS[kind])
     for name in ("metrics", "samples", "histograms", "decisions"):
         assert rows(tmp_path / "cut", name) == rows(tmp_path / "whole", name)
     a, b = weights(tmp_path / "whole"), weights(tmp_path / "cut")
     assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
-def test_an_alarm_lowers_the_learning_rates_is_in_the_metrics_and_stops_in_the_end(tmp_path, warm):
+def test_an_alarm_lowers_the_learning_rates_is_in_the_metrics_and_stops_in_the_end(
+    tmp_path, pretrained
+):
     limits = ("--alarm.kl-max", "1e-6", "--alarm.patience", "2", "--alarm.action.type", "lower")
     with pytest.raises(Diverged, match=r"alarm kl: kl_inf_target_k3 .* is above --alarm.kl_max"):
-        start(tmp_path, warm, *limits, "--alarm.action.lowerings_max", "2")
+        start(tmp_path, pretrained, *limits, "--alarm.action.lowerings_max", "2")
     found = rows(tmp_path)
     assert [r["alarms"] for r in found] == [[], ["kl"]] * 3
     factor = [r["lr_policy"] / found[0]["lr_policy"] for r in found]
@@ -116,7 +120,7 @@ def test_an_alarm_lowers_the_learning_rates_is_in_the_metrics_and_stops_in_the_e
 
 
 def test_an_update_with_nan_is_skipped_alarmed_and_training_goes_on(
-    tmp_path, warm, monkeypatch, mixed_rewards
+    tmp_path, pretrained, monkeypatch, mixed_rewards
 ):
     """alarm.action.type = lower: the broken update changes no weight; the next steps train."""
     original, calls, states = train.distill_sum, [], []
@@ -133,7 +137,7 @@ def test_an_update_with_nan_is_skipped_alarmed_and_training_goes_on(
 
     monkeypatch.setattr(train, "distill_sum", poisoned)
     monkeypatch.setattr(train, "split_minibatches", watching)
-    start(tmp_path, warm, "--alarm.action.type", "lower", "--run.steps", "6")
+    start(tmp_path, pretrained, "--alarm.action.type", "lower", "--run.steps", "6")
     found = rows(tmp_path)
     assert [r["updates_skipped"] for r in found[:6]] == [0, 0, 1, 0, 0, 0]
     assert [r["alarms"] for r in found[:6]] == [[], [], ["non_finite"], [], [], []]
@@ -145,7 +149,7 @@ def test_an_update_with_nan_is_skipped_alarmed_and_training_goes_on(
 
 @pytest.mark.parametrize("where", ["evaluation", "rollout", "checkpoint"])
 def test_nan_outside_an_update_is_an_alarm_in_the_metrics_and_stops(
-    tmp_path, warm, monkeypatch, where
+    tmp_path, pretrained, monkeypatch, where
 ):
     """Even with alarm.action lower: where no update can be left out there is nothing to go on."""
     follow = actors.Actor.refresh
@@ -161,15 +165,15 @@ def test_nan_outside_an_update_is_an_alarm_in_the_metrics_and_stops(
     every = ("--run.checkpoint-every", "3" if where == "checkpoint" else "50")
     evals = ("--run.eval-every", "3" if where == "evaluation" else "50")
     with pytest.raises(Diverged):
-        start(tmp_path, warm, *every, *evals, "--alarm.action.type", "lower")
+        start(tmp_path, pretrained, *every, *evals, "--alarm.action.type", "lower")
     last = rows(tmp_path)[-1]
     assert last["alarms"] == ["non_finite"] and last["step"] == (2 if where == "checkpoint" else 3)
     assert rows(tmp_path, "decisions")[-1]["limited"] is True
 
 
-def test_two_runs_share_a_warm_up_at_once(tmp_path):
+def test_two_runs_share_a_pretraining_at_once(tmp_path):
     """The second waits for the first one's models instead of getting in its way."""
-    flags = (*TINY, "--pretrain.folder", str(tmp_path / "warm"), "--run.steps", "1")
+    flags = (*TINY, "--pretrain.folder", str(tmp_path / "pretrained"), "--run.steps", "1")
     running = {
         name: llm_process.started(
             "train", *flags, "--run.folder", str(tmp_path / name), stderr=tmp_path / f"{name}.txt"
@@ -184,7 +188,7 @@ def test_two_runs_share_a_warm_up_at_once(tmp_path):
     assert rows(tmp_path / "a") == rows(tmp_path / "b")
 
 
-def test_the_controller_moves_what_it_drives_within_limits_and_logs_it(tmp_path, warm):
+def test_the_controller_moves_what_it_drives_within_limits_and_logs_it(tmp_path, pretrained):
     """KL far above target: distillation and the actor's rate rise to their limit, no further."""
     flags = (
         "--control.type",
@@ -196,7 +200,7 @@ def test_the_controller_moves_what_it_drives_within_limits_and_logs_it(tmp_path,
         "--control.gain",
         "0.3",
     )
-    start(tmp_path, warm, *flags, "--control.factor-max", "2", "--run.steps", "5")
+    start(tmp_path, pretrained, *flags, "--control.factor-max", "2", "--run.steps", "5")
     found, decisions = rows(tmp_path)[:5], rows(tmp_path, "decisions")
     expected = [1.0, math.exp(0.3), math.exp(0.6), 2.0, 2.0]
     assert [r["distill_coef"] for r in found] == pytest.approx(expected)
@@ -206,10 +210,12 @@ def test_the_controller_moves_what_it_drives_within_limits_and_logs_it(tmp_path,
     assert "target 0.0001" in decisions[0]["reason"]
 
 
-def test_a_tracked_lam_moves_towards_its_budget_and_resumes_exactly(tmp_path, warm, monkeypatch):
+def test_a_tracked_lam_moves_towards_its_budget_and_resumes_exactly(
+    tmp_path, pretrained, monkeypatch
+):
     tracked = ("--correction.lam.type", "tracked", "--correction.lam.budget", "0.5")
     flags = (*tracked, "--run.steps", "9")
-    start(tmp_path / "whole", warm, *flags)
+    start(tmp_path / "whole", pretrained, *flags)
     found = rows(tmp_path / "whole")[:9]
     lams = [r["lam_mean"] for r in found]  # the first step's own tokens give it and the second
     assert lams[0] == pytest.approx(lams[1]) and len(set(lams[1:])) == 8
@@ -217,18 +223,18 @@ def test_a_tracked_lam_moves_towards_its_budget_and_resumes_exactly(tmp_path, wa
     with monkeypatch.context() as patch:
         cut_after(patch, 7)
         with pytest.raises(KeyboardInterrupt):
-            start(tmp_path / "cut", warm, *flags)
-    start(tmp_path / "cut", warm, *flags)
+            start(tmp_path / "cut", pretrained, *flags)
+    start(tmp_path / "cut", pretrained, *flags)
     assert rows(tmp_path / "cut") == rows(tmp_path / "whole")
     decisions = rows(tmp_path / "whole", "decisions")
     assert [d["setting"] for d in decisions] == ["correction.lam"] * 9
     assert rows(tmp_path / "cut", "decisions") == decisions
 
 
-def test_an_anchor_holds_the_policy_near_where_it_started(tmp_path, warm):
+def test_an_anchor_holds_the_policy_near_where_it_started(tmp_path, pretrained):
     far = ("--optim.policy-lr", "5e-3", "--run.steps", "8")
-    start(tmp_path / "with", warm, *far, "--loss.anchor-coef", "3.0")
-    start(tmp_path / "light", warm, *far, "--loss.anchor-coef", "1e-6")
+    start(tmp_path / "with", pretrained, *far, "--loss.anchor-coef", "3.0")
+    start(tmp_path / "light", pretrained, *far, "--loss.anchor-coef", "1e-6")
     held, light = rows(tmp_path / "with"), rows(tmp_path / "light")
     assert held[0]["loss_anchor"] == pytest.approx(0.0, abs=1e-6)
     assert held[7]["loss_anchor"] < 0.5 * light[7]["loss_anchor"]
@@ -242,47 +248,47 @@ def test_an_anchor_holds_the_policy_near_where_it_started(tmp_path, warm):
     ],
     ids=["lora", "bfloat16"],
 )
-def test_lora_and_bfloat16_train_and_resume_exactly(tmp_path, warm, monkeypatch, flags):
+def test_lora_and_bfloat16_train_and_resume_exactly(tmp_path, pretrained, monkeypatch, flags):
     extra = (*flags, "--run.steps", "4", "--run.checkpoint-every", "2", "--optim.policy-lr", "1e-3")
-    start(tmp_path / "whole", warm, *extra)
+    start(tmp_path / "whole", pretrained, *extra)
     with monkeypatch.context() as patch:
         cut_after(patch, 2)
         with pytest.raises(KeyboardInterrupt):
-            start(tmp_path / "cut", warm, *extra)
-    start(tmp_path / "cut", warm, *extra)
+            start(tmp_path / "cut", pretrained, *extra)
+    start(tmp_path / "cut", pretrained, *extra)
     assert rows(tmp_path / "cut") == rows(tmp_path / "whole")
     found = weights(tmp_path / "whole")
     names = [n for n in found if n.startswith("policy")]
     assert all(("lora" in n) == ("--policy.lora-rank" in flags) for n in names)
 
 
-def test_the_best_evaluation_is_kept_as_a_checkpoint(tmp_path, warm, monkeypatch):
+def test_the_best_evaluation_is_kept_as_a_checkpoint(tmp_path, pretrained, monkeypatch):
     rates = iter([0.2, 0.1, 0.6, 0.5, 0.6])
     found = {"pass_rate_actor": 0.0, "kl_policy_actor": 0.1, "kl_actor_policy": 0.1}
     for module in (train, run):
         monkeypatch.setattr(
             module, "evaluate", lambda *a: {"pass_rate": next(rates), "seconds_eval": 0.0} | found
         )
-    summary = start(tmp_path, warm, "--run.eval-every", "3")
-    cfg = settings(tmp_path, warm, "--run.eval-every", "3")
+    summary = start(tmp_path, pretrained, "--run.eval-every", "3")
+    cfg = settings(tmp_path, pretrained, "--run.eval-every", "3")
     parts = {"policy": context.open_context(cfg, tmp_path).policy}
     state = checkpoint.load_state(checkpoint.best(tmp_path / "checkpoints"), parts)
     assert state["step"] == 6 == summary["step_best"] and state["best"] == 0.6
 
 
 @pytest.mark.parametrize("overlay", sorted((ROOT / "llm/configs/controls").glob("*.toml")))
-def test_every_control_of_a_fair_comparison_trains(tmp_path, warm, overlay):
+def test_every_control_of_a_fair_comparison_trains(tmp_path, pretrained, overlay):
     tiny = (
         (*POLICY, *COMMON) if overlay.stem == "on_policy" else TINY
     )  # without an actor's settings
-    flags = [*tiny, "--run.folder", str(tmp_path), "--pretrain.folder", str(warm)]
+    flags = [*tiny, "--run.folder", str(tmp_path), "--pretrain.folder", str(pretrained)]
     flags += ["--run.steps", "1", "--loss.updates-per-rollout", "2"]
     cfg = config.load([str(overlay)], flags)
     train.train(cfg, tmp_path)
     assert [r["step"] for r in rows(tmp_path)] == [0, 1]
 
 
-def test_loss_settings_run_and_leave_rollouts_alone(tmp_path, warm, mixed_rewards):
+def test_loss_settings_run_and_leave_rollouts_alone(tmp_path, pretrained, mixed_rewards):
     """Advantage, denominator, distillation: the first step's samples and rewards are the same."""
     variants = {
         "plain": (),
@@ -291,18 +297,22 @@ def test_loss_settings_run_and_leave_rollouts_alone(tmp_path, warm, mixed_reward
         "sequence": ("--loss.denominator", "sequence"),
         "reverse": ("--actor.distill.type", "reverse"),
         "top_k": ("--actor.distill.top_k", "3"),
-        "warm": ("--actor.distill.temperature", "2"),
+        "temperature": ("--actor.distill.temperature", "2"),
         "none": ("--correction.z.type", "none"),
     }
     first = {}
     for name, flags in variants.items():
-        start(tmp_path / name, warm, *flags, "--run.steps", "1")
+        start(tmp_path / name, pretrained, *flags, "--run.steps", "1")
         first[name] = rows(tmp_path / name)[0]
     rollout = ("reward_mean", "length_mean", "tokens", "pass_rate", "kl_policy_actor")
     for name, row in first.items():
         assert {k: row[k] for k in rollout} == {k: first["plain"][k] for k in rollout}
         same = {k for k in row if row[k] == first["plain"][k]}
-        changed = {"reverse": "loss_distill", "top_k": "loss_distill", "warm": "loss_distill"}
+        changed = {
+            "reverse": "loss_distill",
+            "top_k": "loss_distill",
+            "temperature": "loss_distill",
+        }
         if name != "plain":
             assert changed.get(name, "loss_policy") not in same, name
             untouched = "loss_policy" if name in changed else "loss_distill"
@@ -310,11 +320,11 @@ def test_loss_settings_run_and_leave_rollouts_alone(tmp_path, warm, mixed_reward
 
 
 def test_evaluations_within_a_step_see_the_updates_so_far_and_change_nothing(
-    tmp_path, warm, monkeypatch, mixed_rewards
+    tmp_path, pretrained, monkeypatch, mixed_rewards
 ):
     """Four updates a step, looked at after every second: between the step's own evaluations."""
     flags = ("--loss.updates-per-rollout", "4", "--run.steps", "2", "--run.eval-every", "1")
-    start(tmp_path / "without", warm, *flags)
+    start(tmp_path / "without", pretrained, *flags)
     looked: list[float] = []
     plain = evaluation.held_out_scores
 
@@ -324,7 +334,7 @@ def test_evaluations_within_a_step_see_the_updates_so_far_and_change_nothing(
         return plain(model, of)
 
     monkeypatch.setattr(evaluation, "held_out_scores", seen)
-    start(tmp_path / "with", warm, *flags, "--run.eval-updates", "2")
+    start(tmp_path / "with", pretrained, *flags, "--run.eval-updates", "2")
     found = rows(tmp_path / "with")
     within = [r.pop("pass_rate_updates", None) for r in found]
     assert found == rows(tmp_path / "without")
@@ -335,11 +345,11 @@ def test_evaluations_within_a_step_see_the_updates_so_far_and_change_nothing(
 
 @pytest.mark.parametrize("gone", ["metrics.jsonl", "checkpoints", "."])
 def test_what_is_deleted_while_a_run_goes_on_ends_it_with_nothing_else_lost(
-    tmp_path, warm, monkeypatch, capsys, gone
+    tmp_path, pretrained, monkeypatch, capsys, gone
 ):
     """Exit code 2, no summary, and what was known is told or saved."""
     folder, show = tmp_path / "run", run.progress_text
-    flags = [*TINY, "--run.folder", str(folder), "--pretrain.folder", str(warm)]
+    flags = [*TINY, "--run.folder", str(folder), "--pretrain.folder", str(pretrained)]
     cfg = config.load([], [*flags, "--run.steps", "4", "--run.checkpoint-every", "2"])
 
     def deleting(row):
@@ -367,7 +377,7 @@ def latest_step(folder: Path) -> int:
 
 
 def test_the_best_checkpoint_gives_way_to_no_worse_one_when_a_finished_run_goes_on(
-    tmp_path, warm, monkeypatch
+    tmp_path, pretrained, monkeypatch
 ):
     """The best was the evaluation after the last step, which is no row of the longer run."""
     rates = iter([0.2, 0.6, 0.5])
@@ -377,7 +387,7 @@ def test_the_best_checkpoint_gives_way_to_no_worse_one_when_a_finished_run_goes_
             module, "evaluate", lambda *a: {"pass_rate": next(rates), "seconds_eval": 0.0} | found
         )
     rarely = ("--run.eval-every", "9", "--run.checkpoint-every", "1")
-    start(tmp_path, warm, "--run.steps", "2", *rarely)
-    start(tmp_path, warm, "--run.steps", "3", *rarely)
+    start(tmp_path, pretrained, "--run.steps", "2", *rarely)
+    start(tmp_path, pretrained, "--run.steps", "3", *rarely)
     kept = checkpoint.load_state(checkpoint.best(tmp_path / "checkpoints"), {})
     assert (kept["step"], kept["best"]) == (2, 0.6)

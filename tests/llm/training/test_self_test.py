@@ -110,7 +110,7 @@ def planted(fault: str, patch: pytest.MonkeyPatch, ctx: TrainContext) -> None:
     """One side made wrong, the other left right."""
     states: Any = forward.completion_states
     sampler, noted = sampling._forward, sampling.sample
-    positions, warm = forward.positions, ctx.cfg.rollout.temperature
+    positions, pretrained = forward.positions, ctx.cfg.rollout.temperature
 
     def raw(*args, **kwargs):
         batch = noted(*args, **kwargs)
@@ -120,7 +120,7 @@ def planted(fault: str, patch: pytest.MonkeyPatch, ctx: TrainContext) -> None:
         return batch
 
     scorers = {
-        "scorer at temperature 1": lambda *a: states(*a) * warm,
+        "scorer at temperature 1": lambda *a: states(*a) * pretrained,
         "scored one token late": lambda *a: states(*a).roll(1, dims=1),
         "another prompt is scored": lambda m, ids, *a: states(m, ids + (ids == 5), *a),
         "NaN": lambda *a: states(*a) * math.nan,

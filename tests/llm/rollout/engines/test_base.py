@@ -17,7 +17,7 @@ from llm.settings.loading import ConfigError
 
 @pytest.mark.parametrize("d", [0, 1, 3])
 def test_the_batch_of_step_t_is_of_the_weights_after_step_t_less_1_less_d(
-    tmp_path, warm, monkeypatch, d
+    tmp_path, pretrained, monkeypatch, d
 ):
     """version = max(0, t - d) at every token; its log-probabilities are those of that version."""
     seen, models_then = [], {}
@@ -38,7 +38,7 @@ def test_the_batch_of_step_t_is_of_the_weights_after_step_t_less_1_less_d(
         return batch
 
     monkeypatch.setattr(train, "sample_rollouts", noting)
-    start(tmp_path, warm, *SHORT, "--rollout.max-staleness", str(d))
+    start(tmp_path, pretrained, *SHORT, "--rollout.max-staleness", str(d))
     assert seen == list(range(7))
     assert [r["staleness"] for r in rows(tmp_path)[:-1]] == [min(t, d) for t in range(6)]
 
@@ -49,8 +49,8 @@ def copy_with(model, state):
     return other
 
 
-def test_a_checkpoint_holds_the_batches_that_wait(tmp_path, warm):
-    start(tmp_path, warm, *SHORT, "--run.steps", "4", "--rollout.max-staleness", "2")
+def test_a_checkpoint_holds_the_batches_that_wait(tmp_path, pretrained):
+    start(tmp_path, pretrained, *SHORT, "--run.steps", "4", "--rollout.max-staleness", "2")
     kept, last = sorted((tmp_path / "checkpoints").glob("step_*"))
     manifest = json.loads((kept / "manifest.json").read_text())
     assert "rollouts.safetensors" in manifest["files"]
@@ -63,10 +63,10 @@ def test_a_checkpoint_holds_the_batches_that_wait(tmp_path, warm):
 ON_POLICY = (*POLICY, *COMMON, "--actor.type", "self")
 
 
-def test_staleness_gives_an_actor_that_is_the_policy_something_to_correct(tmp_path, warm):
+def test_staleness_gives_an_actor_that_is_the_policy_something_to_correct(tmp_path, pretrained):
     flags = (*SHORT, "--correction.type", "jackpot", "--rollout.max-staleness")
     with pytest.raises(ConfigError, match="there is no mismatch to correct"):
-        start(tmp_path / "a", warm, *flags, "0", base=ON_POLICY)
-    start(tmp_path / "b", warm, *flags, "2", base=ON_POLICY)
+        start(tmp_path / "a", pretrained, *flags, "0", base=ON_POLICY)
+    start(tmp_path / "b", pretrained, *flags, "2", base=ON_POLICY)
     first, last = rows(tmp_path / "b")[0], rows(tmp_path / "b")[-2]
     assert abs(first["log_ratio_max"]) < 1e-4 < abs(last["log_ratio_max"])

@@ -145,11 +145,11 @@ def test_a_signal_to_the_whole_group_is_the_trainers_to_handle(both):
 
 @pytest.mark.parametrize("d", [0, 1, 3])
 def test_a_run_ahead_resumes_exactly_and_is_the_same_from_a_process_that_is_killed(
-    tmp_path, warm, monkeypatch, d
+    tmp_path, pretrained, monkeypatch, d
 ):
     """hf undisturbed; hf cut after four steps; process killed in one of them: rows and weights."""
     flags = (*SHORT, "--rollout.max-staleness", str(d))
-    start(tmp_path / "whole", warm, *flags)
+    start(tmp_path / "whole", pretrained, *flags)
     write = MetricsFile.write
     for stop_at in (0, 2, 3, 4):
 
@@ -160,12 +160,12 @@ def test_a_run_ahead_resumes_exactly_and_is_the_same_from_a_process_that_is_kill
 
         monkeypatch.setattr(MetricsFile, "write", stopping)
         with pytest.raises(KeyboardInterrupt):
-            start(tmp_path / "cut", warm, *flags)
+            start(tmp_path / "cut", pretrained, *flags)
     monkeypatch.setattr(MetricsFile, "write", write)
-    start(tmp_path / "cut", warm, *flags)
+    start(tmp_path / "cut", pretrained, *flags)
     if d == 1:  # a process for each run takes seconds to start
         killing(monkeypatch)
-        start(tmp_path / "child", warm, *flags, "--rollout.engine.type", "process")
+        start(tmp_path / "child", pretrained, *flags, "--rollout.engine.type", "process")
         found = rows(tmp_path / "child")
         restarts = [r.pop("engine_restarts") for r in found[:-1]]
         assert sum(restarts) == 1 and found == rows(tmp_path / "whole")
