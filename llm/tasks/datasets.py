@@ -28,6 +28,7 @@ from llm.rewards.answers import (
 from llm.rewards.scorers import scorer_name
 from llm.settings.schema import GymTask, ProblemsTask
 from llm.tokenizers.conversation import Conversation, read_conversation
+from llm.tokenizers.pretrained import require_on_hub
 
 from .presets import PRESETS, Preset, after_hashes, entire_text, evaluation_sources, resolve
 from .problem import (
@@ -57,11 +58,15 @@ def open_problems(cfg: ProblemsTask, tokenizer: Any, for_function: bool = False)
     Raises:
         ConfigError: a source that cannot be read, bad rows that are refused, or nothing left.
     """
+    evaluated = evaluation_sources(cfg.eval_source) if cfg.eval_source else {}
+    for place in (resolve(source)[1] for source in (cfg.source, *evaluated.values())):
+        if _is_on_hub(place):  # all names, before the first set is downloaded
+            require_on_hub(place, "data set")
     rows, skipped, repeats = _problems(cfg, cfg.source, cfg.split, tokenizer, for_function)
     held: dict[str, list[Problem]] = {}
     digests = {f"data: {cfg.source}": digest(rows)}
     if cfg.eval_source:
-        for name, source in evaluation_sources(cfg.eval_source).items():
+        for name, source in evaluated.items():
             problems, bad, again = _problems(cfg, source, cfg.eval_split, tokenizer, for_function)
             held[name], skipped, repeats = problems, skipped + bad, repeats + again
             digests[f"evaluation set {name}: {source}"] = digest(held[name])
@@ -116,19 +121,29 @@ def _problems(
 def _rows(
     place: str, preset: Preset, split: str, columns: list[str], all_columns: bool
 ) -> Iterable[Row]:
-    path, exists = Path(place), os.path.exists(place)
+    path = Path(place)
     if path.suffix == ".jsonl":
         return jsonl_rows(path)
     if path.suffix == ".parquet":
         return parquet_rows(path, columns, all_columns)
-    if not exists and re.fullmatch(r"[\w-][\w.-]*/[\w.-]*[\w-]", place, flags=re.ASCII):
+    if _is_on_hub(place):
         config = preset.config if place == preset.hub_id else None
         return hub_rows(place, config, split, columns, all_columns)
-    what = "exists, but is neither" if exists else "is no file and no hub id (owner/name)"
+    what = (
+        "exists, but is neither"
+        if os.path.exists(place)
+        else "is no file and no hub id (owner/name)"
+    )
     raise ConfigError(
         f"the source {place} {what}: give a .jsonl or .parquet file, a hub data set, or one of "
         f"{', '.join(PRESETS)}, each of which may be followed by a file: gsm8k:train.jsonl"
     )
+
+
+def _is_on_hub(place: str) -> bool:
+    named = re.fullmatch(r"[\w-][\w.-]*/[\w.-]*[\w-]", place, flags=re.ASCII)
+    is_file = place.endswith((".jsonl", ".parquet"))
+    return named is not None and not is_file and not os.path.exists(place)
 
 
 def _problem(

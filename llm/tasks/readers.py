@@ -12,6 +12,7 @@ from typing import IO, Any
 
 from llm.errors import ConfigError
 from llm.regular_files import open_regular
+from llm.tokenizers.pretrained import require_on_hub
 
 LINE_BYTES_MAX = 1 << 20  # of a row: prompts and answers are thousands of characters at most
 ROW_GROUP_BYTES_MAX = 1 << 33  # unpacked; writers make groups of 128 MB to 1 GB
@@ -129,7 +130,7 @@ def hub_rows(
 
     Raises:
         ConfigError: `datasets` is missing or so old that it would run a data set's own code; the
-            data set, split or a column does not exist.
+            data set, split or a column does not exist; the hub does not answer.
     """
     try:
         import datasets
@@ -143,6 +144,7 @@ def hub_rows(
             f"the package datasets is {datasets.__version__}; before 4 it can run code that comes "
             "with a data set: pip install 'datasets>=4'"
         )
+    require_on_hub(name, "data set")
     try:
         rows = datasets.load_dataset(name, config, split=split)
     except (OSError, ValueError, KeyError, RuntimeError) as e:

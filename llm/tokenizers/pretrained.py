@@ -11,10 +11,11 @@ import datetime
 import json
 import os
 import re
+import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from llm.errors import ConfigError
 from llm.regular_files import read_text
@@ -481,44 +482,80 @@ def _check_model_folder(folder: Path) -> None:
         )
 
 
-def require_on_hub(path: str) -> None:
+def require_on_hub(name: str, kind: Literal["model", "data set"] = "model") -> None:
     """Ask the hub once, and not for long, before a library asks it again and again in silence.
 
     Raises:
-        ConfigError: it has no such model, or gives no answer, and the cache has none either.
+        ConfigError: it has no model or data set of that name, or gives no answer, and the cache has
+            none either.
     """
-    if path not in _on_hub and not _hub_is_off() and not _is_cached(path):
+    key = kind, name
+    if key in _on_hub or _hub_is_off(kind):
+        return
+    if not _is_cached(name, kind):
         from huggingface_hub import HfApi
         from huggingface_hub.errors import RepositoryNotFoundError
 
+        absent = f"there is no {'folder' if kind == 'model' else 'file'} {name}"
+        api = HfApi()
+        ask = api.model_info if kind == "model" else api.dataset_info
         try:
-            HfApi().model_info(path, timeout=HUB_SECONDS)
+            _within(HUB_SECONDS, lambda: ask(name, timeout=HUB_SECONDS))
         except RepositoryNotFoundError as e:
             raise ConfigError(
-                f"there is no folder {path}, and no public model of that name on the hub: look at "
-                "its spelling (owner/name), or log in if it is not public (hf auth login)"
+                f"{absent}, and no public {kind} of that name on the hub: look at its spelling "
+                "(owner/name), or log in if it is not public (hf auth login)"
             ) from e
         except Exception as e:  # whatever the network does
             raise ConfigError(
-                f"there is no folder {path}, it is not in the local hub cache, and the hub does "
-                f"not answer ({type(e).__name__}: {str(e)[:100]}): give a folder, or look at the "
+                f"{absent}, it is not in the local hub cache, and the hub does not answer "
+                f"({type(e).__name__}: {str(e)[:100]}): give "
+                f"{'a folder' if kind == 'model' else 'a .jsonl or .parquet file'}, or look at the "
                 "network"
             ) from e
-    _on_hub.add(path)
+    _on_hub.add(key)
 
 
 HUB_SECONDS = 10.0  # for one small answer
-_on_hub: set[str] = set()  # asked already, by this process
+_on_hub: set[tuple[str, str]] = set()  # asked already, by this process
 
 
-def _is_cached(path: str) -> bool:
-    from huggingface_hub import try_to_load_from_cache
+def _within(seconds: float, ask: Callable[[], object]) -> None:
+    """Call `ask` in a thread, and wait no longer: a name server or a server that answers byte by
+    byte keeps to no timeout of a library.
 
-    return isinstance(try_to_load_from_cache(path, "config.json"), str)
+    Raises:
+        TimeoutError: it did not return. Exception: what it raises.
+    """
+    failed: list[Exception] = []
+
+    def call() -> None:
+        try:
+            ask()
+        except Exception as e:
+            failed.append(e)
+
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        raise TimeoutError(f"nothing in {seconds:g} s")
+    if failed:
+        raise failed[0]
 
 
-def _hub_is_off() -> bool:
-    return os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "ON", "YES", "TRUE")
+def _is_cached(name: str, kind: str) -> bool:
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    if kind == "model":
+        return isinstance(try_to_load_from_cache(name, "config.json"), str)
+    folder = Path(constants.HF_HUB_CACHE) / f"datasets--{name.replace('/', '--')}" / "snapshots"
+    return folder.is_dir() and any(folder.iterdir())
+
+
+def _hub_is_off(kind: str = "model") -> bool:
+    names = ["HF_HUB_OFFLINE"] + ["HF_DATASETS_OFFLINE"] * (kind == "data set")
+    return any(os.environ.get(x, "0").upper() in ("1", "ON", "YES", "TRUE") for x in names)
 
 
 def offline_hint(path: str) -> str:

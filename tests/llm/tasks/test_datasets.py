@@ -77,6 +77,7 @@ def fake_hub(monkeypatch, found: list[dict], version: str = "5.2.0") -> list:
 
     module = types.SimpleNamespace(__version__=version, load_dataset=load_dataset)
     monkeypatch.setitem(sys.modules, "datasets", module)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     return asked
 
 
@@ -178,6 +179,47 @@ def test_hub_errors_say_what_to_do(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ConfigError, match=r"needs the package datasets.*-e '.\[hub\]'"):
         open_task(cfg, Words())
+
+
+@pytest.mark.parametrize(
+    "sets",
+    [
+        {"source": "owner/nme"},
+        {"source": "gsm8k", "eval_source": "math500,own=owner/nme"},
+        {"source": "rows.jsonl", "eval_source": "owner/nme"},
+    ],
+)
+def test_the_names_of_all_data_sets_are_asked_for_before_any_is_read(monkeypatch, sets):
+    asked = fake_hub(monkeypatch, [{"question": "q", "answer": "#### 3"}])
+
+    def require_on_hub(name, kind):
+        assert kind == "data set"
+        if name == "owner/nme":
+            raise ConfigError(f"no {name}")
+
+    monkeypatch.setattr(datasets, "require_on_hub", require_on_hub)
+    with pytest.raises(ConfigError, match="no owner/nme"):
+        open_task(sections.task(type="problems", scorer="exact", **sets), Words())
+    assert asked == []
+
+
+@pytest.mark.parametrize("name", ["gsm8k", "aime24", "owner/name"])
+def test_a_data_set_that_the_hub_does_not_have_is_refused_at_once(monkeypatch, name):
+    import huggingface_hub
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    def dataset_info(self, name, timeout):
+        assert timeout <= 10.0
+        raise RepositoryNotFoundError.__new__(RepositoryNotFoundError)
+
+    asked = fake_hub(monkeypatch, [{"a": "b"}])
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", "/none")
+    monkeypatch.setattr("llm.tokenizers.pretrained._on_hub", set())
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", dataset_info)
+    with pytest.raises(ConfigError, match="and no public data set of that name on the hub"):
+        open_task(sections.task(type="problems", source=name, scorer="exact"), Words())
+    assert asked == []
 
 
 def test_answers_the_scorer_cannot_compare_with_are_bad_rows(tmp_path):

@@ -108,6 +108,7 @@ def test_a_preset_with_one_split_is_read_from_it(monkeypatch, name, splits):
         yield "row 1", {"problem": place, "prompt": "q", "answer": "1"}
 
     monkeypatch.setattr("llm.tasks.datasets.hub_rows", hub_rows)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     cfg = sections.task(type="problems", source="some/body", eval_source=name, scorer="exact")
     open_task(cfg, Words())
     assert asked == splits

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from pathlib import Path
 
@@ -254,6 +255,36 @@ def test_a_hub_id_is_asked_for_once_and_what_is_wrong_is_said_at_once(hub):
     for _ in range(3):
         pretrained.require_on_hub("owner/name")
     assert hub.asked == before + 1
+
+
+def test_a_data_set_is_asked_for_as_one_and_a_cached_one_needs_no_hub(hub, monkeypatch, tmp_path):
+    import huggingface_hub
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    hub.dataset_info, hub.model_info = hub.model_info, None
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    hub.answer = RepositoryNotFoundError.__new__(RepositoryNotFoundError)
+    with pytest.raises(ConfigError, match="no file owner/name, and no public data set of that"):
+        pretrained.require_on_hub("owner/name", "data set")
+    hub.answer = ConnectionError("nobody there")
+    with pytest.raises(ConfigError, match=r"give a \.jsonl or \.parquet file"):
+        pretrained.require_on_hub("owner/name", "data set")
+    before = hub.asked
+    (tmp_path / "datasets--owner--name/snapshots/abc").mkdir(parents=True)
+    pretrained.require_on_hub("owner/name", "data set")
+    monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
+    pretrained.require_on_hub("owner/other", "data set")
+    assert hub.asked == before
+
+
+def test_a_hub_that_never_answers_is_not_waited_for(hub, monkeypatch):
+    """Whatever a library makes of its own timeout."""
+    never = threading.Event()
+    monkeypatch.setattr(hub, "model_info", lambda *_, **__: never.wait(60))
+    monkeypatch.setattr(pretrained, "HUB_SECONDS", 0.01)
+    with pytest.raises(ConfigError, match=r"does not answer \(TimeoutError: nothing in 0\.01 s\)"):
+        pretrained.require_on_hub("owner/name")
+    never.set()
 
 
 def test_a_cached_model_needs_no_hub(hub, monkeypatch):
