@@ -130,25 +130,27 @@ ALLOWED_IMPORTS = {  # package: row -> what its files import of the same package
     "llm": {
         "__main__": "output",  # imports a command when it is asked for
         "commands": "train training planning report models tasks tokenizers rewards "
-        "runs checkpoints distributed settings errors output regular_files",
+        "runs checkpoints distributed settings hub errors output regular_files",
         "train": "training algorithm settings",
         "training": "rollout rollout.engines models models.lm_head rewards tasks tokenizers runs "
         "checkpoints algorithm distributed settings errors randomness regular_files",
-        "planning": "models models.lm_head tokenizers distributed settings errors",
+        "planning": "models models.lm_head distributed settings hub errors",
         "rollout.engines": "rollout models tasks tokenizers checkpoints distributed settings "
         "randomness",
         "rollout": "tasks tokenizers errors",
         "models.lm_head": "models settings",
-        "models": "tasks tokenizers runs checkpoints distributed settings randomness regular_files",
+        "models": "tasks tokenizers runs checkpoints distributed settings hub randomness "
+        "regular_files",
         "runs": "checkpoints distributed settings errors regular_files",
-        "tasks": "rewards tokenizers settings errors randomness regular_files",
+        "tasks": "rewards tokenizers settings hub errors randomness regular_files",
         "checkpoints": "distributed settings errors regular_files",
         "rewards": "tokenizers settings errors",
         "report": "errors regular_files",
         "algorithm": "",
         "distributed": "settings",
-        "tokenizers": "settings errors regular_files",
+        "tokenizers": "settings hub errors regular_files",
         "settings": "errors regular_files",
+        "hub": "errors",
         "randomness": "",
         "regular_files": "",
         "errors": "",
@@ -180,7 +182,19 @@ ALLOWED_IMPORTS = {  # package: row -> what its files import of the same package
     },
 }
 EMPTY = ("llm", "llm.commands", "llm.rollout", "llm.rollout.engines")  # a docstring, nothing else
-LIGHT = ("errors", "output", "randomness", "settings", "tokenizers", "rewards", "tasks", "report")
+LIGHT = (
+    *(
+        "errors",
+        "output",
+        "randomness",
+        "hub",
+        "settings",
+        "tokenizers",
+        "rewards",
+        "tasks",
+    ),
+    "report",
+)
 
 
 def modules(root: Path, package: str) -> dict[str, Path]:

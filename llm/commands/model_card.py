@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from llm import settings
+from llm.hub import is_local
 from llm.regular_files import read_json
 from llm.report.run_files import read_run
 from llm.settings.loading import Config
 from llm.settings.resuming import PLACE
-from llm.tokenizers.pretrained import is_local
 
 _USE = """```python
 from transformers import AutoModelForCausalLM{and_tokenizer}

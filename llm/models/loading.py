@@ -15,12 +15,12 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 from transformers import logging as transformers_logging
 
+from llm.hub import is_local, offline_hint, require_on_hub
 from llm.settings.loading import Config, ConfigError, ModelConfig
 from llm.tokenizers.character import CharTokenizer
-from llm.tokenizers.pretrained import is_local, offline_hint, require_on_hub
 
 from .configs import check_depth, parts_of, positions_in, text_of, with_one_rope, without_outputs
-from .files import check_files, file_of
+from .file_checks import check_files, file_of
 
 Model = Any  # a transformers causal language model; its classes share no typed base
 

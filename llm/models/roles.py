@@ -7,13 +7,13 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig
 
+from llm.hub import is_local
 from llm.runs.run_folder import first_date
 from llm.settings.loading import Config, ConfigError, ModelConfig
 from llm.tokenizers.pretrained import (
     HubTokenizer,
     Tokenizer,
     differences,
-    is_local,
     tokenizer_for,
 )
 

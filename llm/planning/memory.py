@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from llm.hub import is_local, require_on_hub
 from llm.models import loading
 from llm.models.configs import text_of
 from llm.models.lm_head.blocks import Chunk
@@ -16,7 +17,6 @@ from llm.models.lm_head.support import in_blocks
 from llm.models.loading import Model
 from llm.settings.loading import Config, ModelConfig
 from llm.settings.schema import SeparateActor, StaleActor
-from llm.tokenizers.pretrained import is_local, require_on_hub
 
 _BYTES = {"float32": 4, "bfloat16": 2}
 # Fitted to peaks of real runs on the CPU (benchmarks/memory_model.py), in float32 arrays of

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from llm.errors import ConfigError
+from llm.hub import require_on_hub
 from llm.rewards import number_grammar
 from llm.rewards.answers import (
     as_latex,
@@ -28,7 +29,6 @@ from llm.rewards.answers import (
 from llm.rewards.scorers import scorer_name
 from llm.settings.schema import GymTask, ProblemsTask
 from llm.tokenizers.conversation import Conversation, read_conversation
-from llm.tokenizers.pretrained import require_on_hub
 
 from .presets import PRESETS, Preset, after_hashes, entire_text, evaluation_sources, resolve
 from .problem import (

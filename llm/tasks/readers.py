@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from llm.errors import ConfigError
+from llm.hub import require_on_hub
 from llm.regular_files import open_regular
-from llm.tokenizers.pretrained import require_on_hub
 
 LINE_BYTES_MAX = 1 << 20  # of a row: prompts and answers are thousands of characters at most
 ROW_GROUP_BYTES_MAX = 1 << 33  # unpacked; writers make groups of 128 MB to 1 GB

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
-import re
-import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from llm.errors import ConfigError
+from llm.hub import hub_file, is_local, offline_hint, require_on_hub
 from llm.regular_files import read_text
 from llm.settings.schema import TaskConfig
 from llm.settings.template_arguments import OWN_ARGUMENTS, read_arguments
@@ -317,7 +315,7 @@ def end_ids(path: str, local: bool) -> set[int]:
 
     name = "generation_config.json"
     try:
-        file = _hub_file(path, name) if not local else Path(path) / name
+        file = hub_file(path, name) if not local else Path(path) / name
         if file is not None and (file.exists() or file.is_symlink()):
             read = json.loads(read_text(file, _CONFIG_BYTES_MAX))
             return _as_ids(read.get("eos_token_id"))
@@ -342,23 +340,6 @@ def _as_ids(value: Any) -> set[int]:
     if not all(type(i) is int and i >= 0 for i in ids):
         raise TypeError(f"eos_token_id must be an id or a list of ids, got {str(value)[:100]}")
     return set(ids)
-
-
-def _hub_file(path: str, name: str) -> Path | None:
-    """A file of a hub repository, fetched if need be; None where there is none.
-
-    Raises:
-        OSError: the hub does not answer. Offline, what is not in the cache counts as absent.
-    """
-    from transformers.utils import cached_file
-
-    cached = cached_file(
-        path,
-        name,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=not _hub_is_off(),
-    )
-    return None if cached is None else Path(cached)
 
 
 def tokenizer_for(path: str, task: TaskConfig) -> Tokenizer:
@@ -443,126 +424,3 @@ def differences(a: Tokenizer, b: Tokenizer, ids: int | None = None) -> list[str]
     if a.chat_template != b.chat_template:
         texts.append("chat template")
     return texts
-
-
-def is_local(path: str) -> bool:
-    """True for an existing folder, False for what looks like a hub id (owner/name).
-
-    Raises:
-        ConfigError: neither; or a folder of a run, of a checkpoint, or of adapters alone.
-    """
-    if Path(path).is_dir():
-        _check_model_folder(Path(path))
-        return True
-    if re.fullmatch(r"[\w-][\w.-]*/[\w.-]*[\w-]", path, flags=re.ASCII):
-        return False
-    raise ConfigError(
-        f"cannot load a model from {path}: there is no such folder, and it is not a hub id "
-        "(owner/name)"
-    )
-
-
-def _check_model_folder(folder: Path) -> None:
-    """Raises ConfigError if what a run made is given in place of a model."""
-
-    def holds(*names: str) -> bool:
-        return all((folder / name).exists() for name in names)
-
-    if holds("config.json"):
-        return
-    remedy = "write a model folder with `python -m llm export RUN --to FOLDER`, and give that"
-    if holds("manifest.json", "state.json"):
-        raise ConfigError(f"{folder} is a checkpoint of a run, not a model folder: {remedy}")
-    if holds("config.toml", "checkpoints"):
-        raise ConfigError(f"{folder} is a run folder, not a model folder: {remedy}")
-    if holds("adapter_config.json"):
-        raise ConfigError(
-            f"{folder} holds adapters without their model: export them with `--adapters merge`, or "
-            "merge them into it"
-        )
-
-
-def require_on_hub(name: str, kind: Literal["model", "data set"] = "model") -> None:
-    """Ask the hub once, and not for long, before a library asks it again and again in silence.
-
-    Raises:
-        ConfigError: it has no model or data set of that name, or gives no answer, and the cache has
-            none either.
-    """
-    key = kind, name
-    if key in _on_hub or _hub_is_off(kind):
-        return
-    if not _is_cached(name, kind):
-        from huggingface_hub import HfApi
-        from huggingface_hub.errors import RepositoryNotFoundError
-
-        absent = f"there is no {'folder' if kind == 'model' else 'file'} {name}"
-        api = HfApi()
-        ask = api.model_info if kind == "model" else api.dataset_info
-        try:
-            _within(HUB_SECONDS, lambda: ask(name, timeout=HUB_SECONDS))
-        except RepositoryNotFoundError as e:
-            raise ConfigError(
-                f"{absent}, and no public {kind} of that name on the hub: look at its spelling "
-                "(owner/name), or log in if it is not public (hf auth login)"
-            ) from e
-        except Exception as e:  # whatever the network does
-            raise ConfigError(
-                f"{absent}, it is not in the local hub cache, and the hub does not answer "
-                f"({type(e).__name__}: {str(e)[:100]}): give "
-                f"{'a folder' if kind == 'model' else 'a .jsonl or .parquet file'}, or look at the "
-                "network"
-            ) from e
-    _on_hub.add(key)
-
-
-HUB_SECONDS = 10.0  # for one small answer
-_on_hub: set[tuple[str, str]] = set()  # asked already, by this process
-
-
-def _within(seconds: float, ask: Callable[[], object]) -> None:
-    """Call `ask` in a thread, and wait no longer: a name server or a server that answers byte by
-    byte keeps to no timeout of a library.
-
-    Raises:
-        TimeoutError: it did not return. Exception: what it raises.
-    """
-    failed: list[Exception] = []
-
-    def call() -> None:
-        try:
-            ask()
-        except Exception as e:
-            failed.append(e)
-
-    thread = threading.Thread(target=call, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if thread.is_alive():
-        raise TimeoutError(f"nothing in {seconds:g} s")
-    if failed:
-        raise failed[0]
-
-
-def _is_cached(name: str, kind: str) -> bool:
-    from huggingface_hub import constants, try_to_load_from_cache
-
-    if kind == "model":
-        return isinstance(try_to_load_from_cache(name, "config.json"), str)
-    folder = Path(constants.HF_HUB_CACHE) / f"datasets--{name.replace('/', '--')}" / "snapshots"
-    return folder.is_dir() and any(folder.iterdir())
-
-
-def _hub_is_off(kind: str = "model") -> bool:
-    names = ["HF_HUB_OFFLINE"] + ["HF_DATASETS_OFFLINE"] * (kind == "data set")
-    return any(os.environ.get(x, "0").upper() in ("1", "ON", "YES", "TRUE") for x in names)
-
-
-def offline_hint(path: str) -> str:
-    """For an error message: how `path` was looked for, where that is not obvious."""
-    if Path(path).is_dir():
-        return ""
-    where = "on the hub"
-    if _hub_is_off():
-        where = "only in the local hub cache, HF_HUB_OFFLINE is set"
-    return f" (no such folder, so it was looked for as a hub id, {where})"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from llm import distributed
 from llm.checkpoints.atomic_files import write_json
-from llm.models.model_files import digests, folder_of, model_files
+from llm.models.digests import digests, folder_of, model_files
 from llm.regular_files import read_json
 from llm.runs import run_folder
 from llm.settings.loading import ConfigError

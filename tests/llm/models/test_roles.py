@@ -13,7 +13,7 @@ from tiny_context import random_pair
 from toy_tokenizers import save_tokenizer
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from llm import settings
+from llm import hub, settings
 from llm.models import actors, loading, pretraining, roles
 from llm.settings.loading import Config, ConfigError
 from llm.tokenizers import pretrained
@@ -120,7 +120,7 @@ def test_a_hub_that_does_not_answer_is_an_error_unless_it_is_switched_off(tmp_pa
     with pytest.raises(ConfigError, match=r"cannot read generation_config\.json of a/b.*no answer"):
         pretrained.end_ids("a/b", local=False)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert pretrained._hub_file("a/b", "generation_config.json") is None
+    assert hub.hub_file("a/b", "generation_config.json") is None
 
 
 CLOSED = "{% for m in messages %}<|im_start|>{{ m.content }}<|im_end|>\n{% endfor %}"

@@ -215,7 +215,7 @@ def test_a_data_set_that_the_hub_does_not_have_is_refused_at_once(monkeypatch, n
     asked = fake_hub(monkeypatch, [{"a": "b"}])
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", "/none")
-    monkeypatch.setattr("llm.tokenizers.pretrained._on_hub", set())
+    monkeypatch.setattr("llm.hub._on_hub", set())
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", dataset_info)
     with pytest.raises(ConfigError, match="and no public data set of that name on the hub"):
         open_task(sections.task(type="problems", source=name, scorer="exact"), Words())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from pathlib import Path
 
@@ -216,85 +215,3 @@ def test_prompt_lengths_are_those_of_training_and_evaluation():
     characters = character.CharTokenizer()
     found = factory.prompt_lengths(cfg, open_task(cfg.task, characters), characters)
     assert set(found) == {3, 4, 5}
-
-
-class _Hub:
-    """Answers as the hub does; counts what it is asked."""
-
-    asked = 0
-    answer: Exception | None = None
-
-    def model_info(self, path, timeout):
-        type(self).asked += 1
-        if self.answer:
-            raise self.answer
-
-
-@pytest.fixture
-def hub(monkeypatch):
-    import huggingface_hub
-
-    hub = type("Hub", (_Hub,), {})
-    monkeypatch.setattr(huggingface_hub, "HfApi", hub)
-    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    monkeypatch.setattr(pretrained, "_on_hub", set())
-    return hub
-
-
-def test_a_hub_id_is_asked_for_once_and_what_is_wrong_is_said_at_once(hub):
-    from huggingface_hub.errors import RepositoryNotFoundError
-
-    hub.answer = ConnectionError("nobody there")
-    with pytest.raises(ConfigError, match=r"hub does not answer .ConnectionError"):
-        pretrained.require_on_hub("owner/name")
-    hub.answer = RepositoryNotFoundError.__new__(RepositoryNotFoundError)
-    with pytest.raises(ConfigError, match="no folder owner/name, and no public model of that name"):
-        pretrained.HubTokenizer("owner/name")
-    hub.answer, before = None, hub.asked
-    for _ in range(3):
-        pretrained.require_on_hub("owner/name")
-    assert hub.asked == before + 1
-
-
-def test_a_data_set_is_asked_for_as_one_and_a_cached_one_needs_no_hub(hub, monkeypatch, tmp_path):
-    import huggingface_hub
-    from huggingface_hub.errors import RepositoryNotFoundError
-
-    hub.dataset_info, hub.model_info = hub.model_info, None
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    hub.answer = RepositoryNotFoundError.__new__(RepositoryNotFoundError)
-    with pytest.raises(ConfigError, match="no file owner/name, and no public data set of that"):
-        pretrained.require_on_hub("owner/name", "data set")
-    hub.answer = ConnectionError("nobody there")
-    with pytest.raises(ConfigError, match=r"give a \.jsonl or \.parquet file"):
-        pretrained.require_on_hub("owner/name", "data set")
-    before = hub.asked
-    (tmp_path / "datasets--owner--name/snapshots/abc").mkdir(parents=True)
-    pretrained.require_on_hub("owner/name", "data set")
-    monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
-    pretrained.require_on_hub("owner/other", "data set")
-    assert hub.asked == before
-
-
-def test_a_hub_that_never_answers_is_not_waited_for(hub, monkeypatch):
-    """Whatever a library makes of its own timeout."""
-    never = threading.Event()
-    monkeypatch.setattr(hub, "model_info", lambda *_, **__: never.wait(60))
-    monkeypatch.setattr(pretrained, "HUB_SECONDS", 0.01)
-    with pytest.raises(ConfigError, match=r"does not answer \(TimeoutError: nothing in 0\.01 s\)"):
-        pretrained.require_on_hub("owner/name")
-    never.set()
-
-
-def test_a_cached_model_needs_no_hub(hub, monkeypatch):
-    import huggingface_hub
-
-    hub.answer = ConnectionError("nobody there")
-    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: "/there/config.json")
-    pretrained.require_on_hub("owner/name")
-    monkeypatch.setattr(pretrained, "_on_hub", set())
-    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    pretrained.require_on_hub("owner/name")
-    assert hub.asked == 0

@@ -8,11 +8,12 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from llm.hub import is_local
 from llm.runs.progress import Progress
 from llm.settings.loading import Config, ConfigError, ModelConfig
-from llm.tokenizers.pretrained import TOKENIZER_EXTRAS, TOKENIZER_FILES, is_local
+from llm.tokenizers.pretrained import TOKENIZER_EXTRAS, TOKENIZER_FILES
 
-from .files import find
+from .file_checks import find
 from .pretraining import kept_in
 
 _NAMES = ("config.json", "generation_config.json", "model.safetensors.index.json")
