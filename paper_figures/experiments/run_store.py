@@ -12,7 +12,7 @@ import hashlib
 import importlib.metadata
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -40,22 +40,17 @@ def resolved(run: RunSpec, home: Path = HOME) -> Config:
         ConfigError: a setting that does not exist, or that nothing would read.
     """
     wanted = layers(run)
-    cfg = _resolved(*wanted)
-    places = {"run.folder": str(home / key(cfg))}
-    if cfg.pretrain.folder:
-        places["pretrain.folder"] = str(home / "pretrained")
-    return _resolved(*wanted, places)
+    text = repr((wanted, home))
+    if text not in _configurations:  # a figure asks for the same runs many times
+        cfg = resolve(*wanted)
+        places = {"run.folder": str(home / key(cfg))}
+        if cfg.pretrain.folder:
+            places["pretrain.folder"] = str(home / "pretrained")
+        _configurations[text] = resolve(*wanted, places)
+    return _configurations[text]
 
 
 _configurations: dict[str, Config] = {}
-
-
-def _resolved(*wanted: Mapping[str, Any]) -> Config:
-    """As `resolve`, each once: a figure asks for the same runs many times."""
-    text = repr(wanted)
-    if text not in _configurations:
-        _configurations[text] = resolve(*wanted)
-    return _configurations[text]
 
 
 def flat(run: RunSpec, home: Path = HOME) -> dict[str, Any]:
