@@ -4,11 +4,11 @@
 
 A step on-policy (the policy samples, one update, no correction) against a step with a smaller actor
 (it samples, Jackpot and PPO and distillation train both): S is the ratio of their times. Predicted
-is `llm.cost.gain` from unit costs measured apart: seconds of one decoding step of each model, and
-seconds per sequence of the policy's update and of what the actor adds. Unit costs are taken at
-other lengths than the steps that are predicted. Everything is timed in turns; medians, with the
-smallest and largest S over the turns. Times are processor seconds of the one thread, its wall-clock
-time on an idle machine. Random models: times do not depend on what they say.
+is `llm.planning.cost.gain` from unit costs measured apart: seconds of one decoding step of each
+model, and seconds per sequence of the policy's update and of what the actor adds. Unit costs are
+taken at other lengths than the steps that are predicted. Everything is timed in turns; medians,
+with the smallest and largest S over the turns. Times are processor seconds of the one thread, its
+wall-clock time on an idle machine. Random models: times do not depend on what they say.
 """
 
 from __future__ import annotations

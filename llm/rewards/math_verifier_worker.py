@@ -1,8 +1,9 @@
 """The process that judges answers by math-verify: one JSON line in, one JSON line out.
 
-Started by verify.py as a file of its own, so only the standard library is imported at the top. What
-it reads was written by a model: LaTeX goes through math-verify's grammar and is never compiled,
-and after `lock_down` the interpreter refuses to compile text, start processes, connect or write.
+Started by math_verifier.py as a file of its own, so only the standard library is imported at the
+top. What it reads was written by a model: LaTeX goes through math-verify's grammar and is never
+compiled, and after `lock_down` the interpreter refuses to compile text, start processes, connect or
+write.
 """
 
 import json

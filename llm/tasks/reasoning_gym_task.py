@@ -1,7 +1,7 @@
 """Problems from reasoning-gym's generators. Its questions and answers are used, its scorers never.
 
 Several of its scorers evaluate the model's answer as code. Here an answer is compared as text or
-number by rewards.py, and only generators whose answers can be judged so may be named.
+number by rewards/scorers.py, and only generators whose answers can be judged so may be named.
 """
 
 from __future__ import annotations

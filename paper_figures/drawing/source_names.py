@@ -34,7 +34,7 @@ class Found(NamedTuple):
 
 
 def find(name: str, root: Path = ROOT) -> Found:
-    """The definition of a dotted name, such as `llm.rollout.sample` or `jackpot.accept_prob`.
+    """The definition of a dotted name, such as `llm.train.train` or `jackpot.accept_prob`.
 
     Follows a package's `from .module import name`; a class's method is `module.Class.method`.
 

@@ -1,6 +1,6 @@
 """The core, `jackpot` on float64, against arithmetic that shares no line with it.
 
-Rational results are compared with `sim.exact`; divergences with logarithms are compared with
+Rational results are compared with `sim.oracle.exact`; divergences with logarithms are compared with
 60-digit arithmetic on the very floats that the core was given. Families of large vocabularies,
 where no exact value is at hand, are held to what the theorems say of them.
 """
@@ -152,9 +152,9 @@ FAMILIES = {
 
 @claim("core-families", "jackpot on seeded families", share=0.1)
 def the_core_obeys_the_theorems_at_large_vocabularies(draw):
-    """On every family of sim.pairs, up to 20,000 tokens: Z(lam_for_budget(b)) = b and sum q~ = 1 to
-    1e-12; lam Z <= 1, TV(p, q~) = sum max(p - q/b, 0) and KL(p||q~) between KL(p||q) - log(1/b) and
-    KL(p||q), all up to rounding of 1e-12."""
+    """On every family of sim.worlds.pairs, up to 20,000 tokens: Z(lam_for_budget(b)) = b and
+    sum q~ = 1 to 1e-12; lam Z <= 1, TV(p, q~) = sum max(p - q/b, 0) and KL(p||q~) between
+    KL(p||q) - log(1/b) and KL(p||q), all up to rounding of 1e-12."""
     family = draw.keep("family", list(FAMILIES)[int(draw.rng.integers(len(FAMILIES)))])
     log_p, log_q = FAMILIES[family](draw.rng)
     reach = np.sum(np.exp(np.where(log_p > -np.inf, log_q, -np.inf)), axis=-1)

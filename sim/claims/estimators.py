@@ -216,7 +216,7 @@ def the_lam_that_is_worth_its_price(draw):
     """For |f| of one size and c_g > 0, the price (c_g / c_b + Z) E_p max(lam, r) does not rise
     with lam while lam^2 (c_g / c_b + Z) < E_p max(lam, r) and does not fall after; the difference
     of the two sides increases strictly, so it has one root, and no lam is cheaper than that root;
-    sim.subsampling finds it to 1e-9."""
+    sim.studies.subsampling finds it to 1e-9."""
     p, q = draw.pair()
     cost = draw.fraction("cost_ratio", high=5)
     low, high = sorted((draw.lam(p, q), draw.lam(p, q, "lam2")))

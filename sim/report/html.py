@@ -131,7 +131,7 @@ def folded(title: str, content: str) -> Markup:
 
 
 def ledger_table(claims: Sequence[dict[str, Any]]) -> Markup:
-    """The claims as `sim.ledger` writes them to JSON, one row each."""
+    """The claims as `sim.claims.registry` writes them to JSON, one row each."""
     head = ("claim", "verdict", "statement", "cases", "largest violation", "worst case")
     classes = ("claim", "nowrap", "statement", "number", "number", "worst")
     return table(head, (_claim(c) for c in claims), classes)

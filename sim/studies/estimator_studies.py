@@ -55,7 +55,7 @@ class Case:
 
 
 def make_case(tree: Tree, seed: int, **options: float) -> Case:
-    """A seeded world (options of `sim.trees.random_world`) and its targets."""
+    """A seeded world (options of `sim.worlds.trees.random_world`) and its targets."""
     world = random_world(tree, seed, **options)
     true = gradient(world, world.log_p, world.log_p)
     return Case(seed, world, true, gradient(world, world.log_q, world.log_q))

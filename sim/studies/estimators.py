@@ -1,7 +1,7 @@
 """`python -m sim estimators`: what Jackpot's weights do to a policy gradient that TIS's do not.
 
-Exact bias, variance and error of every estimator on small trees of tokens (`sim.tabular`), as
-tables on stdout, CSV files of all numbers and one picture.
+Exact bias, variance and error of every estimator on small trees of tokens (`gradient_estimators`),
+as tables on stdout, CSV files of all numbers and one picture.
 """
 
 from __future__ import annotations

@@ -122,7 +122,7 @@ def terms(world: World, est: Estimator) -> Terms:
         whole = _log_ratio(world, world.log_p, world.log_q).sum(axis=1, keepdims=True)
         weight = jackpot.importance(whole) * ones
     else:
-        raise ValueError(f"there is no rule {est.rule!r}; see sim.tabular.Estimator")
+        raise ValueError(f"there is no rule {est.rule!r}; see Estimator")
     return Terms(ones, weight, ones)
 
 

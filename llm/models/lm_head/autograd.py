@@ -88,7 +88,7 @@ class Plan(NamedTuple):
     pairs: tuple[KLPair, ...]
     temperature: float
     chunk: Chunk
-    floor: tuple[Tensor | None, ...]  # (n,) each, nats: see `tail.above`
+    floor: tuple[Tensor | None, ...]  # (n,) each, nats: see `threshold_scan.above`
 
     def named(self, flat: Sequence[Any]) -> PassResults:
         """The outputs of `ChunkedHeadFunction`, or their gradients, by name."""

@@ -1,7 +1,7 @@
 """Rollout engines: who samples a step's completions, from which weights, and how far ahead.
 
-Every engine answers a `GenerationRequest`, which is numbers alone, with what `rollout.sample` gives
-from the same random streams (vllm: from seeds of its own for each step and sequence). With
+Every engine answers a `GenerationRequest`, which is numbers alone, with what `sampling.sample`
+gives from the same random streams (vllm: from seeds of its own for each step and sequence). With
 rollout.max_staleness = d the batch of step t is requested once step t - 1 - d is done, from the
 weights as they are then, so at most d + 1 batches wait and results never depend on timing. Batches
 that wait belong to a checkpoint (`state_dict`, `load_state_dict`): a resumed run takes them from
@@ -41,7 +41,7 @@ class EngineError(ConfigError):
 
 class GenerationRequest(NamedTuple):
     """What to sample. prompts: token ids, each for `group` sequences that are neighbours. place:
-    as for `rollout.sample`."""
+    as for `sampling.sample`."""
 
     seed: int
     purpose: str
@@ -133,7 +133,7 @@ class Engine:
     ) -> Samples:
         """Completions of a step's problems, `rollouts_per_prompt` of each.
 
-        place: as for `rollout.sample`. check: is given log q where it holds NaN.
+        place: as for `sampling.sample`. check: is given log q where it holds NaN.
 
         Raises:
             EngineError: the engine failed, and went on failing when it was started again.
