@@ -104,8 +104,7 @@ def a_star_po(
     Paper: A*-PO (arXiv 2505.20686), its second stage with beta_2.
     """
     _check_finite(logp_new=logp_new, logp_pre=logp_pre, reward=reward, value=value)
-    if not 0 < beta < math.inf:
-        raise ValueError(f"beta must be finite and above 0, got {beta}")
+    _check_positive(beta=beta)
     residual = beta * (logp_new.double() - logp_pre.double()) + value.double() - reward.double()
     n = max(1, len(residual))
     metrics = {"a_star_residual": float(residual.sum()) / n}
@@ -145,8 +144,7 @@ def dmpo(
     `ada_coeff`.
     """
     _check_finite(logp_new=logp_new, logp_pre=logp_pre, logp_inf=logp_inf, reward=reward)
-    if not 0 < alpha < math.inf:
-        raise ValueError(f"alpha must be finite and above 0, got {alpha}")
+    _check_positive(alpha=alpha)
     if not 0 <= ess_min <= 1:
         raise ValueError(f"ess_min is a share of the group's size, 0 to 1, got {ess_min}")
     new, pre, inf, r = (x.double() for x in (logp_new, logp_pre, logp_inf, reward))
@@ -229,8 +227,7 @@ def alpha_dpo(
     ours: there they are a fixed data set.
     """
     _check_finite(logp_new=logp_new, logp_pre=logp_pre)
-    if not 0 < beta < math.inf:
-        raise ValueError(f"beta must be finite and above 0, got {beta}")
+    _check_positive(beta=beta)
     if not 0 <= decay < 1:
         raise ValueError(f"decay must be in [0, 1), got {decay}")
     if len(length) and int(length.min()) < 1:
@@ -251,12 +248,9 @@ def alpha_dpo(
     pull = beta * torch.sigmoid(-margin) / len(wins)
     coefficient.index_add_(0, wins, pull / length[wins])
     coefficient.index_add_(0, losses, -pull / length[losses])
-    metrics = {
-        "dpo_pairs": len(wins),
-        "dpo_accuracy": float((gap > 0).double().mean()),
-        "dpo_gap_mean": moved.mean,
-        "dpo_gap_std": moved.std,
-    }
+    accuracy = float((gap > 0).double().mean())
+    metrics = {"dpo_pairs": len(wins), "dpo_accuracy": accuracy}
+    metrics |= {"dpo_gap_mean": moved.mean, "dpo_gap_std": moved.std}
     return SequenceCoefficients(coefficient, loss, metrics), moved
 
 
@@ -296,3 +290,9 @@ def _check_finite(**values: torch.Tensor) -> None:
     for name, value in values.items():
         if not bool(value.isfinite().all()):
             raise ValueError(f"{name} must be finite, got {value[~value.isfinite()][0].item()}")
+
+
+def _check_positive(**values: float) -> None:
+    for name, value in values.items():
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name} must be finite and above 0, got {value}")

@@ -195,7 +195,7 @@ def test_alpha_dpo_is_the_mean_over_all_pairs_of_a_prompt(seed, corrected):
     z = (apart - mean / known) / (std / known)
 
     def loss(logp):
-        total = 0
+        total = torch.zeros((), dtype=torch.float64)
         for (i, j), own in zip(found, z, strict=True):
             gap = logp[i] / w["length"][i] - logp[j] / w["length"][j]
             margin = 2.5 * (gap - 0.3 * own - 0.6)
