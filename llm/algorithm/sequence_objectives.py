@@ -239,17 +239,15 @@ def alpha_dpo(
         return empty, statistics
     mean_new, mean_pre = logp_new.double() / length, logp_pre.double() / length  # (b,)
     gap = mean_new[wins] - mean_new[losses]  # (pairs,)
-    z, moved = _standardised(
-        gap - (mean_pre[wins] - mean_pre[losses]), statistics, decay, bias_correction
-    )
+    apart = gap - (mean_pre[wins] - mean_pre[losses])
+    z, moved = _standardised(apart, statistics, decay, bias_correction)
     margin = beta * (gap - (alpha * z + gamma_beta_ratio))
     loss = torch.nn.functional.softplus(-margin).mean()  # -log sigmoid(margin)
     # d/d gap of -log sigmoid(margin) is -beta sigmoid(-margin)
     pull = beta * torch.sigmoid(-margin) / len(wins)
     coefficient.index_add_(0, wins, pull / length[wins])
     coefficient.index_add_(0, losses, -pull / length[losses])
-    accuracy = float((gap > 0).double().mean())
-    metrics = {"dpo_pairs": len(wins), "dpo_accuracy": accuracy}
+    metrics = {"dpo_pairs": len(wins), "dpo_accuracy": float((gap > 0).double().mean())}
     metrics |= {"dpo_gap_mean": moved.mean, "dpo_gap_std": moved.std}
     return SequenceCoefficients(coefficient, loss, metrics), moved
 
