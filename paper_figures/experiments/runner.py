@@ -22,6 +22,7 @@ _DIVERGED, _INTERRUPTED = 3, (130, 143)
 _WATCH_SECONDS = 2  # how often a worker looks whether its parent is gone
 _SAVING_SECONDS = 20  # what a worker has from the first SIGTERM until it is killed
 _REPEAT_SECONDS = 0.2  # between two SIGTERMs
+_POLL_SECONDS = 1.0  # the longest wait for a worker without a look at signals
 
 
 class Evaluation(NamedTuple):
@@ -106,7 +107,8 @@ def _results(pool: Executor, jobs: list[tuple], names: list[str], workers: int) 
         while waiting and len(running) < workers:
             (function, *arguments), name = waiting.pop()
             running[pool.submit(function, *arguments)] = name
-        for future in wait(running, return_when=FIRST_COMPLETED).done:
+        # not for ever: a signal that arrives as the wait begins is answered when it ends
+        for future in wait(running, _POLL_SECONDS, FIRST_COMPLETED).done:
             name = running.pop(future)
             try:
                 said, seconds, fault = future.result()
