@@ -6,7 +6,7 @@ From Python:
     summary = llm.train(cfg, reward=my_reward)
 
 `llm.load` is llm.settings.resolve. `llm.train` is a module that can be called
-(training/python_door.py). Both are loaded when they are first used: `import llm` loads nothing.
+(training/python_api.py). Both are loaded when they are first used: `import llm` loads nothing.
 """
 
 

@@ -23,7 +23,7 @@ from llm.training.keywords import actor_correction_keywords
 from llm.training.minibatches import Minibatch, split_minibatches
 from llm.training.optimizer import Learner, optimizer_step, set_learning_rates
 from llm.training.passes import ForwardPasses
-from llm.training.python_door import CallableModule
+from llm.training.python_api import CallableModule
 from llm.training.rollout_phase import sample_rollouts, with_advantages, with_rewards
 from llm.training.run import Run, open_run
 from llm.training.self_test import self_test

@@ -13,7 +13,7 @@ PACKAGES = ("jackpot", "sim", "llm", "paper_figures")
 # {file of tests: modules that it tests beside its own}
 ALSO = {
     # Parts of one command or of one public module: they are tested through it, as they are used.
-    "tests/llm/test_train.py": ["llm/training/python_door.py"],
+    "tests/llm/test_train.py": ["llm/training/python_api.py"],
     "tests/test_imports.py": ["llm/__init__.py"],
     "tests/llm/commands/test_doctor.py": ["llm/commands/doctor_checks.py"],
     "tests/llm/commands/test_plan.py": ["llm/commands/plan_tables.py"],
