@@ -11,18 +11,19 @@ _EPS = 1e-4  # GRPO's guard against a group of equal rewards; the paper does not
 
 def group_advantage(
     reward: torch.Tensor,
-    rollouts_per_prompt: int,
+    group: torch.Tensor,
     kind: Literal["grpo", "dr_grpo", "rloo"] = "grpo",
 ) -> torch.Tensor:
     """How much better each completion is than the others of its prompt.
 
     grpo: (reward - group mean) / (group standard deviation + 1e-4); dr_grpo: not divided; rloo:
     reward minus the mean of the group's other completions. Computed before any token is rejected:
-    rejection never changes a baseline. A group of equal rewards has advantage exactly 0.
+    rejection never changes a baseline. A group of equal rewards has advantage exactly 0, and so has
+    a completion that is its prompt's only one.
 
     Args:
-        reward: one per sequence, shape (b,), float; the completions of a prompt are neighbours.
-        rollouts_per_prompt: size of a group, at least 2; divides b.
+        reward: one per sequence, shape (b,), float.
+        group: number of each one's prompt, (b,) integers. Groups may differ in size.
         kind: which of the three.
 
     Returns:
@@ -31,13 +32,28 @@ def group_advantage(
     Source: GRPO (arXiv 2402.03300), unbiased standard deviation; Dr. GRPO (2503.20783); RLOO
     (2402.14740).
     """
-    groups = reward.float().reshape(-1, rollouts_per_prompt)
+    order = group.argsort(stable=True)  # a group's completions become neighbours
+    _, sizes = torch.unique_consecutive(group[order], return_counts=True)
+    size = sizes.repeat_interleave(sizes)  # (b,) of each one's group, in that order
+    advantage = torch.zeros(len(reward), dtype=torch.float32, device=reward.device)
+    for n in torch.unique(sizes).tolist():
+        rows = order[size == n]
+        groups = reward[rows].float().reshape(-1, n)  # (groups of this size, n)
+        advantage[rows] = _centred(groups, kind).reshape(-1)
+    return advantage
+
+
+def _centred(groups: torch.Tensor, kind: str) -> torch.Tensor:
+    """Advantages of groups of one size, (g, n) -> (g, n)."""
+    n = groups.shape[1]
+    if n == 1:
+        return torch.zeros_like(groups)
     centred = groups - groups.mean(dim=1, keepdim=True)
     # Equal rewards centre to rounding, not to 0, which 1 / (0 + eps) would blow up.
     alike = (groups == groups[:, :1]).all(dim=1, keepdim=True)
     centred = centred.masked_fill(alike, 0.0)
     if kind == "grpo":
-        centred = centred / (groups.std(dim=1, keepdim=True) + _EPS)
-    elif kind == "rloo":  # r - (sum - r) / (n - 1) = (r - mean) n / (n - 1)
-        centred = centred * (rollouts_per_prompt / (rollouts_per_prompt - 1))
-    return centred.reshape(-1)
+        return centred / (groups.std(dim=1, keepdim=True) + _EPS)
+    if kind == "rloo":  # r - (sum - r) / (n - 1) = (r - mean) n / (n - 1)
+        return centred * (n / (n - 1))
+    return centred

@@ -38,8 +38,11 @@ class Samples:
     answers: list[str]
     extras: list[str] = field(default_factory=list)
 
-    def flat(self) -> Batch:
-        """The same with one entry per sampled token: the only place where padding is dropped."""
+    def flat(self, group_size: int = 1) -> Batch:
+        """The same with one entry per sampled token: the only place where padding is dropped.
+
+        group_size: completions of each prompt, neighbours in `index`.
+        """
         real = self.is_completion  # (b, t)
         sequence, position = real.nonzero().T  # (n,) each, in order of sequence, then position
         blank = torch.zeros(len(real), device=real.device)
@@ -48,6 +51,7 @@ class Samples:
             is_real=self.is_real,
             is_completion=real,
             index=self.index,
+            group=self.index // group_size,
             finished=self.finished,
             prompts=self.prompts,
             answers=self.answers,
@@ -69,8 +73,8 @@ class Batch:
     """Sequences, and their sampled tokens, flat. b sequences, n tokens, k of q's likeliest.
 
     Of each sequence: ids, is_real, is_completion (what a forward pass reads), index, finished,
-    prompts, answers, extras as in `Samples`; reward and advantage, (b,), which the trainer fills
-    in.
+    prompts, answers, extras as in `Samples`; group, the number of its prompt within the step, (b,);
+    reward and advantage, (b,), which the trainer fills in.
     Of each token, in order of sequence, then position:
     sequence: its row in `ids`, (n,). position: its place in the completion, from 0, (n,).
     token_ids: the sampled token, (n,). logp_inf: its log q, nats, (n,) float32.
@@ -82,6 +86,7 @@ class Batch:
     is_real: torch.Tensor
     is_completion: torch.Tensor
     index: torch.Tensor
+    group: torch.Tensor
     finished: torch.Tensor
     prompts: list[str]
     answers: list[str]

@@ -48,7 +48,7 @@ def sample_rollouts(ctx: TrainContext, step: int, guard: Guard, ahead: int | Non
         return engine.collect(step, problems(step), check=check)
 
     # A rank that raised alone would leave the others waiting in their next collective.
-    return distributed.raise_on_all_ranks(sample, NonFinite, EngineError).flat()
+    return distributed.raise_on_all_ranks(sample, NonFinite, EngineError).flat(group)
 
 
 def with_rewards(batch: Batch, scorer: Scorer) -> Batch:
@@ -64,8 +64,8 @@ def rewards(batch: Batch, scorer: Scorer) -> torch.Tensor:
 
 def with_advantages(batch: Batch, cfg: Config) -> Batch:
     """The batch with how much better each completion is than the others of its prompt, (b,)."""
-    group, kind = cfg.rollout.rollouts_per_prompt, cfg.loss.advantage
-    return replace(batch, advantage=group_advantage(batch.reward, group, kind))
+    advantage = group_advantage(batch.reward, batch.group, cfg.loss.advantage)
+    return replace(batch, advantage=advantage)
 
 
 def rollout_metrics(ctx: TrainContext, batch: Batch, step: int) -> dict[str, float]:

@@ -9,13 +9,14 @@ import torch
 from llm.algorithm.advantages import group_advantage
 from llm.algorithm.losses import ppo_clip_sum, token_scale
 
+GROUP = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])
 REWARD = [1.0, 0.0, 0.0, 1.0, 0.25, 1.0, 1.0, 0.5]
 
 
 @pytest.mark.parametrize("kind", ["grpo", "dr_grpo", "rloo"])
 def test_advantages_match_numpy_and_are_zero_for_equal_rewards(kind):
     """Centred by the group and, for grpo alone, over its deviation; rloo leaves one out."""
-    found = group_advantage(torch.tensor(REWARD), 4, kind).numpy().reshape(2, 4)
+    found = group_advantage(torch.tensor(REWARD), GROUP, kind).numpy().reshape(2, 4)
     for row, r in zip(found, np.reshape(REWARD, (2, 4)), strict=True):
         if kind == "rloo":
             exact = [r[i] - np.delete(r, i).mean() for i in range(4)]
@@ -24,18 +25,31 @@ def test_advantages_match_numpy_and_are_zero_for_equal_rewards(kind):
         assert row == pytest.approx(exact, rel=1e-5, abs=1e-7)
         assert float(row.sum()) == pytest.approx(0.0, abs=1e-6)
     for equal in (0.1, 0.3, 0.7):  # whose means over 7 are off by rounding
-        assert group_advantage(torch.full((14,), equal), 7, kind).tolist() == [0.0] * 14
+        sevens = torch.arange(14) // 7
+        assert group_advantage(torch.full((14,), equal), sevens, kind).tolist() == [0.0] * 14
+
+
+@pytest.mark.parametrize("kind", ["grpo", "dr_grpo", "rloo"])
+def test_groups_of_unequal_sizes_in_any_order_are_those_alone(kind):
+    """And a prompt's only completion has nothing to be compared with."""
+    group = torch.tensor([5, 9, 5, 2, 9, 9, 5, 7])
+    found = group_advantage(torch.tensor(REWARD), group, kind)
+    for number in (5, 9):
+        own = group == number
+        alone = group_advantage(torch.tensor(REWARD)[own], torch.zeros(int(own.sum())), kind)
+        assert torch.equal(found[own], alone) and found[own].any()
+    assert found[group == 2].tolist() == found[group == 7].tolist() == [0.0]
 
 
 def test_grpo_is_the_default():
     reward = torch.tensor(REWARD)
-    assert torch.equal(group_advantage(reward, 4), group_advantage(reward, 4, "grpo"))
+    assert torch.equal(group_advantage(reward, GROUP), group_advantage(reward, GROUP, "grpo"))
 
 
 @pytest.mark.parametrize("kind", ["grpo", "dr_grpo", "rloo"])
 def test_rejection_changes_no_baseline_and_no_length(kind):
     """A sequence rejected whole still counts in its group's mean and in the denominator."""
-    advantage = group_advantage(torch.tensor([1.0, 0.0, 0.0, 1.0]), 4, kind)
+    advantage = group_advantage(torch.tensor([1.0, 0.0, 0.0, 1.0]), torch.zeros(4), kind)
     index = torch.tensor([0, 0, 1, 2, 2, 2, 3])
     scales = [
         token_scale("sequence", accepted, index, 4)

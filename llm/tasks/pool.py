@@ -1,0 +1,50 @@
+"""A fixed pool of training prompts, which a run comes back to: what has a history needs one."""
+
+from __future__ import annotations
+
+from llm.errors import ConfigError
+
+from .problem import Problem, RowTask, Task
+
+_DRAWS = 64  # times the pool's size; a task with that few prompts is told so
+
+
+class PoolTask(RowTask):
+    """So many different prompts of another task, seen again in every pass over them.
+
+    Held-out problems are the other task's. rows: the number of each prompt in the pool.
+    """
+
+    def __init__(self, task: Task, problems: list[Problem]) -> None:
+        super().__init__(problems, {}, task.skipped, task.repeats, task.digests)
+        self._task = task
+        self.rows = {problem.prompt: i for i, problem in enumerate(problems)}
+
+    def held_out(self, seed: int, n: int) -> list[Problem]:
+        return self._task.held_out(seed, n)
+
+    def held_out_sets(self, seed: int, n: int) -> dict[str, list[Problem]]:
+        return self._task.held_out_sets(seed, n)
+
+
+def pool_of(task: Task, seed: int, size: int) -> PoolTask:
+    """The first `size` different prompts that the task would train on with this seed.
+
+    Raises:
+        ConfigError: the task has fewer.
+    """
+    if isinstance(task, RowTask) and size > task.size:
+        raise ConfigError(
+            f"--task.pool {size} is more than the {task.size} different prompts to train on: lower "
+            "it, or give more problems"
+        )
+    different: dict[str, Problem] = {}
+    for step in range(_DRAWS):
+        for problem in task.batch(seed, step, size):
+            different.setdefault(problem.prompt, problem)
+        if len(different) >= size:
+            return PoolTask(task, list(different.values())[:size])
+    raise ConfigError(
+        f"--task.pool {size}: {_DRAWS * size:,} problems drawn had {len(different)} different "
+        "prompts: lower it, or choose problems of more kinds"
+    )
