@@ -1,19 +1,21 @@
-"""Runs on several ranks, for tests: this file is also what torchrun starts.
+"""Runs on several ranks, for tests.
 
 A scene is a run: its folder, its flags, and what is done to it.
 """
 
 from __future__ import annotations
 
-import json
+import functools
 import os
 import signal
 import socket
 import subprocess
 import sys
-from dataclasses import asdict, dataclass, field, replace
+import time
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import llm_process
 import pytest
 import torch
 from training_runs import rows, weights
@@ -93,11 +95,34 @@ def play(scene: Scene) -> None:
 
 
 def ranks(n: int, scenes: list[Scene]) -> None:
-    """The scenes one after the other on n ranks; raises if that fails or takes too long."""
-    path = Path(scenes[0].folder).parent / f"scenes_{n}.json"
-    path.write_text(json.dumps([asdict(s) for s in scenes]))
-    code, _, err = finish(torchrun(n, [str(Path(__file__)), str(path)]))
-    assert code == 0, err[-6000:]
+    """The scenes one after the other on n ranks; raises if that fails or takes too long.
+
+    Each rank is a process with the environment that torchrun gives it, but need not load torch.
+    """
+    port, home = free_port(), Path(scenes[0].folder).parent
+    said = [home / f"rank_{rank}_of_{n}" for rank in range(n)]
+    started = [
+        llm_process.called(functools.partial(_play_all, rank, n, port, scenes), said[rank])
+        for rank in range(n)
+    ]
+    end = time.monotonic() + TIMEOUT
+    for process in started:
+        process.join(max(0.0, end - time.monotonic()))
+    codes = [process.exitcode for process in started]
+    for process in started:
+        process.kill()
+    assert codes == [0] * n, (codes, [file.read_text()[-3000:] for file in said])
+
+
+def _play_all(rank: int, n: int, port: str, scenes: list[Scene]) -> None:
+    from llm import distributed
+
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(n)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    torch.set_num_threads(1)
+    with distributed.process_group("cpu"):
+        for scene in scenes:
+            play(scene)
 
 
 def torchrun(n: int, command: list[str]) -> subprocess.Popen:
@@ -174,16 +199,3 @@ def free_port() -> str:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return str(s.getsockname()[1])
-
-
-def main() -> None:
-    from llm import distributed
-
-    with distributed.process_group("cpu"):
-        for scene in json.loads(Path(sys.argv[1]).read_text()):
-            play(Scene(**scene))
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    main()

@@ -39,10 +39,10 @@ def test_a_pool_of_rows_is_some_of_them_and_what_was_left_out_stays_counted():
     pool = pool_of(task, 0, 5)
     assert set(pool.batch(0, 0, 5)) < set(rows)
     assert (pool.size, pool.skipped, pool.repeats, pool.digests) == (5, 2, 3, {"a": "b"})
-    with pytest.raises(ConfigError, match="--task.pool 10 is more than the 9 different prompts"):
+    with pytest.raises(ConfigError, match=r"--task\.pool 10 is more than the 9 different prompts"):
         pool_of(task, 0, 10)
 
 
 def test_a_task_with_too_few_prompts_ends():
-    with pytest.raises(ConfigError, match="--task.pool 11: 704 problems drawn had 9 different"):
+    with pytest.raises(ConfigError, match=r"--task\.pool 11: 704 problems drawn had 9 different"):
         pool_of(digits(1), 0, 11)
