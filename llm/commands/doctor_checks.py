@@ -215,7 +215,7 @@ def _models(cfg: Config, scratch: Path) -> tuple[tuple[TrainContext, bool], list
     is_random = not all(finished)
     if is_random:
         steps = {f"{role}_steps": 0 for role in roles}
-        blank = PretrainConfig(folder=str(scratch / "pretrained"), **steps)  # type: ignore[arg-type]
+        blank = PretrainConfig(**steps)  # type: ignore[arg-type]  # inside `scratch`
         cfg = dataclasses.replace(cfg, pretrain=blank)
     setup = open_context(cfg, scratch if is_random else folder)
     count = sum(p.numel() for p in setup.policy.parameters())

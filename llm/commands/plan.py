@@ -60,7 +60,7 @@ def _arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str], list[str
         metavar="ROLE=MODEL",
         help=f"shapes of models that are not local: a folder, or {', '.join(KNOWN_SHAPES)}",
     )
-    add("--sharding", choices=["none", "fsdp"], help="default: the setting, else fsdp if N > 1")
+    add("--sharding", choices=["none", "fsdp"], help="default: fsdp if N > 1, else none")
     add("--engine", choices=["hf", "process", "vllm"], help="default: the setting, else hf")
     add("--head", choices=["dense", "chunked"], help="default: as optim.head")
     add("--checkpointing", choices=["on", "off"], help="of activations; default: the setting")

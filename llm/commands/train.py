@@ -81,12 +81,15 @@ def run_config(cfg: Config) -> int:
     from llm.errors import Diverged
     from llm.runs import run_folder
     from llm.runs.signals import Stopped
+    from llm.settings.schema import RunConfig
     from llm.train import train
 
     try:
         folder = Path(cfg.run.folder)
         if distributed.is_main():
             folder = run_folder.prepare(cfg)
+            if cfg.run.folder == RunConfig.folder:  # nobody may have chosen it
+                sys.stderr.write(f"run folder: {folder}, the default of --run.folder\n")
         complete = distributed.is_main() and run_folder.is_complete(folder, cfg)
         if distributed.broadcast_object(complete):
             _say(f"{folder}: already complete; a larger --run.steps goes on with it\n")

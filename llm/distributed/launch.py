@@ -30,6 +30,12 @@ def check_settings(cfg: Config) -> None:
             f"--run.device {cfg.run.device} is one device for {ranks} ranks: give cuda, and every "
             "rank takes the GPU of its LOCAL_RANK"
         )
+    if ranks == 1 and cfg.run.sharding == "fsdp":
+        raise ConfigError(
+            "--run.sharding fsdp would have no effect: there is one process, and no other rank to "
+            "spread weights over. Start several (torchrun --nproc_per_node N -m llm train ...), or "
+            "give --run.sharding none"
+        )
     check_groups(cfg, ranks, "--nproc_per_node")
 
 

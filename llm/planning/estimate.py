@@ -84,7 +84,7 @@ def choice_of(cfg: Config, pair: ModelPair, args: argparse.Namespace) -> Choice:
     checkpointing = cfg.run.activation_checkpointing
     choice = Choice(
         gpus=args.gpus,
-        sharding=args.sharding or ("fsdp" if args.gpus > 1 else cfg.run.sharding),
+        sharding=args.sharding or ("fsdp" if args.gpus > 1 else "none"),
         checkpointing=args.checkpointing == "on" if args.checkpointing else checkpointing,
         head=args.head or ("dense", "chunked")[in_blocks(cfg, memory.vocabulary(pair.policy))],
         engine=args.engine or cfg.rollout.engine.type,

@@ -98,8 +98,8 @@ class DigitTask(_InCharacters):
     """The task."""
     pad_prompt_to: int = 0
     """Prompts of fewer digits are filled up to so many places with ".", so a digit keeps its
-    distance to its place in the answer and tiny models can learn several lengths at once; 0: no
-    filling."""
+    distance to its place in the answer and tiny models can learn several lengths at once. At least
+    digits_max and above digits_min; 0: no filling."""
 
 
 @dataclass(frozen=True)
@@ -333,7 +333,8 @@ class SeparateActor(_OtherModel, TrainedModelConfig, ActorSection):
     """Train it by PPO on its own rollouts (Eq. 6)."""
     correction: Weight = field(default_factory=UnitWeight)
     """F of Eq. 6: weight of its tokens where what sampled is not quite what is trained
-    (p_actor / p_inf)."""
+    (p_actor / p_inf): rollouts that are stale, of another engine than hf, or of a bfloat16 actor.
+    The PPO ratio is then to p_actor before the updates."""
     distill: Distill = field(default_factory=Distillation)
     """KL(policy || actor) in its loss (Eq. 7)."""
 
@@ -378,7 +379,7 @@ class EarlyExitActor(_NotTrained):
     type: Literal["early_exit"] = "early_exit"
     """Where the model that samples comes from."""
     exit_layers: int = 1
-    """Layers kept."""
+    """Layers kept, fewer than the policy has."""
 
 
 @dataclass(frozen=True)
@@ -414,7 +415,8 @@ ActorConfig = (
 class PretrainConfig:
     folder: str = ""
     """Where pretrained models are kept and found again, each in a folder of its own recipe, so that
-    runs of any settings may share it; empty: inside the run folder."""
+    runs of any settings may share it; empty: inside the run folder. Needs a model that is
+    pretrained."""
     policy_steps: int = 400
     """Supervised steps of the policy before reinforcement learning."""
     actor_steps: int = 600
@@ -471,7 +473,8 @@ class RolloutConfig:
     temperature: float = 1.0
     """Of the distribution sampled from, and of every log-probability trained on."""
     top_k: int = 20
-    """Log-probabilities of q kept per position, those of its k likeliest tokens."""
+    """Log-probabilities of q kept per position, those of its k likeliest tokens; at most as many as
+    the models have."""
     max_new_tokens: int = 12
     """Longest completion, in tokens, end-of-sequence included."""
     max_staleness: int = 0
@@ -487,7 +490,7 @@ class RefTarget:
     """p_ref, the policy before the updates of its batch."""
 
     type: Literal["ref"] = "ref"
-    """p of the ratio p/q (Sec. 4.3). Both are the same while updates_per_rollout is 1."""
+    """p of the ratio p/q (Sec. 4.3). new needs updates_per_rollout > 1: both are the same at 1."""
 
 
 @dataclass(frozen=True)
@@ -495,7 +498,7 @@ class NewTarget:
     """p_new, the policy that is being updated."""
 
     type: Literal["new"] = "new"
-    """p of the ratio p/q (Sec. 4.3). Both are the same while updates_per_rollout is 1."""
+    """p of the ratio p/q (Sec. 4.3). new needs updates_per_rollout > 1: both are the same at 1."""
     c2: float = 3.0
     """Cap on p_ref / p_new; inf: none. Not given in the paper."""
 
@@ -672,7 +675,8 @@ class LossConfig:
     """grpo: reward minus group mean, over the group's standard deviation; dr_grpo: not divided;
     rloo: reward minus the mean of the group's others."""
     clip_low: float = 0.2
-    """PPO clips the ratio p_new / p_ref below at 1 - clip_low; inf: no clip."""
+    """PPO clips the ratio p_new / p_ref below at 1 - clip_low, of policy and actor; inf: no clip.
+    At a single update per rollout only that of an actor which is not quite what sampled."""
     clip_high: float = 0.2
     """PPO clips the ratio above at 1 + clip_high; inf: no clip."""
     updates_per_rollout: int = 1
@@ -814,7 +818,8 @@ class AlarmConfig:
 @dataclass(frozen=True)
 class RunConfig:
     folder: str = "runs/default"
-    """Where everything of this run is written; an interrupted run there goes on."""
+    """Where everything of this run is written; an interrupted run there goes on. A start without it
+    says which folder it takes."""
     steps: int = 300
     """Rollout batches."""
     seed: int = 0
@@ -853,13 +858,14 @@ class RunConfig:
     """Torch threads, of each process."""
     sharding: Literal["none", "fsdp"] = "none"
     """Under torchrun. none: every rank holds the trained models and their optimisers; fsdp: these
-    are spread over the ranks, and a whole copy of each model's weights samples. A run may go on
-    with another choice and another number of ranks."""
+    are spread over the ranks, of which there must be several, and a whole copy of each model's
+    weights samples. A run may go on with another choice and another number of ranks."""
     activation_checkpointing: bool = False
     """Compute each layer again in the backward pass rather than keep its activations."""
 
 
 DIGIT_SYNONYMS_MAX = 2000  # of each digit: 19,990 characters of the block
+CHARACTER_IDS = 48  # token ids of a built model without synonyms
 
 
 @dataclass(frozen=True)

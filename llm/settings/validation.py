@@ -13,15 +13,23 @@ from typing import Any, NamedTuple, NoReturn
 from llm.errors import ConfigError
 
 from .schema import (
+    CHARACTER_IDS,
     DIGIT_SYNONYMS_MAX,
     FROM_PYTHON,
     AddTask,
     ArithmeticTask,
     DigitTask,
+    EarlyExitActor,
+    IcePopWeight,
     JackpotCorrection,
     ModelConfig,
+    NewTarget,
     ProblemsTask,
+    RolloutConfig,
+    SeparateActor,
     Settings,
+    TisWeight,
+    Weight,
 )
 from .sections import default_values, flatten
 from .template_arguments import read_arguments
@@ -78,6 +86,7 @@ _BELOW_ONE = ("correction.lam.decay", "alarm.action.factor")
 IDLE_TYPES = {  # what a section that may be without effect as a whole then is
     "control.type": "none",
     "actor.correction.type": "none",
+    "correction.target.type": "ref",
 }
 CHARACTER_TASKS = ("chain", "sort", "reverse", "add")  # built models are pretrained on these
 
@@ -99,6 +108,13 @@ def _check_bounds(cfg: Settings) -> None:
     for key, value in flat.items():
         if isinstance(value, str):
             _require("\0" not in value, key, repr(value), "without the character NUL")
+            _require(
+                not any("\ud800" <= c <= "\udfff" for c in value),
+                key,
+                ascii(value),
+                "without lone surrogates (they stand for bytes that are no UTF-8, and no file of a "
+                "run can hold them)",
+            )
         if isinstance(value, int):
             _require(abs(value) < 2**63, key, "a larger number", "below 2^63")
         if isinstance(value, float):
@@ -155,8 +171,25 @@ def _check_fit(cfg: Settings) -> None:
             "--optim.head chunked cannot compute --actor.distill.top_k, which needs whole logits: "
             "use --optim.head auto or dense"
         )
+    if not cfg.policy.path:  # else seen when the model is loaded
+        check_top_k(cfg, CHARACTER_IDS + 10 * (cfg.task.digit_synonyms - 1))
     _check_control(cfg)
     _check_actor(cfg)
+
+
+def check_top_k(cfg: Settings, vocabulary: int) -> None:
+    """Refuse a rollout.top_k above the number of token ids of the models.
+
+    Its default is left alone, for models with fewer ids than that: all of them are kept.
+
+    Raises:
+        ConfigError: it was set, something reads it, and there are not as many.
+    """
+    top_k = cfg.rollout.top_k
+    if top_k == RolloutConfig.top_k or "rollout.top_k" in without_effect(cfg):
+        return
+    wanted = f"at most {vocabulary}, which keeps every token id that the models have"
+    _require(top_k <= vocabulary, "rollout.top_k", top_k, wanted)
 
 
 def _check_task(cfg: Settings) -> None:
@@ -224,11 +257,10 @@ def _check_actor(cfg: Settings) -> None:
             "--actor.type separate is an actor that is trained, and both its losses are off: use "
             "--actor.type frozen, or --actor.ppo True or --actor.distill.type forward"
         )
-    several = cfg.loss.updates_per_rollout > 1
-    stale = cfg.rollout.max_staleness > 0 or (several and cfg.correction.target.type == "new")
-    # the same weights round differently in another engine, and token by token in bfloat16
-    rounds = cfg.rollout.engine.type != "hf" or cfg.policy.dtype != "float32"
-    if a.type == "self" and cfg.correction.type != "none" and not (stale or rounds):
+    # p_new leaves p_inf behind only where there is an update before the last
+    moves = cfg.loss.updates_per_rollout > 1 and cfg.correction.target.type == "new"
+    equal = _samples_what_is_trained(cfg, cfg.policy.dtype) and not moves
+    if a.type == "self" and cfg.correction.type != "none" and equal:
         raise ConfigError(
             "--actor.type self samples from the policy itself, so p_inf = p_ref and there is no "
             "mismatch to correct: set --correction.type none, or --correction.target.type new "
@@ -237,6 +269,10 @@ def _check_actor(cfg: Settings) -> None:
             "--policy.dtype bfloat16, computes differently when it samples, which may be corrected "
             "too"
         )
+    if isinstance(a, EarlyExitActor) and not cfg.policy.path:  # else seen when it is loaded
+        layers = cfg.policy.layers
+        wanted = f"below policy.layers, which is {layers}"
+        _require(a.exit_layers < layers, "actor.exit_layers", a.exit_layers, wanted)
     if isinstance(a, ModelConfig) and bool(cfg.policy.path) != bool(a.path):
         missing = "actor" if cfg.policy.path else "policy"
         if not _character_model(cfg.policy.path or a.path):
@@ -244,6 +280,14 @@ def _check_actor(cfg: Settings) -> None:
                 f"--{missing}.path is empty, so that model would be built over the character "
                 "alphabet and share no tokenizer with the other: give both paths"
             )
+
+
+def _samples_what_is_trained(cfg: Settings, dtype: str) -> bool:
+    """Whether log p_inf is what training computes of the model that samples, but for rounding in
+    float32. The same weights round differently in another engine, and token by token in bfloat16.
+    """
+    r = cfg.rollout
+    return r.max_staleness == 0 and r.engine.type == "hf" and dtype == "float32"
 
 
 def _character_model(path: str) -> bool:
@@ -303,7 +347,7 @@ class _Need(NamedTuple):
 
 
 def _needs(cfg: Settings) -> list[_Need]:
-    return [*_model_needs(cfg), *_loop_needs(cfg), *_task_needs(cfg)]
+    return [*_model_needs(cfg), *_ratio_needs(cfg), *_loop_needs(cfg), *_task_needs(cfg)]
 
 
 def _model_needs(cfg: Settings) -> list[_Need]:
@@ -321,14 +365,58 @@ def _model_needs(cfg: Settings) -> list[_Need]:
             isinstance(a, ModelConfig) and a.lora_rank > 0,
             "actor.lora_rank > 0",
         ),
-        _Need("actor.correction.type", a.ppo, "actor.ppo"),
-        _Need("pretrain.folder", built_policy or built_actor, "a model that is built"),
+        _Need(
+            "pretrain.folder",
+            policy or actor,
+            "a model that is built and pretrained (pretrain.policy_steps or actor_steps above 0)",
+        ),
         _Need("pretrain.policy_steps", built_policy, "an empty policy.path"),
         _Need("pretrain.actor_steps", built_actor, "actor.type separate or frozen, without path"),
         _Need("pretrain.policy_error", policy, "a policy that is pretrained"),
         _Need("pretrain.actor_error", actor, "an actor that is pretrained"),
         _Need("pretrain.lr pretrain.batch_size", policy or actor, "a model that is pretrained"),
     ]
+
+
+def _ratio_needs(cfg: Settings) -> list[_Need]:
+    """What acts on ratios of log-probabilities, and does nothing where these are always 1."""
+    a, several = cfg.actor, cfg.loss.updates_per_rollout > 1
+    mismatch = corrects = scales = False
+    if isinstance(a, SeparateActor) and a.ppo:
+        mismatch = not _samples_what_is_trained(cfg, a.dtype)  # of p_actor_ref and q, Eq. 6
+        corrects, scales = a.correction.type != "none", not _leaves_one(a.correction)
+    target = cfg.correction.target
+    return [
+        _Need(
+            "actor.correction.type",
+            mismatch or scales,
+            f"actor.ppo, and {_MISMATCH} (else what samples is what is trained)",
+        ),
+        _Need(
+            "loss.clip_low loss.clip_high",
+            # With a correction the actor's ratio is to p_actor_ref, which a single update is at.
+            several or (mismatch and not corrects),
+            "loss.updates_per_rollout > 1; or actor.ppo with actor.correction.type none, and "
+            f"{_MISMATCH} (else every PPO ratio is 1)",
+        ),
+        _Need(
+            "correction.target.type",
+            several or (isinstance(target, NewTarget) and target.c2 < 1),  # caps p_ref / p_new = 1
+            "loss.updates_per_rollout > 1 (at a single update p_new is p_ref)",
+        ),
+    ]
+
+
+_MISMATCH = (
+    "rollout.max_staleness > 0, another rollout.engine.type than hf, or actor.dtype bfloat16"
+)
+
+
+def _leaves_one(weight: Weight) -> bool:
+    """Whether F(r) is 1 around r = 1, where F and its absence are the same."""
+    if isinstance(weight, TisWeight):
+        return weight.cap >= 1
+    return not isinstance(weight, IcePopWeight) or weight.low < 1 < weight.high
 
 
 def _loop_needs(cfg: Settings) -> list[_Need]:
@@ -351,11 +439,6 @@ def _loop_needs(cfg: Settings) -> list[_Need]:
             "correction.type = jackpot (nothing else rejects)",
         ),
         _Need("alarm.accept_min", jackpot, "correction.type = jackpot (nothing else rejects)"),
-        _Need(
-            "loss.clip_low loss.clip_high",
-            updates > 1 or cfg.actor.ppo,
-            "loss.updates_per_rollout > 1 or actor.ppo (else every PPO ratio is 1)",
-        ),
         _Need("control.type", cfg.actor.trained, "a trained actor (actor.type separate)"),
         _Need(
             "run.eval_updates",
@@ -398,6 +481,9 @@ def _task_needs(cfg: Settings) -> list[_Need]:
             "a reward.function called in workers, and reward.batched False (else one call at once)",
         ),
     ]
+    if isinstance(t, DigitTask):  # below digits_max it is out of bounds
+        fills = not t.digits_max <= t.pad_prompt_to <= t.digits_min
+        needs.append(_Need("task.pad_prompt_to", fills, "task.digits_min below it"))
     if isinstance(t, ProblemsTask):
         hub = not t.source.endswith(_FILES)
         sets = [source.strip() for source in t.eval_source.split(",") if source.strip()]

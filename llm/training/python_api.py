@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from llm import distributed
 from llm.rewards.function_scorer import callable_name
 from llm.runs import run_folder
 from llm.settings.loading import Config, ConfigError
@@ -31,6 +32,7 @@ class CallableModule(types.ModuleType):
             ConfigError: settings or a folder that cannot be used; and what llm.train.train raises.
         """
         cfg = cfg if reward is None else with_callable(cfg, reward)
+        distributed.check_settings(cfg)
         with run_folder.prepared(cfg) as folder:
             if run_folder.is_complete(folder, cfg):
                 return run_folder.summary(folder)

@@ -77,7 +77,7 @@ FLAGS = {  # flags -> a word of the refusal
     "--rollout.max_new_tokens 2": "at least",
     "--rollout.prompts_per_step 0": "greater than 0",
     "--loss.updates_per_rollout 7": "a divisor of",
-    "--loss.clip_low -1": "greater than 0",
+    "--loss.updates_per_rollout 2 --loss.clip_low -1": "greater than 0",
     "--policy.width 17": "multiple of 16",
     "--policy.layers 0": "greater than 0",
     "--policy.path nowhere": "give both paths",

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import llm
 from llm.__main__ import main
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,6 +44,28 @@ def test_train_alone_says_what_to_do_and_trains_nothing(tmp_path, capsys, monkey
     said = capsys.readouterr().err
     assert "tiny_cpu.toml --run.folder runs/mine" in said and "--help" in said
     assert all(path.name in said for path in CONFIGS) and not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("given", [[], ["--run.folder", "mine"]])
+def test_train_says_which_folder_it_takes_where_none_was_given(
+    given, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "--run.device", "tpu", *given]) == 2  # refused once there is a folder
+    said = capsys.readouterr().err
+    name = "mine" if given else "runs/default"
+    assert (tmp_path / name).is_dir()
+    assert said.startswith("run folder: runs/default, the default of --run.folder\n") != bool(given)
+
+
+def test_train_in_one_process_is_no_sharded_training(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "--run.sharding", "fsdp"]) == 2
+    said = capsys.readouterr().err
+    assert "--run.sharding fsdp would have no effect" in said and not any(tmp_path.iterdir())
+    with pytest.raises(llm.ConfigError, match=r"--run\.sharding fsdp would have no effect"):
+        llm.train(llm.load({"run.sharding": "fsdp"}))
+    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,8 @@ from llm.runs import run_folder
 from llm.runs.metrics_files import MetricsFile
 from llm.settings.schema import (
     Distillation,
+    IcePopWeight,
+    ImportanceWeight,
     KLControl,
     OptimConfig,
     SeparateActor,
@@ -296,7 +298,8 @@ def test_p_ref_is_each_model_before_the_updates_at_every_update_of_a_step(
     for module in (rollout_phase, evaluation):
         monkeypatch.setattr(module, "rewards", lambda b, s: torch.arange(len(b.answers)) % 2.0)
     extra = ("--loss.updates-per-rollout", "4", "--optim.policy-lr", "0.01", "--run.steps", "2")
-    start(tmp_path, pretrained, *extra, "--actor.correction.type", kind)
+    stale = ("--rollout.max-staleness", "1")  # else the actor has nothing to correct
+    start(tmp_path, pretrained, *extra, *stale, "--actor.correction.type", kind)
     assert len(moved) == 8 and moved[0] == 0.0 and max(moved) > 0.01
 
 
@@ -490,7 +493,8 @@ def test_the_actors_ratio_is_to_the_actor_before_the_updates(pair, scene):
     """actor.correction on, second update of a step: p_actor_ref is given, not the present actor."""
     batch, coin = scene
     cfg = update_config(type="none")
-    cfg = dataclasses.replace(cfg, actor=SeparateActor(correction=TisWeight()))
+    stale = dataclasses.replace(cfg.rollout, max_staleness=1)
+    cfg = dataclasses.replace(cfg, rollout=stale, actor=SeparateActor(correction=TisWeight()))
     real = batch.is_completion
     now = full_logprobs(pair[1], batch.ids, batch.is_real, real.shape[1], 1.0)[real].detach()
     act, q = now.gather(1, batch.token_ids[:, None])[:, 0], batch.logp_inf
@@ -500,6 +504,26 @@ def test_the_actors_ratio_is_to_the_actor_before_the_updates(pair, scene):
     clipped = torch.minimum(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage)
     found = scored_update(pair, cfg, batch, coin, ref_actor=before)[0]
     assert found["loss_actor_ppo"] == pytest.approx(-float((weight * clipped).mean()), rel=1e-4)
+
+
+@pytest.mark.parametrize("own", [ImportanceWeight(), TisWeight(), IcePopWeight()])
+def test_a_correction_of_the_actor_is_nothing_where_it_samples_for_itself(pair, scene, own):
+    """p_actor_ref = p_inf but for rounding: why such a setting is refused, also of several updates.
+    Second update of a step: the actor has moved by some tenths of a nat."""
+    batch, coin = scene
+    plain = update_config(type="none")
+    stale = dataclasses.replace(plain.rollout, max_staleness=1)  # so that it is accepted
+    other = dataclasses.replace(plain, rollout=stale, actor=SeparateActor(correction=own))
+    moved = copy.deepcopy(pair[1])
+    with torch.no_grad():
+        moved.lm_head.weight.mul_(1.02)
+    real = batch.is_completion
+    law = full_logprobs(pair[1], batch.ids, batch.is_real, real.shape[1], 1.0)[real].detach()
+    before = law.gather(1, batch.token_ids[:, None])[:, 0]
+    assert (before - batch.logp_inf).abs().max() < 1e-4
+    ours = scored_update((pair[0], moved), other, batch, coin, ref_actor=before)
+    assert_same(ours, scored_update((pair[0], moved), plain, batch, coin))
+    assert ours[0]["loss_actor_ppo"] != 0.0
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,20 @@ from llm import distributed, settings
 from llm.settings.loading import ConfigError
 
 
+@pytest.mark.parametrize("ranks", ["", "1", "2"])
+def test_weights_are_spread_over_several_processes_or_the_start_is_refused(monkeypatch, ranks):
+    """Without torchrun, and where it starts one process, there is no other rank."""
+    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, ranks) if ranks else monkeypatch.delenv(name, raising=False)
+    cfg = settings.load([], ["--run.sharding", "fsdp"])
+    if ranks == "2":
+        distributed.check_settings(cfg)
+        return
+    said = r"sharding fsdp would have no effect: there is one process.*give --run\.sharding none"
+    with pytest.raises(ConfigError, match=said):
+        distributed.check_settings(cfg)
+
+
 def test_prompts_that_cannot_be_dealt_evenly_are_refused_before_any_work(monkeypatch):
     for name, value in {"RANK": "0", "MASTER_ADDR": "x", "MASTER_PORT": "1"}.items():
         monkeypatch.setenv(name, value)

@@ -27,7 +27,7 @@ KINDS = {
     "stale": ("--actor.type", "stale", "--actor.lag", "2"),
     "int8": ("--actor.type", "quantized"),
     "int4": ("--actor.type", "quantized", "--actor.bits", "4"),
-    "early_exit": ("--actor.type", "early_exit", "--actor.exit_layers", "2"),
+    "early_exit": tuple("--policy.layers 4 --actor.type early_exit --actor.exit_layers 2".split()),
     "noisy": ("--actor.type", "noisy", "--actor.noise", "0.1"),
     "self": ("--actor.type", "self", "--correction.type", "none"),
 }

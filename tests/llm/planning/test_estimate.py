@@ -27,12 +27,13 @@ def test_rollouts_have_their_share_of_a_step():
 
 
 def test_a_flag_wins_over_the_setting_and_several_gpus_shard():
-    cfg = settings.load([], ["--run.activation-checkpointing", "True"])
+    flags = "--run.activation-checkpointing True --run.sharding fsdp"
+    cfg = settings.load([], flags.split())
     pair = ModelPair(*random_pair(), {})
     unset = {"sharding": None, "checkpointing": None, "head": None, "engine": None}
     unset |= {"tokens_per_microbatch": None}
     one = choice_of(cfg, pair, argparse.Namespace(gpus=1, **unset))
     assert (one.sharding, one.checkpointing, one.engine) == ("none", True, "hf")
-    flags = argparse.Namespace(gpus=2, **(unset | {"checkpointing": "off", "head": "chunked"}))
-    two = choice_of(cfg, pair, flags)
+    two_gpus = argparse.Namespace(gpus=2, **(unset | {"checkpointing": "off", "head": "chunked"}))
+    two = choice_of(cfg, pair, two_gpus)
     assert (two.sharding, two.checkpointing, two.head) == ("fsdp", False, "chunked")

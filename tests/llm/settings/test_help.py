@@ -49,7 +49,8 @@ def test_after_a_file_help_shows_its_types_and_values(capsys):
 
 
 def test_a_section_inside_a_section_is_listed_with_its_types(capsys):
-    text = help_of(capsys, "--actor.correction.type", "icepop", "--help")
+    stale = "--rollout.max_staleness 1 --actor.correction.type icepop --help"
+    text = help_of(capsys, *stale.split())
     assert named(text, "actor.correction") == {"type", "low", "high"}
 
 

@@ -47,7 +47,8 @@ def test_every_shipped_preset_loads_and_its_dump_reads_back_equal(path, tmp_path
 
 
 def test_infinite_caps_survive_the_round_trip(tmp_path):
-    cfg = settings.load([], ["--correction.c1", "inf", "--loss.clip-low", "inf"])
+    flags = "--loss.updates-per-rollout 2 --correction.c1 inf --loss.clip-low inf"
+    cfg = settings.load([], flags.split())
     assert settings.load([write(tmp_path, settings.dump(cfg))], []).correction.c1 == float("inf")
 
 
@@ -89,7 +90,7 @@ def keys_of(section) -> set[str]:
 
 def test_another_type_replaces_the_section_and_the_same_type_does_not(tmp_path):
     text = "[correction]\ntarget.type = 'new'\nlam.value = 2.0\nc1 = 5.0\n"
-    one = write(tmp_path, text + "[loss]\nclip_low = 0.1\n")
+    one = write(tmp_path, text + "[loss]\nclip_low = 0.1\nupdates_per_rollout = 2\n")
     same = settings.load([one], ["--correction.type", "jackpot", "--correction.c1", "4"])
     assert (same.correction.lam.value, same.correction.c1) == (2.0, 4.0)
     assert same.correction.target.type == "new"
@@ -109,7 +110,7 @@ def test_a_section_that_is_replaced_twice_starts_from_its_defaults(tmp_path):
 
 def test_a_section_inside_a_section_is_replaced_too(tmp_path):
     text = "[actor]\nlr = 1e-3\n[actor.correction]\ntype = 'tis'\ncap = 3.0\n"
-    one = write(tmp_path, text)
+    one = write(tmp_path, text + "[rollout]\nmax_staleness = 1\n")
     kept = settings.load([one], ["--actor.correction.cap=4.0"])
     assert sections.flatten(kept.actor.correction) == {"type": "tis", "cap": 4.0}
     other = settings.load([one], ["--actor.correction.type", "icepop"])
@@ -144,6 +145,16 @@ def test_a_setting_that_loses_its_effect_to_a_later_layer_goes_and_one_given_in_
     two.write_text("[rollout]\ntop_k = 3\n[correction]\ntype = 'none'\n")  # it never had any
     with pytest.raises(ConfigError, match=r"top_k 3 would have no effect"):
         settings.load([str(two)], ["--run.steps", "5"])
+
+
+def test_what_several_updates_gave_an_effect_goes_with_them(tmp_path):
+    text = "[correction.target]\ntype = 'new'\nc2 = 2.0\n"
+    one = write(tmp_path, text + "[loss]\nupdates_per_rollout = 2\nclip_high = 0.3\n")
+    assert settings.load([one], []).correction.target.c2 == 2.0
+    cfg = settings.load([one], ["--loss.updates-per-rollout", "1"])
+    assert (cfg.correction.target.type, cfg.loss.clip_high) == ("ref", 0.2)
+    keys = sections.flat_table(tomllib.loads(settings.dump(cfg))).keys()
+    assert not keys & {"correction.target.type", "loss.clip_high"}
 
 
 def test_what_was_given_in_vain_is_forgotten_with_the_section_that_it_was_in(tmp_path):

@@ -9,8 +9,26 @@ from llm import settings
 from llm.settings import sections, validation
 from llm.settings.loading import Config, ConfigError
 from llm.settings.schema import Settings
+from llm.tokenizers.character import CharTokenizer
 
 READING = "--task.type problems --policy.path x --actor.path x"
+STALE, OTHER_ENGINE = "--rollout.max_staleness 1", "--rollout.engine.type process"
+# At a single update p_new is p_ref, however old the rollouts and whoever sampled them.
+AT_ONE_UPDATE = ("", STALE, OTHER_ENGINE, "--correction.type tis", "--policy.dtype bfloat16")
+NEW_NEEDS = "type new would have no effect: it needs loss.updates_per_rollout > 1 (at a single"
+# The policy's ratio is 1 there, and so is the actor's, if it has one: to what sampled, which is it
+# itself, or to p_actor_ref.
+CLIPS_NOTHING = (
+    "",
+    "--actor.type frozen --rollout.max_staleness 1",
+    "--actor.ppo False --actor.dtype bfloat16",
+    "--actor.correction.type tis --rollout.max_staleness 1",
+    "--policy.dtype bfloat16",
+)
+CLIP_NEEDS = " would have no effect: it needs loss.updates_per_rollout > 1; or actor.ppo with actor"
+# p_actor_ref is p_inf, at any number of updates: neither weight nor ratio is another.
+SAMPLES_ITSELF = ("", "--loss.updates_per_rollout 4", "--policy.dtype bfloat16")
+TIS_NEEDS = "type tis would have no effect: it needs actor.ppo, and rollout.max_staleness > 0, anot"
 
 
 @pytest.mark.parametrize(
@@ -22,6 +40,9 @@ READING = "--task.type problems --policy.path x --actor.path x"
         ("--run.steps -3", "run.steps must be greater than 0"),
         ("--run.folder=", "run.folder must be the name of a folder, got ''"),
         ("--run.folder=a\0b", "run.folder must be without the character NUL"),
+        ("--run.folder=a\udcff", "run.folder must be without lone surrogates"),
+        ("--run.folder=a\udcff", r"got 'a\udcff'"),
+        ("--policy.path=\ud800 --actor.path=x", "policy.path must be without lone surrogates"),
         (f"--run.seed {2**63}", "run.seed must be below 2^63"),
         ("--rollout.rollouts-per-prompt 1", "at least 2"),
         ("--rollout.max-new-tokens 5", "at least 9: the longest answer"),
@@ -110,6 +131,26 @@ READING = "--task.type problems --policy.path x --actor.path x"
         ),
         ("--task.pad_prompt_to 4", "pad_prompt_to must be at least task.digits_max, or 0, got 4"),
         ("--task.pad_prompt_to -1", "pad_prompt_to must be at least 0, got -1"),
+        ("--task.pad_prompt_to 8", "8 would have no effect: it needs task.digits_min below it"),
+        (
+            "--pretrain.policy-steps 0 --pretrain.actor-steps 0 --pretrain.folder x",
+            "folder x would have no effect: it needs a model that is built and pretrained",
+        ),
+        (
+            "--actor.type noisy --pretrain.policy-steps 0 --pretrain.folder x",
+            "folder x would have no effect: it needs a model that is built and pretrained",
+        ),
+        ("--rollout.top_k 49", "top_k must be at most 48, which keeps every token id that the"),
+        ("--task.digit_synonyms 2 --rollout.top_k 59", "top_k must be at most 58"),
+        (
+            "--actor.type early_exit --actor.exit_layers 2",
+            "exit_layers must be below policy.layers, which is 2, got 2",
+        ),
+        *[(f"{flags} --correction.target.type new", NEW_NEEDS) for flags in AT_ONE_UPDATE],
+        *[(f"{flags} --loss.clip_low 0.1", f"clip_low 0.1{CLIP_NEEDS}") for flags in CLIPS_NOTHING],
+        *[(f"{flags} --loss.clip_high inf", f"high inf{CLIP_NEEDS}") for flags in CLIPS_NOTHING],
+        *[(f"{flags} --actor.correction.type tis", TIS_NEEDS) for flags in SAMPLES_ITSELF],
+        ("--actor.correction.type icepop", "icepop would have no effect: it needs actor.ppo, and"),
         (
             "--task.type add --task.pad-prompt-to 9",
             "a setting of task.type chain or sort or reverse",
@@ -204,6 +245,45 @@ def test_a_bad_or_ineffective_setting_is_an_error(flags, message):
     assert message in str(fault.value)
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--loss.updates_per_rollout 2 --correction.target.type new --loss.clip_low 0.1",
+        "--correction.target.type new --correction.target.c2 0.5",  # p_ref / p_new = 1 is capped
+        *[f"{other} --loss.clip_low 0.1" for other in (STALE, OTHER_ENGINE)],
+        "--actor.dtype bfloat16 --loss.clip_high inf",
+        *[f"{other} --actor.correction.type tis" for other in (STALE, OTHER_ENGINE)],
+        "--actor.dtype bfloat16 --actor.correction.type icepop --loss.updates_per_rollout 2",
+        "--actor.correction.type tis --actor.correction.cap 0.5",  # a weight of a half
+        "--actor.correction.type icepop --actor.correction.low 1",  # drops half by their rounding
+        "--task.digits_min 7 --task.pad_prompt_to 8",
+        "--task.pad_prompt_to 9",
+        "--pretrain.actor-steps 0 --pretrain.folder x",
+        "--rollout.top_k 48",
+        "--task.digit_synonyms 2 --rollout.top_k 58",
+        "--policy.layers 3 --actor.type early_exit --actor.exit_layers 2",
+        "--run.folder=Läufe/\U0001f680",
+    ],
+)
+def test_a_setting_with_an_effect_is_not_refused(flags):
+    assert settings.load([], flags.split())
+
+
+@pytest.mark.parametrize("synonyms", [1, 2, 201])
+def test_as_many_log_probabilities_are_kept_as_a_built_model_has_ids(synonyms):
+    ids = CharTokenizer(synonyms).vocab_size
+    flags = ["--task.digit_synonyms", str(synonyms), "--rollout.top_k"]
+    assert settings.load([], [*flags, str(ids)]).rollout.top_k == ids
+    with pytest.raises(ConfigError, match=f"top_k must be at most {ids}, .*, got {ids + 1}"):
+        settings.load([], [*flags, str(ids + 1)])
+
+
+def test_the_default_top_k_is_no_fault_of_a_model_with_fewer_ids():
+    validation.check_top_k(Config(), 12)
+    with pytest.raises(ConfigError, match="top_k must be at most 12"):
+        validation.check_top_k(settings.load([], ["--rollout.top_k", "13"]), 12)
+
+
 def test_every_bound_is_of_a_setting_that_there_is():
     """A renamed setting would lose its bound without a word."""
     known, bounds = set(sections.all_keys(Settings)), validation
@@ -229,7 +309,7 @@ def test_the_same_weights_may_be_corrected_where_sampling_computes_differently(f
 CONTEXTS: tuple[dict, ...] = (  # in one of these every setting has an effect
     {},
     {"loss.updates_per_rollout": 2, "policy.lora_rank": 1},
-    {"actor.type": "separate", "actor.lora_rank": 1},
+    {"actor.type": "separate", "actor.lora_rank": 1, "rollout.max_staleness": 1},
     {"alarm.kl_max": 1.0, "task.scorer": "math_verify"},
     {"reward.function": "a.py:f"},
     {"task.type": "problems", "task.source": "a/b", "task.eval_source": "c/d"},
@@ -240,6 +320,7 @@ IDLE_IN: tuple[dict, ...] = (  # in one of these every rule holds that a setting
     {"actor.type": "frozen", "loss.denominator": "accepted", "correction.type": "none"},
     {"task.type": "problems", "task.source": "a.jsonl"},
     {"policy.path": "x", "task.scorer": "number"},
+    {"task.pad_prompt_to": 8},
 )
 
 

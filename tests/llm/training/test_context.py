@@ -8,8 +8,9 @@ import pytest
 import torch
 from tiny_context import random_pair, world
 
-from llm.settings.loading import Config, ConfigError
-from llm.training.context import open_device
+from llm.models import loading
+from llm.settings.loading import Config, ConfigError, ModelConfig, load
+from llm.training.context import open_context, open_device
 
 
 def test_shards_are_trained_in_place_of_the_models_that_sample():
@@ -44,6 +45,14 @@ def test_engine_and_scorer_are_closed_with_the_context_after_an_error_too():
     with pytest.raises(KeyError), world(Config(), random_pair())._replace(**parts):  # type: ignore[arg-type]
         raise KeyError
     assert closed == ["engine", "scorer"]
+
+
+def test_a_loaded_model_has_as_many_ids_as_log_probabilities_are_kept(tmp_path):
+    loading.build(ModelConfig(layers=1, width=16), seed=0).save_pretrained(tmp_path / "model")
+    flags = f"--policy.path {tmp_path}/model --actor.type noisy --rollout.top_k"
+    open_context(load([], [*flags.split(), "48"]), tmp_path).close()
+    with pytest.raises(ConfigError, match=r"top_k must be at most 48, .*, got 49"):
+        open_context(load([], [*flags.split(), "49"]), tmp_path)
 
 
 def test_a_device_that_is_not_there_is_an_error_that_names_what_can_be_used():

@@ -193,7 +193,7 @@ def test_losses_and_gradients_are_those_of_plain_float64_and_metrics_of_whole_lo
 def test_p_ref_of_both_models_is_that_of_a_plain_forward_pass(scene):
     """Scored before several updates, in microbatches, with U' from blocks."""
     batch, trio = scene[0], models("tied")
-    setting = "--actor.correction.type tis "
+    setting = "--actor.correction.type tis --rollout.max-staleness 1 "
     setting += "--optim.microbatch.type tokens --optim.microbatch.tokens 60"
     contexts = [world(settings(setting, kind), trio[:2]) for kind in ("chunked", "dense")]
     (ref, of_actor), (dense, _) = (

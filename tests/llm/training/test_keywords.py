@@ -9,7 +9,7 @@ import sections
 
 from llm.algorithm import control, correction, losses
 from llm.settings.loading import Config
-from llm.settings.schema import Distillation, KLControl, SeparateActor, TisWeight
+from llm.settings.schema import Distillation, KLControl, LossConfig, SeparateActor, TisWeight
 from llm.training import keywords
 
 
@@ -30,7 +30,8 @@ def taken(function) -> set[str]:
     ],
 )
 def test_the_keywords_of_weights_are_the_settings_of_the_section(settings):
-    cfg = Config(correction=sections.correction(**settings))
+    loss = LossConfig(updates_per_rollout=2)
+    cfg = Config(correction=sections.correction(**settings), loss=loss)
     found = keywords.correction_keywords(cfg)
     assert set(found) <= taken(correction.token_weights) | taken(correction.obrs_weights)
     assert settings.items() <= found.items()
@@ -60,7 +61,8 @@ def test_the_controller_is_told_the_configured_coefficient_and_never_the_type():
 
 
 def test_the_actors_correction_goes_to_equation_6():
-    cfg = Config(actor=SeparateActor(correction=TisWeight(cap=1.5)))
+    actor = SeparateActor(dtype="bfloat16", correction=TisWeight(cap=1.5))
+    cfg = Config(actor=actor)
     found = keywords.actor_correction_keywords(cfg)
     assert found == {"type": "tis", "cap": 1.5}
     assert set(found) <= taken(losses.actor_ppo_sum)

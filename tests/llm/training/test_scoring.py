@@ -39,6 +39,7 @@ def test_both_models_are_scored_as_a_plain_forward_pass_scores_them(pair, scene)
     batch = scene[0]
     cfg = dataclasses.replace(
         config(type="none"),
+        rollout=dataclasses.replace(config(type="none").rollout, max_staleness=1),
         actor=SeparateActor(correction=TisWeight()),
         optim=OptimConfig(microbatch=SequenceMicrobatches(sequences=3)),
     )
