@@ -81,6 +81,6 @@ def tell_torchrun(message: str) -> None:
     path = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if path:
         info = {"py_callstack": message, "timestamp": str(int(time.time()))}
-        said = {"message": {"message": message, "extraInfo": info}}
+        content = {"message": {"message": message, "extraInfo": info}}
         with contextlib.suppress(OSError):
-            Path(path).write_text(json.dumps(said), encoding="utf-8")
+            Path(path).write_text(json.dumps(content), encoding="utf-8")

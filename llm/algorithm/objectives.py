@@ -141,8 +141,8 @@ def dppo(
     _check(delta=delta, cap=cap)
     log_ratio = (logp_new - logp_anchor).detach()
     log_rho = (logp_new - logp_inf).detach()  # its sign says on which side of q the policy is
-    away = torch.where(advantage > 0, log_rho > 0, (advantage < 0) & (log_rho < 0))
-    mask = ~(away & (divergence > delta))
+    moves_away = torch.where(advantage > 0, log_rho > 0, (advantage < 0) & (log_rho < 0))
+    mask = ~(moves_away & (divergence > delta))
     term = log_ratio.exp().clamp(max=cap) * advantage * logp_new
     return Objective(term, mask.to(term.dtype), log_ratio.exp() > cap)
 
@@ -449,8 +449,8 @@ def _objective(
         return gspo(new, anchor, advantage, sequence, **keywords)
     if type == "dppo":
         own = {name: value for name, value in keywords.items() if name != "divergence"}
-        apart = divergence_of(tokens, divergence=keywords["divergence"])
-        return dppo(new, anchor, inf, advantage, apart, **own)
+        distance = divergence_of(tokens, divergence=keywords["divergence"])
+        return dppo(new, anchor, inf, advantage, distance, **own)
     if type == "minpro":
         return minpro(new, inf, advantage, sequence, **keywords)
     if type == "bapo":

@@ -180,9 +180,9 @@ def quantized(policy: Model, bits: int) -> Model:
 def _count_unquantised(model: Model) -> tuple[int, int]:
     """Parameters that are no linear layer's, and all; both without embeddings and head."""
     ends = [m for m in model.modules() if isinstance(m, torch.nn.Embedding)]
-    apart = {id(m.weight) for m in (*ends, model.get_output_embeddings())}
+    excluded = {id(m.weight) for m in (*ends, model.get_output_embeddings())}
     linear = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Linear)}
-    inside = {id(p): p.numel() for p in model.parameters() if id(p) not in apart}
+    inside = {id(p): p.numel() for p in model.parameters() if id(p) not in excluded}
     return sum(n for i, n in inside.items() if i not in linear), sum(inside.values())
 
 

@@ -71,9 +71,9 @@ def digests(files: dict[str, Path]) -> dict[str, str]:
 
 
 def _digest(path: Path, count: Callable[[int], None]) -> str:
-    mark = hashlib.sha256()
+    digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(_BLOCK):
-            mark.update(block)
+            digest.update(block)
             count(len(block))
-    return mark.hexdigest()
+    return digest.hexdigest()

@@ -123,9 +123,9 @@ def training_seconds(
     four with layers computed again."""
     length = work.prompt_tokens + work.new_tokens
     tokens = work.sequences * length
-    once = forward_flops(shape, tokens, length, work.sequences * work.new_tokens)
+    forward = forward_flops(shape, tokens, length, work.sequences * work.new_tokens)
     passes = forwards + (3 + recompute) * backward
-    return passes * once / (device.flops * device.mfu)
+    return passes * forward / (device.flops * device.mfu)
 
 
 def sharding_seconds(

@@ -19,7 +19,7 @@ def fault(kind: str, row: Any) -> str:
     if not isinstance(row, dict):
         return "not a JSON object"
     if type(row.get("step")) is not int or not 0 <= row["step"] < _LARGEST_INT:
-        return f"step is {_said(row.get('step'))}, not a step number"
+        return f"step is {_shown(row.get('step'))}, not a step number"
     check = {"metrics": _metrics, "samples": _sample, "histograms": _histograms}.get(kind)
     return check(row) if check else ""
 
@@ -29,21 +29,21 @@ def _metrics(row: dict[str, Any]) -> str:
     for name, value in row.items():
         checked = name in _DRAWN or name.startswith("seconds_") or isinstance(value, int)
         if checked and not (value is None or _is_number(value)):
-            return f"{name} is {_said(value)}, not a number"
+            return f"{name} is {_shown(value)}, not a number"
     return ""
 
 
 def _sample(row: dict[str, Any]) -> str:
     tokens = row.get("tokens")
     if not isinstance(tokens, list) or not all(isinstance(t, str) for t in tokens):
-        return f"tokens is {_said(tokens)}, not a list of texts"
+        return f"tokens is {_shown(tokens)}, not a list of texts"
     for name in ("reward", "advantage"):
         if not (row.get(name) is None or _is_number(row[name])):
-            return f"{name} is {_said(row[name])}, not a number"
+            return f"{name} is {_shown(row[name])}, not a number"
     for name in _TOKEN_COLUMNS:
         values = row.get(name, [None] * len(tokens))
         if not isinstance(values, list) or not all(v is None or _is_number(v) for v in values):
-            return f"{name} is {_said(values)}, not a list of numbers"
+            return f"{name} is {_shown(values)}, not a list of numbers"
         if len(values) != len(tokens):
             return f"{name} holds {len(values)} values for {len(tokens)} tokens"
     return ""
@@ -51,22 +51,22 @@ def _sample(row: dict[str, Any]) -> str:
 
 def _histograms(row: dict[str, Any]) -> str:
     if not _is_count(row.get("tokens")):
-        return f"tokens is {_said(row.get('tokens'))}, not a count"
+        return f"tokens is {_shown(row.get('tokens'))}, not a count"
     for name in _HISTOGRAMS:
         value = row.get(name)
         if not isinstance(value, dict):
-            return f"{name} is {_said(value)}, not a histogram"
+            return f"{name} is {_shown(value)}, not a histogram"
         edges, counts = value.get("edges"), value.get("counts")
         if not isinstance(edges, list) or not edges or not all(map(_is_finite, edges)):
-            return f"{name}.edges is {_said(edges)}, not a list of numbers"
+            return f"{name}.edges is {_shown(edges)}, not a list of numbers"
         if any(a >= b for a, b in itertools.pairwise(edges)):
             return f"{name}.edges do not ascend"
         if not isinstance(counts, list) or not all(map(_is_count, counts)):
-            return f"{name}.counts is {_said(counts)}, not a list of counts"
+            return f"{name}.counts is {_shown(counts)}, not a list of counts"
         if len(counts) != len(edges) + 1:
             return f"{name} holds {len(counts)} counts for {len(edges)} edges"
         if not _is_count(value.get("zeros", 0)):
-            return f"{name}.zeros is {_said(value['zeros'])}, not a count"
+            return f"{name}.zeros is {_shown(value['zeros'])}, not a count"
     return ""
 
 
@@ -83,7 +83,7 @@ def _is_count(value: Any) -> bool:
     return _is_finite(value) and 0 <= value < _LARGEST_INT
 
 
-def _said(value: Any) -> str:
+def _shown(value: Any) -> str:
     """A value by its kind; small ones as they are."""
     if value is None:
         return "missing or null"

@@ -161,12 +161,12 @@ def _token(piece: str, n: dict[str, float | None]) -> str:
     kept = n["accepted"]
     fate = "rejected" if kept == 0 else "accepted" if kept == 1 else "in expectation"
     q, ratio = _exp(n["logp_inf"]), _exp(n["log_ratio"])
-    said = (
+    tooltip = (
         f"q {q}, p/q {ratio} (log {_short(n['log_ratio'])}), acceptance "
         f"{_short(n['accept_prob'])}, {fate}, weight {_short(n['weight'])}"
     )
     ends_line = "<br>" if piece.endswith(("\n", "\\n")) else ""
-    return f'<span class="{marks}" title="{text(said)}">{_spaced(piece)}</span>{ends_line}'
+    return f'<span class="{marks}" title="{text(tooltip)}">{_spaced(piece)}</span>{ends_line}'
 
 
 def _spaced(piece: str) -> str:

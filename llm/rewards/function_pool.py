@@ -52,7 +52,7 @@ class _FunctionWorker:
     unsent: memoryview
     job: int | None = None
     ready: bool = False
-    heard: bytearray = field(default_factory=bytearray)
+    received: bytearray = field(default_factory=bytearray)
     reply_max: int = _REPLY_MAX
 
 
@@ -121,8 +121,8 @@ class FunctionPool:
         self, jobs: Sequence[tuple[dict[str, Any], int | None]], replies: list[Reply]
     ) -> None:
         """Wait for one thing to happen, and take it in."""
-        left = min(w.deadline for w in self._workers) - time.monotonic()
-        for key, events in self._selector.select(max(left, 0.0)):
+        seconds_left = min(w.deadline for w in self._workers) - time.monotonic()
+        for key, events in self._selector.select(max(seconds_left, 0.0)):
             worker = key.data
             if worker not in self._workers:
                 continue  # dropped in this very turn
@@ -160,12 +160,16 @@ class FunctionPool:
     def _receive(self, worker: _FunctionWorker, replies: list[Reply]) -> None:
         """Take in what a worker says; it may also have died, or talk nonsense."""
         assert worker.process.stdout is not None
-        said = os.read(worker.process.stdout.fileno(), 1 << 16)
-        worker.heard += said
-        if said and not worker.heard.endswith(b"\n") and len(worker.heard) <= worker.reply_max:
+        data = os.read(worker.process.stdout.fileno(), 1 << 16)
+        worker.received += data
+        if (
+            data
+            and not worker.received.endswith(b"\n")
+            and len(worker.received) <= worker.reply_max
+        ):
             return
-        value = _parsed(bytes(worker.heard))
-        worker.heard.clear()
+        value = _parsed(bytes(worker.received))
+        worker.received.clear()
         if worker.job is None:
             self._ready_or_fail(worker, value)
             return

@@ -86,9 +86,9 @@ def call_function(
     Raises:
         Exception: what the function raises; ValueError for a list of another length.
     """
-    taken = parameters(function)
-    if taken is not None and taken[0] is not None:
-        arguments = {k: v for k, v in arguments.items() if k in taken[0]}
+    names = parameters(function)
+    if names is not None and names[0] is not None:
+        arguments = {k: v for k, v in arguments.items() if k in names[0]}
     result = function(**arguments)
     if count is None:
         return [as_reward(result)]
@@ -181,10 +181,10 @@ def main() -> None:
     limit = min(setup["seconds"] + _GRACE, 1e8)  # more than a timer of the kernel's takes
     for line in requests:
         signal.setitimer(signal.ITIMER_REAL, limit)  # ends an orphan stuck in a call
-        said = answer(function, json.loads(line), setup["memory"])
+        result = answer(function, json.loads(line), setup["memory"])
         signal.setitimer(signal.ITIMER_REAL, 0)
-        reply(said)
-        if "last" in said:
+        reply(result)
+        if "last" in result:
             return
 
 

@@ -39,7 +39,7 @@ class _Worker:
     deadline: float
     job: int | None = None
     ready: bool = False
-    heard: bytes = b""
+    received: bytes = b""
 
     @property
     def replies(self) -> int:
@@ -101,10 +101,11 @@ class Verifier:
         try:
             while waiting or any(w.job is not None for w in self._workers):
                 self._assign(jobs, waiting, seconds)
-                left = min((w.deadline for w in self._workers), default=0.0) - time.monotonic()
-                heard = wait([w.replies for w in self._workers], max(left, 0.0))
+                deadline = min((w.deadline for w in self._workers), default=0.0)
+                timeout = max(deadline - time.monotonic(), 0.0)
+                readable = wait([w.replies for w in self._workers], timeout)
                 for worker in list(self._workers):
-                    if worker.replies in heard:
+                    if worker.replies in readable:
                         self._receive(worker, verdicts)
                     elif time.monotonic() > worker.deadline:
                         self._time_out(worker, verdicts)
@@ -132,16 +133,16 @@ class Verifier:
 
     def _receive(self, worker: _Worker, verdicts: list[str]) -> None:
         """Take in what a worker says; it may also have died, or talk nonsense."""
-        said = os.read(worker.replies, 4096)
-        worker.heard += said
-        if said and not worker.heard.endswith(b"\n") and len(worker.heard) <= 4096:
+        data = os.read(worker.replies, 4096)
+        worker.received += data
+        if data and not worker.received.endswith(b"\n") and len(worker.received) <= 4096:
             return
         try:
-            value: Any = json.loads(worker.heard)
+            value: Any = json.loads(worker.received)
             known = isinstance(value, dict)
         except (ValueError, RecursionError):
             known = False
-        worker.heard = b""
+        worker.received = b""
         if worker.job is None:
             if known and value.get("ready") is True and not worker.ready:
                 worker.ready, worker.deadline = True, float("inf")

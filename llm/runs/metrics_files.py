@@ -64,7 +64,7 @@ class MetricsFile:
 
     def _opened(self, mode: str, lines: str) -> IO[Any]:
         """The file, if it is as it was left; `lines` are told where they cannot be written."""
-        told = f". What was to be added to it: {lines[:4000].rstrip()}" if lines else self._last
+        context = f". What was to be added to it: {lines[:4000].rstrip()}" if lines else self._last
         try:
             if self.path.stat().st_size == self.bytes:
                 return open_here(self.path, mode)
@@ -73,7 +73,7 @@ class MetricsFile:
             fault = "it is gone"
         raise RunFilesError(
             f"{self.path} was removed or changed by something else while the run went on: {fault}. "
-            f"Put it back, or remove the checkpoints and start anew{told}"
+            f"Put it back, or remove the checkpoints and start anew{context}"
         )
 
 

@@ -140,9 +140,9 @@ def holds_run(folder: Path) -> bool:
     """Whether a first step was made here: there are rows, checkpoints, or a summary. What a start
     leaves that failed before is no run, and binds nobody."""
     rows, checkpoints = folder / "metrics.jsonl", folder / "checkpoints"
-    made = rows.is_file() and rows.stat().st_size > 0
+    has_rows = rows.is_file() and rows.stat().st_size > 0
     kept = latest(checkpoints) is not None or best(checkpoints) is not None
-    return made or kept or (folder / "summary.json").exists()
+    return has_rows or kept or (folder / "summary.json").exists()
 
 
 def settings_there(folder: Path) -> dict[str, Any]:

@@ -70,8 +70,8 @@ def open_problems(cfg: ProblemsTask, tokenizer: Any, for_function: bool = False)
             problems, bad, again = _problems(cfg, source, cfg.eval_split, tokenizer, for_function)
             held[name], skipped, repeats = problems, skipped + bad, repeats + again
             digests[f"evaluation set {name}: {source}"] = digest(held[name])
-        taken = {_words(p.prompt) for problems in held.values() for p in problems}
-        train = [p for p in rows if _words(p.prompt) not in taken]
+        held_out_prompts = {_words(p.prompt) for problems in held.values() for p in problems}
+        train = [p for p in rows if _words(p.prompt) not in held_out_prompts]
         remedy = f"every prompt of it is also in --task.eval_source {cfg.eval_source}"
     else:
         train = [p for p in rows if not is_held_out(p.prompt)]
@@ -80,8 +80,8 @@ def open_problems(cfg: ProblemsTask, tokenizer: Any, for_function: bool = False)
     if not train or not all(held.values()):
         kind = "held-out" if train else "training"
         raise ConfigError(f"--task.source {cfg.source} leaves no {kind} problem: {remedy}")
-    told = {name: instructed(problems, cfg.instruction) for name, problems in held.items()}
-    return RowTask(instructed(train, cfg.instruction), told, skipped, repeats, digests)
+    held_out = {name: instructed(problems, cfg.instruction) for name, problems in held.items()}
+    return RowTask(instructed(train, cfg.instruction), held_out, skipped, repeats, digests)
 
 
 def _words(prompt: str) -> str:

@@ -66,10 +66,10 @@ def digest(problems: Iterable[Problem]) -> str:
 
     A file that is written anew with the same problems, or in another format, keeps it.
     """
-    mark = hashlib.sha256()
+    sha256 = hashlib.sha256()
     for problem in problems:
-        mark.update(json.dumps([messages_of(problem.prompt), *problem[1:]]).encode() + b"\n")
-    return mark.hexdigest()
+        sha256.update(json.dumps([messages_of(problem.prompt), *problem[1:]]).encode() + b"\n")
+    return sha256.hexdigest()
 
 
 def is_held_out(prompt: str) -> bool:

@@ -22,9 +22,9 @@ class Conversation(str):
     def __new__(cls, messages: Sequence[tuple[str, str]]) -> Conversation:
         only = len(messages) == 1
         text = messages[0][1] if only else "\n\n".join(f"{role}: {c}" for role, c in messages)
-        made = super().__new__(cls, text)
-        made.messages = tuple(messages)
-        return made
+        conversation = super().__new__(cls, text)
+        conversation.messages = tuple(messages)
+        return conversation
 
     def __getnewargs__(self) -> tuple[Any, ...]:
         return (self.messages,)

@@ -232,8 +232,8 @@ def _for_weights(
     def count_above(floor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         counted = output
         if policy.floor is None:  # lam is known only now that p is: one more pass of the head
-            again = _bare(_detached(policy))._replace(ids=policy.ids, floor=floor)
-            (counted,), _ = logprobs_and_kls([again], ctx.cfg.rollout.temperature)
+            detached = _bare(_detached(policy))._replace(ids=policy.ids, floor=floor)
+            (counted,), _ = logprobs_and_kls([detached], ctx.cfg.rollout.temperature)
         return counted.n_above, counted.mass_above
 
     # where logp holds NaN, the guard stops the run before anything uses the bound

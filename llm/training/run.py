@@ -181,16 +181,16 @@ class Run:
         if not weights:
             return
         # After the step's coins: a lam that its own tokens had moved would bias their weights.
-        self.learner.correction, moved = next_state(
+        self.learner.correction, decisions = next_state(
             self.learner.correction, weights, **next_state_keywords(cfg)
         )
-        record.decisions += moved
+        record.decisions += decisions
         kl = record.row.get("kl_policy_actor_now", math.nan)
         if cfg.control.type == "kl" and math.isfinite(kl):
-            self.learner.controls, moved = next_controls(
+            self.learner.controls, decisions = next_controls(
                 self.learner.controls, kl, **control_keywords(cfg)
             )
-            record.decisions += moved
+            record.decisions += decisions
 
     @torch.no_grad()
     def decide_save(self, record: Record, batch: Batch) -> None:

@@ -60,8 +60,8 @@ def saved_state(state: dict[str, Any], checkpoint: Path) -> SavedState:
             f"{checkpoint / 'state.json'} cannot be right: {e}; remove {checkpoint} to use an "
             "older one"
         ) from e
-    moved = Controls(**controls), CorrectionState(**correction)
-    return SavedState(step, sizes, *moved, alarms, best)
+    states = Controls(**controls), CorrectionState(**correction)
+    return SavedState(step, sizes, *states, alarms, best)
 
 
 def _names(kind: type) -> tuple[str, ...]:

@@ -264,11 +264,13 @@ def _gathered_result(result: Result, pad: int) -> Result:
     log-probabilities that are not finite the first, alone."""
     bad = distributed.all_gather_object(NON_FINITE in result)
     if any(bad):
-        mine = bad.index(True) == distributed.rank()
-        width = distributed.all_reduce_max(result[NON_FINITE].shape[1] if mine else 0)
-        some = next(iter(result.values()))
-        here = result[NON_FINITE] if mine else some.new_zeros((0, width), dtype=torch.float32)
-        return {NON_FINITE: distributed.all_gather(here)}
+        is_ours = bad.index(True) == distributed.rank()
+        width = distributed.all_reduce_max(result[NON_FINITE].shape[1] if is_ours else 0)
+        example = next(iter(result.values()))
+        values = (
+            result[NON_FINITE] if is_ours else example.new_zeros((0, width), dtype=torch.float32)
+        )
+        return {NON_FINITE: distributed.all_gather(values)}
     more = distributed.all_reduce_max(result["ids"].shape[1]) - result["ids"].shape[1]
     wide = result | {
         "ids": torch.nn.functional.pad(result["ids"], (more, 0), value=pad),

@@ -89,11 +89,11 @@ class ProcessEngine(Engine):
         }
         (self._folder / "start.json").write_text(json.dumps(description))
         self._process: subprocess.Popen | None = None
-        self._heard = b""
+        self._received = b""
         self._requests: dict[int, _Pending] = {}  # by key, in the order of asking
         self._answers: dict[int, Result] = {}
         self._numbers = self._restarts = 0
-        self._told = -1  # version of the weights that the process was last told to load
+        self._weights_sent = -1  # version of the weights that the process was last told to load
 
     @property
     def _timeout(self) -> float:
@@ -113,7 +113,7 @@ class ProcessEngine(Engine):
         draft = self._folder / "weights.draft"
         self._save(model, draft)
         os.replace(draft, self._weights(self.version))
-        self._told = -1
+        self._weights_sent = -1
         self._drop_old_weights()
         if self._process is None:
             self._start()
@@ -152,15 +152,15 @@ class ProcessEngine(Engine):
         save_file(weights_of(model), path)
 
     def _replace(self, reason: str, failures: int) -> None:
-        said = self._last_error_line()
+        last_error = self._last_error_line()
         self._terminate()
         whose = f" of rank {distributed.rank()}" if distributed.world_size() > 1 else ""
         if failures > _RESTARTS_MAX:
             raise EngineError(
                 f"--rollout.engine.type {self.cfg.rollout.engine.type}: the process that "
-                f"samples{whose} failed {failures} times in a row; at last {reason}.{said} Is "
-                "there memory for a second copy of the model? Raise --rollout.engine.timeout if it "
-                "is only slow, or use --rollout.engine.type hf"
+                f"samples{whose} failed {failures} times in a row; at last {reason}.{last_error} "
+                "Is there memory for a second copy of the model? Raise --rollout.engine.timeout if "
+                "it is only slow, or use --rollout.engine.type hf"
             )
         self._restarts += 1
         sys.stderr.write(
@@ -171,16 +171,16 @@ class ProcessEngine(Engine):
             self._send_request(waiting)
 
     def _start(self) -> None:
-        with (self._folder / "stderr").open("wb") as said:
+        with (self._folder / "stderr").open("wb") as stderr:
             self._process = subprocess.Popen(
                 self._command(),
                 bufsize=0,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=said,
+                stderr=stderr,
                 env=environment(self.device),
             )
-        self._heard, self._told = b"", -1
+        self._received, self._weights_sent = b"", -1
 
     def _command(self) -> list[str]:
         return [sys.executable, "-m", "llm.rollout.engines.worker", str(self._folder)]
@@ -195,9 +195,9 @@ class ProcessEngine(Engine):
                 pipe.close()
 
     def _send_request(self, waiting: _Pending) -> None:
-        if waiting.version != self._told:
+        if waiting.version != self._weights_sent:
             self._send({"weights": self._weights(waiting.version).name})
-            self._told = waiting.version
+            self._weights_sent = waiting.version
         self._send({"request": waiting.number, "version": waiting.version})
 
     def _send(self, message: dict[str, Any]) -> None:
@@ -216,17 +216,17 @@ class ProcessEngine(Engine):
         assert self._process is not None and self._process.stdout is not None
         pipe = self._process.stdout.fileno()
         deadline = time.monotonic() + self._timeout
-        while b"\n" not in self._heard:
+        while b"\n" not in self._received:
             if not wait([pipe], max(0.0, deadline - time.monotonic())):
                 seconds = self._timeout
                 raise _ProcessFailed(f"process {self.pid} gave no answer for {seconds:g} s")
-            said = os.read(pipe, _LINE_MAX)
-            if not said:
+            data = os.read(pipe, _LINE_MAX)
+            if not data:
                 raise _ProcessFailed(f"process {self.pid} {_exit_reason(self._process.wait())}")
-            self._heard += said
-            if len(self._heard) > _LINE_MAX:
+            self._received += data
+            if len(self._received) > _LINE_MAX:
                 break
-        line, _, self._heard = self._heard.partition(b"\n")
+        line, _, self._received = self._received.partition(b"\n")
         try:
             message = json.loads(line)
             if message == {"ready": True}:

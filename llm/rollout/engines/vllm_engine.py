@@ -196,11 +196,11 @@ def to_result(
         torch.zeros(b, t, k),
     )
     for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
-        taken = list(answer.token_ids)
-        ids[i, width - len(prompt) : width + len(taken)] = torch.tensor([*prompt, *taken])
-        is_real[i, width - len(prompt) : width + len(taken)] = True
+        tokens = list(answer.token_ids)
+        ids[i, width - len(prompt) : width + len(tokens)] = torch.tensor([*prompt, *tokens])
+        is_real[i, width - len(prompt) : width + len(tokens)] = True
         chosen, names, values = [], [], []
-        for token, entries in zip(taken, answer.logprobs, strict=True):
+        for token, entries in zip(tokens, answer.logprobs, strict=True):
             chosen.append(entries[token].logprob)
             best = likeliest({n: e.logprob for n, e in entries.items()}, token, k)
             names.append([n for n, _ in best])
@@ -209,9 +209,9 @@ def to_result(
         sampled = flat[: len(chosen)]
         if bool(flat.isnan().any()) or not bool(sampled.isfinite().all()):
             return {NON_FINITE: flat[None]}
-        logp[i, : len(taken)] = torch.tensor(chosen)
-        topk_ids[i, : len(taken)] = torch.tensor(names)
-        topk_logp[i, : len(taken)] = torch.tensor(values)
+        logp[i, : len(tokens)] = torch.tensor(chosen)
+        topk_ids[i, : len(tokens)] = torch.tensor(names)
+        topk_logp[i, : len(tokens)] = torch.tensor(values)
     return {
         "ids": ids,
         "is_real": is_real,

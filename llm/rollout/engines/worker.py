@@ -24,10 +24,10 @@ def main(folder: Path) -> None:
         os.dup2(null, descriptor)
     for number in (signal.SIGINT, signal.SIGTERM):  # sent to a group: the parent's to handle
         signal.signal(number, signal.SIG_IGN)
-    heard: queue.Queue[dict[str, Any]] = queue.Queue()
-    threading.Thread(target=_listen, args=(requests, heard, folder), daemon=True).start()
+    messages: queue.Queue[dict[str, Any]] = queue.Queue()
+    threading.Thread(target=_listen, args=(requests, messages, folder), daemon=True).start()
     try:
-        _serve(folder, heard, replies)
+        _serve(folder, messages, replies)
     except Exception as e:
         import traceback
 
@@ -36,14 +36,14 @@ def main(folder: Path) -> None:
         os._exit(1)
 
 
-def _listen(requests: IO[bytes], heard: queue.Queue[dict[str, Any]], folder: Path) -> None:
+def _listen(requests: IO[bytes], messages: queue.Queue[dict[str, Any]], folder: Path) -> None:
     for line in requests:
-        heard.put(json.loads(line))
+        messages.put(json.loads(line))
     shutil.rmtree(folder, ignore_errors=True)
     os._exit(0)
 
 
-def _serve(folder: Path, heard: queue.Queue[dict[str, Any]], replies: IO[bytes]) -> None:
+def _serve(folder: Path, messages: queue.Queue[dict[str, Any]], replies: IO[bytes]) -> None:
     import torch
     from safetensors.torch import save_file
 
@@ -64,7 +64,7 @@ def _serve(folder: Path, heard: queue.Queue[dict[str, Any]], replies: IO[bytes])
         sampler = Shell(start)
     _reply(replies, {"ready": True})
     while True:
-        message = heard.get()
+        message = messages.get()
         if "weights" in message:
             sampler.load_weights(folder / message["weights"])
             continue
