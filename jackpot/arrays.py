@@ -132,6 +132,42 @@ def parameter(
     return x
 
 
+def numbers(name: str, x: Any, low: float = -math.inf, high: float = math.inf) -> np.ndarray:
+    """Finite real numbers within [low, high] as a float64 numpy array of any shape.
+
+    Raises:
+        TypeError: something else than real numbers.
+        ValueError: NaN, an infinity, or out of range; the message names the first.
+    """
+    x = np.asarray(x)
+    if x.dtype.kind not in "fiu":
+        raise TypeError(f"{name} must hold real numbers, got dtype {x.dtype}")
+    x = x.astype(np.float64)
+    bad = ~(np.isfinite(x) & (x >= low) & (x <= high))
+    if np.any(bad):
+        i = first_row(np, bad)
+        where = f" at index {i[0] if len(i) == 1 else i}" if i else ""
+        raise ValueError(f"{name} holds {x[i]:g}{where}; it must be finite, in [{low:g}, {high:g}]")
+    return x
+
+
+def vector(name: str, x: Any, low: float = -math.inf, high: float = math.inf) -> np.ndarray:
+    """`numbers` of shape (n,) with n >= 1."""
+    x = numbers(name, x, low, high)
+    if x.ndim != 1 or not x.size:
+        raise ValueError(f"{name} must have shape (n,) with n >= 1, got {x.shape}")
+    return x
+
+
+def whole(name: str, x: Any, least: int) -> int:
+    """A whole number of at least `least` as a Python int; TypeError, ValueError if it is not."""
+    if not isinstance(x, (int, np.integer)) or isinstance(x, bool):
+        raise TypeError(f"{name} must be a whole number, got {x!r}")
+    if x < least:
+        raise ValueError(f"{name} must be at least {least}, got {x}")
+    return int(x)
+
+
 def log(xp: Any, x: Any, like: Array) -> Any:
     """log x as a Python float, or as an array of `like`'s dtype (log taken before the cast)."""
     if isinstance(x, float):

@@ -23,6 +23,8 @@ CLAIM_MODULES = (
     "many_states",
     "trajectories",
     "core",
+    "allocation",
+    "selection",
 )
 
 
