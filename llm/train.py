@@ -24,8 +24,9 @@ from llm.training.minibatches import Minibatch, split_minibatches
 from llm.training.optimizer import Learner, optimizer_step, set_learning_rates
 from llm.training.passes import ForwardPasses
 from llm.training.python_api import CallableModule
-from llm.training.rollout_phase import sample_rollouts, with_advantages, with_rewards
+from llm.training.rollout_phase import sample_rollouts, with_rewards
 from llm.training.run import Run, open_run
+from llm.training.selection import with_advantages
 from llm.training.self_test import self_test
 from llm.training.update_metrics import UpdateMetrics
 from llm.training.weights import jackpot_weights
@@ -59,8 +60,8 @@ def train_step(ctx: TrainContext, run: Run, step: int) -> None:
         with record.timed("rollout"):
             batch = sample_rollouts(ctx, step, learner.guard)  # logp_inf (n,), its top k (n, k)
             batch = with_rewards(batch, ctx.scorer)  # (b,)
-            batch = with_advantages(batch, cfg)  # (b,) relative to the group, before any rejection
             run.record_rollout(record, batch)
+            batch = with_advantages(batch, cfg, step)  # (b,) of the group, before any rejection
         run.evaluate_if_due(record, batch)  # pass rates on held-out prompts; KLs on this batch
 
         # Phase 2, l. 11-28. Policy (Eq. 5) and actor (Eq. 6, 7) step together, by minibatches.

@@ -6,13 +6,14 @@ from typing import Literal
 
 import torch
 
+Kind = Literal["grpo", "dr_grpo", "rloo"]
 _EPS = 1e-4  # GRPO's guard against a group of equal rewards; the paper does not give it
 
 
 def group_advantage(
     reward: torch.Tensor,
     group: torch.Tensor,
-    kind: Literal["grpo", "dr_grpo", "rloo"] = "grpo",
+    kind: Kind = "grpo",
 ) -> torch.Tensor:
     """How much better each completion is than the others of its prompt.
 
@@ -43,7 +44,7 @@ def group_advantage(
     return advantage
 
 
-def _centred(groups: torch.Tensor, kind: str) -> torch.Tensor:
+def _centred(groups: torch.Tensor, kind: Kind) -> torch.Tensor:
     """Advantages of groups of one size, (g, n) -> (g, n)."""
     n = groups.shape[1]
     if n == 1:

@@ -11,12 +11,8 @@ from llm.training.context import TrainContext
 from llm.training.minibatches import split_minibatches
 from llm.training.optimizer import open_learner, set_learning_rates
 from llm.training.record import Record
-from llm.training.rollout_phase import (
-    rollout_metrics,
-    sample_rollouts,
-    with_advantages,
-    with_rewards,
-)
+from llm.training.rollout_phase import rollout_metrics, sample_rollouts, with_rewards
+from llm.training.selection import with_advantages
 
 
 def dry_step(ctx: TrainContext, folder: Path) -> dict[str, Any]:
@@ -25,8 +21,9 @@ def dry_step(ctx: TrainContext, folder: Path) -> dict[str, Any]:
     learner = open_learner(ctx, guard)
     with record.timed("rollout"):
         batch = sample_rollouts(ctx, 0, guard, ahead=0)
-        batch = with_advantages(with_rewards(batch, ctx.scorer), cfg)
+        batch = with_rewards(batch, ctx.scorer)
         record.add(rollout_metrics(ctx, batch, 0))
+        batch = with_advantages(batch, cfg, 0)
     with record.timed("update"):
         set_learning_rates(cfg, learner, 1.0, 0)
         minibatch = split_minibatches(ctx, batch, learner, 0)[0]

@@ -52,6 +52,7 @@ class Samples:
             is_completion=real,
             index=self.index,
             group=self.index // group_size,
+            multiplier=torch.ones(len(real), device=real.device),
             finished=self.finished,
             prompts=self.prompts,
             answers=self.answers,
@@ -87,6 +88,7 @@ class Batch:
     is_completion: torch.Tensor
     index: torch.Tensor
     group: torch.Tensor
+    multiplier: torch.Tensor
     finished: torch.Tensor
     prompts: list[str]
     answers: list[str]

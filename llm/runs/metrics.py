@@ -91,6 +91,15 @@ METRICS: dict[str, str] = {
     "kl_policy_actor_now": "the KL of kl_policy_actor, but of the step's updates; closed-loop "
     "control compares it with control.kl_target",
     "loss_policy": "policy loss (Eq. 5), divided by what loss.denominator names",
+    "a_star_residual": "A*-PO: mean over completions of beta log(p_new / p_pre) + V* - reward",
+    "dmpo_ess_share": "DMPO: effective number of weights over the size of the group, mean over "
+    "prompts, in (0, 1]",
+    "dmpo_temper": "DMPO: the coefficient in (0, 1] that holds that share up, mean over prompts",
+    "dpo_pairs": "alpha-DPO: number of pairs of a right and a wrong completion of one prompt",
+    "dpo_accuracy": "alpha-DPO: share of the pairs in which the right completion has the larger "
+    "mean log p_new",
+    "dpo_gap_mean": "alpha-DPO: moving mean of the pairs' gaps to p_pre, nats per token",
+    "dpo_gap_std": "alpha-DPO: moving standard deviation of these gaps, nats per token",
     "loss_anchor": "KL(policy || anchor), nats per proposed token, before its coefficient",
     "loss_actor_ppo": "PPO loss of the actor (Eq. 6), per proposed token",
     "loss_distill": "distillation loss (Eq. 7), per proposed token, before its coefficient",

@@ -28,6 +28,9 @@ class TaskSection:
     """math_verify: only so many of the last characters of an answer are read."""
     score_workers: int = 2
     """math_verify: processes."""
+    pool: int = 0
+    """Train on so many different prompts, the first that run.seed gives; 0: on all. What goes by
+    a prompt's history (rollout.allocation, rollout.pruning.prompt_rate) needs one."""
 
     @property
     def digit_synonyms(self) -> int:
@@ -465,6 +468,101 @@ EngineConfig = HfEngineConfig | ProcessEngineConfig | VllmEngineConfig
 
 
 @dataclass(frozen=True)
+class UniformAllocation:
+    """As many completions for every prompt."""
+
+    type: Literal["uniform"] = "uniform"
+    """How the completions of a step, prompts_per_step x rollouts_per_prompt, are shared out among
+    its prompts."""
+
+
+@dataclass(frozen=True)
+class _ByPassRate:
+    prompt_weight: Literal["", "equal", "rollouts"] = ""
+    """equal: a prompt's advantages are multiplied by rollouts_per_prompt over its completions, so
+    that every prompt counts the same. rollouts: it counts by its completions. Must be given."""
+    window: int = 1
+    """Visits of a prompt whose rewards give its pass rate; 1/2 before the first."""
+
+
+@dataclass(frozen=True)
+class VipAllocation(_ByPassRate):
+    """The least variance of the gradient at the prompts' pass rates (VIP, arXiv 2602.01601)."""
+
+    type: Literal["vip"] = "vip"
+    """How the completions of a step, prompts_per_step x rollouts_per_prompt, are shared out among
+    its prompts."""
+    rollouts_min: int = 4
+    """Fewest completions of a prompt."""
+    rollouts_max: int = 32
+    """Most completions of a prompt."""
+
+
+@dataclass(frozen=True)
+class CobaAllocation(_ByPassRate):
+    """The largest training value, which favours easier prompts the more rollouts fail (CoBA-RL,
+    arXiv 2602.03048)."""
+
+    type: Literal["coba"] = "coba"
+    """How the completions of a step, prompts_per_step x rollouts_per_prompt, are shared out among
+    its prompts."""
+    rollouts_min: int = 2
+    """Fewest completions of a prompt."""
+    rollouts_max: int = 128
+    """Most completions of a prompt."""
+    kappa: float = 11.0
+    """alpha + beta of the Beta density over pass rates."""
+    failure_steps: int = 1
+    """Steps whose mean failure rate moves alpha. The paper's number is not given."""
+
+
+AllocationConfig = UniformAllocation | VipAllocation | CobaAllocation
+
+
+@dataclass(frozen=True)
+class NoDownSampling:
+    """The update uses every completion."""
+
+    type: Literal["none"] = "none"
+    """Which completions of a prompt the update uses (PODS, arXiv 2504.13818)."""
+
+
+@dataclass(frozen=True)
+class DownSampling:
+    """Some completions of each prompt, whose advantages are among them alone; a biased gradient."""
+
+    type: Literal["max_variance", "max_reward", "random"] = "max_variance"
+    """Which completions of a prompt the update uses (PODS, arXiv 2504.13818)."""
+    keep: int = 4
+    """Completions of each prompt that are kept, fewer than rollouts_per_prompt."""
+
+
+@dataclass(frozen=True)
+class NoPruning:
+    """Nothing is left out by chance."""
+
+    type: Literal["none"] = "none"
+    """What is left out by chance, without bias (Dynamic Pruning PO, arXiv 2603.04135)."""
+
+
+@dataclass(frozen=True)
+class HorvitzThompsonPruning:
+    """Candidates of small advantage are dropped by a coin; what is kept is weighted by 1 / (1 - the
+    chance of being dropped)."""
+
+    type: Literal["horvitz_thompson"] = "horvitz_thompson"
+    """What is left out by chance, without bias (Dynamic Pruning PO, arXiv 2603.04135)."""
+    prompt_rate: float = 0.0
+    """Chance that a candidate among the prompts is not sampled. Candidates: those of the smallest
+    mean |advantage| at their last visit."""
+    completion_rate: float = 0.5
+    """Chance that a candidate among the completions is dropped. Candidates: those of the smallest
+    |advantage|."""
+    candidates: float = 0.5
+    """Share of a step's prompts, and of its completions, that are candidates."""
+
+
+@dataclass(frozen=True)
 class RolloutConfig:
     prompts_per_step: int = 16
     """Prompts per step. Rows of a file: all different, so at most as many as there are."""
@@ -481,6 +579,12 @@ class RolloutConfig:
     """The batch of step t is sampled from the weights after step t - 1 - max_staleness (at first
     the initial ones), in every engine; 0: from the present ones. Above 0 batches are sampled ahead
     of the updates."""
+    allocation: AllocationConfig = field(default_factory=UniformAllocation)
+    """How many completions each prompt gets."""
+    down_sampling: NoDownSampling | DownSampling = field(default_factory=NoDownSampling)
+    """Which completions the update uses."""
+    pruning: NoPruning | HorvitzThompsonPruning = field(default_factory=NoPruning)
+    """What is left out by chance."""
     engine: EngineConfig = field(default_factory=HfEngineConfig)
     """The engine that samples."""
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from llm.errors import ConfigError
 
+from .rollout_rules import check_rollout
 from .schema import (
     CHARACTER_IDS,
     DIGIT_SYNONYMS_MAX,
@@ -42,6 +43,8 @@ _POSITIVE = (
     "actor.noise actor.lr actor.distill.coef actor.distill.temperature actor.correction.cap "
     "actor.correction.high pretrain.batch_size pretrain.lr rollout.prompts_per_step "
     "rollout.temperature rollout.top_k rollout.max_new_tokens rollout.engine.timeout "
+    "rollout.allocation.rollouts_min rollout.allocation.rollouts_max rollout.allocation.window "
+    "rollout.allocation.failure_steps rollout.down_sampling.keep "
     "rollout.engine.memory correction.lam.value correction.lam.budget correction.lam.min "
     "correction.lam.max correction.c1 correction.target.c2 correction.cap correction.high "
     "loss.clip_low loss.clip_high loss.updates_per_rollout control.kl_target control.gain "
@@ -50,7 +53,8 @@ _POSITIVE = (
     "run.eval_completions run.stop_seconds run.checkpoint_every run.checkpoints_kept run.threads"
 ).split()
 _NOT_NEGATIVE = (
-    "task.pad_prompt_to reward.memory policy.lora_rank actor.lora_rank actor.distill.top_k "
+    "task.pool task.pad_prompt_to reward.memory policy.lora_rank actor.lora_rank "
+    "actor.distill.top_k "
     "actor.correction.low pretrain.policy_steps pretrain.actor_steps rollout.max_staleness "
     "correction.lam.decay correction.low loss.anchor_coef optim.lr_warmup_steps "
     "optim.weight_decay optim.microbatch.sequences alarm.accept_min alarm.entropy_min "
@@ -78,7 +82,8 @@ _AT_MOST = {
     **dict.fromkeys(("task.score_workers", "reward.workers"), 1_024),
     **dict.fromkeys(("task.digits_min", "task.digits_max", "task.pad_prompt_to"), 10_000),
     **dict.fromkeys(("rollout.prompts_per_step", "rollout.rollouts_per_prompt"), 1_000_000),
-    **dict.fromkeys(("pretrain.batch_size", "rollout.top_k", "task.size"), 10_000_000),
+    **dict.fromkeys(("pretrain.batch_size", "rollout.top_k", "task.size", "task.pool"), 10_000_000),
+    **dict.fromkeys(("rollout.allocation.window", "rollout.allocation.failure_steps"), 1_000),
     **dict.fromkeys(("task.prompt_tokens_max", "rollout.max_new_tokens"), 10_000_000),
     **dict.fromkeys(("run.eval_prompts", "run.eval_completions"), 10_000_000),
 }
@@ -132,6 +137,9 @@ def _check_bounds(cfg: Settings) -> None:
         _require(flat[key] < 1, key, flat[key], "below 1")
     for key in flat.keys() & {"policy.width", "actor.width"}:
         _require(flat[key] % 16 == 0, key, flat[key], "a multiple of 16")
+    if "rollout.allocation.kappa" in flat:
+        kappa = flat["rollout.allocation.kappa"]
+        _require(kappa > 2, "rollout.allocation.kappa", kappa, "above 2")
     if cfg.control.type == "kl":
         top = cfg.control.factor_max
         _require(top > 1, "control.factor_max", top, "above 1")
@@ -173,6 +181,7 @@ def _check_fit(cfg: Settings) -> None:
         )
     if not cfg.policy.path:  # else seen when the model is loaded
         check_top_k(cfg, CHARACTER_IDS + 10 * (cfg.task.digit_synonyms - 1))
+    check_rollout(cfg)
     _check_control(cfg)
     _check_actor(cfg)
 

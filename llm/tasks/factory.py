@@ -8,6 +8,7 @@ from llm.settings.loading import Config, ConfigError
 from llm.settings.schema import TaskConfig
 from llm.tokenizers.pretrained import Tokenizer
 
+from .pool import pool_of
 from .problem import RowTask, Task
 
 
@@ -31,6 +32,11 @@ def open_task(cfg: TaskConfig, tokenizer: Any, for_function: bool = False) -> Ta
     from .digits import open_digits
 
     return open_digits(cfg, tokenizer)
+
+
+def with_pool(cfg: Config, task: Task) -> Task:
+    """The task, or its pool of task.pool prompts. Raises ConfigError if it has fewer."""
+    return pool_of(task, cfg.run.seed, cfg.task.pool) if cfg.task.pool else task
 
 
 def require_distinct_prompts(cfg: Config, task: Task) -> None:

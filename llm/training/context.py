@@ -24,6 +24,9 @@ from llm.settings.validation import check_top_k
 from llm.tasks import factory, problem
 from llm.tokenizers import pretrained
 
+from .allocation import open_history
+from .prompt_history import PromptHistory
+
 
 class TrainContext(NamedTuple):
     """Closes its processes where it is left as a context manager.
@@ -31,7 +34,8 @@ class TrainContext(NamedTuple):
     anchor: the policy as it was at the start, frozen; None where the loss has no anchor.
     engine: samples the rollouts; None where there are none.
     shards: by role, what is trained in place of a model that is spread over ranks.
-    chunked: logits are computed in blocks, for all models that have a head of their own form."""
+    chunked: logits are computed in blocks, for all models that have a head of their own form.
+    history: of the prompts of the pool; None where nothing goes by it."""
 
     cfg: Config
     tokenizer: pretrained.Tokenizer
@@ -44,6 +48,7 @@ class TrainContext(NamedTuple):
     engine: Engine | None = None
     shards: Mapping[str, Model] = {}
     chunked: bool = False
+    history: PromptHistory | None = None
 
     @property
     def full_models(self) -> dict[str, Model]:
@@ -99,6 +104,7 @@ def open_context(
         scorer = scorers.open_scorer(cfg.task, tokenizer, cfg.reward, reward)
         undo.callback(scorer.close)
         task = factory.open_task(cfg.task, tokenizer, for_function=bool(cfg.reward.function))
+        task = factory.with_pool(cfg, task)
         ctx = _with_models(cfg, folder, tokenizer, task, scorer, device, undo)
         undo.pop_all()
     return ctx
@@ -128,7 +134,8 @@ def _with_models(
     engine = open_engine(cfg, tokenizer, actor.model, device)
     undo.callback(engine.close)
     ctx = TrainContext(cfg, tokenizer, task, scorer, policy, actor, anchor, device, engine)
-    ctx = ctx._replace(chunked=support.chunked(cfg, policy, actor.model))
+    chunked = support.chunked(cfg, policy, actor.model)
+    ctx = ctx._replace(chunked=chunked, history=open_history(cfg, task))
     if cfg.run.sharding == "fsdp" and distributed.world_size() > 1:
         shards = {role: sharding.shard(model) for role, model in ctx.full_models.items()}
         ctx = ctx._replace(shards=shards)

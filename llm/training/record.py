@@ -7,6 +7,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import torch
+
 from llm.algorithm.control import Decision
 from llm.algorithm.correction import TokenWeights
 from llm.algorithm.diagnostics import correction_metrics
@@ -19,7 +21,8 @@ class Record:
 
     weights: of each update, over the tokens of all ranks. decisions: what closed loops moved.
     save_due: a checkpoint follows the step. exit_code: of the signal that came, or 0. phase: the
-    last that began, "rollout", "evaluation" or "update".
+    last that began, "rollout", "evaluation" or "update". visits: what the history of prompts will
+    take in, rows of the pool and rewards, (B,) each.
     """
 
     def __init__(self, step: int, *, evaluated: bool) -> None:
@@ -28,6 +31,7 @@ class Record:
         self.weights: list[TokenWeights] = []  # of each update, over the tokens of all ranks
         self.first_update: tuple[Minibatch, TokenWeights] | None = None
         self.decisions: list[Decision] = []
+        self.visits: tuple[torch.Tensor, torch.Tensor] | None = None
         self.save_due, self.exit_code, self.phase = False, 0, ""
         self._updates: list[dict[str, float]] = []
         self._skipped = 0

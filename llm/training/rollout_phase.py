@@ -1,4 +1,4 @@
-"""Phase 1 of a step: prompts, completions, rewards, advantages."""
+"""Phase 1 of a step: prompts, completions, rewards."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from dataclasses import replace
 import torch
 
 from llm import distributed
-from llm.algorithm.advantages import group_advantage
-from llm.errors import NonFinite
+from llm.errors import ConfigError, NonFinite
 from llm.rewards.scorers import Scorer
 from llm.rollout.batch import Batch, Samples
 from llm.rollout.engines.base import EngineError, request_ahead
 from llm.runs.nonfinite_guard import Guard
-from llm.settings.loading import Config
+from llm.tasks.pool import PoolTask
 from llm.tasks.problem import Problem
 
+from .allocation import Allocation, allocate
 from .context import TrainContext
 
 
@@ -31,12 +31,24 @@ def sample_rollouts(ctx: TrainContext, step: int, guard: Guard, ahead: int | Non
     """
     cfg, rollout, engine = ctx.cfg, ctx.cfg.rollout, ctx.engine
     assert engine is not None  # a context for training has one
-    own, group = distributed.rank_slice(rollout.prompts_per_step), rollout.rollouts_per_prompt
-    place = (own.start * group, rollout.prompts_per_step * group)  # (first sequence, of how many)
+    prompts, group = rollout.prompts_per_step, rollout.rollouts_per_prompt
+    shared = None
+    if ctx.history is not None:  # groups of unequal sizes: every completion is asked for by itself
+        everywhere = ctx.task.batch(cfg.run.seed, step, prompts)
+        shared = allocate(cfg, ctx.history, ctx.task, everywhere, step)
+        total, group = int(shared.count.sum()), 1
+    else:
+        total = prompts * group
+    own = distributed.rank_slice(total // group)  # whole groups, where they are equal
+    place = (own.start * group, total)  # (first sequence, of how many)
     of_this_rank = Guard(guard.checkpoints)  # ranks sample different numbers of tokens
 
     def problems(of_step: int) -> list[Problem]:
-        everywhere = ctx.task.batch(cfg.run.seed, of_step, rollout.prompts_per_step)
+        everywhere = ctx.task.batch(cfg.run.seed, of_step, prompts)
+        if shared is not None:
+            everywhere = [
+                p for p, n in zip(everywhere, shared.count, strict=True) for _ in range(n)
+            ]
         return everywhere[own.start : own.stop]
 
     def check(logq: torch.Tensor) -> None:
@@ -44,11 +56,20 @@ def sample_rollouts(ctx: TrainContext, step: int, guard: Guard, ahead: int | Non
 
     def sample() -> Samples:
         last = min(step + (rollout.max_staleness if ahead is None else ahead), cfg.run.steps)
-        request_ahead(engine, range(step, last + 1), problems, place)
+        request_ahead(engine, range(step, last + 1), problems, place, group)
         return engine.collect(step, problems(step), check=check)
 
     # A rank that raised alone would leave the others waiting in their next collective.
-    return distributed.raise_on_all_ranks(sample, NonFinite, EngineError).flat(group)
+    batch = distributed.raise_on_all_ranks(sample, NonFinite, EngineError).flat(group)
+    return batch if shared is None else _allocated(batch, shared)
+
+
+def _allocated(batch: Batch, shared: Allocation) -> Batch:
+    """With the number of each completion's prompt, and what multiplies its advantage, (b,) each."""
+    group = torch.from_numpy(shared.count).to(batch.index.device)
+    group = torch.arange(len(group), device=group.device).repeat_interleave(group)[batch.index]
+    multiplier = torch.from_numpy(shared.multiplier).float().to(group.device)[group]
+    return replace(batch, group=group, multiplier=multiplier)
 
 
 def with_rewards(batch: Batch, scorer: Scorer) -> Batch:
@@ -62,23 +83,16 @@ def rewards(batch: Batch, scorer: Scorer) -> torch.Tensor:
     return torch.tensor(scorer.score(batch.completions(), *texts), dtype=torch.float32)
 
 
-def with_advantages(batch: Batch, cfg: Config) -> Batch:
-    """The batch with how much better each completion is than the others of its prompt, (b,)."""
-    advantage = group_advantage(batch.reward, batch.group, cfg.loss.advantage)
-    return replace(batch, advantage=advantage)
-
-
 def rollout_metrics(ctx: TrainContext, batch: Batch, step: int) -> dict[str, float]:
     """Of all ranks' sequences."""
     assert ctx.engine is not None
-    reward = distributed.all_gather(batch.reward)  # (b,) -> (B,) of all ranks
-    # (B,) -> (prompts, G): a prompt's completions are neighbours, and no rank parts a group
-    groups = reward.reshape(-1, ctx.cfg.rollout.rollouts_per_prompt)
+    # (b,) -> (B,) of all ranks
+    reward, group = distributed.all_gather(batch.reward), distributed.all_gather(batch.group)
     lengths = distributed.all_gather(batch.lengths)
     return {
         "reward_mean": float(reward.mean()),
         # where all rewards of a group are equal, every advantage is 0: Eq. 5 learns nothing
-        "groups_informative": float((groups != groups[:, :1]).any(dim=1).float().mean()),
+        "groups_informative": _informative(reward, group),
         "length_mean": float(lengths.float().mean()),
         "finished": float(distributed.all_gather(batch.finished).float().mean()),
         "tokens": int(lengths.sum()),
@@ -86,3 +100,34 @@ def rollout_metrics(ctx: TrainContext, batch: Batch, step: int) -> dict[str, flo
         **distributed.sum_counts(ctx.engine.counts()),
         **distributed.sum_counts(ctx.scorer.counts()),
     }
+
+
+def visits(ctx: TrainContext, batch: Batch) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Row in the pool and reward of each completion of all ranks, (B,) each; None where nothing
+    goes by them.
+
+    Raises:
+        ConfigError: a reward outside [0, 1], which is no share of right answers.
+    """
+    if ctx.history is None:
+        return None
+    assert isinstance(ctx.task, PoolTask)
+    rows = torch.tensor([ctx.task.rows[p] for p in batch.prompts], device=batch.reward.device)
+    reward = distributed.all_gather(batch.reward)  # (B,): every rank raises, or none
+    outside = reward[~((reward >= 0) & (reward <= 1))]
+    if len(outside):
+        raise ConfigError(
+            "rollout.allocation and rollout.pruning.prompt_rate go by pass rates, and a reward is "
+            f"{float(outside[0]):g}, outside [0, 1]: scale the rewards, or choose "
+            "--rollout.allocation.type uniform and --rollout.pruning.prompt_rate 0"
+        )
+    return distributed.all_gather(rows), reward
+
+
+def _informative(reward: torch.Tensor, group: torch.Tensor) -> float:
+    """Share of the prompts whose completions have different rewards, (B,) each."""
+    number = torch.unique(group, return_inverse=True)[1]  # 0, 1, .. without gaps
+    extremes = torch.zeros(2, int(number.max()) + 1, dtype=reward.dtype, device=reward.device)
+    for row, how in zip(extremes, ("amin", "amax"), strict=True):
+        row.scatter_reduce_(0, number, reward, how, include_self=False)
+    return float((extremes[0] != extremes[1]).float().mean())

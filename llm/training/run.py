@@ -48,7 +48,7 @@ from .inputs import checked_inputs, keep_inputs
 from .keywords import control_keywords, next_state_keywords
 from .optimizer import open_learner
 from .record import Record, progress_text, start_text
-from .rollout_phase import rollout_metrics
+from .rollout_phase import rollout_metrics, visits
 from .sample_records import histogram_row, sample_rows
 from .saved_state import SavedState, saved_state
 
@@ -75,6 +75,8 @@ class Run:
         self.learner = open_learner(ctx, Guard(self.checkpoints, together=True))
         self._parts: dict[str, StatefulPart] = {"policy": ctx.policy, **ctx.actor.parts()}
         self._parts |= {f"optimizer_{role}": o for role, o in self.learner.optimizers.items()}
+        if ctx.history is not None:
+            self._parts["prompt_history"] = ctx.history
         self.inputs = checked_inputs(ctx, folder)
         # after the learner: a checkpoint is read into its optimisers
         state = self._load()
@@ -147,7 +149,9 @@ class Run:
             record.skip_update()  # the alarm lowers the learning rates
 
     def record_rollout(self, record: Record, batch: Batch) -> None:
+        """Metrics of all that was sampled, before anything is left out."""
         record.add(rollout_metrics(self.ctx, batch, record.step))
+        record.visits = visits(self.ctx, batch)
 
     def evaluate_if_due(self, record: Record, batch: Batch) -> None:
         """Every run.eval_every steps: held-out pass rates, KLs, and the best checkpoint."""
@@ -176,8 +180,11 @@ class Run:
             self.files.write("histograms", histogram_row(record.step, record.weights))
 
     def move_closed_loops(self, record: Record) -> None:
-        """lam and the tail ratio follow the step's weights; controls follow its measured KL."""
+        """lam and the tail ratio follow the step's weights; controls follow its measured KL; the
+        history of prompts takes in the step's rewards."""
         cfg, weights = self.ctx.cfg, record.weights
+        if self.ctx.history is not None and record.visits is not None:
+            self.ctx.history.add(*record.visits, cfg.loss.advantage)
         if not weights:
             return
         # After the step's coins: a lam that its own tokens had moved would bias their weights.

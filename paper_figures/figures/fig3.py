@@ -72,9 +72,9 @@ NODES: dict[str, Node] = {
     ),
     "advantage": Node(
         (
-            ("llm.training.rollout_phase.with_advantages", "llm.train.train_step"),
+            ("llm.training.selection.with_advantages", "llm.train.train_step"),
             ("llm.algorithm.advantages.group_advantage",
-             "llm.training.rollout_phase.with_advantages"),
+             "llm.training.selection.with_advantages"),
         ),
         (0.28, 2.30, 1.31, 0.58), PLAIN, ROLLOUT, "within its group",
     ),

@@ -131,7 +131,7 @@ class Engine:
         place: tuple[int, int] | None = None,
         check: Check = lambda logq: None,
     ) -> Samples:
-        """Completions of a step's problems, `rollouts_per_prompt` of each.
+        """Completions of a step's problems, rollouts_per_prompt of each.
 
         place: as for `sampling.sample`. check: is given log q where it holds NaN.
 
@@ -142,13 +142,22 @@ class Engine:
         return self.collect(step, problems, check=check)
 
     def submit(
-        self, step: int, problems: list[Problem], *, place: tuple[int, int] | None = None
+        self,
+        step: int,
+        problems: list[Problem],
+        *,
+        place: tuple[int, int] | None = None,
+        group: int | None = None,
     ) -> None:
-        """Request a step's completions from the present weights; nothing if that is done."""
+        """Request a step's completions from the present weights; nothing if that is done.
+
+        group: completions of each problem; None: rollouts_per_prompt.
+        """
         if step not in self._waiting:
             r = self.cfg.rollout
+            group = group or r.rollouts_per_prompt
             request = self._request(
-                "sampling", step, problems, r.rollouts_per_prompt, r.max_new_tokens, r.top_k, place
+                "sampling", step, problems, group, r.max_new_tokens, r.top_k, place
             )
             self._waiting[step] = request
             self._begin(step, request)
@@ -294,8 +303,9 @@ def request_ahead(
     steps: Iterable[int],
     problems: Callable[[int], list[Problem]],
     place: tuple[int, int] | None = None,
+    group: int | None = None,
 ) -> None:
     """Request the batches of these steps, in their order, that are not requested yet."""
     for step in steps:
         if not engine.is_requested(step):
-            engine.submit(step, problems(step), place=place)
+            engine.submit(step, problems(step), place=place, group=group)

@@ -40,6 +40,9 @@ SETTINGS = {  # each with statistics of the whole batch that a rank's own part w
         "--correction.type tis --alarm.action.type lower --optim.microbatch.sequences 2 "
         "--loss.updates-per-rollout 2"
     ),
+    "shared out": "--task.pool 6 --rollout.allocation.type vip --loss.advantage rloo "
+    "--rollout.allocation.prompt-weight equal --rollout.allocation.rollouts-min 2 "
+    "--rollout.pruning.type horvitz_thompson --loss.denominator sequence",
     "rejected": "--correction.lam.value 12 --correction.z.tail.kappa True "
     "--correction.z.tail.type lumped",
 }
@@ -83,6 +86,7 @@ TWO = {  # (setting, its flags) of a run on two ranks
     "rejected": ("rejected", [*MICRO["three"].split(), *FSDP, *BLOCKS]),
     "poisoned": ("poisoned", FSDP),
     "cut": ("plain", [*FSDP, *BLOCKS]),
+    "shared out": ("shared out", MICRO["three"].split()),
     "present": ("tracked", [*PROCESS, *FSDP]),
     "ahead": ("tracked", [*PROCESS, *AHEAD]),
     "moving": ("tracked", AHEAD),
@@ -111,7 +115,7 @@ def test_two_ranks_replicated_or_sharded_repeat_the_run_of_one(home, two):
     or its loss is NaN (then no rank steps). What two ranks saved, sharded, one goes on with."""
     assert latest(home / "cut/checkpoints").name == "step_00000002"
     play(scene(home, "cut", "plain"))
-    for name in ("batch", "batch_sharded", "tracked", "rejected", "poisoned", "cut"):
+    for name in ("batch", "batch_sharded", "tracked", "rejected", "poisoned", "cut", "shared out"):
         assert_same(alone(home, TWO[name][0]), home / name)
     assert [r.get("updates_skipped") for r in rows(home / "poisoned")] == [0, 2, 0, None]
     half = [r for r in rows(home / "rejected", "samples") if r["sequence"] >= 8]

@@ -10,12 +10,13 @@ from update_cases import config
 from llm import randomness
 from llm.algorithm.advantages import group_advantage
 from llm.training import rollout_phase
+from llm.training.selection import with_advantages
 
 
 def rolled(ctx, step):
     """A step's batch, scored, with advantages."""
     batch = rollout_phase.sample_rollouts(ctx, step, NOWHERE)
-    return rollout_phase.with_advantages(rollout_phase.with_rewards(batch, ctx.scorer), ctx.cfg)
+    return with_advantages(rollout_phase.with_rewards(batch, ctx.scorer), ctx.cfg, step)
 
 
 def test_rejection_changes_no_reward_baseline_or_length_metric(pair):

@@ -231,6 +231,28 @@ def test_a_tracked_lam_moves_towards_its_budget_and_resumes_exactly(
     assert rows(tmp_path / "cut", "decisions") == decisions
 
 
+def test_a_run_whose_prompts_have_a_history_resumes_exactly(tmp_path, pretrained, monkeypatch):
+    """The pool of 8 is seen again from the third step on; pruned completions go by chance."""
+    flags = (
+        *("--task.pool", "8", "--run.steps", "7", "--loss.denominator", "sequence"),
+        *("--rollout.allocation.type", "coba", "--rollout.allocation.prompt-weight", "equal"),
+        *("--rollout.pruning.type", "horvitz_thompson"),
+    )
+    start(tmp_path / "whole", pretrained, *flags)
+    steps = rows(tmp_path / "whole")[:7]
+    assert len({r["tokens"] for r in steps}) > 1
+    with monkeypatch.context() as patch:
+        cut_after(patch, 5)
+        with pytest.raises(KeyboardInterrupt):
+            start(tmp_path / "cut", pretrained, *flags)
+    start(tmp_path / "cut", pretrained, *flags)
+    assert rows(tmp_path / "cut") == rows(tmp_path / "whole")
+    whole, cut = weights(tmp_path / "whole"), weights(tmp_path / "cut")
+    assert all(torch.equal(x, cut[name]) for name, x in whole.items())
+    (counts,) = (x for name, x in whole.items() if name.endswith(":rollouts"))  # (8, 1)
+    assert len(set(counts[:, 0].tolist())) > 1
+
+
 def test_an_anchor_holds_the_policy_near_where_it_started(tmp_path, pretrained):
     far = ("--optim.policy-lr", "5e-3", "--run.steps", "8")
     start(tmp_path / "with", pretrained, *far, "--loss.anchor-coef", "3.0")

@@ -1,0 +1,138 @@
+"""What allocation, down-sampling and pruning need, and what they cannot be combined with."""
+
+from __future__ import annotations
+
+from llm.errors import ConfigError
+
+from .schema import (
+    DownSampling,
+    HorvitzThompsonPruning,
+    Settings,
+    UniformAllocation,
+    VipAllocation,
+)
+
+
+def check_rollout(cfg: Settings) -> None:
+    """Raises ConfigError: what was asked, and what it lacks."""
+    _check_allocation(cfg)
+    _check_down_sampling(cfg)
+    _check_pruning(cfg)
+    pool, prompts = cfg.task.pool, cfg.rollout.prompts_per_step
+    if pool and pool < prompts:
+        raise ConfigError(
+            f"--task.pool {pool} is less than --rollout.prompts_per_step {prompts}, and a step "
+            "holds no prompt twice: raise the pool, or lower the prompts"
+        )
+
+
+def _check_allocation(cfg: Settings) -> None:
+    r, own = cfg.rollout, cfg.rollout.allocation
+    if isinstance(own, UniformAllocation):
+        return
+    asked = f"--rollout.allocation.type {own.type}"
+    _needs_history(cfg, asked)
+    if not own.prompt_weight:
+        raise ConfigError(
+            f"{asked} makes groups of unequal sizes: say what that means for the loss by "
+            "--rollout.allocation.prompt_weight equal (every prompt counts the same) or rollouts "
+            "(a prompt counts by its completions)"
+        )
+    least = 3 if isinstance(own, VipAllocation) and cfg.loss.advantage == "dr_grpo" else 2
+    if own.rollouts_min < least:
+        why = "its variance is convex from 3 on" if least == 3 else "one has no baseline"
+        raise ConfigError(
+            f"--rollout.allocation.rollouts_min {own.rollouts_min} must be at least {least}: {why}"
+        )
+    if isinstance(own, VipAllocation) and cfg.loss.advantage == "grpo":
+        raise ConfigError(
+            f"{asked} minimises the variance of --loss.advantage rloo or dr_grpo, not of grpo: "
+            "choose one of them"
+        )
+    n, total = r.prompts_per_step, r.prompts_per_step * r.rollouts_per_prompt
+    if not own.rollouts_min * n <= total <= own.rollouts_max * n:
+        raise ConfigError(
+            f"{asked} cannot share out {total} completions among {n} prompts with at least "
+            f"{own.rollouts_min} and at most {own.rollouts_max} each: change "
+            "--rollout.rollouts_per_prompt, or rollout.allocation.rollouts_min or rollouts_max"
+        )
+    if own.rollouts_min * n == total:
+        raise ConfigError(
+            f"{asked} has nothing to share out: {own.rollouts_min} completions for each of {n} "
+            "prompts are all there are. Lower rollouts_min"
+        )
+
+
+def _check_down_sampling(cfg: Settings) -> None:
+    r, own = cfg.rollout, cfg.rollout.down_sampling
+    if not isinstance(own, DownSampling):
+        return
+    asked = f"--rollout.down_sampling.type {own.type}"
+    if not 2 <= own.keep < r.rollouts_per_prompt:
+        raise ConfigError(
+            f"--rollout.down_sampling.keep {own.keep} must be at least 2 and below "
+            f"--rollout.rollouts_per_prompt {r.rollouts_per_prompt}, else nothing is left out"
+        )
+    if not isinstance(r.allocation, UniformAllocation):
+        raise ConfigError(
+            f"{asked} would throw away what --rollout.allocation.type {r.allocation.type} has "
+            "shared out: choose one of them"
+        )
+    if isinstance(r.pruning, HorvitzThompsonPruning):
+        raise ConfigError(
+            f"{asked} is a choice by rewards, and --rollout.pruning.type horvitz_thompson is "
+            "unbiased only if chance alone chooses: use one of them"
+        )
+    left = r.prompts_per_step * own.keep
+    if left % cfg.loss.updates_per_rollout:
+        raise ConfigError(
+            f"--loss.updates_per_rollout {cfg.loss.updates_per_rollout} must divide the {left} "
+            f"completions that {asked} keeps of a step"
+        )
+
+
+def _check_pruning(cfg: Settings) -> None:
+    r, own = cfg.rollout, cfg.rollout.pruning
+    if not isinstance(own, HorvitzThompsonPruning):
+        return
+    asked = "--rollout.pruning.type horvitz_thompson"
+    for name, rate in (("prompt_rate", own.prompt_rate), ("completion_rate", own.completion_rate)):
+        if not 0 <= rate < 1:
+            raise ConfigError(
+                f"--rollout.pruning.{name} {rate} must be at least 0 and below 1: what is always "
+                "dropped cannot be made up for"
+            )
+    if not 0 < own.candidates <= 1:
+        raise ConfigError(f"--rollout.pruning.candidates {own.candidates} must be in (0, 1]")
+    if own.prompt_rate == own.completion_rate == 0:
+        raise ConfigError(f"{asked} drops nothing: give a prompt_rate or a completion_rate")
+    if cfg.loss.denominator != "sequence":
+        raise ConfigError(
+            f"{asked} is unbiased for a mean over completions, and the tokens of what is dropped "
+            "are not known: use --loss.denominator sequence"
+        )
+    if cfg.loss.updates_per_rollout > 1:
+        raise ConfigError(
+            f"{asked} leaves a number of completions that chance decides, which cannot be shared "
+            f"out among --loss.updates_per_rollout {cfg.loss.updates_per_rollout}: use 1"
+        )
+    if own.prompt_rate > 0:
+        _needs_history(cfg, "--rollout.pruning.prompt_rate")
+        if not isinstance(r.allocation, UniformAllocation):
+            raise ConfigError(
+                "--rollout.pruning.prompt_rate drops prompts that --rollout.allocation.type "
+                f"{r.allocation.type} gives few completions already: use one of them"
+            )
+
+
+def _needs_history(cfg: Settings, asked: str) -> None:
+    if not cfg.task.pool:
+        raise ConfigError(
+            f"{asked} goes by the history of each prompt, so prompts must come back: give "
+            "--task.pool, the number of different prompts to train on"
+        )
+    if cfg.rollout.max_staleness:
+        raise ConfigError(
+            f"{asked} goes by the rewards of all steps before, and with --rollout.max_staleness "
+            f"{cfg.rollout.max_staleness} batches are sampled before those are known: use 0"
+        )

@@ -1,0 +1,71 @@
+"""What a run remembers of each prompt of its pool: rewards of its last visits, and how far its
+advantages were from 0. Allocation and pruning go by it, and a checkpoint holds it."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from llm.algorithm.advantages import Kind, group_advantage
+
+_UNSEEN = -1.0  # in place of a number that does not exist yet
+
+
+class PromptHistory:
+    """The same on every rank: it is moved by the rollouts of all of them.
+
+    reward_sum, rollouts: of the last `window` visits of each of P prompts, newest first,
+        (P, window).
+    abs_advantage: mean of |advantage| at the last visit, (P,), -1 before the first.
+    failure: 1 - mean reward of the last steps, newest first, (steps,), -1 where none was.
+    """
+
+    def __init__(self, prompts: int, window: int, steps: int) -> None:
+        self.reward_sum = np.zeros((prompts, window))
+        self.rollouts = np.zeros((prompts, window), dtype=np.int64)
+        self.abs_advantage = np.full(prompts, _UNSEEN)
+        self.failure = np.full(steps, _UNSEEN)
+
+    def pooled(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Rewards and completions of these prompts in the window, (n,) each."""
+        return self.reward_sum[rows].sum(axis=1), self.rollouts[rows].sum(axis=1)
+
+    def failures(self) -> np.ndarray:
+        """Of the last steps, at most as many as are kept; before the first 1/2 alone, at which
+        every prompt has the same rate and any allocation is uniform."""
+        failure = self.failure[self.failure != _UNSEEN]
+        return failure if len(failure) else np.array([0.5])
+
+    def add(self, row: torch.Tensor, reward: torch.Tensor, kind: Kind) -> None:
+        """A step's rollouts, of all ranks.
+
+        Args:
+            row: of each completion, its prompt's in the pool, (B,). reward: (B,).
+            kind: of the advantage.
+        """
+        advantage = group_advantage(reward, row, kind).abs().double().cpu().numpy()
+        number, value = row.cpu().numpy(), reward.double().cpu().numpy()
+        rates = []
+        for prompt in np.unique(number):
+            own = number == prompt
+            for table, newest in ((self.reward_sum, value[own].sum()), (self.rollouts, own.sum())):
+                table[prompt] = np.concatenate([[newest], table[prompt, :-1]])
+            self.abs_advantage[prompt] = advantage[own].mean()
+            rates.append(value[own].mean())
+        if rates:
+            self.failure = np.concatenate([[1.0 - np.mean(rates)], self.failure[:-1]])
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        return {name: torch.from_numpy(np.array(value)) for name, value in vars(self).items()}
+
+    def load_state_dict(self, tensors: dict[str, torch.Tensor]) -> None:
+        """Raises ValueError: a tensor missing, too many, of another shape or type, or no number."""
+        own = self.state_dict()
+        if tensors.keys() != own.keys():
+            raise ValueError(f"a history holds {sorted(own)}, not {sorted(tensors)}")
+        for name, tensor in tensors.items():
+            if tensor.shape != own[name].shape or tensor.dtype != own[name].dtype:
+                raise ValueError(f"{name} is {tuple(tensor.shape)} {tensor.dtype}")
+            if not bool(torch.isfinite(tensor).all()):
+                raise ValueError(f"{name} is not finite")
+            setattr(self, name, tensor.numpy().copy())

@@ -1,0 +1,77 @@
+"""What allocation, down-sampling and pruning are refused with."""
+
+from __future__ import annotations
+
+import pytest
+
+from llm.errors import ConfigError
+from llm.settings.loading import resolve
+
+SIZES = {"rollout.prompts_per_step": 4, "rollout.rollouts_per_prompt": 6, "task.pool": 16}
+VIP = {
+    **SIZES,
+    "rollout.allocation.type": "vip",
+    "rollout.allocation.prompt_weight": "equal",
+    "loss.advantage": "rloo",
+}
+COBA = {**SIZES, "rollout.allocation.type": "coba", "rollout.allocation.prompt_weight": "rollouts"}
+PODS = {**SIZES, "rollout.down_sampling.type": "max_variance", "rollout.down_sampling.keep": 2}
+PRUNED = {
+    **SIZES,
+    "rollout.pruning.type": "horvitz_thompson",
+    "rollout.pruning.prompt_rate": 0.5,
+    "loss.denominator": "sequence",
+}
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        VIP,
+        {**VIP, "loss.advantage": "dr_grpo", "rollout.allocation.rollouts_min": 3},
+        COBA,
+        PODS,
+        {**PODS, "loss.updates_per_rollout": 4},
+        PRUNED,
+        {**COBA, "rollout.pruning.type": "horvitz_thompson", "loss.denominator": "sequence"},
+        SIZES,
+    ],
+)
+def test_what_belongs_together_is_accepted(flags):
+    resolve(flags)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({**VIP, "task.pool": 0}, "type vip goes by the history of each prompt.*--task.pool"),
+        ({**COBA, "rollout.max_staleness": 1}, "type coba goes by the rewards of all steps before"),
+        ({**COBA, "rollout.allocation.prompt_weight": ""}, "prompt_weight equal .* or rollouts"),
+        ({**VIP, "loss.advantage": "grpo"}, "of --loss.advantage rloo or dr_grpo, not of grpo"),
+        ({**VIP, "loss.advantage": "dr_grpo", "rollout.allocation.rollouts_min": 2},
+         "rollouts_min 2 must be at least 3: its variance is convex from 3 on"),
+        ({**VIP, "rollout.allocation.rollouts_min": 1}, "must be at least 2: one has no baseline"),
+        ({**VIP, "rollout.allocation.rollouts_min": 7}, "cannot share out 24 completions among 4"),
+        ({**COBA, "rollout.allocation.rollouts_max": 5}, "cannot share out 24 completions among 4"),
+        ({**VIP, "rollout.allocation.rollouts_min": 6}, "has nothing to share out"),
+        ({**COBA, "rollout.allocation.kappa": 2.0}, "kappa must be above 2"),
+        ({**SIZES, "task.pool": 3}, "--task.pool 3 is less than --rollout.prompts_per_step 4"),
+        ({**PODS, "rollout.down_sampling.keep": 6}, "keep 6 must be at least 2 and below"),
+        ({**PODS, "rollout.down_sampling.keep": 1}, "keep 1 must be at least 2 and below"),
+        ({**PODS, **COBA}, "would throw away what --rollout.allocation.type coba has shared out"),
+        ({**PODS, **PRUNED}, "is unbiased only if chance alone chooses"),
+        ({**PODS, "loss.updates_per_rollout": 3}, "must divide the 8 completions"),
+        ({**PRUNED, "rollout.pruning.prompt_rate": 1.0}, "prompt_rate 1.0 must be at least 0 and"),
+        ({**PRUNED, "rollout.pruning.completion_rate": -0.1}, "completion_rate -0.1 must be"),
+        ({**PRUNED, "rollout.pruning.candidates": 0.0}, r"candidates 0.0 must be in \(0, 1\]"),
+        ({**PRUNED, "rollout.pruning.prompt_rate": 0.0, "rollout.pruning.completion_rate": 0.0},
+         "drops nothing"),
+        ({**PRUNED, "loss.denominator": "proposed"}, "use --loss.denominator sequence"),
+        ({**PRUNED, "loss.updates_per_rollout": 2}, "that chance decides"),
+        ({**PRUNED, "task.pool": 0}, "prompt_rate goes by the history"),
+        ({**PRUNED, **COBA}, "gives few completions already: use one of them"),
+    ],
+)  # fmt: skip
+def test_what_has_no_meaning_together_is_refused_with_the_reason(flags, said):
+    with pytest.raises(ConfigError, match=said):
+        resolve(flags)
