@@ -59,7 +59,7 @@ def pass_rates(successes: ArrayLike, rollouts: ArrayLike) -> np.ndarray:
         ValueError: shapes differ, an array is empty, a value is negative or not finite, or a prompt
             has more successes than rollouts.
 
-    Source: CoBA-RL's code, `recipe/coba_rl/budget_allocators.py` (window of visits, 1/2 if unseen).
+    Source: CoBA-RL's code, its budget allocators (window of visits, 1/2 if unseen).
     """
     right = vector("successes", successes, 0.0)
     tried = vector("rollouts", rollouts, 0.0)
@@ -288,7 +288,7 @@ def coba_tau(p: ArrayLike) -> float:
         TypeError: not numbers.
         ValueError: p outside [0, 1] or NaN, or empty.
 
-    Source: CoBA-RL's code, `recipe/coba_rl/budget_allocators.py` (the paper has a constant).
+    Source: CoBA-RL's code, its budget allocators (the paper has a constant).
     """
     variance = float(np.var(vector("p", p, 0.0, 1.0)))
     return _TAU_LOW + _TAU_SPREAD * min(variance / _VARIANCE_MAX, 1.0)

@@ -20,7 +20,7 @@ class Allocation(NamedTuple):
     """Of each prompt of a step, all ranks': its completions, (prompts,) int64, and what multiplies
     their advantages, (prompts,) float64."""
 
-    count: np.ndarray
+    counts: np.ndarray
     multiplier: np.ndarray
 
 
@@ -57,8 +57,8 @@ def allocate(
         alpha = allocation.coba_alpha(history.failures(), own.kappa)
         count = allocation.coba(rate, total, alpha, own.kappa, **bounds)
     else:
-        estimator = "dr_grpo" if cfg.loss.advantage == "dr_grpo" else "rloo"
-        count = allocation.vip(rate, total, estimator=estimator, **bounds)
+        assert cfg.loss.advantage != "grpo"  # refused: VIP has no variance of it
+        count = allocation.vip(rate, total, estimator=cfg.loss.advantage, **bounds)
     # equal: a prompt's completions together weigh as much as any other prompt's
     return Allocation(count, total / n / count if own.prompt_weight == "equal" else np.ones(n))
 

@@ -36,7 +36,7 @@ def sample_rollouts(ctx: TrainContext, step: int, guard: Guard, ahead: int | Non
     if ctx.history is not None:  # groups of unequal sizes: every completion is asked for by itself
         everywhere = ctx.task.batch(cfg.run.seed, step, prompts)
         shared = allocate(cfg, ctx.history, ctx.task, everywhere, step)
-        total, group = int(shared.count.sum()), 1
+        total, group = int(shared.counts.sum()), 1
     else:
         total = prompts * group
     own = distributed.rank_slice(total // group)  # whole groups, where they are equal
@@ -47,7 +47,7 @@ def sample_rollouts(ctx: TrainContext, step: int, guard: Guard, ahead: int | Non
         everywhere = ctx.task.batch(cfg.run.seed, of_step, prompts)
         if shared is not None:
             everywhere = [
-                p for p, n in zip(everywhere, shared.count, strict=True) for _ in range(n)
+                p for p, n in zip(everywhere, shared.counts, strict=True) for _ in range(n)
             ]
         return everywhere[own.start : own.stop]
 
@@ -66,7 +66,7 @@ def sample_rollouts(ctx: TrainContext, step: int, guard: Guard, ahead: int | Non
 
 def _allocated(batch: Batch, shared: Allocation) -> Batch:
     """With the number of each completion's prompt, and what multiplies its advantage, (b,) each."""
-    group = torch.from_numpy(shared.count).to(batch.index.device)
+    group = torch.from_numpy(shared.counts).to(batch.index.device)
     group = torch.arange(len(group), device=group.device).repeat_interleave(group)[batch.index]
     multiplier = torch.from_numpy(shared.multiplier).float().to(group.device)[group]
     return replace(batch, group=group, multiplier=multiplier)

@@ -70,7 +70,7 @@ def test_a_first_visit_is_uniform(pair):
     fresh = open_history(ctx.cfg, ctx.task)
     assert fresh is not None
     shared = allocate(ctx.cfg, fresh, ctx.task, ctx.task.batch(0, 0, 6), 0)
-    assert shared.count.tolist() == [5] * 6 and shared.multiplier.tolist() == [1.0] * 6
+    assert shared.counts.tolist() == [5] * 6 and shared.multiplier.tolist() == [1.0] * 6
 
 
 def test_pruned_prompts_are_not_sampled_and_the_others_weigh_more(pair):
@@ -102,10 +102,10 @@ def test_a_prompt_never_seen_is_the_last_candidate_and_one_at_least_is_sampled(p
     dropped = 0
     for step in range(40):
         shared = allocate(half, ctx.history, ctx.task, problems, step)
-        assert shared.count[0] == 5
-        dropped += (shared.count == 0).sum()
+        assert shared.counts[0] == 5
+        dropped += (shared.counts == 0).sum()
         all_may_go = allocate(ctx.cfg, ctx.history, ctx.task, problems, step)
-        assert all_may_go.count.sum() >= 5
+        assert all_may_go.counts.sum() >= 5
     assert dropped > 40
 
 
