@@ -20,7 +20,7 @@ class StaleName(ValueError):
     """A name that the source does not have, or does not use as said."""
 
 
-class Found(NamedTuple):
+class NamedDefinition(NamedTuple):
     """Where a name is defined, and what it takes: a function's parameters, a class's fields and
     what its `__init__` takes."""
 
@@ -33,7 +33,7 @@ class Found(NamedTuple):
         return f"{self.file}:{self.node.lineno}"
 
 
-def find(name: str, root: Path = ROOT) -> Found:
+def find(name: str, root: Path = ROOT) -> NamedDefinition:
     """The definition of a dotted name, such as `llm.train.train` or `jackpot.accept_prob`.
 
     Follows a package's `from .module import name`; a class's method is `module.Class.method`.
@@ -58,7 +58,7 @@ def find(name: str, root: Path = ROOT) -> Found:
             )
         body = defined[part].body
     node = defined[part]
-    return Found(node, file.relative_to(root).as_posix(), _takes(node))
+    return NamedDefinition(node, file.relative_to(root).as_posix(), _takes(node))
 
 
 def check_call(name: str, caller: str, root: Path = ROOT) -> None:
