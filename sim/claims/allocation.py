@@ -33,7 +33,7 @@ from .registry import (
 
 KAPPA = 11
 Counts = tuple[int, ...]
-Law = dict[tuple[F, F], F]  # (reward, score): probability
+Joint = dict[tuple[F, F], F]  # (reward, score): probability
 
 
 def compositions(total: int, low: Counts, high: Counts) -> Iterator[Counts]:
@@ -47,21 +47,21 @@ def compositions(total: int, low: Counts, high: Counts) -> Iterator[Counts]:
             yield first, *rest
 
 
-def groups(law: Law, n: int) -> Iterator[tuple[F, list[tuple[int, F, F]]]]:
+def groups(joint: Joint, n: int) -> Iterator[tuple[F, list[tuple[int, F, F]]]]:
     """Every group of n rollouts up to their order: its probability, and (how many, r, z)."""
-    kinds = len(law)
+    kinds = len(joint)
     for counts in compositions(n, (0,) * kinds, (n,) * kinds):
         chance = F(math.factorial(n), math.prod(map(math.factorial, counts)))
-        for count, p in zip(counts, law.values(), strict=True):
+        for count, p in zip(counts, joint.values(), strict=True):
             chance *= p**count
         if chance:
-            yield chance, [(k, r, z) for k, (r, z) in zip(counts, law, strict=True) if k]
+            yield chance, [(k, r, z) for k, (r, z) in zip(counts, joint, strict=True) if k]
 
 
-def group_moments(law: Law, n: int, leave_one_out: bool) -> tuple[F, F]:
+def group_moments(joint: Joint, n: int, leave_one_out: bool) -> tuple[F, F]:
     """Mean and variance of (1/n) sum advantage score over all groups of n."""
     first = second = F(0)
-    for chance, rows in groups(law, n):
+    for chance, rows in groups(joint, n):
         total = sum((k * r for k, r, _ in rows), F(0))
         value = F(0)
         for k, r, z in rows:
@@ -79,8 +79,8 @@ def two_point(draw) -> tuple[F, F, F, F]:
     return p, draw.fraction("s"), *z
 
 
-def score_variance(law: Law) -> F:
-    scores, chances = [z for _, z in law], list(law.values())
+def score_variance(joint: Joint) -> F:
+    scores, chances = [z for _, z in joint], list(joint.values())
     mean = rules.mean(chances, scores)
     return rules.mean(chances, scores, scores) - mean**2
 
@@ -96,14 +96,14 @@ def the_variance_of_a_group(draw):
     mean 0 and variance 4 Var(z) p (1 - p) times 1/(n-1) with RLOO's A, (n-1)/n^2 with Dr. GRPO's,
     for n = 2, 3, 5, 8 (enumerated); jackpot.allocation agrees to 1e-12."""
     p, s, z1, z2 = two_point(draw)
-    law: Law = defaultdict(F)
+    joint: Joint = defaultdict(F)
     for reward, a in ((F(1), p), (F(-1), 1 - p)):
         for z, b in ((z1, s), (z2, 1 - s)):
-            law[reward, z] += a * b
-    spread = score_variance(law)
+            joint[reward, z] += a * b
+    spread = score_variance(joint)
     for n in (2, int(draw.rng.choice([3, 5, 8]))):
         for estimator in ("rloo", "dr_grpo"):
-            mean, variance = group_moments(law, n, estimator == "rloo")
+            mean, variance = group_moments(joint, n, estimator == "rloo")
             expected = 4 * spread * p * (1 - p) * variance_of(estimator, n)
             yield equal(mean, 0)
             yield equal(variance, expected, n=n, estimator=estimator)
@@ -123,8 +123,8 @@ def the_variance_of_a_group_with_signal(draw):
     gradient is not 0) the variance is still 4 Var(z) p (1 - p) / (n - 1)."""
     p, _, z1, z2 = two_point(draw)
     n = draw.keep("n", int(draw.rng.integers(2, 6)))
-    law = {(F(1), z1): p, (F(-1), z2): 1 - p}
-    yield equal(group_moments(law, n, True)[1], 4 * score_variance(law) * p * (1 - p) / (n - 1))
+    joint = {(F(1), z1): p, (F(-1), z2): 1 - p}
+    yield equal(group_moments(joint, n, True)[1], 4 * score_variance(joint) * p * (1 - p) / (n - 1))
 
 
 def total_variance(estimator: str, weights, counts: Counts) -> F:

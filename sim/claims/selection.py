@@ -58,49 +58,49 @@ def the_subset_of_largest_variance(draw):
         yield at_most(abs(sum(rewards[i] > 0 for i in kept) - F(m, 2)), F(1, 2))
 
 
-def softmax_scores(law: Row) -> list[tuple[F, ...]]:
-    """d log law(y) / d logits of every completion y: its unit vector minus the law."""
-    size = range(len(law))
-    return [tuple(F(i == y) - law[i] for i in size) for y in size]
+def softmax_scores(probs: Row) -> list[tuple[F, ...]]:
+    """d log p(y) / d logits of every completion y: its unit vector minus the probabilities."""
+    size = range(len(probs))
+    return [tuple(F(i == y) - probs[i] for i in size) for y in size]
 
 
-def true_gradient(law: Row, rewards: Row) -> list[F]:
-    """d E[reward] / d logits = law (reward - mean)."""
-    mean = rules.mean(law, rewards)
-    return [p * (r - mean) for p, r in zip(law, rewards, strict=True)]
+def true_gradient(probs: Row, rewards: Row) -> list[F]:
+    """d E[reward] / d logits = p (reward - mean)."""
+    mean = rules.mean(probs, rewards)
+    return [p * (r - mean) for p, r in zip(probs, rewards, strict=True)]
 
 
-def kept_gradient(law: Row, rewards: Row, n: int, m: int) -> list[F]:
+def kept_gradient(probs: Row, rewards: Row, n: int, m: int) -> list[F]:
     """Mean over all groups of n of (1/m) sum over the kept of (reward - their mean) score."""
-    scores, total = softmax_scores(law), [F(0)] * len(law)
-    for group in product(range(len(law)), repeat=n):
-        chance = math.prod(law[y] for y in group)
+    scores, total = softmax_scores(probs), [F(0)] * len(probs)
+    for group in product(range(len(probs)), repeat=n):
+        chance = math.prod(probs[y] for y in group)
         kept = [group[i] for i in best_subset([rewards[y] for y in group], m)]
         mean = sum((rewards[y] for y in kept), F(0)) / m
-        for i in range(len(law)):
+        for i in range(len(probs)):
             part = sum(((rewards[y] - mean) * scores[y][i] for y in kept), F(0))
             total[i] += chance * part / m
     return total
 
 
 def policy(draw, rewards: Row | None = None) -> tuple[Row, Row, int, int]:
-    """A law on 3 completions, their rewards, n completions per prompt, m kept."""
+    """Probabilities of 3 completions, their rewards, n completions per prompt, m kept."""
     weights = [int(x) for x in draw.rng.integers(1, 6, 3)]
-    law = draw.keep("law", tuple(F(x, sum(weights)) for x in weights))
+    probs = draw.keep("probs", tuple(F(x, sum(weights)) for x in weights))
     rewards = draw.keep("rewards", rewards or draw.vector("rewards", 3, high=2))
     n = draw.keep("n", int(draw.rng.integers(3, 5)))
-    return law, rewards, n, draw.keep("m", int(draw.rng.integers(2, n)))
+    return probs, rewards, n, draw.keep("m", int(draw.rng.integers(2, n)))
 
 
-THREE_REWARDS = {"law": (F(1, 3),) * 3, "rewards": (F(0), F(1), F(3)), "n": 4, "m": 2}
+THREE_REWARDS = {"probs": (F(1, 3),) * 3, "rewards": (F(0), F(1), F(3)), "n": 4, "m": 2}
 
 
 @claim("PODS-bias", "PODS (2504.13818); docs/theory_related.md, 4", FAILS, share=0.05,
        example=THREE_REWARDS)  # fmt: skip
 def pods_keeps_the_direction(draw):
     """The mean gradient of the kept completions is a multiple of the true gradient."""
-    law, rewards, n, m = policy(draw)
-    truth, kept = true_gradient(law, rewards), kept_gradient(law, rewards, n, m)
+    probs, rewards, n, m = policy(draw)
+    truth, kept = true_gradient(probs, rewards), kept_gradient(probs, rewards, n, m)
     for i, j in combinations(range(3), 2):
         yield equal(kept[i] * truth[j], kept[j] * truth[i])
 
@@ -110,13 +110,13 @@ def pods_with_rewards_of_two_values(draw):
     """With rewards 0 and 1 and pass rate p in (0, 1), it is the true gradient times the mean of
     max_j j (m - j), j the kept successes, over m^2 p (1 - p), which depends on the prompt's p."""
     ones = int(draw.rng.integers(0, 2))
-    law, rewards, n, m = policy(draw, tuple(F(i <= ones) for i in range(3)))
-    p, mean = rules.mean(law, rewards), F(0)
+    probs, rewards, n, m = policy(draw, tuple(F(i <= ones) for i in range(3)))
+    p, mean = rules.mean(probs, rewards), F(0)
     for k in range(n + 1):
         chance = math.comb(n, k) * p**k * (1 - p) ** (n - k)
         mean += chance * max(j * (m - j) for j in range(max(0, m - n + k), min(m, k) + 1))
     factor = mean / (m**2 * p * (1 - p))
-    truth, kept = true_gradient(law, rewards), kept_gradient(law, rewards, n, m)
+    truth, kept = true_gradient(probs, rewards), kept_gradient(probs, rewards, n, m)
     for x, y in zip(truth, kept, strict=True):
         yield equal(y, factor * x)
 

@@ -10,9 +10,9 @@ from jackpot import allocation
 from sim.claims import allocation as claims
 
 
-def test_enumerated_groups_have_probability_1_and_the_binomial_law():
-    law = {(F(1), F(0)): F(1, 4), (F(-1), F(0)): F(3, 4)}
-    groups = list(claims.groups(law, 3))
+def test_enumerated_groups_have_probability_1_and_binomial_counts():
+    joint = {(F(1), F(0)): F(1, 4), (F(-1), F(0)): F(3, 4)}
+    groups = list(claims.groups(joint, 3))
     assert sum(chance for chance, _ in groups) == 1
     wins = {sum(k for k, r, _ in rows if r == 1): chance for chance, rows in groups}
     assert wins == {0: F(27, 64), 1: F(27, 64), 2: F(9, 64), 3: F(1, 64)}

@@ -21,11 +21,11 @@ def test_the_best_subset_takes_both_ends():
 def test_pods_turns_the_gradient_of_three_rewards():
     """All n = m = 2 kept: half of the true gradient, (-4, -1, 5)/9. At n = 4 the middle completion
     turns against it."""
-    law, rewards = example("PODS-bias")["law"], example("PODS-bias")["rewards"]
-    truth = claims.true_gradient(law, rewards)
+    probs, rewards = example("PODS-bias")["probs"], example("PODS-bias")["rewards"]
+    truth = claims.true_gradient(probs, rewards)
     assert truth == [F(-4, 9), F(-1, 9), F(5, 9)]
-    assert claims.kept_gradient(law, rewards, 2, 2) == [x / 2 for x in truth]
-    kept = claims.kept_gradient(law, rewards, 4, 2)
+    assert claims.kept_gradient(probs, rewards, 2, 2) == [x / 2 for x in truth]
+    kept = claims.kept_gradient(probs, rewards, 4, 2)
     assert kept[0] / truth[0] != kept[2] / truth[2]
     assert examined("PODS-bias", cases=1).violations
 
