@@ -11,7 +11,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llm import settings
 from llm.errors import ConfigError
@@ -21,6 +21,9 @@ from llm.settings.schema import SeparateActor
 
 from . import model_card
 from .model_card import Exported
+
+if TYPE_CHECKING:
+    import torch
 
 _DTYPES = ("float32", "bfloat16", "float16")
 _SLACK = 50_000_000  # bytes for a tokenizer and small files
@@ -87,7 +90,9 @@ def export(
     from llm.checkpoints.atomic_files import write_folder
     from llm.checkpoints.checkpoint import load_state
     from llm.models import roles
-    from llm.models.loading import merged, rounding_loss
+    from llm.models.loading import merged, plain, rounding_loss
+
+    from . import export_parts
 
     cfg = settings.load([str(run / "config.toml")], [])
     _check_target(to)
@@ -106,19 +111,26 @@ def export(
     if keep and dtype != part.dtype:
         raise ConfigError("--dtype needs --adapters merge: kept adapters stay in float32")
     kind = ("kept" if keep else "merged") if part.lora_rank else "none"
-    done = Exported(run, role, checkpoint.name, int(state["step"]), dtype, kind, False, rounded)
-    tokenizer_files = _tokenizer_files(part.path)
-    done = done._replace(has_tokenizer=bool(tokenizer_files))
+    copied = export_parts.copied_files(part.path) if part.path else {}
+    has_tokenizer = export_parts.has_own_tokenizer(copied)
+    notes = export_parts.notes(cfg, part, plain(model), roles.open_tokenizer(cfg, run))
+    step = int(state["step"])
+    done = Exported(run, role, checkpoint.name, step, dtype, kind, has_tokenizer, rounded, notes)
 
     def fill(draft: Path) -> None:
         _save_model(model, draft, cfg, part, dtype)
-        for name, source in tokenizer_files.items():
+        for name, source in copied.items():
+            (draft / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(source, draft / name)
         (draft / "README.md").write_text(model_card.model_card(cfg, done), encoding="utf-8")
 
-    needed = sum(p.numel() for p in model.parameters()) * (2 if dtype != "float32" else 4)
-    write_folder(to, fill, 0 if keep else needed + _SLACK, alone=False)
+    write_folder(to, fill, 0 if keep else _bytes(model, dtype), alone=False)
     return done
+
+
+def _bytes(model: Any, dtype: str) -> int:
+    """What the folder will take at most."""
+    return sum(p.numel() for p in model.parameters()) * (2 if dtype != "float32" else 4) + _SLACK
 
 
 def _check_target(to: Path) -> None:
@@ -174,6 +186,8 @@ def _save_model(model: Any, draft: Path, cfg: Config, part: ModelConfig, dtype: 
     from llm.models.loading import plain, quiet
     from llm.tokenizers.pretrained import tokenizer_for
 
+    from .export_parts import restore_config
+
     tokenizer = tokenizer_for(part.path, cfg.task)
     sampling = GenerationConfig(
         do_sample=True,
@@ -187,27 +201,36 @@ def _save_model(model: Any, draft: Path, cfg: Config, part: ModelConfig, dtype: 
     )
     with quiet():
         if model is plain(model):
-            model = model.to(getattr(torch, dtype))
-            tied = (
-                model.get_output_embeddings().weight.data_ptr()
-                == model.get_input_embeddings().weight.data_ptr()
-            )
-            model.config.get_text_config().tie_word_embeddings = tied
-            model.config.tie_word_embeddings = tied
+            model = cast(model, getattr(torch, dtype))
+            restore_config(model, part)
             model.generation_config = sampling
         else:
             base = Path(part.path) if part.path else Path(plain(model).name_or_path)
             for adapter in model.peft_config.values():
                 adapter.base_model_name_or_path = str(base.absolute() if base.is_dir() else base)
             sampling.save_pretrained(draft)
+            # the embedding is not trained; peft would ask the hub whether it has other rows there
+            model.save_pretrained(draft, save_embedding_layers=False)
+            return
         model.save_pretrained(draft)
 
 
-def _tokenizer_files(path: str) -> dict[str, Path]:
-    """The files of the tokenizer, byte for byte: {name: where}; none of a model over characters."""
-    from llm.tokenizers.pretrained import tokenizer_sources
+def cast(model: Any, dtype: torch.dtype) -> Any:
+    """The model in another dtype, but for what its architecture keeps in float32 then."""
+    import torch
 
-    return tokenizer_sources(path) if path else {}
+    kept = set(model._keep_in_fp32_modules_strict or ())
+    kept |= set(model._keep_in_fp32_modules or ()) if dtype == torch.float16 else set()
+    exact = {
+        name: tensor.data.float()
+        for name, tensor in (*model.named_parameters(), *model.named_buffers())
+        if tensor.is_floating_point() and not kept.isdisjoint(name.split("."))
+    }
+    model = model.to(dtype)
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if name in exact:
+            tensor.data = exact[name]
+    return model
 
 
 def _said(done: Exported, to: Path) -> str:
@@ -221,4 +244,5 @@ def _said(done: Exported, to: Path) -> str:
         )
     if not done.has_tokenizer:
         lines.append("no tokenizer: the model reads the character alphabet of built models")
+    lines += [f"note: {note}" for note in done.notes]
     return "\n".join(lines) + "\n"

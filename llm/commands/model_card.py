@@ -27,8 +27,11 @@ was trained and evaluated: temperature {temperature:g}, the whole vocabulary.
 
 
 class Exported(NamedTuple):
-    """What was written. rounded: the share of the adapters' change, by its norm, that rounding to
-    dtype took from merged weights; None where nothing was merged and rounded."""
+    """What was written.
+
+    rounded: the share of the adapters' change, by its norm, that rounding to dtype took from merged
+    weights; None where nothing was merged and rounded. notes: sentences on what the folder does not
+    take over, or computes otherwise than the run did."""
 
     run: Path
     role: str
@@ -38,6 +41,7 @@ class Exported(NamedTuple):
     adapters: str
     has_tokenizer: bool
     rounded: float | None
+    notes: tuple[str, ...] = ()
 
 
 def model_card(cfg: Config, done: Exported) -> str:
@@ -76,14 +80,19 @@ def model_card(cfg: Config, done: Exported) -> str:
     return (
         f"{_header(part.path)}# {_line(done.run.resolve().name)}: {done.role}\n\n"
         "Trained from the rollouts of another model by Algorithm 1 of Jackpot (arXiv 2602.06107).\n"
-        f"\n| | |\n| --- | --- |\n{rows}\n\n## Evaluation\n\n{evaluations}\n## Use\n\n{use}\n"
-        f"## Settings\n\n{fence}toml\n{text}\n{fence}\n"
+        f"\n| | |\n| --- | --- |\n{rows}\n\n{_notes(done)}## Evaluation\n\n{evaluations}\n"
+        f"## Use\n\n{use}\n## Settings\n\n{fence}toml\n{text}\n{fence}\n"
     )
 
 
 def _header(path: str) -> str:
     base = f"base_model: {path}\n" if path and not is_local(path) else ""
     return f"---\nlibrary_name: transformers\n{base}---\n\n"
+
+
+def _notes(done: Exported) -> str:
+    lines = [f"- {_line(note)}\n" for note in done.notes]
+    return f"## What differs from training\n\n{''.join(lines)}\n" if lines else ""
 
 
 def _adapters(done: Exported) -> str:

@@ -52,7 +52,7 @@ def check_files(path: str, local: bool, config: Any) -> None:
             )
     if local:
         for name in [*names, "config.json", *(x.name for x in (whole, index) if x)]:
-            _check_inside(Path(path), name)
+            check_inside(Path(path), name)
 
 
 def find(path: str, name: str, local: bool) -> Path | None:
@@ -91,7 +91,7 @@ def file_of(path: str, local: bool, tensor: str) -> str:
     return weight_map(index).get(tensor, INDEX) if index else WEIGHTS
 
 
-def _check_inside(folder: Path, name: str) -> None:
+def check_inside(folder: Path, name: str) -> None:
     """Raises ConfigError for a link out of the folder, and for what is no regular file."""
     file, home = folder / name, folder.resolve()
     real = file.resolve()

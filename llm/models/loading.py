@@ -110,7 +110,8 @@ def load(path: str | Path, dtype: str = "float32", longest: int | None = None) -
         model, report = loaded
         if report["missing_keys"]:
             names = sorted(report["missing_keys"])
-            raise ValueError(f"{len(names)} weights are missing, {names[0]} among them")
+            hint = _untied_hint(model, names)
+            raise ValueError(f"{len(names)} weights are missing, {names[0]} among them{hint}")
         if report["unexpected_keys"]:
             names = sorted(report["unexpected_keys"])
             raise ValueError(
@@ -126,6 +127,22 @@ def load(path: str | Path, dtype: str = "float32", longest: int | None = None) -
     tie_as_tensors(model)
     check_weights(model, path)
     return model.eval()  # no dropout: p_new must be the distribution that is compared with p_inf
+
+
+def _untied_hint(model: Model, missing: list[str]) -> str:
+    """What to do where only what is missing would come from tying embedding and head.
+
+    transformers then starts a random head. Nothing in the file tells whether it was tied or cut.
+    """
+    ties = getattr(model, "_tied_weights_keys", None)
+    tied = {*ties, *ties.values()} if isinstance(ties, dict) else set(ties or ())
+    if not set(missing) <= tied:
+        return ""
+    return (
+        ". config.json says that embedding and head are two tensors (tie_word_embeddings false), "
+        "and the file has one: if the model was trained with both as one, set "
+        '"tie_word_embeddings": true in config.json; else the file is incomplete'
+    )
 
 
 def tie_as_tensors(model: Model) -> None:

@@ -110,8 +110,13 @@ def open_base(cfg: Config, role: str, run_folder: Path) -> Model:
     from .pretraining import pretrained
 
     part: ModelConfig = getattr(cfg, role)
-    longest = cfg.task.prompt_tokens_max + cfg.rollout.max_new_tokens
-    return load(part.path or pretrained(cfg, role, run_folder), part.dtype, longest)
+    path = part.path or pretrained(cfg, role, run_folder)
+    return load(path, part.dtype, longest_sequence(cfg))
+
+
+def longest_sequence(cfg: Config) -> int:
+    """Tokens of the longest prompt and completion that a run may have."""
+    return cfg.task.prompt_tokens_max + cfg.rollout.max_new_tokens
 
 
 def open_shell(cfg: Config, role: str, run_folder: Path) -> Model:

@@ -8,76 +8,24 @@ from pathlib import Path
 
 import pytest
 import torch
+from exported_runs import logits, opened, run_of, save_base, with_base
 from safetensors import safe_open
-from toy_tokenizers import save_tokenizer
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoTokenizer
 
 from llm import settings
 from llm.__main__ import main
-from llm.checkpoints.checkpoint import save_best, save_state
 from llm.commands import export as exporting
 from llm.models import loading, roles
-from llm.settings.loading import Config, ConfigError
+from llm.settings.loading import ConfigError
 from llm.tokenizers import pretrained
 
 UNTRAINED = "--pretrain.policy_steps 0 --pretrain.actor_steps 0 "
 SMALL = "--policy.layers 1 --policy.width 32 --actor.layers 1 --actor.width 16 "
-IDS = torch.arange(2, 14).reshape(2, 6)
-
-
-def moved(model: loading.Model, seed: int = 3) -> loading.Model:
-    """As if trained: every weight that is trained is another."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for weight in model.parameters():
-            if weight.requires_grad:
-                weight.add_(0.1 * torch.randn(weight.shape, generator=generator).to(weight.dtype))
-    return model
-
-
-def run_of(folder: Path, flags: str) -> tuple[Config, dict[str, loading.Model]]:
-    """A run folder with checkpoints after 3 and 5 steps and the best after 3, and the models of
-    step 5."""
-    cfg = settings.load([], flags.split())
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.toml").write_text(settings.dump(cfg))
-    parts = {"policy": roles.open_policy(cfg, folder)}
-    if cfg.actor.trained:
-        parts["actor"] = roles.open_model(cfg, "actor", folder)
-    kept = folder / "checkpoints"
-    save_state(kept, 3, parts, {})
-    save_best(kept, 3, parts, {})
-    for model in parts.values():
-        moved(model)
-    save_state(kept, 5, parts, {})
-    return cfg, parts
-
-
-def logits(model: loading.Model) -> torch.Tensor:
-    with torch.no_grad():
-        return model(input_ids=IDS).logits
-
-
-def opened(folder: Path, dtype: str = "auto") -> loading.Model:
-    with loading.quiet():
-        return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory) -> Path:
-    """A model folder with tokenizer and tied weights."""
-    path = tmp_path_factory.mktemp("base")
-    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1}
-    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 64}
-    torch.manual_seed(0)
-    config = LlamaConfig(vocab_size=261, tie_word_embeddings=True, **shape, **heads)
-    LlamaForCausalLM(config).save_pretrained(path)
-    save_tokenizer(path)
-    return path
-
-
-def with_base(base: Path) -> str:
-    return f"--task.type arithmetic --policy.path {base} --actor.type self --correction.type none "
+    return save_base(tmp_path_factory.mktemp("base"))
 
 
 def test_a_built_model_is_exported_without_a_tokenizer_and_says_so(tmp_path, capsys):
@@ -107,6 +55,32 @@ def test_a_tied_model_keeps_its_tie_its_tokenizer_and_its_logits(tmp_path, base,
     assert AutoTokenizer.from_pretrained(tmp_path / "out")("12 +").input_ids == (
         AutoTokenizer.from_pretrained(base)("12 +").input_ids
     )
+
+
+def test_what_an_architecture_keeps_in_float32_stays_so(base):
+    """A router's correction of 1e-4 would be rounded away."""
+    model = opened(base)
+    model._keep_in_fp32_modules_strict = {"norm"}
+    model.model.norm.weight.data.fill_(1.0 + 1e-4)
+    model = exporting.cast(model, torch.bfloat16)
+    assert model.model.norm.weight.dtype == torch.float32
+    assert float(model.model.norm.weight.data[0]) == pytest.approx(1.0001)
+    assert model.lm_head.weight.dtype == torch.bfloat16
+
+
+def test_kept_adapters_hold_no_embedding_of_a_padded_vocabulary(tmp_path, base):
+    """It is not trained, and has fewer rows in the run than in the base model's file."""
+    model = opened(base)
+    model.resize_token_embeddings(272, mean_resizing=False)
+    model.save_pretrained(tmp_path / "base")
+    for file in base.iterdir():
+        if file.name.startswith("token"):
+            shutil.copy(file, tmp_path / "base")
+    run_of(tmp_path / "run", with_base(tmp_path / "base") + "--policy.lora_rank 4")
+    exporting.export(tmp_path / "run", tmp_path / "out", adapters="keep")
+    with safe_open(tmp_path / "out/adapter_model.safetensors", "pt") as file:
+        assert all("lora_" in name for name in file.keys())
+    assert logits(opened(tmp_path / "out", "float32")).shape[-1] == 272
 
 
 def test_a_head_that_training_untied_stays_untied_whatever_the_config_says(tmp_path, base):

@@ -181,6 +181,24 @@ def test_buffers_are_checked_as_parameters_are(tmp_path, buffer, legal, value):
         loading.check_weights(model, str(tmp_path))
 
 
+def test_the_remedy_of_a_tied_file_and_an_untied_config_is_right_and_for_it_alone(
+    tmp_path,
+):
+    model = llama(True)
+    model.save_pretrained(tmp_path)
+    config = tmp_path / "config.json"
+    text = config.read_text()
+    config.write_text(text.replace('"tie_word_embeddings": true', '"tie_word_embeddings": false'))
+    tensors = load_file(tmp_path / "model.safetensors")
+    del tensors["model.norm.weight"]
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ConfigError, match="2 weights are missing, lm_head") as found:
+        loading.load(tmp_path)
+    assert "tie_word_embeddings" not in str(found.value)
+    model.save_pretrained(tmp_path)  # and the config as the remedy says
+    assert torch.equal(loading.load(tmp_path)(IDS).logits, model(IDS).logits)
+
+
 @pytest.mark.parametrize("of_config", [True, False])
 @pytest.mark.parametrize("of_tensors", [True, False])
 def test_what_is_tied_follows_the_tensors_and_a_copy_elsewhere_too(
@@ -194,7 +212,10 @@ def test_what_is_tied_follows_the_tensors_and_a_copy_elsewhere_too(
     assert old in text
     config.write_text(text.replace(old, f'"tie_word_embeddings": {str(of_config).lower()}'))
     if of_tensors and not of_config:  # the file has no head, and the config demands one
-        with pytest.raises(ConfigError, match=r"1 weights are missing, lm_head\.weight"):
+        said = (
+            r"1 weights are missing, lm_head\.weight .*set \"tie_word_embeddings\": true in config"
+        )
+        with pytest.raises(ConfigError, match=said):
             loading.load(tmp_path)
         return
     loaded = loading.load(tmp_path)
