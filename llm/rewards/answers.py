@@ -20,7 +20,11 @@ _FORMULA = re.compile(  # bounded lengths keep the search linear; "$5 and $6" ar
 _PLAIN = re.compile(r"-?[0-9][0-9,.]*(?:/[0-9]+)?")  # LaTeX reads these as the grammar does
 _WORDS = re.compile(r"[^\W\d_]+(?:[\s,;:.!?'\"-]+[^\W\d_]+)*[.!?]?")
 _FUNCTIONS = frozenset("sin cos tan cot sec csc arcsin arccos arctan log exp max min mod".split())
-_BEFORE_FORMULA = 8  # characters: a sign, a currency and what stands before them
+_BESIDE = 40  # characters beside a box or formula that may make it a part of something
+_JOINS_BEFORE = re.compile(
+    r"(?:[-+/^√±∓]|\\(?:pm|mp|sqrt|div|times|cdot) ?)\$?$|(?:negative|minus) \$?$"
+)
+_JOINS_AFTER = re.compile(r"\$?(?:[!^/]|\\(?:pi|sqrt|times|cdot|div)(?![A-Za-z]))")
 
 
 def last_number(text: str) -> Fraction | None:
@@ -36,7 +40,7 @@ def final_number(text: str) -> Number | None:
     two numbers, "1.2.3" is none, and neither is one of more than 100 digits. "1e-7" is one number.
     """
     if _has_box(text):
-        text = last_boxed(text) or ""
+        text = _answer_in_box(text)
         return whole_number(text) or number_grammar.find_last_number(text)
     return number_grammar.find_last_number(text)
 
@@ -50,12 +54,28 @@ def last_boxed(text: str) -> str | None:
 
     Also understands `\boxed 5$`, which some MATH solutions have.
     """
+    return _last_box(text)[0]
+
+
+def _answer_in_box(text: str) -> str:
+    r"""What the last box holds; "" where the box is a part of something, as in -\boxed{7}."""
+    content, start, end = _last_box(text)
+    before = number_grammar.plain(text[max(0, start - _BESIDE) : start])
+    after = number_grammar.plain(text[end : end + _BESIDE])
+    joined = _JOINS_BEFORE.search(before) or _JOINS_AFTER.match(after)
+    return "" if joined else content or ""
+
+
+def _last_box(text: str) -> tuple[str | None, int, int]:
+    """Content of the last box, where the box begins, and where it ends."""
     start = max(text.rfind(r"\boxed"), text.rfind(r"\fbox"))
     if start < 0:
-        return None
+        return None, 0, 0
     rest = text[start + len(r"\fbox") :].removeprefix("d").lstrip()
+    at = len(text) - len(rest)
     if not rest.startswith("{"):
-        return rest.split("$")[0].strip() or None
+        content = rest.split("$")[0]
+        return content.strip() or None, start, at + len(content)
     depth, escaped = 0, False
     for i, c in enumerate(rest):
         if escaped:
@@ -67,8 +87,8 @@ def last_boxed(text: str) -> str | None:
         elif c == "}":
             depth -= 1
             if depth == 0:
-                return rest[1:i].strip() or None
-    return None
+                return rest[1:i].strip() or None, start, at + i + 1
+    return None, start, len(text)
 
 
 def final_expression(text: str) -> str:
@@ -81,19 +101,15 @@ def final_expression(text: str) -> str:
 def final_answer(text: str) -> tuple[str, Number | None]:
     """`final_expression`, and the number that it is, if it is one."""
     if _has_box(text):
-        return as_latex(last_boxed(text) or "")
+        return as_latex(_answer_in_box(text))
     formula = next(iter(deque(_FORMULA.finditer(text), maxlen=1)), None)
-    end = formula.end() if formula else 0
-    rest = text[max(end - 1, 0) :]  # with what may stand before a sign, as in "$x$-7"
-    number = number_grammar.find_last_number(rest)
-    if number is None and formula is not None:
+    if formula is not None and not number_grammar.has_digits(text[formula.end() :]):
         content = next(g for g in formula.groups() if g)
-        number, here = whole_number(content), formula.start()
-        if number is None:
-            return as_latex(content)
-        outer = number_grammar.find_last_number(text[max(0, here - _BEFORE_FORMULA) : end])
-        if outer is not None and outer.value == -number.value < 0:
-            number = outer  # the sign stands outside, as in -$7$
+        if whole_number(content) is None:
+            here = formula.start()
+            before = number_grammar.plain(text[max(0, here - _BESIDE) : here])
+            return ("", None) if _JOINS_BEFORE.search(before) else as_latex(content)
+    number = number_grammar.find_last_number(text)  # with the sign outside, as in -$7$
     if number is None:
         return "", None
     bare = number._replace(is_percent=False)  # math-verify would compare a hundredth

@@ -19,7 +19,8 @@ is 7.
 
 What a power, a root, a subscript, a further slash or point makes part of something else is not a
 number: "2^10", "√2", "101_2", "1/2/3", "1.2.3". Digits that touch a letter before them, or are the
-letter's exponent or index, are part of a name and are passed over: "H2O", "cm^2", "x_1".
+letter's exponent or index, are part of a name and are passed over: "H2O", "cm^2", "x_1". What else
+may stand beside a number says number_context.py: whatever is not wholly understood is no number.
 
 Every search is linear: a run of digits is read once, and everything else has a largest length.
 Values are exact. A decimal has at most 100 characters and a power of ten at most 10^±1000, so no
@@ -32,6 +33,8 @@ import re
 from fractions import Fraction
 from itertools import pairwise
 from typing import NamedTuple
+
+from .number_context import understood, understood_after
 
 DIGITS_MAX = 100  # characters of a decimal
 PLACES_MAX = 30  # of a decimal in LaTeX: more digits than any comparison by rounding looks at
@@ -63,7 +66,7 @@ _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-
 _LATEX = (
     (re.compile(r"\{,\}|,\\!"), ","),
     (re.compile(r"\\[,;: ]|~"), " "),
-    (re.compile(r"\\!"), ""),
+    (re.compile(r"\\!|\\(?:left|right|[bB]igg?[lr]?)(?![A-Za-z.])"), ""),
     (re.compile(r"\\([%$])"), r"\1"),
     (re.compile(r"\^ ?\{? ?(?:\\circ\b|°) ?\}?"), "°"),
     (re.compile(r" ?\\(?:times|cdot)\b ?"), " × "),
@@ -83,6 +86,7 @@ _RUN = re.compile(  # possessive: each character is read once
 )
 _DECIMAL = re.compile(r"(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)")
 _GROUPS = re.compile(r"[0-9]{1,3}(?P<mark>[ ,_'])[0-9]{3}(?:(?P=mark)[0-9]{3})*(?:\.[0-9]+)?")
+_EUROPEAN = re.compile(r"[0-9]{1,3}(?:\.[0-9]{3})+,[0-9]+")
 _SLASH = re.compile(r" {0,3}/ {0,3}")
 _TIMES = re.compile(r" {0,3}[×x*·⋅] {0,3}")
 _PART_OF = re.compile(  # between a base and its exponent or index; "**" alone may mean bold type
@@ -101,6 +105,8 @@ _BEFORE_OPERAND = re.compile(
 )
 _AFTER_OPERAND = re.compile(r" ?(?:\^|π|\\pi\b|√|\\sqrt|[⁰¹²³⁴-⁹])")
 _SPACED_SIGN = re.compile(r"(?:[=≈({\[]|(?<![\w)\]}])\$) ?[-+] $")
+_SPACED_MINUS = re.compile(r"(?:[0-9)\]}°]|[0-9)\]}] ?%|\w\$) {1,2}- {1,2}$")
+_DATE = re.compile(r"[0-9]-[0-9]{1,4}-$")
 _WRAPPED = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mathit) ?\{([^{}]{1,200})\}")
 _INDEX = re.compile(r"[\^_]\{?-?$")
 _COMMAND = re.compile(r"\\[A-Za-z]{1,20}$")
@@ -162,6 +168,12 @@ def find_last_number(text: str) -> Number | None:
         if is_all:
             return None
         size *= 4
+
+
+def has_digits(text: str) -> bool:
+    """Whether anything in a text has the looks of a number, names apart."""
+    text = plain(text)
+    return any(not _is_name(text, item.start) for item in _items(text))
 
 
 def _last_magnitude(text: str) -> _Magnitude | None:
@@ -255,6 +267,8 @@ def _split(text: str, match: re.Match[str]) -> list[_Item]:
     spaced = " " in digits
     if _GROUPS.fullmatch(digits) and not (spaced and _SLASH.match(text, match.end())):
         return [_Item(re.sub(r"[ ,_']", "", digits), start, match.end("digits"))]
+    if _EUROPEAN.fullmatch(digits):  # "1.234,5" in some countries, a list in others
+        return [_Item(digits, start, match.end("digits"))]
     items: list[_Item] = []
     for part in re.finditer(r"[^ ]+", digits) if spaced or "," in digits else ():
         if _GROUPS.fullmatch(part.group()):
@@ -339,15 +353,31 @@ def _power(text: str, items: list[_Item], at: int) -> _Magnitude | None:
 
 
 def _number(text: str, magnitude: _Magnitude) -> Number | None:
-    """A magnitude with its sign, currency and percent sign."""
+    """A magnitude with its sign, currency and percent sign; None where what stands beside it is not
+    understood."""
     value = _value(magnitude)
     if value is None:
         return None
-    start, signed = _start(text, magnitude.items[0].start)
+    at = magnitude.items[0].start
     percent = _PERCENT.match(text, magnitude.end)
     after = percent or _AFTER_CURRENCY.match(text, magnitude.end)
-    source = text[start : after.end() if after else magnitude.end]
-    return Number(-value if signed else value, bool(percent), source)
+    end = after.end() if after else magnitude.end
+    if _is_subtracted(text, at):
+        start, signed = _before_currency(text, at), False
+        known = understood_after(text, end) and not _DATE.search(text, max(0, start - 12), start)
+    else:
+        start, signed = _start(text, at)
+        known = understood(text, start, end)
+    return Number(-value if signed else value, bool(percent), text[start:end]) if known else None
+
+
+def _is_subtracted(text: str, at: int) -> bool:
+    """Whether a minus sign before the magnitude at `at` subtracts it, or ends a range: "5-7"."""
+    start = _before_currency(text, at)
+    if start > 1 and text[start - 1] == "-":
+        before = text[start - 2]
+        return before != "+" and _ends_a_term(before) and text[max(0, start - 3) : start] != "---"
+    return _SPACED_MINUS.search(text, max(0, start - 6), start) is not None
 
 
 def _start(text: str, at: int) -> tuple[int, bool]:
