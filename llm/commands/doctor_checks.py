@@ -14,7 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -31,18 +31,10 @@ from llm.tokenizers.pretrained import HubTokenizer
 from llm.training import self_test
 from llm.training.context import TrainContext, open_context, open_device
 
+from .doctor_arithmetic import OK, PROBLEM, WARNING, Line, arithmetic, tied_weights
 from .dry_run import dry_step
 
-OK, WARNING, PROBLEM = "ok", "warning", "problem"
-
-
-class Line(NamedTuple):
-    """A check's outcome; `remedy` says what to do unless it is ok."""
-
-    check: str
-    status: str
-    seen: str
-    remedy: str = ""
+__all__ = ["OK", "PROBLEM", "WARNING", "Line", "diagnose"]
 
 
 def diagnose(argv: list[str]) -> Iterator[Line]:
@@ -93,8 +85,10 @@ def _with_models(cfg: Config, scratch: Path) -> Iterator[Line]:
         return
     setup, is_random = opened
     try:
-        _, lines = _attempt_lines("self-test", lambda: (None, [_self_test(setup)]))
+        yield from _attempt_lines("tied weights", lambda: (None, [tied_weights(setup)]))[1]
+        found, lines = _attempt_lines("self-test", lambda: _self_test(setup))
         yield from lines
+        yield arithmetic(setup, found)
         _, lines = _attempt_lines("one step", lambda: (None, _step(setup, scratch, is_random)))
         yield from lines
     finally:
@@ -255,14 +249,14 @@ def _prompts(tokenizer: Any) -> list[Line]:
     return lines
 
 
-def _self_test(setup: TrainContext) -> Line:
+def _self_test(setup: TrainContext) -> tuple[dict[str, Any], list[Line]]:
     difference = self_test.self_test(setup)
     text = (
         f"log p_inf and log p_ref differ by at most {difference['max']:.2g} nats on "
         f"{difference['tokens']} tokens, by {difference['length']:.2g} between passes of two "
         f"lengths, allowed {difference['tolerance']:g}"
     )
-    return Line("self-test", OK, text)
+    return difference, [Line("self-test", OK, text)]
 
 
 def _step(setup: TrainContext, scratch: Path, is_random: bool) -> list[Line]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from transformers import AutoConfig, GenerationConfig
 
+from llm.hub import is_local
 from llm.models import file_checks
 from llm.models.configs import ids_in, rope_switches, text_of
 from llm.models.roles import longest_sequence
@@ -19,7 +20,6 @@ from llm.settings.loading import Config, ModelConfig
 from llm.tokenizers.pretrained import (
     TOKENIZER_FILES,
     Tokenizer,
-    is_local,
     tokenizer_sources,
 )
 
@@ -31,7 +31,8 @@ _BESIDE = (
 _TERMS = ("license", "licence", "notice", "use_policy")  # of the model; names begin so
 _TEMPLATES = "additional_chat_templates"
 _OF_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".onnx", ".h5", ".msgpack")
-_WRITTEN = ("config.json", "generation_config.json", "readme.md", ".gitattributes", file_checks.INDEX)
+_WRITTEN = {"config.json", "generation_config.json", "readme.md", ".gitattributes"}
+_WRITTEN |= {file_checks.INDEX}
 _SAMPLING_KEPT = {"transformers_version", "_from_model_config", "pad_token_id", "bos_token_id"}
 _SAMPLING_KEPT |= {"eos_token_id", "do_sample", "temperature", "max_new_tokens", "max_length"}
 

@@ -28,6 +28,7 @@ from llm.rollout.batch import Batch
 from llm.settings.loading import ConfigError, ModelConfig
 from llm.tasks.problem import Problem
 
+from .adapter_check import compare_adapters
 from .context import TrainContext
 from .forward import at_sampled_tokens, forward, logprobs_and_kls
 
@@ -70,9 +71,11 @@ def self_test(ctx: TrainContext) -> dict[str, Any]:
         max, mean (absolute difference of sampled tokens, nats), max_topk (of the likeliest tokens),
         scale (of log p_ref's differences between likeliest tokens over those of log p_inf),
         tolerance (for one token), tokens, and worst: {prompt, position, token} of the largest;
-        `engine`: the same of the engine and the actor's model, unless the engine is hf.
+        `engine`: the same of the engine and the actor's model, unless the engine is hf;
+        `adapters`: an `AdapterCheck` where adapters are merged or sent, else None.
 
     Raises:
+        AdapterCheckError: see `compare_adapters`.
         SelfTestError: a difference above the tolerance, or NaN; log-probabilities that depend on
             the length of the pass; no completion can end. Says where and what to look at.
     """
@@ -91,14 +94,19 @@ def self_test(ctx: TrainContext) -> dict[str, Any]:
     result["length"] = _compare_lengths(ctx, ctx.policy, "policy", limits(ctx))
     if isinstance(cfg.actor, ModelConfig):
         _compare_lengths(ctx, ctx.actor.model, "actor", limits(ctx, cfg.actor.dtype))
-    if ctx.engine is not None and cfg.rollout.engine.type != "hf":
-        samples = ctx.engine.probe(
-            _of_unequal_lengths(ctx), _GROUP, width, min(cfg.rollout.top_k, _TOP_K_MAX)
-        )
+
+    def of_engine() -> Batch:
+        assert ctx.engine is not None
+        k = min(cfg.rollout.top_k, _TOP_K_MAX)
+        return ctx.engine.probe(_of_unequal_lengths(ctx), _GROUP, width, k).flat()
+
+    other = ctx.engine is not None and cfg.rollout.engine.type != "hf"
+    if other:
         own = cfg.actor if isinstance(cfg.actor, ModelConfig) else cfg.policy
         allowed = limits(ctx, own.dtype)
         name = f" (engine {cfg.rollout.engine.type}, the actor's model)"
-        result["engine"] = _compared(ctx, ctx.actor.model, samples.flat(), allowed, name)
+        result["engine"] = _compared(ctx, ctx.actor.model, of_engine(), allowed, name)
+    result["adapters"] = compare_adapters(ctx, of_engine if other else samples.flat)
     return result
 
 

@@ -45,7 +45,7 @@ def test_sound_settings_pass_every_check_and_nothing_is_written(tmp_path, capsys
     assert out.endswith("0 problem(s), 0 warning(s)\n") and "PROBLEM" not in out
     for check in ("settings", "run folder", "device", "tokenizers", "data", "memory", "disk"):
         assert f"ok       {check}" in out
-    for check in ("models", "positions", "self-test", "one step"):
+    for check in ("models", "positions", "self-test", "tied weights", "arithmetic", "one step"):
         assert f"ok       {check}" in out
     assert "random weights here" in out
     assert list(tmp_path.iterdir()) == []
