@@ -1,6 +1,6 @@
 """Published data sets by name: hub id, columns, splits, and where in a row the answer is.
 
-docs/data.md says which of them were compared with the published files.
+docs/data.md says what each was compared with, and which of them hold bad rows.
 """
 
 from __future__ import annotations
