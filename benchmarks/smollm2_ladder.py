@@ -125,7 +125,7 @@ def trained(folder: Path) -> tuple[Any, dict[int, Any], list[str]]:
     cfg = settings.load([str(ROOT / "llm/configs/smollm2_cpu.toml")], flags)
     with tempfile.TemporaryDirectory() as name, open_context(cfg, Path(name)) as ctx:
         learner = open_learner(ctx, Guard(Path(name)))
-        batch = with_rewards(sample_rollouts(ctx, 0, learner.guard), ctx.scorer)
+        batch = with_rewards(sample_rollouts(ctx, 0), ctx.scorer)
         batch = with_advantages(batch, cfg, 0)
         informative = float((batch.advantage != 0).float().mean())
         print(f"rollout: reward {float(batch.reward.mean()):.2f}, {informative:.0%} with advantage")

@@ -1,35 +1,35 @@
 """Algorithm 1 of Jackpot (arXiv 2602.06107): train a policy from the rollouts of another model.
 
-q (p_inf in the paper): the actor, a cheaper model, which sampled the tokens. p_ref: the policy
-before this step's updates. p_new: the policy as it is being updated. "l." are the lines of
-Algorithm 1. Shapes: b sequences, n sampled tokens of this rank and N of all ranks, m of a
+The actor, a cheaper model, samples the tokens; q (p_inf in the paper) is its distribution. p_ref is
+the policy before this step's updates, p_new the policy as it is being updated. "l." are the lines
+of Algorithm 1. Shapes: b sequences, n sampled tokens of this rank and N of all ranks, m of a
 microbatch, k of q's likeliest tokens.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from llm.algorithm.correction import TokenWeights
-from llm.algorithm.diagnostics import clipped_tokens
-from llm.algorithm.losses import actor_ppo_sum, distill_sum, joint_loss, ppo_clip_sum, token_scale
+from llm.algorithm.losses import actor_ppo_sum, distill_sum, joint_loss
+from llm.algorithm.objectives import policy_loss_sum
 from llm.settings.loading import Config
 from llm.training.context import TrainContext, open_context
 from llm.training.evaluation import evaluate
-from llm.training.keywords import actor_correction_keywords
+from llm.training.keywords import actor_ppo_keywords
 from llm.training.minibatches import Minibatch, split_minibatches
+from llm.training.objective import bounded_objective, objective_tokens
 from llm.training.optimizer import Learner, optimizer_step, set_learning_rates
 from llm.training.passes import ForwardPasses
-from llm.training.python_api import CallableModule
+from llm.training.python_api import make_callable
 from llm.training.rollout_phase import sample_rollouts, with_rewards
 from llm.training.run import Run, open_run
 from llm.training.selection import with_advantages
 from llm.training.self_test import self_test
 from llm.training.update_metrics import UpdateMetrics
-from llm.training.weights import jackpot_weights
+from llm.training.weights import jackpot_weights, own_factors
 
 
 def train(cfg: Config, folder: Path, reward: Callable[..., Any] | None = None) -> dict[str, Any]:
@@ -48,8 +48,9 @@ def train(cfg: Config, folder: Path, reward: Callable[..., Any] | None = None) -
         run.claim()  # until here a start changes nothing of a run
         for step in run.steps():  # from the last checkpoint on
             train_step(ctx, run, step)
-        last = sample_rollouts(ctx, cfg.run.steps, run.learner.guard)  # contexts for the KLs
-        return run.finish(evaluate(ctx, last))
+        # The last row is an evaluation. KL(policy || actor) is measured on completions, so the
+        # actor samples once more; nothing is trained on them.
+        return run.finish(evaluate(ctx, sample_rollouts(ctx, cfg.run.steps)))
 
 
 def train_step(ctx: TrainContext, run: Run, step: int) -> None:
@@ -58,7 +59,7 @@ def train_step(ctx: TrainContext, run: Run, step: int) -> None:
     with run.recorded_step(step) as record:  # record: this step's row of metrics.jsonl
         # Phase 1, l. 3-10. The actor samples; log q and its top k are of the same forward pass.
         with record.timed("rollout"):
-            batch = sample_rollouts(ctx, step, learner.guard)  # logp_inf (n,), its top k (n, k)
+            batch = sample_rollouts(ctx, step)  # logp_inf (n,), its top k (n, k)
             batch = with_rewards(batch, ctx.scorer)  # (b,)
             run.record_rollout(record, batch)
             batch = with_advantages(batch, cfg, step)  # (b,) of the group, before any rejection
@@ -88,41 +89,41 @@ def update(
     Returns the weights and the metrics, both of the tokens of all ranks. Raises NonFinite at NaN
     and inf, before any optimiser was stepped.
     """
-    loss, actor, batch = ctx.cfg.loss, ctx.cfg.actor, minibatch.batch
-    clip, tokens = (loss.clip_low, loss.clip_high), minibatch.all_ranks  # the N tokens
-    passes = ForwardPasses(ctx, learner, minibatch)
+    cfg, passes = ctx.cfg, ForwardPasses(ctx, learner, minibatch)
 
-    # Which tokens count, and by how much (l. 18-24), without gradient.
+    # Which tokens count, and by how much (l. 18-24), without gradient. What is of a whole update
+    # (lam, Z, denominators, bounds that adapt) is of the N tokens of all ranks.
     p_ref, p_new = passes.before_weights()  # logp (n,), topk_logp (n, k) each
     weights = jackpot_weights(ctx, learner, minibatch, p_ref, p_new, step)  # (N,) each
-    scale = token_scale(loss.denominator, weights.accepted, tokens.sequence, tokens.n_sequences)
-    weight, scale = tokens.local(weights.weight), tokens.local(scale)  # (N,) -> (n,)
-    n_all = len(weights.weight)  # proposed tokens of all ranks
+    weight, scale = own_factors(cfg, minibatch, weights)  # (n,) each; scale: 1 / N by default
+    objective = bounded_objective(cfg, minibatch, p_ref, p_new, weights)  # of PPO: its clip
+    n_all = len(weights.weight)  # N
 
     # The losses (l. 25-27): sums over tokens. One backward pass serves policy and actor, because
     # they share no parameters. Eq. 6 and 7 count rejected tokens too.
-    metrics = UpdateMetrics(tokens)
+    metrics = UpdateMetrics(minibatch.all_ranks, objective)
     learner.zero_grad()
-    for at, out in passes.microbatches():  # at: (m,) indices into the n tokens
-        advantage, logp_ref = batch.token_advantage[at], p_ref.logp[at]  # (m,)
-        policy_args = (out.logp_policy, logp_ref, advantage, weight[at], *clip, scale[at])
-        terms = {"loss_policy": ppo_clip_sum(*policy_args)}  # Eq. 5; 0 at rejected tokens
-        if actor.ppo and out.logp_actor is not None:  # Eq. 6
-            actor_args = (out.logp_actor, batch.logp_inf[at], minibatch.actor_ref_at(at), advantage)
-            actor_ppo = actor_ppo_sum(*actor_args, *clip, **actor_correction_keywords(ctx.cfg))
-            terms["loss_actor_ppo"] = actor_ppo / n_all
-        if "distill" in out.kl:  # Eq. 7
-            distill = distill_sum(out.kl["distill"], actor.distill.temperature)
-            terms["loss_distill"] = distill / n_all
-        if "anchor" in out.kl:  # ours, off by default
-            terms["loss_anchor"] = out.kl["anchor"].sum() / n_all
-        total = joint_loss(terms, learner.controls.distill_coef, loss.anchor_coef)  # Eq. 8
+    for at, out in passes.microbatches():  # at: (m,) places among the n tokens
+        tokens = objective_tokens(minibatch, p_ref, out, at)  # log p and advantage, (m,) each
+        policy = policy_loss_sum(tokens, weight[at], scale[at], **objective)
+        terms = {"loss_policy": policy.loss}  # Eq. 5; 0 at rejected tokens
+        if cfg.actor.ppo and out.logp_actor is not None:
+            actor = (out.logp_actor, tokens.logp_inf, minibatch.actor_ref_at(at), tokens.advantage)
+            actor_ppo = actor_ppo_sum(*actor, **actor_ppo_keywords(cfg))
+            terms["loss_actor_ppo"] = actor_ppo / n_all  # Eq. 6
+        if "distill" in out.kl:
+            distill = distill_sum(out.kl["distill"], cfg.actor.distill.temperature)
+            terms["loss_distill"] = distill / n_all  # Eq. 7
+        if "anchor" in out.kl:
+            terms["loss_anchor"] = out.kl["anchor"].sum() / n_all  # ours, off by default
+        # Eq. 8: Eq. 5 and 6 count once, the two KLs by their coefficients.
+        total = joint_loss(terms, learner.controls.distill_coef, cfg.loss.anchor_coef)
         learner.guard.finite(step, loss=total)  # raises NonFinite
         total.backward()
-        metrics.add(at, terms, out, clipped_tokens(out.logp_policy, logp_ref, advantage, *clip))
+        metrics.add(at, terms, out, policy)
 
     norms = optimizer_step(ctx, learner, step)  # l. 28: sum over ranks, clip, step
     return weights, metrics.of_all_ranks() | norms
 
 
-sys.modules[__name__].__class__ = CallableModule  # from Python: llm.train(cfg)
+make_callable(__name__)  # llm.train is this module: llm.train(cfg, reward=f) calls it from Python

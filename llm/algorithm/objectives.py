@@ -53,11 +53,14 @@ class ObjectiveTokens(NamedTuple):
 
 
 class PolicyLoss(NamedTuple):
-    """A sum over tokens, a scalar; and of each token whether it was clipped and masked, (n,)."""
+    """A sum over tokens, a scalar; and 1 or 0 of each token, (n,): whether a bound holds its ratio,
+    the objective's mask leaves it out, the mask of sequences does. A token may have both masks.
+    """
 
     loss: torch.Tensor
     clipped: torch.Tensor
     masked: torch.Tensor
+    sequence_masked: torch.Tensor
 
 
 def ppo(
@@ -378,7 +381,8 @@ def bounds_of(
     """
     if type not in NEEDS_ALL_TOKENS:
         return {}
-    kept, kept_weight = _kept(tokens, weight, type, ratio)
+    selected = _selected(tokens, weight, type, ratio)
+    kept, kept_weight = _at(tokens, selected), weight[selected]
     if type == "m2po":
         args = (kept.logp_new, kept.logp_inf, kept.advantage)
         return {"threshold": m2po_threshold(*args, tau=keywords["tau"])}
@@ -414,23 +418,25 @@ def policy_loss_sum(
     Raises:
         ValueError: an unknown type; a bound that is NaN or negative.
     """
-    kept, kept_weight = _kept(tokens, weight, type, ratio)
+    selected = _selected(tokens, weight, type, ratio)
+    kept, kept_weight = _at(tokens, selected), weight[selected]
     objective = _objective(kept, type, ratio, keywords)
-    mask = objective.mask
+    mask, whole = objective.mask, torch.ones_like(objective.mask)
     if opsm_delta != math.inf:  # NaN is refused there
         args = (kept.logp_new, _anchor(kept, ratio), kept.advantage, kept.sequence)
-        mask = mask * opsm_mask(*args, delta=opsm_delta)
-    selected = _selected(tokens, weight, type, ratio)
+        whole = opsm_mask(*args, delta=opsm_delta)
+        mask = mask * whole
     # no gradient passes through weight and mask (SG of Eq. 5), only through the term
     loss = -(kept_weight * mask * objective.term * scale[selected]).sum()
-    clipped, masked = torch.zeros_like(weight), torch.zeros_like(weight)  # (n,)
+    clipped, masked, sequence_masked = (torch.zeros_like(weight) for _ in range(3))  # (n,)
     clipped[selected] = objective.clipped.to(weight.dtype)
-    masked[selected] = (1 - mask).to(weight.dtype)
+    masked[selected] = (1 - objective.mask).to(weight.dtype)
+    sequence_masked[selected] = (1 - whole).to(weight.dtype)
     if type == "ppo":  # rejected tokens count here too, as in every run's clip_fraction
         low, high = keywords["clip_low"], keywords["clip_high"]
         anchor = _anchor(tokens, ratio)
         clipped = clipped_tokens(tokens.logp_new, anchor, tokens.advantage, low, high)
-    return PolicyLoss(loss, clipped, masked)
+    return PolicyLoss(loss, clipped, masked, sequence_masked)
 
 
 def _objective(
@@ -527,13 +533,9 @@ def _selected(tokens: ObjectiveTokens, weight: torch.Tensor, type: str, ratio: s
     return selected
 
 
-def _kept(
-    tokens: ObjectiveTokens, weight: torch.Tensor, type: str, ratio: str
-) -> tuple[ObjectiveTokens, torch.Tensor]:
-    """The tokens that count, and their weights."""
-    selected = _selected(tokens, weight, type, ratio)
-    parts = (None if x is None else x[selected] for x in tokens)
-    return ObjectiveTokens(*parts), weight[selected]  # type: ignore[arg-type]
+def _at(tokens: ObjectiveTokens, selected: torch.Tensor) -> ObjectiveTokens:
+    """Some of the tokens, (n,) bool."""
+    return ObjectiveTokens(*(None if x is None else x[selected] for x in tokens))  # type: ignore[arg-type]
 
 
 def _steps(first: float, last: float, step: float) -> int:

@@ -20,7 +20,7 @@ def dry_step(ctx: TrainContext, folder: Path) -> dict[str, Any]:
     cfg, guard, record = ctx.cfg, Guard(folder), Record(0, evaluated=False)
     learner = open_learner(ctx, guard)
     with record.timed("rollout"):
-        batch = sample_rollouts(ctx, 0, guard, ahead=0)
+        batch = sample_rollouts(ctx, 0, ahead=0)
         batch = with_rewards(batch, ctx.scorer)
         record.add(rollout_metrics(ctx, batch, 0))
         batch = with_advantages(batch, cfg, 0)

@@ -87,7 +87,14 @@ METRICS: dict[str, str] = {
     ),
     # Update
     "entropy_policy": "entropy of the policy, nats per token, mean over sampled states",
-    "clip_fraction": "share of tokens whose gradient PPO's clip sets to 0",
+    "clip_fraction": "share of tokens whose ratio a bound of the objective holds; with ppo, gspo "
+    "and bapo their gradient is 0, and m2po has no such bound",
+    "objective_mask_fraction": "share of tokens that the objective's mask leaves out (dppo, m2po)",
+    "sequence_mask_fraction": "share of tokens of sequences that objective.sequence_mask masks",
+    "bapo_low": "lower bound of the ratio that bapo chose, mean over updates",
+    "bapo_high": "upper bound of the ratio that bapo chose, mean over updates",
+    "m2po_threshold": "smallest (log p_new / p_inf)^2 that m2po masks, nats squared, mean over the "
+    "updates in which it masks any",
     "kl_policy_actor_now": "the KL of kl_policy_actor, but of the step's updates; closed-loop "
     "control compares it with control.kl_target",
     "loss_policy": "policy loss (Eq. 5), divided by what loss.denominator names",

@@ -48,6 +48,8 @@ RENAMED = {
     "correction.z": "correction.z.type",
     "correction.z_tail": "correction.z.tail.type",
     "correction.kappa": "correction.z.tail.kappa",
+    "loss.clip_low": "objective.clip_low",
+    "loss.clip_high": "objective.clip_high",
     "loss.actor_ppo": "actor.ppo",
     "loss.actor_correction": "actor.correction.type",
     "loss.distill_coef": "actor.distill.coef",

@@ -334,6 +334,10 @@ class SeparateActor(_OtherModel, TrainedModelConfig, ActorSection):
     """Learning rate (AdamW, betas 0.9 and 0.95); optim.schedule and lr_warmup_steps apply."""
     ppo: bool = True
     """Train it by PPO on its own rollouts (Eq. 6)."""
+    clip_low: float = 0.2
+    """Eq. 6 clips the actor's ratio below at 1 - clip_low; inf: no clip."""
+    clip_high: float = 0.2
+    """Eq. 6 clips the actor's ratio above at 1 + clip_high; inf: no clip."""
     correction: Weight = field(default_factory=UnitWeight)
     """F of Eq. 6: weight of its tokens where what sampled is not quite what is trained
     (p_actor / p_inf): rollouts that are stale, of another engine than hf, or of a bfloat16 actor.
@@ -774,15 +778,202 @@ CorrectionConfig = (
 
 
 @dataclass(frozen=True)
+class NoSequenceMask:
+    """No sequence is left out."""
+
+    type: Literal["none"] = "none"
+    """A mask of whole sequences, on top of the objective's own."""
+
+    @property
+    def delta(self) -> float:
+        return math.inf
+
+
+@dataclass(frozen=True)
+class OpsmMask:
+    """A sequence of negative advantage is left out where log p_anchor - log p_new, averaged over
+    its tokens, is above delta; the anchor is the objective's (DeepSeek-V3.2, arXiv 2512.02556)."""
+
+    type: Literal["opsm"] = "opsm"
+    """A mask of whole sequences, on top of the objective's own."""
+    delta: float = 1e-4
+    """Largest mean, nats per token. The default is slime's, for a ratio to p_ref; with a ratio to
+    p_inf it leaves out nearly every negative sequence that has become less likely."""
+
+
+SequenceMask = NoSequenceMask | OpsmMask
+
+
+@dataclass(frozen=True)
+class ObjectiveSection:
+    """What every objective answers; a type declares as fields those that can be chosen."""
+
+    sequence_mask: SequenceMask = field(default_factory=NoSequenceMask)
+    """Sequences that are left out."""
+
+    @property
+    def needs_topk(self) -> bool:
+        """Whether it takes log p_new of q's k likeliest tokens."""
+        return False
+
+
+@dataclass(frozen=True)
+class _AnchorChosen(ObjectiveSection):
+    ratio: Literal["ref", "inf"] = "ref"
+    """p_anchor: p_ref, the policy before the updates on its batch, or p_inf, what sampled it. inf
+    takes no correction, and ref needs loss.updates_per_rollout above 1."""
+
+
+@dataclass(frozen=True)
+class PpoObjective(ObjectiveSection):
+    """min(r A, clip(r) A), r = p_new / p_ref: PPO and GRPO (arXiv 1707.06347; Jackpot's Eq. 2)."""
+
+    type: Literal["ppo"] = "ppo"
+    """What a token adds to the policy's loss beside its weight; docs/methods.md compares them."""
+    clip_low: float = 0.2
+    """The ratio is clipped below at 1 - clip_low; inf: no clip. PPO's customary value."""
+    clip_high: float = 0.2
+    """The ratio is clipped above at 1 + clip_high; inf: no clip. PPO's customary value."""
+
+
+@dataclass(frozen=True)
+class CispoObjective(_AnchorChosen):
+    """SG(clip(r)) A log p_new, r = p_new / p_anchor: no token loses its gradient (MiniMax-M1, arXiv
+    2506.13585)."""
+
+    type: Literal["cispo"] = "cispo"
+    """What a token adds to the policy's loss beside its weight; docs/methods.md compares them."""
+    clip_low: float = math.inf
+    """The ratio is clipped below at 1 - clip_low; inf: no lower bound, as in the paper."""
+    clip_high: float = 4.0
+    """The ratio is clipped above at 1 + clip_high. The paper gives no value; 4 is TRL's largest
+    ratio of 5."""
+
+
+@dataclass(frozen=True)
+class GspoObjective(_AnchorChosen):
+    """PPO with the ratio of a sequence, exp(mean of log p_new / p_anchor over its tokens) (GSPO,
+    arXiv 2507.18071). Needs loss.denominator = sequence."""
+
+    type: Literal["gspo"] = "gspo"
+    """What a token adds to the policy's loss beside its weight; docs/methods.md compares them."""
+    clip_low: float = 3e-4
+    """The ratio is clipped below at 1 - clip_low; inf: no clip. The paper's value."""
+    clip_high: float = 4e-4
+    """The ratio is clipped above at 1 + clip_high; inf: no clip. The paper's value."""
+
+
+@dataclass(frozen=True)
+class TvDivergence:
+    """Total variation: half the sum of |p_new - q| over the sampled token and all others as one
+    (binary), or q's top k, the sampled token and the others as one (top_k)."""
+
+    type: Literal["binary_tv", "top_k_tv"] = "binary_tv"
+    """Distance between q and p_new in the state of a token; top_k takes rollout.top_k tokens."""
+    delta: float = 0.15
+    """Largest distance that is kept; inf: none is left out. The default is that of the authors'
+    scripts."""
+
+
+@dataclass(frozen=True)
+class KlDivergence:
+    """KL(q || p_new), nats, over the same tokens."""
+
+    type: Literal["binary_kl", "top_k_kl"] = "binary_kl"
+    """Distance between q and p_new in the state of a token; top_k takes rollout.top_k tokens."""
+    delta: float = 0.05
+    """Largest distance that is kept, nats; inf: none is left out. The default is that of the
+    authors' scripts."""
+
+
+Divergence = TvDivergence | KlDivergence
+
+
+@dataclass(frozen=True)
+class DppoObjective(ObjectiveSection):
+    """SG(min(p_new / p_inf, cap)) A log p_new, but 0 where A moves p_new away from q and they are
+    further apart than delta: divergence PPO (arXiv 2602.04879). Takes no correction but jackpot of
+    target new, whose weight then corrects: the ratio is to p_ref."""
+
+    type: Literal["dppo"] = "dppo"
+    """What a token adds to the policy's loss beside its weight; docs/methods.md compares them."""
+    divergence: Divergence = field(default_factory=TvDivergence)
+    """The trust region around q."""
+    cap: float = 20.0
+    """Largest ratio that multiplies a token; inf: none. The default is TRL's; Stable-RL has 10,
+    verl 3."""
+
+    @property
+    def needs_topk(self) -> bool:
+        return self.divergence.type.startswith("top_k")
+
+
+@dataclass(frozen=True)
+class MinproObjective(ObjectiveSection):
+    """SG(clip(rho m)) A log p_new, rho = p_new / p_inf, and m the smallest rho before the token in
+    its sequence: MinPRO (arXiv 2601.22718). Takes no correction."""
+
+    type: Literal["minpro"] = "minpro"
+    """What a token adds to the policy's loss beside its weight; docs/methods.md compares them."""
+    clip_low: float = 0.2
+    """rho m is clipped below at 1 - clip_low; inf: no lower bound. Not given in the paper."""
+    clip_high: float = 0.2
+    """rho m is clipped above at 1 + clip_high; inf: no upper bound. Not given in the paper."""
+
+
+@dataclass(frozen=True)
+class BapoObjective(_AnchorChosen):
+    """PPO with bounds that rise, in each update, until positive advantages contribute their share:
+    BAPO (arXiv 2510.18927). First the upper bound rises, then the lower one."""
+
+    type: Literal["bapo"] = "bapo"
+    """What a token adds to the policy's loss beside its weight; docs/methods.md compares them."""
+    share: float = 0.4
+    """Wanted share of the tokens of positive advantage. The paper's value."""
+    accounting: Literal["value", "grad", "literal"] = "value"
+    """What a token contributes. value: |min(r A, clip(r) A)|; grad: |r A| where its gradient is not
+    clipped; literal: as value, but negative tokens subtract, as the paper's formula is printed."""
+    low_min: float = 0.6
+    """First lower bound of the ratio. The paper's value, as the others."""
+    low_max: float = 0.9
+    """Last lower bound."""
+    low_step: float = 0.02
+    """Step of the lower bound."""
+    high_min: float = 1.2
+    """First upper bound of the ratio."""
+    high_max: float = 3.0
+    """Last upper bound."""
+    high_step: float = 0.05
+    """Step of the upper bound."""
+
+
+@dataclass(frozen=True)
+class M2poObjective(ObjectiveSection):
+    """rho A, rho = p_new / p_inf, but 0 at the tokens of largest (log rho)^2, until its mean over
+    those that A moves away from q is at most tau: M2PO (arXiv 2510.01161). Takes no correction."""
+
+    type: Literal["m2po"] = "m2po"
+    """What a token adds to the policy's loss beside its weight; docs/methods.md compares them."""
+    tau: float = 0.04
+    """Largest second moment of log rho. The paper's value."""
+
+
+ObjectiveConfig = (
+    PpoObjective
+    | CispoObjective
+    | GspoObjective
+    | DppoObjective
+    | MinproObjective
+    | BapoObjective
+    | M2poObjective
+)
+
+
+@dataclass(frozen=True)
 class LossConfig:
     advantage: Literal["grpo", "dr_grpo", "rloo"] = "grpo"
     """grpo: reward minus group mean, over the group's standard deviation; dr_grpo: not divided;
     rloo: reward minus the mean of the group's others."""
-    clip_low: float = 0.2
-    """PPO clips the ratio p_new / p_ref below at 1 - clip_low, of policy and actor; inf: no clip.
-    At a single update per rollout only that of an actor which is not quite what sampled."""
-    clip_high: float = 0.2
-    """PPO clips the ratio above at 1 + clip_high; inf: no clip."""
     updates_per_rollout: int = 1
     """Optimiser steps per rollout batch, each on its share of the sequences."""
     denominator: Literal["proposed", "accepted", "sequence"] = "proposed"
@@ -985,6 +1176,7 @@ class Settings:
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     correction: CorrectionConfig = field(default_factory=JackpotCorrection)
+    objective: ObjectiveConfig = field(default_factory=PpoObjective)
     loss: LossConfig = field(default_factory=LossConfig)
     control: ControlConfig = field(default_factory=NoControl)
     optim: OptimConfig = field(default_factory=OptimConfig)

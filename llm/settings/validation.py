@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from llm.errors import ConfigError
 
+from .objective_rules import anchor, check_objective
 from .rollout_rules import check_rollout
 from .schema import (
     CHARACTER_IDS,
@@ -47,7 +48,9 @@ _POSITIVE = (
     "rollout.allocation.failure_steps rollout.down_sampling.keep "
     "rollout.engine.memory correction.lam.value correction.lam.budget correction.lam.min "
     "correction.lam.max correction.c1 correction.target.c2 correction.cap correction.high "
-    "loss.clip_low loss.clip_high loss.updates_per_rollout control.kl_target control.gain "
+    "objective.clip_low objective.clip_high objective.cap objective.share objective.low_step "
+    "objective.high_step actor.clip_low actor.clip_high "
+    "loss.updates_per_rollout control.kl_target control.gain "
     "optim.policy_lr optim.grad_clip optim.microbatch.tokens alarm.kl_max alarm.ratio_max "
     "alarm.patience alarm.action.factor run.steps run.eval_every run.eval_prompts "
     "run.eval_completions run.stop_seconds run.checkpoint_every run.checkpoints_kept run.threads"
@@ -55,6 +58,7 @@ _POSITIVE = (
 _NOT_NEGATIVE = (
     "task.pool task.pad_prompt_to reward.memory policy.lora_rank actor.lora_rank "
     "actor.distill.top_k "
+    "objective.divergence.delta objective.tau objective.sequence_mask.delta objective.low_min "
     "actor.correction.low pretrain.policy_steps pretrain.actor_steps rollout.max_staleness "
     "correction.lam.decay correction.low loss.anchor_coef optim.lr_warmup_steps "
     "optim.weight_decay optim.microbatch.sequences alarm.accept_min alarm.entropy_min "
@@ -62,7 +66,8 @@ _NOT_NEGATIVE = (
 ).split()
 _MAY_BE_INFINITE = (
     "correction.c1 correction.target.c2 correction.cap correction.high actor.correction.cap "
-    "actor.correction.high loss.clip_low loss.clip_high optim.grad_clip alarm.kl_max "
+    "actor.correction.high objective.clip_low objective.clip_high objective.cap "
+    "objective.divergence.delta actor.clip_low actor.clip_high optim.grad_clip alarm.kl_max "
     "alarm.ratio_max"
 ).split()
 _AT_MOST = {
@@ -74,6 +79,8 @@ _AT_MOST = {
     "rollout.max_staleness": 64,
     "rollout.engine.memory": 1,
     "correction.lam.budget": 1,
+    "objective.share": 1,
+    "objective.low_max": 1,
     "alarm.accept_min": 1,
     # Beyond any use, and more than a machine holds: a slip of a digit is said, not tried for hours
     **dict.fromkeys(("policy.layers", "actor.layers"), 1_000),
@@ -92,6 +99,7 @@ IDLE_TYPES = {  # what a section that may be without effect as a whole then is
     "control.type": "none",
     "actor.correction.type": "none",
     "correction.target.type": "ref",
+    "objective.sequence_mask.type": "none",
 }
 CHARACTER_TASKS = ("chain", "sort", "reverse", "add")  # built models are pretrained on these
 
@@ -157,6 +165,8 @@ def _check_fit(cfg: Settings) -> None:
         ("correction.low", "correction.high"),
         ("actor.correction.low", "actor.correction.high"),
         ("correction.lam.min", "correction.lam.max"),
+        ("objective.low_min", "objective.low_max"),
+        ("objective.high_min", "objective.high_max"),
     ):
         if low in flat:
             _require(flat[low] <= flat[high], high, flat[high], f">= {low}")
@@ -184,6 +194,7 @@ def _check_fit(cfg: Settings) -> None:
     check_rollout(cfg)
     _check_control(cfg)
     _check_actor(cfg)
+    check_objective(cfg, fresh=_samples_what_is_trained(cfg, cfg.policy.dtype))
 
 
 def check_top_k(cfg: Settings, vocabulary: int) -> None:
@@ -402,11 +413,22 @@ def _ratio_needs(cfg: Settings) -> list[_Need]:
             f"actor.ppo, and {_MISMATCH} (else what samples is what is trained)",
         ),
         _Need(
-            "loss.clip_low loss.clip_high",
+            "objective.clip_low objective.clip_high",
+            several or cfg.objective.type != "ppo",  # others of ratio 1 are refused as a whole
+            "loss.updates_per_rollout > 1 (else p_new is p_ref and every ratio is 1)",
+        ),
+        _Need(
+            "objective.cap objective.sequence_mask.type",
+            several or anchor(cfg) == "inf",
+            "loss.updates_per_rollout > 1, or a ratio to p_inf (else p_new is p_ref and every "
+            "ratio is 1)",
+        ),
+        _Need(
+            "actor.clip_low actor.clip_high",
             # With a correction the actor's ratio is to p_actor_ref, which a single update is at.
-            several or (mismatch and not corrects),
-            "loss.updates_per_rollout > 1; or actor.ppo with actor.correction.type none, and "
-            f"{_MISMATCH} (else every PPO ratio is 1)",
+            cfg.actor.ppo and (several or (mismatch and not corrects)),
+            "actor.ppo, and loss.updates_per_rollout > 1; or actor.correction.type none, and "
+            f"{_MISMATCH} (else every ratio of Eq. 6 is 1)",
         ),
         _Need(
             "correction.target.type",
@@ -439,8 +461,9 @@ def _loop_needs(cfg: Settings) -> list[_Need]:
     return [
         _Need(
             "rollout.top_k",
-            per_state,
-            "correction.type jackpot with z.type state or lam.type state",
+            per_state or cfg.objective.needs_topk,
+            "correction.type jackpot with z.type state or lam.type state, or "
+            "objective.divergence.type top_k_tv or top_k_kl",
         ),
         _Need(
             "loss.denominator",

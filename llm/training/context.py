@@ -35,7 +35,8 @@ class TrainContext(NamedTuple):
     engine: samples the rollouts; None where there are none.
     shards: by role, what is trained in place of a model that is spread over ranks.
     chunked: logits are computed in blocks, for all models that have a head of their own form.
-    history: of the prompts of the pool; None where nothing goes by it."""
+    history: of the prompts of the pool; None where nothing goes by it.
+    folder: of the run."""
 
     cfg: Config
     tokenizer: pretrained.Tokenizer
@@ -49,6 +50,12 @@ class TrainContext(NamedTuple):
     shards: Mapping[str, Model] = {}
     chunked: bool = False
     history: PromptHistory | None = None
+    folder: Path = Path()
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where the run's checkpoints are."""
+        return self.folder / "checkpoints"
 
     @property
     def full_models(self) -> dict[str, Model]:
@@ -135,7 +142,7 @@ def _with_models(
     undo.callback(engine.close)
     ctx = TrainContext(cfg, tokenizer, task, scorer, policy, actor, anchor, device, engine)
     chunked = support.chunked(cfg, policy, actor.model)
-    ctx = ctx._replace(chunked=chunked, history=open_history(cfg, task))
+    ctx = ctx._replace(chunked=chunked, history=open_history(cfg, task), folder=folder)
     if cfg.run.sharding == "fsdp" and distributed.world_size() > 1:
         shards = {role: sharding.shard(model) for role, model in ctx.full_models.items()}
         ctx = ctx._replace(shards=shards)

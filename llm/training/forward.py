@@ -53,6 +53,8 @@ class ModelOutputs(NamedTuple):
     kl: "anchor", "distill" (at the distillation temperature) and "control" (without gradient), each
         where it is used.
     for_weights: the policy's log-probabilities for the weights, where they were asked for.
+    topk_logp: log p_new of q's k likeliest tokens, (m, k), without gradient, where the objective's
+        mask needs them.
     """
 
     logp_policy: torch.Tensor
@@ -60,6 +62,7 @@ class ModelOutputs(NamedTuple):
     entropy: torch.Tensor
     kl: dict[str, torch.Tensor]
     for_weights: PolicyLogprobs | None
+    topk_logp: torch.Tensor | None = None
 
 
 def forward(ctx: TrainContext, model: Model, batch: Batch) -> HeadInput:
@@ -137,6 +140,8 @@ def forward_all(
     policy = policy._replace(entropy=True)
     if for_weights:
         policy = _at_top_k(ctx, policy, batch, state, is_target)
+    elif ctx.cfg.objective.needs_topk:
+        policy = policy._replace(ids=batch.topk_ids)
     inputs, pairs = [policy], {}
     if ctx.anchor is not None:
         with torch.no_grad():  # frozen: no activations are kept
@@ -167,6 +172,7 @@ def forward_all(
         for_weights=_for_weights(ctx, policy, outputs[0], batch, state, is_target)
         if for_weights
         else None,
+        topk_logp=outputs[0].logp_ids.detach() if ctx.cfg.objective.needs_topk else None,
     )
 
 

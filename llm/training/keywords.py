@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from llm.settings.loading import Config
+from llm.settings.objective_rules import anchor
 from llm.settings.schema import (
+    DppoObjective,
     FixedLam,
     JackpotCorrection,
     KLControl,
@@ -77,7 +79,19 @@ def control_keywords(cfg: Config) -> dict[str, Any]:
     return settings | {"distill_coef": cfg.actor.distill.coef}
 
 
-def actor_correction_keywords(cfg: Config) -> dict[str, Any]:
-    """F of Eq. 6: keywords of `algorithm.losses.actor_ppo_sum`, of a trained actor."""
+def objective_keywords(cfg: Config) -> dict[str, Any]:
+    """Keywords of `algorithm.objectives.bounds_of`; where no bound adapts, of `policy_loss_sum`."""
+    objective = cfg.objective
+    nested = ("sequence_mask", "divergence")
+    words = {name: value for name, value in vars(objective).items() if name not in nested}
+    if isinstance(objective, DppoObjective):
+        words["divergence"] = objective.divergence.type
+        words["delta"] = objective.divergence.delta
+    return words | {"ratio": anchor(cfg), "opsm_delta": objective.sequence_mask.delta}
+
+
+def actor_ppo_keywords(cfg: Config) -> dict[str, Any]:
+    """Clip and F of Eq. 6: keywords of `algorithm.losses.actor_ppo_sum`, of a trained actor."""
     assert isinstance(cfg.actor, SeparateActor)
-    return vars(cfg.actor.correction)
+    clip = {"clip_low": cfg.actor.clip_low, "clip_high": cfg.actor.clip_high}
+    return clip | vars(cfg.actor.correction)

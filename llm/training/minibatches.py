@@ -28,6 +28,7 @@ class Minibatch:
     logp_actor_ref: log p_actor_ref of the sampled tokens, (n,); None likewise, or where Eq. 6 has
         no correction.
     global_row: where each sequence stands among those of all ranks, (b,); (0,) if there is none.
+    is_first: no update of its rollout came before it, so p_new is p_ref.
     """
 
     batch: Batch
@@ -35,6 +36,7 @@ class Minibatch:
     p_ref: PolicyLogprobs | None
     logp_actor_ref: torch.Tensor | None
     global_row: torch.Tensor
+    is_first: bool = True
 
     def actor_ref_at(self, tokens: torch.Tensor) -> torch.Tensor | None:
         """logp_actor_ref of some tokens, (m,) places."""
@@ -88,6 +90,7 @@ def split_minibatches(
                 p_ref.at(tokens),
                 None if logp_actor_ref is None else logp_actor_ref[tokens],
                 global_row,
+                is_first=not minibatches,
             )
         )
     return minibatches

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import torch
 
+from llm.algorithm.objectives import NEEDS_ALL_TOKENS
+
 from .context import TrainContext
 from .forward import ModelOutputs, PolicyLogprobs, forward_all
 from .microbatches import microbatches
@@ -19,20 +21,24 @@ class ForwardPasses:
 
     Weights need statistics of the whole update, so they come before the first loss. With one
     microbatch a single pass with gradient serves both. With several the policy is scored once over
-    all of them first, except where the weights are of p_ref alone, which is known already.
+    all of them first, except where weights and the objective's bounds are of p_ref alone, which is
+    known already.
     """
 
     def __init__(self, ctx: TrainContext, learner: Learner, minibatch: Minibatch) -> None:
         self._ctx, self._learner, self._minibatch = ctx, learner, minibatch
         self._micro = microbatches(ctx.cfg, minibatch.batch)
         self._new_is_target = minibatch.new_is_target(ctx.cfg)
+        # bounds that adapt are of p_new at all tokens; before the first update it is p_ref
+        adapts = ctx.cfg.objective.type in NEEDS_ALL_TOKENS
+        self._bounds_need_p_new = adapts and not minibatch.is_first
         self._only: ModelOutputs | None = None
 
     def before_weights(self) -> tuple[PolicyLogprobs, PolicyLogprobs]:
         """p_ref and p_new for the weights, of the sampled tokens (n,) and of q's top k (n, k).
 
-        p_ref is p_new where there is a single update per rollout. p_new is p_ref where the weights
-        do not use p_new and computing it would cost a pass.
+        p_ref is p_new where there is a single update per rollout. p_new is p_ref where computing it
+        would cost a pass and nothing uses it, or no update has moved it yet.
         """
         # Z's calibration and lam are statistics of the whole update, so weights wait for all of it.
         p_ref = self._minibatch.p_ref
@@ -41,7 +47,7 @@ class ForwardPasses:
             assert self._only.for_weights is not None
             p_new = in_batch_order([self._only.for_weights], self._micro)
         # Target p_ref: p_new is used nowhere in the weights, and p_ref stands in for it.
-        elif p_ref is not None and not self._new_is_target:
+        elif p_ref is not None and not self._new_is_target and not self._bounds_need_p_new:
             p_new = p_ref
         else:
             state = self._learner.correction

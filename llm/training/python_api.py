@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import types
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,9 +15,17 @@ from llm.settings.loading import Config, ConfigError
 from llm.settings.schema import FROM_PYTHON
 
 
-class CallableModule(types.ModuleType):
-    """The module llm/train.py, which can be called, because `llm.train` names it."""
+def make_callable(name: str) -> None:
+    """Calling the module of this name, which has a function `train`, trains.
 
+    `llm.train` names the module llm/train.py as soon as anything imports it, whatever
+    llm/__init__.py defines under that name. So the module itself is what `llm.train(cfg)` calls.
+    Python makes a module callable by its class.
+    """
+    sys.modules[name].__class__ = _CallableModule
+
+
+class _CallableModule(types.ModuleType):
     train: Callable[..., dict[str, Any]]
 
     def __call__(self, cfg: Config, *, reward: Callable[..., Any] | None = None) -> dict[str, Any]:

@@ -89,7 +89,8 @@ def merged(
         return {}
     # Losses, norms and clip fractions are of an update, and updates count alike. What is of tokens
     # (acceptance, ratios) is computed of all the step's tokens, so that none counts more.
-    means = {k: sum(u[k] for u in updates) / len(updates) for k in updates[0]}
+    found = {k: [u[k] for u in updates if k in u] for update in updates for k in update}
+    means = {k: sum(values) / len(values) for k, values in found.items()}
     return correction_metrics(weights, correction) | means
 
 

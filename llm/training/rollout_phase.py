@@ -19,7 +19,7 @@ from .allocation import Allocation, allocate
 from .context import TrainContext
 
 
-def sample_rollouts(ctx: TrainContext, step: int, guard: Guard, ahead: int | None = None) -> Batch:
+def sample_rollouts(ctx: TrainContext, step: int, ahead: int | None = None) -> Batch:
     """This step's prompts, each completed by a group, with log q of every sampled token.
 
     A rank samples neighbouring prompts, with the random numbers that they have among all. The
@@ -41,7 +41,7 @@ def sample_rollouts(ctx: TrainContext, step: int, guard: Guard, ahead: int | Non
         total = prompts * group
     own = distributed.rank_slice(total // group)  # whole groups, where they are equal
     place = (own.start * group, total)  # (first sequence, of how many)
-    of_this_rank = Guard(guard.checkpoints)  # ranks sample different numbers of tokens
+    of_this_rank = Guard(ctx.checkpoints)  # ranks sample different numbers of tokens
 
     def problems(of_step: int) -> list[Problem]:
         everywhere = ctx.task.batch(cfg.run.seed, of_step, prompts)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 
 from llm import distributed
+from llm.algorithm.objectives import PolicyLoss
 from llm.distributed import GlobalTokens
 from llm.rollout.batch import in_order
 
@@ -14,21 +19,22 @@ from .forward import ModelOutputs
 class UpdateMetrics:
     """Losses are summed over microbatches and ranks; token metrics are means over all tokens."""
 
-    def __init__(self, all_ranks: GlobalTokens) -> None:
-        self._all_ranks = all_ranks
+    def __init__(self, all_ranks: GlobalTokens, objective: Mapping[str, Any]) -> None:
+        """objective: the keywords of `policy_loss_sum`."""
+        self._all_ranks, self._objective = all_ranks, objective
         self._places: list[torch.Tensor] = []
         self._sums: dict[str, float] = {}
         self._entropy: list[torch.Tensor] = []
-        self._clipped: list[torch.Tensor] = []
+        self._policy: list[PolicyLoss] = []
 
     def add(
         self,
         places: torch.Tensor,
         terms: dict[str, torch.Tensor],
         out: ModelOutputs,
-        clipped: torch.Tensor,
+        policy: PolicyLoss,
     ) -> None:
-        """A microbatch's loss terms (without coefficients), outputs, and clipped tokens, (m,).
+        """A microbatch's loss terms (without coefficients), outputs, and what the objective says.
 
         places: of its tokens among this rank's, (m,).
         """
@@ -41,7 +47,7 @@ class UpdateMetrics:
         for name, term in terms.items():
             self._sums[name] = self._sums.get(name, 0.0) + float(term.detach())
         self._entropy.append(out.entropy)
-        self._clipped.append(clipped)
+        self._policy.append(policy)
 
     def of_all_ranks(self) -> dict[str, float]:
         """The metrics of the update; all ranks must ask."""
@@ -50,8 +56,21 @@ class UpdateMetrics:
         return {
             **dict(zip(self._sums, sums, strict=True)),
             "entropy_policy": self._mean(self._entropy),
-            "clip_fraction": self._mean(self._clipped),
+            "clip_fraction": self._mean([x.clipped for x in self._policy]),
+            **self._of_objective(),
         }
+
+    def _of_objective(self) -> dict[str, float]:
+        """Shares of tokens that masks leave out, and bounds that adapted to the update."""
+        kind, found = self._objective["type"], {}
+        if kind in ("dppo", "m2po"):
+            found["objective_mask_fraction"] = self._mean([x.masked for x in self._policy])
+        if self._objective.get("opsm_delta", math.inf) < math.inf:
+            found["sequence_mask_fraction"] = self._mean([x.sequence_masked for x in self._policy])
+        for name in ("low", "high", "threshold"):
+            if math.isfinite(bound := self._objective.get(name, math.inf)):  # inf: nothing masked
+                found[f"{kind}_{name}"] = bound
+        return found
 
     def _mean(self, parts: list[torch.Tensor]) -> float:
         return float(self._all_ranks.all_gather(in_order(parts, self._places)).mean())

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import torch
+
 from llm.algorithm.correction import CorrectionInputs, TokenWeights, token_weights
+from llm.algorithm.losses import token_scale
+from llm.settings.loading import Config
 
 from .context import TrainContext
 from .forward import PolicyLogprobs
@@ -57,3 +61,17 @@ def jackpot_weights(
     # float64: exp overflows a float32 from log r = 88 on, which a legitimate ratio may reach.
     learner.guard.finite(step, ratio=weights.log_ratio.double().exp(), weight=weights.weight)
     return weights
+
+
+def own_factors(
+    cfg: Config, minibatch: Minibatch, weights: TokenWeights
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight and scale of this rank's tokens, (n,) each, from those of all ranks, (N,).
+
+    The scale makes the sum over all tokens the mean that loss.denominator names.
+    """
+    tokens = minibatch.all_ranks
+    scale = token_scale(  # (N,)
+        cfg.loss.denominator, weights.accepted, tokens.sequence, tokens.n_sequences
+    )
+    return tokens.local(weights.weight), tokens.local(scale)

@@ -111,7 +111,10 @@ WORLDS[SMOLLM2] = _smollm2()
 _FROZEN: Settings = {"actor.type": "frozen"}
 _SELF: Settings = {"actor.type": "self"}
 _INT8: Settings = {"actor.type": "quantized", "actor.bits": 8}
-_NO_CLIP: Settings = {"loss.clip_low": float("inf"), "loss.clip_high": float("inf")}
+_NO_CLIP: Settings = {
+    "objective.clip_low": float("inf"),
+    "objective.clip_high": float("inf"),
+}
 _JACKPOT: Settings = {"correction.type": "jackpot"}
 _EXPECTED: Settings = {**_JACKPOT, "correction.mask": "expected"}
 _PREFIXES: Settings = {**_EXPECTED, "correction.scope": "prefix", "actor.ppo": False}

@@ -109,8 +109,11 @@ NODES: dict[str, Node] = {
         (2.88, 0.40, 1.24, 0.90), OBRS, UPDATE, "OBRS: mask, Z, weight",
     ),
     "eq5": Node(
-        (("llm.algorithm.losses.ppo_clip_sum", "llm.train.update"),),
-        (4.70, 0.54, 1.08, 0.56), POLICY, UPDATE, "policy update,\nEq. 5",
+        (
+            ("llm.algorithm.objectives.policy_loss_sum", "llm.train.update"),
+            ("llm.algorithm.objectives.ppo", "llm.algorithm.objectives._objective"),
+        ),
+        (4.70, 0.46, 1.08, 0.66), POLICY, UPDATE, "policy, Eq. 5",
     ),
     "eq7": Node(
         (("llm.algorithm.losses.distill_sum", "llm.train.update"),),
@@ -167,8 +170,8 @@ EDGES = (
     Edge("split", "weights", ("p_ref", "minibatch"),
          ((2.88, 2.44), (2.78, 2.44), (2.78, 0.85), (2.88, 0.85)), (2.82, 1.45)),
     Edge("passes", "weights", ("p_new",), ((3.50, 1.54), (3.50, 1.30)), (3.55, 1.45)),
-    Edge("split", "eq5", ("advantage", "logp_ref"),
-         ((2.88, 2.54), (2.70, 2.54), (2.70, TOP), (5.24, TOP), (5.24, 0.54)),
+    Edge("split", "eq5", ("advantage", "logp_anchor"),
+         ((2.88, 2.54), (2.70, 2.54), (2.70, TOP), (5.24, TOP), (5.24, 0.46)),
          (4.41, TOP - 0.02)),
     Edge("weights", "eq5", ("weight",), ((4.12, 0.72), (4.70, 0.72)), (4.20, 0.69)),
     Edge("passes", "eq5", ("logp_new",), ((4.12, 1.67), (4.155, 1.67), (4.155, 0.96), (4.70, 0.96)),

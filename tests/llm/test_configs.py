@@ -16,11 +16,12 @@ WANTED = {
     "tis": ("tis", {}),
     "icepop": ("icepop", {}),
     "areal": ("importance", {}),
-    "capped": ("tis", {"clip_low": math.inf, "clip_high": math.inf, "updates_per_rollout": 2}),
+    "capped": ("tis", {"updates_per_rollout": 2}),
     "jackpot": ("jackpot", {}),
     "jackpot_expected": ("jackpot", {}),
     "jackpot_prefixes": ("jackpot", {}),
 }
+NO_CLIP = {"clip_low": math.inf, "clip_high": math.inf}
 
 
 @pytest.mark.parametrize("main", ["tiny_cpu.toml", "demo.toml"])
@@ -32,7 +33,11 @@ def test_a_control_loads_after_a_main_configuration_and_changes_the_correction_a
     found = load([str(CONFIGS / main), str(CONFIGS / "controls" / f"{name}.toml")], [])
     assert found.correction.type == correction
     assert found.loss == dataclasses.replace(plain.loss, **loss)
-    assert dataclasses.replace(found, correction=plain.correction, loss=plain.loss) == plain
+    clip = NO_CLIP if name == "capped" else {}  # of the policy's loss and of the actor's
+    assert found.objective == dataclasses.replace(plain.objective, **clip)
+    assert found.actor == dataclasses.replace(plain.actor, **clip)
+    changed = {name: getattr(plain, name) for name in ("correction", "loss", "objective", "actor")}
+    assert dataclasses.replace(found, **changed) == plain
     mask = getattr(found.correction, "mask", "bernoulli")
     assert (mask == "expected") == (name in ("jackpot_expected", "jackpot_prefixes"))
     scope = getattr(found.correction, "scope", "token")

@@ -327,7 +327,7 @@ def test_a_non_finite_value_stops_the_run_naming_step_tensor_and_checkpoint(
 
         monkeypatch.setattr(train, "distill_sum", poisoned)
     elif name == "gradient":
-        original = train.clipped_tokens
+        original = train.UpdateMetrics.add
 
         def poisoned(*args):
             seen.append(1)
@@ -341,7 +341,7 @@ def test_a_non_finite_value_stops_the_run_naming_step_tensor_and_checkpoint(
         monkeypatch.setattr(
             train, "open_context", lambda *a: policies.append((m := build(*a)).policy) or m
         )
-        monkeypatch.setattr(train, "clipped_tokens", poisoned)
+        monkeypatch.setattr(train.UpdateMetrics, "add", poisoned)
     elif name == "weight":
         original = weighing.token_weights
 

@@ -10,6 +10,8 @@ from llm.settings.schema import (
     Distillation,
     JackpotCorrection,
     NoControl,
+    ObjectiveConfig,
+    PpoObjective,
     TaskConfig,
 )
 from llm.settings.sections import nested_table, updated
@@ -34,6 +36,10 @@ PLACES = {  # the keywords of llm.algorithm as settings of [correction]
 def correction(**given: Any) -> CorrectionConfig:
     table = nested_table({PLACES.get(name, name): value for name, value in given.items()})
     return updated(JackpotCorrection(), table, hint=CorrectionConfig)  # type: ignore[no-any-return]
+
+
+def objective(**given: Any) -> ObjectiveConfig:
+    return updated(PpoObjective(), nested_table(given), hint=ObjectiveConfig)  # type: ignore[no-any-return]
 
 
 def distill(**given: Any) -> Distill:

@@ -12,7 +12,7 @@ from llm.algorithm.correction import CorrectionInputs, CorrectionState, token_we
 from llm.algorithm.losses import actor_ppo_sum, distill_sum, joint_loss, ppo_clip_sum, token_scale
 from llm.models.lm_head.chunked import HeadInput, KLPair
 from llm.settings import sections
-from llm.settings.schema import Distillation, LossConfig, SeparateActor
+from llm.settings.schema import Distillation, LossConfig, PpoObjective, SeparateActor
 from llm.training.forward import distill_kl, logprobs_and_kls
 
 INF, NAN = float("inf"), float("nan")
@@ -159,6 +159,7 @@ def test_the_three_denominators_are_those_computed_by_hand():
 
 
 _TRAINED = SeparateActor()
+_PPO = PpoObjective()
 
 
 class Grid:
@@ -189,7 +190,9 @@ class Grid:
         cells[self.real] = flat
         return cells
 
-    def losses(self, correction, loss, trained=_TRAINED, order=(0, 1, 2, 3), size=4):
+    def losses(
+        self, correction, loss, trained=_TRAINED, objective=_PPO, order=(0, 1, 2, 3), size=4
+    ):
         """Policy, actor and distillation loss, and both gradients row by row in sequence order."""
         rows = torch.tensor(order)
         real = self.real[rows]
@@ -214,7 +217,7 @@ class Grid:
         )
         w = token_weights(inputs, CorrectionState(), **correction)
         scale = token_scale(loss.denominator, w.accepted, index, len(rows))
-        clip = (loss.clip_low, loss.clip_high)
+        clips = [(x.clip_low, x.clip_high) for x in (objective, trained)]
         totals, start = torch.zeros(3, dtype=torch.float64), 0
         for first in range(0, len(rows), size):
             part = rows[first : first + size]
@@ -224,12 +227,11 @@ class Grid:
             x, q, ref, adv = (
                 v[piece][:, None] for v in (flat["x"], at(flat["q"]), at(flat["ref"]), advantage)
             )
-            policy = ppo_clip_sum(
-                new.gather(1, x)[:, 0], ref[:, 0], adv[:, 0], w.weight[piece], *clip, scale[piece]
-            )
+            policy_args = (new.gather(1, x)[:, 0], ref[:, 0], adv[:, 0], w.weight[piece])
+            policy = ppo_clip_sum(*policy_args, *clips[0], scale[piece])
             one = torch.ones(len(x))
             own = ppo_clip_sum(
-                actor.gather(1, x)[:, 0], q[:, 0], adv[:, 0], one, *clip, 1 / len(flat["x"])
+                actor.gather(1, x)[:, 0], q[:, 0], adv[:, 0], one, *clips[1], 1 / len(flat["x"])
             )
             form = (trained.distill.type, trained.distill.top_k, trained.distill.temperature)
             distill = distillation(new, actor, *form) / len(flat["x"])
@@ -277,8 +279,10 @@ def test_microbatches_order_and_padding_leave_loss_and_gradients_unchanged(corre
 
 CHANGES = [
     # both, changed, which of the policy's, the actor's and the distillation loss move with it
-    ({"clip_low": INF}, {"clip_low": 0.01}, "policy actor"),
-    ({"clip_high": INF}, {"clip_high": 0.01}, "policy actor"),
+    ({"objective": {"clip_low": INF}}, {"objective": {"clip_low": 0.01}}, "policy"),
+    ({"objective": {"clip_high": INF}}, {"objective": {"clip_high": 0.01}}, "policy"),
+    ({"clip_low": INF}, {"clip_low": 0.01}, "actor"),
+    ({"clip_high": INF}, {"clip_high": 0.01}, "actor"),
     ({}, {"denominator": "accepted"}, "policy"),
     ({}, {"denominator": "sequence"}, "policy"),
     ({}, {"ppo": False}, "actor"),
@@ -291,10 +295,12 @@ CHANGES = [
 
 
 def sections_of(values):
-    """The [loss] section and a trained [actor] with these values, each by its own names."""
+    """[loss], a trained [actor] and [objective] with these values, each by its own names."""
+    objective = PpoObjective(**values.get("objective", {}))
+    values = {k: v for k, v in values.items() if k != "objective"}
     own = {k: v for k, v in values.items() if k in sections.settings_of(SeparateActor)}
     loss = LossConfig(**{k: v for k, v in values.items() if k not in own})
-    return loss, sections.updated(SeparateActor(), own)
+    return loss, sections.updated(SeparateActor(), own), objective
 
 
 @pytest.mark.parametrize("both, change, moved", CHANGES, ids=lambda x: str(x)[:40])

@@ -56,14 +56,15 @@ class World:
 
 
 def run(tokens, weight=None, scale=None, **keywords):
-    """Loss, its gradient, clipped and masked of each token."""
+    """Loss, its gradient, clipped, and masked by the objective or with its sequence."""
     leaf = tokens.logp_new.clone().requires_grad_()
     one = torch.ones_like(leaf.detach())
     weight = one if weight is None else weight
     scale = one if scale is None else scale
     found = objectives.policy_loss_sum(tokens._replace(logp_new=leaf), weight, scale, **keywords)
     (grad,) = torch.autograd.grad(found.loss, leaf)
-    return float(found.loss.detach()), grad.numpy(), found.clipped.numpy(), found.masked.numpy()
+    masked = torch.maximum(found.masked, found.sequence_masked)
+    return float(found.loss.detach()), grad.numpy(), found.clipped.numpy(), masked.numpy()
 
 
 BINARY = {"type": "dppo", "ratio": "inf", "divergence": "binary_tv"}

@@ -47,7 +47,7 @@ def test_the_stale_pair_differs_in_its_correction_alone():
         settings.flatten(settings.load([f"{stem}{x}.toml"], [])) for x in ("", "_jackpot")
     )
     differ = {k.split(".")[0] for k in one if one[k] != other[k]} - {"run"}
-    assert differ == {"correction"} and one["loss.clip_low"] == float("inf")
+    assert differ == {"correction"} and one["objective.clip_low"] == float("inf")
 
 
 def test_what_is_said_to_make_it_fit_does():

@@ -47,7 +47,7 @@ def test_every_shipped_preset_loads_and_its_dump_reads_back_equal(path, tmp_path
 
 
 def test_infinite_caps_survive_the_round_trip(tmp_path):
-    flags = "--loss.updates-per-rollout 2 --correction.c1 inf --loss.clip-low inf"
+    flags = "--loss.updates-per-rollout 2 --correction.c1 inf --objective.clip-low inf"
     cfg = settings.load([], flags.split())
     assert settings.load([write(tmp_path, settings.dump(cfg))], []).correction.c1 == float("inf")
 
@@ -90,14 +90,14 @@ def keys_of(section) -> set[str]:
 
 def test_another_type_replaces_the_section_and_the_same_type_does_not(tmp_path):
     text = "[correction]\ntarget.type = 'new'\nlam.value = 2.0\nc1 = 5.0\n"
-    one = write(tmp_path, text + "[loss]\nclip_low = 0.1\nupdates_per_rollout = 2\n")
+    one = write(tmp_path, text + "[loss]\nupdates_per_rollout = 2\n[objective]\nclip_low = 0.1\n")
     same = settings.load([one], ["--correction.type", "jackpot", "--correction.c1", "4"])
     assert (same.correction.lam.value, same.correction.c1) == (2.0, 4.0)
     assert same.correction.target.type == "new"
     other = settings.load([one], ["--correction.cap", "3", "--correction.type", "tis"])
     assert keys_of(other.correction) == {"type", "cap", "target.type"}
     assert (other.correction.cap, other.correction.target.type) == (3.0, "ref")
-    assert other.loss.clip_low == 0.1  # other sections stay
+    assert other.objective.clip_low == 0.1  # other sections stay
 
 
 def test_a_section_that_is_replaced_twice_starts_from_its_defaults(tmp_path):
@@ -130,13 +130,13 @@ def test_a_setting_that_loses_its_effect_to_a_later_layer_goes_and_one_given_in_
 ):
     text = "[rollout]\ntop_k = 3\nengine = {type = 'vllm', memory = 0.3}\n"
     text += "[pretrain]\nactor_steps = 7\n"
-    text += "[loss]\nupdates_per_rollout = 2\nclip_low = 0.1\n"
+    text += "[loss]\nupdates_per_rollout = 2\n[objective]\nclip_low = 0.1\n"
     one = write(tmp_path, text)
     flags = "--rollout.engine.type hf --actor.type self --correction.type none"
     cfg = settings.load([one], [*flags.split(), "--loss.updates-per-rollout", "1"])
     assert (cfg.rollout.top_k, cfg.pretrain.actor_steps) == (20, 600)
     assert cfg.rollout.engine == HfEngineConfig()
-    assert cfg.loss.clip_low == 0.2
+    assert cfg.objective.clip_low == 0.2
     with pytest.raises(ConfigError, match=r"top_k 3 would have no effect"):
         settings.load([one], "--correction.type none --rollout.top-k 3".split())
     with pytest.raises(ConfigError, match=r"actor_steps 7 would have no effect"):
@@ -149,12 +149,12 @@ def test_a_setting_that_loses_its_effect_to_a_later_layer_goes_and_one_given_in_
 
 def test_what_several_updates_gave_an_effect_goes_with_them(tmp_path):
     text = "[correction.target]\ntype = 'new'\nc2 = 2.0\n"
-    one = write(tmp_path, text + "[loss]\nupdates_per_rollout = 2\nclip_high = 0.3\n")
+    one = write(tmp_path, text + "[loss]\nupdates_per_rollout = 2\n[objective]\nclip_high = 0.3\n")
     assert settings.load([one], []).correction.target.c2 == 2.0
     cfg = settings.load([one], ["--loss.updates-per-rollout", "1"])
-    assert (cfg.correction.target.type, cfg.loss.clip_high) == ("ref", 0.2)
+    assert (cfg.correction.target.type, cfg.objective.clip_high) == ("ref", 0.2)
     keys = sections.flat_table(tomllib.loads(settings.dump(cfg))).keys()
-    assert not keys & {"correction.target.type", "loss.clip_high"}
+    assert not keys & {"correction.target.type", "objective.clip_high"}
 
 
 def test_what_was_given_in_vain_is_forgotten_with_the_section_that_it_was_in(tmp_path):
@@ -204,7 +204,7 @@ def test_on_policy_turns_every_shipped_configuration_on_policy(path, flags):
         ),
         ("--correction.cap 3", "correction.type is left at none"),
         ("--pretrain.actor-error 0.1", "actor_error 0.1 would have no effect"),
-        ("--loss.clip-low 0.1", "clip_low 0.1 would have no effect"),
+        ("--objective.clip-low 0.1", "clip_low 0.1 would have no effect"),
     ],
 )
 def test_after_on_policy_a_flag_without_effect_is_still_refused(flags, message):

@@ -25,7 +25,8 @@ CLIPS_NOTHING = (
     "--actor.correction.type tis --rollout.max_staleness 1",
     "--policy.dtype bfloat16",
 )
-CLIP_NEEDS = " would have no effect: it needs loss.updates_per_rollout > 1; or actor.ppo with actor"
+CLIP_NEEDS = " would have no effect: it needs loss.updates_per_rollout > 1"
+ACTOR_CLIP_NEEDS = " would have no effect: it needs actor.ppo, and loss.updates_per_rollout"
 # p_actor_ref is p_inf, at any number of updates: neither weight nor ratio is another.
 SAMPLES_ITSELF = ("", "--loss.updates_per_rollout 4", "--policy.dtype bfloat16")
 TIS_NEEDS = "type tis would have no effect: it needs actor.ppo, and rollout.max_staleness > 0, anot"
@@ -116,7 +117,11 @@ TIS_NEEDS = "type tis would have no effect: it needs actor.ppo, and rollout.max_
         ),
         ("--correction.type tis --rollout.top-k 3", "top_k 3 would have no effect"),
         ("--correction.z.type none --rollout.top-k 3", "top_k 3 would have no effect"),
-        ("--actor.ppo False --loss.clip-low 0.1", "clip_low 0.1 would have no effect"),
+        ("--objective.clip-low 0.1", "clip_low 0.1 would have no effect"),
+        (
+            "--actor.clip-low 0.1",
+            "actor.clip_low 0.1 would have no effect: it needs actor.ppo, and",
+        ),
         ("--alarm.patience 7", "patience 7 would have no effect: it needs a limit"),
         ("--optim.lr-warmup-steps 300", "lr_warmup_steps must be below run.steps, got 300"),
         ("--optim.weight-decay 1e40", "weight_decay must be at most 1"),
@@ -147,8 +152,14 @@ TIS_NEEDS = "type tis would have no effect: it needs actor.ppo, and rollout.max_
             "exit_layers must be below policy.layers, which is 2, got 2",
         ),
         *[(f"{flags} --correction.target.type new", NEW_NEEDS) for flags in AT_ONE_UPDATE],
-        *[(f"{flags} --loss.clip_low 0.1", f"clip_low 0.1{CLIP_NEEDS}") for flags in CLIPS_NOTHING],
-        *[(f"{flags} --loss.clip_high inf", f"high inf{CLIP_NEEDS}") for flags in CLIPS_NOTHING],
+        *[(f"{x} --objective.clip_low 0.1", f"clip_low 0.1{CLIP_NEEDS}") for x in CLIPS_NOTHING],
+        *[(f"{x} --objective.clip_high inf", f"high inf{CLIP_NEEDS}") for x in CLIPS_NOTHING],
+        *[
+            (f"{x} --actor.clip_{side}", f"actor.clip_{side}{ACTOR_CLIP_NEEDS}")
+            for x in CLIPS_NOTHING
+            for side in ("low 0.1", "high inf")
+            if "frozen" not in x
+        ],
         *[(f"{flags} --actor.correction.type tis", TIS_NEEDS) for flags in SAMPLES_ITSELF],
         ("--actor.correction.type icepop", "icepop would have no effect: it needs actor.ppo, and"),
         (
@@ -248,10 +259,10 @@ def test_a_bad_or_ineffective_setting_is_an_error(flags, message):
 @pytest.mark.parametrize(
     "flags",
     [
-        "--loss.updates_per_rollout 2 --correction.target.type new --loss.clip_low 0.1",
+        "--loss.updates_per_rollout 2 --correction.target.type new --objective.clip_low 0.1",
         "--correction.target.type new --correction.target.c2 0.5",  # p_ref / p_new = 1 is capped
-        *[f"{other} --loss.clip_low 0.1" for other in (STALE, OTHER_ENGINE)],
-        "--actor.dtype bfloat16 --loss.clip_high inf",
+        *[f"{other} --actor.clip_low 0.1" for other in (STALE, OTHER_ENGINE)],
+        "--actor.dtype bfloat16 --actor.clip_high inf",
         *[f"{other} --actor.correction.type tis" for other in (STALE, OTHER_ENGINE)],
         "--actor.dtype bfloat16 --actor.correction.type icepop --loss.updates_per_rollout 2",
         "--actor.correction.type tis --actor.correction.cap 0.5",  # a weight of a half
@@ -321,6 +332,7 @@ IDLE_IN: tuple[dict, ...] = (  # in one of these every rule holds that a setting
     {"task.type": "problems", "task.source": "a.jsonl"},
     {"policy.path": "x", "task.scorer": "number"},
     {"task.pad_prompt_to": 8},
+    {"objective.type": "dppo"},
 )
 
 
@@ -367,7 +379,11 @@ def test_every_rule_about_effects_can_be_broken():
         ("--correction.type tis --rollout.top-k 20", "top_k 20 would have no effect"),
         ("--alarm.patience 1", "patience 1 would have no effect"),
         ("--run.eval-updates 0", "eval_updates 0 would have no effect"),
-        ("--actor.ppo False --loss.clip-low 0.2", "clip_low 0.2 would have no effect"),
+        (
+            "--actor.ppo False --objective.clip-low 0.2",
+            "objective.clip_low 0.2 would have no effect",
+        ),
+        ("--actor.ppo False --actor.clip-low 0.2", "actor.clip_low 0.2 would have no effect"),
         ("--policy.lora-alpha 32", "lora_alpha 32.0 would have no effect"),
         ("--correction.type none --alarm.accept-min 0", "accept_min 0.0 would have no effect"),
     ],

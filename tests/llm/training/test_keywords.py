@@ -63,6 +63,6 @@ def test_the_controller_is_told_the_configured_coefficient_and_never_the_type():
 def test_the_actors_correction_goes_to_equation_6():
     actor = SeparateActor(dtype="bfloat16", correction=TisWeight(cap=1.5))
     cfg = Config(actor=actor)
-    found = keywords.actor_correction_keywords(cfg)
-    assert found == {"type": "tis", "cap": 1.5}
+    found = keywords.actor_ppo_keywords(cfg)
+    assert found == {"type": "tis", "cap": 1.5, "clip_low": 0.2, "clip_high": 0.2}
     assert set(found) <= taken(losses.actor_ppo_sum)

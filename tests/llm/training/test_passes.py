@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+import sections
 import torch
 from tiny_context import learner, world
 from update_cases import config, whole
 
 from llm.algorithm.correction import CorrectionState
 from llm.settings.schema import OptimConfig, SequenceMicrobatches
+from llm.training import scoring
 from llm.training.microbatches import microbatches
 from llm.training.passes import ForwardPasses
 from llm.training.scoring import score
@@ -57,3 +59,40 @@ def test_every_token_is_in_one_pass_with_gradient(pair, scene, micro):
         assert torch.allclose(out.logp_policy.detach(), new.logp[places], atol=1e-5)
         seen += places.tolist()
     assert sorted(seen) == list(range(len(new.logp)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "is_first", "scored"),
+    [
+        ("bapo", False, 1),
+        ("bapo", True, 0),
+        ("m2po", False, 1),
+        ("m2po", True, 0),
+        ("ppo", False, 0),
+    ],
+)
+def test_bounds_that_adapt_are_of_p_new_which_is_p_ref_before_the_first_update(
+    pair, scene, monkeypatch, kind, is_first, scored
+):
+    """From the second update on the policy is scored once more, over each microbatch."""
+    batch, coin = scene
+    cfg = dataclasses.replace(
+        config(type="none"),
+        objective=sections.objective(type=kind),
+        optim=OptimConfig(microbatch=SequenceMicrobatches("sequences", 6)),
+    )
+    ctx = world(cfg, pair)
+    micro = microbatches(cfg, batch)
+    now = score(ctx, micro, CorrectionState(), is_target=True)
+    shifted = now._replace(logp=now.logp - 1.0)
+    minibatch = dataclasses.replace(
+        whole(batch, coin[batch.is_completion]), p_ref=shifted, is_first=is_first
+    )
+    calls = []
+    original = scoring.policy_logprobs
+    monkeypatch.setattr(
+        scoring, "policy_logprobs", lambda *a, **k: calls.append(1) or original(*a, **k)
+    )
+    ref, new = ForwardPasses(ctx, learner(cfg), minibatch).before_weights()
+    assert ref is shifted and len(calls) == scored * len(micro)
+    assert torch.equal(new.logp, now.logp if scored else shifted.logp)

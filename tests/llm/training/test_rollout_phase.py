@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from tiny_context import NOWHERE, world
+from tiny_context import world
 from update_cases import config
 
 from llm import randomness
@@ -15,7 +15,7 @@ from llm.training.selection import with_advantages
 
 def rolled(ctx, step):
     """A step's batch, scored, with advantages."""
-    batch = rollout_phase.sample_rollouts(ctx, step, NOWHERE)
+    batch = rollout_phase.sample_rollouts(ctx, step)
     return with_advantages(rollout_phase.with_rewards(batch, ctx.scorer), ctx.cfg, step)
 
 

@@ -59,6 +59,6 @@ def test_table_2_has_settings_that_the_trainer_takes():
             updates = cfg.loss.updates_per_rollout
             each = 8 if updates == 2 else run_lists.STALE_PROMPTS
             assert cfg.rollout.prompts_per_step == each * updates
-            assert math.isfinite(cfg.loss.clip_high)
+            assert math.isfinite(cfg.objective.clip_high)
             kind = "quantized" if r.method.startswith("int8") else "self"
             assert (cfg.actor.type, updates) == (kind, 2 if kind == "quantized" else 64)

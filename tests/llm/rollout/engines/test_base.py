@@ -23,10 +23,10 @@ def test_the_batch_of_step_t_is_of_the_weights_after_step_t_less_1_less_d(
     seen, models_then = [], {}
     sample_rollouts = train.sample_rollouts
 
-    def noting(ctx, step, guard, **kw):
+    def noting(ctx, step, **kw):
         state = ctx.actor.model.state_dict()
         models_then[step] = {k: v.clone() for k, v in state.items()}
-        batch = sample_rollouts(ctx, step, guard, **kw)
+        batch = sample_rollouts(ctx, step, **kw)
         version = max(0, step - d)
         assert set(batch.version.unique().tolist()) == {version}
         fresh = copy_with(ctx.actor.model, models_then[version])

@@ -1,0 +1,109 @@
+"""Which objective goes with which correction, actor and number of updates; why others do not.
+
+The ratio of the objective and the weight of the correction multiply. Together they must correct for
+the mismatch between p_inf and p_new at most once.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from llm.errors import ConfigError
+
+from .schema import (
+    BapoObjective,
+    DppoObjective,
+    GspoObjective,
+    JackpotCorrection,
+    M2poObjective,
+    MinproObjective,
+    PpoObjective,
+    Settings,
+)
+
+
+def anchor(cfg: Settings) -> Literal["ref", "inf"]:
+    """Whose probability is in the denominator of the objective's ratio."""
+    objective = cfg.objective
+    if isinstance(objective, PpoObjective):
+        return "ref"
+    if isinstance(objective, DppoObjective):
+        # w r = p_new / p_inf: Jackpot's weight has p_inf's part already
+        return "ref" if cfg.correction.type == "jackpot" else "inf"
+    if isinstance(objective, MinproObjective | M2poObjective):
+        return "inf"
+    return objective.ratio
+
+
+def check_objective(cfg: Settings, *, fresh: bool) -> None:
+    """Raises ConfigError, with the reason, for an objective that does not fit what is around it.
+
+    fresh: what samples gives a token the probability that it is scored with, if it is the policy.
+    """
+    objective, updates = cfg.objective, cfg.loss.updates_per_rollout
+    given = f"--objective.type {objective.type}"
+    if hasattr(objective, "ratio"):
+        given += f" with --objective.ratio {objective.ratio}"
+    _check_correction(cfg, given)
+    if updates == 1 and anchor(cfg) == "ref" and not isinstance(objective, PpoObjective):
+        if not isinstance(objective, DppoObjective):  # whose mask is around p_inf
+            raise ConfigError(
+                f"{given} would have no effect: with one update per rollout p_new is p_ref, so its "
+                "ratio is 1. Set --loss.updates_per_rollout above 1, or --objective.ratio inf "
+                "with --correction.type none"
+            )
+    if updates == 1 and anchor(cfg) == "inf" and cfg.actor.type == "self" and fresh:
+        raise ConfigError(
+            f"{given} would have no effect: --actor.type self samples from the policy itself, so "
+            "with one update per rollout p_new is p_inf and its ratio is 1. Set "
+            "--loss.updates_per_rollout or --rollout.max_staleness above its default, or "
+            "--objective.type ppo"
+        )
+    _check_whole_sequences(cfg, given)
+    if isinstance(objective, BapoObjective) and not objective.low_max <= 1 <= objective.high_min:
+        raise ConfigError(
+            "--objective.low_max must be at most 1 and --objective.high_min at least 1, got "
+            f"{objective.low_max} and {objective.high_min}"
+        )
+
+
+def _check_correction(cfg: Settings, given: str) -> None:
+    """The mismatch between p_inf and p_new is corrected for at most once."""
+    kind, target = cfg.correction.type, cfg.correction.target.type
+    if kind == "none":
+        return
+    if isinstance(cfg.objective, DppoObjective):
+        if (kind, target) != ("jackpot", "new"):
+            raise ConfigError(
+                f"{given} multiplies each token by min(p_new / p_inf, cap), and --correction.type "
+                f"{kind} with --correction.target.type {target} would correct for the same "
+                "mismatch again. Set --correction.type none, or jackpot with "
+                "--correction.target.type new, whose weight takes the place of that factor"
+            )
+    elif anchor(cfg) == "inf":
+        remedy = "--objective.ratio ref" if hasattr(cfg.objective, "ratio") else (
+            "--objective.type ppo"
+        )  # fmt: skip
+        raise ConfigError(
+            f"{given} takes the ratio to p_inf, which corrects for the mismatch already, and "
+            f"--correction.type {kind} would count it twice. Set --correction.type none, or "
+            f"{remedy}"
+        )
+
+
+def _check_whole_sequences(cfg: Settings, given: str) -> None:
+    """What is of whole sequences needs them, and a mean over sequences."""
+    gspo, opsm = isinstance(cfg.objective, GspoObjective), cfg.objective.sequence_mask.type
+    if gspo and cfg.loss.denominator != "sequence":
+        raise ConfigError(
+            f"{given} has one ratio for all tokens of a sequence, and its loss is the mean over "
+            "sequences, so that long ones do not count more. Set --loss.denominator sequence, not "
+            f"{cfg.loss.denominator}"
+        )
+    prefix = isinstance(cfg.correction, JackpotCorrection) and cfg.correction.scope == "prefix"
+    if prefix and (gspo or opsm != "none"):
+        what = given if gspo else f"--objective.sequence_mask.type {opsm}"
+        raise ConfigError(
+            f"{what} is of whole sequences, and --correction.scope prefix leaves of each only what "
+            "comes before its first rejected token. Set --correction.scope token"
+        )

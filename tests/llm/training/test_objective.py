@@ -1,0 +1,117 @@
+"""What the objective is given: the tokens of a microbatch, each with its own values."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+
+import pytest
+import sections
+import torch
+from threaded_ranks import on_ranks
+from tiny_context import learner, world
+from update_cases import config, whole
+
+from llm.algorithm.correction import CorrectionState
+from llm.settings.loading import Config
+from llm.settings.schema import OptimConfig, SequenceMicrobatches
+from llm.train import update
+from llm.training.forward import ModelOutputs, PolicyLogprobs
+from llm.training.microbatches import microbatches
+from llm.training.minibatches import Minibatch
+from llm.training.objective import objective_tokens
+from llm.training.scoring import score
+
+
+def test_tokens_of_a_microbatch_keep_their_own_values_and_their_sequence(scene):
+    batch, coin = scene
+    n = len(batch.sequence)
+    at = (batch.sequence >= 12).nonzero()[:, 0]  # a microbatch of the last sequences
+    logp_new = torch.randn(len(at), requires_grad=True)
+    out = ModelOutputs(logp_new, None, torch.zeros(len(at)), {}, None)
+    p_ref = PolicyLogprobs(torch.arange(n) * -1.0, torch.zeros(n, 5), None)
+    found = objective_tokens(whole(batch, coin[batch.is_completion]), p_ref, out, at)
+    assert found.logp_new is logp_new
+    assert torch.equal(found.logp_ref, -at.float())
+    assert torch.equal(found.logp_inf, batch.logp_inf[at])
+    assert torch.equal(found.advantage, batch.advantage[batch.sequence[at]])
+    assert torch.equal(found.sequence, batch.sequence[at])
+
+
+CASES = [  # with the correction none, or the one given: (correction, objective)
+    ({"type": "tis"}, {"type": "ppo", "clip_low": 0.05, "clip_high": 0.05}),
+    ({"type": "jackpot"}, {"type": "cispo", "clip_high": 0.05}),
+    ({"type": "jackpot"}, {"type": "gspo", "clip_low": 0.02, "clip_high": 0.02}),
+    ({"type": "none"}, {"type": "gspo", "ratio": "inf", "clip_low": 0.5, "clip_high": 0.5}),
+    ({"type": "none"}, {"type": "dppo", "divergence.delta": 0.1}),
+    ({"type": "none"}, {"type": "dppo", "divergence.type": "top_k_kl", "divergence.delta": 0.3}),
+    (
+        {"type": "jackpot", "target": "new", "mask": "expected"},
+        {"type": "dppo", "divergence.type": "top_k_tv", "divergence.delta": 0.05},
+    ),
+    ({"type": "none"}, {"type": "minpro"}),
+    ({"type": "jackpot"}, {"type": "bapo", "share": 0.55}),
+    ({"type": "none"}, {"type": "bapo", "ratio": "inf", "share": 0.75}),
+    ({"type": "none"}, {"type": "m2po", "tau": 0.5}),
+    (
+        {"type": "jackpot", "mask": "expected"},
+        {"type": "ppo", "sequence_mask.type": "opsm", "sequence_mask.delta": 0.001},
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("correction", "objective"), CASES, ids=lambda x: "-".join(map(str, x.values()))
+)
+def test_two_ranks_in_microbatches_make_the_update_of_one_rank_in_one_pass(
+    pair, scene, correction, objective
+):
+    """A later update of a rollout: metrics, bounds that adapt, and both gradients."""
+    batch, coin = scene
+    cfg = config_of(correction, objective)
+    with torch.no_grad():
+        now = score(world(cfg, pair), microbatches(cfg, batch), CorrectionState(), is_target=True)
+    noise = torch.randn(len(now.logp), generator=torch.Generator().manual_seed(5)) * 0.1
+    p_ref = now._replace(logp=now.logp + noise)
+    coins = coin[batch.is_completion]
+
+    def on(rows: torch.Tensor, size: int):
+        micro = OptimConfig(grad_clip=math.inf, microbatch=SequenceMicrobatches("sequences", size))
+        models = tuple(copy.deepcopy(m) for m in pair)
+        ctx = world(dataclasses.replace(cfg, optim=micro), models)
+        learns = learner(cfg, {
+            role: torch.optim.SGD(m.parameters(), lr=0.0)
+            for role, m in zip(("policy", "actor"), models, strict=True)
+        })  # fmt: skip
+        at = batch.token_index(rows)
+        parts = batch.rows(rows, at), coins[at], p_ref.at(at), None, rows
+        minibatch = Minibatch(*parts, is_first=False)
+        # Python 3.11 lets one thread at a time into a cached property, and this one waits for all
+        minibatch.__dict__["all_ranks"] = Minibatch.all_ranks.func(minibatch)
+        weights, metrics = update(ctx, learns, minibatch, 0)
+        return weights, metrics, [p.grad for m in models for p in m.parameters()]
+
+    alone = on(torch.arange(20), 0)
+    own = (torch.tensor([0, 2, 3, 7, 11, 12, 19]),)
+    own = (*own, torch.tensor([i for i in range(20) if i not in own[0].tolist()]))
+    for weights, metrics, grads in on_ranks(2, lambda rank: on(own[rank], 3)):
+        assert torch.allclose(weights.weight, alone[0].weight, atol=1e-5)
+        assert metrics == pytest.approx(alone[1], rel=1e-4, abs=1e-6)
+        for mine, wanted in zip(grads, alone[2], strict=True):
+            assert (mine is None) == (wanted is None)
+            assert mine is None or torch.allclose(mine, wanted, rtol=1e-3, atol=2e-6)
+    wanted = {"dppo": "objective_mask_fraction", "m2po": "m2po_threshold", "bapo": "bapo_high"}
+    names = {wanted[objective["type"]]} if objective["type"] in wanted else set()
+    names |= {"sequence_mask_fraction"} if "sequence_mask.type" in objective else set()
+    assert names <= alone[1].keys() and all(alone[1][name] > 0 for name in names)
+
+
+def config_of(correction: dict, objective: dict) -> Config:
+    cfg = config(**correction)
+    sequences = objective["type"] == "gspo"
+    loss = dataclasses.replace(cfg.loss, denominator="sequence" if sequences else "proposed")
+    chosen = sections.objective(**objective)
+    sizes = {"top_k": 5} if chosen.needs_topk else {}
+    rollout = dataclasses.replace(cfg.rollout, **sizes)
+    return dataclasses.replace(cfg, objective=chosen, loss=loss, rollout=rollout)
