@@ -1,10 +1,11 @@
-"""What Jackpot's weights add to an optimiser step, at a vocabulary of 151,936.
+"""What Jackpot's weights, and objectives, add to an optimiser step, at a vocabulary of 151,936.
 
     python benchmarks/overhead.py [--vocab 151936] [--head dense] [--repeats 5] [--quick]
 
 One rollout of a small random policy and actor; then the same optimiser step on the same batch, in
-turns: with OBRS, with TIS and the same actor losses, and with PPO of the policy alone; and what the
-head saves where three quarters of the sequences have no advantage. Prints the median of the turns'
+turns: with OBRS, with TIS and the same actor losses, and with PPO of the policy alone; with every
+other objective in the place of PPO (no correction, ratios to p_inf); and what the head saves where
+three quarters of the sequences have no advantage. Prints the median of the turns'
 ratios of processor seconds (one thread) and their range. OBRS costs the same for each token and id
 whatever the width, so models wider than these pay a smaller share for it.
 Model passes per step are counted in tests/llm/test_train.py.
@@ -39,10 +40,25 @@ from llm.training.context import TrainContext
 from llm.training.minibatches import split_minibatches
 from llm.training.optimizer import Learner, open_learner
 
-MODES = {
+MODES: dict[str, tuple[str, ...]] = {
     "jackpot": (),
     "tis": ("--correction.type", "tis"),
     "ppo": ("--correction.type", "none", "--actor.type", "frozen"),
+}
+OF_INF = ("--objective.ratio", "inf")
+OBJECTIVES = {  # in the place of PPO, of the policy alone
+    "cispo": OF_INF,
+    "gspo": (*OF_INF, "--loss.denominator", "sequence"),
+    "dppo": (),
+    "dppo top_k_kl": ("--objective.divergence.type", "top_k_kl"),
+    "minpro": (),
+    "bapo": OF_INF,
+    "m2po": (),
+    "m2po opsm": ("--objective.sequence_mask.type", "opsm"),
+}
+MODES |= {
+    name: (*MODES["ppo"], "--objective.type", name.split()[0], *extra)
+    for name, extra in OBJECTIVES.items()
 }
 SPARSE = {"sparse jackpot": "jackpot", "sparse ppo": "ppo"}  # most advantages 0, as of equal groups
 
@@ -129,10 +145,14 @@ def main() -> None:
     flags = ["--optim.policy-lr", "1e-9", "--actor.lr", "1e-9"]
     contexts = {}
     for name, extra in MODES.items():
-        rates = flags if name != "ppo" else flags[:2]
+        rates = flags if "frozen" not in extra else flags[:2]
         cfg = load([], [*rates, *extra, "--optim.head", args.head])
         contexts[name] = context(cfg, policy, actor)
-    learners = {name: open_learner(ctx, Guard(Path("nowhere"))) for name, ctx in contexts.items()}
+    own = [name for name in contexts if name not in OBJECTIVES]
+    learners = {name: open_learner(contexts[name], Guard(Path("nowhere"))) for name in own}
+    learners |= dict.fromkeys(
+        OBJECTIVES, learners["ppo"]
+    )  # they train the policy alone, as it does
     seconds: dict[str, list[float]] = {name: [] for name in [*MODES, *SPARSE]}
     useless = batch.advantage * (torch.arange(len(batch.advantage)) % 4 == 0)
     sparse = dataclasses.replace(batch, advantage=useless)
@@ -154,11 +174,15 @@ def main() -> None:
     )
     entries = []
     quarter = "with advantages in a quarter of the sequences over all"
+    beyond = [
+        (name, "ppo", f"step of {name} over PPO of the policy alone", 1.03) for name in OBJECTIVES
+    ]
     for ours, rival, what, target in (
         ("jackpot", "tis", "step with OBRS over TIS with the same actor losses", 1.03),
         ("jackpot", "ppo", "step with OBRS and actor losses over PPO of the policy alone", None),
         ("sparse jackpot", "jackpot", f"step with OBRS and actor losses, {quarter}", None),
         ("sparse ppo", "ppo", f"step of PPO alone, {quarter}", None),
+        *beyond,
     ):
         pairs = [a / b for a, b in zip(seconds[ours], seconds[rival], strict=True)]
         ratio = statistics.median(pairs)

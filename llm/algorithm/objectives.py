@@ -90,8 +90,8 @@ def cispo(
 ) -> Objective:
     """term = SG(clip(r, 1 - clip_low, 1 + clip_high)) A log p_new. No token loses its gradient.
 
-    Paper: MiniMax-M1 (arXiv 2506.13585), Eq. 4 and 5, with no lower bound; its upper one is not
-    given. The default is TRL's: a ratio of at most 5.
+    Paper: MiniMax-M1 (arXiv 2506.13585), with no lower bound; its upper one is not given. The
+    default is TRL's: a ratio of at most 5.
     """
     _check(clip_low=clip_low, clip_high=clip_high)
     return _reinforce(logp_new, (logp_new - logp_anchor).exp(), advantage, clip_low, clip_high)
@@ -111,8 +111,8 @@ def gspo(
     Token form: the ratio at a token is SG(s) p_new / SG(p_new). Its value is s, and its gradient is
     s times that of log p_new, so that tokens may differ in weight and advantage.
 
-    Paper: GSPO (arXiv 2507.18071), Eq. 5 to 7 and 13; the bounds are of its Sec. 5.1. It is per
-    sequence: loss.denominator = sequence.
+    Paper: GSPO (arXiv 2507.18071), its token variant; the bounds are the paper's for its Eq. 5. It
+    is per sequence: loss.denominator = sequence.
     """
     _check(clip_low=clip_low, clip_high=clip_high)
     log_s = sequence_mean((logp_new - logp_anchor).detach(), sequence)  # (n,), equal in a sequence
@@ -255,7 +255,7 @@ def bapo_bounds(
             subtract from the denominator, and .4 is a share of .222 (the sums' bars in the paper).
             grad: |r A| where its gradient survives. Raising low lowers the share by value.
 
-    Paper: BAPO (arXiv 2510.18927), Eq. 7 and Alg. 1; contributions are weighted by p_inf. The
+    Paper: BAPO (arXiv 2510.18927), Alg. 1; contributions are weighted by p_inf. The
     authors' code bounds the quotient of positive and negative, without p_inf, and raises low first.
     """
     _check(share=share)

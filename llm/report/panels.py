@@ -51,7 +51,7 @@ PANELS = (
     Panel("Log ratio, log p/q", {"log_ratio_mean": "mean", "log_ratio_max": "largest"}),
     Panel(
         "Tokens capped and clipped, share",
-        {"cap_fraction": "weight capped", "clip_fraction": "PPO-clipped"},
+        {"cap_fraction": "weight capped", "clip_fraction": "ratio clipped"},
     ),
     Panel(
         "Gradient norm, before clipping",

@@ -12,6 +12,10 @@ import torch
 from llm.algorithm import objectives
 from llm.algorithm.correction import CorrectionInputs, CorrectionState, token_weights
 from llm.algorithm.objectives import ObjectiveTokens
+from llm.settings.loading import resolve
+from llm.settings.schema import Settings
+from llm.settings.sections import all_keys
+from llm.training.keywords import correction_keywords, objective_keywords
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs/methods.md").read_text(encoding="utf-8")
 EXAMPLES = {
@@ -23,6 +27,12 @@ EXAMPLES = {
 SECTIONS = {
     title: set(re.findall(r"^\| (?!name)([a-z_0-9 ]+) \|", text, re.M))
     for title, text in re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", PAGE, re.M | re.S)
+}
+SETTINGS = {  # of each row: {name: value}, and the names that it gives no value
+    cells[0]: re.findall(r"`([a-z_.]+)(?: = ([a-z_]+))?`", cells[-1])
+    for line in PAGE.splitlines()
+    if len(cells := [cell.strip() for cell in line.split("|")[1:-1]]) == 8
+    if cells[0] not in ("name", "---")
 }
 CORRECTIONS: dict[str, dict] = {
     "none": {},
@@ -94,3 +104,24 @@ def test_every_row_has_an_example_and_every_example_a_row():
     assert SECTIONS["Corrections"] == set(CORRECTIONS)
     assert SECTIONS["Objectives"] == set(OBJECTIVES)
     assert set(EXAMPLES) == set(CORRECTIONS) | set(OBJECTIVES)
+
+
+@pytest.mark.parametrize("name", CORRECTIONS)
+def test_a_corrections_setting_loads_and_chooses_it(name):
+    cfg = resolve({key: value for key, value in SETTINGS[name] if value})
+    assert correction_keywords(cfg)["type"] == name
+    assert {key for key, _ in SETTINGS[name]} <= set(all_keys(Settings))
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_an_objectives_setting_loads_and_chooses_it(name):
+    """With two updates per rollout and no correction, so that nothing is refused."""
+    chosen = {key: value for key, value in SETTINGS[name] if value}
+    around = {"correction.type": "none", "loss.updates_per_rollout": 2}
+    around |= {"loss.denominator": "sequence"} if name == "gspo" else {}
+    cfg = resolve(around | chosen)
+    keywords = objective_keywords(cfg)
+    found = " ".join(str(keywords[key]) for key in ("type", "divergence") if key in keywords)
+    assert found == ("ppo" if name == "opsm" else name)
+    assert math.isfinite(keywords["opsm_delta"]) == (name == "opsm")
+    assert {key for key, _ in SETTINGS[name]} <= set(all_keys(Settings))
