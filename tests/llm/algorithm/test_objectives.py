@@ -408,6 +408,27 @@ def test_a_rare_token_may_move_far_by_tv_and_too_far_by_kl():
         assert run(tokens, **keywords)[3] == [masked]
 
 
+def test_a_token_at_just_delta_is_kept_and_one_beyond_it_is_not():
+    """D <= delta keeps; numbers that binary fractions hold exactly."""
+    one, apart = torch.ones(3), torch.tensor([0.25, 0.25 + 2.0**-20, 0.125])
+    found = objectives.dppo(-one, -2 * one, -2 * one, one, apart, delta=0.25)
+    assert found.mask.tolist() == [1.0, 0.0, 1.0]
+
+
+def test_what_rounding_leaves_of_the_other_tokens_is_no_divergence_and_what_is_there_is():
+    """The mass outside the known tokens counts as at least 1e-6 on both sides, and no more."""
+
+    def kl(rest_new, rest_inf):
+        known = (torch.tensor([1 - rest], dtype=torch.float64) for rest in (rest_new, rest_inf))
+        new, inf = (x.log() for x in known)
+        tokens = World(0).tokens(logp_new=new, logp_inf=inf)
+        return float(objectives.divergence_of(tokens, divergence="binary_kl"))
+
+    assert abs(kl(0.0, 1e-7)) < 2e-7  # not inf, as 1e-7 log(1e-7 / 0)
+    assert kl(1e-5, 1e-4) == pytest.approx(1e-4 * math.log(10) - 9e-5, rel=1e-3)
+    assert kl(2e-6, 4e-6) == pytest.approx(4e-6 * math.log(2) - 2e-6, rel=1e-3)
+
+
 def test_dppo_at_delta_zero_keeps_tokens_that_move_towards_q_or_stay():
     w = World(5)
     masked = run(w.tokens(), **BINARY, delta=0.0, cap=20.0)[3]
