@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import math
 
 import pytest
 import sections
 
-from llm.algorithm import control, correction, losses
+from llm.algorithm import control, correction, losses, objectives
 from llm.settings.loading import Config
 from llm.settings.schema import Distillation, KLControl, LossConfig, SeparateActor, TisWeight
 from llm.training import keywords
@@ -61,8 +62,43 @@ def test_the_controller_is_told_the_configured_coefficient_and_never_the_type():
 
 
 def test_the_actors_correction_goes_to_equation_6():
-    actor = SeparateActor(dtype="bfloat16", correction=TisWeight(cap=1.5))
-    cfg = Config(actor=actor)
+    clip = {"clip_low": 0.1, "clip_high": 0.3}
+    actor = SeparateActor(dtype="bfloat16", correction=TisWeight(cap=1.5), **clip)
+    cfg = Config(actor=actor, loss=LossConfig(updates_per_rollout=2))
     found = keywords.actor_ppo_keywords(cfg)
-    assert found == {"type": "tis", "cap": 1.5, "clip_low": 0.2, "clip_high": 0.2}
+    assert found == {"type": "tis", "cap": 1.5, **clip}
     assert set(found) <= taken(losses.actor_ppo_sum)
+
+
+@pytest.mark.parametrize(
+    ("correction", "objective", "wanted"),
+    [
+        ({"type": "none"}, {"type": "ppo"}, {"ratio": "ref", "opsm_delta": math.inf}),
+        ({"type": "none"}, {"type": "minpro"}, {"ratio": "inf"}),
+        ({"type": "none"}, {"type": "bapo", "ratio": "inf"}, {"ratio": "inf", "share": 0.4}),
+        ({"type": "tis"}, {"type": "cispo"}, {"ratio": "ref", "clip_high": 4.0}),
+        ({"type": "none"}, {"type": "dppo"}, {"ratio": "inf", "delta": 0.15, "cap": 20.0}),
+        (  # Jackpot's weight has p_inf's part
+            {"type": "jackpot", "target": "new"},
+            {"type": "dppo", "divergence.type": "binary_kl", "divergence.delta": 0.01},
+            {"ratio": "ref", "delta": 0.01, "divergence": "binary_kl"},
+        ),
+        (
+            {"type": "none"},
+            {"type": "m2po", "sequence_mask.type": "opsm", "sequence_mask.delta": 0.3},
+            {"ratio": "inf", "tau": 0.04, "opsm_delta": 0.3},
+        ),
+    ],
+)
+def test_an_objective_becomes_keywords_that_its_functions_take(correction, objective, wanted):
+    cfg = Config(
+        correction=sections.correction(**correction),
+        objective=sections.objective(**objective),
+        loss=LossConfig(updates_per_rollout=2),
+    )
+    found = keywords.objective_keywords(cfg)
+    assert wanted.items() <= found.items()
+    extra = found.keys() - {"type", "ratio", "opsm_delta", "divergence"}
+    function = "bapo_bounds" if objective["type"] == "bapo" else objective["type"]
+    function = "m2po_threshold" if objective["type"] == "m2po" else function
+    assert extra <= taken(getattr(objectives, function))

@@ -6,7 +6,10 @@ import dataclasses
 
 import pytest
 import torch
+from tiny_context import learner, world
 from update_cases import SETTINGS, assert_same, config, scored_update
+
+from llm.training.minibatches import split_minibatches
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda s: "-".join(map(str, s.values())))
@@ -41,3 +44,9 @@ def test_when_every_token_is_rejected_the_update_is_zero_and_finite(pair, scene,
     found, grads = scored_update(pair, cfg, batch, torch.full_like(coin, 0.5))
     assert found["loss_policy"] == 0.0 and found["grad_norm_policy"] == 0.0
     assert all(bool(torch.isfinite(g).all()) for g in grads) and found["grad_norm_actor"] > 0
+
+
+def test_the_first_minibatch_of_a_rollout_is_the_one_before_which_no_update_came(pair, scene):
+    cfg = config(type="none")  # two updates
+    found = split_minibatches(world(cfg, pair), scene[0], learner(cfg), 0)
+    assert [minibatch.is_first for minibatch in found] == [True, False]
