@@ -77,7 +77,7 @@ def split_minibatches(
         # "shares" is part of the seed: another word would give recorded runs other minibatches.
         randomness.stream(cfg.run.seed, "shares", step).permutation(n_sequences)
     )
-    minibatches = []
+    minibatches: list[Minibatch] = []
     for numbers in order.to(device).reshape(cfg.loss.updates_per_rollout, -1):
         rows, global_row = (batch.index[:, None] == numbers).nonzero().T  # of this rank
         # In the permuted order, whose places `global_row` holds: ranks put together restore it.

@@ -88,13 +88,13 @@ def test_two_ranks_in_microbatches_make_the_update_of_one_rank_in_one_pass(
         parts = batch.rows(rows, at), coins[at], p_ref.at(at), None, rows
         minibatch = Minibatch(*parts, is_first=False)
         # Python 3.11 lets one thread at a time into a cached property, and this one waits for all
-        minibatch.__dict__["all_ranks"] = Minibatch.all_ranks.func(minibatch)
+        minibatch.__dict__["all_ranks"] = vars(Minibatch)["all_ranks"].func(minibatch)
         weights, metrics = update(ctx, learns, minibatch, 0)
         return weights, metrics, [p.grad for m in models for p in m.parameters()]
 
     alone = on(torch.arange(20), 0)
-    own = (torch.tensor([0, 2, 3, 7, 11, 12, 19]),)
-    own = (*own, torch.tensor([i for i in range(20) if i not in own[0].tolist()]))
+    first = [0, 2, 3, 7, 11, 12, 19]  # rank 0's sequences
+    own = [torch.tensor(first), torch.tensor([i for i in range(20) if i not in first])]
     for weights, metrics, grads in on_ranks(2, lambda rank: on(own[rank], 3)):
         assert torch.allclose(weights.weight, alone[0].weight, atol=1e-5)
         assert metrics == pytest.approx(alone[1], rel=1e-4, abs=1e-6)
