@@ -48,8 +48,7 @@ def train(cfg: Config, folder: Path, reward: Callable[..., Any] | None = None) -
         run.claim()  # until here a start changes nothing of a run
         for step in run.steps():  # from the last checkpoint on
             train_step(ctx, run, step)
-        # The last row is an evaluation. KL(policy || actor) is measured on completions, so the
-        # actor samples once more; nothing is trained on them.
+        # Once more, without training: the KLs of an evaluation are of the states of completions.
         return run.finish(evaluate(ctx, sample_rollouts(ctx, cfg.run.steps)))
 
 
@@ -86,8 +85,8 @@ def update(
 ) -> tuple[TokenWeights, dict[str, float]]:
     """One optimiser step of policy and actor on the joint loss L_Jackpot (Eq. 8).
 
-    Returns the weights and the metrics, both of the tokens of all ranks. Raises NonFinite at NaN
-    and inf, before any optimiser was stepped.
+    Returns weights and metrics, both of the tokens of all ranks. Raises NonFinite at NaN and inf,
+    before any optimiser was stepped.
     """
     cfg, passes = ctx.cfg, ForwardPasses(ctx, learner, minibatch)
 
@@ -107,15 +106,14 @@ def update(
         tokens = objective_tokens(minibatch, p_ref, out, at)  # log p and advantage, (m,) each
         policy = policy_loss_sum(tokens, weight[at], scale[at], **objective)
         terms = {"loss_policy": policy.loss}  # Eq. 5; 0 at rejected tokens
-        if cfg.actor.ppo and out.logp_actor is not None:
+        if cfg.actor.ppo and out.logp_actor is not None:  # Eq. 6
             actor = (out.logp_actor, tokens.logp_inf, minibatch.actor_ref_at(at), tokens.advantage)
-            actor_ppo = actor_ppo_sum(*actor, **actor_ppo_keywords(cfg))
-            terms["loss_actor_ppo"] = actor_ppo / n_all  # Eq. 6
-        if "distill" in out.kl:
+            terms["loss_actor_ppo"] = actor_ppo_sum(*actor, **actor_ppo_keywords(cfg)) / n_all
+        if "distill" in out.kl:  # Eq. 7
             distill = distill_sum(out.kl["distill"], cfg.actor.distill.temperature)
-            terms["loss_distill"] = distill / n_all  # Eq. 7
-        if "anchor" in out.kl:
-            terms["loss_anchor"] = out.kl["anchor"].sum() / n_all  # ours, off by default
+            terms["loss_distill"] = distill / n_all
+        if "anchor" in out.kl:  # ours, off by default
+            terms["loss_anchor"] = out.kl["anchor"].sum() / n_all
         # Eq. 8: Eq. 5 and 6 count once, the two KLs by their coefficients.
         total = joint_loss(terms, learner.controls.distill_coef, cfg.loss.anchor_coef)
         learner.guard.finite(step, loss=total)  # raises NonFinite
