@@ -244,6 +244,33 @@ def test_m2po_drops_equal_values_together():
     assert objectives.m2po_threshold(*args, tau=INF) == INF
 
 
+def test_a_second_moment_of_just_tau_is_small_enough():
+    """Powers of two, so that the mean is exact."""
+    log_rho = torch.tensor([0.5, 0.25, 0.25], dtype=torch.float64)
+    args = (log_rho, 0 * log_rho, torch.ones(3))
+    assert objectives.m2po_threshold(*args, tau=0.125) == INF
+    assert objectives.m2po_threshold(*args, tau=0.0625) == 0.25
+    assert objectives.m2po_threshold(*args, tau=0.0624) == 0.0625
+
+
+@pytest.mark.parametrize("ratio", ["ref", "inf"])
+def test_rejected_tokens_have_no_say_in_bounds_that_adapt(ratio):
+    """Bounds of the accepted ones alone, by BAPO's own anchor; with all of weight 1 they differ."""
+    w = World(6, spread=0.8)
+    w.advantage = np.repeat([1.0, -1.5, 0.5, -0.5, 2.0], LENGTHS)
+    tokens = ObjectiveTokens(*(x.clone() for x in w.tokens()))
+    weight = torch.ones(w.n, dtype=torch.float64)
+    weight[::3] = 0.0
+    # hardly moved, where the advantage pushes: they lower the second moment, and raise the share
+    tokens.logp_new[::3] = tokens.logp_inf[::3] + 0.01 * tokens.advantage[::3].sign()
+    kept = ObjectiveTokens(*(x[weight > 0] for x in tokens))
+    for keywords in ({"type": "bapo", "share": 0.5, "ratio": ratio}, {**M2PO, "tau": 0.02}):
+        alone = objectives.bounds_of(kept, weight[weight > 0], **keywords)
+        found = objectives.bounds_of(tokens, weight, **keywords)
+        assert found == alone
+        assert found != objectives.bounds_of(tokens, torch.ones_like(weight), **keywords)
+
+
 @pytest.mark.parametrize("accounting", ["value", "grad", "literal"])
 @pytest.mark.parametrize("seed", range(WORLDS))
 def test_bapo_takes_the_first_bounds_of_enough_share(seed, accounting):
@@ -251,15 +278,15 @@ def test_bapo_takes_the_first_bounds_of_enough_share(seed, accounting):
     w = World(seed, spread=0.8)
     weight = np.random.default_rng(seed).uniform(0.5, 2, w.n)
     share = random.Random(seed).choice([0.1, 0.4, 0.6, 0.9])
-    bounds = objectives.bounds_of(
-        w.tokens(), torch.from_numpy(weight), type="bapo", share=share, accounting=accounting
-    )
+    ratio, anchor = ("inf", w.lq) if seed % 2 else ("ref", w.lr)
+    keywords = {"type": "bapo", "share": share, "accounting": accounting, "ratio": ratio}
+    bounds = objectives.bounds_of(w.tokens(), torch.from_numpy(weight), **keywords)
     low, high, steps = loop_bapo(
-        w, w.lr, weight, share, accounting, (0.6, 0.9), (1.2, 3.0), 0.02, 0.05
+        w, anchor, weight, share, accounting, (0.6, 0.9), (1.2, 3.0), 0.02, 0.05
     )
     assert bounds == pytest.approx({"low": low, "high": high}) and steps <= 36 + 15
-    loss, grad = run(w.tokens(), type="bapo", **bounds)[:2]
-    wanted = loop_ppo(w, w.lr, low, high)
+    loss, grad = run(w.tokens(), type="bapo", ratio=ratio, **bounds)[:2]
+    wanted = loop_ppo(w, anchor, low, high)
     assert loss == pytest.approx(wanted[0])
     np.testing.assert_allclose(grad, wanted[1], atol=1e-12)
 
