@@ -498,6 +498,18 @@ def test_sequences_do_not_leak_into_each_other_and_rejected_tokens_are_as_if_abs
 
 
 @pytest.mark.parametrize("keywords", ALL, ids=lambda k: k["type"] + k.get("divergence", ""))
+def test_an_accepted_token_that_the_policy_has_given_up_changes_no_other(keywords):
+    """p_new = 0: its logarithm has no gradient. The others of its sequence are as without it."""
+    w, gone = World(9), 2
+    rest = torch.arange(w.n) != gone
+    without = run(ObjectiveTokens(*(x[rest] for x in w.tokens())), **keywords)
+    w.ln[gone] = -INF
+    found = run(w.tokens(), **keywords)
+    assert found[0] == pytest.approx(without[0]) and found[1][gone] == 0
+    np.testing.assert_allclose(found[1][rest.numpy()], without[1], rtol=1e-12)
+
+
+@pytest.mark.parametrize("keywords", ALL, ids=lambda k: k["type"] + k.get("divergence", ""))
 def test_weight_and_scale_multiply_the_term_and_zero_advantages_have_no_gradient(keywords):
     """loss = -sum scale weight mask term; nothing but the term has a gradient."""
     w = World(11)

@@ -13,19 +13,23 @@ from threaded_ranks import on_ranks
 from tiny_context import learner, world
 from update_cases import config, whole
 
-from llm.algorithm.correction import CorrectionState
+from llm.algorithm.correction import CorrectionState, TokenWeights
 from llm.settings.loading import Config
 from llm.settings.schema import OptimConfig, SequenceMicrobatches
 from llm.train import update
+from llm.training import objective as objective_module
 from llm.training.forward import ModelOutputs, PolicyLogprobs
+from llm.training.keywords import objective_keywords
 from llm.training.microbatches import microbatches
 from llm.training.minibatches import Minibatch
-from llm.training.objective import objective_tokens
+from llm.training.objective import bounded_objective, objective_tokens
 from llm.training.scoring import score
 
 
 def test_tokens_of_a_microbatch_keep_their_own_values_and_their_sequence(scene):
     batch, coin = scene
+    best = {"topk_ids": batch.topk_ids[:, :1], "topk_logp_inf": batch.topk_logp_inf[:, :1]}
+    batch = dataclasses.replace(batch, **best)  # the likeliest alone: some tokens are another
     n = len(batch.sequence)
     at = (batch.sequence >= 12).nonzero()[:, 0]  # a microbatch of the last sequences
     logp_new = torch.randn(len(at), requires_grad=True)
@@ -37,6 +41,12 @@ def test_tokens_of_a_microbatch_keep_their_own_values_and_their_sequence(scene):
     assert torch.equal(found.logp_inf, batch.logp_inf[at])
     assert torch.equal(found.advantage, batch.advantage[batch.sequence[at]])
     assert torch.equal(found.sequence, batch.sequence[at])
+    assert found.topk_logp_new is found.topk_logp_inf is found.in_topk is None
+    out = out._replace(topk_logp=torch.randn(len(at), 1))
+    found = objective_tokens(whole(batch, coin[batch.is_completion]), p_ref, out, at)
+    assert found.topk_logp_new is out.topk_logp
+    assert torch.equal(found.topk_logp_inf, batch.topk_logp_inf[at])
+    assert torch.equal(found.in_topk, batch.in_topk[at]) and 0 < found.in_topk.sum() < len(at)
 
 
 CASES = [  # with the correction none, or the one given: (correction, objective)
@@ -115,3 +125,34 @@ def config_of(correction: dict, objective: dict) -> Config:
     sizes = {"top_k": 5} if chosen.needs_topk else {}
     rollout = dataclasses.replace(cfg.rollout, **sizes)
     return dataclasses.replace(cfg, objective=chosen, loss=loss, rollout=rollout)
+
+
+@pytest.mark.parametrize(
+    "objective", [{"type": "bapo", "ratio": "inf"}, {"type": "m2po"}], ids=lambda x: x["type"]
+)
+def test_bounds_that_adapt_are_of_p_new_and_of_the_weights(scene, monkeypatch, objective):
+    """Each value of a token is given in its own place; what comes back replaces the settings."""
+    batch, coin = scene
+    cfg = config_of({"type": "none"}, objective)
+    n = len(batch.sequence)
+    p_ref, p_new = (
+        PolicyLogprobs(batch.logp_inf - shift, torch.zeros(n, 5), None) for shift in (1.0, 2.0)
+    )
+    weights = TokenWeights(torch.rand(n), *[torch.ones(n)] * 7)
+    given = []
+    monkeypatch.setattr(
+        objective_module, "bounds_of", lambda *a, **k: given.append((*a, k)) or {"bound": 7.0}
+    )
+    minibatch = whole(batch, coin[batch.is_completion])
+    found = bounded_objective(cfg, minibatch, p_ref, p_new, weights)
+    assert found == {"type": cfg.objective.type, "ratio": "inf", "opsm_delta": math.inf, "bound": 7}
+    ((tokens, weight, keywords),) = given
+    assert torch.equal(tokens.logp_new, p_new.logp) and torch.equal(tokens.logp_ref, p_ref.logp)
+    assert torch.equal(tokens.logp_inf, batch.logp_inf) and weight is weights.weight
+    assert torch.equal(tokens.advantage, batch.token_advantage)
+    assert torch.equal(tokens.sequence, batch.sequence) and keywords == objective_keywords(cfg)
+
+
+def test_where_no_bound_adapts_the_objective_is_its_settings(scene):
+    cfg = config_of({"type": "none"}, {"type": "minpro", "clip_low": 0.1})
+    assert bounded_objective(cfg, *[None] * 4) == objective_keywords(cfg)  # type: ignore[arg-type]
