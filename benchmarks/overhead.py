@@ -5,9 +5,10 @@
 One rollout of a small random policy and actor; then the same optimiser step on the same batch, in
 turns: with OBRS, with TIS and the same actor losses, and with PPO of the policy alone; with every
 other objective in the place of PPO (no correction, ratios to p_inf); and what the head saves where
-three quarters of the sequences have no advantage. Prints the median of the turns'
-ratios of processor seconds (one thread) and their range. OBRS costs the same for each token and id
-whatever the width, so models wider than these pay a smaller share for it.
+three quarters of the sequences have no advantage. Prints the median of the turns' ratios of
+processor seconds (one thread) and their range. Of an objective also what its loss takes by itself,
+without the models, which is free of the noise of whole steps. OBRS costs the same for each token
+and id whatever the width, so models wider than these pay a smaller share for it.
 Model passes per step are counted in tests/llm/test_train.py.
 """
 
@@ -28,6 +29,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import torch
 
+from llm.algorithm.correction import TokenWeights
+from llm.algorithm.objectives import policy_loss_sum
 from llm.models.actors import Actor
 from llm.models.loading import quiet
 from llm.rollout.batch import Batch
@@ -37,7 +40,9 @@ from llm.settings.loading import Config, load
 from llm.tasks.problem import Problem
 from llm.train import update
 from llm.training.context import TrainContext
+from llm.training.forward import ModelOutputs, PolicyLogprobs
 from llm.training.minibatches import split_minibatches
+from llm.training.objective import bounded_objective, objective_tokens
 from llm.training.optimizer import Learner, open_learner
 
 MODES: dict[str, tuple[str, ...]] = {
@@ -128,6 +133,64 @@ def step(ctx: TrainContext, learner: Learner, batch: Batch) -> float:
     return time.process_time() - start
 
 
+def loss_seconds(ctx: TrainContext, learner: Learner, batch: Batch) -> float:
+    """Processor seconds of an objective alone: its bounds, its loss and its gradient; a median."""
+    (minibatch,) = split_minibatches(ctx, batch, learner, 0)
+    n, random = len(batch.sequence), torch.Generator().manual_seed(3)
+    ref, new = (batch.logp_inf + torch.randn(n, generator=random) / 10 for _ in range(2))
+    p_ref, p_new = (PolicyLogprobs(logp, batch.topk_logp_inf, None) for logp in (ref, new))
+    weights, one = TokenWeights(*[torch.ones(n)] * 8), torch.ones(n)
+    topk = batch.topk_logp_inf if ctx.cfg.objective.needs_topk else None
+    taken = []
+    for _ in range(30):
+        leaf = new.clone().requires_grad_()
+        out = ModelOutputs(leaf, None, one, {}, None, topk)
+        start = time.process_time()
+        objective = bounded_objective(ctx.cfg, minibatch, p_ref, p_new, weights)
+        tokens = objective_tokens(minibatch, p_ref, out, torch.arange(n))
+        policy_loss_sum(tokens, one, one / n, **objective).loss.backward()
+        taken.append(time.process_time() - start)
+    return statistics.median(taken)
+
+
+def measured(
+    contexts: dict[str, TrainContext], learners: dict[str, Learner], batch: Batch, repeats: int
+) -> dict[str, list[float]]:
+    """Seconds of each mode's steps, in turns."""
+    seconds: dict[str, list[float]] = {name: [] for name in [*MODES, *SPARSE]}
+    useless = batch.advantage * (torch.arange(len(batch.advantage)) % 4 == 0)
+    sparse = dataclasses.replace(batch, advantage=useless)
+    for turn in range(repeats + 1):
+        steps = [(name, name, batch) for name in sorted(contexts, reverse=turn % 2 == 1)]
+        for name, mode, own in [*steps, *((n, m, sparse) for n, m in SPARSE.items())]:
+            taken = step(contexts[mode], learners[mode], own)
+            if turn:  # the first turn fills caches and Adam's state
+                seconds[name].append(taken)
+    return seconds
+
+
+def compared(seconds: dict[str, list[float]], repeats: int) -> list[dict[str, Any]]:
+    """Ratios of steps."""
+    quarter = "with advantages in a quarter of the sequences over all"
+    entries = []
+    for ours, rival, what, target in (
+        ("jackpot", "tis", "step with OBRS over TIS with the same actor losses", 1.03),
+        ("jackpot", "ppo", "step with OBRS and actor losses over PPO of the policy alone", None),
+        ("sparse jackpot", "jackpot", f"step with OBRS and actor losses, {quarter}", None),
+        ("sparse ppo", "ppo", f"step of PPO alone, {quarter}", None),
+        *((name, "ppo", f"step of {name} over PPO of the policy", None) for name in OBJECTIVES),
+    ):
+        pairs = [a / b for a, b in zip(seconds[ours], seconds[rival], strict=True)]
+        ratio = statistics.median(pairs)
+        spread = [round(min(pairs), 3), round(max(pairs), 3)]
+        print(f"{what}: {ratio:.3f} ({spread[0]} to {spread[1]} over {repeats} turns)")
+        met = None if target is None else ratio <= target
+        entries.append(
+            {"name": what, "ratio": ratio, "target": target, "met": met, "spread": spread}
+        )
+    return entries
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--vocab", type=int, default=151_936)
@@ -150,48 +213,22 @@ def main() -> None:
         contexts[name] = context(cfg, policy, actor)
     own = [name for name in contexts if name not in OBJECTIVES]
     learners = {name: open_learner(contexts[name], Guard(Path("nowhere"))) for name in own}
-    learners |= dict.fromkeys(
-        OBJECTIVES, learners["ppo"]
-    )  # they train the policy alone, as it does
-    seconds: dict[str, list[float]] = {name: [] for name in [*MODES, *SPARSE]}
-    useless = batch.advantage * (torch.arange(len(batch.advantage)) % 4 == 0)
-    sparse = dataclasses.replace(batch, advantage=useless)
-    for turn in range(args.repeats + 1):
-        for name, ctx in sorted(contexts.items(), reverse=turn % 2 == 1):
-            taken = step(ctx, learners[name], batch)
-            if turn:  # the first turn fills caches and Adam's state
-                seconds[name].append(taken)
-        for name, mode in SPARSE.items():
-            taken = step(contexts[mode], learners[mode], sparse)
-            if turn:
-                seconds[name].append(taken)
-    proposed = int(batch.is_completion.sum())
+    learners |= dict.fromkeys(OBJECTIVES, learners["ppo"])  # of the policy alone, as PPO's
+    seconds = measured(contexts, learners, batch, args.repeats)
     print(
-        f"{proposed} tokens, {args.vocab:,} ids, policy and actor of {policy.num_parameters():,} "
-        f"parameters each, {policy.config.num_hidden_layers} layers of width "
-        f"{policy.config.hidden_size}, {args.head} head; "
+        f"{int(batch.is_completion.sum())} tokens, {args.vocab:,} ids, policy and actor of "
+        f"{policy.num_parameters():,} parameters each, {policy.config.num_hidden_layers} layers of "
+        f"width {policy.config.hidden_size}, {args.head} head; "
         f"TIS step {statistics.median(seconds['tis']):.2f} s"
     )
-    entries = []
-    quarter = "with advantages in a quarter of the sequences over all"
-    beyond = [
-        (name, "ppo", f"step of {name} over PPO of the policy alone", 1.03) for name in OBJECTIVES
-    ]
-    for ours, rival, what, target in (
-        ("jackpot", "tis", "step with OBRS over TIS with the same actor losses", 1.03),
-        ("jackpot", "ppo", "step with OBRS and actor losses over PPO of the policy alone", None),
-        ("sparse jackpot", "jackpot", f"step with OBRS and actor losses, {quarter}", None),
-        ("sparse ppo", "ppo", f"step of PPO alone, {quarter}", None),
-        *beyond,
-    ):
-        pairs = [a / b for a, b in zip(seconds[ours], seconds[rival], strict=True)]
-        ratio = statistics.median(pairs)
-        spread = [round(min(pairs), 3), round(max(pairs), 3)]
-        print(f"{what}: {ratio:.3f} ({spread[0]} to {spread[1]} over {args.repeats} turns)")
-        met = None if target is None else ratio <= target
-        entries.append(
-            {"name": what, "ratio": ratio, "target": target, "met": met, "spread": spread}
-        )
+    entries = compared(seconds, args.repeats)
+    ppo_step = statistics.median(seconds["ppo"])
+    ppo_loss = loss_seconds(contexts["ppo"], learners["ppo"], batch)
+    for name in OBJECTIVES:
+        loss = loss_seconds(contexts[name], learners[name], batch)
+        ratio, what = 1 + (loss - ppo_loss) / ppo_step, f"loss of {name} for PPO's, over PPO's step"
+        print(f"{what}: {ratio:.4f} ({1e3 * loss:.2f} ms for {1e3 * ppo_loss:.2f} ms)")
+        entries.append({"name": what, "ratio": ratio, "target": 1.03, "met": ratio <= 1.03})
     if args.json:
         args.json.write_text(json.dumps(entries, indent=1) + "\n")
 
