@@ -67,9 +67,10 @@ class UpdateMetrics:
             found["objective_mask_fraction"] = self._mean([x.masked for x in self._policy])
         if self._objective.get("opsm_delta", math.inf) < math.inf:
             found["sequence_mask_fraction"] = self._mean([x.sequence_masked for x in self._policy])
-        for name in ("low", "high", "threshold"):
+        bounds = {"bapo_low": "low", "bapo_high": "high", "m2po_threshold": "threshold"}
+        for metric, name in bounds.items():
             if math.isfinite(bound := self._objective.get(name, math.inf)):  # inf: nothing masked
-                found[f"{kind}_{name}"] = bound
+                found[metric] = bound
         return found
 
     def _mean(self, parts: list[torch.Tensor]) -> float:

@@ -29,7 +29,7 @@ SECTIONS = {
     for title, text in re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", PAGE, re.M | re.S)
 }
 SETTINGS = {  # of each row: {name: value}, and the names that it gives no value
-    cells[0]: re.findall(r"`([a-z_.]+)(?: = ([a-z_]+))?`", cells[-1])
+    cells[0]: re.findall(r"`([a-z_.]+)(?: = ([a-z_0-9]+))?`", cells[-1])
     for line in PAGE.splitlines()
     if len(cells := [cell.strip() for cell in line.split("|")[1:-1]]) == 8
     if cells[0] not in ("name", "---")
