@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tiny_context import NOWHERE, world
+from tiny_context import world
 
 from jackpot import allocation, selection
 from llm import randomness
@@ -44,7 +44,7 @@ def opened(flags, pair):
 @pytest.mark.parametrize("flags", [VIP, COBA], ids=["vip", "coba"])
 def test_a_step_samples_as_many_completions_of_each_prompt_as_its_rate_asks_for(pair, flags):
     ctx = opened(flags, pair)
-    batch = sample_rollouts(ctx, 4, NOWHERE)
+    batch = sample_rollouts(ctx, 4)
     problems = ctx.task.batch(0, 4, 6)
     rate = np.array([ctx.task.rows[p.prompt] for p in problems]) / 11
     if flags is VIP:
@@ -62,7 +62,7 @@ def test_a_step_samples_as_many_completions_of_each_prompt_as_its_rate_asks_for(
 
 def test_weight_by_completions_multiplies_nothing(pair):
     ctx = opened({**COBA, "rollout.allocation.prompt_weight": "rollouts"}, pair)
-    assert sample_rollouts(ctx, 4, NOWHERE).multiplier.unique().tolist() == [1.0]
+    assert sample_rollouts(ctx, 4).multiplier.unique().tolist() == [1.0]
 
 
 def test_a_first_visit_is_uniform(pair):
@@ -82,7 +82,7 @@ def test_pruned_prompts_are_not_sampled_and_the_others_weigh_more(pair):
         rng = randomness.stream(0, "prompt pruning", step)
         score = ctx.history.abs_advantage[rows]
         keep, weight = selection.horvitz_thompson(score, 0.6, 0.5, rng)
-        batch = sample_rollouts(ctx, step, NOWHERE)
+        batch = sample_rollouts(ctx, step)
         wanted = [p.prompt for p, k in zip(problems, keep, strict=True) if k for _ in range(5)]
         assert batch.prompts == wanted
         np.testing.assert_allclose(batch.multiplier.numpy(), np.repeat(weight[keep], 5), rtol=1e-6)
@@ -111,7 +111,7 @@ def test_a_prompt_never_seen_is_the_last_candidate_and_one_at_least_is_sampled(p
 
 def test_metrics_and_visits_are_of_every_prompt_whatever_its_number(pair):
     ctx = opened(VIP, pair)
-    batch = with_rewards(sample_rollouts(ctx, 4, NOWHERE), ctx.scorer)
+    batch = with_rewards(sample_rollouts(ctx, 4), ctx.scorer)
     batch.reward[:] = 0.0
     batch.reward[batch.group == 2] = torch.linspace(0, 1, int((batch.group == 2).sum()))
     assert rollout_metrics(ctx, batch, 4)["groups_informative"] == pytest.approx(1 / 6)
@@ -124,7 +124,7 @@ def test_metrics_and_visits_are_of_every_prompt_whatever_its_number(pair):
 @pytest.mark.parametrize("reward", [-0.5, 2.0, float("nan")])
 def test_a_reward_that_is_no_share_is_an_error_before_any_update(pair, reward):
     ctx = opened(VIP, pair)
-    batch = sample_rollouts(ctx, 4, NOWHERE)
+    batch = sample_rollouts(ctx, 4)
     batch.reward[3] = reward
     with pytest.raises(ConfigError, match=r"outside \[0, 1\]: scale the rewards"):
         visits(ctx, batch)
@@ -134,4 +134,4 @@ def test_nothing_goes_by_a_history_where_no_setting_asks(pair):
     cfg = resolve({**POOL, **SIZES, "loss.advantage": "grpo"})
     ctx = world(cfg, pair)
     assert open_history(cfg, factory.with_pool(cfg, ctx.task)) is None
-    assert visits(ctx, sample_rollouts(ctx, 0, NOWHERE)) is None
+    assert visits(ctx, sample_rollouts(ctx, 0)) is None
