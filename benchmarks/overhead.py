@@ -139,7 +139,8 @@ def loss_seconds(ctx: TrainContext, learner: Learner, batch: Batch) -> float:
     n, random = len(batch.sequence), torch.Generator().manual_seed(3)
     ref, new = (batch.logp_inf + torch.randn(n, generator=random) / 10 for _ in range(2))
     p_ref, p_new = (PolicyLogprobs(logp, batch.topk_logp_inf, None) for logp in (ref, new))
-    weights, one = TokenWeights(*[torch.ones(n)] * 8), torch.ones(n)
+    one = torch.ones(n)
+    weights = TokenWeights(*[one] * 8)  # type: ignore[arg-type]
     topk = batch.topk_logp_inf if ctx.cfg.objective.needs_topk else None
     taken = []
     for _ in range(30):

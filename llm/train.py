@@ -20,7 +20,8 @@ from llm.training.context import TrainContext, open_context
 from llm.training.evaluation import evaluate
 from llm.training.keywords import actor_ppo_keywords
 from llm.training.minibatches import Minibatch, split_minibatches
-from llm.training.objective import bounded_objective, objective_tokens
+from llm.training.objective import objective_tokens, policy_factors
+from llm.training.optimal_values import with_optimal_values
 from llm.training.optimizer import Learner, optimizer_step, set_learning_rates
 from llm.training.passes import ForwardPasses
 from llm.training.python_api import make_callable
@@ -29,7 +30,7 @@ from llm.training.run import Run, open_run
 from llm.training.selection import with_advantages
 from llm.training.self_test import self_test
 from llm.training.update_metrics import UpdateMetrics
-from llm.training.weights import jackpot_weights, own_factors
+from llm.training.weights import jackpot_weights
 
 
 def train(cfg: Config, folder: Path, reward: Callable[..., Any] | None = None) -> dict[str, Any]:
@@ -59,7 +60,7 @@ def train_step(ctx: TrainContext, run: Run, step: int) -> None:
         # Phase 1, l. 3-10. The actor samples; log q and its top k are of the same forward pass.
         with record.timed("rollout"):
             batch = sample_rollouts(ctx, step)  # logp_inf (n,), its top k (n, k)
-            batch = with_rewards(batch, ctx.scorer)  # (b,)
+            batch = with_optimal_values(ctx, with_rewards(batch, ctx.scorer), step)  # (b,) each
             run.record_rollout(record, batch)
             batch = with_advantages(batch, cfg, step)  # (b,) of the group, before any rejection
         run.evaluate_if_due(record, batch)  # pass rates on held-out prompts; KLs on this batch
@@ -94,8 +95,8 @@ def update(
     # (lam, Z, denominators, bounds that adapt) is of the N tokens of all ranks.
     p_ref, p_new = passes.before_weights()  # logp (n,), topk_logp (n, k) each
     weights = jackpot_weights(ctx, learner, minibatch, p_ref, p_new, step)  # (N,) each
-    weight, scale = own_factors(cfg, minibatch, weights)  # (n,) each; scale: 1 / N by default
-    objective = bounded_objective(cfg, minibatch, p_ref, p_new, weights)  # of PPO: its clip
+    factors = policy_factors(ctx, learner, minibatch, p_ref, p_new, weights, step)
+    weight, scale, objective = factors  # (n,), (n,): 1 / N by default; of PPO: its clip
     n_all = len(weights.weight)  # N
 
     # The losses (l. 25-27): sums over tokens. One backward pass serves policy and actor, because

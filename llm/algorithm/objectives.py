@@ -410,7 +410,8 @@ def policy_loss_sum(
 
     Args:
         weight: of the correction, (n,). scale: from `losses.token_scale`, (n,).
-        type: ppo, cispo, gspo, dppo, minpro, bapo, m2po.
+        type: ppo, cispo, gspo, dppo, minpro, bapo, m2po; whole_completion: the term is log p_new,
+            and the weight is the coefficient of sequence_objectives.py, with scale 1.
         ratio: the anchor of the ratio, ref or inf.
         opsm_delta: `opsm_mask` with the same anchor; inf: none.
         keywords: of the objective; of bapo and m2po those of `bounds_of`.
@@ -463,9 +464,11 @@ def _objective(
         return bapo(new, anchor, advantage, **keywords)
     if type == "m2po":
         return m2po(new, inf, advantage, **keywords)
+    if type == "whole_completion":
+        return Objective(new, torch.ones_like(new.detach()), torch.zeros_like(new).bool())
     raise ValueError(
-        f"an objective of type {type!r} is not known; choose ppo, cispo, gspo, dppo, minpro, bapo "
-        "or m2po"
+        f"an objective of type {type!r} is not known; choose ppo, cispo, gspo, dppo, minpro, bapo, "
+        "m2po or whole_completion"
     )
 
 

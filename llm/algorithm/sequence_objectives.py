@@ -2,8 +2,8 @@
 
 Each is a loss of the completions' log-probabilities log p_new(y). Its gradient is that of
 -sum_i coefficient_i log p_new(y_i), with coefficients that have no gradient. They depend on the
-completions of all ranks, so they are computed once per update, from p_new without gradient. What a
-microbatch then adds is a sum over its tokens: `sequence_loss_sum`.
+completions of all ranks, so they are computed once per update, from p_new without gradient. Each
+is then the weight of its tokens in `objectives.policy_loss_sum` with type whole_completion.
 
 p_pre: the frozen policy from before the run. p_inf: the actor q, which sampled. b completions;
 `group` numbers each one's prompt, (b,) integers in any order. Log-probabilities in nats.
@@ -35,23 +35,6 @@ class GapStatistics(NamedTuple):
     mean: float = 0.0
     std: float = 0.0
     updates: int = 0
-
-
-def sequence_loss_sum(
-    logp_new: torch.Tensor, sequence: torch.Tensor, coefficient: torch.Tensor
-) -> torch.Tensor:
-    """-sum over tokens of the coefficient of each one's completion times log p_new, a scalar.
-
-    Its gradient is that of the loss the coefficients come from. Its value is not: that is
-    `SequenceCoefficients.loss`. Tokens whose completion has coefficient 0 add exactly 0.
-
-    Args:
-        logp_new: of the sampled tokens, with gradient, (m,). sequence: row of each in
-        coefficient, (m,). coefficient: (b,).
-    """
-    multiplier = coefficient[sequence]
-    kept = multiplier != 0  # 0 times -inf is NaN
-    return -(multiplier[kept] * logp_new[kept]).sum()
 
 
 def per_sequence(values: torch.Tensor, sequence: torch.Tensor, n_sequences: int) -> torch.Tensor:

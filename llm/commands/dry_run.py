@@ -9,6 +9,7 @@ from llm.runs.nonfinite_guard import Guard
 from llm.train import update
 from llm.training.context import TrainContext
 from llm.training.minibatches import split_minibatches
+from llm.training.optimal_values import with_optimal_values
 from llm.training.optimizer import open_learner, set_learning_rates
 from llm.training.record import Record
 from llm.training.rollout_phase import rollout_metrics, sample_rollouts, with_rewards
@@ -21,7 +22,7 @@ def dry_step(ctx: TrainContext, folder: Path) -> dict[str, Any]:
     learner = open_learner(ctx, guard)
     with record.timed("rollout"):
         batch = sample_rollouts(ctx, 0, ahead=0)
-        batch = with_rewards(batch, ctx.scorer)
+        batch = with_optimal_values(ctx, with_rewards(batch, ctx.scorer), 0)
         record.add(rollout_metrics(ctx, batch, 0))
         batch = with_advantages(batch, cfg, 0)
     with record.timed("update"):

@@ -167,7 +167,7 @@ def _always_held(cfg: Config, policy: Model, actor: Model | None, layout: Layout
         if cfg.policy.lora_rank and cfg.actor.type in ("noisy", "quantized"):
             each = 4 * size(policy, cfg.policy).total  # merged, in float32 (`loading.frozen_copy`)
         held["actor weights"] = copies * each
-    if cfg.loss.anchor_coef > 0:
+    if cfg.loss.anchor_coef > 0 or cfg.objective.needs_start:
         held["anchor weights"] = whole
     if layout.engine_copy:
         held["engine's copy"] = sampler

@@ -59,6 +59,7 @@ class Samples:
             extras=self.extras,
             reward=blank,
             advantage=blank.clone(),
+            value=blank.clone(),
             sequence=sequence,
             position=position,
             token_ids=self.ids[:, -real.shape[1] :][real],
@@ -94,6 +95,7 @@ class Batch:
     answers: list[str]
     reward: torch.Tensor
     advantage: torch.Tensor
+    value: torch.Tensor
     sequence: torch.Tensor
     position: torch.Tensor
     token_ids: torch.Tensor

@@ -11,7 +11,10 @@ from typing import Literal
 from llm.errors import ConfigError
 
 from .schema import (
+    AlphaDpoObjective,
+    AStarPoObjective,
     BapoObjective,
+    DmpoObjective,
     DppoObjective,
     GspoObjective,
     JackpotCorrection,
@@ -19,13 +22,14 @@ from .schema import (
     MinproObjective,
     PpoObjective,
     Settings,
+    WholeCompletionObjective,
 )
 
 
 def anchor(cfg: Settings) -> Literal["ref", "inf"]:
     """Whose probability is in the denominator of the objective's ratio."""
     objective = cfg.objective
-    if isinstance(objective, PpoObjective):
+    if isinstance(objective, PpoObjective | WholeCompletionObjective):
         return "ref"
     if isinstance(objective, DppoObjective):
         # w r = p_new / p_inf: Jackpot's weight has p_inf's part already
@@ -42,6 +46,9 @@ def check_objective(cfg: Settings, *, fresh: bool) -> None:
     """
     objective, updates = cfg.objective, cfg.loss.updates_per_rollout
     given = f"--objective.type {objective.type}"
+    if isinstance(objective, WholeCompletionObjective):
+        _check_whole_completions(cfg, objective, given)
+        return
     if hasattr(objective, "ratio"):
         given += f" with --objective.ratio {objective.ratio}"
     _check_correction(cfg, given)
@@ -107,3 +114,48 @@ def _check_whole_sequences(cfg: Settings, given: str) -> None:
             f"{what} is of whole sequences, and --correction.scope prefix leaves of each only what "
             "comes before its first rejected token. Set --correction.scope token"
         )
+
+
+def _check_whole_completions(
+    cfg: Settings, objective: WholeCompletionObjective, given: str
+) -> None:
+    """A*-PO, DMPO and alpha-DPO use rewards, p_pre and p_inf themselves."""
+    kind, updates = cfg.correction.type, cfg.loss.updates_per_rollout
+    if kind != "none":
+        why = "it divides by p_inf already" if isinstance(objective, DmpoObjective) else (
+            "its loss has the same minimum whatever sampled"
+            if isinstance(objective, AStarPoObjective)
+            else "its pairs are compared under p_new and p_pre alone"
+        )  # fmt: skip
+        raise ConfigError(
+            f"{given} takes no --correction.type {kind}: {why}. Set --correction.type none"
+        )
+    if isinstance(objective, AStarPoObjective) and not cfg.task.pool:
+        raise ConfigError(
+            f"{given} keeps V* of each prompt, so prompts must come back: give --task.pool, the "
+            "number of different prompts to train on"
+        )
+    if updates > 1 and not isinstance(objective, AStarPoObjective):
+        raise ConfigError(
+            f"{given} compares the completions of a prompt, and the --loss.updates_per_rollout "
+            f"{updates} updates of a rollout each get some completions of many prompts: use 1"
+        )
+    r = cfg.rollout
+    for name, section, idle in (
+        ("allocation", r.allocation, "uniform"),
+        ("down_sampling", r.down_sampling, "none"),
+        ("pruning", r.pruning, "none"),
+    ):
+        if section.type != idle:
+            raise ConfigError(
+                f"--rollout.{name}.type {section.type} acts on advantages, which {given} does not "
+                f"use: choose {idle}"
+            )
+    if isinstance(objective, AStarPoObjective | AlphaDpoObjective):
+        positive = {"beta": objective.beta}
+    else:
+        assert isinstance(objective, DmpoObjective)
+        positive = {"alpha": objective.alpha}
+    for name, value in positive.items():
+        if not value > 0:
+            raise ConfigError(f"--objective.{name} {value} must be above 0")

@@ -816,6 +816,11 @@ class ObjectiveSection:
         """Whether it takes log p_new of q's k likeliest tokens."""
         return False
 
+    @property
+    def needs_start(self) -> bool:
+        """Whether it takes log-probabilities of the policy as it was at the start."""
+        return False
+
 
 @dataclass(frozen=True)
 class _AnchorChosen(ObjectiveSection):
@@ -958,6 +963,82 @@ class M2poObjective(ObjectiveSection):
     """Largest second moment of log rho. The paper's value."""
 
 
+@dataclass(frozen=True)
+class WholeCompletionObjective:
+    """Of whole completions, with the policy at the start, p_pre, in its loss; no advantage."""
+
+    @property
+    def sequence_mask(self) -> SequenceMask:
+        return NoSequenceMask()
+
+    @property
+    def needs_topk(self) -> bool:
+        return False
+
+    @property
+    def needs_start(self) -> bool:
+        return True
+
+
+@dataclass(frozen=True)
+class AStarPoObjective(WholeCompletionObjective):
+    """-(beta log(p_new / p_pre) + V* - reward)^2 of a completion: a regression on the reward
+    (A*-PO, arXiv 2505.20686). Takes no correction; needs task.pool, because V* is kept by prompt.
+    """
+
+    type: Literal["a_star_po"] = "a_star_po"
+    """What a token adds to the policy's loss beside its weight; docs/methods.md compares them."""
+    beta: float = 1e-3
+    """Of the regression. The authors' value."""
+    value_beta: float = 0.5
+    """Of V* = beta log mean exp(reward / beta) over completions of p_pre; 0: their mean. The
+    authors' value. Only where it is beta too can the loss be 0."""
+    value_rollouts: int = 8
+    """Completions of p_pre for each prompt's V*, sampled when the prompt comes first. The authors'
+    value."""
+
+
+@dataclass(frozen=True)
+class DmpoObjective(WholeCompletionObjective):
+    """sum of (W - s b) log p_new over a prompt's completions, W the softmax of log(p_pre / p_inf) +
+    reward / alpha: the weights of p_pre exp(reward / alpha) (DMPO, arXiv 2510.08233, for models
+    that sample token by token). Divides by p_inf, so takes no correction."""
+
+    type: Literal["dmpo"] = "dmpo"
+    """What a token adds to the policy's loss beside its weight; docs/methods.md compares them."""
+    alpha: float = 0.04
+    """Temperature of the rewards. The paper's value."""
+    baseline: Literal["neg", "mean", "self", "none"] = "neg"
+    """b. neg: the softmax with -reward, the paper's; mean: equal weights; self: the softmax of
+    log(p_new / p_inf); none: 0."""
+    baseline_coef: float = 1.0
+    """s. The paper's value."""
+    ess_min: float = 0.0
+    """Least effective number of weights, as a share of the prompt's completions: both softmaxes are
+    tempered until it is reached; 0: never. The authors' code has .7 and .8."""
+
+
+@dataclass(frozen=True)
+class AlphaDpoObjective(WholeCompletionObjective):
+    """log sigmoid(beta (l_w - l_l - alpha z - gamma / beta)) of every pair of a right and a wrong
+    completion of a prompt, l the mean log p_new of its tokens, z how far the pair is from p_pre
+    beside the others (alpha-DPO, arXiv 2410.10148, with pairs of the run's own). Right: a reward
+    above 1/2."""
+
+    type: Literal["alpha_dpo"] = "alpha_dpo"
+    """What a token adds to the policy's loss beside its weight; docs/methods.md compares them."""
+    beta: float = 2.5
+    """Of the margin, as all defaults the authors' for Llama 3."""
+    gamma_beta_ratio: float = 0.6
+    """gamma / beta, the margin that every pair should have."""
+    alpha: float = 0.2
+    """How far z moves that margin; 0: SimPO."""
+    decay: float = 0.9
+    """Of the moving mean and standard deviation in z, per update."""
+    bias_correction: bool = False
+    """Whether the first updates' are corrected for starting at 0; the authors' code does not."""
+
+
 ObjectiveConfig = (
     PpoObjective
     | CispoObjective
@@ -966,6 +1047,9 @@ ObjectiveConfig = (
     | MinproObjective
     | BapoObjective
     | M2poObjective
+    | AStarPoObjective
+    | DmpoObjective
+    | AlphaDpoObjective
 )
 
 

@@ -32,6 +32,7 @@ from .schema import (
     Settings,
     TisWeight,
     Weight,
+    WholeCompletionObjective,
 )
 from .sections import default_values, flatten
 from .template_arguments import read_arguments
@@ -49,7 +50,7 @@ _POSITIVE = (
     "rollout.engine.memory correction.lam.value correction.lam.budget correction.lam.min "
     "correction.lam.max correction.c1 correction.target.c2 correction.cap correction.high "
     "objective.clip_low objective.clip_high objective.cap objective.share objective.low_step "
-    "objective.high_step actor.clip_low actor.clip_high "
+    "objective.high_step objective.value_rollouts actor.clip_low actor.clip_high "
     "loss.updates_per_rollout control.kl_target control.gain "
     "optim.policy_lr optim.grad_clip optim.microbatch.tokens alarm.kl_max alarm.ratio_max "
     "alarm.patience alarm.action.factor run.steps run.eval_every run.eval_prompts "
@@ -59,6 +60,8 @@ _NOT_NEGATIVE = (
     "task.pool task.pad_prompt_to reward.memory policy.lora_rank actor.lora_rank "
     "actor.distill.top_k "
     "objective.divergence.delta objective.tau objective.sequence_mask.delta objective.low_min "
+    "objective.value_beta objective.baseline_coef objective.gamma_beta_ratio objective.alpha "
+    "objective.ess_min objective.decay "
     "actor.correction.low pretrain.policy_steps pretrain.actor_steps rollout.max_staleness "
     "correction.lam.decay correction.low loss.anchor_coef optim.lr_warmup_steps "
     "optim.weight_decay optim.microbatch.sequences alarm.accept_min alarm.entropy_min "
@@ -78,6 +81,8 @@ _AT_MOST = {
     "optim.weight_decay": 1,
     "rollout.max_staleness": 64,
     "rollout.engine.memory": 1,
+    "objective.ess_min": 1,
+    "objective.value_rollouts": 10_000,
     "correction.lam.budget": 1,
     "objective.share": 1,
     "objective.low_max": 1,
@@ -94,7 +99,7 @@ _AT_MOST = {
     **dict.fromkeys(("task.prompt_tokens_max", "rollout.max_new_tokens"), 10_000_000),
     **dict.fromkeys(("run.eval_prompts", "run.eval_completions"), 10_000_000),
 }
-_BELOW_ONE = ("correction.lam.decay", "alarm.action.factor")
+_BELOW_ONE = ("correction.lam.decay", "alarm.action.factor", "objective.decay")
 IDLE_TYPES = {  # what a section that may be without effect as a whole then is
     "control.type": "none",
     "actor.correction.type": "none",
@@ -453,6 +458,7 @@ def _leaves_one(weight: Weight) -> bool:
 def _loop_needs(cfg: Settings) -> list[_Need]:
     """What spans sections, and the alarm's patience, which any of its limits gives an effect."""
     alarm, updates, correction = cfg.alarm, cfg.loss.updates_per_rollout, cfg.correction
+    whole = isinstance(cfg.objective, WholeCompletionObjective)
     jackpot = per_state = isinstance(correction, JackpotCorrection)
     if isinstance(correction, JackpotCorrection):
         per_state = "state" in (correction.z.type, correction.lam.type)
@@ -467,8 +473,15 @@ def _loop_needs(cfg: Settings) -> list[_Need]:
         ),
         _Need(
             "loss.denominator",
-            jackpot or cfg.loss.denominator != "accepted",
-            "correction.type = jackpot (nothing else rejects)",
+            not whole and (jackpot or cfg.loss.denominator != "accepted"),
+            "an objective of tokens (a mean of its own is part of this one)"
+            if whole
+            else "correction.type = jackpot (nothing else rejects)",
+        ),
+        _Need(
+            "loss.advantage",
+            not whole or cfg.actor.ppo,
+            "an objective of tokens, or actor.ppo (this objective takes rewards)",
         ),
         _Need("alarm.accept_min", jackpot, "correction.type = jackpot (nothing else rejects)"),
         _Need("control.type", cfg.actor.trained, "a trained actor (actor.type separate)"),

@@ -9,11 +9,16 @@ import numpy as np
 from jackpot import allocation, selection
 from llm import randomness
 from llm.settings.loading import Config
-from llm.settings.schema import CobaAllocation, HorvitzThompsonPruning, UniformAllocation
+from llm.settings.schema import (
+    AStarPoObjective,
+    CobaAllocation,
+    HorvitzThompsonPruning,
+    UniformAllocation,
+)
 from llm.tasks.pool import PoolTask
 from llm.tasks.problem import Problem, Task
 
-from .prompt_history import PromptHistory
+from .prompt_history import OptimalValues, PromptHistory
 
 
 class Allocation(NamedTuple):
@@ -34,6 +39,14 @@ def open_history(cfg: Config, task: Task) -> PromptHistory | None:
     window = 1 if isinstance(own, UniformAllocation) else own.window
     steps = own.failure_steps if isinstance(own, CobaAllocation) else 1
     return PromptHistory(task.size, window, steps)
+
+
+def open_values(cfg: Config, task: Task) -> OptimalValues | None:
+    """None yet, where the objective asks for them."""
+    if not isinstance(cfg.objective, AStarPoObjective):
+        return None
+    assert isinstance(task, PoolTask)  # settings: V* needs task.pool
+    return OptimalValues(task.size)
 
 
 def allocate(

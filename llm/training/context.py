@@ -24,18 +24,18 @@ from llm.settings.validation import check_top_k
 from llm.tasks import factory, problem
 from llm.tokenizers import pretrained
 
-from .allocation import open_history
-from .prompt_history import PromptHistory
+from .allocation import open_history, open_values
+from .prompt_history import OptimalValues, PromptHistory
 
 
 class TrainContext(NamedTuple):
     """Closes its processes where it is left as a context manager.
 
-    anchor: the policy as it was at the start, frozen; None where the loss has no anchor.
+    anchor: the policy as it was at the start, frozen; None where no loss needs it.
     engine: samples the rollouts; None where there are none.
     shards: by role, what is trained in place of a model that is spread over ranks.
     chunked: logits are computed in blocks, for all models that have a head of their own form.
-    history: of the prompts of the pool; None where nothing goes by it.
+    history, values: of the prompts of the pool; None where nothing goes by them.
     folder: of the run."""
 
     cfg: Config
@@ -50,6 +50,7 @@ class TrainContext(NamedTuple):
     shards: Mapping[str, Model] = {}
     chunked: bool = False
     history: PromptHistory | None = None
+    values: OptimalValues | None = None
     folder: Path = Path()
 
     @property
@@ -135,14 +136,15 @@ def _with_models(
     loading.check_positions(by_role, longest, cfg.rollout.max_new_tokens)
     check_top_k(cfg, loading.logits_width(policy))
     anchor = None
-    if cfg.loss.anchor_coef > 0:
+    if cfg.loss.anchor_coef > 0 or cfg.objective.needs_start:
         # before sharding and any update: a copy of the policy as it starts
         anchor = copy.deepcopy(policy).requires_grad_(False)
     engine = open_engine(cfg, tokenizer, actor.model, device)
     undo.callback(engine.close)
     ctx = TrainContext(cfg, tokenizer, task, scorer, policy, actor, anchor, device, engine)
     chunked = support.chunked(cfg, policy, actor.model)
-    ctx = ctx._replace(chunked=chunked, history=open_history(cfg, task), folder=folder)
+    ctx = ctx._replace(chunked=chunked, folder=folder)
+    ctx = ctx._replace(history=open_history(cfg, task), values=open_values(cfg, task))
     if cfg.run.sharding == "fsdp" and distributed.world_size() > 1:
         shards = {role: sharding.shard(model) for role, model in ctx.full_models.items()}
         ctx = ctx._replace(shards=shards)

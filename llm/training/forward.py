@@ -143,7 +143,7 @@ def forward_all(
     elif ctx.cfg.objective.needs_topk:
         policy = policy._replace(ids=batch.topk_ids)
     inputs, pairs = [policy], {}
-    if ctx.anchor is not None:
+    if ctx.anchor is not None and ctx.cfg.loss.anchor_coef > 0:
         with torch.no_grad():  # frozen: no activations are kept
             inputs.append(forward(ctx, ctx.anchor, batch))
         pairs["anchor"] = KLPair(0, 1, train_q=False)  # KL(policy || anchor) moves the policy

@@ -9,10 +9,35 @@ import torch
 from llm.algorithm.correction import TokenWeights
 from llm.algorithm.objectives import NEEDS_ALL_TOKENS, ObjectiveTokens, bounds_of
 from llm.settings.loading import Config
+from llm.settings.schema import WholeCompletionObjective
 
+from .context import TrainContext
 from .forward import ModelOutputs, PolicyLogprobs
 from .keywords import objective_keywords
 from .minibatches import Minibatch
+from .optimizer import Learner
+from .weights import own_factors
+from .whole_completions import completion_factors
+
+
+def policy_factors(
+    ctx: TrainContext,
+    learner: Learner,
+    minibatch: Minibatch,
+    p_ref: PolicyLogprobs,
+    p_new: PolicyLogprobs,
+    weights: TokenWeights,
+    step: int,
+) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
+    """Weight and scale of this rank's tokens, (n,) each, and keywords of `policy_loss_sum`.
+
+    p_ref, p_new: at this rank's tokens, (n,). weights: of all ranks', (N,). What is of a whole
+    update (denominators, bounds that adapt, whole completions) is of the tokens of all ranks.
+    """
+    if isinstance(ctx.cfg.objective, WholeCompletionObjective):
+        return completion_factors(ctx, learner, minibatch, p_new, step)
+    keywords = bounded_objective(ctx.cfg, minibatch, p_ref, p_new, weights)
+    return *own_factors(ctx.cfg, minibatch, weights), keywords
 
 
 def bounded_objective(
@@ -23,10 +48,7 @@ def bounded_objective(
     weights: TokenWeights,
 ) -> dict[str, Any]:
     """Keywords of `policy_loss_sum`: the objective's settings, with the bounds that adapt to an
-    update in the place of the settings that they come from.
-
-    p_ref, p_new: at this rank's tokens, (n,). weights: of all ranks', (N,).
-    """
+    update in the place of the settings that they come from."""
     keywords = objective_keywords(cfg)
     if keywords["type"] not in NEEDS_ALL_TOKENS:
         return keywords

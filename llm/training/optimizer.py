@@ -18,6 +18,7 @@ from llm.settings.loading import Config
 from llm.settings.schema import OptimConfig, SeparateActor
 
 from .context import TrainContext
+from .pair_gaps import PairGaps
 
 
 class MasterAdamW(torch.optim.AdamW):
@@ -106,13 +107,14 @@ class Learner:
     """What an update uses besides the models.
 
     optimizers: by role. guard: stops at NaN and inf. controls: values that closed loops drive.
-    correction: what earlier steps taught the weights.
+    correction: what earlier steps taught the weights. gaps: the moving statistics of alpha-DPO.
     """
 
     optimizers: Optimizers
     guard: Guard
     controls: Controls
     correction: CorrectionState = field(default_factory=CorrectionState)
+    gaps: PairGaps = field(default_factory=PairGaps)
 
     def zero_grad(self) -> None:
         for optimizer in self.optimizers.values():

@@ -29,8 +29,10 @@ class ForwardPasses:
         self._ctx, self._learner, self._minibatch = ctx, learner, minibatch
         self._micro = microbatches(ctx.cfg, minibatch.batch)
         self._new_is_target = minibatch.new_is_target(ctx.cfg)
-        # bounds that adapt are of p_new at all tokens; before the first update it is p_ref
-        adapts = ctx.cfg.objective.type in NEEDS_ALL_TOKENS
+        # bounds that adapt, and whole completions, are of p_new at all tokens; before the first
+        # update it is p_ref
+        objective = ctx.cfg.objective
+        adapts = objective.type in NEEDS_ALL_TOKENS or objective.needs_start
         self._bounds_need_p_new = adapts and not minibatch.is_first
         self._only: ModelOutputs | None = None
 

@@ -1,5 +1,5 @@
-"""What a run remembers of each prompt of its pool: rewards of its last visits, and how far its
-advantages were from 0. Allocation and pruning go by it, and a checkpoint holds it."""
+"""What a run remembers of each prompt of its pool, and a checkpoint holds: rewards of its last
+visits and how far its advantages were from 0, for allocation and pruning; V*, for A*-PO."""
 
 from __future__ import annotations
 
@@ -69,3 +69,29 @@ class PromptHistory:
             if not bool(torch.isfinite(tensor).all()):
                 raise ValueError(f"{name} is not finite")
             setattr(self, name, tensor.numpy().copy())
+
+
+class OptimalValues:
+    """A*-PO's V* of the pool's prompts, as far as it is known; the same on every rank.
+
+    value: V*, (P,) float64. known: 1 where it has been computed, (P,) uint8.
+    """
+
+    def __init__(self, prompts: int) -> None:
+        self.value = torch.zeros(prompts, dtype=torch.float64)
+        self.known = torch.zeros(prompts, dtype=torch.uint8)
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        return {"value": self.value.clone(), "known": self.known.clone()}
+
+    def load_state_dict(self, tensors: dict[str, torch.Tensor]) -> None:
+        """Raises ValueError: a tensor missing, too many, of another shape or type, or no number."""
+        own = self.state_dict()
+        if tensors.keys() != own.keys():
+            raise ValueError(f"optimal values hold {sorted(own)}, not {sorted(tensors)}")
+        for name, tensor in tensors.items():
+            if tensor.shape != own[name].shape or tensor.dtype != own[name].dtype:
+                raise ValueError(f"{name} is {tuple(tensor.shape)} {tensor.dtype}")
+        if not bool(tensors["value"].isfinite().all()) or bool((tensors["known"] > 1).any()):
+            raise ValueError("a value is not finite, or known is neither 0 nor 1")
+        self.value, self.known = tensors["value"].clone(), tensors["known"].clone()

@@ -77,6 +77,10 @@ class Run:
         self._parts |= {f"optimizer_{role}": o for role, o in self.learner.optimizers.items()}
         if ctx.history is not None:
             self._parts["prompt_history"] = ctx.history
+        if ctx.values is not None:
+            self._parts["optimal_values"] = ctx.values
+        if cfg.objective.type == "alpha_dpo":
+            self._parts["pair_gaps"] = self.learner.gaps
         self.inputs = checked_inputs(ctx, folder)
         # after the learner: a checkpoint is read into its optimisers
         state = self._load()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from llm.algorithm.correction import CorrectionState
+from llm.models.loading import Model
 from llm.rollout.batch import Batch, in_order
 from llm.settings.schema import SeparateActor
 
@@ -46,9 +47,23 @@ def score_before_updates(
     if not isinstance(cfg.actor, SeparateActor) or cfg.actor.correction.type == "none":
         return p_ref, None
     # F(p_actor_ref / q) of Eq. 6 needs the actor as it is before its first update of the step.
-    actor, logp = ctx.trained["actor"], []
+    return p_ref, _sampled_logprobs(ctx, ctx.trained["actor"], micro)
+
+
+@torch.no_grad()
+def score_start(ctx: TrainContext, batch: Batch) -> torch.Tensor | None:
+    """log p of the policy at the start, of a whole batch, (n,), where the objective takes it."""
+    if not ctx.cfg.objective.needs_start:
+        return None
+    assert ctx.anchor is not None
+    return _sampled_logprobs(ctx, ctx.anchor, microbatches(ctx.cfg, batch))
+
+
+def _sampled_logprobs(ctx: TrainContext, model: Model, micro: list[Microbatch]) -> torch.Tensor:
+    """log p of the sampled tokens under a model, in the order of the batch, (n,)."""
+    logp = []
     for mb in micro:
-        head_input = at_sampled_tokens(forward(ctx, actor, mb.batch), mb.batch)
-        (scores,), _ = logprobs_and_kls([head_input], cfg.rollout.temperature)
+        head_input = at_sampled_tokens(forward(ctx, model, mb.batch), mb.batch)
+        (scores,), _ = logprobs_and_kls([head_input], ctx.cfg.rollout.temperature)
         logp.append(scores.logp)
-    return p_ref, in_order(logp, [mb.tokens for mb in micro])
+    return in_order(logp, [mb.tokens for mb in micro])

@@ -58,6 +58,7 @@ class UpdateMetrics:
             "entropy_policy": self._mean(self._entropy),
             "clip_fraction": self._mean([x.clipped for x in self._policy]),
             **self._of_objective(),
+            **self._objective.get("metrics", {}),  # of whole completions, of all ranks
         }
 
     def _of_objective(self) -> dict[str, float]:

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llm.algorithm.objectives import ObjectiveTokens, policy_loss_sum
 from llm.algorithm.sequence_objectives import (
     GapStatistics,
     SequenceCoefficients,
@@ -19,7 +20,6 @@ from llm.algorithm.sequence_objectives import (
     dmpo,
     optimal_value,
     per_sequence,
-    sequence_loss_sum,
 )
 
 SEEDS = st.integers(0, 10_000)
@@ -231,12 +231,15 @@ def test_pairs_are_of_one_prompt_and_one_alone_is_skipped():
 
 
 def test_a_completions_coefficient_multiplies_each_of_its_tokens():
-    """In microbatches as in one; and a token of p_new = 0 of a completion that does not count."""
+    """As the weight of the token objective whole_completion, whose term is log p_new; a token of
+    p_new = 0 in a completion that does not count adds nothing."""
     logp = torch.tensor([-1.0, -2.0, -math.inf, -0.5], requires_grad=True)
     sequence, coefficient = torch.tensor([0, 2, 1, 2]), torch.tensor([0.5, 0.0, -2.0])
-    loss = sequence_loss_sum(logp, sequence, coefficient)
-    loss.backward()
-    assert loss.item() == pytest.approx(0.5 - 5.0)
+    blank = torch.zeros(4)
+    tokens = ObjectiveTokens(logp, blank, blank, blank, sequence)
+    made = policy_loss_sum(tokens, coefficient[sequence], blank + 1, type="whole_completion")
+    made.loss.backward()
+    assert made.loss.item() == pytest.approx(0.5 - 5.0) and not made.clipped.any()
     assert logp.grad is not None and logp.grad.tolist() == [-0.5, 2.0, 0.0, 2.0]
     total = per_sequence(torch.tensor([1.0, 2.0, 4.0, 8.0]), sequence, 4)
     assert total.tolist() == [1.0, 4.0, 10.0, 0.0] and total.dtype == torch.float64

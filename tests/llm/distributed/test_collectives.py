@@ -43,6 +43,9 @@ SETTINGS = {  # each with statistics of the whole batch that a rank's own part w
     "shared out": "--task.pool 6 --rollout.allocation.type vip --loss.advantage rloo "
     "--rollout.allocation.prompt-weight equal --rollout.allocation.rollouts-min 2 "
     "--rollout.pruning.type horvitz_thompson --loss.denominator sequence",
+    "whole": "--objective.type a_star_po --task.pool 6 --correction.type none --actor.ppo False "
+    "--loss.updates-per-rollout 2",
+    "pairs": "--objective.type alpha_dpo --correction.type none",
     "rejected": "--correction.lam.value 12 --correction.z.tail.kappa True "
     "--correction.z.tail.type lumped",
 }
@@ -87,6 +90,8 @@ TWO = {  # (setting, its flags) of a run on two ranks
     "poisoned": ("poisoned", FSDP),
     "cut": ("plain", [*FSDP, *BLOCKS]),
     "shared out": ("shared out", MICRO["three"].split()),
+    "whole": ("whole", MICRO["three"].split()),
+    "pairs": ("pairs", [*FSDP, *BLOCKS]),
     "present": ("tracked", [*PROCESS, *FSDP]),
     "ahead": ("tracked", [*PROCESS, *AHEAD]),
     "moving": ("tracked", AHEAD),
@@ -115,7 +120,7 @@ def test_two_ranks_replicated_or_sharded_repeat_the_run_of_one(home, two):
     or its loss is NaN (then no rank steps). What two ranks saved, sharded, one goes on with."""
     assert latest(home / "cut/checkpoints").name == "step_00000002"
     play(scene(home, "cut", "plain"))
-    for name in ("batch", "batch_sharded", "tracked", "rejected", "poisoned", "cut", "shared out"):
+    for name in (name for name in TWO if name not in ("present", "ahead", "moving")):
         assert_same(alone(home, TWO[name][0]), home / name)
     assert [r.get("updates_skipped") for r in rows(home / "poisoned")] == [0, 2, 0, None]
     half = [r for r in rows(home / "rejected", "samples") if r["sequence"] >= 8]

@@ -83,3 +83,51 @@ def test_every_combination_is_meaningful_or_refused_with_the_reason(objective):
             assert wanted is None, given
             allowed += 1
     assert allowed > 10
+
+
+WHOLE = {"correction.type": "none", "task.pool": 64}
+
+
+@pytest.mark.parametrize("kind", ["a_star_po", "dmpo", "alpha_dpo"])
+def test_objectives_of_whole_completions_stand_alone(kind):
+    flags = {**WHOLE, "objective.type": kind}
+    resolve(flags)
+    resolve({**flags, "rollout.max_staleness": 2})
+    for correction in CORRECTIONS:
+        if correction != "none":
+            given = {f"correction.{k}": v for k, v in CORRECTIONS[correction].items()}
+            updates = 1 if "new" not in correction else 2
+            with pytest.raises(ConfigError, match=f"{kind} takes no --correction.type"):
+                resolve({**flags, **given, "loss.updates_per_rollout": updates})
+    for name, other in (("allocation", "coba"), ("pruning", "horvitz_thompson")):
+        more = {f"rollout.{name}.type": other, "rollout.allocation.prompt_weight": "equal"}
+        more = {k: v for k, v in more.items() if name == "allocation" or "allocation" not in k}
+        more |= {} if name == "allocation" else {"loss.denominator": "sequence"}
+        with pytest.raises(ConfigError, match=f"{other} acts on advantages, which|no effect"):
+            resolve({**flags, **more})
+    with pytest.raises(ConfigError, match=r"loss\.denominator"):
+        resolve({**flags, "loss.denominator": "sequence"})
+    with pytest.raises(ConfigError, match=r"loss\.advantage"):
+        resolve({**flags, "loss.advantage": "rloo", "actor.ppo": False})
+    several = {**flags, "loss.updates_per_rollout": 2}
+    if kind == "a_star_po":
+        resolve(several)
+        with pytest.raises(ConfigError, match="keeps V\\* of each prompt"):
+            resolve({**flags, "task.pool": 0})
+    else:
+        with pytest.raises(ConfigError, match="compares the completions of a prompt"):
+            resolve(several)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value"),
+    [
+        *(("a_star_po", "beta", 0.0), ("a_star_po", "value_beta", -1.0)),
+        *(("a_star_po", "value_rollouts", 0), ("dmpo", "alpha", 0.0), ("dmpo", "ess_min", 1.5)),
+        *(("alpha_dpo", "beta", float("inf")), ("alpha_dpo", "decay", 1.0)),
+        *(("alpha_dpo", "alpha", float("nan")), ("dmpo", "baseline_coef", -1.0)),
+    ],
+)
+def test_a_bound_of_theirs_that_is_none_is_refused(kind, name, value):
+    with pytest.raises(ConfigError, match=f"objective.{name}"):
+        resolve({**WHOLE, "objective.type": kind, f"objective.{name}": value})

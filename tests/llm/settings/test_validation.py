@@ -333,6 +333,7 @@ IDLE_IN: tuple[dict, ...] = (  # in one of these every rule holds that a setting
     {"policy.path": "x", "task.scorer": "number"},
     {"task.pad_prompt_to": 8},
     {"objective.type": "dppo"},
+    {"objective.type": "dmpo", "actor.ppo": False},
 )
 
 

@@ -253,6 +253,28 @@ def test_a_run_whose_prompts_have_a_history_resumes_exactly(tmp_path, pretrained
     assert len(set(counts[:, 0].tolist())) > 1
 
 
+@pytest.mark.parametrize("objective", ["a_star_po", "dmpo", "alpha_dpo"])
+def test_objectives_of_whole_completions_train_and_resume_exactly(
+    objective, tmp_path, pretrained, monkeypatch
+):
+    """V* of a prompt and the statistics of pairs are part of the checkpoint."""
+    flags = (
+        *("--objective.type", objective, "--correction.type", "none", "--run.steps", "5"),
+        *("--task.pool", "8", "--run.eval-every", "5", "--actor.ppo", "False"),
+    )
+    start(tmp_path / "whole", pretrained, *flags)
+    with monkeypatch.context() as patch:
+        cut_after(patch, 3)
+        with pytest.raises(KeyboardInterrupt):
+            start(tmp_path / "cut", pretrained, *flags)
+    start(tmp_path / "cut", pretrained, *flags)
+    assert rows(tmp_path / "cut") == rows(tmp_path / "whole")
+    whole, cut = weights(tmp_path / "whole"), weights(tmp_path / "cut")
+    assert all(torch.equal(x, cut[name]) for name, x in whole.items())
+    state = {"a_star_po": ":known", "alpha_dpo": ":gaps"}.get(objective)
+    assert state is None or any(name.endswith(state) and x.any() for name, x in whole.items())
+
+
 def test_an_anchor_holds_the_policy_near_where_it_started(tmp_path, pretrained):
     far = ("--optim.policy-lr", "5e-3", "--run.steps", "8")
     start(tmp_path / "with", pretrained, *far, "--loss.anchor-coef", "3.0")

@@ -1,0 +1,71 @@
+"""Objectives of whole completions: what they are computed from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from llm.algorithm.sequence_objectives import (
+    SequenceCoefficients,
+    a_star_po,
+    alpha_dpo,
+    dmpo,
+    per_sequence,
+)
+from llm.settings.schema import AlphaDpoObjective, AStarPoObjective, DmpoObjective
+
+from .context import TrainContext
+from .forward import PolicyLogprobs
+from .minibatches import Minibatch
+from .optimizer import Learner
+
+_RIGHT = 0.5  # a reward above it makes a completion a right one
+
+
+def completion_factors(
+    ctx: TrainContext, learner: Learner, minibatch: Minibatch, p_new: PolicyLogprobs, step: int
+) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
+    """Weight and scale of this rank's tokens, (n,) each, and keywords of `policy_loss_sum`.
+
+    A token's weight is the coefficient of its completion, which is of those of all ranks.
+
+    Raises:
+        NonFinite: a completion's log-probability under p_new or p_pre is not finite.
+    """
+    tokens, batch = minibatch.all_ranks, minibatch.batch
+    assert minibatch.logp_start is not None
+    b = tokens.n_sequences  # of all ranks
+
+    def summed(logp: torch.Tensor) -> torch.Tensor:  # (n,) -> (N,) -> (b,)
+        return per_sequence(tokens.all_gather(logp), tokens.sequence, b)
+
+    def of_each(values: torch.Tensor) -> torch.Tensor:  # (this rank's completions,) -> (b,)
+        everywhere = tokens.all_gather(values[batch.sequence])  # (N,): every one has a token
+        return values.new_zeros(b).index_copy(0, tokens.sequence, everywhere)
+
+    new, start, inf = (summed(x) for x in (p_new.logp, minibatch.logp_start, batch.logp_inf))
+    learner.guard.finite(step, **{"log-probability of a completion": new})
+    learner.guard.finite(step, **{"log-probability of a completion at the start": start})
+    reward, group = of_each(batch.reward), of_each(batch.group)
+    objective = ctx.cfg.objective
+    own = {k: v for k, v in vars(objective).items() if k not in ("type", "value_beta")}
+    if isinstance(objective, AStarPoObjective):
+        value = of_each(batch.value)
+        made = a_star_po(new, start, reward, value, beta=objective.beta)
+    elif isinstance(objective, DmpoObjective):
+        made = dmpo(new, start, inf, reward, group, **own)
+    else:
+        assert isinstance(objective, AlphaDpoObjective)
+        lengths = of_each(batch.lengths)
+        made, learner.gaps.statistics = alpha_dpo(
+            new, start, lengths, reward > _RIGHT, group, learner.gaps.statistics, **own
+        )
+    weight = tokens.local(made.coefficient.to(batch.logp_inf.dtype)[tokens.sequence])
+    return weight, torch.ones_like(weight), _keywords(made)
+
+
+def _keywords(made: SequenceCoefficients) -> dict[str, Any]:
+    # the sum over tokens has the loss's gradient, and another value
+    metrics = {**made.metrics, "loss_policy": float(made.loss)}
+    return {"type": "whole_completion", "metrics": metrics}
