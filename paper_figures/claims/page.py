@@ -17,7 +17,7 @@ from paper_figures.experiments.run_lists import Scale
 from paper_figures.experiments.run_store import HOME, code_version
 from paper_figures.experiments.runner import Evaluation
 
-from . import verdicts as ledger
+from . import verdicts as claim_verdicts
 from .verdicts import CONTRADICTED, NOT, OPEN, REPRODUCED, Judgement
 
 # how a verdict is drawn: words, colour, marker, whether it is filled
@@ -53,11 +53,11 @@ def kind(judgement: Judgement) -> str:
 
 
 def runs(scale: Scale) -> list[RunSpec]:
-    return ledger.runs(ledger.load(), scale)
+    return claim_verdicts.runs(claim_verdicts.load(), scale)
 
 
 def evaluations(scale: Scale) -> list[Evaluation]:
-    return ledger.evaluations(ledger.load(), scale)
+    return claim_verdicts.evaluations(claim_verdicts.load(), scale)
 
 
 def row(judgement: Judgement) -> dict[str, Any]:
@@ -86,7 +86,7 @@ def side(wanted: dict[str, Any] | None) -> str:
 
 def summary(judgements: list[Judgement]) -> str:
     """How many of each verdict."""
-    verdicts = (REPRODUCED, NOT, OPEN, ledger.CANNOT)
+    verdicts = (REPRODUCED, NOT, OPEN, claim_verdicts.CANNOT)
     counts = [(v, sum(j.verdict == v for j in judgements)) for v in verdicts]
     contradicted = sum(j.detail == CONTRADICTED for j in judgements)
     parts = [f"{n} {v}" for v, n in counts if n]
@@ -97,7 +97,7 @@ def summary(judgements: list[Judgement]) -> str:
 def by_student(judgements: list[Judgement]) -> str:
     """Which verdicts `reproduced` rest on the kind of interval."""
     held = [j for j in judgements if j.verdict == REPRODUCED and j.student]
-    lost = [j.claim.id for j in held if ledger.decide(j.claim, j.student)[0] != REPRODUCED]  # type: ignore[arg-type]
+    lost = [j.claim.id for j in held if claim_verdicts.decide(j.claim, j.student)[0] != REPRODUCED]  # type: ignore[arg-type]
     named = f": {', '.join(lost)}" if lost else ""
     return f"By Student's t intervals {len(lost)} of the {len(held)} reproduced would not be{named}"
 
@@ -200,7 +200,7 @@ def panel(ax: Any, own: list[Judgement]) -> None:
 
 
 def figure(scale: Scale, out: Path, home: Path = HOME) -> str:
-    judgements = [ledger.judge(c, scale, home) for c in ledger.load()]
+    judgements = [claim_verdicts.judge(c, scale, home) for c in claim_verdicts.load()]
     rows = [row(j) for j in judgements]
     table = [{**r, "runs": " ".join(r["runs"])} for r in rows]
     run_statistics.write_csv(out / "claims.csv", table)

@@ -105,7 +105,7 @@ def lines(cell: str) -> Markup:
 
 
 def claims(file: Path) -> Markup:
-    """The ledger, one row per claim."""
+    """All claims, one row for each."""
     whole = json.loads(file.read_text(encoding="utf-8"))
     rows = []
     for c in whole["claims"]:

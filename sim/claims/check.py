@@ -1,4 +1,4 @@
-"""`python -m sim check`: every claim of the ledger, its verdict declared and its verdict found."""
+"""`python -m sim check`: every claim of the registry, its declared verdict and the one found."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ CLAIM_MODULES = (
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog="python -m sim check",
-        description="Check every claim of the ledger on its example and on random cases. "
+        description="Check every claim of the registry on its example and on random cases. "
         "Exits 1 if a verdict found differs from the verdict declared.",
     )
     p.add_argument("--cases", type=positive_int, default=500, help="cases per claim (default 500)")
     p.add_argument("--seed", type=seed, default=0, help="seed of the random cases (default 0)")
-    p.add_argument("--json", type=output_file, metavar="FILE", help="also write the ledger here")
+    p.add_argument("--json", type=output_file, metavar="FILE", help="also write all findings here")
     return p
 
 
 def show_progress(line: str) -> None:
-    """A bar that rewrites itself on a terminal; elsewhere the ledger's line "[k/n] claim"."""
+    """A bar that rewrites itself on a terminal; elsewhere a line "[k/n] claim"."""
     counts = re.match(r"\[\s*(\d+)/(\d+)\]", line)
     if not (counts and sys.stderr.isatty()):
         print(line, file=sys.stderr)

@@ -1,4 +1,4 @@
-"""The claim ledger: statements of the paper and of docs/theory.md, each with a check that can fail.
+"""The registry of claims on the paper and docs/theory.md, each with a check that can fail.
 
 A claim is a generator function. It gets a `Draw`, draws one random case and yields checks; its
 docstring is the statement, with its conditions. Adding one:
@@ -167,7 +167,7 @@ def examine(claim: Claim, cases: int, seed: int) -> Finding:
             finding.worst_case = {**draw.case, "error": finding.error}
             return finding
         finding.cases += bool(checks)
-        finding.violations += sum(check.broken for check in checks)
+        finding.violations += sum(bool(check.broken) for check in checks)
         finding.undecided += sum(math.isnan(check.excess) for check in checks)
         for check in checks:
             if (check.broken, check.excess) > tightest:  # any violation outranks every margin

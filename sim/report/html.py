@@ -130,7 +130,7 @@ def folded(title: str, content: str) -> Markup:
     return Markup(f"<details><summary>{text(title)}</summary><pre>{text(content)}</pre></details>")
 
 
-def ledger_table(claims: Sequence[dict[str, Any]]) -> Markup:
+def claims_table(claims: Sequence[dict[str, Any]]) -> Markup:
     """The claims as `sim.claims.registry` writes them to JSON, one row each."""
     head = ("claim", "verdict", "statement", "cases", "largest violation", "worst case")
     classes = ("claim", "nowrap", "statement", "number", "number", "worst")

@@ -55,12 +55,12 @@ def check_options(args: Namespace) -> list[str]:
 
 
 def check_tables(folder: Path) -> list[Markup]:
-    claims = json.loads((folder / "ledger.json").read_text(encoding="utf-8"))
+    claims = json.loads((folder / "claims.json").read_text(encoding="utf-8"))
     counts = Counter("unlike" if unlike(c) else c["verdict"] for c in claims)
     words = {HOLDS: "hold", CORRECTED: "hold as corrected", FAILS: "fail, as declared"}
     words["unlike"] = "have a verdict unlike the declared one"
     said = "; ".join(f"{counts[verdict]} {text}" for verdict, text in words.items())
-    return [html.text(f"{len(claims)} claims: {said}."), html.ledger_table(claims)]
+    return [html.text(f"{len(claims)} claims: {said}."), html.claims_table(claims)]
 
 
 def unlike(claim: dict) -> bool:
@@ -174,13 +174,13 @@ def seed_options(args: Namespace) -> list[str]:
 PARTS = (
     Part(
         "check",
-        "The claim ledger",
+        "The claims",
         "Every statement of the paper that we examine, as printed and as it can be proved, and "
         "every statement of our own, checked on an example by hand and on random cases in rational "
         "or interval arithmetic. A statement that fails where it is declared to fail is a result, "
         "not an accident; a verdict that differs from the declared one is shown in red.",
         check_options,
-        lambda folder: ["--json", str(folder / "ledger.json")],
+        lambda folder: ["--json", str(folder / "claims.json")],
         check_tables,
         {},
     ),

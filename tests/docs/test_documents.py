@@ -29,6 +29,14 @@ def test_the_numbers_beside_the_readme_example_are_what_it_computes():
     assert stated == pytest.approx([after, jackpot.kl_p_q(log_p, log_q)], abs=5e-4)
 
 
+def test_the_readme_counts_the_claims_that_are_checked():
+    from sim.claims import check, registry
+
+    check.load_claims()
+    counts = re.findall(r"(?:tests|verdicts on) (\d+) claims", (ROOT / "README.md").read_text())
+    assert counts == [str(len(registry.CLAIMS))] * 2
+
+
 def anchors(document: Path) -> set[str]:
     """What GitHub names the headings of a page: lower case, words joined by hyphens."""
     text = re.sub(r"```.*?```", "", document.read_text(encoding="utf-8"), flags=re.S)

@@ -40,11 +40,11 @@ def cited(source: str) -> set[str]:
 
 
 @pytest.mark.parametrize("id", registry.CLAIMS)
-def test_every_claim_of_the_ledger_is_in_the_theory(id):
+def test_every_claim_of_the_registry_is_in_the_theory(id):
     assert f"`{id}`" in everything(), f"state and prove {id} in docs/theory.md"
 
 
-def test_every_claim_the_theory_names_is_in_the_ledger():
+def test_every_claim_the_theory_names_is_in_the_registry():
     blocks = re.findall(r"\*Claims:\*(.*?)(?=\*Tests?:\*|\n\n|\Z)", everything(), re.S)
     assert len(blocks) > 20
     named = {id for block in blocks for id in re.findall(r"`([^`]+)`", block)}

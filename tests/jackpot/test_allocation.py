@@ -1,7 +1,7 @@
 """jackpot.allocation: budgets, exact optima by enumeration, ties, and what it refuses.
 
 The expected values are rational or in 60 digits and share no code with the module. The variance
-formulas themselves are checked by enumeration in the claim ledger (VIP-variance).
+formulas themselves are checked by enumeration in the registry of claims (VIP-variance).
 """
 
 import math

@@ -1,6 +1,6 @@
 """jackpot.selection: the subset of largest variance by enumeration, ties, coins and weights.
 
-That pruning by coins is unbiased is shown for all masks in the claim ledger (HT-unbiased).
+That pruning by coins is unbiased is shown for all masks in the registry of claims (HT-unbiased).
 """
 
 import math

@@ -15,7 +15,7 @@ from paper_figures.tables import table1, table2, table3
 
 @pytest.fixture(scope="session")
 def drawn(tmp_path_factory):
-    """The three tables and a ledger of two claims, of runs that are made up."""
+    """The three tables and a registry of two claims, of runs that are made up."""
     root = tmp_path_factory.mktemp("drawn")
     home, out = root / "home", root / "out"
     out.mkdir()

@@ -1,4 +1,4 @@
-"""Claims of the ledger, and claims outside it, for tests."""
+"""Claims of the registry, and claims outside it, for tests."""
 
 from sim.claims import check, registry
 from sim.claims import trajectories as paths
@@ -34,7 +34,7 @@ def finding(id, cases=40, seed=0):
 
 
 def tiny(statement, checks, **keywords):
-    """A claim outside the ledger that yields the given checks."""
+    """A claim outside the registry that yields the given checks."""
 
     def body(draw):
         yield from checks

@@ -19,7 +19,7 @@ from paper_figures.report import contents
 from paper_figures.report import page as report
 
 
-def test_the_ledger_is_written_for_machines(drawn):
+def test_the_verdicts_are_written_for_machines(drawn):
     _, out, texts = drawn
     whole = json.loads((out / "claims.json").read_text(encoding="utf-8"))
     first, second = whole["claims"]

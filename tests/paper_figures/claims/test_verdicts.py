@@ -1,4 +1,4 @@
-"""The ledger of the paper's claims: verdicts at their edges, and where its numbers come from."""
+"""The registry of the paper's claims: verdicts at their edges, and where its numbers come from."""
 
 import math
 

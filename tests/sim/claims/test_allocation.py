@@ -1,4 +1,4 @@
-"""Claims on allocations, by hand; and that the ledger notices a wrong allocator."""
+"""Claims on allocations, by hand; and that the registry notices a wrong allocator."""
 
 from fractions import Fraction as F
 

@@ -1,4 +1,4 @@
-"""The claim ledger: its verdicts, and that it notices a wrong core, oracle or declaration."""
+"""The registry of claims: its verdicts, and that it notices a wrong core, oracle or declaration."""
 
 import dataclasses
 import json
@@ -42,7 +42,7 @@ def test_one_case_is_enough_to_refute_a_printed_statement(id):
 # Counterexamples, by hand: no value below comes from the code under test.
 
 
-# Faults: each is planted in one function; the ledger must say so.
+# Faults: each is planted in one function; the registry must say so.
 
 
 def core_faults():
@@ -173,8 +173,8 @@ def test_check_exits_1_when_the_core_is_wrong(monkeypatch, capsys):
     assert code == 1 and "core-distribution: declared 'holds', found 'fails'" in out
 
 
-def test_check_writes_the_ledger_as_json(monkeypatch, capsys, tmp_path):
-    file = tmp_path / "ledger.json"
+def test_check_writes_the_registry_as_json(monkeypatch, capsys, tmp_path):
+    file = tmp_path / "claims.json"
     run_subset(monkeypatch, capsys, IDS, "--json", str(file))
     rows = json.loads(file.read_text())
     assert [row["id"] for row in rows] == list(IDS)

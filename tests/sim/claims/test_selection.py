@@ -1,4 +1,4 @@
-"""Claims on selections, by hand; and that the ledger notices a wrong selector."""
+"""Claims on selections, by hand; and that the registry notices a wrong selector."""
 
 from fractions import Fraction as F
 

@@ -45,7 +45,7 @@ class Reader(HTMLParser):
 
 
 def part(name="check", **changes):
-    """A part that needs no work: `check` on what the test leaves in the ledger."""
+    """A part that needs no work: `check` on what the test leaves in the registry."""
     found = next(p for p in sections.PARTS if p.name == name)
     return sections.Part(**{**vars(found), **changes})
 
@@ -107,7 +107,7 @@ def test_text_from_outside_is_escaped(monkeypatch, capsys, tmp_path):
     }  # fmt: skip
 
     def tables(folder):
-        return [report_page.ledger_table([row])]
+        return [report_page.claims_table([row])]
 
     monkeypatch.setattr(registry, "CLAIMS", {})
     nothing = part(tables=tables, title=HOSTILE, text=HOSTILE)
@@ -119,7 +119,7 @@ def test_text_from_outside_is_escaped(monkeypatch, capsys, tmp_path):
 
 
 def failing_claim(monkeypatch):
-    """A ledger of one true claim that is declared to fail."""
+    """A registry of one true claim that is declared to fail."""
     check.load_claims()
     wrong = registry.CLAIMS["A0-tv"]
     wrong = type(wrong)(**{**vars(wrong), "declared": registry.FAILS})
@@ -168,7 +168,7 @@ def test_every_part_is_a_command_and_every_command_of_the_lab_a_part():
     assert {p.name for p in run.parts()} == set(COMMANDS) - {"report"}
 
 
-def test_a_ledger_that_agrees_exits_0(monkeypatch, capsys, tmp_path):
+def test_a_registry_that_agrees_exits_0(monkeypatch, capsys, tmp_path):
     check.load_claims()
     monkeypatch.setattr(registry, "CLAIMS", {"A0-tv": registry.CLAIMS["A0-tv"]})
     code, html, err = page_of(monkeypatch, capsys, tmp_path, [part()])
@@ -204,11 +204,11 @@ def test_without_out_the_page_goes_to_runs(monkeypatch, capsys, tmp_path):
     assert "give another file with --out" in capsys.readouterr().err
 
 
-def test_json_of_the_ledger_is_all_the_table_needs():
+def test_json_of_the_registry_is_all_the_table_needs():
     """What `as_dict` writes survives JSON and is shown: infinite violations, empty worst cases."""
     claim = registry.Claim("x", "here", "s", registry.FAILS, lambda draw: iter(()), None, 1.0, {})
     found = registry.Finding(claim, cases=3, violations=1, largest_violation=float("inf"))
     found.verdict = registry.FAILS
-    html = report_page.ledger_table([json.loads(json.dumps(found.as_dict()))])
+    html = report_page.claims_table([json.loads(json.dumps(found.as_dict()))])
     text = Reader(html).text
     assert "fails, as declared" in text and "inf" in text
