@@ -31,3 +31,14 @@ def test_the_limit_counts_signature_and_docstring():
     body = "    x = 1\n" * (LINES_MAX - 2)
     assert long_functions(f"def f(\n):\n{body}") == []
     assert long_functions(f'def f(\n):\n    """One more."""\n{body}') == [("f", LINES_MAX + 1)]
+
+
+def test_no_file_holds_the_marks_of_an_unresolved_merge():
+    marks = ("<" * 7 + " ", ">" * 7 + " ")
+    tops = (*PACKAGES, "benchmarks", "tests", "docs")
+    files = [
+        p for top in tops for p in (ROOT / top).rglob("*") if p.suffix in (".py", ".md", ".toml")
+    ]
+    files += [*ROOT.glob("*.md"), ROOT / "Makefile", ROOT / "pyproject.toml"]
+    held = [p.name for p in files if any(f"\n{m}" in p.read_text("utf-8") for m in marks)]
+    assert held == []
