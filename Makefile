@@ -57,7 +57,7 @@ demo-fig2: install
 
 demo-core: install
 	@mkdir -p runs/demo
-	exec $(VENV)/bin/python -m sim check >runs/demo/check.txt 2>&1
+	exec $(VENV)/bin/python -m sim check --cases 200 >runs/demo/check.txt 2>&1
 	@tail -n 1 runs/demo/check.txt
 
 test: install

@@ -1,9 +1,8 @@
 """Algorithm 1 of Jackpot (arXiv 2602.06107): train a policy from the rollouts of another model.
 
-The actor, a cheaper model, samples the tokens; q (p_inf in the paper) is its distribution. p_ref is
-the policy before this step's updates, p_new the policy as it is being updated. "l." are the lines
-of Algorithm 1. Shapes: b sequences, n sampled tokens of this rank and N of all ranks, m of a
-microbatch, k of q's likeliest tokens.
+The actor, a cheaper model, samples; q (p_inf in the paper) is its distribution. p_ref is the policy
+before this step's updates, p_new the policy as it is being updated. "l.": lines of Algorithm 1.
+Shapes: b sequences, n sampled tokens of this rank, N of all ranks, m of a microbatch, k of top k.
 """
 
 from __future__ import annotations
@@ -36,13 +35,11 @@ from llm.training.weights import jackpot_weights
 def train(cfg: Config, folder: Path, reward: Callable[..., Any] | None = None) -> dict[str, Any]:
     """Run or resume Algorithm 1 in `folder`; returns the summary that it also writes there.
 
-    Under torchrun every rank calls it, each for its own sequences. Rank 0 writes. reward: a
-    function of this process in place of the task's scorer.
+    Every rank calls it, for its own sequences; rank 0 writes. reward: in the scorer's place.
 
     Raises:
-        Diverged: an alarm stops the run, or NonFinite: NaN or inf, on which nothing was trained.
-        Stopped: SIGTERM or Ctrl-C, after saving.
-        ValueError: models, data or checkpoints that do not fit the configuration.
+        Diverged: an alarm stops the run; NonFinite: NaN or inf, on which nothing was trained.
+        Stopped: SIGTERM or Ctrl-C, after saving. ValueError: settings, models or files do not fit.
     """
     with open_context(cfg, folder, reward) as ctx, open_run(ctx, folder) as run:
         self_test(ctx)  # sampling and scoring must agree about log p before anything is corrected
@@ -91,8 +88,7 @@ def update(
     """
     cfg, passes = ctx.cfg, ForwardPasses(ctx, learner, minibatch)
 
-    # Which tokens count, and by how much (l. 18-24), without gradient. What is of a whole update
-    # (lam, Z, denominators, bounds that adapt) is of the N tokens of all ranks.
+    # Which tokens count, and by how much (l. 18-24), without gradient, from all ranks' tokens.
     p_ref, p_new = passes.before_weights()  # logp (n,), topk_logp (n, k) each
     weights = jackpot_weights(ctx, learner, minibatch, p_ref, p_new, step)  # (N,) each
     factors = policy_factors(ctx, learner, minibatch, p_ref, p_new, weights, step)
