@@ -25,6 +25,7 @@ CLAIM_MODULES = (
     "core",
     "allocation",
     "selection",
+    "objectives",
 )
 
 

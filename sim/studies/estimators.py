@@ -1,7 +1,8 @@
 """`python -m sim estimators`: what Jackpot's weights do to a policy gradient that TIS's do not.
 
 Exact bias, variance and error of every estimator on small trees of tokens (`gradient_estimators`),
-as tables on stdout, CSV files of all numbers and one picture.
+as tables on stdout, CSV files of all numbers and a picture. A second picture and the last table
+have every correction and every objective (`objective_studies`) side by side.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ import numpy as np
 from sim.arguments import path_of
 from sim.worlds.trees import Tree, make_tree
 
-from . import estimator_studies, token_cost_studies
+from . import estimator_studies, objective_studies, token_cost_studies
 from .estimator_studies import Row
 from .estimators_figure import draw
+from .objectives_figure import draw_objectives
 
 Results = dict[str, list[Row]]
 
@@ -57,6 +59,7 @@ def main(argv: list[str]) -> int:
     report(tree, results)
     written = write(results, args.out)
     written += draw(results, args.out)
+    written += draw_objectives(results["objectives_summary"], args.out)
     print(f"\nWrote {len(written)} files to {args.out} in {time.perf_counter() - started:.0f} s:")
     print("  " + ", ".join(path.name for path in written))
     return 0
@@ -72,6 +75,12 @@ def run(tree: Tree, n_seeds: int, quick: bool = False) -> Results:
     seeds = range(n_seeds)
     kls = (0.1, 1.0) if quick else estimator_studies.KL_GRID
     three = (estimator_studies.KL_SHOWN,) if quick else (0.03, estimator_studies.KL_SHOWN, 1.0)
+    worlds = range(3 if quick else objective_studies.WORLDS)
+    horizons = (3, 4) if quick else objective_studies.HORIZONS
+    objectives = {
+        "mismatch": objective_studies.by_mismatch(tree, worlds, kls),
+        "horizon": objective_studies.by_horizon(worlds, horizons),
+    }
     return {
         "mismatch": estimator_studies.by_mismatch(tree, seeds, kls),
         "off_support": estimator_studies.off_support(tree, seeds),
@@ -84,6 +93,12 @@ def run(tree: Tree, n_seeds: int, quick: bool = False) -> Results:
         "equal_money": token_cost_studies.equal_money(tree, seeds, three),
         "magnitude": token_cost_studies.magnitude(tree, seeds, n_random=10 if quick else 40),
         "ratio": estimator_studies.ratio_check(tree, 0, repeats=1000 if quick else 4000),
+        **{f"objectives_{study}": rows for study, rows in objectives.items()},
+        "objectives_summary": [
+            {"study": study, **row}
+            for study, rows in objectives.items()
+            for row in objective_studies.summary(rows)
+        ],
     }
 
 
@@ -122,6 +137,7 @@ def report(tree: Tree, results: Results) -> None:
     _report_prefixes(results)
     _report_special(results, shown)
     _report_answers(results)
+    _report_objectives(results["objectives_summary"])
 
 
 def _report_prefixes(results: Results) -> None:
@@ -187,6 +203,43 @@ def _report_answers(results: Results) -> None:
         "generation is cheap beside the update. Neither corrects which states are visited, nor\n"
         "the rest of the path."
     )
+
+
+def _report_objectives(rows: list[Row]) -> None:
+    """Corrections and objectives side by side, with 95% intervals of the mean over worlds."""
+    longest = max(r["horizon"] for r in rows if r["study"] == "horizon")
+    cells = {(r["study"], r["kl"], r["horizon"], r["estimator"]): r for r in rows}
+    tree = next(r for r in rows if r["study"] == "mismatch")
+    places = [
+        *(("mismatch", kl, tree["horizon"]) for kl in (0.1, 1.0)),
+        ("horizon", objective_studies.HORIZON_KL, longest),
+    ]
+    print(
+        f"\nCorrections and objectives, {tree['worlds']} worlds; p has moved from p_ref (logit "
+        f"noise {objective_studies.STALENESS:g}).\nLast, trees of "
+        f"{objective_studies.HORIZON_VOCAB} tokens and {longest} positions. +-: half a 95% "
+        "interval of the mean over worlds.\nOf the noise the median is shown. error: after the "
+        "best step. The bias counts the length too, at\nwhich losses of whole completions do not "
+        "aim. BAPO's bounds, M2PO's threshold and the weights of\nwhole completions are those of "
+        "infinitely many trajectories."
+    )
+    heads = ("cosine", "bias", "noise", "error 64", "error 1024")
+    columns = ("cosine", "bias", "noise_median", "error_64", "error_1024")
+    for study, kl, horizon in places:
+        print(f"\n  {kl:g} nats per token, {horizon} positions")
+        print(f"  {'':<28}" + "".join(f" {h:>14}" for h in heads))
+        for name in dict.fromkeys(r["estimator"] for r in rows):
+            row = cells[study, kl, horizon, name]
+            print(f"  {name:<28}" + "".join(f" {_plus_minus(row, c):>14}" for c in columns))
+
+
+def _plus_minus(row: Row, column: str) -> str:
+    mean = row[column]
+    shown = f"{mean:.1e}" if abs(mean) >= 1e4 else f"{mean:.{3 if abs(mean) < 10 else 1}f}"
+    half = row.get(f"{column}_half")
+    if half is None:
+        return shown
+    return f"{shown} +- {half:.2f}" if abs(half) < 1e3 else f"{shown} +- {half:.0e}"
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -108,10 +108,10 @@ def terms(world: World, est: Estimator) -> Terms:
         return _jackpot_terms(world, est)
     ones = np.ones(world.tree.states.shape)
     log_t = _log_target(world, est)
-    ratio = _log_ratio(world, log_t, world.log_q)
-    step = np.exp(_log_ratio(world, world.log_p, log_t))
+    ratio = log_ratio(world, log_t, world.log_q)
+    step = np.exp(log_ratio(world, world.log_p, log_t))
     if est.rule == "none":
-        weight = np.exp(_log_ratio(world, world.log_p, world.log_ref))
+        weight = np.exp(log_ratio(world, world.log_p, world.log_ref))
     elif est.rule == "importance":
         weight = jackpot.importance(ratio) * step
     elif est.rule == "tis":
@@ -119,7 +119,7 @@ def terms(world: World, est: Estimator) -> Terms:
     elif est.rule == "icepop":
         weight = jackpot.icepop(ratio, est.low, est.high) * step
     elif est.rule == "sequence":
-        whole = _log_ratio(world, world.log_p, world.log_q).sum(axis=1, keepdims=True)
+        whole = log_ratio(world, world.log_p, world.log_q).sum(axis=1, keepdims=True)
         weight = jackpot.importance(whole) * ones
     else:
         raise ValueError(f"there is no rule {est.rule!r}; see Estimator")
@@ -133,15 +133,15 @@ def moments(world: World, est: Estimator) -> Moments:
         raise ValueError(
             "the coins of a prefix are not independent: scope prefix takes per proposed"
         )
-    prob = path_prob(tree, world.log_q)[:, None]
     coef = t.weight * advantage(world)[:, None]
-    mean = _expected(world, prob * t.keep * coef)
-    square = float(np.sum(prob * t.keep * coef**2 * score_square(world)))
-    acceptance = float(np.sum(prob * t.count)) / tree.horizon
+    average = average_moments(world, t, coef)
     if est.per == "proposed":
-        return Moments(mean, square - float(np.sum(mean**2)), np.zeros_like(mean), acceptance)
+        return average
 
     # A ratio of averages, G / (K / h), with K the accepted tokens of a path
+    prob = path_prob(tree, world.log_q)[:, None]
+    mean, acceptance = average.mean, average.acceptance
+    square = average.variance + float(np.sum(mean**2))
     others = t.count.sum(axis=1, keepdims=True) - t.count
     own = 1.0 if est.mask == "coin" else t.count  # a flipped coin is its own square
     mean_gk = _expected(world, prob * t.keep * coef * (own + others)) / tree.horizon
@@ -150,6 +150,15 @@ def moments(world: World, est: Estimator) -> Moments:
     spread = square - 2 * np.sum(limit * mean_gk) + np.sum(limit**2) * mean_kk
     drift = -(mean_gk - limit * mean_kk) / acceptance**2
     return Moments(limit, float(spread) / acceptance**2, drift, acceptance)
+
+
+def average_moments(world: World, t: Terms, coef: Array) -> Moments:
+    """Of an average over paths, with grad log p of each kept token times `coef`, (n, h): exact."""
+    prob = path_prob(world.tree, world.log_q)[:, None]
+    mean = _expected(world, prob * t.keep * coef)
+    square = float(np.sum(prob * t.keep * coef**2 * score_square(world)))
+    acceptance = float(np.sum(prob * t.count)) / world.tree.horizon
+    return Moments(mean, square - float(np.sum(mean**2)), np.zeros_like(mean), acceptance)
 
 
 def advantage(world: World) -> Array:
@@ -208,26 +217,26 @@ def _log_target(world: World, est: Estimator) -> Array:
 
 def _jackpot_terms(world: World, est: Estimator) -> Terms:
     tree, log_t = world.tree, _log_target(world, est)
-    log_ratio = _log_ratio(world, log_t, world.log_q)
+    to_q = log_ratio(world, log_t, world.log_q)
     accept = tree.at_paths(jackpot.accept_prob(log_t, world.log_q, est.lam))
     z = jackpot.acceptance_rate(log_t, world.log_q, est.lam)
     batch_z = float(state_distribution(tree, world.log_q) @ z)
     z_at = z[tree.states] if est.z == "state" else np.full(tree.states.shape, batch_z)
-    back = np.exp(_log_ratio(world, world.log_ref, log_t))
-    ppo = np.minimum(back, est.c2) * np.exp(_log_ratio(world, world.log_p, world.log_ref))
+    back = np.exp(log_ratio(world, world.log_ref, log_t))
+    ppo = np.minimum(back, est.c2) * np.exp(log_ratio(world, world.log_p, world.log_ref))
     ones = np.ones_like(accept)
     reached = ones
     if est.scope == "prefix":
         reached = np.concatenate([ones[:, :1], np.cumprod(accept, axis=1)[:, :-1]], axis=1)
         accept = accept * reached
     if est.mask == "expected":
-        weight = reached * jackpot.expected_weight(log_ratio, est.lam, z_at, est.c1)
+        weight = reached * jackpot.expected_weight(to_q, est.lam, z_at, est.c1)
         return Terms(ones, weight * ppo, accept)
-    weight = np.minimum(jackpot.obrs_weight(log_ratio, est.lam, z_at), est.c1) * ppo
+    weight = np.minimum(jackpot.obrs_weight(to_q, est.lam, z_at), est.c1) * ppo
     return Terms(accept, weight, accept) if est.mask == "coin" else Terms(ones, weight, ones)
 
 
-def _log_ratio(world: World, log_a: Array, log_b: Array) -> Array:
+def log_ratio(world: World, log_a: Array, log_b: Array) -> Array:
     """log a - log b at the tokens of every path, (n, h).
 
     0 where both are -inf (distributions that agree) and where b alone is, a token never sampled.

@@ -33,8 +33,10 @@ def test_the_command_writes_every_table_and_the_picture(tmp_path, capsys):
     assert status == 0
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert {"mismatch.csv", "cost.csv", "estimators.png", "estimators.pdf"} <= names
+    assert {"objectives_summary.csv", "objectives.png", "objectives.pdf"} <= names
     assert all(path.stat().st_size > 100 for path in (tmp_path / "out").iterdir())
-    assert "TIS under another name" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "TIS under another name" in out and "gspo (inf), no clip" in out
 
 
 def test_the_studies_say_what_the_report_says():
