@@ -62,8 +62,9 @@ def faults():
         ("bapo_bounds", lambda r, a, m, w, by, *g: own["bapo_bounds"](r, a, m, w / 2, by, *g),
          "BAPO-share"),
         ("bapo_share", lambda *a: own["bapo_share"](*a[:-1], "grad"), "BAPO-share"),
-        ("dmpo", lambda *a, **k: own["dmpo"](*a, **(k | {"baseline": "self"})), "DMPO-gradient"),
-        ("dmpo", lambda new, pre, q, r, **k: own["dmpo"](new, q, q, r, **k), "DMPO-gradient"),
+        ("dmpo", lambda new, pre, q, r, alpha, base, s: own["dmpo"](
+            new, pre, q, r, alpha, "self", s), "DMPO-gradient"),
+        ("dmpo", lambda new, pre, q, r, *rest: own["dmpo"](new, q, q, r, *rest), "DMPO-gradient"),
         ("optimal_value", lambda pre, r, beta: float((np.exp(pre) * r).sum()),
          "ASTAR-zero-residual"),
         ("a_star_po", lambda new, pre, r, v, beta: own["a_star_po"](new, pre, -r, v, beta),
