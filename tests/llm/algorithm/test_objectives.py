@@ -463,6 +463,26 @@ def test_dppo_at_delta_zero_keeps_tokens_that_move_towards_q_or_stay():
     assert 0 < masked.sum() < w.n
 
 
+def test_minpros_minimum_never_rises_after_the_second_token():
+    """1 at the first token, the first's rho at the second, and from there on not increasing."""
+    w = World(6)
+    log_rho, sequence = torch.from_numpy(w.ln - w.lq), torch.from_numpy(w.sequence)
+    found = objectives.prefix_minimum(log_rho, sequence).numpy()
+    for s in range(len(LENGTHS)):
+        own = found[w.sequence == s]
+        assert own[0] == 0 and (np.diff(own[1:]) <= 0).all()
+        assert (own[1:2] == (w.ln - w.lq)[w.sequence == s][:1]).all()
+
+
+def test_cispo_takes_no_tokens_gradient_away():
+    """Whatever its ratio, a token of A != 0 keeps one; its coefficient is within the bounds."""
+    w = World(9, spread=3.0)
+    for ratio in ("ref", "inf"):
+        grad, masked = (run(w.tokens(), **CISPO, ratio=ratio)[i] for i in (1, 3))
+        size = np.abs(grad[w.advantage != 0] / w.advantage[w.advantage != 0])
+        assert not masked.any() and size.min() >= 0.8 - 1e-12 and size.max() <= 1.3 + 1e-12
+
+
 def test_minpro_asks_only_what_came_before():
     """Another ratio at a token changes its own coefficient and those after it in its sequence."""
     w = World(1)

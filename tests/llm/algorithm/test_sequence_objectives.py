@@ -219,6 +219,26 @@ def test_alpha_dpo_without_alpha_is_simpo_and_its_first_z_is_too_large():
     )
 
 
+@given(SEEDS)
+def test_alpha_dpos_z_forgets_shift_and_scale_and_swapping_the_sides_flips_the_margin(seed):
+    """Of one batch (decay 0). Without alpha and gamma -log s(-m) + log s(m) = m, the margin."""
+    w = world(seed, n=10)
+    new, pre, length, right, group = (w[n] for n in DPO)
+    if len(pairs(w)) < 2:
+        return
+    once = {"alpha": 0.4, "decay": 0.0}
+    plain, _ = alpha_dpo(new, pre, length, right, group, NO_HISTORY, **once)
+    shifted = pre + 3.0 * length * right  # every pair's gap under p_pre is 3 more
+    for other in (shifted, new - 5.0 * (new - pre)):
+        again, _ = alpha_dpo(new, other, length, right, group, NO_HISTORY, **once)
+        torch.testing.assert_close(again.coefficient, plain.coefficient)
+    bare = {"alpha": 0.0, "gamma_beta_ratio": 0.0}
+    one, _ = alpha_dpo(new, pre, length, right, group, NO_HISTORY, **bare)
+    two, _ = alpha_dpo(new, pre, length, ~right, group, NO_HISTORY, **bare)
+    gaps = [float(new[i] / length[i] - new[j] / length[j]) for i, j in pairs(w)]
+    assert float(two.loss - one.loss) == pytest.approx(2.5 * np.mean(gaps))
+
+
 def test_pairs_are_of_one_prompt_and_one_alone_is_skipped():
     w = world(0, n=4, prompts=2)
     w["group"], w["right"] = torch.tensor([7, 2, 7, 2]), torch.tensor([True, True, False, True])

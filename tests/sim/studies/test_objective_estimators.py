@@ -78,6 +78,20 @@ def test_dmpos_mean_is_the_slope_of_its_kls():
     )
 
 
+def test_of_dmpos_baselines_self_adds_nothing_and_mean_nothing_on_policy():
+    """E_q[grad log p] is 0 for q = p alone; E_p[grad log p] always."""
+
+    def mean_of(world, baseline: str) -> np.ndarray:
+        settings = {"alpha": 0.5, "baseline": baseline}
+        return moments_of(world, Obj("", "dmpo", settings=settings)).mean
+
+    away = world_of()
+    on_policy = replace(away, log_q=away.log_p)
+    for world, baseline in ((away, "self"), (on_policy, "self"), (on_policy, "mean")):
+        np.testing.assert_allclose(mean_of(world, baseline), mean_of(world, "none"), atol=1e-14)
+    assert np.abs(mean_of(away, "mean") - mean_of(away, "none")).max() > 0.05
+
+
 def test_a_star_pos_mean_is_the_slope_of_its_expected_loss():
     """Under paths of q, whatever q is."""
     world = world_of()
