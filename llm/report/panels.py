@@ -54,6 +54,11 @@ PANELS = (
         {"cap_fraction": "weight capped", "clip_fraction": "ratio clipped"},
     ),
     Panel(
+        "Tokens left out by the objective's masks, share",
+        {"objective_mask_fraction": "of tokens", "sequence_mask_fraction": "of sequences"},
+    ),
+    Panel("Bounds of the ratio, BAPO", {"bapo_low": "lower", "bapo_high": "upper"}),
+    Panel(
         "Gradient norm, before clipping",
         {"grad_norm_policy": "policy", "grad_norm_actor": "actor"},
         "log",

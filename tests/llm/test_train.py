@@ -212,18 +212,26 @@ def test_a_start_that_fails_after_opening_leaves_a_finished_run_as_it_was(
 
 
 @pytest.mark.parametrize(
-    ("updates", "micro", "target", "head", "passes"),
+    ("updates", "micro", "target", "head", "passes", "objective"),
     [
-        (1, 0, "ref", "auto", 2),  # policy and actor: p_ref is p_new
-        (1, 6, "ref", "chunked", 3),  # statistics of the whole step before its first microbatch
-        (4, 0, "ref", "auto", 3),  # PPO's own pass for p_ref
-        (4, 0, "new", "chunked", 3),
-        (4, 3, "ref", "auto", 3),
-        (4, 3, "new", "auto", 4),
+        (1, 0, "ref", "auto", 2, "ppo"),  # policy and actor: p_ref is p_new
+        (
+            1,
+            6,
+            "ref",
+            "chunked",
+            3,
+            "ppo",
+        ),  # statistics of the whole step before its first microbatch
+        (4, 0, "ref", "auto", 3, "ppo"),  # PPO's own pass for p_ref
+        (4, 0, "new", "chunked", 3, "ppo"),
+        (4, 3, "ref", "auto", 3, "ppo"),
+        (4, 3, "new", "auto", 4, "ppo"),
+        (4, 3, "ref", "auto", 3.75, "bapo"),  # p_new of all tokens in all updates but the first
     ],
 )
 def test_passes_over_a_batch_are_one_of_each_model_and_one_for_p_ref(
-    tmp_path, pretrained, monkeypatch, updates, micro, target, head, passes
+    tmp_path, pretrained, monkeypatch, updates, micro, target, head, passes, objective
 ):
     """Sec. 4.4.3: no extra log-prob evaluations; more only as DEVIATIONS 12 says. Sequences that go
     through a model without a cache, that is not for sampling, over those of the batch."""
@@ -252,7 +260,7 @@ def test_passes_over_a_batch_are_one_of_each_model_and_one_for_p_ref(
     monkeypatch.setattr(train, "self_test", lambda *a: None)  # once a run
     extra = ["--run.steps", "3", "--loss.updates-per-rollout", str(updates), "--optim.head", head]
     extra += ["--optim.microbatch.sequences", str(micro), "--correction.target.type", target]
-    start(tmp_path, pretrained, *extra)
+    start(tmp_path, pretrained, *extra, "--objective.type", objective)
     assert sum(sequences) == 3 * 16 * passes
 
 

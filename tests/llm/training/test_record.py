@@ -36,6 +36,12 @@ def test_a_step_without_any_update_has_no_metrics_of_updates():
     assert merged([], [], "tis") == {}
 
 
+def test_a_metric_that_some_updates_lack_is_the_mean_of_the_others():
+    updates = [{"loss": 1.0}, {"loss": 3.0, "m2po_threshold": 0.5}, {"loss": 5.0}]
+    found = merged(updates, [weights(1.0)] * 3, "tis")
+    assert (found["loss"], found["m2po_threshold"]) == (3.0, 0.5)
+
+
 def test_a_phase_is_timed_under_its_name():
     record = Record(0, evaluated=False)
     with record.timed("rollout"):
