@@ -44,7 +44,7 @@ def check_objective(cfg: Settings, *, fresh: bool) -> None:
 
     fresh: what samples gives a token the probability that it is scored with, if it is the policy.
     """
-    objective, updates = cfg.objective, cfg.loss.updates_per_rollout
+    objective = cfg.objective
     given = f"--objective.type {objective.type}"
     if isinstance(objective, WholeCompletionObjective):
         _check_whole_completions(cfg, objective, given)
@@ -52,25 +52,32 @@ def check_objective(cfg: Settings, *, fresh: bool) -> None:
     if hasattr(objective, "ratio"):
         given += f" with --objective.ratio {objective.ratio}"
     _check_correction(cfg, given)
-    if updates == 1 and anchor(cfg) == "ref" and not isinstance(objective, PpoObjective):
-        if not isinstance(objective, DppoObjective):  # whose mask is around p_inf
-            raise ConfigError(
-                f"{given} would have no effect: with one update per rollout p_new is p_ref, so its "
-                "ratio is 1. Set --loss.updates_per_rollout above 1, or --objective.ratio inf "
-                "with --correction.type none"
-            )
-    if updates == 1 and anchor(cfg) == "inf" and cfg.actor.type == "self" and fresh:
-        raise ConfigError(
-            f"{given} would have no effect: --actor.type self samples from the policy itself, so "
-            "with one update per rollout p_new is p_inf and its ratio is 1. Set "
-            "--loss.updates_per_rollout or --rollout.max_staleness above its default, or "
-            "--objective.type ppo"
-        )
+    if cfg.loss.updates_per_rollout == 1:
+        _check_ratio(cfg, given, fresh)
     _check_whole_sequences(cfg, given)
     if isinstance(objective, BapoObjective) and not objective.low_max <= 1 <= objective.high_min:
         raise ConfigError(
             "--objective.low_max must be at most 1 and --objective.high_min at least 1, got "
             f"{objective.low_max} and {objective.high_min}"
+        )
+
+
+def _check_ratio(cfg: Settings, given: str, fresh: bool) -> None:
+    """With a single update per rollout p_new is p_ref. A ratio of 1 leaves nothing to an objective;
+    PPO is REINFORCE then, and the mask of dppo is around p_inf whatever its ratio."""
+    of_ref = anchor(cfg) == "ref"
+    if of_ref and not isinstance(cfg.objective, PpoObjective | DppoObjective):
+        raise ConfigError(
+            f"{given} would have no effect: with one update per rollout p_new is p_ref, so its "
+            "ratio is 1. Set --loss.updates_per_rollout above 1, or --objective.ratio inf with "
+            "--correction.type none"
+        )
+    if not of_ref and cfg.actor.type == "self" and fresh:
+        raise ConfigError(
+            f"{given} would have no effect: --actor.type self samples from the policy itself, so "
+            "with one update per rollout p_new is p_inf and its ratio is 1. Set "
+            "--loss.updates_per_rollout above 1, or --rollout.max_staleness above 0, or "
+            "--objective.type ppo"
         )
 
 
