@@ -5,9 +5,12 @@ from __future__ import annotations
 import itertools
 
 import pytest
+import sections
 
 from llm.errors import ConfigError
-from llm.settings.loading import resolve
+from llm.settings.loading import load, resolve
+from llm.settings.schema import LossConfig, RolloutConfig, SelfActor, SeparateActor, Settings
+from llm.settings.validation import check
 
 OBJECTIVES: dict[str, dict] = {
     "ppo": {},
@@ -34,53 +37,52 @@ CORRECTIONS: dict[str, dict] = {
 OF_REF = ("ppo", "cispo ref", "gspo ref", "bapo ref")  # the correction takes them to p_inf
 
 
-def reason(objective: str, correction: str, actor: str, stale: bool, updates: int, opsm: bool):
-    """A word of the refusal, or None where the two together are one estimate of p_new / p_inf, and
-    have an effect. Of any setting that is refused without an objective too: "any"."""
-    samples_itself = actor == "self" and not stale
-    moves = updates > 1
-    corrected = correction != "none"
-    if corrected and "new" in correction and not moves:
-        return "any"  # p_new is p_ref
-    if corrected and samples_itself and not (moves and "new" in correction):
-        return "any"  # p_ref is p_inf
+def reasons(
+    objective: str, correction: str, actor: str, stale: bool, updates: int, opsm: bool
+) -> set[str]:
+    """Words of the refusals that hold; none where the two together estimate p_new / p_inf once,
+    and have an effect. The first two are refused with any objective."""
+    samples_itself, moves = actor == "self" and not stale, updates > 1
+    corrected, new = correction != "none", "new" in correction
     of_ref = objective in OF_REF or (objective == "dppo" and correction.startswith("jackpot"))
-    if corrected and not of_ref:
-        return "again" if objective == "dppo" else "twice"
-    if opsm and of_ref and not moves:
-        return "opsm would have no effect"
-    if objective == "dppo" and corrected and "new" not in correction:
-        return "again"
-    if not moves and of_ref and objective != "ppo":
-        return "p_new is p_ref"
-    if not moves and not of_ref and samples_itself:
-        return "p_new is p_inf"
-    if "prefix" in correction and (objective == "gspo ref" or opsm):
-        return "whole sequences"
-    return None
+    holds = {
+        "at a single update p_new is p_ref": new and not moves,
+        "p_inf = p_ref": corrected and samples_itself and not (moves and new),
+        "twice": corrected and not of_ref and objective != "dppo",
+        "again": corrected and objective == "dppo" and not correction.startswith("jackpot new"),
+        "opsm would have no effect": opsm and of_ref and not moves,
+        "p_new is p_ref, so its": not moves and objective in OF_REF[1:],
+        "p_new is p_inf": not moves and not of_ref and samples_itself,
+        "whole sequences": "prefix" in correction and (objective == "gspo ref" or opsm),
+    }
+    return {words for words, held in holds.items() if held}
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_every_combination_is_meaningful_or_refused_with_the_reason(objective):
     allowed = 0
     for name, actor, stale, updates, opsm in itertools.product(
-        CORRECTIONS, ("separate", "self", "frozen"), (False, True), (1, 2), (False, True)
+        CORRECTIONS, (SeparateActor(), SelfActor()), (0, 1), (1, 2), (False, True)
     ):
-        given = {f"correction.{k}": v for k, v in CORRECTIONS[name].items()}
-        given |= {f"objective.{k}": v for k, v in OBJECTIVES[objective].items()}
-        given |= {"objective.sequence_mask.type": "opsm"} if opsm else {}
-        given |= {"actor.type": actor, "rollout.max_staleness": int(stale)}
-        given |= {"loss.updates_per_rollout": updates}
-        given |= {"loss.denominator": "sequence"} if "gspo" in objective else {}
-        wanted = reason(objective, name, actor, stale, updates, opsm)
+        mask = {"sequence_mask.type": "opsm"} if opsm else {}
+        cfg = Settings(
+            actor=actor,
+            correction=sections.correction(**CORRECTIONS[name]),
+            objective=sections.objective(**OBJECTIVES[objective], **mask),
+            rollout=RolloutConfig(max_staleness=stale),
+            loss=LossConfig(
+                updates_per_rollout=updates,
+                denominator="sequence" if "gspo" in objective else "proposed",
+            ),
+        )
+        wanted = reasons(objective, name, actor.type, bool(stale), updates, opsm)
+        where = (name, actor.type, stale, updates, opsm)
         try:
-            resolve(given)
+            check(cfg)
         except ConfigError as e:
-            said = str(e)
-            assert wanted is not None, (given, said)
-            assert wanted == "any" or wanted in said, (given, said)
+            assert any(words in str(e) for words in wanted), (where, str(e), wanted)
         else:
-            assert wanted is None, given
+            assert not wanted, (where, wanted)
             allowed += 1
     assert allowed > 10
 
@@ -131,3 +133,47 @@ def test_objectives_of_whole_completions_stand_alone(kind):
 def test_a_bound_of_theirs_that_is_none_is_refused(kind, name, value):
     with pytest.raises(ConfigError, match=f"objective.{name}"):
         resolve({**WHOLE, "objective.type": kind, f"objective.{name}": value})
+
+
+BAD = [
+    ("cispo", "clip_high nan", "finite"),
+    ("cispo", "clip_low -0.1", "greater than 0"),
+    ("gspo", "clip_high 0", "greater than 0"),
+    ("dppo", "cap 0", "greater than 0"),
+    ("dppo", "divergence.delta -1", "at least 0"),
+    ("dppo", "divergence.delta nan", "finite"),
+    ("dppo", "divergence.type tv", "must be one of"),
+    ("dppo", "ratio ref", "ratio is a setting of objective.type cispo or gspo or bapo"),
+    ("minpro", "clip_low nan", "finite"),
+    ("minpro", "tau 1", "tau is a setting of objective.type m2po"),
+    ("m2po", "tau inf", "finite"),
+    ("m2po", "tau -1", "at least 0"),
+    ("bapo", "share 0", "greater than 0"),
+    ("bapo", "share 1.5", "at most 1"),
+    ("bapo", "high_max inf", "finite"),
+    ("bapo", "high_max 1.1", "objective.high_max must be >= objective.high_min"),
+    ("bapo", "low_min 0.95", "objective.low_max must be >= objective.low_min"),
+    ("bapo", "low_min -0.1", "at least 0"),
+    ("bapo", "low_step 0", "greater than 0"),
+    ("bapo", "high_step nan", "finite"),
+    ("bapo", "high_min 0.9", "--objective.high_min at least 1"),
+    ("m2po", "sequence_mask.delta 0.1", "delta is a setting of objective.sequence_mask.type opsm"),
+]
+
+
+@pytest.mark.parametrize(("kind", "flag", "said"), BAD, ids=lambda x: x.replace(" ", "-"))
+def test_a_bound_that_is_no_bound_is_refused_by_its_name(kind, flag, said):
+    name, value = flag.split()
+    flags = ["--objective.type", kind, "--loss.updates_per_rollout", "2"]
+    flags += ["--correction.type", "none", f"--objective.{name}", value]
+    flags += ["--loss.denominator", "sequence"] if kind == "gspo" else []
+    with pytest.raises(ConfigError, match=said):
+        load([], flags)
+
+
+def test_a_mask_of_sequences_may_have_no_slack():
+    given = {"objective.sequence_mask.type": "opsm", "objective.sequence_mask.delta": 0.0}
+    assert resolve({**given, "loss.updates_per_rollout": 2}).objective.sequence_mask.delta == 0.0
+    with pytest.raises(ConfigError, match="finite"):
+        endless = {"objective.sequence_mask.delta": float("inf")}
+        resolve({**given, **endless, "loss.updates_per_rollout": 2})
