@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 
 from llm.output import SteadyStream, tell_torchrun
+from llm.phases import is_out_of_memory, phase_of
+from llm.runs.signals import AT_ONCE_SECONDS, NUMBERS, Overdue, Signals
 
 _HELP = """python -m llm: train a policy on completions that another model, the actor, samples
 (arXiv 2602.06107)
@@ -65,8 +68,10 @@ def main(argv: list[str]) -> int:
     if argv[0] not in _COMMANDS:
         return _fail(f"unknown command {argv[0]!r}; there are: {', '.join(_COMMANDS)}")
     try:
-        command = importlib.import_module(f"llm.commands.{_COMMANDS[argv[0]]}")
-        return command.main(argv[1:])
+        with Signals(AT_ONCE_SECONDS, at_once=True):  # `train` has its own while it trains
+            return importlib.import_module(f"llm.commands.{_COMMANDS[argv[0]]}").main(argv[1:])
+    except Overdue as e:
+        return _fail(f"stopped by a signal{_phase(e)}; what was saved is kept", e.exit_code)
     except ValueError as e:  # ConfigError and CheckpointError are ValueErrors
         return _fail(str(e))
     except OSError as e:
@@ -79,8 +84,20 @@ def main(argv: list[str]) -> int:
             f"{e}: this Python ({sys.executable}) lacks a package that the command needs. Use that "
             "of the environment, .venv/bin/python, which `make install` makes"
         )
+    except (MemoryError, RuntimeError) as e:
+        if not is_out_of_memory(e):
+            raise
+        first = (str(e).splitlines() or [type(e).__name__])[0][:200]
+        return _fail(
+            f"out of memory{_phase(e)} ({first}); what was saved is kept. Free some, or let the "
+            "command work on less at once"
+        )
     except KeyboardInterrupt:
         return _fail("interrupted", code=130)
+
+
+def _phase(e: BaseException) -> str:
+    return f" {phase_of(e)}" if phase_of(e) else ""
 
 
 def _fail(message: str, code: int = 2) -> int:
@@ -95,6 +112,9 @@ def _run() -> int:
     results, progress = SteadyStream(sys.stdout), SteadyStream(sys.stderr, drop=True)
     sys.stdout, sys.stderr = results, progress  # type: ignore[assignment]
     code = main(sys.argv[1:])
+    for number in NUMBERS:  # from here on a signal ends what is done as it was to end
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, lambda *_: os._exit(code))
     results.flush()
     return _fail(results.failed(), code or 1) if results.failed() else code
 

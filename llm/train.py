@@ -46,8 +46,9 @@ def train(cfg: Config, folder: Path, reward: Callable[..., Any] | None = None) -
         run.claim()  # until here a start changes nothing of a run
         for step in run.steps():  # from the last checkpoint on
             train_step(ctx, run, step)
-        # Once more, without training: the KLs of an evaluation are of the states of completions.
-        return run.finish(evaluate(ctx, sample_rollouts(ctx, cfg.run.steps)))
+        with run.at_the_end():
+            # Once more, without training: the KLs of an evaluation are of states of completions.
+            return run.finish(evaluate(ctx, sample_rollouts(ctx, cfg.run.steps)))
 
 
 def train_step(ctx: TrainContext, run: Run, step: int) -> None:

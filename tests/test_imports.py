@@ -128,33 +128,35 @@ def test_the_oracle_does_not_load_the_core():
 ALLOWED_IMPORTS = {  # package: row -> what its files import of the same package, and nothing else
     # A row is a folder, or a file that stands beside the folders. Every arrow points down.
     "llm": {
-        "__main__": "output",  # imports a command when it is asked for
+        "__main__": "output phases runs",  # imports a command when it is asked for
         "commands": "train training planning report models tasks tokenizers rewards "
-        "runs checkpoints distributed settings hub errors output regular_files",
+        "runs checkpoints distributed settings hub errors output regular_files phases",
         "train": "training algorithm settings",
         "training": "rollout rollout.engines models models.lm_head rewards tasks tokenizers runs "
-        "checkpoints algorithm distributed settings errors randomness regular_files",
+        "checkpoints algorithm distributed settings errors randomness regular_files phases",
         "planning": "models models.lm_head distributed settings hub errors",
         "rollout.engines": "rollout models tasks tokenizers checkpoints distributed settings "
         "randomness",
         "rollout": "tasks tokenizers errors",
         "models.lm_head": "models settings",
         "models": "tasks tokenizers runs checkpoints distributed settings hub randomness "
-        "regular_files",
-        "runs": "checkpoints distributed settings errors regular_files",
-        "tasks": "rewards tokenizers settings hub errors randomness regular_files",
+        "regular_files phases",
+        "runs": "checkpoints distributed settings errors regular_files wakeup_pipe",
+        "tasks": "rewards tokenizers settings hub errors randomness regular_files phases",
         "checkpoints": "distributed settings errors regular_files",
         "rewards": "tokenizers settings errors",
         "report": "errors regular_files",
         "algorithm": "",
-        "distributed": "settings",
-        "tokenizers": "settings hub errors regular_files",
+        "distributed": "settings wakeup_pipe",
+        "tokenizers": "settings hub errors regular_files phases",
         "settings": "errors regular_files",
         "hub": "errors",
         "randomness": "",
         "regular_files": "",
         "errors": "",
         "output": "",
+        "phases": "",
+        "wakeup_pipe": "",
     },
     "sim": {
         "__main__": "commands",
@@ -186,7 +188,9 @@ LIGHT = (
     *(
         "errors",
         "output",
+        "phases",
         "randomness",
+        "wakeup_pipe",
         "hub",
         "settings",
         "tokenizers",

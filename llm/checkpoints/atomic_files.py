@@ -72,8 +72,9 @@ def write_folder(
         draft.mkdir()
         fill(draft)
         _flush(draft)
-    except OSError:
-        shutil.rmtree(draft, ignore_errors=True)
+    except BaseException as e:
+        if isinstance(e, Exception) or not alone:  # nobody would remove it but the next of its name
+            shutil.rmtree(draft, ignore_errors=True)
         raise
     aside = _backup(final)
     if final.exists():

@@ -21,6 +21,7 @@ import torch
 from llm.checkpoints.checkpoint import latest
 from llm.models import pretraining, roles
 from llm.models.loading import check_positions, positions_of
+from llm.phases import is_out_of_memory, phase_of
 from llm.planning import memory
 from llm.runs import alarms, run_folder
 from llm.settings.loading import Config, ConfigError, ModelConfig, load, split_arguments
@@ -103,6 +104,9 @@ def _attempt(check: str, body: Callable[[], Any]) -> tuple[Any, Line | None]:
     except ConfigError as e:
         return None, Line(check, PROBLEM, str(e))
     except Exception as e:
+        if is_out_of_memory(e):
+            seen = f"out of memory {phase_of(e)}".rstrip()
+            return None, Line(check, PROBLEM, seen, "see what the line memory says to lower")
         text = str(e).splitlines()[0] if str(e) else ""
         return None, Line(check, PROBLEM, f"{type(e).__name__}: {text}")
 

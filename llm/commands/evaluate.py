@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm import settings
+from llm.phases import during
 from llm.regular_files import read_json
 from llm.settings.loading import Config, ConfigError, ModelConfig
 from llm.settings.paths import path_of
@@ -188,7 +189,8 @@ def _open(own: Config, cfg: Config, folder: Path, which: str) -> tuple[TrainCont
         checkpoint = _checkpoint(folder, which)
         before = _written(checkpoint)
         try:
-            return *open_evaluation(own, cfg, folder, checkpoint), checkpoint
+            with during("while models and data were opened"):
+                return *open_evaluation(own, cfg, folder, checkpoint), checkpoint
         except CheckpointError:
             damaged = before is not None and _written(checkpoint) == before
             if damaged or retries == 0:
@@ -219,7 +221,12 @@ def _evaluate(
     results: dict[str, Any] = {}
     by_set: dict[str, Any] = {label: {} for label in sets}
     for name, model in evaluated.items():
-        scores = sample_scores(model, setup, problems, samples, seed)  # (problems, samples)
+        try:
+            with during(f"in the evaluation of the {name}"):
+                scores = sample_scores(model, setup, problems, samples, seed)  # (problems, samples)
+        except BaseException:  # of memory, or a signal: what is computed is not lost with the rest
+            sys.stdout.write("".join(f"{line}\n" for line in _lines(results, False)))
+            raise
         results[name], first = _summary(scores, seed), 0
         for label, own in sets.items():
             by_set[label][name] = _summary(scores[first : first + len(own)], seed)
@@ -282,9 +289,15 @@ def table(entry: dict[str, Any]) -> str:
     models = dict(entry["models"])
     for label, of_set in entry.get("sets", {}).items():
         models |= {f"{name} on {label}": s for name, s in of_set.items()}
+    return "\n".join(lines + _lines(models, bool(entry.get("reward_function")))) + "\n"
+
+
+def _lines(models: dict[str, Any], has_function: bool) -> list[str]:
+    """Of summaries by model."""
+    lines = []
     for name, s in models.items():
         lines.append(f"{name}: {s['prompts']} held-out prompts, {s['samples']} samples each")
-        if entry.get("reward_function"):
+        if has_function:
             lines.append(f"  reward   {s['score_mean']:.3f} on average; below, right is 1 or more")
         rows = [("mean@1", s["mean_at_1"])]
         if s["samples"] > 1:
@@ -292,4 +305,4 @@ def table(entry: dict[str, Any]) -> str:
             rows += [(f"pass@{p['k']}", p) for p in s["pass_at_k"] if p["k"] > 1]
         for label, r in rows:
             lines.append(f"  {label:<9}{r['value']:.3f}  {r['low']:.3f} to {r['high']:.3f}")
-    return "\n".join(lines) + "\n"
+    return lines

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from llm import settings
 from llm.errors import ConfigError
+from llm.phases import during
 from llm.settings.loading import Config, ModelConfig
 from llm.settings.paths import path_of
 from llm.settings.schema import SeparateActor
@@ -67,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+@during("while the model was opened, merged or written")
 def export(
     run: Path,
     to: Path,

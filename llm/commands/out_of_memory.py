@@ -2,38 +2,31 @@
 
 from __future__ import annotations
 
-import torch
-
+from llm.phases import phase_of
 from llm.planning import memory
 from llm.settings.loading import Config, ModelConfig
 from llm.training.context import open_device
 
-_SAID = ("out of memory", "can't allocate memory", "not enough memory", "cannot allocate memory")
-_REMEDIES = {
+_SMALLER = "--policy.dtype to bfloat16, train adapters (--policy.lora_rank), or take smaller models"
+_REMEDIES = {  # by a word of the phase
     "rollout": "--rollout.prompts_per_step or --rollout.max_new_tokens (key-value cache, logits)",
     "update": "--optim.microbatch.sequences, or set --optim.microbatch.type tokens or "
     "--run.activation_checkpointing True (logits, activations)",
     "evaluation": "--run.eval_prompts or --run.eval_completions, or --rollout.max_new_tokens",
-    "": "--policy.dtype to bfloat16, train adapters (--policy.lora_rank), or take smaller models",
+    "data": "the number of rows, or the length of their prompts and other columns",
+    "pretraining": "--pretrain.batch_size, or take smaller models",
+    "self-test": f"--rollout.max_new_tokens, --task.prompt_tokens_max, or {_SMALLER}",
 }
 
 
-def is_out_of_memory(e: BaseException) -> bool:
-    """Of the CPU or a GPU; torch has an exception of its own for GPUs alone."""
-    if isinstance(e, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(e, RuntimeError) and any(text in str(e).lower() for text in _SAID)
-
-
 def out_of_memory_text(cfg: Config, e: BaseException) -> str:
-    """The message for a person. The phase is a note that `Record.timed` leaves on the exception."""
-    note = next((n for n in getattr(e, "__notes__", []) if n.startswith("phase: ")), "")
-    phase, _, step = note.removeprefix("phase: ").partition(", ")
-    where = f"in the {phase} of {step}" if phase else "while models were opened or tested"
+    """The message for a person. The phase is what `phases.during` noted on the exception."""
+    phase = phase_of(e) or "while models were opened or tested"
     first = (str(e).splitlines() or [type(e).__name__])[0][:200]
+    remedy = next((text for word, text in _REMEDIES.items() if word in phase), _SMALLER)
     return (
-        f"out of memory {where} ({first}). {_expected(cfg)} Lower {_REMEDIES.get(phase, '')}"
-        f"{'' if phase in _REMEDIES else _REMEDIES['']}. `python -m llm plan` shows all parts"
+        f"out of memory {phase} ({first}). {_expected(cfg)} Lower {remedy}. `python -m llm plan` "
+        "shows all parts"
     )
 
 

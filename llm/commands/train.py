@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llm.errors import ConfigError
 from llm.output import tell_torchrun
@@ -77,24 +78,16 @@ class _Failed(Exception):
 
 def run_config(cfg: Config) -> int:
     """Train or resume one run in this process; returns its exit code, with the reason on stderr."""
-    from llm import distributed
     from llm.errors import Diverged
-    from llm.runs import run_folder
-    from llm.runs.signals import Stopped
-    from llm.settings.schema import RunConfig
-    from llm.train import train
+    from llm.phases import is_out_of_memory, phase_of
+    from llm.runs.signals import Overdue, Stopped
 
+    folder = Path(cfg.run.folder)
     try:
-        folder = Path(cfg.run.folder)
-        if distributed.is_main():
-            folder = run_folder.prepare(cfg)
-            if cfg.run.folder == RunConfig.folder:  # nobody may have chosen it
-                sys.stderr.write(f"run folder: {folder}, the default of --run.folder\n")
-        complete = distributed.is_main() and run_folder.is_complete(folder, cfg)
-        if distributed.broadcast_object(complete):
-            _say(f"{folder}: already complete; a larger --run.steps goes on with it\n")
-            return 0
-        summary = train(cfg, folder)
+        summary = _trained(cfg, folder)
+    except Overdue as e:
+        return _fail(f"stopped by a signal {phase_of(e) or 'before the first step'}; {_AGAIN}",
+                     e.exit_code)  # fmt: skip
     except Stopped as e:
         how = (
             "after saving"
@@ -109,21 +102,41 @@ def run_config(cfg: Config) -> int:
     except KeyboardInterrupt:
         return _fail(f"interrupted; {_AGAIN}", 130)
     except (RuntimeError, MemoryError) as e:
-        from .out_of_memory import is_out_of_memory, out_of_memory_text
-
         if not is_out_of_memory(e):
             raise
+        from .out_of_memory import out_of_memory_text
+
         return _fail(f"{out_of_memory_text(cfg, e)}; what was saved is kept, {_AGAIN}", 2)
     except OSError as e:
         name = e.filename or cfg.run.folder
         return _fail(f"cannot write {name}: {e.strerror or e}; what was saved is kept, {_AGAIN}", 2)
     except ValueError as e:  # ConfigError and CheckpointError are ValueErrors
         return _fail(str(e), 2)
+    if summary is None:
+        _say(f"{folder}: already complete; a larger --run.steps goes on with it\n")
+        return 0
     _say(
         f"{folder}: pass rate {summary['pass_rate_first']:.3f} -> {summary['pass_rate_last']:.3f} "
         f"after {summary['steps']} steps\n"
     )
     return 0
+
+
+def _trained(cfg: Config, folder: Path) -> dict[str, Any] | None:
+    """The summary of the run; None where it was complete already. Its folder is let go at the end,
+    also where another start in this process follows."""
+    from llm import distributed
+    from llm.runs import run_folder
+    from llm.settings.schema import RunConfig
+    from llm.train import train
+
+    with run_folder.prepared(cfg) if distributed.is_main() else contextlib.nullcontext():
+        if distributed.is_main() and cfg.run.folder == RunConfig.folder:  # perhaps not chosen
+            sys.stderr.write(f"run folder: {folder}, the default of --run.folder\n")
+        complete = distributed.is_main() and run_folder.is_complete(folder, cfg)
+        if distributed.broadcast_object(complete):
+            return None
+        return train(cfg, folder)
 
 
 def _say(text: str) -> None:

@@ -16,6 +16,8 @@ import time
 
 import torch.distributed as dist
 
+from llm.wakeup_pipe import WakeupPipe
+
 _BEAT_SECONDS = 0.5
 _MISSED_SECONDS = 4.0  # without a beat, after a collective failed: that rank has ended
 _GIVE_UP_SECONDS = 180.0  # without a beat: stopped, or its machine is gone; computing beats on
@@ -29,17 +31,14 @@ class Heartbeat(threading.Thread):
         self._others = [r for r in range(ranks) if r != rank]
         self._seen: dict[int, tuple[bytes, float]] = {}  # last beat, and when it was new
         self._lock, self._done, self._count = threading.Lock(), threading.Event(), 0
-        self._pipe: tuple[int, int] | None = None  # of the numbers of signals
-        self._former_pipe, self._signal = -1, 0
+        self._pipe: WakeupPipe | None = None
+        self._signal = 0
         store.set(f"process/{rank}", f"{_process_space()} {os.getpid()}")
         self._beat()
 
     def listen(self) -> None:
         """Hear of signals also while the main thread waits in a library. Main thread only."""
-        self._pipe = os.pipe()
-        for end in self._pipe:
-            os.set_blocking(end, False)
-        self._former_pipe = signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
+        self._pipe = WakeupPipe()
 
     def run(self) -> None:
         silent = 0.0  # since when the store has not answered; 0: it does
@@ -62,9 +61,8 @@ class Heartbeat(threading.Thread):
         if self.is_alive():
             self.join(_MISSED_SECONDS)
         if self._pipe is not None:
-            signal.set_wakeup_fd(self._former_pipe)
-            for end in self._pipe:
-                os.close(end)
+            self._pipe.stop()
+            self._pipe.close()
             self._pipe = None
 
     def report(self, message: str) -> bool:
@@ -101,9 +99,8 @@ class Heartbeat(threading.Thread):
 
     def _hear(self) -> None:
         if self._pipe is not None:
-            with contextlib.suppress(OSError):  # nothing to read
-                numbers = os.read(self._pipe[0], 64)
-                self._signal = self._signal or numbers[0]
+            numbers = self._pipe.numbers(0.0)
+            self._signal = self._signal or next(iter(numbers), 0)
 
     def _beat(self) -> None:
         self._count += 1

@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 from transformers import logging as transformers_logging
 
 from llm.hub import is_local, offline_hint, require_on_hub
+from llm.phases import is_out_of_memory
 from llm.settings.loading import Config, ConfigError, ModelConfig
 from llm.tokenizers.character import CharTokenizer
 
@@ -118,9 +119,11 @@ def load(path: str | Path, dtype: str = "float32", longest: int | None = None) -
                 f"its config.json has no place for {len(names)} of the weights, {names[0]} among "
                 "them: the two do not belong together"
             )
-    except (ConfigError, MemoryError):
+    except ConfigError:
         raise
     except Exception as e:  # whatever libraries raise at files that anybody may have made
+        if is_out_of_memory(e):
+            raise  # no fault of the files
         raise ConfigError(
             f"cannot load a safetensors model from {path}{offline_hint(path)}: {e}"
         ) from e

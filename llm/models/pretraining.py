@@ -14,6 +14,7 @@ import torch
 
 from llm import randomness
 from llm.checkpoints.checkpoint import latest, load_state, save_state, write_json
+from llm.phases import during
 from llm.regular_files import open_here, read_json
 from llm.runs.nonfinite_guard import Guard
 from llm.runs.progress import Progress
@@ -88,7 +89,8 @@ def _pretrained(cfg: Config, role: str, folder: Path) -> str:
                 f"recipe.json: {', '.join(differs)}. Remove it or choose another --pretrain.folder"
             )
     else:
-        _train(cfg, role, folder).save_pretrained(folder / "model")
+        with during(f"in the pretraining of the {role}"):
+            _train(cfg, role, folder).save_pretrained(folder / "model")
         write_json(kept, recipe)  # written last: its presence says "complete"
     return str(folder / "model")
 
@@ -112,7 +114,7 @@ def _train(cfg: Config, role: str, folder: Path) -> Model:
         start = load_state(kept, parts)["step"]
     progress = Progress(f"pretraining {role}", steps, start)
     guard = Guard(folder / "checkpoints")
-    with Signals() as interrupts:
+    with Signals(cfg.run.stop_seconds) as interrupts:
         for step in range(start, steps):
             # "warm-up" is part of the seed: another word would give other pretrained weights.
             rng = randomness.stream(cfg.run.seed, f"warm-up {role}", step)

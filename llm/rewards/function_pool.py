@@ -59,7 +59,8 @@ class _FunctionWorker:
 class FunctionPool:
     """Calls one function. A first worker starts at once, others when they are needed.
 
-    digest: SHA-256 of the function's file. needed: names of the arguments without a default.
+    digest: SHA-256 of the function's file; modules: of those that it imports from its own folder,
+    by path. needed: names of the arguments without a default.
     """
 
     def __init__(self, cfg: RewardConfig) -> None:
@@ -69,6 +70,7 @@ class FunctionPool:
         self._selector = selectors.DefaultSelector()
         self._failed_starts = 0
         self.digest = ""
+        self.modules: dict[str, str] = {}
         self.needed: list[str] = []
         try:
             self._start()
@@ -187,12 +189,14 @@ class FunctionPool:
         if "ready" not in value or worker.ready:
             self._fail(worker, str(value.get("failed") or f"it ended ({_end(worker.process)})"))
             return
-        if self.digest and value["digest"] != self.digest:
+        of_now = value["digest"], value["modules"]
+        if self.digest and of_now != (self.digest, self.modules):
             raise RewardError(
-                f"the file of --reward.function {self._cfg.function} changed while it was in use: "
-                "put it back as it was and start again, or start another run"
+                f"the file of --reward.function {self._cfg.function}, or a module of its folder, "
+                "changed while it was in use: put it back as it was and start again, or start "
+                "another run"
             )
-        self.digest, self.needed = value["digest"], value["needed"]
+        (self.digest, self.modules), self.needed = of_now, value["needed"]
         worker.ready, worker.deadline, self._failed_starts = True, float("inf"), 0
 
     def _fail(self, worker: _FunctionWorker, reason: str) -> None:

@@ -50,10 +50,12 @@ class FunctionScorer:
             self._pool = FunctionPool(cfg)
             self._call: Call = self._pool.call
             self._needed, self._digest = self._pool.needed, self._pool.digest
+            self._modules = self._pool.modules
         else:
             self._call = lambda jobs: [_called(own, *job) for job in jobs]
             known = parameters(own)
             self._needed, self._digest = known[1] if known else [], source_digest(own)
+            self._modules = {}
 
     def score(
         self,
@@ -92,8 +94,10 @@ class FunctionScorer:
         return counts
 
     def identity(self) -> dict[str, str]:
-        """The digest of the function's source, which a resumed run must have too."""
-        return {"reward.function (SHA-256 of its source)": self._digest}
+        """Digests of the function's source and of the modules beside it that it imports, which a
+        resumed run must have too."""
+        own = {f"reward.function: {name} (SHA-256)": d for name, d in self._modules.items()}
+        return {"reward.function (SHA-256 of its source)": self._digest, **own}
 
     def close(self) -> None:
         if self._pool is not None:

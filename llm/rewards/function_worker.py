@@ -6,8 +6,10 @@ function is the user's code and may do what it likes, within the limits on time 
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib
+import importlib.machinery
 import inspect
 import json
 import math
@@ -21,12 +23,14 @@ from pathlib import Path
 from typing import Any
 
 LARGEST = 1e15  # of a reward's size: the variance of a group must stay finite in float32
+MODULES_MAX = 1000  # of a reward function's own folder: a digest of each at every start
 _GRACE = 5.0  # seconds past the limit; the parent, if it still lives, has killed us long before
 _MESSAGE_MAX = 400  # characters
 
 
-def load_function(name: str, path: list[str]) -> tuple[Callable[..., Any], str]:
-    """The function that FILE.py:NAME or package.module:NAME names, and its file's SHA-256.
+def load_function(name: str, path: list[str]) -> tuple[Callable[..., Any], str, dict[str, str]]:
+    """The function that FILE.py:NAME or package.module:NAME names, its file's SHA-256, and those
+    of its `own_modules`.
 
     Args:
         name: of the function. The file is compiled from the very bytes that the digest is of.
@@ -37,6 +41,7 @@ def load_function(name: str, path: list[str]) -> tuple[Callable[..., Any], str]:
         Exception: whatever running the file raises.
     """
     place, _, attribute = name.rpartition(":")
+    file: Path | None
     sys.path[:0] = [p for p in path if p not in sys.path]
     if place.endswith(".py"):
         file = Path(place).resolve()
@@ -48,14 +53,98 @@ def load_function(name: str, path: list[str]) -> tuple[Callable[..., Any], str]:
         exec(compile(source, str(file), "exec"), module.__dict__)  # the user asked for it
     else:
         module = importlib.import_module(place)
-        source = Path(module.__file__).read_bytes() if module.__file__ else b""
+        file = Path(module.__file__).resolve() if module.__file__ else None
+        source = file.read_bytes() if file else b""
     function: Any = module
     for part in attribute.split("."):
         function = getattr(function, part, None)
     if not callable(function):
         names = ", ".join(k for k, v in vars(module).items() if inspect.isfunction(v)) or "none"
         raise ValueError(f"{place} has no function {attribute!r}; its functions: {names}")
-    return function, hashlib.sha256(source).hexdigest()
+    package = "" if place.endswith(".py") else module.__package__ or ""
+    modules = own_modules(file, source, package) if file else {}
+    return function, hashlib.sha256(source).hexdigest(), modules
+
+
+def own_modules(file: Path, source: bytes, package: str) -> dict[str, str]:
+    """SHA-256 of the modules of its own folder that a file imports, and that those import, by path.
+
+    They are found in the source (`imported_names`), so that imports within functions count too.
+    Modules elsewhere on sys.path, and this repository's, do not: they are installed, not written
+    for the run.
+
+    Args:
+        file: absolute. Its own folder is that which holds it, or its outermost package. Of an
+            installed package that package alone counts.
+        package: of the module, dotted; empty for a file.
+
+    Raises:
+        ValueError: more than MODULES_MAX of them.
+    """
+    depth = len(package.split(".")) if package else 0
+    root = file.parents[depth]
+    installed = bool({"site-packages", "dist-packages"} & set(root.parts))
+    found: dict[Path, str] = {file: ""}
+    waiting = [(file, source)]
+    while waiting:
+        path, text = waiting.pop()
+        inside = path.relative_to(root).parent.parts
+        for name in imported_names(text, inside):
+            if installed and (not depth or name[0] != package.split(".")[0]):
+                continue
+            for one in _files_of(root, name):
+                if one in found:
+                    continue
+                if len(found) > MODULES_MAX:
+                    raise ValueError(
+                        f"it imports more than {MODULES_MAX} modules of its own folder {root}; "
+                        "install them as a package, or move the function to a folder of its own"
+                    )
+                data = one.read_bytes()
+                found[one] = hashlib.sha256(data).hexdigest()
+                waiting.append((one, data))
+    return {p.relative_to(root).as_posix(): mark for p, mark in sorted(found.items()) if mark}
+
+
+def imported_names(source: bytes, package: tuple[str, ...]) -> set[tuple[str, ...]]:
+    """Every name that a source imports, with those of the packages around it; () of none.
+
+    `from a import b` gives a and a.b, whether b is a module or not. Names that are computed when
+    the function runs are not found.
+
+    Args:
+        package: of the module, which relative imports begin from.
+    """
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError):
+        return set()  # an extension module, or one that whoever imports it will report
+    names: set[tuple[str, ...]] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {tuple(alias.name.split(".")) for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) + 1 - node.level] if node.level else ()
+            base += tuple(node.module.split(".")) if node.module else ()
+            names |= {(*base, alias.name) for alias in node.names}
+        elif isinstance(node, ast.Call) and node.args:
+            called = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            value = getattr(node.args[0], "value", None)
+            if called in ("import_module", "__import__") and isinstance(value, str):
+                names.add(tuple(value.split(".")))
+    return {name[:n] for name in names for n in range(1, len(name) + 1)}
+
+
+def _files_of(root: Path, name: tuple[str, ...]) -> list[Path]:
+    """The file of a module or package below `root`; [] where there is none."""
+    place = root.joinpath(*name)
+    ours = Path(__file__).resolve().parents[1]
+    if not all(part.isidentifier() for part in name) or place.is_relative_to(ours):
+        return []
+    ends = importlib.machinery.all_suffixes()
+    named = [place / f"__init__{end}" for end in ends]
+    named += [place.with_name(place.name + end) for end in ends]
+    return [path for path in named if path.is_file()][:1]
 
 
 def parameters(function: Callable[..., Any]) -> tuple[list[str] | None, list[str]] | None:
@@ -172,12 +261,13 @@ def main() -> None:
 
     limit_memory(setup["memory"])
     try:
-        function, digest = load_function(setup["function"], setup["path"])
+        function, digest, modules = load_function(setup["function"], setup["path"])
         known = parameters(function)
     except BaseException as e:
         reply({"failed": described(e)})
         return
-    reply({"ready": True, "digest": digest, "needed": known[1] if known else []})
+    needed = known[1] if known else []
+    reply({"ready": True, "digest": digest, "modules": modules, "needed": needed})
     limit = min(setup["seconds"] + _GRACE, 1e8)  # more than a timer of the kernel's takes
     for line in requests:
         signal.setitimer(signal.ITIMER_REAL, limit)  # ends an orphan stuck in a call

@@ -192,7 +192,9 @@ def stop_message(decision: AlarmDecision, step: int, kept: Path | None) -> str:
     after = f" after the learning rates were lowered {decision.lowerings} times"
     return (
         f"step {step}: {decision.reason}{after if decision.lowerings else ''}, so training "
-        f"stopped. Last good checkpoint: {kept if kept else 'none yet'}. What to do: {advice}"
+        f"stopped. Last good checkpoint: {kept if kept else 'none yet'}. What to do: {advice}. "
+        "Settings of --alarm (--alarm.action.type lower, say) may change in this --run.folder; "
+        "others make another run, in another one"
     )
 
 

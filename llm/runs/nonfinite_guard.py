@@ -65,7 +65,10 @@ class Guard:
 
     def _stop(self, step: int, name: str, bad: int, count: int) -> None:
         kept = latest(self.checkpoints)
-        remedy = "Lower the learning rate or the caps c1, c2 and start again from there."
+        remedy = (
+            "Lower the learning rate or the caps c1, c2: as another run, with another "
+            "--run.folder, which may start from a model that `python -m llm export` makes."
+        )
         if step == 0:
             remedy = (
                 "No step was done yet, so look at the models first: python -m llm doctor, "

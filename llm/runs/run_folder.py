@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from llm import distributed
-from llm.checkpoints.atomic_files import write_text
+from llm.checkpoints.atomic_files import drop, write_text
 from llm.checkpoints.checkpoint import best, latest, write_json
 from llm.regular_files import open_here, read_json
 from llm.settings.loading import Config, ConfigError, applicable, dump, read_table
@@ -58,6 +58,7 @@ def prepare(cfg: Config) -> Path:
         probe.unlink()
         _lock(folder)
     except OSError as e:
+        release(folder)
         raise ConfigError(f"cannot write to run folder {folder}: {e.strerror or e}") from e
     try:
         _fill(folder, cfg)
@@ -118,10 +119,10 @@ def _lock(folder: Path) -> None:
             f"{folder} is in use by process {holder}: wait for it, stop it, or choose another "
             "--run.folder"
         ) from e
+    _locks[folder.resolve()] = file  # from here on `release` closes it
     file.truncate(0)
     file.write(f"{os.getpid()}\n")
     file.flush()
-    _locks[folder.resolve()] = file
 
 
 def _fill(folder: Path, cfg: Config) -> None:
@@ -138,11 +139,21 @@ def _write_config(folder: Path, cfg: Config) -> None:
 
 def holds_run(folder: Path) -> bool:
     """Whether a first step was made here: there are rows, checkpoints, or a summary. What a start
-    leaves that failed before is no run, and binds nobody."""
+    leaves that failed before is no run, and binds nobody: neither does the best checkpoint of the
+    evaluation with which the first step begins, which holds the models as they were."""
     rows, checkpoints = folder / "metrics.jsonl", folder / "checkpoints"
     has_rows = rows.is_file() and rows.stat().st_size > 0
-    kept = latest(checkpoints) is not None or best(checkpoints) is not None
+    kept = latest(checkpoints) is not None or _is_of_a_step(best(checkpoints))
     return has_rows or kept or (folder / "summary.json").exists()
+
+
+def _is_of_a_step(checkpoint: Path | None) -> bool:
+    if checkpoint is None:
+        return False
+    try:
+        return bool(read_json(checkpoint / "state.json")["step"] != 0)
+    except (OSError, ValueError, TypeError, KeyError):
+        return True  # whoever loads it says what is wrong with it
 
 
 def settings_there(folder: Path) -> dict[str, Any]:
@@ -207,6 +218,9 @@ def claim(folder: Path, cfg: Config) -> dict[str, tuple[Any, Any]]:
     if differs:
         _write_config(folder, cfg)
     (folder / "summary.json").unlink(missing_ok=True)
+    kept = best(folder / "checkpoints")
+    if kept is not None and not holds_run(folder):
+        drop(kept)  # of a start that failed in its first step, with other settings perhaps
     return differs if there else {}
 
 

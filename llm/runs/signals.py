@@ -1,27 +1,28 @@
-"""Signals as a wish that training looks at between steps, so that it can save first.
-
-Python runs a signal's handler in the main thread, between two instructions. A main thread that
-waits inside a library, for another rank say, runs none. A thread of its own therefore reads the
-signals' numbers from a pipe, which the system writes at once, and sees to it that none waits for
-ever.
+"""Signals: a wish that training looks at between steps, so that it can save first; elsewhere the
+end at once. A thread reads their numbers from a pipe, and sees to it that none waits for ever.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, NoReturn
+
+from llm.wakeup_pipe import WakeupPipe
 
 # Batch systems say that the time is up by TERM or USR1, a closed terminal by HUP. Each means: save.
 NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 UNWIND_SECONDS = 2.5  # from `Overdue` to the end by force, unless something is being saved
+# More than ranks take to find out which of them ended (heartbeat.py); with the above less than 10.
+AT_ONCE_SECONDS = 7.0
+
+_entered: list[Signals] = []  # the last one answers
 
 
 class Stopped(Exception):
@@ -33,7 +34,11 @@ class Stopped(Exception):
 
 
 class Overdue(BaseException):
-    """Raised in the main thread: a signal was not answered in time, wherever the run is."""
+    """Raised in the main thread: a signal has to be answered now, wherever the run is."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(exit_code)
+        self.exit_code = exit_code
 
 
 class Signals:
@@ -41,21 +46,23 @@ class Signals:
 
     A signal that was ignored before stays ignored, as SIGHUP under nohup. The former handlers come
     back on leaving. Outside the main thread, where Python takes no signal handlers, nothing is ever
-    set.
+    set. Of several that are entered the innermost answers.
 
     Args:
         seconds: after so long `Overdue` is raised in the main thread, and leaves as `Stopped`. A
             main thread that is deaf to it is ended `UNWIND_SECONDS` later. Not while `saving`.
+        at_once: for where nothing is to be saved: the first signal raises `Overdue` itself, which
+            leaves as it is, so that what it passes can say where that was. It is raised again
+            after `seconds`, if a library swallowed it. A second signal ends the process.
     """
 
-    def __init__(self, seconds: float = 5.0) -> None:
+    def __init__(self, seconds: float = 5.0, *, at_once: bool = False) -> None:
         self.signal: int | None = None
-        self.seconds = seconds
-        self._interrupted = self._overdue = self._leaving = False
+        self.seconds, self._at_once = seconds, at_once
+        self._noted = self._interrupted = self._overdue = self._leaving = False
         self._saving = threading.Lock()
         self._former: dict[int, Any] = {}
-        self._former_pipe = -1
-        self._pipe = (-1, -1)
+        self._pipe: WakeupPipe | None = None
         self._watch: threading.Thread | None = None
 
     @property
@@ -77,14 +84,12 @@ class Signals:
     def __enter__(self) -> Signals:
         if threading.current_thread() is not threading.main_thread():
             return self
-        self._pipe = os.pipe()
-        for end in self._pipe:
-            os.set_blocking(end, False)
+        self._pipe = WakeupPipe(silenced=_entered[-1]._pipe if _entered else None)
         for number in NUMBERS:
             if signal.getsignal(number) != signal.SIG_IGN:
                 self._former[number] = signal.signal(number, self._note)
-        self._former_pipe = signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
-        self._watch = threading.Thread(target=self._watch_pipe, daemon=True)
+        _entered.append(self)
+        self._watch = threading.Thread(target=self._watch_pipe, args=[self._pipe], daemon=True)
         self._watch.start()
         return self
 
@@ -95,46 +100,44 @@ class Signals:
         trace: TracebackType | None,
     ) -> None:
         self._leaving = True
-        if self._watch is not None:
-            signal.set_wakeup_fd(self._former_pipe)
-            os.write(self._pipe[1], b"\0")  # no signal's number: the thread's end
+        if self._pipe is not None and self._watch is not None:
+            self._pipe.stop()
+            self._pipe.wake()  # the thread's end
             self._watch.join(UNWIND_SECONDS)
-            self._watch = None
-            for end in self._pipe:
-                os.close(end)
+            _entered.remove(self)
+            self._pipe.close()
+            self._pipe = self._watch = None
         for number, handler in self._former.items():
             # None: it was not set from Python, and cannot be set again from here
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._former = {}
-        if isinstance(error, Overdue):
+        if isinstance(error, Overdue) and not self._at_once:
             raise Stopped(self.exit_code, saved=False) from None
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self._overdue and not self._leaving:
+        """The handler, in the main thread."""
+        if self._leaving:
+            return  # all was done when it came
+        first, self._noted = not self._noted, True
+        self.signal = self.signal or number
+        if self._overdue or (self._at_once and first):
             self._overdue = False  # once: what unwinds is not interrupted again
-            raise Overdue
-        if number == signal.SIGINT and self._interrupted:
+            raise Overdue(self.exit_code)
+        if number == signal.SIGINT and self._interrupted and not self._at_once:
             raise KeyboardInterrupt
         self._interrupted = self._interrupted or number == signal.SIGINT
-        self.signal = self.signal or number
 
-    def _watch_pipe(self) -> None:
-        """The thread: notes the first signal, and what happens when nobody answers it."""
+    def _watch_pipe(self, pipe: WakeupPipe) -> None:
+        """The thread: hears of signals, and sees to it that the first one is answered in time."""
+        heard: list[int] = []
         end = None  # when the first signal is overdue
         while True:
-            left = None if end is None else max(0.0, end - time.monotonic())
-            if select.select([self._pipe[0]], [], [], left)[0]:
-                numbers = os.read(self._pipe[0], 64)
-                if b"\0" in numbers:
-                    return
-                if self._former_pipe >= 0:  # somebody else listens too
-                    with contextlib.suppress(OSError):
-                        os.write(self._former_pipe, numbers)
-                known = [n for n in numbers if n in self._former]
-                if known and end is None:
-                    self.signal = self.signal or known[0]
-                    end = time.monotonic() + self.seconds
-                    self._say(f"the run saves and ends, within {self.seconds:g} s or without")
+            numbers = pipe.numbers(None if end is None else max(0.0, end - time.monotonic()))
+            if b"\0" in numbers:
+                return
+            if numbers:
+                heard += [n for n in numbers if n in self._former and _entered[-1] is self]
+                end = self._deadline(heard, end) if heard else None
                 continue
             if self._saving.locked():
                 with self._saving:  # waits for the end of a checkpoint, which ends the run
@@ -142,22 +145,37 @@ class Signals:
                 continue
             self._overdue = True
             signal.pthread_kill(threading.main_thread().ident or 0, self.signal or 0)
-            if not self._left_alone():
-                return
-            self._say("what the run waits for does not answer; it ends now, and the last "
-                      "checkpoint is kept")  # fmt: skip
-            os._exit(self.exit_code)
+            if self._left_alone(pipe):
+                self._end("what the run waits for does not answer; it ends now, and what was saved "
+                          "is kept")  # fmt: skip
+            return
 
-    def _left_alone(self) -> bool:
+    def _deadline(self, heard: list[int], end: float | None) -> float:
+        """When signals are overdue of which the last has just been heard; end: so far."""
+        now = time.monotonic()
+        self.signal = self.signal or heard[0]
+        if self._at_once and len(heard) > 1:
+            self._end("a second signal; what was saved is kept")
+        if end is None:
+            if not self._at_once:
+                self._say(f"the run saves and ends, within {self.seconds:g} s or without")
+            return now + self.seconds
+        # the main thread hears of a second Ctrl-C by itself, unless it is deaf
+        return min(end, now + UNWIND_SECONDS) if heard.count(signal.SIGINT) > 1 else end
+
+    def _left_alone(self, pipe: WakeupPipe) -> bool:
         """Whether `Signals` was not left in the time that unwinding may take."""
         end = time.monotonic() + UNWIND_SECONDS
         while (left := end - time.monotonic()) > 0:
-            if select.select([self._pipe[0]], [], [], left)[0]:
-                if b"\0" in os.read(self._pipe[0], 64):
-                    return False
-            elif self._saving.locked():  # the state before this step
+            if b"\0" in pipe.numbers(left):
+                return False
+            if self._saving.locked():  # the state before this step
                 end = time.monotonic() + UNWIND_SECONDS
         return not self._saving.locked()
+
+    def _end(self, text: str) -> NoReturn:
+        self._say(text)
+        os._exit(self.exit_code)
 
     def _say(self, text: str) -> None:
         with contextlib.suppress(OSError, ValueError):

@@ -42,7 +42,7 @@ from .problem import (
     with_instruction,
 )
 from .readers import LINE_BYTES_MAX, NotThere, Row, cell, hub_rows, jsonl_rows, parquet_rows
-from .repeats import distinct_problems
+from .repeats import Room, distinct_problems
 
 _SHOWN = 5
 _DIGITS_MAX = 1000
@@ -62,12 +62,14 @@ def open_problems(cfg: ProblemsTask, tokenizer: Any, for_function: bool = False)
     for place in (resolve(source)[1] for source in (cfg.source, *evaluated.values())):
         if _is_on_hub(place):  # all names, before the first set is downloaded
             require_on_hub(place, "data set")
-    rows, skipped, repeats = _problems(cfg, cfg.source, cfg.split, tokenizer, for_function)
+    room = Room()  # of all sources
+    rows, skipped, repeats = _problems(cfg, cfg.source, cfg.split, tokenizer, for_function, room)
     held: dict[str, list[Problem]] = {}
     digests = {f"data: {cfg.source}": digest(rows)}
     if cfg.eval_source:
         for name, source in evaluated.items():
-            problems, bad, again = _problems(cfg, source, cfg.eval_split, tokenizer, for_function)
+            found = _problems(cfg, source, cfg.eval_split, tokenizer, for_function, room)
+            problems, bad, again = found
             held[name], skipped, repeats = problems, skipped + bad, repeats + again
             digests[f"evaluation set {name}: {source}"] = digest(held[name])
         held_out_prompts = {_words(p.prompt) for problems in held.values() for p in problems}
@@ -94,7 +96,7 @@ def instructed(problems: list[Problem], instruction: str) -> list[Problem]:
 
 
 def _problems(
-    cfg: ProblemsTask, source: str, split: str, tokenizer: Any, for_function: bool
+    cfg: ProblemsTask, source: str, split: str, tokenizer: Any, for_function: bool, room: Room
 ) -> tuple[list[Problem], int, int]:
     preset, place = resolve(source)
     if source == cfg.source or preset not in PRESETS.values():  # a preset's evaluation set has its
@@ -115,7 +117,7 @@ def _problems(
             else:
                 yield where, _problem(row, columns, preset.gold)
 
-    return checked_problems(checked(), cfg, tokenizer, source, for_function)
+    return checked_problems(checked(), cfg, tokenizer, source, for_function, room)
 
 
 def _rows(
@@ -211,20 +213,23 @@ def checked_problems(
     tokenizer: Any,
     source: str,
     for_function: bool = False,
+    room: Room | None = None,
 ) -> tuple[list[Problem], int, int]:
     """The good problems of `source`, no prompt twice; how many rows were bad, how many repeats.
 
     `rows` gives the place of each row.
 
-    for_function: as in `open_task`; no scorer then looks at the answers.
+    for_function: as in `open_task`; no scorer then looks at the answers. room: what is left of it
+    when other sources were read.
 
     Raises:
-        ConfigError: bad rows that are refused, with place and reason of the first; nothing good.
+        ConfigError: no room; bad rows that are refused, with place and reason of the first; nothing
+            good.
     """
     scorer = "" if for_function else scorer_name(cfg)
     good: list[tuple[str, Problem]] = []
     same = _same_text if scorer in ("", "exact") else _same_answer
-    distinct, bad, repeats = distinct_problems(rows, same)
+    distinct, bad, repeats = distinct_problems(rows, same, room or Room())
     for where, problem in distinct:
         if reason := _unfit(problem, cfg, tokenizer, scorer):
             bad.append((where, reason))

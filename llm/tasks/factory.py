@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from llm.phases import during
 from llm.settings.loading import Config, ConfigError
 from llm.settings.schema import TaskConfig
 from llm.tokenizers.pretrained import Tokenizer
@@ -12,6 +13,7 @@ from .pool import pool_of
 from .problem import RowTask, Task
 
 
+@during("while data were read")
 def open_task(cfg: TaskConfig, tokenizer: Any, for_function: bool = False) -> Task:
     """The task of a configuration, its data read and checked.
 

@@ -6,6 +6,7 @@ Only text formats and parquet are read; a line of JSON has a largest size.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -14,8 +15,10 @@ from llm.errors import ConfigError
 from llm.hub import require_on_hub
 from llm.regular_files import open_regular
 
+from . import unpacking
+
 LINE_BYTES_MAX = 1 << 20  # of a row: prompts and answers are thousands of characters at most
-ROW_GROUP_BYTES_MAX = 1 << 33  # unpacked; writers make groups of 128 MB to 1 GB
+FILE_BYTES_MAX = 1 << 36  # every start reads it all; the largest published files have 15 GB
 
 Row = tuple[str, dict[str, Any] | str]
 """("line 3", the row), or ("line 3", why it is none)."""
@@ -29,11 +32,14 @@ def jsonl_rows(path: Path) -> Iterator[Row]:
     """
     try:
         with open_regular(path, "rb") as file:
+            _check_size(path, file)
             for number, line in enumerate(_lines(file), 1):
                 if line is None:
                     yield f"line {number}", f"longer than {LINE_BYTES_MAX} bytes"
                 elif line.strip():
                     yield f"line {number}", _parsed(line)
+    except ConfigError:
+        raise
     except (OSError, ValueError) as e:  # ValueError: a path that holds NUL
         raise ConfigError(f"cannot read {path}: {getattr(e, 'strerror', None) or e}") from e
 
@@ -98,14 +104,15 @@ def parquet_rows(path: Path, columns: list[str], all_columns: bool = False) -> I
             "-e '.[data]' in the checkout, or give a .jsonl file"
         ) from e
     try:
-        with open_regular(path, "rb") as source, pyarrow.parquet.ParquetFile(source) as file:
-            top = _top_columns(str(path), columns, file.schema_arrow.names)
-            _check_row_groups(path, file.metadata)
-            number = 0
-            wanted = None if all_columns else top
-            for batch in file.iter_batches(batch_size=256, columns=wanted):
-                for row in batch.to_pylist():
-                    number += 1
+        with open_regular(path, "rb") as source:
+            _check_size(path, source)
+            with pyarrow.parquet.ParquetFile(source) as plain:
+                top = _top_columns(str(path), columns, plain.schema_arrow.names)
+                unpacking.check_row_groups(plain.metadata)
+                once = unpacking.repeating(plain.schema)
+            with pyarrow.parquet.ParquetFile(source, read_dictionary=once) as file:
+                rows = unpacking.rows_of(file, None if all_columns else top)
+                for number, row in enumerate(rows, 1):
                     yield f"row {number}", row
     except ConfigError:
         raise
@@ -115,12 +122,13 @@ def parquet_rows(path: Path, columns: list[str], all_columns: bool = False) -> I
         raise ConfigError(f"cannot read {path} as parquet: {str(e)[:200]}") from e
 
 
-def _check_row_groups(path: Path, metadata: Any) -> None:
-    """Raises ValueError if a row group would fill the memory: a small file can unpack to much."""
-    for i in range(metadata.num_row_groups):
-        size = metadata.row_group(i).total_byte_size
-        if size > ROW_GROUP_BYTES_MAX:
-            raise ValueError(f"row group {i} has {size} bytes, more than {ROW_GROUP_BYTES_MAX}")
+def _check_size(path: Path, file: IO[bytes]) -> None:
+    size = os.fstat(file.fileno()).st_size
+    if size > FILE_BYTES_MAX:
+        raise ConfigError(
+            f"{path} has {size} bytes, and at most {FILE_BYTES_MAX} are read at every start: give "
+            "a part of it"
+        )
 
 
 def hub_rows(

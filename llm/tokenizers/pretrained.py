@@ -16,6 +16,7 @@ from typing import Any
 
 from llm.errors import ConfigError
 from llm.hub import hub_file, is_local, offline_hint, require_on_hub
+from llm.phases import is_out_of_memory
 from llm.regular_files import read_text
 from llm.settings.schema import TaskConfig
 from llm.settings.template_arguments import OWN_ARGUMENTS, read_arguments
@@ -60,6 +61,8 @@ class HubTokenizer:
                 path, local_files_only=local, trust_remote_code=False
             )
         except Exception as e:  # whatever the library raises at files that anybody may have made
+            if is_out_of_memory(e):
+                raise  # no fault of the files
             raise ConfigError(
                 f"cannot load a tokenizer from {path}{offline_hint(path)}: {e}"
             ) from e
@@ -87,6 +90,8 @@ class HubTokenizer:
         self._of_format: dict[tuple[str, ...], Counter[int]] = {}
         self._system, self._arguments = system_prompt, dict(template_arguments or {})
         self._check_arguments()
+        if self.is_chat and (what := drawn_at_random(str(self.chat_template))):
+            raise self._bad_template(f"draws at random ({what}), so no start would repeat another")
 
     def restrict(self, ids: int) -> None:
         """Use only the first `ids` token ids, which are those that the models have.
@@ -96,8 +101,7 @@ class HubTokenizer:
         Raises:
             ConfigError: every end-of-sequence id lies beyond, so no completion could end.
         """
-        if ids >= self.vocab_size:
-            return
+        ids = min(ids, self.vocab_size)  # a config may name an end beyond its tokenizer too
         ends = frozenset(i for i in self.eos if i < ids)
         if not ends:
             raise ConfigError(
@@ -228,8 +232,11 @@ class HubTokenizer:
                 f"--task.template_arguments: the chat template in {self.path} does not read "
                 f"{ignored[0]}. What it reads: {known}"
             )
-        if token := self.control_token_in(self._system):
-            raise ConfigError(f"--task.system_prompt spells the control token {token!r}: remove it")
+        values = [str(value) for value in self._arguments.values()]
+        texts = {"system_prompt": self._system, "template_arguments": "\n".join(values)}
+        for name, text in texts.items():
+            if token := self.control_token_in(text):
+                raise ConfigError(f"--task.{name} spells the control token {token!r}: remove it")
 
     def _bad_template(self, what: str) -> ConfigError:
         return ConfigError(
@@ -286,6 +293,20 @@ def template_variables(template: str) -> set[str] | None:
     except (TemplateError, RecursionError):
         return None
     return set(meta.find_undeclared_variables(parsed))
+
+
+def drawn_at_random(template: str) -> str:
+    """What makes a chat template give another text each time; "" if nothing does."""
+    from jinja2 import TemplateError, nodes
+    from jinja2.sandbox import SandboxedEnvironment
+
+    try:
+        parsed = SandboxedEnvironment(extensions=["jinja2.ext.loopcontrols"]).parse(template)
+    except (TemplateError, RecursionError):
+        return ""
+    filters = {one.name for one in parsed.find_all(nodes.Filter)} & {"random"}
+    names = {one.name for one in parsed.find_all(nodes.Name)} & {"lipsum"}
+    return ", ".join(sorted(filters | names))
 
 
 Tokenizer = CharTokenizer | HubTokenizer

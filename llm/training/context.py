@@ -15,6 +15,7 @@ from llm.models import actors, loading, roles, sharding
 from llm.models.actors import Actor
 from llm.models.lm_head import support
 from llm.models.loading import Model
+from llm.phases import during
 from llm.rewards import scorers
 from llm.rollout.engines.base import Engine
 from llm.rollout.engines.factory import open_engine
@@ -113,7 +114,8 @@ def open_context(
         undo.callback(scorer.close)
         task = factory.open_task(cfg.task, tokenizer, for_function=bool(cfg.reward.function))
         task = factory.with_pool(cfg, task)
-        ctx = _with_models(cfg, folder, tokenizer, task, scorer, device, undo)
+        with during("while models were opened"):
+            ctx = _with_models(cfg, folder, tokenizer, task, scorer, device, undo)
         undo.pop_all()
     return ctx
 

@@ -12,6 +12,7 @@ import torch
 from llm.algorithm.control import Decision
 from llm.algorithm.correction import TokenWeights
 from llm.algorithm.diagnostics import correction_metrics
+from llm.phases import during
 
 from .minibatches import Minibatch
 
@@ -49,11 +50,8 @@ class Record:
     def within(self, phase: str) -> Iterator[None]:
         """What is raised in it says where that was."""
         self.phase = phase
-        try:
+        with during(f"in the {phase} of step {self.step}"):
             yield
-        except Exception as e:
-            e.add_note(f"phase: {phase}, step {self.step}")  # out of memory: where
-            raise
 
     def add(self, values: dict[str, Any]) -> None:
         self.row |= values

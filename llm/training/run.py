@@ -31,6 +31,7 @@ from llm.checkpoints.checkpoint import (
 from llm.checkpoints.state_tensors import StatefulPart
 from llm.errors import NonFinite, RunFilesError
 from llm.models import sharding
+from llm.phases import during
 from llm.rollout.batch import Batch
 from llm.runs import metrics_files, run_folder
 from llm.runs.alarms import Alarms, writable
@@ -58,7 +59,9 @@ def open_run(ctx: TrainContext, folder: Path) -> Iterator[Run]:
     """The run in `folder`, new or from its last checkpoint. A signal lets it save first."""
     tracker = open_tracker(ctx.cfg.run, folder, silent=not distributed.is_main())
     with contextlib.closing(tracker), Signals(ctx.cfg.run.stop_seconds) as signals:
-        yield Run(ctx, folder, tracker, signals)
+        with during("while the run was opened"):
+            run = Run(ctx, folder, tracker, signals)
+        yield run
 
 
 class Run:
@@ -130,7 +133,8 @@ class Run:
         if self.ctx.actor.trained:
             record.add({"distill_coef": self.learner.controls.distill_coef})  # in force now
         try:
-            yield record
+            with during(f"after the updates of step {step}"):  # its phases name themselves
+                yield record
         except Overdue:
             raise Stopped(self.signals.exit_code, self._save_before(record, before)) from None
         except NonFinite:
@@ -174,7 +178,8 @@ class Run:
         if every and begun and begun % every == 0:
             self.ctx.gather_shards()  # the sampler reads the full model, updates move shards
             rates = record.row.setdefault("pass_rate_updates", [])
-            rates.append([begun, pass_rate(self.ctx.policy, self.ctx)])
+            with during(f"in the evaluation between updates of step {record.step}"):
+                rates.append([begun, pass_rate(self.ctx.policy, self.ctx)])
 
     def record_updates(self, record: Record) -> None:
         """The metrics of the step's updates; of an evaluated step also samples and histograms."""
@@ -253,6 +258,10 @@ class Run:
             self.progress.close()
             raise Stopped(record.exit_code)
 
+    def at_the_end(self) -> contextlib.AbstractContextManager[None]:
+        """For what follows the last step."""
+        return during("in the evaluation after the last step")
+
     def _save_before(self, record: Record, before: dict[str, Any]) -> bool:
         """Save what the steps before this one have done; whether that was possible.
 
@@ -269,7 +278,7 @@ class Run:
     def _save(self, step: int, parts: dict[str, StatefulPart], state: dict[str, Any]) -> None:
         """A checkpoint of this run, which no signal interrupts."""
         keep = self.ctx.cfg.run.checkpoints_kept
-        with self.signals.saving():
+        with self.signals.saving(), during(f"in the checkpoint after {step} steps"):
             save_state(self.checkpoints, step, parts, state, keep, self._identity())
 
     def finish(self, last: dict[str, Any]) -> dict[str, Any]:
@@ -343,7 +352,7 @@ class Run:
         self.best = rate
         if self.ctx.cfg.run.keep_best:
             whose = self._identity()
-            with self.signals.saving():
+            with self.signals.saving(), during(f"in the best checkpoint, of step {step}"):
                 save_best(self.checkpoints, step, self._parts, self._json(step), whose)
 
     def _write_row(self, record: Record) -> dict[str, Any]:

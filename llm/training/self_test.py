@@ -23,6 +23,7 @@ import torch
 
 from llm import randomness
 from llm.models.loading import Model
+from llm.phases import during
 from llm.rollout import sampling
 from llm.rollout.batch import Batch
 from llm.settings.loading import ConfigError, ModelConfig
@@ -63,6 +64,7 @@ def limits(ctx: TrainContext, dtype: str = "") -> Limits:
     return by_dtype[dtype or ctx.cfg.policy.dtype]
 
 
+@during("in the self-test")
 @torch.no_grad()
 def self_test(ctx: TrainContext) -> dict[str, Any]:
     """Compare log p_inf with log p_ref on completions that the policy itself samples.

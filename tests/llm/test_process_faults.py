@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import errno
 import functools
+import gc
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,11 +30,14 @@ from training_runs import rows
 from llm import __main__, regular_files, settings, train
 from llm.__main__ import main
 from llm.checkpoints import checkpoint
-from llm.models import pretraining
+from llm.commands import compare, doctor_checks, export, fetch, report
+from llm.models import actors, pretraining
+from llm.planning import estimate
 from llm.rewards import math_verifier
 from llm.rollout.engines.subprocess_engine import ProcessEngine
 from llm.runs import run_folder, signals
-from llm.training import context
+from llm.tasks import digits
+from llm.training import context, evaluation, self_test
 from llm.training import run as run_module
 
 AGAIN = ""
@@ -225,6 +230,16 @@ def signalled(phase: str, number: int, waiting: bool = False) -> Plant:
     return plant
 
 
+def at_once(where: Any, name: str, number: int = signal.SIGTERM, call: int = 1) -> Plant:
+    """A signal where nothing is to be saved, and a wait without end behind it."""
+
+    def act() -> None:
+        os.kill(os.getpid(), number)
+        time.sleep(60)
+
+    return lambda patch, folder: at_call(patch, where, name, act, call)
+
+
 def twice_interrupted(patch: pytest.MonkeyPatch, folder: Path) -> None:
     def act() -> None:
         os.kill(os.getpid(), signal.SIGINT)
@@ -326,8 +341,9 @@ FAULTS: dict[str, tuple[Plant, int, str, str]] = {
         "out of memory in the update of step 3 (CUDA out of memory", AGAIN),
     "no memory in an evaluation": (no_memory(run_module, "evaluate", RuntimeError(CPU), 2), 2,
                                    "out of memory in the evaluation of step 2", AGAIN),
-    "no memory in the last evaluation": (no_memory(train, "evaluate", MemoryError()), 2,
-                                         "out of memory", AGAIN),
+    "no memory in the last evaluation": (
+        no_memory(train, "evaluate", MemoryError()), 2,
+        "out of memory in the evaluation after the last step", AGAIN),
 }  # fmt: skip
 
 
@@ -407,6 +423,107 @@ def test_a_fault_ends_a_run_in_one_line_and_loses_nothing(
         assert again == 2
         check_one_line(err, then)
         check_readable(folder)
+
+
+# One start after another in one folder, each ended in another phase
+
+STARTS: list[tuple[Plant, int, str]] = [
+    (at_once(settings, "load"), 143, "stopped by a signal; what was saved is kept"),
+    (at_once(run_folder, "_git", signal.SIGUSR1), 138, "a signal before the first step"),
+    (at_once(digits, "open_digits", signal.SIGHUP), 129, "a signal while data were read"),
+    (no_memory(digits, "open_digits", MemoryError()), 2, "out of memory while data were read"),
+    (no_memory(pretraining, "demonstrations", MemoryError(), 2), 2,
+     "out of memory in the pretraining of the policy"),
+    (at_once(actors, "open_actor", signal.SIGINT), 130, "a signal while models were opened"),
+    (no_memory(actors, "open_actor", MemoryError()), 2,
+     "out of memory while models were opened"),
+    (no_memory(run_module, "open_learner", MemoryError()), 2,
+     "out of memory while the run was opened"),
+    (no_memory(self_test, "_of_unequal_lengths", MemoryError()), 2,
+     "out of memory in the self-test"),
+    (no_memory(checkpoint, "state_dict_of", MemoryError()), 2,
+     "out of memory in the best checkpoint, of step 0"),
+    (no_memory(run_module, "next_state", MemoryError(), 2), 2,
+     "out of memory after the updates of step 1"),
+    (no_memory(checkpoint, "state_dict_of", MemoryError(), 5), 2,
+     "out of memory in the checkpoint after 2 steps"),
+    (no_memory(train, "sample_rollouts", MemoryError(), 5), 2,
+     "out of memory in the evaluation after the last step"),
+]  # fmt: skip
+
+
+def test_starts_that_end_in_every_phase_name_it_and_leave_a_run_that_goes_on_exactly(
+    whole, tmp_path, capsys
+):
+    start = time.monotonic()
+    for plant, code, said in STARTS:
+        with pytest.MonkeyPatch.context() as patch:
+            plant(patch, tmp_path / "run")
+            found = trained(tmp_path / "run", tmp_path / "warm")
+        err = capsys.readouterr().err
+        assert found == code, err[-3000:]
+        check_one_line(err, said)
+    assert trained(tmp_path / "run", tmp_path / "warm") == 0
+    check_equal(tmp_path / "run", whole)
+    assert time.monotonic() - start < 50  # no wait was waited for
+
+
+OPENED = "/proc/self/fd"
+
+
+def test_starts_that_fail_leave_no_file_open_and_no_folder_locked(
+    pretrained, tmp_path, monkeypatch
+):
+    """In one process, where the end of the process does not close what was left."""
+    left: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", left.append)
+    place = ("--run.folder", str(tmp_path / "run"), "--pretrain.folder", str(pretrained))
+    nowhere = ("--reward.function", f"{tmp_path}/nowhere.py:f")
+    before = set(os.listdir(OPENED)) if os.path.isdir(OPENED) else set()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ResourceWarning)
+        for more in (nowhere, ("--run.self_test_max", "1e-12"), ("--policy.path", str(tmp_path))):
+            assert main(["train", *FLAGS, *place, *more]) == 2
+        at_call(monkeypatch, actors, "open_actor", raising(MemoryError()))
+        assert main(["train", *FLAGS, *place]) == 2
+        gc.collect()
+    assert left == [] and run_folder._locks == {}
+    assert not before or set(os.listdir(OPENED)) <= before
+
+
+# Signals in commands that save nothing
+
+COMMANDS = {  # what each does when the signal comes; its arguments; words of its end
+    "doctor": ((doctor_checks, "open_device"), FLAGS, "stopped by a signal;"),
+    "plan": ((estimate, "open_shapes"), (*FLAGS, "--gpus", "1", "--gpu-memory", "80GB"),
+             "stopped by a signal;"),
+    "eval": ((evaluation, "sample_scores"), ("RUN", "--prompts", "2"),
+             "in the evaluation of the policy"),
+    "eval, second model": ((evaluation, "sample_scores", signal.SIGTERM, 2),
+                           ("RUN", "--prompts", "2"), "in the evaluation of the actor"),
+    "export": ((export, "_save_model"), ("RUN", "--to", "TO"), "a signal while the model was"),
+    "report": ((report, "document"), ("RUN",), "stopped by a signal;"),
+    "compare": ((compare, "read_run"), ("RUN", "RUN", "--out", "PAGE"), "stopped by a signal;"),
+    "fetch": ((fetch, "_check_packages"), ("smollm2", "--out", "TO"), "stopped by a signal;"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_signal_ends_every_command_at_once_in_one_line(name, whole, tmp_path, capsys):
+    place, words, said = COMMANDS[name]
+    shutil.copytree(whole, tmp_path / "run")
+    before = sorted(tmp_path.rglob("*"))
+    names = {"RUN": "run", "TO": "to", "PAGE": "to.html"}
+    places = {word: str(tmp_path / name) for word, name in names.items()}
+    with pytest.MonkeyPatch.context() as patch:
+        at_once(*place)(patch, tmp_path)
+        code = main([name.split(",")[0], *(places.get(word, word) for word in words)])
+    out, err = capsys.readouterr()
+    assert code == 128 + signal.SIGTERM
+    check_one_line(err, said)
+    assert sorted(tmp_path.rglob("*")) == before
+    if "second" in name:  # what was computed is not lost
+        assert "policy: 2 held-out prompts" in out and "pass@4" in out
 
 
 # Output without a reader
@@ -621,6 +738,7 @@ def test_a_real_kill_between_manifest_and_rename_loses_nothing(whole, pretrained
 def test_a_signal_is_answered_within_ten_seconds_by_default():
     """Above, what waits is left after 0.1 s instead."""
     assert settings.load([], []).run.stop_seconds + signals.UNWIND_SECONDS <= 10
+    assert signals.AT_ONCE_SECONDS + signals.UNWIND_SECONDS <= 10
 
 
 def test_there_are_at_least_thirty_cases():

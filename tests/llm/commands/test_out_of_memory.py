@@ -8,7 +8,8 @@ import torch
 from llm import settings
 from llm import train as training
 from llm.commands import train
-from llm.commands.out_of_memory import is_out_of_memory, out_of_memory_text
+from llm.commands.out_of_memory import out_of_memory_text
+from llm.phases import is_out_of_memory
 from llm.training.record import Record
 
 CPU = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 9 bytes")

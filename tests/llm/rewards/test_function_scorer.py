@@ -215,13 +215,17 @@ def test_a_function_that_cannot_be_loaded_is_refused_with_its_reason(
         FunctionScorer(RewardConfig(function=f"{tmp_path}/own.py:{name}"), Unicode(), None)
 
 
-def test_a_file_that_changes_while_it_is_used_stops_the_run(tmp_path):
+@pytest.mark.parametrize("changed", ["own", "helper"])
+def test_a_file_that_changes_while_it_is_used_stops_the_run(tmp_path, changed):
     """A replaced worker would reward by other rules than the ones before it."""
-    (tmp_path / "own.py").write_text("import os\ndef f(**columns):\n    os._exit(1)\n")
+    source = "import os\nimport helper\ndef f(**columns):\n    os._exit(1)\n"
+    (tmp_path / "own.py").write_text(source)
+    (tmp_path / "helper.py").write_text("")
     scorer = FunctionScorer(RewardConfig(function=f"{tmp_path}/own.py:f"), Unicode(), None)
+    assert [*scorer.identity()][1:] == ["reward.function: helper.py (SHA-256)"]
     try:
         assert score(scorer, "x") == [0.0]
-        (tmp_path / "own.py").write_text("def f(**columns):\n    return 1.0\n")
+        (tmp_path / f"{changed}.py").write_text("def f(**columns):\n    return 1.0\n")
         with pytest.raises(RewardError, match="changed while it was in use"):
             score(scorer, "x")
         assert scorer._pool._workers == []

@@ -121,11 +121,19 @@ def test_an_unwritable_folder_is_an_error_before_any_work(tmp_path):
 def test_a_start_that_failed_before_its_first_step_binds_nobody(tmp_path):
     """Other settings are then allowed: the remedy that its error names, say."""
     run_folder.release(run_folder.prepare(configured(tmp_path)))
-    (tmp_path / "checkpoints").mkdir()
+    best = tmp_path / "checkpoints/best"
+    best.mkdir(parents=True)
+    (best / "state.json").write_text('{"step": 0}')  # of the evaluation before the first update
     (tmp_path / "metrics.jsonl").touch()
     again = configured(tmp_path, "--run.seed", "3")
     run_folder.release(run_folder.prepare(again))
     assert settings.load([str(tmp_path / "config.toml")], []) == again
+    run_folder.claim(tmp_path, again)
+    assert not best.exists()  # it is of the other settings
+    best.mkdir()
+    for state in ('{"step": 1}', "damaged"):
+        (best / "state.json").write_text(state)
+        assert run_folder.holds_run(tmp_path)
 
 
 def test_settings_that_may_change_are_taken_over_by_the_claim_and_not_before(tmp_path):

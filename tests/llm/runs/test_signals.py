@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import functools
 import os
 import signal
 import threading
@@ -16,7 +18,7 @@ from llm import train
 from llm.checkpoints.checkpoint import latest
 from llm.models import pretraining
 from llm.runs import signals
-from llm.runs.signals import Signals, Stopped
+from llm.runs.signals import Overdue, Signals, Stopped
 
 CODES = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGHUP: 129, signal.SIGUSR1: 138}
 
@@ -70,6 +72,30 @@ def test_what_is_being_saved_is_not_interrupted():
     assert interrupts.exit_code == 143
 
 
+def test_where_nothing_is_saved_a_signal_interrupts_at_once_and_again_if_that_was_swallowed():
+    before, start = signal.getsignal(signal.SIGTERM), time.monotonic()
+    with pytest.raises(Overdue) as overdue, Signals(0.1, at_once=True):
+        with contextlib.suppress(BaseException):  # as a library may
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        assert time.monotonic() - start < 30
+        time.sleep(60)
+    assert overdue.value.exit_code == 143
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_of_two_the_inner_answers_and_the_outer_again_afterwards():
+    """A run in a command: it saves at its own time, and nobody interrupts it."""
+    with pytest.raises(Overdue), Signals(60.0, at_once=True) as outer:
+        with Signals(60.0) as inner:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert inner.exit_code == 143
+        assert not outer.requested
+        os.kill(os.getpid(), signal.SIGHUP)
+    assert outer.exit_code == 129
+
+
 def test_somebody_else_who_listens_hears_of_a_signal_too():
     read, write = os.pipe()
     os.set_blocking(write, False)
@@ -85,21 +111,35 @@ def test_somebody_else_who_listens_hears_of_a_signal_too():
         os.close(write)
 
 
-def test_a_main_thread_that_is_deaf_inside_a_library_is_ended(tmp_path):
+@pytest.mark.parametrize(
+    ("case", "said"),
+    [
+        ((0.1, 1, False), "does not answer; it ends now"),
+        ((0.1, 1, True), "does not answer; it ends now"),
+        ((60.0, 2, True), "a second signal"),
+    ],
+)
+def test_a_main_thread_that_is_deaf_inside_a_library_is_ended(tmp_path, case, said):
     """It waits for a lock of the C library that it holds itself, which no signal interrupts."""
-    process = llm_process.called(_deaf, stderr=tmp_path / "log.txt")
+    process = llm_process.called(functools.partial(_deaf, *case), stderr=tmp_path / "log.txt")
     process.join(30)
     assert process.exitcode == 143, (tmp_path / "log.txt").read_text()
-    assert "does not answer; it ends now" in (tmp_path / "log.txt").read_text()
+    assert said in (tmp_path / "log.txt").read_text()
 
 
-def _deaf() -> None:
+def _deaf(seconds: float, count: int, at_once: bool) -> None:
     signals.UNWIND_SECONDS = 0.2
     library, lock = ctypes.CDLL(None), ctypes.create_string_buffer(64)
     library.pthread_mutex_init(lock, None)
     library.pthread_mutex_lock(lock)
-    with Signals(0.1):
-        os.kill(os.getpid(), signal.SIGTERM)
+
+    def send() -> None:
+        for _ in range(count):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.05)  # two that wait to be delivered would be one
+
+    with Signals(seconds, at_once=at_once):
+        threading.Timer(0.05, send).start()
         library.pthread_mutex_lock(lock)
 
 

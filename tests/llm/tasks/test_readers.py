@@ -15,7 +15,7 @@ from row_sources import numbered, source
 from toy_tokenizers import Words
 
 from llm.errors import ConfigError
-from llm.tasks import readers
+from llm.tasks import readers, unpacking
 from llm.tasks.factory import open_task
 from llm.tasks.problem import Problem
 
@@ -212,8 +212,17 @@ def test_only_regular_files_are_read(tmp_path, ending):
 def test_a_parquet_file_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatch):
     path = tmp_path / "a.parquet"
     pyarrow.parquet.write_table(pa.Table.from_pylist(numbered(40)), path)
-    monkeypatch.setattr(readers, "ROW_GROUP_BYTES_MAX", 99)
+    monkeypatch.setattr(unpacking, "ROW_GROUP_BYTES_MAX", 99)
     with pytest.raises(ConfigError, match=r"a.parquet as parquet: row group 0 has \d+ bytes"):
+        open_task(sections.task(type="problems", source=str(path)), Words())
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+def test_a_file_that_is_too_large_is_refused_before_it_is_read(tmp_path, ending):
+    path = tmp_path / f"a.{ending}"
+    with path.open("wb") as file:
+        file.truncate(readers.FILE_BYTES_MAX + 1)  # a hole, which takes no room on the disk
+    with pytest.raises(ConfigError, match=rf"a.{ending} has 68719476737 bytes, and at most"):
         open_task(sections.task(type="problems", source=str(path)), Words())
 
 

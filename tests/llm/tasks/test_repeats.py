@@ -8,7 +8,7 @@ import pytest
 from row_sources import numbered, source
 
 from llm.errors import ConfigError
-from llm.tasks import datasets
+from llm.tasks import datasets, repeats
 from llm.tasks.problem import Problem, is_held_out
 
 
@@ -18,6 +18,18 @@ def test_repeats_are_counted_once(tmp_path):
     assert (task.repeats, task.skipped, once.repeats) == (40 * 24, 0, 0)
     assert task.held_out(0, 99) == once.held_out(0, 99)
     assert task.batch(0, 0, task.size) == once.batch(0, 0, once.size)
+
+
+@pytest.mark.parametrize("kind", ["good", "bad", "of two sources"])
+def test_rows_that_do_not_fit_into_memory_are_refused(tmp_path, monkeypatch, kind):
+    """All sources count together; what repeats an earlier row takes no room."""
+    monkeypatch.setattr(repeats, "TEXT_BYTES_MAX", 100 * 800)
+    source(tmp_path / "a.jsonl", numbered(100) * 3)
+    rows, more = (numbered(300) if kind == "good" else ["no JSON\n"] * 300), {"bad_rows": "skip"}
+    if kind == "of two sources":
+        rows, more = numbered(100), {"eval_source": str(tmp_path / "a.jsonl")}
+    with pytest.raises(ConfigError, match=r"take more than 80000 bytes of memory, at line \d+ of"):
+        source(tmp_path / "b.jsonl", rows, **more)
 
 
 def test_a_prompt_with_two_answers_is_a_bad_row_wherever_it_stands(tmp_path):

@@ -70,6 +70,16 @@ def test_every_end_in_generation_config_ends_a_completion(tmp_path):
     assert hub.decode([*hub.encode("1"), 7, *hub.encode("2")]) == "1"
 
 
+def test_an_end_beyond_the_tokenizer_and_the_models_is_left_out(tmp_path):
+    """No completion can hold it, and nothing could print it."""
+    path = save_tokenizer(tmp_path)
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [2, 99999]}')
+    hub = pretrained.HubTokenizer(path)
+    size = hub.vocab_size
+    hub.restrict(10**6)
+    assert hub.vocab_size == size and max(hub.eos) < size and 2 in hub.eos
+
+
 def test_no_list_of_ids_can_break_decoding_or_pieces(folder):
     hub = pretrained.HubTokenizer(folder)
     euro = hub.encode("€")
@@ -162,6 +172,17 @@ def test_whatever_a_template_does_it_is_named_at_once(tmp_path, template):
     with pytest.raises(ConfigError, match=f"chat template in {tmp_path}.*{TEMPLATES[template]}"):
         hub.prompt("12")
     assert time.monotonic() - start < 2
+
+
+@pytest.mark.parametrize("part", ["{{ ['a', 'b'] | random }}", "{{ lipsum() }}"])
+def test_a_template_that_draws_at_random_is_refused(tmp_path, part):
+    """No start would give the prompts of another; what is text in the template does not count."""
+    template = "{{ messages[0].content }} lipsum | random "
+    save_tokenizer(tmp_path, template=template)
+    assert pretrained.HubTokenizer(str(tmp_path)).is_chat
+    save_tokenizer(tmp_path, template=template + part)
+    with pytest.raises(ConfigError, match=r"chat template in .* draws at random \((random|lipsum)"):
+        pretrained.HubTokenizer(str(tmp_path))
 
 
 def test_a_template_may_strip_the_prompt(tmp_path):

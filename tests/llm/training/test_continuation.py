@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from training_runs import start
 
 from llm import settings
 from llm.training.continuation import continuation_notes
@@ -44,3 +45,26 @@ def test_batches_that_were_not_sampled_ahead_are_named(staleness, said):
     """With d the last step orders the batches up to d steps ahead, and none beyond the end."""
     lines = notes("--rollout.max-staleness", str(staleness))[1:]
     assert bool(lines) == bool(said) and all(said in line for line in lines)
+
+
+def test_a_run_that_goes_on_prints_what_its_former_end_changes(tmp_path, pretrained, capfd):
+    """Of the learning rates and of the batches that were not sampled ahead: before it trains."""
+    flags = (
+        "--optim.schedule",
+        "linear",
+        "--rollout.max-staleness",
+        "2",
+        "--run.eval-prompts",
+        "2",
+    )
+    start(tmp_path, pretrained, *flags, "--run.steps", "2")
+    assert "goes on after" not in capfd.readouterr().err
+    start(tmp_path, pretrained, *flags, "--run.steps", "4")
+    said = capfd.readouterr().err
+    first_step = said.index("actor: separate") if "actor: separate" in said else len(said)
+    for words in (
+        "goes on after 2 steps with other settings: run.steps (2 there, 4 now)",
+        "optim.schedule linear ends with the run, and its end moves from step 2 to 4",
+        "rollout.max_staleness 2: the batches of steps 3 to 3 are sampled from newer weights",
+    ):
+        assert 0 <= said.find(words) < first_step, said
