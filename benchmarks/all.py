@@ -21,6 +21,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 BENCHMARKS: dict[str, list[str]] = {
     "lam_solver": ["--repeats", "2"],
+    "allocation": ["--repeats", "3"],
     "head": ["--short", "--repeats", "2"],
     "overhead": ["--repeats", "2"],
     "rollout": ["--repeats", "2"],
