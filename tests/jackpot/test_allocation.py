@@ -11,7 +11,7 @@ from itertools import product
 import mpmath
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from jackpot import allocation
@@ -97,6 +97,7 @@ two_prompts = st.tuples(st.integers(1, 999), st.integers(1, 999), st.integers(8,
 
 
 @pytest.mark.parametrize("estimator", ["rloo", "dr_grpo"])
+@example(case=(500, 200, 15))
 @given(case=two_prompts)
 def test_vip_splits_many_rollouts_between_two_prompts_as_the_best_split_does(estimator, case):
     """Pass rates in thousandths: a decrease that is slightly wrong moves a rollout."""
@@ -110,6 +111,7 @@ def test_vip_splits_many_rollouts_between_two_prompts_as_the_best_split_does(est
     assert variance(counts[0]) == min(variance(n) for n in range(3, total - 2))
 
 
+@example((500, 200, 22), 50, 1)
 @given(two_prompts, st.integers(11, 99), st.integers(1, 60))
 def test_coba_splits_many_rollouts_between_two_prompts_as_the_best_split_does(case, a, t):
     """alpha in tenths and tau in fifths; V in 60 digits."""

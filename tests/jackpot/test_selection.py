@@ -60,6 +60,12 @@ def test_equal_variances_are_taken_evenly_from_both_ends_then_from_the_top():
     assert list(pods([3.0, 1.0, 2.0], 1)) == [0]
 
 
+def test_rounding_decides_no_tie():
+    """(.1, .9, .9) and (.1, .1, .9) have equal variances, but not in floats."""
+    assert list(pods([0.1, 0.3, 0.1, 0.9, 0.9, 1 / 3, 0.7], 3)) == [0, 3, 4]
+    assert list(pods([0.0, 1.0] * 50, 4)) == [0, 2, 97, 99]
+
+
 def test_all_kept_is_everything_in_order():
     for rule in ("max_variance", "max_reward"):
         assert list(pods([2.0, -1.0, 5.0], 3, rule)) == [0, 1, 2]
