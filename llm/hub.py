@@ -26,6 +26,8 @@ def is_local(path: str) -> bool:
         return True
     if re.fullmatch(r"[\w-][\w.-]*/[\w.-]*[\w-]", path, flags=re.ASCII):
         return False
+    if Path(path).is_file():
+        raise ConfigError(f"{path} is a file: give the folder of the model that holds it")
     raise ConfigError(
         f"cannot load a model from {path}: there is no such folder, and it is not a hub id "
         "(owner/name)"
@@ -49,6 +51,18 @@ def _check_model_folder(folder: Path) -> None:
         raise ConfigError(
             f"{folder} holds adapters without their model: export them with `--adapters merge`, or "
             "merge them into it"
+        )
+
+
+_OF_MODELS = (".json", ".model", ".txt")  # config and tokenizer, as transformers names them
+
+
+def require_model(path: str) -> None:
+    """Raises ConfigError for a folder with no file of a model: empty, or of another format."""
+    if is_local(path) and not any(p.suffix in _OF_MODELS for p in Path(path).iterdir()):
+        raise ConfigError(
+            f"{path} holds no model: there is neither a config.json nor a tokenizer in it. Give "
+            "the folder that holds them"
         )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig
 
-from llm.hub import is_local
+from llm.hub import is_local, require_model
 from llm.runs.run_folder import first_date
 from llm.settings.loading import Config, ConfigError, ModelConfig
 from llm.tokenizers.pretrained import (
@@ -73,6 +73,9 @@ def open_tokenizer(cfg: Config, run_folder: Path) -> Tokenizer:
     Raises:
         ConfigError: the tokenizers differ, or no end-of-sequence id is among those ids.
     """
+    for part in (cfg.policy, cfg.actor):
+        if isinstance(part, ModelConfig) and part.path:
+            require_model(part.path)
     tokenizer = tokenizer_for(cfg.policy.path, cfg.task)
     sizes = [_rows(cfg.policy.path), tokenizer.vocab_size]
     if isinstance(cfg.actor, ModelConfig) and cfg.actor.path != cfg.policy.path:

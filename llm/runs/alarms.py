@@ -58,6 +58,10 @@ _LIMITS = (
     ),
 )
 _NON_FINITE_ADVICE = "lower the learning rates or the caps c1, c2"
+_FIRST_ADVICE = (
+    "no step was done yet, so look at the models first: python -m llm doctor. A KL is infinite "
+    "where one model gives probability 0 to an id that the other samples: mask the same ids in both"
+)
 
 
 @dataclass(frozen=True)
@@ -189,6 +193,8 @@ class Alarms:
 def stop_message(decision: AlarmDecision, step: int, kept: Path | None) -> str:
     """Which alarm, what was measured, the limit, and what to do."""
     advice = next((a for name, *_, a in _LIMITS if name == decision.alarm), _NON_FINITE_ADVICE)
+    if decision.alarm == "non_finite" and step == 0:
+        advice = _FIRST_ADVICE
     after = f" after the learning rates were lowered {decision.lowerings} times"
     return (
         f"step {step}: {decision.reason}{after if decision.lowerings else ''}, so training "

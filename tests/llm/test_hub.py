@@ -91,3 +91,20 @@ def test_a_cached_model_needs_no_hub(fake, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     hub.require_on_hub("owner/name")
     assert fake.asked == 0
+
+
+@pytest.mark.parametrize("there", ["", "model.gguf", "step_00000001/policy.safetensors", "a.bin"])
+def test_a_folder_without_a_model_and_a_file_are_named_and_the_data_are_not_blamed(tmp_path, there):
+    """An empty folder, one of checkpoints, other formats: none is a model of characters."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    if there:
+        (folder / there).parent.mkdir(exist_ok=True)
+        (folder / there).touch()
+    with pytest.raises(ConfigError, match=f"{folder} holds no model: .* config.json"):
+        hub.require_model(str(folder))
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(ConfigError, match=r"model.safetensors is a file: give the folder"):
+        hub.is_local(str(tmp_path / "model.safetensors"))
+    (folder / "tokenizer.json").touch()
+    hub.require_model(str(folder))

@@ -102,6 +102,15 @@ def test_stopping_names_alarm_value_limit_step_checkpoint_and_remedy(tmp_path, n
     assert "What to do: " in str(found.value)
 
 
+def test_before_the_first_step_no_learning_rate_is_blamed(tmp_path):
+    """Models that mask different ids have an infinite KL, whatever the rates are."""
+    alarms = Alarms(ALL, tmp_path)
+    alarms.check(GOOD | {"kl_policy_actor": math.inf})
+    with pytest.raises(Diverged, match="mask the same ids in both") as found:
+        alarms.enforce(0)
+    assert "learning rate" not in str(found.value)
+
+
 def test_the_state_goes_through_a_checkpoint_and_a_resumed_run_decides_the_same():
     cfg = dataclasses.replace(ALL, action=LowerAction(), patience=2)
     whole, rows = Alarms(cfg, Path("none")), [GOOD | BAD["kl"], GOOD | BAD["ratio"]] * 4
