@@ -104,10 +104,10 @@ def _attempt(check: str, body: Callable[[], Any]) -> tuple[Any, Line | None]:
     except ConfigError as e:
         return None, Line(check, PROBLEM, str(e))
     except Exception as e:
-        if is_out_of_memory(e):
-            seen = f"out of memory {phase_of(e)}".rstrip()
-            return None, Line(check, PROBLEM, seen, "see what the line memory says to lower")
         text = str(e).splitlines()[0] if str(e) else ""
+        if is_out_of_memory(e):
+            seen = f"out of memory {phase_of(e)} ({type(e).__name__}: {text})"
+            return None, Line(check, PROBLEM, seen, "see what the line memory says to lower")
         return None, Line(check, PROBLEM, f"{type(e).__name__}: {text}")
 
 
