@@ -59,9 +59,9 @@ def _is_tied(model: Model) -> bool:
     return None not in ends and ends[0].weight is ends[1].weight
 
 
-def arithmetic(setup: TrainContext, found: dict[str, Any] | None) -> Line:
+def arithmetic(setup: TrainContext, self_test: dict[str, Any] | None) -> Line:
     """How sampler and scorer compute the same weights, by how much they differ, and whether that is
-    corrected. found: of the self-test, None where it failed."""
+    corrected. self_test: its result, None where it failed."""
     cfg = setup.cfg
     engine, kind = cfg.rollout.engine.type, setup.actor.kind
     own = cfg.actor if isinstance(cfg.actor, ModelConfig) else cfg.policy
@@ -70,14 +70,14 @@ def arithmetic(setup: TrainContext, found: dict[str, Any] | None) -> Line:
     where = f"the actor ({kind}) samples with engine {engine} in {sampled}"
     where += ", adapters merged into its weights" if merged else ""
     scored = f"{where}; training scores in {cfg.policy.dtype}"
-    if found is None:
+    if self_test is None:
         remedy = "see the self-test above: what is sampled is not what is scored"
         return Line("arithmetic", PROBLEM, f"{scored}; the two disagree", remedy)
-    measured = found.get("engine", found)
+    measured = self_test.get("engine", self_test)
     gap = f"log-probabilities of the same weights differ by {measured['mean']:.2g} nats on average"
     gap += f" and {measured['max']:.2g} at most"
-    if found["adapters"] is not None:
-        check = found["adapters"]
+    if self_test["adapters"] is not None:
+        check = self_test["adapters"]
         gap += f", adapters lose {check.gap:.2g} of their {check.effect:.2g} nats ({check.place})"
     if engine == "hf" and sampled == cfg.policy.dtype == "float32":
         return Line("arithmetic", OK, f"{scored}; {gap}, which is rounding")

@@ -87,9 +87,9 @@ def _with_models(cfg: Config, scratch: Path) -> Iterator[Line]:
     setup, is_random = opened
     try:
         yield from _attempt_lines("tied weights", lambda: (None, [tied_weights(setup)]))[1]
-        found, lines = _attempt_lines("self-test", lambda: _self_test(setup))
+        result, lines = _attempt_lines("self-test", lambda: _self_test(setup))
         yield from lines
-        yield arithmetic(setup, found)
+        yield arithmetic(setup, result)
         _, lines = _attempt_lines("one step", lambda: (None, _step(setup, scratch, is_random)))
         yield from lines
     finally:

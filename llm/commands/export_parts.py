@@ -61,17 +61,17 @@ def copied_files(path: str) -> dict[str, Path]:
     Raises:
         ConfigError: one of them is a link out of the model's folder.
     """
-    found, folder = dict(tokenizer_sources(path)), _folder(path)
+    files, folder = dict(tokenizer_sources(path)), _folder(path)
     if folder is not None:
         names = sorted(p.name for p in folder.iterdir() if p.is_file())
-        found |= {n: folder / n for n in names if n in _BESIDE or n.lower().startswith(_TERMS)}
+        files |= {n: folder / n for n in names if n in _BESIDE or n.lower().startswith(_TERMS)}
         inner = folder / _TEMPLATES
         if inner.is_dir() and not inner.is_symlink():
             templates = sorted(inner.glob("*.jinja"))
-            found |= {f"{_TEMPLATES}/{p.name}": p for p in templates if p.is_file()}
-    for where in found.values() if is_local(path) else ():
+            files |= {f"{_TEMPLATES}/{p.name}": p for p in templates if p.is_file()}
+    for where in files.values() if is_local(path) else ():
         file_checks.check_inside(where.parent, where.name)
-    return found
+    return files
 
 
 def _folder(path: str) -> Path | None:

@@ -84,7 +84,7 @@ def own_modules(file: Path, source: bytes, package: str) -> dict[str, str]:
     depth = len(package.split(".")) if package else 0
     root = file.parents[depth]
     installed = bool({"site-packages", "dist-packages"} & set(root.parts))
-    found: dict[Path, str] = {file: ""}
+    digests: dict[Path, str] = {file: ""}
     waiting = [(file, source)]
     while waiting:
         path, text = waiting.pop()
@@ -93,17 +93,17 @@ def own_modules(file: Path, source: bytes, package: str) -> dict[str, str]:
             if installed and (not depth or name[0] != package.split(".")[0]):
                 continue
             for one in _files_of(root, name):
-                if one in found:
+                if one in digests:
                     continue
-                if len(found) > MODULES_MAX:
+                if len(digests) > MODULES_MAX:
                     raise ValueError(
                         f"it imports more than {MODULES_MAX} modules of its own folder {root}; "
                         "install them as a package, or move the function to a folder of its own"
                     )
                 data = one.read_bytes()
-                found[one] = hashlib.sha256(data).hexdigest()
+                digests[one] = hashlib.sha256(data).hexdigest()
                 waiting.append((one, data))
-    return {p.relative_to(root).as_posix(): mark for p, mark in sorted(found.items()) if mark}
+    return {p.relative_to(root).as_posix(): mark for p, mark in sorted(digests.items()) if mark}
 
 
 def imported_names(source: bytes, package: tuple[str, ...]) -> set[tuple[str, ...]]:

@@ -68,8 +68,8 @@ def open_problems(cfg: ProblemsTask, tokenizer: Any, for_function: bool = False)
     digests = {f"data: {cfg.source}": digest(rows)}
     if cfg.eval_source:
         for name, source in evaluated.items():
-            found = _problems(cfg, source, cfg.eval_split, tokenizer, for_function, room)
-            problems, bad, again = found
+            loaded = _problems(cfg, source, cfg.eval_split, tokenizer, for_function, room)
+            problems, bad, again = loaded
             held[name], skipped, repeats = problems, skipped + bad, repeats + again
             digests[f"evaluation set {name}: {source}"] = digest(held[name])
         held_out_prompts = {_words(p.prompt) for problems in held.values() for p in problems}

@@ -124,14 +124,14 @@ def _judged(
         _factors(layer)[1].zero_()
     without = _logp(ctx, model, batch)
     known = torch.isfinite(copied) & torch.isfinite(own) & torch.isfinite(without)
-    change, found = (own - without)[known].double(), (copied - without)[known].double()
-    gap, effect = float((found - change).abs().mean()), float(change.abs().mean())
+    change, copied_change = (own - without)[known].double(), (copied - without)[known].double()
+    gap, effect = float((copied_change - change).abs().mean()), float(change.abs().mean())
     share, rounding = _LIMITS[part.dtype]
     check = AdapterCheck(place, gap, effect)
     if not bool(torch.isfinite(own).any()):
         return check  # NaN weights: the guard of the first step says so by the model's name
     if not bool(known.any()) or not gap <= share * effect + rounding:
-        times = float((found * change).sum() / (change * change).sum().clamp_min(1e-30))
+        times = float((copied_change * change).sum() / (change * change).sum().clamp_min(1e-30))
         raise AdapterCheckError(
             f"self-test (adapters): they change log-probabilities by {effect:.3g} nats on average, "
             f"and the {place} differs from the trainer by {gap:.3g} (it applies them about "

@@ -87,8 +87,8 @@ def merged(
         return {}
     # Losses, norms and clip fractions are of an update, and updates count alike. What is of tokens
     # (acceptance, ratios) is computed of all the step's tokens, so that none counts more.
-    found = {k: [u[k] for u in updates if k in u] for update in updates for k in update}
-    means = {k: sum(values) / len(values) for k, values in found.items()}
+    by_metric = {k: [u[k] for u in updates if k in u] for update in updates for k in update}
+    means = {k: sum(values) / len(values) for k, values in by_metric.items()}
     return correction_metrics(weights, correction) | means
 
 

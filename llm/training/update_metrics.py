@@ -63,16 +63,18 @@ class UpdateMetrics:
 
     def _of_objective(self) -> dict[str, float]:
         """Shares of tokens that masks leave out, and bounds that adapted to the update."""
-        kind, found = self._objective["type"], {}
+        kind, metrics = self._objective["type"], {}
         if kind in ("dppo", "m2po"):
-            found["objective_mask_fraction"] = self._mean([x.masked for x in self._policy])
+            metrics["objective_mask_fraction"] = self._mean([x.masked for x in self._policy])
         if self._objective.get("opsm_delta", math.inf) < math.inf:
-            found["sequence_mask_fraction"] = self._mean([x.sequence_masked for x in self._policy])
+            metrics["sequence_mask_fraction"] = self._mean(
+                [x.sequence_masked for x in self._policy]
+            )
         bounds = {"bapo_low": "low", "bapo_high": "high", "m2po_threshold": "threshold"}
         for metric, name in bounds.items():
             if math.isfinite(bound := self._objective.get(name, math.inf)):  # inf: nothing masked
-                found[metric] = bound
-        return found
+                metrics[metric] = bound
+        return metrics
 
     def _mean(self, parts: list[torch.Tensor]) -> float:
         return float(self._all_ranks.all_gather(in_order(parts, self._places)).mean())
