@@ -238,6 +238,18 @@ def brute_share(ratio, advantage, mass, low, high, accounting) -> float:
     return positive / everything
 
 
+def test_a_ratio_exactly_at_bapos_bound_contributes_by_gradient():
+    """r = 1 = high: the share is 1 / 2 at once. r = 1 = low: it is no more, so high moves."""
+    zero, one = torch.zeros(2, dtype=torch.float64), torch.ones(2, dtype=torch.float64)
+    advantage = torch.tensor([1.0, -1.0], dtype=torch.float64)
+    bounds = {"accounting": "grad", "high_min": 1.0, "high_max": 1.5, "high_step": 0.5}
+    args = (zero, zero, zero, advantage, one)
+    upper = {"low_min": 0.5, "low_max": 0.9, "low_step": 0.4, "share": 0.5}
+    assert objectives.bapo_bounds(*args, **bounds, **upper) == (0.5, 1.0)
+    lower = {"low_min": 1.0, "low_max": 1.0, "low_step": 0.1, "share": 0.6}
+    assert objectives.bapo_bounds(*args, **bounds, **lower) == (1.0, 1.5)
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_m2pos_threshold_masks_as_few_as_it_can(seed):
     """Among all cuts between distinct values, the largest whose mean is at most tau; with ties."""
