@@ -165,6 +165,28 @@ def test_the_gradient_is_scale_weight_advantage_factor(case):
     assert hit > 100
 
 
+@pytest.mark.parametrize("anchor", ["ref", "inf"])
+def test_masked_sequences_are_those_of_the_lab_and_no_masked_tokens(anchor):
+    """opsm on ppo, which masks nothing of its own."""
+    case = {"type": "ppo", "ratio": anchor, "clip_low": 0.2, "clip_high": 0.3, "opsm_delta": 0.05}
+    dropped = 0
+    for seed in SEEDS:
+        batch = Batch(seed)
+        batch.ln, batch.lr = np.maximum(batch.ln, -9.0), np.maximum(batch.lr, -9.0)
+        tokens = (torch.from_numpy(x) for x in (batch.weight, batch.scale))
+        found = objectives.policy_loss_sum(batch.tokens(), *tokens, **case)
+        drift = (batch.lq if anchor == "inf" else batch.lr) - batch.ln
+        for s in np.unique(batch.sequence):
+            own = (batch.sequence == s) & (batch.weight != 0)
+            kept = (
+                lab.opsm(drift[own][None], batch.advantage[own][None], 0.05)[0] if any(own) else 1
+            )
+            assert (found.sequence_masked.numpy()[own] == 1 - kept).all()
+        assert not found.masked.any()
+        dropped += int(found.sequence_masked.sum())
+    assert dropped > 10
+
+
 @pytest.mark.parametrize("type", ["ppo", "gspo", "bapo"])
 def test_a_ratio_exactly_at_its_bound_keeps_its_whole_gradient(type):
     """r = 1 = both bounds: the bound does not hold it, whatever the advantage's sign."""
