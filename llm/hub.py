@@ -27,7 +27,7 @@ def is_local(path: str) -> bool:
     if re.fullmatch(r"[\w-][\w.-]*/[\w.-]*[\w-]", path, flags=re.ASCII):
         return False
     if Path(path).is_file():
-        raise ConfigError(f"{path} is a file: give the folder of the model that holds it")
+        raise ConfigError(f"cannot load a model from {path}: it is a file; give the folder of it")
     raise ConfigError(
         f"cannot load a model from {path}: there is no such folder, and it is not a hub id "
         "(owner/name)"

@@ -104,7 +104,7 @@ def test_a_folder_without_a_model_and_a_file_are_named_and_the_data_are_not_blam
     with pytest.raises(ConfigError, match=f"{folder} holds no model: .* config.json"):
         hub.require_model(str(folder))
     (tmp_path / "model.safetensors").touch()
-    with pytest.raises(ConfigError, match=r"model.safetensors is a file: give the folder"):
+    with pytest.raises(ConfigError, match=r"model.safetensors: it is a file; give the folder"):
         hub.is_local(str(tmp_path / "model.safetensors"))
     (folder / "tokenizer.json").touch()
     hub.require_model(str(folder))
