@@ -43,8 +43,8 @@ def main(argv: list[str]) -> int:
 
 def _text(line: Line) -> str:
     mark = {"ok": "ok     ", "warning": "warning", "problem": "PROBLEM"}[line.status]
-    remedy = f"\n{'':21}-> {line.remedy}" if line.remedy else ""
-    return f"{mark}  {line.check:<11} {line.seen}{remedy}\n"
+    remedy = f"\n{'':22}-> {line.remedy}" if line.remedy else ""
+    return f"{mark}  {line.check:<12} {line.seen}{remedy}\n"
 
 
 def _json(lines: list[Line], problems: int, warnings: int) -> str:

@@ -23,16 +23,18 @@ _WORDS_BEFORE = re.compile(  # the number after them is a part of a larger expre
     r"tangent|reciprocal|inverse|negation|opposite|absolute value|floor|ceiling|percent|multiple|"
     r"exponential|double|triple) of|log|ln|lg|exp|a?(?:sin|cos|tan|cot|sec|csc)h?|"
     r"arc(?:sin|cos|tan)|abs|floor|ceil|round|gcd|lcm|max|min|base|point|power|"
-    r"to the(?: power)?(?: of)?|raised to|twice|double|triple|half|than|at least|at most|up to|not|"
-    r"out of|log(?:[0-9]{1,3}|_\{?\w{1,6}\}?))[ ,]?$|n['’]t ?$|% ?of ?$",
+    r"raised to|twice|double|triple|half|than|at least|at most|up to|not|"
+    r"out of|log(?:[0-9]{1,3}|_\{?\w{1,6}\}?))[ ,]?$|n['’]t ?$|% ?of ?$|"
+    r"(?:[0-9)}] |raised )to the(?: power(?: of)?)? ?$|to the power of ?$",
     re.IGNORECASE,
 )
+_ORDINAL = "(?:third|quarter|fourth|fifth|sixth|seventh|eighth|ninth|tenth|hundredth|thousandth)"
 _WORDS_AFTER = re.compile(  # they make another number of the one before them
-    r"(?:squared?|cubed?|factorial|hundreds?|thousands?|[mbtr]+illions?|dozens?|choose|mod(?:ulo)?|"
-    r"plus|minus|times|over|divided|multiplied|raised|point|base|half|halves|"
-    r"(?:third|quarter|fourth|fifth|sixth|seventh|eighth|ninth|tenth|hundredth|thousandth)s?|"
+    r"(?:squared|cubed|factorial|hundreds?|thousands?|[mbtr]+illions?|dozens?|choose|mod(?:ulo)?|"
+    rf"plus|minus|raised|half|halves|{_ORDINAL}s|{_ORDINAL}(?: of|(?! [a-z]))|"
+    r"(?:times|over|divided by|multiplied by) ?(?:[(\\$√]|[b-hj-z](?![a-z]))|"
     r"pi|tau|sqrt|root|log|ln|exp|sin|cos|tan|and a (?:half|third|quarter)|"
-    r"to the (?:power|minus|negative|[a-z]+th)|[a-z]?in base)\b",
+    r"to the (?:power|minus|negative|[a-z]+th)|in base)\b",
     re.IGNORECASE,
 )
 _UNITS = frozenset(
@@ -56,6 +58,7 @@ _COMMAND_AFTER = re.compile(r"\\([A-Za-z]{1,20})\*? ?\{? ?")
 _MARKS_BEFORE = re.compile(r"[*_`\"'“”‘’«„$]+$")
 _MARKS_AFTER = re.compile(r"(?:[)\]}]|\\[)\]]|\*\*?(?![*\w])|__?(?![\w{(\\])|[`\"'”’»$])")
 _BULLET = re.compile(r"(?:^|\n) {0,8}[+*•·]? {0,4}$")
+_RATE = re.compile(r"/ ?[A-Za-z]{2}")  # "$5/hour"
 _WORD = re.compile(r"[^\W\d_]+")
 # mathematics, accents, currencies, other numerals, combining marks, raised letters (unicodedata)
 _NOT_CALM = ("Sm", "Sk", "Sc", "No", "Nl", "Mn", "Me", "Lm")
@@ -222,6 +225,8 @@ def _next_is_calm(rest: str, spaced: bool) -> bool:
         )
     if c == "[":
         return spaced
+    if c == "/" and _RATE.match(rest):
+        return not _WORDS_AFTER.match(rest[1:].lstrip(" "))
     if c in "!/^_|@‰{+>~·•‱" + _OTHER_BRACKETS:
         return False
     if c in _RELATIONS or c in "#&%":

@@ -66,6 +66,8 @@ NUMBER = {
     '7 \u2705': "7", '7\u2713': "7", '7\xbd': "15/2", '7 hours': "7", 'a total of 7': "7",
     '(2) 7': "7", '7\r\n': "7", '\t7\t': "7", '7 \n\n': "7", 'by 7': "7", r"5\% and 7": "7",
     '$5$ - $7$': "7", r"$\boxed{7}$": "7", r"$\textbf{(B)}\ 7$": "7", r"\left(7\right)": "7",
+    "7 times a day": "7", "60 square feet": "60", "$5/hour": "5", "76 sixth graders": "76",
+    "7 over the year": "7",
 }  # fmt: skip
 
 
