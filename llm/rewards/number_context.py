@@ -98,8 +98,6 @@ def understood_before(text: str, start: int) -> bool:
             command = _COMMAND_BEFORE.search(head)
             if command and command[1] in _WRAPPERS:
                 head = head[: command.start()]
-            elif head and not _may_open(head[-1]):
-                return False
         elif head[-1] == " ":
             head, touches = head.rstrip(" "), False
             if _BULLET.search(head + " "):
@@ -124,15 +122,6 @@ def _may_be_marked(head: str, marks: str, touches: bool) -> bool:
     if touches:  # they open bold type
         return not (c.isalnum() or c in ("}", ")", "]", "!", "%"))
     return c not in ("", " ", "\n") and not c.isdigit()  # they close it
-
-
-def _may_open(character: str) -> bool:
-    """Whether a bracket after this character opens no argument and no factor."""
-    if _is_cased(character) or character.isdigit():
-        return False
-    if unicodedata.category(character) == "Sm" and character not in _RELATIONS:
-        return False
-    return character not in ")]}!%|\\^_/-*·."
 
 
 def _last_is_calm(head: str, touches: bool) -> bool:
