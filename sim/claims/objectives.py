@@ -219,9 +219,9 @@ def dmpos_gradient_is_that_of_a_kl(draw):
         new, pre, inf, reward = (
             np.log(np.array(x, dtype=float)) for x in (joint(first, second), start, q, tilt)
         )
-        found = lab.dmpo(new, pre, inf, reward, 1.0, base, float(s))
+        coefficients = lab.dmpo(new, pre, inf, reward, 1.0, base, float(s))
         size = max(map(abs, weight))
-        worst_error = max(abs(F(float(x)) - y) for x, y in zip(found, weight, strict=True))
+        worst_error = max(abs(F(float(x)) - y) for x, y in zip(coefficients, weight, strict=True))
         yield at_most(worst_error / size, F(1, 10**12), baseline=base)
 
 
@@ -311,11 +311,11 @@ def a_star_pos_residual_is_zero_at_its_target(draw):
         yield certainly_below(lambda: rules.mean(start, reward), value)
         yield certainly_below(value, lambda: max(reward))
     logs, rewards = np.log(np.array(start, dtype=float)), np.array(reward, dtype=float)
-    found = lab.optimal_value(logs, rewards, float(beta))
-    off = abs(found - float(v_star(start, reward, beta).mid))
-    yield at_most(off, 1e-12 * max(1.0, abs(found)))
-    at_target = logs + (rewards - found) / float(beta)
-    coefficient = lab.a_star_po(at_target, logs, rewards, found, float(beta))
+    best_value = lab.optimal_value(logs, rewards, float(beta))
+    off = abs(best_value - float(v_star(start, reward, beta).mid))
+    yield at_most(off, 1e-12 * max(1.0, abs(best_value)))
+    at_target = logs + (rewards - best_value) / float(beta)
+    coefficient = lab.a_star_po(at_target, logs, rewards, best_value, float(beta))
     yield at_most(float(np.abs(coefficient).max()), 1e-12)
 
 
@@ -464,8 +464,8 @@ def the_distances_of_divergence_ppo_are_ordered(draw):
         yield at_most(distances[1], whole, token=x)
         if k == v:
             yield equal(distances[1], whole, token=x)
-        for found, distance in zip((binary[x], top[x]), distances, strict=False):
-            yield at_most(abs(found - float(distance)), 1e-14, token=x)
+        for computed, distance in zip((binary[x], top[x]), distances, strict=False):
+            yield at_most(abs(computed - float(distance)), 1e-14, token=x)
         for coarse, fine in ((two, some), (some, all_)):
             # equality where splitting a block changes no ratio within it
             if not _same_ratios(p, q, coarse, fine):

@@ -90,26 +90,26 @@ def factors(world: World, est: ObjectiveEstimator, weight: Array) -> Array:
     log_rho = log_ratio(world, world.log_p, world.log_q)
     prob = path_prob(world.tree, world.log_q)[:, None]
     if est.objective == "ppo":
-        found = objectives.ppo(log_r, a, **s)
+        factor = objectives.ppo(log_r, a, **s)
     elif est.objective == "cispo":
-        found = objectives.cispo(log_r, **s)
+        factor = objectives.cispo(log_r, **s)
     elif est.objective == "gspo":
-        found = objectives.gspo(log_r, a, **s)
+        factor = objectives.gspo(log_r, a, **s)
     elif est.objective == "dppo":
         kind, k = s.pop("divergence"), s.pop("k", 1)
         distance = objectives.divergence(world.log_p, world.log_q, kind, k)
-        found = objectives.dppo(log_r, log_rho, a, world.tree.at_paths(distance), **s)
+        factor = objectives.dppo(log_r, log_rho, a, world.tree.at_paths(distance), **s)
     elif est.objective == "minpro":
-        found = objectives.minpro(log_rho, **s)
+        factor = objectives.minpro(log_rho, **s)
     elif est.objective == "bapo":
         mass = prob * np.exp(world.tree.at_paths(world.log_q)) * weight
         low, high = objectives.bapo_bounds(np.exp(log_r), a, mass, **s)
-        found = objectives.ppo(log_r, a, low, high)
+        factor = objectives.ppo(log_r, a, low, high)
     elif est.objective == "m2po":
-        found = objectives.m2po(log_rho, a, objectives.m2po_threshold(log_rho, a, prob, **s))
+        factor = objectives.m2po(log_rho, a, objectives.m2po_threshold(log_rho, a, prob, **s))
     else:
         raise ValueError(f"{est.objective} has no factor of single tokens")
-    return found * objectives.opsm(-log_r, a, est.opsm_delta)
+    return factor * objectives.opsm(-log_r, a, est.opsm_delta)
 
 
 def path_coefficients(world: World, est: ObjectiveEstimator) -> Array:

@@ -142,7 +142,7 @@ def summary(rows: list[Row]) -> list[Row]:
     cells: dict[tuple, list[Row]] = {}
     for row in rows:
         cells.setdefault(tuple(row[key] for key in keys), []).append(row)
-    found = []
+    lines = []
     for cell, own in cells.items():
         line: Row = dict(zip(keys, cell, strict=True)) | {"worlds": len(own)}
         for column in COLUMNS:
@@ -153,5 +153,5 @@ def summary(rows: list[Row]) -> list[Row]:
                 line |= {"noise_median": middle, "noise_low": low, "noise_high": high}
             else:
                 line[column], line[f"{column}_half"] = interval(values)
-        found.append(line)
-    return found
+        lines.append(line)
+    return lines

@@ -75,7 +75,7 @@ def divergence(log_p: Array, log_q: Array, kind: Divergence, k: int = 1) -> Arra
     p, q = np.exp(log_p), np.exp(log_q)
     v = p.shape[1]
     top = np.argsort(-q, axis=1, kind="stable")[:, :k] if kind.startswith("top_k") else None
-    found = np.empty_like(p)
+    distance = np.empty_like(p)
     for x in range(v):
         apart = np.zeros(p.shape, dtype=bool)
         apart[:, x] = True
@@ -84,10 +84,10 @@ def divergence(log_p: Array, log_q: Array, kind: Divergence, k: int = 1) -> Arra
         blocks_p = np.column_stack([np.where(apart, p, 0), np.where(apart, 0, p).sum(1)])
         blocks_q = np.column_stack([np.where(apart, q, 0), np.where(apart, 0, q).sum(1)])
         if kind.endswith("tv"):
-            found[:, x] = np.abs(blocks_p - blocks_q).sum(1) / 2
+            distance[:, x] = np.abs(blocks_p - blocks_q).sum(1) / 2
         else:
-            found[:, x] = _kl(blocks_q, blocks_p)
-    return found
+            distance[:, x] = _kl(blocks_q, blocks_p)
+    return distance
 
 
 def _kl(q: Array, p: Array) -> Array:
