@@ -110,7 +110,7 @@ def _fail(message: str, code: int = 2) -> int:
 def _run() -> int:
     """`main`, whose output may find no reader: that ends no training, and is said at the end."""
     results, progress = SteadyStream(sys.stdout), SteadyStream(sys.stderr, drop=True)
-    sys.stdout, sys.stderr = results, progress  # type: ignore[assignment]
+    sys.stdout, sys.stderr = results, progress
     code = main(sys.argv[1:])
     for number in NUMBERS:  # from here on a signal ends what is done as it was to end
         if signal.getsignal(number) != signal.SIG_IGN:

@@ -1,20 +1,22 @@
 """Hypothesis profiles (HYPOTHESIS_PROFILE = dev, ci or nightly), one torch thread, file order."""
 
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-_common = {
-    "deadline": None,
-    "print_blob": True,
-    "suppress_health_check": [HealthCheck.too_slow],  # a busy machine is not a failure
-}
-settings.register_profile("dev", max_examples=25, derandomize=True, **_common)
-settings.register_profile("ci", max_examples=300, derandomize=True, **_common)
-settings.register_profile("nightly", max_examples=5000, **_common)
+_register = partial(
+    settings.register_profile,
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],  # a busy machine is not a failure
+)
+_register("dev", max_examples=25, derandomize=True)
+_register("ci", max_examples=300, derandomize=True)
+_register("nightly", max_examples=5000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 
 torch.set_num_threads(1)

@@ -82,7 +82,7 @@ class _Gathered(torch.autograd.Function):
         return full(shards)
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
         parts = DTensor.from_local(grad.float(), ctx.mesh, [Partial()], run_check=False)
         return parts.redistribute(placements=ctx.placements).to(grad.dtype)
 

@@ -121,7 +121,7 @@ def _updated(
 ) -> Any:
     choices = types_of(hint)
     if choices and "type" in given:
-        kind = _value(f"{source}{prefix}type", given["type"], Literal[tuple(choices)])  # type: ignore[valid-type]
+        kind = _value(f"{source}{prefix}type", given["type"], Literal[tuple(choices)])
         if kind != section.type:
             section = choices[kind](type=kind)
     own = settings_of(type(section))

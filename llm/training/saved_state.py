@@ -65,7 +65,7 @@ def saved_state(state: dict[str, Any], checkpoint: Path) -> SavedState:
 
 
 def _names(kind: type) -> tuple[str, ...]:
-    return tuple(field.name for field in dataclasses.fields(kind))  # type: ignore[arg-type]
+    return tuple(field.name for field in dataclasses.fields(kind))
 
 
 def _check_names(name: str, value: Any, wanted: tuple[str, ...]) -> None:

@@ -1,10 +1,10 @@
 """benchmarks/gpu_check.py on the CPU, at a tiny size: the code that runs where there is a GPU."""
 
-import importlib.util
 from pathlib import Path
 
 import pytest
 import torch
+from importing import module_at
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -13,10 +13,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 def script():
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(BENCHMARKS))
-        spec = importlib.util.spec_from_file_location("gpu_check", BENCHMARKS / "gpu_check.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        yield module
+        yield module_at(BENCHMARKS / "gpu_check.py")
 
 
 def test_every_error_is_measured_and_within_its_limit_and_a_broken_limit_is_told(

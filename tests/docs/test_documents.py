@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
+from optional import not_none
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -15,17 +16,18 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_the_numbers_beside_the_readme_example_are_what_it_computes():
     import jackpot
 
-    block = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S).group(1)
+    readme = (ROOT / "README.md").read_text()
+    block = not_none(re.search(r"```python\n(.*?)```", readme, re.S)).group(1)
     names: dict = {}
     with contextlib.redirect_stdout(io.StringIO()):
         exec(compile(block, "README.md", "exec"), names)
     log_p, log_q, lam = names["log_p"], names["log_q"], names["lam"]
     accept = jackpot.accept_prob(log_p, log_q, lam)
-    assert [float(a) for a in re.search(r"\[([\d. ]+)\]  each", block).group(1).split()] == (
-        pytest.approx(accept.tolist(), abs=1e-9)
-    )
+    shown = not_none(re.search(r"\[([\d. ]+)\]  each", block)).group(1)
+    assert [float(a) for a in shown.split()] == pytest.approx(accept.tolist(), abs=1e-9)
     after = jackpot.kl_p_q(log_p, jackpot.post_rejection(log_p, log_q, lam))
-    stated = [float(x) for x in re.search(r"# ([\d.]+) nats; before: ([\d.]+)", block).groups()]
+    kls = not_none(re.search(r"# ([\d.]+) nats; before: ([\d.]+)", block)).groups()
+    stated = [float(x) for x in kls]
     assert stated == pytest.approx([after, jackpot.kl_p_q(log_p, log_q)], abs=5e-4)
 
 

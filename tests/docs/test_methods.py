@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from optional import not_none
 
 from llm.algorithm import objectives
 from llm.algorithm.correction import CorrectionInputs, CorrectionState, token_weights
@@ -96,7 +97,7 @@ def test_an_objectives_example_is_what_the_code_computes(name):
     if name == "bapo":
         assert bounds == pytest.approx({"low": 0.6, "high": 1.35})
     objectives.policy_loss_sum(tokens, one, one, **keywords).loss.backward()
-    factor = -tokens.logp_new.grad / tokens.advantage
+    factor = -not_none(tokens.logp_new.grad) / tokens.advantage
     assert factor.tolist() == pytest.approx(EXAMPLES[name], abs=5e-5)
 
 

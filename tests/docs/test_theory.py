@@ -6,6 +6,7 @@ from math import log
 from pathlib import Path
 
 import pytest
+from optional import not_none
 
 from sim.claims import check, registry
 from sim.oracle import exact
@@ -99,7 +100,7 @@ def test_the_example_is_what_rational_arithmetic_gives():
     assert len(rows) == 5
 
     def row(cell: str) -> list[F]:
-        return [F(x) for x in re.search(r"\((.*?)\)", cell).group(1).split(", ")]
+        return [F(x) for x in not_none(re.search(r"\((.*?)\)", cell)).group(1).split(", ")]
 
     for word, a, z, distribution, kl, tv in rows:
         lam = F(word.split()[0])

@@ -1,6 +1,5 @@
 """Thresholds from budgets (docs/theory.md: A3, B1, B2, E1, E3), against rational arithmetic."""
 
-import importlib.util
 import math
 from fractions import Fraction
 from pathlib import Path
@@ -23,6 +22,7 @@ from backends import (
 )
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from importing import module_at
 
 from jackpot import (
     acceptance_rate,
@@ -40,16 +40,13 @@ SLACK = {b: 1e-6 if b is TORCH32 else 1e-12 for b in BACKENDS}
 
 def sort_rows(log_p, log_q, budget):
     """The benchmark's independent solver: sort the ratios, then a closed form."""
-    path = Path(__file__).parents[2] / "benchmarks" / "lam_solver.py"
-    spec = importlib.util.spec_from_file_location("lam_solver", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.sort_rows(log_p, log_q, budget)
+    solver = module_at(Path(__file__).parents[2] / "benchmarks" / "lam_solver.py")
+    return solver.sort_rows(log_p, log_q, budget)
 
 
-def within_reach(ps, qs, budget) -> None:
+def within_reach(batch, budget) -> None:
     """Keep only budgets that every state can spend."""
-    assume(all(budget <= exact.reach(p, q) for p, q in zip(ps, qs, strict=True)))
+    assume(all(budget <= exact.reach(p, q) for p, q in zip(*batch, strict=True)))
 
 
 def check_lam(backend, lam, p, q, budget) -> None:
@@ -72,8 +69,9 @@ def rate(p, q, lam) -> Fraction:
 @given(batch=batches(), budget=budgets())
 def test_lam_spends_exactly_the_budget(backend, batch, budget):
     """Thm 3.4, existence: Z(lam(b)) = b, Z taken in rational arithmetic."""
-    within_reach(*batch, budget)
-    lam = backend.numpy(lam_for_budget(*map(backend.logs, batch), float(budget)))
+    within_reach(batch, budget)
+    log_p, log_q = map(backend.logs, batch)
+    lam = backend.numpy(lam_for_budget(log_p, log_q, float(budget)))
     for p, q, x in zip(*batch, lam, strict=True):
         assert float(rate(p, q, x)) == pytest.approx(float(budget), rel=backend.rtol)
 
@@ -82,11 +80,12 @@ def test_lam_spends_exactly_the_budget(backend, batch, budget):
 @given(pair=pairs(), data=st.data())
 def test_lam_is_the_largest_that_fits(backend, pair, data):
     """A3: unique below the reach; at the reach (budget 1 too) the smallest common ratio."""
-    reach = exact.reach(*pair)
+    p, q = pair
+    reach = exact.reach(p, q)
     assume(reach)
     budget = data.draw(st.just(reach) | st.integers(1, 60).map(lambda n: reach * n / 60))
-    lam = lam_for_budget(*map(backend.logs, pair), float(budget))
-    check_lam(backend, float(backend.numpy(lam)), *pair, budget)
+    lam = lam_for_budget(backend.logs(p), backend.logs(q), float(budget))
+    check_lam(backend, float(backend.numpy(lam)), p, q, budget)
 
 
 @in_float64
@@ -124,7 +123,8 @@ def test_a_budget_per_state_is_spent_by_each(backend, batch, data):
     assume(all(reach))
     share = st.integers(1, 20).map(lambda n: Fraction(n, 20))
     budget = [r * data.draw(share) for r in reach]
-    lam = backend.numpy(lam_for_budget(*map(backend.logs, batch), backend.array(budget)))
+    log_p, log_q = map(backend.logs, batch)
+    lam = backend.numpy(lam_for_budget(log_p, log_q, backend.array(budget)))
     for p, q, b, x in zip(*batch, budget, lam, strict=True):
         check_lam(backend, x, p, q, b)
 
@@ -198,7 +198,7 @@ def test_newton_agrees_with_a_sort(shape):
 @given(batch=batches(), budget=budgets())
 def test_the_solver_is_right_on_every_librarys_own_arrays(backend, batch, budget):
     """The public function moves CPU arrays to numpy; elsewhere these lines run as they are."""
-    within_reach(*batch, budget)
+    within_reach(batch, budget)
     log_p, log_q = map(backend.logs, batch)
     wanted = backend.array([budget] * len(batch[0]))
     lam, reach = _solve(array_namespace(log_p), log_p, log_q, wanted, _FLOAT64)
@@ -313,7 +313,8 @@ def test_a_common_lam_spends_the_mean_budget(backend, batch, budget, data):
     d = data.draw(state_weights(len(batch[0])))
     reach = [exact.reach(p, q) for p, q in zip(*batch, strict=True)]
     assume(budget * sum(d) <= sum(x * r for x, r in zip(d, reach, strict=True)))
-    lam = common_lam_for_budget(*map(backend.logs, batch), float(budget), backend.array(d))
+    log_p, log_q = map(backend.logs, batch)
+    lam = common_lam_for_budget(log_p, log_q, float(budget), backend.array(d))
     spent = sum(x * rate(p, q, lam) for p, q, x in zip(*batch, d, strict=True)) / sum(d)
     assert float(spent) == pytest.approx(float(budget), rel=backend.rtol)
 
@@ -324,7 +325,7 @@ def test_without_weights_all_states_count_alike(backend, batch, share):
     """E1 with d = 1 / n, up to the whole reach, where the smallest ratio of all is the answer."""
     ps, qs = batch
     d = [Fraction(1)] * len(ps)
-    budget = sum(map(exact.reach, ps, qs)) / len(ps) * Fraction(share, 20)
+    budget = sum(map(exact.reach, ps, qs), Fraction(0)) / len(ps) * Fraction(share, 20)
     want = exact.common_lam_for_budget(ps, qs, budget, d)
     lam = common_lam_for_budget(backend.logs(ps), backend.logs(qs), float(budget))
     again = common_lam_for_budget(

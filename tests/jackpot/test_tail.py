@@ -112,7 +112,8 @@ def bound_args(backend, states):
 
 def bounds_of(backend, states):
     log_p, is_known, log_p_tail, log_q_tail, _, lam = bound_args(backend, states)
-    return z_bounds(log_p, is_known, *known_of(backend, states), log_p_tail, log_q_tail, lam)
+    log_p_k, log_q_k = known_of(backend, states)
+    return z_bounds(log_p, is_known, log_p_k, log_q_k, log_p_tail, log_q_tail, lam)
 
 
 # tail_bound and z_bounds
@@ -129,13 +130,13 @@ def test_the_tail_bound_is_the_rational_one(backend, states):
 @given(states=splits())
 def test_the_tokens_that_the_cap_binds_give_the_same_bound(backend, states):
     """D2, claim 5: their number and mass suffice, up to the rounding of p_T / lam."""
-    _, _, *logs, lam = bound_args(backend, states)
+    _, _, log_p_tail, log_q_tail, log_cap, lam = bound_args(backend, states)
     bound = [[i for i in s.tail if s.p[i] > s.lam * s.cap] for s in states]
     count = backend.array([Fraction(len(x)) for x in bound])
     mass = backend.array(
         [sum((s.p[i] for i in x), ZERO) for s, x in zip(states, bound, strict=True)]
     )
-    got = tail_bound_above(count, mass, *logs, lam)
+    got = tail_bound_above(count, mass, log_p_tail, log_q_tail, log_cap, lam)
     scale = max(float(s.p_tail / s.lam) for s in states)
     backend.check(got, [s.bound for s in states], scale)
 
@@ -202,8 +203,8 @@ def least_rest(s: Split) -> Fraction:
     full, left = divmod(s.q_tail, s.cap)
     found = []
     for order in itertools.permutations(s.tail):
-        q = [s.cap] * int(full) + [left]
-        cells = itertools.zip_longest(order, q[: len(order)], fillvalue=ZERO)
+        q = [s.cap] * int(full) + [left] + [ZERO] * len(order)
+        cells = zip(order, q[: len(order)], strict=True)
         found.append(sum((min(x, s.p[i] / s.lam) for i, x in cells), ZERO))
     return min(found)
 
@@ -275,10 +276,10 @@ def test_each_state_may_have_its_own_lam(backend):
     known = np.broadcast_to(np.arange(9) < 4, p.shape).copy()
     h = np.minimum(q[..., 3:4], p / lam[..., None])[..., 4:].sum(-1)
     want = np.minimum(h, q[..., 4:].sum(-1))
-    args = [np.log(p[..., 4:].sum(-1)), np.log(q[..., 4:].sum(-1)), log_q[..., 3]]
-    args = [backend.array(x) for x in args]
-    lam = backend.array(lam)
-    backend.check(tail_bound(backend.array(log_p), boolean(backend, known), *args, lam), want)
+    tails = [np.log(p[..., 4:].sum(-1)), np.log(q[..., 4:].sum(-1)), log_q[..., 3]]
+    states = backend.array(log_p), boolean(backend, known)
+    log_p_tail, log_q_tail, log_cap, lam = map(backend.array, (*tails, lam))
+    backend.check(tail_bound(*states, log_p_tail, log_q_tail, log_cap, lam), want)
     none = backend.array(np.zeros(0))
     empty = backend.array(np.zeros((0, 9)))
     got = tail_bound(empty, boolean(backend, np.zeros((0, 9))), none, none, none, 1.0)
@@ -327,15 +328,17 @@ def test_the_union_is_the_rational_one_and_counts_no_token_twice(backend, states
     """Both readings of the unknown q, against sums over sets of ids."""
     v = len(states[0].q)
     m = data.draw(st.integers(1, v))
-    tops = [sorted(range(v), key=lambda i, s=s: -s.p[i])[:m] for s in states]
+    tops = [sorted(range(v), key=[-x for x in s.p].__getitem__)[:m] for s in states]
     zero, capped = [], []
     for s, top in zip(states, tops, strict=True):
         new = set(top) - set(s.known)
         extra = sum((min(s.cap, s.p[i] / s.lam) for i in new), ZERO)
         zero.append(s.z_k)
         capped.append(s.z_k + min(s.q_tail, extra))
+    log_p, log_q = known_of(backend, states)
     args = (
-        *known_of(backend, states),
+        log_p,
+        log_q,
         backend.logs([[s.p[i] for i in top] for s, top in zip(states, tops, strict=True)]),
         boolean(backend, [[i in s.known for i in t] for s, t in zip(states, tops, strict=True)]),
         backend.logs([s.q_tail for s in states]),
@@ -351,7 +354,7 @@ def test_the_union_refuses_what_it_cannot_read(backend):
     log_p, log_q = map(backend.array, random_rows((2, 3), seed=24))
     mask, x = boolean(backend, [[True, False, False]] * 2), backend.array([-1.0, -1.0])
     with pytest.raises(ValueError, match='unknown must be "zero" or "capped", got \'granted\''):
-        z_union(log_p, log_q, log_p, mask, x, 1.0, "granted")
+        z_union(log_p, log_q, log_p, mask, x, 1.0, "granted")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"is_shared has shape \(2, 2\)"):
         z_union(log_p, log_q, log_p, mask[:, :2], x, 1.0, "zero")
     with pytest.raises(ValueError, match=r"log_p_top must have shape \(2,\)"):
@@ -522,7 +525,8 @@ def test_the_ratio_is_clipped_to_a_share(statistic, beta):
 def test_the_estimate_is_inside_the_bounds_for_every_token(backend, states, ratio):
     """Z_K <= Z_K + beta U' <= Z_K + U', without a tolerance, and the formula itself."""
     bound = tail_bound(*bound_args(backend, states))
-    z_known = jackpot.acceptance_rate(*known_of(backend, states), float(states[0].lam))
+    log_p, log_q = known_of(backend, states)
+    z_known = jackpot.acceptance_rate(log_p, log_q, float(states[0].lam))
     z = z_tail_ratio(z_known, bound, ratio)
     xp = backend.library
     assert bool(xp.all(z >= z_known))
@@ -538,7 +542,8 @@ def test_with_all_tokens_known_the_estimate_is_z(backend, states, ratio):
     """k = v, whatever beta."""
     states = [s._replace(known=list(range(len(s.q)))) for s in states]
     bound = tail_bound(*bound_args(backend, states))
-    z_known = jackpot.acceptance_rate(*known_of(backend, states), float(states[0].lam))
+    log_p, log_q = known_of(backend, states)
+    z_known = jackpot.acceptance_rate(log_p, log_q, float(states[0].lam))
     z = [exact.acceptance_rate(s.p, s.q, s.lam) for s in states]
     backend.check(z_tail_ratio(z_known, bound, ratio), z)
 
@@ -558,8 +563,11 @@ def test_with_all_tokens_known_the_estimate_is_z(backend, states, ratio):
 )
 def test_what_is_no_statistic_is_refused(backend, change, error, message):
     """Rates, shares and a mask; one shape."""
-    given_ = {"accept": [1.0, 0.0], "in_tail": [True, False], "bound": [0.1, 0.1]}
-    given_ |= {"log_q_tail": [-1.0, -1.0]} | change
+    given_: dict[str, list[float] | list[bool]] = {
+        **{"accept": [1.0, 0.0], "bound": [0.1, 0.1], "log_q_tail": [-1.0, -1.0]},
+        **{"in_tail": [True, False]},
+        **change,
+    }
     arrays = {
         name: boolean(backend, x) if isinstance(x[0], bool) else backend.array(x)
         for name, x in given_.items()

@@ -168,7 +168,7 @@ def test_accepted_weights_estimate_z_times_the_target_mean(backend, pair, lam, d
     p, q = pair
     f = data.draw(st.lists(st.integers(-9, 9), min_size=len(q), max_size=len(q)))
     a = fractions(accept_prob(backend.logs(p), backend.logs(q), float(lam)))
-    z = fractions(acceptance_rate(backend.logs(p), backend.logs(q), float(lam)))
+    z = Fraction(float(acceptance_rate(backend.logs(p), backend.logs(q), float(lam))))
     mean = sum(p[i] * f[i] for i in sampled(p, q))
     for rate in (z, Fraction(1)):
         w = fractions(obrs_weight(ratio_logs(backend, p, q), float(lam), float(rate)))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from llm.settings.loading import load
 
 CONFIGS = Path(__file__).resolve().parents[2] / "llm" / "configs"
-WANTED = {
+WANTED: dict[str, tuple[str, dict[str, Any]]] = {
     "none": ("none", {}),
     "tis": ("tis", {}),
     "icepop": ("icepop", {}),

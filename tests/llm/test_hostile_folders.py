@@ -523,10 +523,17 @@ def nan_in(file: Path) -> None:
 def base(tmp_path_factory) -> Path:
     """A model folder with a tokenizer and a chat template."""
     path = tmp_path_factory.mktemp("base")
-    shape = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
-    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 256}
+    config = LlamaConfig(
+        vocab_size=261,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=256,
+    )
     torch.manual_seed(0)
-    LlamaForCausalLM(LlamaConfig(vocab_size=261, **shape, **heads)).save_pretrained(path)
+    LlamaForCausalLM(config).save_pretrained(path)
     save_tokenizer(path)
     return path
 

@@ -25,6 +25,7 @@ from typing import Any
 import llm_process
 import pytest
 import torch
+from optional import not_none
 from training_runs import rows
 
 from llm import __main__, regular_files, settings, train
@@ -388,7 +389,7 @@ def check_readable(folder: Path) -> None:
 def check_equal(folder: Path, whole: Path) -> None:
     for name in FILES:
         assert rows(folder, name) == rows(whole, name)
-    mine, theirs = (checkpoint.latest(f / "checkpoints") for f in (folder, whole))
+    mine, theirs = (not_none(checkpoint.latest(f / "checkpoints")) for f in (folder, whole))
     for path in sorted(theirs.glob("*.safetensors")):
         assert path.read_bytes() == (mine / path.name).read_bytes(), path.name
     assert not [p for p in folder.rglob("*") if ".draft" in p.name]
@@ -659,7 +660,7 @@ def test_a_reward_worker_that_fails_stops_the_run_if_asked_and_it_goes_on_exactl
         order.unlink()
     check_one_line(capsys.readouterr().err, WORKERS[fault])
     check_readable(tmp_path / "run")
-    assert checkpoint.latest(tmp_path / "run/checkpoints").name == "step_00000002"
+    assert not_none(checkpoint.latest(tmp_path / "run/checkpoints")).name == "step_00000002"
     assert trained(tmp_path / "run", pretrained, *flags) == 0
     check_equal(tmp_path / "run", whole)
 

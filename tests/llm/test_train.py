@@ -8,11 +8,12 @@ import json
 import signal
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import llm_process
 import pytest
 import torch
+from optional import not_none
 from safetensors.torch import load_file
 from tiny_context import PROBLEMS, full_logprobs, learner, rollout, world
 from training_runs import COMMON, TINY, rows, settings, start, weights
@@ -54,6 +55,7 @@ from llm.training import (
     weights as weighing,
 )
 from llm.training.microbatches import microbatches
+from llm.training.python_door import CallableModule
 
 NOTHING_WRONG = HeadOutput(lse=torch.zeros(1), entropy=torch.zeros(1))
 
@@ -69,6 +71,7 @@ def test_rewards_may_be_a_python_functions_and_another_function_is_another_run(
 ):
     """Rewards outside [0, 1] train, are evaluated, written and resumed; each completion once."""
     seen: list[tuple] = []
+    call = cast(CallableModule, llm.train)
 
     def short(prompt, completion, answer, finished, **columns):
         seen.append((prompt, completion, answer))
@@ -79,7 +82,7 @@ def test_rewards_may_be_a_python_functions_and_another_function_is_another_run(
 
     sizes = ("--run.steps", "2", "--run.eval-every", "2", "--run.eval-prompts", "4")
     cfg = settings(tmp_path / "run", pretrained, *sizes)
-    summary = llm.train(cfg, reward=short)
+    summary = call(cfg, reward=short)
     found = rows(tmp_path / "run")
     assert len(seen) == 2 * 16 + 2 * 2 * 4, "two steps; two evaluations of policy and actor"
     assert all(row["reward_mean"] < 0 and row["score_errors"] == 0 for row in found[:2])
@@ -87,18 +90,18 @@ def test_rewards_may_be_a_python_functions_and_another_function_is_another_run(
     assert rows(tmp_path / "run", "samples")[0]["reward"] < 0
     there = config.load([str(tmp_path / "run" / "config.toml")], [])
     assert there.reward.function.startswith("python:") and there.reward.function.endswith("short")
-    assert llm.train(cfg, reward=short) == summary, "a complete run is not run again"
+    assert call(cfg, reward=short) == summary, "a complete run is not run again"
     longer = settings(tmp_path / "run", pretrained, *sizes, "--run.steps", "3")
     with pytest.raises(ConfigError, match=r"other settings: reward.function"):
-        llm.train(longer, reward=other)
+        call(longer, reward=other)
 
     def short(completion, **columns):  # type: ignore[no-redef]  # the same name
         return 1.0
 
     with pytest.raises(CheckpointError, match=r"reward.function .SHA-256 of its source. .* there"):
-        llm.train(longer, reward=short)
+        call(longer, reward=short)
     with pytest.raises(ConfigError, match=r"other settings: reward.function"):
-        llm.train(longer)
+        call(longer)
 
 
 def opened(cfg: config.Config, folder: Path) -> tuple:
@@ -112,7 +115,7 @@ def test_policy_and_actor_train_jointly_and_the_actor_nears_the_policy(tmp_path,
     cfg = settings(tmp_path, pretrained, "--run.steps", "40", "--actor.lr", "3e-3")
     before = [{k: v.clone() for k, v in m.state_dict().items()} for m in opened(cfg, tmp_path)]
     start(tmp_path, pretrained, "--run.steps", "40", "--actor.lr", "3e-3")
-    kept = latest(tmp_path / "checkpoints")
+    kept = not_none(latest(tmp_path / "checkpoints"))
     for name, old in zip(("policy", "actor"), before, strict=True):
         new = load_file(kept / f"{name}.safetensors")
         assert all(
@@ -269,7 +272,8 @@ def test_p_ref_is_each_model_before_the_updates_at_every_update_of_a_step(
     tmp_path, pretrained, monkeypatch, kind
 ):
     """PPO's anchor: each of four updates gets the starting models' log-probs of its own tokens."""
-    original, before, moved, anchors = train.update, {}, [], []
+    original, before, moved = train.update, {}, []
+    anchors: list[torch.Tensor] = []
     weigh = weighing.token_weights
 
     def checking_target(inputs, state, **settings):
@@ -285,7 +289,7 @@ def test_p_ref_is_each_model_before_the_updates_at_every_update_of_a_step(
         expected = scoring.score(old, micro, state, is_target=True)
         assert torch.allclose(ref.logp, expected.logp, atol=1e-5)
         assert torch.allclose(ref.topk_logp, expected.topk_logp, atol=1e-5)
-        assert torch.allclose(ref.tail_bound, expected.tail_bound, atol=1e-5)
+        assert torch.allclose(ref.tail_bound, not_none(expected.tail_bound), atol=1e-5)
         real = batch.is_completion
         if kind == "tis":
             full = full_logprobs(before[step][1], batch.ids, batch.is_real, real.shape[1], 1.0)
@@ -329,15 +333,15 @@ def test_a_non_finite_value_stops_the_run_naming_step_tensor_and_checkpoint(
     if name == "loss":
         original = train.distill_sum
 
-        def poisoned(*args):
+        def poisoned_loss(*args):
             seen.append(1)
             return original(*args) * (float("nan") if len(seen) == 5 else 1.0)
 
-        monkeypatch.setattr(train, "distill_sum", poisoned)
+        monkeypatch.setattr(train, "distill_sum", poisoned_loss)
     elif name == "gradient":
         original = train.UpdateMetrics.add
 
-        def poisoned(*args):
+        def poisoned_gradient(*args):
             seen.append(1)
             if len(seen) == 5:
                 parameter = next(iter(policies[-1].parameters()))
@@ -346,31 +350,35 @@ def test_a_non_finite_value_stops_the_run_naming_step_tensor_and_checkpoint(
 
         policies = []
         build = train.open_context
-        monkeypatch.setattr(
-            train, "open_context", lambda *a: policies.append((m := build(*a)).policy) or m
-        )
-        monkeypatch.setattr(train.UpdateMetrics, "add", poisoned)
+
+        def opening(*args):
+            made = build(*args)
+            policies.append(made.policy)
+            return made
+
+        monkeypatch.setattr(train, "open_context", opening)
+        monkeypatch.setattr(train.UpdateMetrics, "add", poisoned_gradient)
     elif name == "weight":
         original = weighing.token_weights
 
-        def poisoned(*args, **settings):
+        def poisoned_weight(*args, **settings):
             seen.append(1)
             found = original(*args, **settings)
             if len(seen) == 5:
                 found.weight[0] = float("inf")
             return found
 
-        monkeypatch.setattr(weighing, "token_weights", poisoned)
+        monkeypatch.setattr(weighing, "token_weights", poisoned_weight)
     else:
         original = passes.forward_all
 
-        def poisoned(*args, **settings):
+        def poisoned_logp(*args, **settings):
             seen.append(1)
             found = original(*args, **settings)
             bad = found.for_weights.logp + (float("nan") if len(seen) == 5 else 0.0)
             return found._replace(for_weights=found.for_weights._replace(logp=bad))
 
-        monkeypatch.setattr(passes, "forward_all", poisoned)
+        monkeypatch.setattr(passes, "forward_all", poisoned_logp)
     with pytest.raises(Diverged, match=rf"step 4: ({wording}).*step_00000003"):
         start(tmp_path, pretrained)
     assert all(bool(torch.isfinite(v).all()) for v in weights(tmp_path).values())
@@ -425,7 +433,8 @@ def test_a_model_that_an_update_broke_is_never_made_a_checkpoint(tmp_path, pretr
 
     def step(self, *a):
         broke(self, *a)
-        if steps.append(1) or len(steps) == 5:  # two models a step: the policy's third update
+        steps.append(1)
+        if len(steps) == 5:  # two models a step: the policy's third update
             with torch.no_grad():
                 self.param_groups[0]["params"][-1].fill_(3e38)  # the head
 
@@ -434,7 +443,7 @@ def test_a_model_that_an_update_broke_is_never_made_a_checkpoint(tmp_path, pretr
         patch.setattr(torch.optim.AdamW, "step", step)
         with pytest.raises(Diverged, match=r"policy after the update.*step_00000002"):
             start(tmp_path, pretrained, *extra)
-    assert latest(tmp_path / "checkpoints").name == "step_00000002"
+    assert not_none(latest(tmp_path / "checkpoints")).name == "step_00000002"
 
 
 def test_metrics_shorter_than_the_checkpoint_counts_are_an_error_at_once(tmp_path, pretrained):
@@ -449,7 +458,7 @@ def test_on_policy_runs_need_no_actor(tmp_path, pretrained):
     extra = ("--actor.type", "self", "--correction.type", "none", "--run.steps", "2")
     cfg = config.load([], [*COMMON, *extra, "--run.folder", str(tmp_path)])
     train_in(cfg)
-    kept = latest(tmp_path / "checkpoints")
+    kept = not_none(latest(tmp_path / "checkpoints"))
     assert sorted(p.stem for p in kept.glob("*.safetensors")) == ["optimizer_policy", "policy"]
     assert [p.name[:6] for p in (tmp_path / "pretrained").iterdir()] == ["policy"]
     found = rows(tmp_path)
@@ -469,7 +478,7 @@ def test_eval_reports_an_interval_and_trains_nothing(tmp_path, pretrained, capsy
     assert main(["eval", str(tmp_path / "r"), "--prompts", "50"]) == 0
     said = capsys.readouterr().out
     assert "policy" in said and "actor" in said and "pass@4" in said
-    file = latest(tmp_path / "r" / "checkpoints") / "policy.safetensors"
+    file = not_none(latest(tmp_path / "r" / "checkpoints")) / "policy.safetensors"
     file.write_bytes(file.read_bytes()[:100])
     assert main(["eval", str(tmp_path / "r")]) == 2
     assert "policy.safetensors" in capsys.readouterr().err
@@ -561,7 +570,7 @@ def test_a_prefix_is_of_one_sequence(near, mask, size, order):
         cfg = dataclasses.replace(
             cfg, optim=OptimConfig(microbatch=SequenceMicrobatches("sequences", size))
         )
-        found[scope] = scored_update(models, cfg, batch, coin, order)[0]["weights"]
+        found[scope] = scored_update(models, cfg, batch, coin, order=order)[0]["weights"]
     real = batch.is_completion if order is None else batch.is_completion[order]
     alone = torch.ones(real.shape)
     alone[real] = found["token"].accepted
@@ -571,7 +580,7 @@ def test_a_prefix_is_of_one_sequence(near, mask, size, order):
     assert torch.allclose(found["prefix"].accepted, found["token"].accepted * before, atol=1e-6)
 
 
-def widened(padded, batch, coin, left, right):
+def widened(padded, batch, coin, *, left, right):
     """The same sequences with more padding on both sides, with poison in it."""
     b = len(padded.answers)
 
@@ -605,7 +614,7 @@ def widened(padded, batch, coin, left, right):
 def test_padding_and_poison_in_it_change_nothing(pair, padded, scene, setting, left, right):
     """NaN at every padded position leaves loss, gradient and metrics finite and unchanged."""
     cfg = update_config(**setting)
-    wide = widened(padded, *scene, left, right)
+    wide = widened(padded, *scene, left=left, right=right)
     assert_same(scored_update(pair, cfg, *scene), scored_update(pair, cfg, *wide))
 
 

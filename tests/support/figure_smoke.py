@@ -50,7 +50,7 @@ if __name__ == "__main__":
     layout_engine.do_constrained_layout = lambda *_, **__: {}  # type: ignore[attr-defined]
     style.RC |= {"savefig.dpi": 50, "pdf.fonttype": 3}
     runner.Evaluation.__new__.__defaults__ = (16, 4)  # prompts, samples
-    figure.QUICK = SMOKE  # type: ignore[misc]
+    figure.QUICK = SMOKE
     runner.ProcessPoolExecutor = lambda n, context, **_: ThreadPoolExecutor(1)  # type: ignore[misc,assignment]
     options = ["--quick", "--out", sys.argv[1]]
     code = prefix_rejection.main(options) or everything.main(options)

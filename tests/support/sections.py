@@ -15,10 +15,18 @@ from llm.settings.schema import (
     TaskConfig,
 )
 from llm.settings.sections import nested_table, updated
+from llm.tasks.digits import DigitsConfig
 
 
 def task(**given: Any) -> TaskConfig:
-    return updated(DigitTask(), given, hint=TaskConfig)  # type: ignore[no-any-return]
+    return updated(DigitTask(), given, hint=TaskConfig)
+
+
+def digit_task(**given: Any) -> DigitsConfig:
+    """`task` of a generated type."""
+    made = task(**given)
+    assert isinstance(made, DigitsConfig)
+    return made
 
 
 PLACES = {  # the keywords of llm.algorithm as settings of [correction]
@@ -35,7 +43,7 @@ PLACES = {  # the keywords of llm.algorithm as settings of [correction]
 
 def correction(**given: Any) -> CorrectionConfig:
     table = nested_table({PLACES.get(name, name): value for name, value in given.items()})
-    return updated(JackpotCorrection(), table, hint=CorrectionConfig)  # type: ignore[no-any-return]
+    return updated(JackpotCorrection(), table, hint=CorrectionConfig)
 
 
 def objective(**given: Any) -> ObjectiveConfig:
@@ -43,8 +51,8 @@ def objective(**given: Any) -> ObjectiveConfig:
 
 
 def distill(**given: Any) -> Distill:
-    return updated(Distillation(), given, hint=Distill)  # type: ignore[no-any-return]
+    return updated(Distillation(), given, hint=Distill)
 
 
 def control(**given: Any) -> ControlConfig:
-    return updated(NoControl(), given, hint=ControlConfig)  # type: ignore[no-any-return]
+    return updated(NoControl(), given, hint=ControlConfig)

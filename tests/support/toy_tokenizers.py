@@ -14,7 +14,7 @@ TEMPLATE = (
 
 
 def save_tokenizer(
-    folder: Path, template: str | None = TEMPLATE, adds_start: bool = False, **changes: str
+    folder: Path, template: str | None = TEMPLATE, adds_start: bool = False, **changes: str | None
 ) -> str:
     """A byte-level tokenizer of 256 bytes, two merges and specials; pad is end-of-sequence."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())

@@ -33,7 +33,9 @@ def whole(batch, coin, actor_ref=None) -> Minibatch:
     return Minibatch(batch, coin, None, actor_ref, torch.arange(len(batch.answers)))
 
 
-def scored_update(pair, cfg, batch, coin, order=None, anchor=None, controls=None, ref_actor=None):
+def scored_update(
+    pair, cfg, batch, coin, *, order=None, anchor=None, controls=None, ref_actor=None
+):
     """Losses and gradients of one update on (a permutation of) a batch, without the step."""
     policy, actor = (copy.deepcopy(m) for m in pair)
     optimizers = {

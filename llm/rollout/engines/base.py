@@ -261,7 +261,7 @@ class Engine:
         b = len(result["ids"])
         group = b // len(problems)
         return Samples(
-            **result,  # type: ignore[arg-type]
+            **result,
             prompts=[p.prompt for p in problems for _ in range(group)],
             answers=[p.answer for p in problems for _ in range(group)],
             extras=[p.extra for p in problems for _ in range(group)],

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from correction_cases import draw, log_softmax, uniform, weights_of
+from optional import not_none
 
 from llm.algorithm.correction import (
     CorrectionInputs,
@@ -80,7 +81,7 @@ def test_equal_policies_give_bit_equal_loss_and_gradient_to_plain_ppo(setting, l
             new = full.gather(1, x[:, None])[:, 0]
             loss = ppo_clip_sum(new, p.gather(1, x[:, None])[:, 0], advantage, w.weight, 0.2, 0.2)
             loss.backward()
-            found.append((loss.detach(), leaf.grad))
+            found.append((loss.detach(), not_none(leaf.grad)))
         assert torch.equal(found[0][0], found[1][0])
         assert torch.equal(found[0][1], found[1][1])
         state, _ = next_state(state, [w])
@@ -279,7 +280,6 @@ HAND = {
 @pytest.mark.parametrize("type_, expected", HAND.items())
 def test_controls_match_hand_computed_weights(type_, expected):
     """Sec. 2.2: 1, r, min(r, C), r inside the band; the same F for the actor (Eq. 6)."""
-    caps = {"cap": 3.0, "low": 0.4, "high": 2.5}
     q = torch.log(torch.tensor([0.8, 0.4, 0.2, 0.1]))
     p = torch.log(torch.tensor([0.2, 0.2, 0.4, 0.8]))
     k = torch.zeros(4, 1)
@@ -293,12 +293,12 @@ def test_controls_match_hand_computed_weights(type_, expected):
         uniform=k[:, 0],
         sequence=k[:, 0],
     )
-    w = token_weights(inputs, CorrectionState(), type=type_, **caps)
+    w = token_weights(inputs, CorrectionState(), type=type_, cap=3.0, low=0.4, high=2.5)
     assert w.weight.tolist() == pytest.approx(expected, rel=1e-6)
     assert w.capped.tolist() == [
         float(e != r and type_ != "none") for e, r in zip(expected, [0.25, 0.5, 2, 8], strict=True)
     ]
-    actor = truncated_ratio(p - q, type=type_, **caps)
+    actor = truncated_ratio(p - q, type=type_, cap=3.0, low=0.4, high=2.5)
     assert actor.tolist() == pytest.approx(expected, rel=1e-6)
 
 
@@ -458,7 +458,8 @@ def test_nan_and_an_impossible_proposal_are_refused():
         bad[2, 1] = poison
         for type_ in ("importance", "tis", "icepop", "jackpot"):
             with pytest.raises(ValueError, match=r"NaN|inf"):
-                weights_of(p, bad, torch.ones(4, dtype=int), uniform(4), k=1, type=type_, z="none")
+                tokens = torch.ones(4, dtype=torch.int64)
+                weights_of(p, bad, tokens, uniform(4), k=1, type=type_, z="none")
 
 
 def test_a_coin_just_below_one_still_accepts_a_certain_token():

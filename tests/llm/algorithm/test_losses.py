@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from optional import not_none
 
 from llm.algorithm.correction import CorrectionInputs, CorrectionState, token_weights
 from llm.algorithm.losses import actor_ppo_sum, distill_sum, joint_loss, ppo_clip_sum, token_scale
@@ -46,7 +47,9 @@ def test_ppo_term_and_its_gradient_match_the_formula(advantage, log_ratio):
     clipped = min(max(r, 0.8), 1.3)
     assert loss.item() == pytest.approx(-0.7 * min(r * advantage, clipped * advantage), rel=1e-5)
     active = r * advantage <= clipped * advantage
-    assert new.grad.item() == pytest.approx(-0.7 * r * advantage if active else 0.0, rel=1e-5)
+    assert not_none(new.grad).item() == pytest.approx(
+        -0.7 * r * advantage if active else 0.0, rel=1e-5
+    )
 
 
 def test_infinite_clips_leave_the_ratio_alone():
@@ -70,10 +73,13 @@ def actor_tokens():
     return (q + gap + step).requires_grad_(), q, q + gap, normal(23, n)
 
 
-def plain_actor_ppo(now, q, before, advantage, low, high, f):
-    """-sum F(p_actor_ref / q) min(r A, clip(r) A), r = p_actor / p_actor_ref, and d / d log p."""
-    total, gradient = 0.0, []
-    for new, proposal, old, a in zip(now, q, before, advantage, strict=True):
+def plain_actor_ppo(rows, clip, f):
+    """-sum F(p_actor_ref / q) min(r A, clip(r) A), r = p_actor / p_actor_ref, and d / d log p.
+
+    rows: log p_actor, log q, log p_actor_ref and the advantages. clip: low and high.
+    """
+    (low, high), total, gradient = clip, 0.0, []
+    for new, proposal, old, a in zip(*rows, strict=True):
         weight, r = f(math.exp(old - proposal)), math.exp(new - old)
         clipped = min(max(r, 1 - low), 1 + high)
         total -= weight * min(r * a, clipped * a)
@@ -90,7 +96,7 @@ def test_the_actors_loss_and_its_gradient_are_eq_6_token_by_token(type_, clip):
     loss.backward()
     old = q if type_ == "none" else before
     rows = [x.detach().double().tolist() for x in (now, q, old, advantage)]
-    total, gradient = plain_actor_ppo(*rows, *clip, RATIOS[type_])
+    total, gradient = plain_actor_ppo(rows, clip, RATIOS[type_])
     assert loss.item() == pytest.approx(total, rel=1e-5)
     assert now.grad.tolist() == pytest.approx(gradient, rel=1e-4, abs=1e-6)
     if clip[0] < INF:
@@ -119,7 +125,8 @@ def test_the_joint_loss_is_the_sum_with_coefficients_on_both_kls_alone():
         total = joint_loss(terms, distill_coef=0.5, anchor_coef=0.25)
         total.backward()
         assert total.shape == () and total.item() == sum(factors[n] * values[n] for n in names)
-        assert {n: float(x.grad) for n, x in terms.items()} == {n: factors[n] for n in names}
+        found = {n: float(not_none(x.grad)) for n, x in terms.items()}
+        assert found == {n: factors[n] for n in names}
 
 
 @pytest.mark.parametrize("poison", [1e3, -1e3, 1e30, INF, -INF, NAN])
@@ -135,8 +142,9 @@ def test_extreme_ratios_at_rejected_tokens_change_neither_loss_nor_gradient(pois
     clean = good.clone().requires_grad_()
     plain = ppo_clip_sum(clean, ref[:2], advantage[:2], weight[:2], 0.2, 0.2, scale[:2])
     plain.backward()
-    assert torch.equal(loss, plain) and torch.equal(new.grad[:2], clean.grad)
-    assert float(new.grad[2]) == 0.0
+    gradient = not_none(new.grad)
+    assert torch.equal(loss, plain) and torch.equal(gradient[:2], not_none(clean.grad))
+    assert float(gradient[2]) == 0.0
 
 
 @pytest.mark.parametrize("denominator", ["proposed", "accepted", "sequence"])
@@ -145,7 +153,7 @@ def test_when_everything_is_rejected_the_loss_is_zero_with_a_valid_gradient(deno
     scale = token_scale(denominator, torch.zeros(2), torch.tensor([0, 1]), 2)
     loss = ppo_clip_sum(new, new.detach(), torch.ones(2), torch.zeros(2), 0.2, 0.2, scale)
     loss.backward()
-    assert loss.item() == 0.0 and torch.equal(new.grad, torch.zeros(2))
+    assert loss.item() == 0.0 and torch.equal(not_none(new.grad), torch.zeros(2))
 
 
 def test_the_three_denominators_are_those_computed_by_hand():
@@ -236,11 +244,11 @@ class Grid:
             form = (trained.distill.type, trained.distill.top_k, trained.distill.temperature)
             distill = distillation(new, actor, *form) / len(flat["x"])
             terms = (policy, own * trained.ppo, trained.distill.coef * distill)
-            sum(terms).backward()
+            torch.stack(terms).sum().backward()
             totals += torch.tensor([float(t.detach()) for t in terms])
-        grads = [leaf[n].grad[self.real] for n in ("p", "actor")]
-        assert all(bool((leaf[n].grad[~self.real] == 0).all()) for n in leaf)
-        return totals, grads
+        grads = [not_none(leaf[n].grad) for n in ("p", "actor")]
+        assert all(bool((grad[~self.real] == 0).all()) for grad in grads)
+        return totals, [grad[self.real] for grad in grads]
 
 
 def assert_same(a, b):
@@ -338,12 +346,12 @@ def test_distillation_and_its_gradient_are_those_of_plain_float64(direction, top
     found = []
     for loss in (distillation, reference_distillation):
         actor = (2 * normal(2, 12, 9)).requires_grad_()
-        inputs: tuple[torch.Tensor, ...] = (policy, actor)
+        p, q = policy, actor
         if loss is distillation:
-            inputs = tuple(torch.log_softmax(x, -1) for x in inputs)
-        total = loss(*inputs, direction, top_k, temperature)
+            p, q = torch.log_softmax(p, -1), torch.log_softmax(q, -1)
+        total = loss(p, q, direction, top_k, temperature)
         total.backward()
-        found.append((total.detach(), actor.grad))
+        found.append((total.detach(), not_none(actor.grad)))
     assert policy.grad is None
     assert float(found[0][0]) == pytest.approx(float(found[1][0]), rel=1e-5)
     assert torch.allclose(found[0][1], found[1][1], rtol=1e-4, atol=1e-5)
@@ -360,7 +368,7 @@ def test_distillation_is_forward_kl_and_trains_only_the_actor():
     plain = (rows[0].exp() * (rows[0] - rows[1])).sum()
     assert loss.item() == pytest.approx(float(plain), rel=1e-5)
     assert policy.grad is None
-    assert torch.allclose(actor.grad, (q.exp() - p.exp()).detach(), atol=1e-6)
+    assert torch.allclose(not_none(actor.grad), (q.exp() - p.exp()).detach(), atol=1e-6)
 
 
 @pytest.mark.parametrize("direction", ["forward", "reverse"])
@@ -371,7 +379,7 @@ def test_equal_models_have_a_distillation_loss_of_exactly_zero_and_no_gradient(d
         loss = distillation(p, q, direction, top_k, temperature)
         loss.backward()
         assert float(loss.detach()) == 0.0
-        assert float(q.grad.abs().max()) < 2e-6
+        assert float(not_none(q.grad).abs().max()) < 2e-6
 
 
 def test_a_coarser_vocabulary_never_raises_the_distillation_loss():
@@ -393,5 +401,5 @@ def test_the_anchor_holds_the_policy_and_is_itself_held_still():
     p, gap = log_p.detach().double().exp(), (log_p - log_a).detach().double()
     kl = (p * gap).sum(1, keepdim=True)
     assert loss.item() == pytest.approx(float(kl.sum()), rel=1e-5)
-    assert torch.allclose(logits.grad.double(), p * (gap - kl), atol=1e-6)
+    assert torch.allclose(not_none(logits.grad).double(), p * (gap - kl), atol=1e-6)
     assert anchor.grad is None

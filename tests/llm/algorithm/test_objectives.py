@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import random
+from functools import partial
 
 import numpy as np
 import pytest
@@ -143,7 +144,7 @@ def loop_dppo(w, anchor, kind, delta, cap):
 def loop_minpro(w, low, high):
     loss, grad = 0.0, []
     for s in range(len(LENGTHS)):
-        smallest = []
+        smallest: list[float] = []
         for i in (i for i in range(w.n) if w.sequence[i] == s):
             rho = math.exp(w.ln[i] - w.lq[i])
             c = positive_part(low, high, rho * min(smallest, default=1.0))
@@ -315,12 +316,12 @@ def test_raising_bapos_low_bound_lowers_the_share_by_value_and_raises_it_by_grad
     new = torch.from_numpy(np.log(0.2 * ratio))
     ref = torch.full((4,), math.log(0.2), dtype=torch.float64)
     advantage = torch.tensor([1.0, -1.0, -1.0, -1.0], dtype=torch.float64)
-    at = {"high_min": 1.2, "high_max": 1.2, "low_step": 0.3, "low_max": 0.9}
+    bounds = partial(objectives.bapo_bounds, new, ref, ref, advantage, torch.ones(4))
+    bounds = partial(bounds, high_min=1.2, high_max=1.2, low_step=0.3, low_max=0.9)
+    accountings: tuple[objectives.Accounting, ...] = ("value", "grad")
     ends = {
-        (accounting, share): objectives.bapo_bounds(
-            *(new, ref, ref, advantage, torch.ones(4)), share=share, accounting=accounting, **at
-        )[0]
-        for accounting in ("value", "grad")
+        (accounting, share): bounds(share=share, accounting=accounting)[0]
+        for accounting in accountings
         for share in (0.28, 0.3, 0.45)
     }
     # value: 1 / (1 + .7 + .7 + 1) = .294 at low .6, 1 / (1 + .9 + .9 + 1) = .263 at low .9
@@ -425,11 +426,8 @@ def test_a_divergence_of_certain_and_impossible_tokens_is_finite_or_infinite_and
 
 def test_a_rare_token_may_move_far_by_tv_and_too_far_by_kl():
     """.02 to .12: TV .10 is kept at .15, KL .070 is masked at .05 (the scripts' thresholds)."""
-    tokens = ObjectiveTokens(
-        *(torch.tensor([math.log(p)], dtype=torch.float64) for p in (0.12, 0.02, 0.02)),
-        advantage=torch.ones(1),
-        sequence=torch.zeros(1),
-    )
+    new, ref, inf = (torch.tensor([math.log(p)], dtype=torch.float64) for p in (0.12, 0.02, 0.02))
+    tokens = ObjectiveTokens(new, ref, inf, torch.ones(1), torch.zeros(1))
     for kind, delta, masked in (("binary_tv", 0.15, 0.0), ("binary_kl", 0.05, 1.0)):
         keywords = {**BINARY, "divergence": kind, "delta": delta, "cap": 20.0}
         assert run(tokens, **keywords)[3] == [masked]
@@ -586,7 +584,7 @@ def test_bad_bounds_of_bapo_m2po_and_opsm_and_unknown_names_are_refused():
     for name in ("low_min", "low_max", "low_step", "high_min", "high_max", "high_step"):
         for bad in (NAN, INF, -1.0):
             with pytest.raises(ValueError, match="bapo"):
-                objectives.bounds_of(tokens, one, type="bapo", **{name: bad})
+                objectives.bounds_of(tokens, one, type="bapo", ratio="ref", **{name: bad})
     for bad in (NAN, -1.0):
         with pytest.raises(ValueError, match="share"):
             objectives.bounds_of(tokens, one, type="bapo", share=bad)

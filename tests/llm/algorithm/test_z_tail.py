@@ -25,7 +25,7 @@ def tail_of(p, top, lam):
 def test_dropped_tail_never_exceeds_z_and_lumped_never_falls_below_it():
     """D1: the known tokens alone are a lower bound, with the tail as one token an upper bound, and
     the sharper bound of the tail ratio lies between them."""
-    p, q, x = log_softmax(7, 50, 30), log_softmax(8, 50, 30), torch.zeros(50, dtype=int)
+    p, q, x = log_softmax(7, 50, 30), log_softmax(8, 50, 30), torch.zeros(50, dtype=torch.int64)
     exact = torch.minimum(p.exp(), q.exp()).sum(-1)
     for k in (1, 5, 20):
         lower, sharp, upper = (
@@ -111,11 +111,12 @@ def test_the_sharp_tail_bound_is_used_wherever_lam_is_known_in_the_forward_pass(
         return bound_of(state, of_topk, top.values, partial(above, p), **settings)
 
     lam = state_lam(p.gather(1, top.indices), top.values, 0.9)[0]
-    past = CorrectionState(log_lam=float(np.log(17.0)))
+    log_lam = float(np.log(17.0))
+    past = CorrectionState(log_lam=log_lam)
     known = {
         "fixed": (bound(lam=5.0), 5.0),
         "state": (bound(lam_from="state"), lam),
-        "tracked": (bound(past, lam_from="tracked"), float(np.exp(past.log_lam))),
+        "tracked": (bound(past, lam_from="tracked"), float(np.exp(log_lam))),
     }
     for found, value in known.values():
         assert torch.equal(found, tail_of(p, top, value))

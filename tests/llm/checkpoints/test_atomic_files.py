@@ -13,6 +13,7 @@ from checkpoint_cases import linear, save, save_as_best, value_in
 
 from llm.checkpoints import atomic_files, checkpoint
 from llm.checkpoints.checkpoint import best, latest, save_state
+from llm.checkpoints.state_tensors import StatefulPart
 from llm.training.optimizer import adamw
 
 
@@ -104,7 +105,7 @@ def test_room_for_the_first_checkpoint_is_asked_for_before_an_optimizer_has_stat
     tmp_path, monkeypatch
 ):
     model = linear(n=10**6)  # 8 MB, and Adam's 16
-    parts = {"policy": model, "optimizer": adamw(model, 0.1, 0.0)}
+    parts: dict[str, StatefulPart] = {"policy": model, "optimizer": adamw(model, 0.1, 0.0)}
     usage = shutil.disk_usage(tmp_path)
     for free, enough in ((24e6, False), (26e6, True)):
         monkeypatch.setattr(shutil, "disk_usage", lambda _, f=free: usage._replace(free=int(f)))
@@ -123,7 +124,8 @@ def test_a_disk_that_fails_at_any_write_keeps_all_older_checkpoints(tmp_path, nu
         folder = tmp_path / str(n)
         save(folder, 1, 1.0)
         save_as_best(folder, 1, 1.0)
-        real, calls = os.fsync, []
+        real = os.fsync
+        calls: list[int] = []
 
         def fsync(descriptor, n=n, real=real, calls=calls):
             calls.append(1)

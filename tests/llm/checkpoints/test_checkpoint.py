@@ -8,10 +8,12 @@ import shutil
 import pytest
 import torch
 from checkpoint_cases import MINE, linear, save, save_as_best, trained, value_in
+from optional import not_none
 
 from llm import settings
 from llm.checkpoints import checkpoint
 from llm.checkpoints.checkpoint import best, latest, load_state, save_state
+from llm.checkpoints.state_tensors import StatefulPart
 from llm.errors import CheckpointError
 from llm.training.optimizer import adamw
 
@@ -32,7 +34,7 @@ def test_everything_saved_comes_back_bit_for_bit(tmp_path, dtype):
     save_state(tmp_path, 3, {"policy": model, "optimizer": optimizer}, {"control": {"lam": 1.25}})
     other = linear().to(dtype)
     fresh = adamw(other, 0.1, 0.0)
-    state = load_state(latest(tmp_path), {"policy": other, "optimizer": fresh})
+    state = load_state(not_none(latest(tmp_path)), {"policy": other, "optimizer": fresh})
     assert state == {"step": 3, "control": {"lam": 1.25}}
     assert torch.equal(other.weight, model.weight) and torch.equal(other.bias, model.bias)
     assert ("master" in optimizer.state_dict()["state"][0]) == (dtype == torch.bfloat16)
@@ -48,15 +50,15 @@ FILES = ("policy.safetensors", "optimizer.safetensors", "state.json", "manifest.
 @pytest.mark.parametrize("cut", [0, 1, -1])
 def test_a_file_truncated_anywhere_is_refused_by_name(tmp_path, file, cut):
     model, optimizer = trained()
-    parts = {"policy": model, "optimizer": optimizer}
+    parts: dict[str, StatefulPart] = {"policy": model, "optimizer": optimizer}
     save_state(tmp_path, 1, parts, {})
     path = save_state(tmp_path, 2, parts, {}) / file
     content = path.read_bytes()
     path.write_bytes(content[: cut if cut >= 0 else len(content) - 3])
     with pytest.raises(CheckpointError, match=rf"{file}.*remove .*step_00000002 to use an older"):
-        load_state(latest(tmp_path), parts)
+        load_state(not_none(latest(tmp_path)), parts)
     shutil.rmtree(path.parent)
-    assert load_state(latest(tmp_path), parts)["step"] == 1
+    assert load_state(not_none(latest(tmp_path)), parts)["step"] == 1
 
 
 def test_a_truncated_file_is_refused_even_by_who_does_not_want_it(tmp_path):
@@ -70,11 +72,11 @@ def test_a_truncated_file_is_refused_even_by_who_does_not_want_it(tmp_path):
 @pytest.mark.parametrize("file", FILES)
 def test_a_missing_file_is_refused_by_name(tmp_path, file):
     model, optimizer = trained()
-    parts = {"policy": model, "optimizer": optimizer}
+    parts: dict[str, StatefulPart] = {"policy": model, "optimizer": optimizer}
     path = save_state(tmp_path, 2, parts, {}) / file
     path.unlink()
     with pytest.raises(CheckpointError, match=rf"cannot read .*{file}"):
-        load_state(latest(tmp_path), parts)
+        load_state(not_none(latest(tmp_path)), parts)
 
 
 @pytest.mark.parametrize("moment", ["digest", "load_file", "load_state_dict"])
@@ -115,14 +117,14 @@ def test_parts_of_two_checkpoints_are_refused(tmp_path, monkeypatch):
 @pytest.mark.parametrize("file", FILES[:3])
 def test_one_flipped_bit_is_refused_by_name(tmp_path, file):
     model, optimizer = trained()
-    parts = {"policy": model, "optimizer": optimizer}
+    parts: dict[str, StatefulPart] = {"policy": model, "optimizer": optimizer}
     path = save_state(tmp_path, 2, parts, {}) / file
     content = bytearray(path.read_bytes())
     content[-4] ^= 1
     path.write_bytes(content)
     before = model.weight.clone()
     with pytest.raises(CheckpointError, match=rf"{file} was altered"):
-        load_state(latest(tmp_path), parts)
+        load_state(not_none(latest(tmp_path)), parts)
     assert torch.equal(model.weight, before)
 
 
@@ -132,10 +134,10 @@ def test_a_checkpoint_of_another_run_is_refused_and_says_what_differs(tmp_path):
     with pytest.raises(
         CheckpointError, match=r"other settings: correction.lam.value \(1.0 there, 1.2 n"
     ):
-        load_state(latest(tmp_path), {"policy": linear()}, other)
+        load_state(not_none(latest(tmp_path)), {"policy": linear()}, other)
     save_state(tmp_path, 2, {"policy": linear()}, {})
     with pytest.raises(CheckpointError, match="does not say which run"):
-        load_state(latest(tmp_path), {"policy": linear()}, MINE)
+        load_state(not_none(latest(tmp_path)), {"policy": linear()}, MINE)
 
 
 def test_a_runs_identity_is_every_setting_but_its_folder():

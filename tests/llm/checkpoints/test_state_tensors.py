@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from checkpoint_cases import MINE, linear, save, trained
+from optional import not_none
 from safetensors.torch import load_file
 
 from llm.checkpoints import state_tensors
@@ -59,6 +60,8 @@ def test_of_adapters_only_what_is_trained_is_stored_and_the_base_is_recognised(t
 class Buffered(torch.nn.Module):
     """A bias of -inf, which is a probability of 0, and a buffer that is kept."""
 
+    scale: torch.Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.bias = torch.nn.Parameter(torch.tensor([0.0, -torch.inf]))
@@ -103,7 +106,7 @@ def test_a_frozen_model_is_stored_whole(tmp_path):
 def test_a_model_that_does_not_fit_is_refused_by_name(tmp_path, other, message):
     save(tmp_path, 1, 1.0)
     with pytest.raises(CheckpointError, match=message):
-        load_state(latest(tmp_path), {"policy": other}, MINE)
+        load_state(not_none(latest(tmp_path)), {"policy": other}, MINE)
 
 
 def test_an_optimizer_that_does_not_fit_and_a_part_that_is_absent_are_refused(tmp_path):
@@ -111,9 +114,9 @@ def test_an_optimizer_that_does_not_fit_and_a_part_that_is_absent_are_refused(tm
     save_state(tmp_path, 1, {"optimizer": optimizer}, {})
     other = torch.optim.AdamW(linear(n=5).parameters())
     with pytest.raises(CheckpointError, match="optimiser state 0 has another shape"):
-        load_state(latest(tmp_path), {"optimizer": other})
+        load_state(not_none(latest(tmp_path)), {"optimizer": other})
     with pytest.raises(CheckpointError, match="holds no part 'policy'"):
-        load_state(latest(tmp_path), {"policy": model})
+        load_state(not_none(latest(tmp_path)), {"policy": model})
 
 
 def with_optimizer_state(tmp_path, change):

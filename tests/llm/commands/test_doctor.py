@@ -18,6 +18,7 @@ from llm.models import loading, roles
 from llm.planning import memory
 from llm.rollout import sampling
 from llm.runs import run_folder
+from llm.settings.schema import FrozenActor, ModelConfig, SeparateActor
 from llm.tokenizers.character import CharTokenizer
 from llm.tokenizers.pretrained import HubTokenizer
 from llm.training import forward
@@ -192,8 +193,9 @@ def test_what_a_pretrained_policy_does_wrong_is_warned_of(tmp_path):
 
 def estimated(*flags: str) -> dict[str, int]:
     cfg = settings.load([], list(flags))
-    other = cfg.actor.type in ("separate", "frozen")
-    actor = memory.shape(cfg.actor) if other else None
+    actor = None
+    if isinstance(cfg.actor, SeparateActor | FrozenActor):
+        actor = memory.shape(cfg.actor)
     return memory.estimate(cfg, memory.shape(cfg.policy), actor, prompt_tokens=9)
 
 
@@ -211,7 +213,9 @@ def test_weights_gradients_and_optimizer_are_counted_exactly():
     """Against the bytes of a real model and its optimiser after a step."""
     cfg = settings.load([], [])
     found = estimated()
-    for role, part in (("policy", cfg.policy), ("actor", cfg.actor)):
+    assert isinstance(cfg.actor, SeparateActor)
+    parts: dict[str, ModelConfig] = {"policy": cfg.policy, "actor": cfg.actor}
+    for role, part in parts.items():
         model = loading.build(part, seed=0)
         held = sum(p.nbytes for p in model.parameters())
         assert found[f"{role} weights"] == found[f"{role} gradients"] == held

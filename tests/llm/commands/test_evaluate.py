@@ -41,7 +41,8 @@ def test_a_function_that_only_the_run_names_is_not_executed_without_being_allowe
     tmp_path, flags, allowed, fine
 ):
     (tmp_path / "config.toml").write_text('[reward]\nfunction = "theirs.py:f"\n')
-    own, cfg = (settings.load([str(tmp_path / "config.toml")], f) for f in ([], flags))
+    file = str(tmp_path / "config.toml")
+    own, cfg = settings.load([file], []), settings.load([file], flags)
     if fine:
         evaluate_command.check_allowed(own, cfg, flags, allowed)
         return

@@ -6,7 +6,6 @@ import hashlib
 import shutil
 import subprocess
 import zipfile
-from collections import namedtuple
 from pathlib import Path
 
 import pytest
@@ -96,7 +95,7 @@ def test_without_network_the_last_words_of_pip_and_a_way_out_are_shown(
 def test_a_full_disk_is_an_error_before_anything_is_written(
     wheel, converted, tmp_path, capsys, monkeypatch
 ):
-    usage = namedtuple("usage", "total used free")(10, 9, 999)
+    usage = shutil.disk_usage(tmp_path)._replace(free=999)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     code, said = run(capsys, "--out", tmp_path / "new/model", "--wheel", wheel)
     assert code == 1

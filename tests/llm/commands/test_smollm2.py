@@ -51,6 +51,7 @@ def test_the_fetched_model_reads_chat_and_answers(folder):
     source = json.loads((folder / "source.json").read_text())
     assert source["licence"] == "Apache-2.0"
     tokenizer = pretrained.tokenizer_for(str(folder), sections.task(type="arithmetic"))
+    assert isinstance(tokenizer, pretrained.HubTokenizer)
     assert tokenizer.pad in tokenizer.eos  # one id for both, so masks cannot come from ids
     shown = "".join(tokenizer.pieces(tokenizer.prompt("What is 7 + 5?")))
     assert shown.endswith(r"<|im_start|>user\nWhat is 7 + 5?<|im_end|>\n<|im_start|>assistant\n")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from optional import not_none
 from ranks import Scene, assert_near, assert_same, finish, pids, play, ranks, torchrun
 from safetensors.torch import load_file
 from training_runs import rows, weights
@@ -118,7 +119,7 @@ def test_two_ranks_replicated_or_sharded_repeat_the_run_of_one(home, two):
     """Statistics of the batch are of all ranks, gradients sums with denominators of all; also where
     a rank has no sequence of a share (two sequences each), or every token of its own is rejected,
     or its loss is NaN (then no rank steps). What two ranks saved, sharded, one goes on with."""
-    assert latest(home / "cut/checkpoints").name == "step_00000002"
+    assert not_none(latest(home / "cut/checkpoints")).name == "step_00000002"
     play(scene(home, "cut", "plain"))
     for name in (name for name in TWO if name not in ("present", "ahead", "moving")):
         assert_same(alone(home, TWO[name][0]), home / name)
@@ -151,12 +152,21 @@ def test_engines_of_two_ranks_repeat_the_run_of_one_though_one_is_killed(home, t
 def tied(home: Path, name: str, *flags: str) -> Scene:
     """A run from saved models whose head is their embedding, of 51 ids: v is odd."""
     if not (home / "tied").exists():
-        fields = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "head_dim": 8}
-        fields |= {"num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": 51}
-        how = {"tie_word_embeddings": True, "pad_token_id": 0, "initializer_range": 0.3}
+        config = Qwen3Config(
+            vocab_size=51,
+            hidden_size=16,
+            intermediate_size=24,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            head_dim=8,
+            tie_word_embeddings=True,
+            initializer_range=0.3,
+            pad_token_id=0,
+        )
         for seed, role in enumerate(("policy", "actor")):
             torch.manual_seed(seed)
-            Qwen3ForCausalLM(Qwen3Config(**fields, **how)).save_pretrained(home / f"tied/{role}")
+            Qwen3ForCausalLM(config).save_pretrained(home / f"tied/{role}")
     drop = ("--policy", "--actor.layers", "--actor.width", "--pretrain")
     pairs = zip(RUN[::2], RUN[1::2], strict=True)
     own = [w for k, v in pairs if not k.startswith(drop) for w in (k, v)]
@@ -174,7 +184,8 @@ def test_two_ranks_train_a_tied_head_in_blocks_as_one_does_whole(home, two):
     export(
         Path(two["tied"].folder), home / "tied/exported"
     )  # what shards were, a model that is opened
-    kept = load_file(latest(Path(two["tied"].folder) / "checkpoints") / "policy.safetensors")
+    saved = not_none(latest(Path(two["tied"].folder) / "checkpoints"))
+    kept = load_file(saved / "policy.safetensors")
     own = AutoModelForCausalLM.from_pretrained(home / "tied/exported").state_dict()
     assert kept and all(torch.equal(own[name], tensor) for name, tensor in kept.items())
     assert own.keys() - kept.keys() <= {"lm_head.weight", "model.embed_tokens.weight"}
@@ -249,7 +260,7 @@ def test_a_run_goes_on_from_two_ranks_to_one_to_four(home):
 
 
 def steps_saved(made: Scene) -> int:
-    kept = latest(Path(made.folder) / "checkpoints")
+    kept = not_none(latest(Path(made.folder) / "checkpoints"))
     return json.loads((kept / "state.json").read_text())["step"]
 
 

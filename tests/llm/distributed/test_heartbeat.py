@@ -5,8 +5,10 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from typing import cast
 
 import pytest
+import torch
 
 from llm.distributed import heartbeat
 from llm.distributed.heartbeat import Heartbeat
@@ -19,13 +21,13 @@ def test_a_stopped_watch_is_no_longer_in_the_store():
         def set(self, key, value):
             pass
 
-        def get(self, key):  # type: ignore[override]
+        def get(self, key):
             asking.set()
             time.sleep(0.2)
             return b"1"
 
     asking = threading.Event()
-    watch = Heartbeat(SlowStore(), 0, 2)
+    watch = Heartbeat(cast(torch.distributed.Store, SlowStore()), 0, 2)
     watch.start()
     assert asking.wait(20)
     watch.stop()
@@ -68,7 +70,7 @@ def test_after_a_signal_a_silent_rank_is_named_ended_and_so_are_all(monkeypatch,
     space = heartbeat._process_space() if here else "elsewhere"
     store |= {"beat/1": b"7", "process/1": f"{space} 4321".encode()}
     former = signal.signal(signal.SIGTERM, lambda *_: None)
-    watch = Heartbeat(store, 0, 2)
+    watch = Heartbeat(cast(torch.distributed.Store, store), 0, 2)
     watch.listen()
     try:
         watch.start()

@@ -19,6 +19,7 @@ SHAPE: dict[str, Any] = dict(
     num_attention_heads=2, num_key_value_heads=1, initializer_range=0.3, pad_token_id=0,
     eos_token_id=1, bos_token_id=1,
 )  # fmt: skip
+CONTEXT: dict[str, Any] = dict(max_position_embeddings=64, original_max_position_embeddings=24)
 IDS = torch.arange(2, 42)[None]  # 40 tokens
 
 
@@ -29,30 +30,31 @@ def longrope(**more: Any) -> dict[str, Any]:
 
 def phi3() -> loading.Model:
     torch.manual_seed(0)
-    extra = dict(max_position_embeddings=64, original_max_position_embeddings=24)
-    config = transformers.Phi3Config(**SHAPE, **extra, rope_parameters=longrope())
+    config = transformers.Phi3Config(**SHAPE, **CONTEXT, rope_parameters=longrope())
     return transformers.Phi3ForCausalLM(config)
 
 
 def phimoe() -> loading.Model:
     torch.manual_seed(0)
     rope = longrope(short_mscale=1.0, long_mscale=1.5)
-    extra = dict(max_position_embeddings=64, original_max_position_embeddings=24)
-    config = transformers.PhimoeConfig(**SHAPE, **extra, num_local_experts=2, rope_parameters=rope)
+    config = transformers.PhimoeConfig(
+        **SHAPE, **CONTEXT, num_local_experts=2, rope_parameters=rope
+    )
     return transformers.PhimoeForCausalLM(config)
 
 
 def gemma3() -> loading.Model:
     """A wrapper of a text and a vision model."""
     torch.manual_seed(0)
-    text = {k: v for k, v in SHAPE.items() if not k.endswith("token_id")}
+    special = {k: v for k, v in SHAPE.items() if k.endswith("token_id")}
+    text = {k: v for k, v in SHAPE.items() if k not in special}
     text |= dict(head_dim=16, sliding_window=16, max_position_embeddings=512)
     text |= dict(layer_types=["sliding_attention", "full_attention"])
     vision = dict(hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=1)
     config = transformers.Gemma3Config(
         text_config=text, vision_config=vision | dict(image_size=28, patch_size=14),
         mm_tokens_per_image=4, boi_token_index=40, eoi_token_index=41, image_token_index=42,
-        eos_token_id=1, pad_token_id=0, bos_token_id=1,
+        **special,
     )  # fmt: skip
     return transformers.Gemma3ForConditionalGeneration(config)
 

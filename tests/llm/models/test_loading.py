@@ -102,8 +102,9 @@ def test_models_whose_cache_has_no_rows_are_refused_by_name(tmp_path):
     """State-space and hybrid ones; attention beside a state in one layer selects only half."""
     import transformers
 
-    shape = dict(vocab_size=48, hidden_size=32, num_hidden_layers=2, intermediate_size=32)
-    heads = dict(num_attention_heads=2, num_key_value_heads=1)
+    shape: dict[str, Any] = dict(vocab_size=48, hidden_size=32, num_hidden_layers=2)
+    shape |= dict(intermediate_size=32)
+    heads: dict[str, Any] = dict(num_attention_heads=2, num_key_value_heads=1)
     mamba = transformers.MambaForCausalLM(transformers.MambaConfig(**shape, state_size=4))
     lfm2 = transformers.Lfm2ForCausalLM(
         transformers.Lfm2Config(**shape, **heads, layer_types=["conv", "full_attention"])

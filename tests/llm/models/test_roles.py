@@ -24,8 +24,9 @@ IDS = 261  # of the toy tokenizer; its end is 2
 def model_in(folder: Path, rows: int, seed: int = 0, tied: bool = False, **config: Any) -> Path:
     """A model with so many rows of embedding, and the toy tokenizer beside it."""
     torch.manual_seed(seed)
-    shape = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
-    shape |= dict(vocab_size=rows, tie_word_embeddings=tied, initializer_range=0.3) | config
+    shape: dict[str, Any] = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1)
+    shape |= dict(num_attention_heads=2, initializer_range=0.3)
+    shape |= dict(vocab_size=rows, tie_word_embeddings=tied) | config
     LlamaForCausalLM(LlamaConfig(**shape)).save_pretrained(folder)
     save_tokenizer(folder)
     return folder
@@ -184,9 +185,9 @@ def test_a_shell_for_a_checkpoint_is_built_and_never_pretrained(tmp_path, monkey
 
 
 def test_models_of_two_tokenizers_are_refused_with_the_difference(tmp_path):
-    for name, words in (("a", {}), ("b", {"eos_token": "<|im_start|>"})):
+    for name, eos in (("a", "<|im_end|>"), ("b", "<|im_start|>")):
         (tmp_path / name).mkdir()
-        save_tokenizer(tmp_path / name, **words)
+        save_tokenizer(tmp_path / name, eos_token=eos)
     flags = ["--policy.path", str(tmp_path / "a"), "--actor.path", str(tmp_path / "b")]
     cfg = settings.load([], ["--task.type", "problems", "--task.source", "x.jsonl", *flags])
     with pytest.raises(ConfigError, match=r"must share a tokenizer, and differ in: "):

@@ -29,7 +29,8 @@ def test_rollouts_have_their_share_of_a_step():
 def test_a_flag_wins_over_the_setting_and_several_gpus_shard():
     flags = "--run.activation-checkpointing True --run.sharding fsdp"
     cfg = settings.load([], flags.split())
-    pair = ModelPair(*random_pair(), {})
+    policy, actor = random_pair()
+    pair = ModelPair(policy, actor, {})
     unset = {"sharding": None, "checkpointing": None, "head": None, "engine": None}
     unset |= {"tokens_per_microbatch": None}
     one = choice_of(cfg, pair, argparse.Namespace(gpus=1, **unset))

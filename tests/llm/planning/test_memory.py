@@ -111,7 +111,7 @@ def test_activations_are_those_that_the_graph_of_a_real_model_keeps(dtype, kind,
         model = cls[0](cls[1](**fields)).to(getattr(torch, dtype))
         weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
         seen: dict[int, int] = {}
-        alive = []
+        alive: list[torch.Tensor] = []
 
         def pack(x, weights=weights, seen=seen, alive=alive):
             alive.append(x)

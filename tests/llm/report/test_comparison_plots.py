@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from compared_runs import groups_of, make_run, seeds
+from optional import not_none
 from scipy import stats
 
 from llm.commands import compare
@@ -53,7 +54,7 @@ def test_the_kl_axis_holds_the_bands_whole(tmp_path):
     low, high = drawn_kl(groups_of(*two)).get_ylim()
     assert low <= 0.02 and high >= 9.0
     groups = groups_of(*two, make_run(tmp_path / "c", "--run.seed", "2", kl=(1.0, 0.1)))
-    found = comparison_plots.band(groups[0].runs, "kl_policy_actor")
+    found = not_none(comparison_plots.band(groups[0].runs, "kl_policy_actor"))
     ax = drawn_kl(groups)
     assert ax.get_yscale() == "log"
     assert found.low.min() == 0.0
@@ -106,7 +107,7 @@ def test_the_band_is_cut_off_at_bounds_within_which_all_values_lie():
 def test_the_band_of_two_seeds_is_their_range_and_the_legend_says_which(tmp_path):
     two = [make_run(tmp_path / "a"), make_run(tmp_path / "b", "--run.seed", "1", rates=(0.3, 0.8))]
     (group,) = groups_of(*two)
-    found = comparison_plots.band(group.runs, "pass_rate")
+    found = not_none(comparison_plots.band(group.runs, "pass_rate"))
     assert (found.low.tolist(), found.high.tolist()) == ([0.2, 0.4], [0.3, 0.8])
     assert "2 seeds, range" in comparison_plots.label(group)
     (three,) = groups_of(*two, make_run(tmp_path / "c", "--run.seed", "2"))
@@ -121,7 +122,8 @@ def test_a_band_never_leaves_what_the_quantity_can_be(tmp_path):
         for i, (r, k) in enumerate([(0.0, 0.1), (0.5, 2.0), (1.0, 0.2)])
     ]
     (group,) = groups_of(*runs)
-    rate, kl = (comparison_plots.band(group.runs, m) for m in ("pass_rate", "kl_policy_actor"))
+    rate = not_none(comparison_plots.band(group.runs, "pass_rate"))
+    kl = not_none(comparison_plots.band(group.runs, "kl_policy_actor"))
     assert (rate.low.min(), rate.high.max(), kl.low.min()) == (0.0, 1.0, 0.0)
 
 
@@ -130,7 +132,7 @@ def test_seeds_are_averaged_at_the_steps_that_all_have(tmp_path):
     long = make_run(tmp_path / "a", rates=(0.2, 0.4, 0.6), kl=(1, 1, 1), steps=(0, 10, 20))
     short = make_run(tmp_path / "b", "--run.seed", "1")
     (group,) = groups_of(long, short)
-    found = comparison_plots.band(group.runs, "pass_rate")
+    found = not_none(comparison_plots.band(group.runs, "pass_rate"))
     assert found.steps.tolist() == [0, 10]
     assert found.mean.tolist() == pytest.approx([0.2, 0.4])
     assert "10 to 20 (not complete)" in compare.final_rows([group])[0]

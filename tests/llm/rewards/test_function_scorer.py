@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from optional import not_none
 from toy_tokenizers import Unicode
 
 from llm.rewards import function_pool
@@ -228,7 +229,7 @@ def test_a_file_that_changes_while_it_is_used_stops_the_run(tmp_path, changed):
         (tmp_path / f"{changed}.py").write_text("def f(**columns):\n    return 1.0\n")
         with pytest.raises(RewardError, match="changed while it was in use"):
             score(scorer, "x")
-        assert scorer._pool._workers == []
+        assert not_none(scorer._pool)._workers == []
     finally:
         scorer.close()
 

@@ -8,6 +8,7 @@ from fractions import Fraction
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from optional import not_none
 
 from llm.rewards.number_grammar import find_last_number, latex, same, whole_number
 
@@ -168,14 +169,14 @@ NOT_WHOLE = ["7 apples", "x=7", "3, 4", "(7)", "7 8", "", "7" * 2000, "5-7"]
 def test_a_text_is_a_number_where_nothing_else_stands_in_it():
     assert [whole_number(t) is not None for t in WHOLE] == [True] * len(WHOLE)
     assert [whole_number(t) for t in NOT_WHOLE] == [None] * len(NOT_WHOLE)
-    assert whole_number("- 7").value == -7
+    assert not_none(whole_number("- 7")).value == -7
 
 
 def test_a_percentage_equals_itself_its_figure_and_its_share():
-    half, fifty, share = (whole_number(t) for t in ("0.5", "50", "50%"))
+    half, fifty, share = (not_none(whole_number(t)) for t in ("0.5", "50", "50%"))
     assert same(share, fifty) and same(share, half) and same(half, share) and same(share, share)
-    assert not same(half, fifty) and not same(share, whole_number("5000"))
-    assert not same(share, whole_number("0.5%"))
+    assert not same(half, fifty) and not same(share, not_none(whole_number("5000")))
+    assert not same(share, not_none(whole_number("0.5%")))
 
 
 @st.composite
@@ -233,7 +234,7 @@ def test_a_value_in_any_style_is_read_back(written, sign, before, after):
 def test_latex_of_a_number_is_read_back_as_it(written):
     number = whole_number(written[0])
     assert number is not None and number.value == written[1]
-    assert whole_number(latex(number)).value == written[1]
+    assert not_none(whole_number(latex(number))).value == written[1]
 
 
 LONG = {

@@ -130,7 +130,12 @@ def test_rounding_is_math_verifys_and_which_integer_is_written_is_the_grammars(v
     texts = ["It is 0.333333", "It is 0.33", "$x = \u22127$"]
     assert scorer.score([ended(t) for t in texts], ["1/3", "1/3", "-7"]) == [1.0, 0.0, 1.0]
     asked: list = []
-    counting = types.SimpleNamespace(equal=lambda pairs: asked.extend(pairs) or [])
+
+    def equal(pairs):
+        asked.extend(pairs)
+        return []
+
+    counting = types.SimpleNamespace(equal=equal)
     scorer._verifier = counting  # type: ignore[assignment]
     assert scorer.score([ended("7"), ended("8")], ["7", "7"]) == [1.0, 0.0] and not asked
 

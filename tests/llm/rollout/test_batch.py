@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -121,7 +122,7 @@ def test_token_index_gives_the_places_sequence_by_sequence(batch, rows):
 def test_rows_are_those_of_the_samples_in_that_order(batch, rows):
     """As if these sequences alone had been sampled: all fields, renumbered from 0."""
     chosen, padded = torch.tensor(rows), samples()
-    alone = {
+    alone: dict[str, Any] = {
         name: [x[i] for i in rows] if isinstance(x, list) else x[chosen]
         for name, x in vars(padded).items()
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import cast
 
 import numpy as np
 import pytest
@@ -80,8 +81,14 @@ def test_a_part_of_a_step_is_what_the_whole_step_gives_there(pair):
     _, actor = pair
     whole = rollout(actor, group=2)
     rng = np.random.default_rng(0)
-    settings = {"max_new_tokens": 7, "temperature": 1.0, "top_k": 5, "group": 2}
-    part = sample(actor, TOKENIZER, PROBLEMS[2:], rng, place=(4, 10), **settings)
+    part = sample(
+        *(actor, TOKENIZER, PROBLEMS[2:], rng),
+        max_new_tokens=7,
+        temperature=1.0,
+        top_k=5,
+        group=2,
+        place=(4, 10),
+    )
     assert part.flat().completions() == whole.completions()[4:]
     assert part.index.tolist() == whole.index.tolist()[4:]
 
@@ -128,7 +135,10 @@ def test_a_sequence_does_not_depend_on_the_others_in_its_batch(pair):
 
     for i, problem in enumerate(PROBLEMS):
         alone = sample(
-            actor, TOKENIZER, [problem], Fixed(), max_new_tokens=7, temperature=1.0, top_k=5
+            *(actor, TOKENIZER, [problem], cast(np.random.Generator, Fixed())),
+            max_new_tokens=7,
+            temperature=1.0,
+            top_k=5,
         ).flat()
         assert alone.completions()[0] == together.completions()[i]
         beside = together.logp_inf[together.sequence == i]

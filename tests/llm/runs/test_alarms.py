@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from optional import not_none
 
 from llm.checkpoints.checkpoint import save_state
 from llm.errors import Diverged
@@ -35,7 +36,8 @@ def test_no_alarm_within_limits_or_on_them():
 @pytest.mark.parametrize("name", BAD)
 def test_each_alarm_fires_alone_and_by_name(name):
     _, fired, decision = next_alarms(ALL, AlarmState(), GOOD | BAD[name])
-    assert fired == [name] and decision.alarm == name and decision.action == "stop"
+    assert fired == [name] and decision is not None
+    assert decision.alarm == name and decision.action == "stop"
 
 
 def test_alarms_are_off_by_default_but_for_non_finite_values():
@@ -74,7 +76,8 @@ def test_lowering_multiplies_the_factor_so_many_times_and_then_stops():
 def test_a_skipped_update_is_the_alarm_non_finite_though_its_metrics_are_absent():
     cfg = dataclasses.replace(ALL, action=LowerAction())
     _, fired, decision = next_alarms(cfg, AlarmState(), {"reward_mean": 0.5, "updates_skipped": 1})
-    assert fired == ["non_finite"] and decision.action == "lower" and decision.after == 0.5
+    assert fired == ["non_finite"] and decision is not None
+    assert decision.action == "lower" and decision.after == 0.5
     assert "update was skipped" in decision.reason
 
 
@@ -135,7 +138,7 @@ def test_going_on_does_not_raise_and_the_decision_is_a_line_like_the_controllers
     alarms = Alarms(dataclasses.replace(ALL, action=LowerAction()), tmp_path)
     alarms.check(GOOD | BAD["kl"])
     alarms.enforce(1)
-    line = alarms.decision.entry()
+    line = not_none(alarms.decision).entry()
     assert set(line) == {"setting", "before", "after", "reason", "limited"}
     assert (line["before"], line["after"], line["limited"]) == (1.0, 0.5, False)
     json.dumps(line, allow_nan=False)

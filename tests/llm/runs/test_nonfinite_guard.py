@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from optional import not_none
 
 from llm.errors import Diverged, NonFinite
 from llm.runs.nonfinite_guard import Guard
@@ -23,7 +24,7 @@ def model_with_gradients() -> torch.nn.Module:
 def test_a_non_finite_gradient_is_named(tmp_path, bad):
     model = model_with_gradients()
     Guard(tmp_path).gradients(4, policy=model)
-    model[1].weight.grad[0, 1] = bad
+    not_none(model.get_parameter("1.weight").grad)[0, 1] = bad
     with pytest.raises(NonFinite, match=r"step 4: gradient of policy.1.weight holds 1 NaN or inf"):
         Guard(tmp_path).gradients(4, actor=model_with_gradients(), policy=model)
 
@@ -34,7 +35,7 @@ def test_gradients_of_several_precisions_and_none_at_all_are_checked(tmp_path):
     for p in model.parameters():
         p.grad = torch.ones_like(p)
     Guard(tmp_path).gradients(0, a=model, b=model_with_gradients())
-    model.bias.grad[0] = math.nan
+    not_none(model.bias.grad)[0] = math.nan
     with pytest.raises(NonFinite, match=r"gradient of a.bias"):
         Guard(tmp_path).gradients(0, a=model, b=model_with_gradients())
 

@@ -12,6 +12,7 @@ import time
 
 import llm_process
 import pytest
+from optional import not_none
 from training_runs import TINY, rows, start
 
 from llm import train
@@ -190,7 +191,7 @@ def test_a_dropped_step_leaves_a_checkpoint_that_the_same_reward_function_goes_o
     monkeypatch.setattr(train, "with_rewards", signalling)
     with pytest.raises(Stopped):
         start(tmp_path / "run", pretrained, *flags)
-    assert latest(tmp_path / "run/checkpoints").name == "step_00000001"
+    assert not_none(latest(tmp_path / "run/checkpoints")).name == "step_00000001"
     start(tmp_path / "run", pretrained, *flags)
     assert [row["step"] for row in rows(tmp_path / "run")] == [0, 1, 2, 3]
 
@@ -224,7 +225,7 @@ def test_sigterm_saves_exits_with_143_and_the_run_goes_on_exactly(tmp_path, pret
     said = log.read_text()
     assert process.exitcode == 143, said
     assert "stopped by a signal, after saving" in said
-    kept = latest(tmp_path / "cut/checkpoints")
+    kept = not_none(latest(tmp_path / "cut/checkpoints"))
     assert 3 <= int(kept.name[-8:]) == len(rows(tmp_path / "cut")) < 30
     start(tmp_path / "cut", pretrained, *flags)
     assert rows(tmp_path / "cut") == rows(tmp_path / "whole")
@@ -245,6 +246,6 @@ def test_sigterm_in_a_pretraining_saves_it(tmp_path, monkeypatch):
         start(tmp_path / "r", tmp_path / "pretrained")
     assert stopped.value.exit_code == 143
     (folder,) = (tmp_path / "pretrained").glob("policy-*")
-    assert latest(folder / "checkpoints").name == "step_00000010"
+    assert not_none(latest(folder / "checkpoints")).name == "step_00000010"
     start(tmp_path / "r", tmp_path / "pretrained", "--run.steps", "12")
     assert len(calls) == 120 + 80

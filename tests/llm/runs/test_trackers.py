@@ -2,6 +2,7 @@
 
 import sys
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -27,7 +28,7 @@ class FakeRun:
 
 def fake_wandb(monkeypatch, run):
     """Keyword names of wandb.init (0.2x); anything else is a TypeError, as it is there."""
-    seen = {}
+    seen: dict[str, Any] = {}
 
     def init(*, entity=None, project=None, dir=None, id=None, name=None, config=None, resume=None):
         seen.update(project=project, dir=dir, id=id, name=name, config=config, resume=resume)
@@ -39,7 +40,7 @@ def fake_wandb(monkeypatch, run):
 
 def fake_trackio(monkeypatch, run):
     """Keyword names of trackio.init (0.27)."""
-    seen = {}
+    seen: dict[str, Any] = {}
 
     def init(project, name=None, group=None, space_id=None, config=None, resume="never"):
         seen.update(project=project, name=name, config=config, resume=resume)

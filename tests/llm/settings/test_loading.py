@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import tomllib
 from pathlib import Path
-from typing import Literal, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
 from hypothesis import given
@@ -17,7 +18,18 @@ from llm.commands import compare, evaluate, report
 from llm.runs import run_folder
 from llm.settings import renamed, sections
 from llm.settings.loading import ConfigError, resolve
-from llm.settings.schema import FixedLam, HfEngineConfig, Settings
+from llm.settings.schema import (
+    DigitTask,
+    FixedLam,
+    FrozenActor,
+    HfEngineConfig,
+    IcePopWeight,
+    JackpotCorrection,
+    KLControl,
+    SeparateActor,
+    Settings,
+    TisCorrection,
+)
 
 ROOT = Path(__file__).resolve().parents[3]
 CONFIGS = sorted((ROOT / "llm/configs").glob("*.toml"))
@@ -34,7 +46,9 @@ def test_files_are_read_in_order_and_flags_come_last(tmp_path):
     two = tmp_path / "d.toml"
     two.write_text("[correction]\nlam.value = 3.0\n[actor]\nppo = false\n")
     cfg = settings.load([one, str(two)], ["--run.seed", "7"])
-    assert (cfg.correction.lam.value, cfg.correction.c1, cfg.run.seed) == (3.0, 5.0, 7)
+    assert isinstance(cfg.correction, JackpotCorrection)
+    assert cfg.correction.lam == FixedLam(value=3.0)
+    assert (cfg.correction.c1, cfg.run.seed) == (5.0, 7)
     assert cfg.actor.ppo is False
 
 
@@ -49,7 +63,9 @@ def test_every_shipped_preset_loads_and_its_dump_reads_back_equal(path, tmp_path
 def test_infinite_caps_survive_the_round_trip(tmp_path):
     flags = "--loss.updates-per-rollout 2 --correction.c1 inf --objective.clip-low inf"
     cfg = settings.load([], flags.split())
-    assert settings.load([write(tmp_path, settings.dump(cfg))], []).correction.c1 == float("inf")
+    again = settings.load([write(tmp_path, settings.dump(cfg))], [])
+    assert isinstance(again.correction, JackpotCorrection)
+    assert again.correction.c1 == float("inf")
 
 
 @pytest.mark.parametrize(
@@ -92,10 +108,12 @@ def test_another_type_replaces_the_section_and_the_same_type_does_not(tmp_path):
     text = "[correction]\ntarget.type = 'new'\nlam.value = 2.0\nc1 = 5.0\n"
     one = write(tmp_path, text + "[loss]\nupdates_per_rollout = 2\n[objective]\nclip_low = 0.1\n")
     same = settings.load([one], ["--correction.type", "jackpot", "--correction.c1", "4"])
-    assert (same.correction.lam.value, same.correction.c1) == (2.0, 4.0)
+    assert isinstance(same.correction, JackpotCorrection)
+    assert (same.correction.lam, same.correction.c1) == (FixedLam(value=2.0), 4.0)
     assert same.correction.target.type == "new"
     other = settings.load([one], ["--correction.cap", "3", "--correction.type", "tis"])
     assert keys_of(other.correction) == {"type", "cap", "target.type"}
+    assert isinstance(other.correction, TisCorrection)
     assert (other.correction.cap, other.correction.target.type) == (3.0, "ref")
     assert other.objective.clip_low == 0.1  # other sections stay
 
@@ -105,16 +123,19 @@ def test_a_section_that_is_replaced_twice_starts_from_its_defaults(tmp_path):
     two = tmp_path / "two.toml"
     two.write_text("[correction]\ntype = 'none'\n")
     cfg = settings.load([one, str(two)], ["--correction.type", "jackpot"])
+    assert isinstance(cfg.correction, JackpotCorrection)
     assert cfg.correction.lam == FixedLam(value=1.0)
 
 
 def test_a_section_inside_a_section_is_replaced_too(tmp_path):
     text = "[actor]\nlr = 1e-3\n[actor.correction]\ntype = 'tis'\ncap = 3.0\n"
     one = write(tmp_path, text + "[rollout]\nmax_staleness = 1\n")
-    kept = settings.load([one], ["--actor.correction.cap=4.0"])
-    assert sections.flatten(kept.actor.correction) == {"type": "tis", "cap": 4.0}
-    other = settings.load([one], ["--actor.correction.type", "icepop"])
-    assert (other.actor.lr, other.actor.correction.low) == (1e-3, 0.5)
+    kept = settings.load([one], ["--actor.correction.cap=4.0"]).actor
+    assert isinstance(kept, SeparateActor)
+    assert sections.flatten(kept.correction) == {"type": "tis", "cap": 4.0}
+    other = settings.load([one], ["--actor.correction.type", "icepop"]).actor
+    assert isinstance(other, SeparateActor) and isinstance(other.correction, IcePopWeight)
+    assert (other.lr, other.correction.low) == (1e-3, 0.5)
     gone = settings.load([one], ["--actor.type", "self", "--correction.type", "none"])
     assert keys_of(gone.actor) == {"type"}
 
@@ -122,7 +143,8 @@ def test_a_section_inside_a_section_is_replaced_too(tmp_path):
 @pytest.mark.parametrize("flag", ["--task.digits-max", "--task.digits_max"])
 @pytest.mark.parametrize("join", [" ", "="])
 def test_flags_are_spelt_in_four_ways(flag, join):
-    assert settings.load([], f"{flag}{join}9".split()).task.digits_max == 9
+    task = settings.load([], f"{flag}{join}9".split()).task
+    assert isinstance(task, DigitTask) and task.digits_max == 9
 
 
 def test_a_setting_that_loses_its_effect_to_a_later_layer_goes_and_one_given_in_vain_is_refused(
@@ -163,7 +185,8 @@ def test_what_was_given_in_vain_is_forgotten_with_the_section_that_it_was_in(tmp
     with pytest.raises(ConfigError, match=r"actor\.layers 1 would have no effect"):
         settings.load([one], [])
     flags = "--actor.type frozen --actor.path x --task.type arithmetic".split()
-    assert settings.load([one], flags).actor.layers == 1
+    actor = settings.load([one], flags).actor
+    assert isinstance(actor, FrozenActor) and actor.layers == 1
 
 
 def test_a_later_layer_may_give_what_an_earlier_one_needs(tmp_path):
@@ -173,7 +196,8 @@ def test_a_later_layer_may_give_what_an_earlier_one_needs(tmp_path):
 
 def test_a_closed_loop_goes_with_the_actor_that_it_drives(tmp_path):
     one = write(tmp_path, "[control]\ntype = 'kl'\ngain = 0.2\n")
-    assert settings.load([one], []).control.gain == 0.2
+    control = settings.load([one], []).control
+    assert isinstance(control, KLControl) and control.gain == 0.2
     assert settings.load([one], ["--actor.type", "frozen"]).control == Settings().control
 
 
@@ -253,8 +277,7 @@ def test_the_config_of_a_run_folder_of_older_code_is_refused_in_one_sentence(tmp
 
 def test_files_and_tables_are_layers_of_a_configuration_made_in_python(tmp_path):
     """As llm.load: nested or flat names, numbers as themselves, the last layer wins."""
-    import llm
-
+    llm: Any = importlib.import_module("llm")  # it finds its names when they are asked for
     file = tmp_path / "a.toml"
     file.write_text("[run]\nsteps = 7\nseed = 3\n")
     cfg = llm.load(file, {"run": {"steps": 9}}, {"optim.policy_lr": 1e-3, "run.eval_every": 2})

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import sections
 import torch
+from optional import not_none
 from training_runs import TINY, rows, start
 
 import llm
@@ -56,7 +57,7 @@ def test_every_form_of_every_digit_has_one_id_and_one_printable_character(count,
 
 @pytest.mark.parametrize("name", CHARACTER_TASKS)
 def test_a_right_answer_scores_1_in_any_forms_and_0_with_any_wrong_digit(name):
-    cfg, rng = sections.task(type=name, digit_synonyms=201), np.random.default_rng(1)
+    cfg, rng = sections.digit_task(type=name, digit_synonyms=201), np.random.default_rng(1)
     tokenizer = character.CharTokenizer(201)
     scorer = open_scorer(cfg, tokenizer)
 
@@ -126,7 +127,7 @@ def test_one_form_leaves_vocabulary_weights_and_demonstrations_as_they_were():
     assert tokenizer.vocab_size == 48 and tokenizer.encode(PLAIN) == list(range(2, 48))
     model = loading.build(ONE, seed=0, synonyms=1)
     assert loading.logits_width(model) == 48 and "digit_forms" not in model.config.to_dict()
-    task, rng = DigitProblems(sections.task(digit_synonyms=1)), np.random.default_rng(5)
+    task, rng = DigitProblems(sections.digit_task(digit_synonyms=1)), np.random.default_rng(5)
     task.demonstration("12345678=", rng, 0.0)
     drawn = np.random.default_rng(5)
     drawn.random(8)  # one for each step, that could have gone wrong
@@ -196,7 +197,7 @@ def test_a_run_with_a_large_vocabulary_writes_finite_metrics_and_shows_the_forms
 
 def test_a_run_is_evaluated_from_its_checkpoint(trained):
     own = settings.load([str(trained / "run/config.toml")], [])
-    kept = checkpoint.latest(trained / "run/checkpoints")
+    kept = not_none(checkpoint.latest(trained / "run/checkpoints"))
     found, step = evaluate.open_evaluation(own, own, trained / "run", kept)
     assert step == 2 and found.tokenizer.vocab_size == loading.logits_width(found.policy) == 2048
 

@@ -18,7 +18,7 @@ def test_shards_are_trained_in_place_of_the_models_that_sample():
     ctx = world(Config(), (policy, actor))
     assert ctx.trained == ctx.full_models == {"policy": policy, "actor": actor}
     shard = object()
-    ctx = ctx._replace(shards={"policy": shard})  # type: ignore[dict-item]
+    ctx = ctx._replace(shards={"policy": shard})
     assert ctx.trained == {"policy": shard, "actor": actor}
     assert ctx.full_models["policy"] is policy
     frozen = ctx._replace(actor=SimpleNamespace(trained=False, model=actor))  # type: ignore[arg-type]

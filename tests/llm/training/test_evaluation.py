@@ -1,6 +1,7 @@
 """Evaluation samples the same in any chunks and at every call."""
 
 from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from llm.models import loading
 from llm.tasks.problem import Problem
 from llm.tokenizers import character
 from llm.training import evaluation
+from llm.training.context import TrainContext
 
 
 class EvenSums:
@@ -65,10 +67,11 @@ def test_each_evaluation_set_has_its_own_mean_and_pass():
     task = SimpleNamespace(held_out_sets=lambda seed, n: sets)
     cfg = settings.resolve({"run.eval_completions": 2})
     scores = np.array([[0.0, 1.0], [0.0, 0.0], [1.0, 1.0]])
-    assert evaluation.set_metrics(SimpleNamespace(cfg=cfg, task=task), scores) == {
+    ctx = cast(TrainContext, SimpleNamespace(cfg=cfg, task=task))
+    assert evaluation.set_metrics(ctx, scores) == {
         **{"mean_at_k_a": 0.5, "pass_at_k_a": 1.0},
         **{"mean_at_k_b_2": 0.5, "pass_at_k_b_2": 0.5},
     }
     del sets["b_2"]
-    one = settings.resolve({})
-    assert evaluation.set_metrics(SimpleNamespace(cfg=one, task=task), scores[:1, :1]) == {}
+    one = cast(TrainContext, SimpleNamespace(cfg=settings.resolve({}), task=task))
+    assert evaluation.set_metrics(one, scores[:1, :1]) == {}

@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from optional import not_none
 from tiny_context import PROBLEMS, full_logprobs, learner, rollout, world
 from transformers import (
     Gemma2Config,
@@ -34,11 +36,11 @@ from llm.train import update
 from llm.training import forward
 from llm.training.scoring import score_before_updates
 
-SHAPE = {
+SHAPE: dict[str, Any] = {
     "vocab_size": 48, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1,
     "num_attention_heads": 2, "num_key_value_heads": 2, "pad_token_id": 0,
 }  # fmt: skip
-KINDS = {
+KINDS: dict[str, tuple[type, type, dict[str, Any]]] = {
     "tied": (Qwen3ForCausalLM, Qwen3Config, {"head_dim": 8, "tie_word_embeddings": True}),
     "untied": (Qwen3ForCausalLM, Qwen3Config, {"head_dim": 8}),
     "bias": (PhiForCausalLM, PhiConfig, {}),
@@ -241,7 +243,7 @@ def test_rejected_tokens_and_those_without_advantage_cost_the_policys_head_nothi
 
     def noting(ctx, model, mb):
         side = original(ctx, model, mb)
-        made.append((model is ctx.policy, side.head.weight.data_ptr()))
+        made.append((model is ctx.policy, not_none(side.head).weight.data_ptr()))
         return side
 
     monkeypatch.setattr(forward, "forward", noting)
@@ -309,10 +311,11 @@ def test_a_quantised_actors_kls_come_from_blocks_and_are_those_of_whole_logits(
         with monkeypatch.context() as patch:
             if way == "chunked":
                 assert all(side.logits is None for side in sides)
-                assert sides[1].head.weight.dtype == dtype
-                assert not sides[1].head.weight.requires_grad
+                weight = not_none(sides[1].head).weight
+                assert weight.dtype == dtype
+                assert not weight.requires_grad
                 patch.setattr(chunked, "dense_logprobs", None)
-            found[way] = forward.exact_kls(*sides, 1.0)
+            found[way] = forward.exact_kls(sides[0], sides[1], 1.0)
     for name, kl_whole in found["dense"].items():
         assert kl_whole > 1e-6
         error = 1e-5 if dtype == torch.float32 else 0.3  # whole logits are rounded to bfloat16

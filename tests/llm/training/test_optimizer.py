@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -47,7 +48,7 @@ def test_small_steps_move_bfloat16_weights_as_they_would_float32_ones():
             optimizer.step()
         return weight.detach()
 
-    how = {"lr": 1e-6, "betas": (0.9, 0.95), "weight_decay": 0.0}
+    how: dict[str, Any] = {"lr": 1e-6, "betas": (0.9, 0.95), "weight_decay": 0.0}
     exact = trained(start.float(), lambda w: torch.optim.AdamW([w], **how))
     lost = trained(start, lambda w: torch.optim.AdamW([w], **how))
     kept = trained(start, lambda w: optim.MasterAdamW([w], **how))
@@ -107,12 +108,12 @@ def test_a_restored_optimiser_before_its_first_step_goes_on_exactly():
 
 def test_learning_rates_rise_hold_or_fall_to_nothing():
     """By hand: 2 steps up, then 8 from 1 towards 0, which step 10 would reach."""
-    for name, formula in {
-        "constant": lambda x: 1.0,
-        "linear": lambda x: 1 - x / 8,
-        "cosine": lambda x: (1 + math.cos(math.pi * x / 8)) / 2,
-    }.items():
-        cfg = OptimConfig(schedule=name, lr_warmup_steps=2)
+    for schedule, formula in (
+        (OptimConfig(schedule="constant"), lambda x: 1.0),
+        (OptimConfig(schedule="linear"), lambda x: 1 - x / 8),
+        (OptimConfig(schedule="cosine"), lambda x: (1 + math.cos(math.pi * x / 8)) / 2),
+    ):
+        cfg = dataclasses.replace(schedule, lr_warmup_steps=2)
         found = [optim.lr_factor(cfg, step, 10) for step in range(10)]
         assert found == pytest.approx([1 / 3, 2 / 3, *(formula(x) for x in range(8))])
     assert optim.lr_factor(OptimConfig(), 0, 1) == 1.0

@@ -10,6 +10,7 @@ from pathlib import Path
 import llm_process
 import pytest
 import torch
+from optional import not_none
 from training_runs import COMMON, POLICY, TINY, derived, rows, settings, start, weights
 
 from llm import settings as config
@@ -316,7 +317,7 @@ def test_the_best_evaluation_is_kept_as_a_checkpoint(tmp_path, pretrained, monke
     summary = start(tmp_path, pretrained, "--run.eval-every", "3")
     cfg = settings(tmp_path, pretrained, "--run.eval-every", "3")
     parts = {"policy": context.open_context(cfg, tmp_path).policy}
-    state = checkpoint.load_state(checkpoint.best(tmp_path / "checkpoints"), parts)
+    state = checkpoint.load_state(not_none(checkpoint.best(tmp_path / "checkpoints")), parts)
     assert state["step"] == 6 == summary["step_best"] and state["best"] == 0.6
 
 
@@ -433,5 +434,5 @@ def test_the_best_checkpoint_gives_way_to_no_worse_one_when_a_finished_run_goes_
     rarely = ("--run.eval-every", "9", "--run.checkpoint-every", "1")
     start(tmp_path, pretrained, "--run.steps", "2", *rarely)
     start(tmp_path, pretrained, "--run.steps", "3", *rarely)
-    kept = checkpoint.load_state(checkpoint.best(tmp_path / "checkpoints"), {})
+    kept = checkpoint.load_state(not_none(checkpoint.best(tmp_path / "checkpoints")), {})
     assert (kept["step"], kept["best"]) == (2, 0.6)

@@ -56,7 +56,7 @@ def test_each_number_stands_at_its_own_token(padded, batch):
     rows = sample_records.token_rows(3, batch, TOKENIZER, numbered(batch), kept=24)
     flat = 0
     for b, row in enumerate(rows):
-        ids = []
+        ids: list[int] = []
         for t in range(padded.is_completion.shape[1]):
             if padded.is_completion[b, t]:
                 i = len(ids)

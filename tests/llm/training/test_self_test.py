@@ -86,7 +86,7 @@ def test_a_policy_that_scales_its_logits_passes_with_whole_ones(monkeypatch):
     shape: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}
     shape |= {"num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": 48}
     granite = GraniteConfig(**shape, logits_scaling=1.1, initializer_range=0.3, pad_token_id=0)
-    policy = GraniteForCausalLM(granite).to(torch.bfloat16).eval()
+    policy = GraniteForCausalLM(granite).bfloat16().eval()
     monkeypatch.setattr(loading, "build", lambda *a, **k: policy)
     monkeypatch.setattr(support, "BLOCKS_FROM", 48)
     policy.model.layers[0].self_attn.attention_dropout = 0.0
@@ -242,8 +242,8 @@ def test_arithmetic_that_depends_on_the_longest_sequence_is_caught(monkeypatch):
     shape |= {"original_max_position_embeddings": 100, "max_position_embeddings": 512}
     rope = {"rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 100}
     rope |= {"short_factor": [1.0] * 8, "long_factor": [4.0] * 8}
-    special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1}
-    config = Phi3Config(**shape, **special, rope_parameters=rope, initializer_range=0.3)
+    shape |= {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1}
+    config = Phi3Config(**shape, rope_parameters=rope, initializer_range=0.3)
     model = Phi3ForCausalLM(config).eval()
     monkeypatch.setattr(loading, "build", lambda *a, **k: model)
     assert self_test(opened("--rollout.max_new_tokens", "80"))["length"] < 1e-4

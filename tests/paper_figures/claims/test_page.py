@@ -87,7 +87,12 @@ def test_all_draws_every_figure_that_has_a_command():
 
 def test_a_figure_without_runs_is_drawn_by_its_command(tmp_path):
     called = []
-    module = SimpleNamespace(__doc__="Figure 2: words.", main=lambda argv: called.append(argv) or 0)
+
+    def main(argv: list[str]) -> int:
+        called.append(argv)
+        return 0
+
+    module = SimpleNamespace(__doc__="Figure 2: words.", main=main)
     figure = contents._plain("fig2", module)
     assert command.make([figure], QUICK, tmp_path, 1) == 0
     assert called == [["--out", str(tmp_path), "--quick"]]

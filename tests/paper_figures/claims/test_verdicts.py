@@ -5,6 +5,7 @@ import math
 import figure_runs
 import pytest
 from figure_runs import CLAIM, SCALE, A
+from optional import not_none
 
 from paper_figures.analysis import run_statistics
 from paper_figures.analysis.run_statistics import Interval
@@ -94,7 +95,7 @@ def test_a_claim_about_figure_2_reads_its_numbers():
     claim = CLAIM._replace(kind="sweep", metric="z", family="noise in q", kl=0.009, seeds=1)
     rows = sweep.sweep(0, families=("noise in q",))
     near = sorted(rows, key=lambda row: abs(math.log(row["kl_before"] / 0.009)))[:2]
-    found = verdicts.judge(claim._replace(above=0.5), FULL).effect
+    found = not_none(verdicts.judge(claim._replace(above=0.5), FULL).effect)
     assert min(row["z"] for row in near) <= found.value <= max(row["z"] for row in near)
     few = [{**row} for row in sweep.sweep(4, quick=True) if row["family"] == "temperature"]
     assert few == sweep.sweep(4, quick=True, families=("temperature",))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from importing import imported
+from optional import not_none
 
 from paper_figures.drawing import source_names
 from paper_figures.drawing.source_names import StaleName
@@ -25,6 +26,10 @@ def copy(tmp_path) -> Path:
     return tmp_path
 
 
+def source_of(real) -> Path:
+    return Path(not_none(inspect.getsourcefile(real)))
+
+
 def change(root: Path, file: str, old: str, new: str) -> None:
     text = (root / file).read_text()
     assert old in text
@@ -38,7 +43,7 @@ def test_every_box_is_what_python_imports_under_that_name():
     for name in names:
         found, real = source_names.find(name), imported(name)
         real = inspect.unwrap(real)
-        assert Path(inspect.getsourcefile(real)) == ROOT / found.file, name
+        assert source_of(real) == ROOT / found.file, name
         _, line = inspect.getsourcelines(real)
         decorators = len(found.node.decorator_list)
         assert line == found.node.lineno - decorators, name
@@ -96,7 +101,7 @@ def test_names_are_found_in_folders_of_any_depth_and_through_their_init_files(tm
 def test_a_name_that_a_folder_hands_on_is_found_where_it_is_defined(name):
     folder, _, last = name.rpartition(".")
     real = inspect.unwrap(getattr(importlib.import_module(folder), last))
-    assert ROOT / source_names.find(name).file == Path(inspect.getsourcefile(real))
+    assert ROOT / source_names.find(name).file == source_of(real)
 
 
 def test_all_names_of_figure_3_resolve():

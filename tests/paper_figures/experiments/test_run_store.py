@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from figure_runs import SEED, tiny
+from optional import not_none
 
 from llm import settings
 from paper_figures.experiments import run_store
@@ -22,7 +23,7 @@ def code(monkeypatch, tmp_path):
 
     def version(module: str, appended: str) -> str:
         changed = tmp_path / "changed.py"
-        changed.write_text(found(module).read_text() + appended)
+        changed.write_text(not_none(found(module)).read_text() + appended)
         monkeypatch.setattr(run_store, "_file", lambda m: changed if m == module else found(m))
         return run_store.code_version.__wrapped__()
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import figure_runs
 import pytest
 from figure_runs import tiny
+from optional import not_none
 
 from paper_figures.analysis import run_statistics
 from paper_figures.experiments import configurations, run_store, runner
@@ -180,7 +181,12 @@ def test_a_worker_that_dies_keeps_the_command_from_waiting_for_the_others(tmp_pa
 
 def test_nothing_more_is_started_after_a_fault(tmp_path, in_threads, monkeypatch):
     started = []
-    monkeypatch.setattr(runner, "_train_one", lambda r, home: (started.append(r), 0.0, True))
+
+    def train_one(run, home):
+        started.append(run)
+        return None, 0.0, True
+
+    monkeypatch.setattr(runner, "_train_one", train_one)
     with pytest.raises(runner.Failed):
         runner.train([tiny(run__steps=n) for n in (4, 5, 6)], 1, tmp_path)
     assert len(started) == 1
@@ -192,7 +198,8 @@ def test_an_evaluation_is_found_by_its_flags_and_numbers(tmp_path):
     wanted = runner.Evaluation(own, ("--task.digits-max", "2"))
     assert runner.entry(wanted, tmp_path) is None
     figure_runs.write_eval(wanted, tmp_path, 0.25, 0.5)
-    assert runner.entry(wanted, tmp_path)["models"]["policy"]["mean_at_k"]["value"] == 0.25
+    found = not_none(runner.entry(wanted, tmp_path))
+    assert found["models"]["policy"]["mean_at_k"]["value"] == 0.25
     assert runner.entry(wanted._replace(prompts=64), tmp_path) is None
     assert runner.entry(wanted._replace(flags=()), tmp_path) is None
 

@@ -11,6 +11,8 @@ import itertools
 import math
 from dataclasses import replace
 from fractions import Fraction as F
+from functools import partial
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -145,10 +147,14 @@ GRID = [
     *jackpot_grid(1.5, 0.5, 1.0),  # c1 < lam Z: the other branch of C2
     *(replace(e, target="ref") for e in jackpot_grid(1.0, 1.125, 1.0)),
 ]
+_prefix = partial(Estimator, "prefix", "jackpot", scope="prefix")
 PREFIX = [
-    Estimator("prefix", "jackpot", mask=mask, scope="prefix", lam=lam, z=z, c1=c1, target=target)
+    estimator
     for mask in ("coin", "expected")
-    for lam, c1, z, target in ((0.75, 1.125, "state", "new"), (1.5, INF, "batch", "ref"))
+    for estimator in (
+        _prefix(mask=mask, lam=0.75, z="state", c1=1.125, target="new"),
+        _prefix(mask=mask, lam=1.5, z="batch", c1=INF, target="ref"),
+    )
 ]
 SEEDS = [0, 1, 2]
 
@@ -307,11 +313,11 @@ def test_c3_the_four_limits(lam):
         for zs in ("state", "batch")
         for per in ("proposed", "accepted")
     }
-    close = {"rtol": 1e-10, "atol": 1e-13}
-    np.testing.assert_allclose(found["state", "proposed"], damped, **close)
-    np.testing.assert_allclose(found["state", "accepted"], damped / share, **close)
-    np.testing.assert_allclose(found["batch", "proposed"], share * token, **close)
-    np.testing.assert_allclose(found["batch", "accepted"], token, **close)
+    assert_close = partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-13)
+    assert_close(found["state", "proposed"], damped)
+    assert_close(found["state", "accepted"], damped / share)
+    assert_close(found["batch", "proposed"], share * token)
+    assert_close(found["batch", "accepted"], token)
 
 
 def _future(s: tuple, x: int) -> F:
@@ -344,13 +350,10 @@ def test_c3_accepted_pairs_need_the_batch_z_in_their_weight():
 ONE_TOKEN = ((0.7, 0.3), (0.4, 0.6), 1.2)  # p, q, lam
 
 
-def _one_token_moments(mask: str):
+def _one_token_moments(mask: Literal["coin", "expected"]):
     p, q, lam = ONE_TOKEN
-    world = World(
-        make_tree(2, 1),
-        *(np.log([distribution]) for distribution in (p, p, q)),
-        np.array([1.0, 0.0]),
-    )
+    log_p, log_q = np.log([p]), np.log([q])
+    world = World(make_tree(2, 1), log_p, log_p, log_q, np.array([1.0, 0.0]))
     return moments(world, jp(mask, lam=lam, per="accepted"))
 
 

@@ -1,7 +1,6 @@
 """`python -m sim topk`: its states, its estimators by hand, its table and its refusals."""
 
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -76,16 +75,16 @@ def test_the_reduced_sums_are_those_of_the_core(name, lam):
         mask = np.zeros(q.shape, dtype=bool)
         np.put_along_axis(mask, ids, True, axis=1)
         shared = np.take_along_axis(mask, top_p, axis=1)
-        tails = [np.log((x * ~mask).sum(1)) for x in (p, q)]
+        log_p_tail, log_q_tail = (np.log((x * ~mask).sum(1)) for x in (p, q))
         log_p_k, log_q_k = (np.take_along_axis(x, ids, axis=1) for x in (log_p, log_q))
         known = states.known[k]
-        lower, upper = jackpot.z_bounds(log_p, mask, log_p_k, log_q_k, *tails, lam)
+        lower, upper = jackpot.z_bounds(log_p, mask, log_p_k, log_q_k, log_p_tail, log_q_tail, lam)
         assert known.z_k == pytest.approx(lower)
         assert known.z_k + known.bound == pytest.approx(upper)
-        _, lumped = jackpot.z_topk(log_p_k, log_q_k, lam, *tails)
+        _, lumped = jackpot.z_topk(log_p_k, log_q_k, lam, log_p_tail, log_q_tail)
         assert known.z_k + known.lumped == pytest.approx(lumped)
         log_p_top = np.take_along_axis(log_p, top_p, axis=1)
-        union = jackpot.z_union(log_p_k, log_q_k, log_p_top, shared, tails[1], lam, "capped")
+        union = jackpot.z_union(log_p_k, log_q_k, log_p_top, shared, log_q_tail, lam, "capped")
         assert known.union_capped == pytest.approx(union)
         hidden = np.where(shared, -np.inf, log_p_top), np.take_along_axis(log_q, top_p, axis=1)
         granted = lower + jackpot.acceptance_rate(*hidden, lam)
@@ -138,7 +137,9 @@ def test_a_token_outside_the_tail_says_nothing_of_it():
 @pytest.mark.parametrize("ratio", [0.4, 1.0, 2.5])
 def test_the_lognormal_tail_is_the_integral(ratio):
     """E min(1, r / lam) for a log-normal r of mean p_T / q_T, by a fine sum over the normal."""
-    known = SimpleNamespace(
+    unused = ("z_k", "bound", "overlap", "union", "union_capped")
+    known = topk_states.Known(
+        **dict.fromkeys(unused, np.array([np.nan])),
         spread=np.array([0.7]),
         p_tail=np.array([0.2 * ratio]),
         q_tail=np.array([0.2]),

@@ -41,7 +41,7 @@ def test_blocks_hold_every_logit_once_and_gradients_are_those_of_whole_logits(bi
         found[rows, cols] = head.logits(rows, buffer)
         head.add(rows, cols, c[rows, cols] / 0.7, None)
     leaves = [x.clone().requires_grad_() for x in (hidden, weight, b) if x is not None]
-    expected = whole(*leaves, *([None] if b is None else []), softcap, 0.7)
+    expected = whole(leaves[0], leaves[1], leaves[2] if bias else None, softcap, 0.7)
     assert torch.allclose(found, expected, atol=1e-12)
     (expected * c).sum().backward()
     gradients = [g for g in head.gradients(hidden, None) if g is not None]

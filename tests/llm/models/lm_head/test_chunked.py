@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 from lm_head_cases import CHUNKS, N, Products, V, ids, model, random, reference_logp
+from optional import not_none
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from llm.models.lm_head import blocks
@@ -94,7 +95,7 @@ def test_gradients_pass_gradcheck():
         (x, y), kls = chunked_logprobs(inputs, [KLPair(0, 1), KLPair(1, 0)], 0.8, Chunk(2, 4))
         return x.logp, x.logp_ids, x.lse, x.entropy, y.entropy, *kls
 
-    assert torch.autograd.gradcheck(outputs, (h, a.weight, a.bias, g, b.weight))
+    assert torch.autograd.gradcheck(outputs, (h, a.weight, not_none(a.bias), g, b.weight))
 
 
 @pytest.mark.parametrize("chunk", [Chunk(), Chunk(50, 700)], ids=str)
@@ -128,7 +129,7 @@ def test_bf16_products_are_exact_and_gradients_round_once(tiles, monkeypatch):
     exact = [pa.gather(1, tokens[:, None])[:, 0], reference_kl(pa, pb)]
     for value, wanted in zip([x.logp, kl], exact, strict=True):
         torch.testing.assert_close(value.double(), wanted, rtol=1e-6, atol=2e-6)
-    wide = [tuple(_double(m)) for m in (a, b)]
+    wide = [_double(m) for m in (a, b)]
     (_, pa), (_, pb) = (reference_logp(*m, 1.0) for m in wide)
     exact = [pa.gather(1, tokens[:, None])[:, 0], reference_kl(pa, pb)]
     grads = gradients([x.logp, kl], leaves(a, b))
@@ -195,7 +196,7 @@ def test_an_output_that_was_not_asked_for_says_how_to_ask():
             getattr(x, name)
 
 
-def _double(m):
+def _double(m: tuple[torch.Tensor, Head]) -> tuple[torch.Tensor, Head]:
     hidden, head = m
     return hidden.detach().double().requires_grad_(), Head(
         head.weight.detach().double().requires_grad_()
@@ -495,8 +496,8 @@ def test_ids_of_probability_0_are_legal_forward_and_backward(path, value):
     """Masked in both, or in p alone: values and gradients are those over the other ids."""
     a, b = model(0, bias=True), model(10, bias=True)
     with torch.no_grad():
-        a[1].bias[list(MASKED)] = value
-        b[1].bias[list(MASKED[:3])] = value
+        not_none(a[1].bias)[list(MASKED)] = value
+        not_none(b[1].bias)[list(MASKED[:3])] = value
     tokens = torch.full((N,), 7)
     more = torch.tensor([[0, 9, 22]]).repeat(N, 1)
     inputs = [

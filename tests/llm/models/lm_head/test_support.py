@@ -7,6 +7,7 @@ import warnings
 import pytest
 import torch
 from lm_head_cases import ids
+from optional import not_none
 from transformers import (
     Gemma2Config,
     Gemma2ForCausalLM,
@@ -252,7 +253,7 @@ def test_a_derived_actor_whose_head_cannot_be_read_is_warned_of_once(monkeypatch
 
 def test_plain_heads_are_all_found():
     models = {"policy": tied(True), "actor": gemma()}
-    by_role = heads_of(models, "chunked")
+    by_role = not_none(heads_of(models, "chunked"))
     assert by_role["actor"].softcap == 3.0 and by_role["policy"].softcap is None
     assert by_role["policy"].weight is models["policy"].model.embed_tokens.weight
     with pytest.raises(ConfigError, match='"auto", "chunked" or "dense", got "fast"'):

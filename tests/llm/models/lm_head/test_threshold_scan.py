@@ -60,8 +60,9 @@ def test_tokens_above_a_floor_are_counted_with_a_bias_and_at_another_temperature
     known = torch.tensor([[4, 9, 2]]).expand(12, 3)
     head.weight[4] = 0.0
     head.weight[4, 0], hidden[:, 0] = 30.0, 1.0
-    head = Head(head.weight, random(V, seed=2).detach())
-    head.bias[4] = -15.0
+    bias = random(V, seed=2).detach()
+    bias[4] = -15.0
+    head = Head(head.weight, bias)
     logp = reference_logp(hidden, head, 3.0)[1]
     floor = torch.full((12,), -6.0).double()
     high = logp > floor[:, None]

@@ -22,8 +22,14 @@ def test_hf_gives_what_the_sampler_gives():
     other = random_pair()[0].eval()
     for version, sampling in enumerate((model, other)):
         engine.update(sampling, version)
-        rng, how = randomness.stream(0, "sampling", 2), {"temperature": 0.7, "top_k": 4, "group": 3}
-        plain = sample(sampling, TOKENIZER, PROBLEMS, rng, max_new_tokens=9, version=version, **how)
+        plain = sample(
+            *(sampling, TOKENIZER, PROBLEMS, randomness.stream(0, "sampling", 2)),
+            max_new_tokens=9,
+            temperature=0.7,
+            top_k=4,
+            group=3,
+            version=version,
+        )
         assert equal(engine.generate(2, PROBLEMS), plain)
 
 

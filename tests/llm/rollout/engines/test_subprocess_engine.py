@@ -91,7 +91,12 @@ def test_a_hung_process_is_replaced_and_gives_the_same_batch(both, monkeypatch, 
     short = dataclasses.replace(patient.rollout, engine=engine_of)
     monkeypatch.setattr(engine, "cfg", dataclasses.replace(patient, rollout=short))
     start = engine._start
-    monkeypatch.setattr(engine, "_start", lambda: (setattr(engine, "cfg", patient), start()))
+
+    def starting():
+        engine.cfg = patient
+        return start()
+
+    monkeypatch.setattr(engine, "_start", starting)
     os.kill(engine.pid, signal.SIGSTOP)
     assert equal(engine.generate(20, PROBLEMS), expected)
     assert engine.counts() == {"engine_restarts": 1}

@@ -37,10 +37,19 @@ FLAGS += ["--rollout.prompts-per-step", "5", "--rollout.rollouts-per-prompt", "1
 def model_of(seed: int, layers: int = 1):
     """Heads of 32: vLLM's attention on a CPU has none of 16."""
     torch.manual_seed(seed)
-    size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": layers}
-    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 32}
-    rest = {"max_position_embeddings": 512, "pad_token_id": 0, "eos_token_id": 1}
-    made = Qwen3Config(vocab_size=48, initializer_range=0.3, **size, **heads, **rest)
+    made = Qwen3Config(
+        vocab_size=48,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=32,
+        max_position_embeddings=512,
+        initializer_range=0.3,
+        pad_token_id=0,
+        eos_token_id=1,
+    )
     return Qwen3ForCausalLM(made).eval()
 
 
@@ -174,7 +183,7 @@ def test_values_that_are_not_finite_are_reported_as_such(vllm):
     with torch.no_grad():
         model.lm_head.weight[3] = float("nan")
     engine.update(model)
-    seen = []
+    seen: list[torch.Tensor] = []
     with pytest.raises(settings.ConfigError, match="not finite"):
         engine.generate(6, PROBLEMS, check=seen.append)
     with torch.no_grad():

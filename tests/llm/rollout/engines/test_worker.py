@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from engine_cases import CPU, opened
+from optional import not_none
 from tiny_context import PROBLEMS, random_pair
 
 from llm.rollout.engines import subprocess_engine
@@ -72,13 +73,13 @@ print(engine.pid, engine._folder, flush=True)
 time.sleep(60)
 """
     parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    said = not_none(parent.stdout)
     try:
-        assert parent.stdout is not None
-        pid, folder = parent.stdout.readline().split()
+        pid, folder = said.readline().split()
     finally:
         parent.kill()
         parent.wait()
-        parent.stdout.close()
+        said.close()
     deadline = time.monotonic() + 10
     while running(int(pid)) and time.monotonic() < deadline:
         time.sleep(0.05)
