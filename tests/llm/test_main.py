@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-import llm
 from llm.__main__ import main
+
+llm: Any = importlib.import_module("llm")  # it finds its names when they are asked for
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted((ROOT / "llm/configs").glob("*.toml"))

@@ -162,7 +162,11 @@ def test_dmpos_weights_at_the_ends_of_alpha_and_their_effective_share():
 
 
 NO_HISTORY = GapStatistics()
-DPO = ("logp_new", "logp_pre", "length", "right", "group")
+
+
+def dpo(w: dict[str, torch.Tensor], history: GapStatistics, **keywords):
+    tensors = (w["logp_new"], w["logp_pre"], w["length"], w["right"], w["group"])
+    return alpha_dpo(*tensors, history, **keywords)
 
 
 def pairs(w: dict[str, torch.Tensor]) -> list[tuple[int, int]]:
@@ -180,9 +184,7 @@ def test_alpha_dpo_is_the_mean_over_all_pairs_of_a_prompt(seed, corrected):
     w = world(seed, n=10)
     found = pairs(w)
     history = GapStatistics(0.1, 0.2, 3)
-    made, moved = alpha_dpo(
-        *(w[n] for n in DPO), history, alpha=0.3, decay=0.8, bias_correction=corrected
-    )
+    made, moved = dpo(w, history, alpha=0.3, decay=0.8, bias_correction=corrected)
     assert made.metrics["dpo_pairs"] == len(found)
     if len(found) < 2:
         assert moved == history and not made.coefficient.any() and made.loss == 0
@@ -207,13 +209,13 @@ def test_alpha_dpo_is_the_mean_over_all_pairs_of_a_prompt(seed, corrected):
 
 def test_alpha_dpo_without_alpha_is_simpo_and_its_first_z_is_too_large():
     w = world(3, n=10)
-    args = tuple(w[n] for n in DPO)
-    simpo, _ = alpha_dpo(*args, NO_HISTORY, alpha=0.0)
-    again, _ = alpha_dpo(args[0], torch.zeros_like(args[0]), *args[2:], NO_HISTORY, alpha=0.0)
+    simpo, _ = dpo(w, NO_HISTORY, alpha=0.0)
+    none = torch.zeros_like(w["logp_pre"])
+    again, _ = dpo(w | {"logp_pre": none}, NO_HISTORY, alpha=0.0)
     torch.testing.assert_close(simpo.coefficient, again.coefficient)  # p_pre has no say
     # a gap 2 standard deviations above a mean of 0.45 of them: (2 + .45 - .045) / .1
-    _, moved = alpha_dpo(*args, NO_HISTORY)
-    _, right = alpha_dpo(*args, NO_HISTORY, decay=0.0)
+    _, moved = dpo(w, NO_HISTORY)
+    _, right = dpo(w, NO_HISTORY, decay=0.0)
     assert moved.std == pytest.approx(right.std / 10) and moved.mean == pytest.approx(
         right.mean / 10
     )
@@ -242,10 +244,10 @@ def test_alpha_dpos_z_forgets_shift_and_scale_and_swapping_the_sides_flips_the_m
 def test_pairs_are_of_one_prompt_and_one_alone_is_skipped():
     w = world(0, n=4, prompts=2)
     w["group"], w["right"] = torch.tensor([7, 2, 7, 2]), torch.tensor([True, True, False, True])
-    made, moved = alpha_dpo(*(w[n] for n in DPO), NO_HISTORY)
+    made, moved = dpo(w, NO_HISTORY)
     assert made.metrics["dpo_pairs"] == 1 and moved == NO_HISTORY
     w["right"] = torch.tensor([True, True, False, False])
-    made, _ = alpha_dpo(*(w[n] for n in DPO), NO_HISTORY)
+    made, _ = dpo(w, NO_HISTORY)
     assert made.metrics["dpo_pairs"] == 2
     assert (made.coefficient > 0).tolist() == w["right"].tolist()
 
@@ -279,9 +281,9 @@ def test_a_completions_coefficient_multiplies_each_of_its_tokens():
                         alpha=0.0), "alpha must be finite and above 0"),
         (lambda w: dmpo(*(w[n] for n in ("logp_new", "logp_pre", "logp_inf", "reward", "group")),
                         ess_min=1.5), "ess_min is a share"),
-        (lambda w: alpha_dpo(*(w[n] for n in DPO), NO_HISTORY, decay=1.0), "decay must be in"),
-        (lambda w: alpha_dpo(*(w[n] for n in DPO), NO_HISTORY, beta=math.inf), "beta must be"),
-        (lambda w: alpha_dpo(*(w[n] * (n != "length") for n in DPO), NO_HISTORY), "without a tok"),
+        (lambda w: dpo(w, NO_HISTORY, decay=1.0), "decay must be in"),
+        (lambda w: dpo(w, NO_HISTORY, beta=math.inf), "beta must be"),
+        (lambda w: dpo(w | {"length": 0 * w["length"]}, NO_HISTORY), "without a tok"),
     ],
 )  # fmt: skip
 def test_what_is_no_number_or_no_bound_is_refused(call, said):

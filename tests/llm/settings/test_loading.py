@@ -26,6 +26,7 @@ from llm.settings.schema import (
     IcePopWeight,
     JackpotCorrection,
     KLControl,
+    NewTarget,
     SeparateActor,
     Settings,
     TisCorrection,
@@ -172,7 +173,8 @@ def test_a_setting_that_loses_its_effect_to_a_later_layer_goes_and_one_given_in_
 def test_what_several_updates_gave_an_effect_goes_with_them(tmp_path):
     text = "[correction.target]\ntype = 'new'\nc2 = 2.0\n"
     one = write(tmp_path, text + "[loss]\nupdates_per_rollout = 2\n[objective]\nclip_high = 0.3\n")
-    assert settings.load([one], []).correction.target.c2 == 2.0
+    target = settings.load([one], []).correction.target
+    assert isinstance(target, NewTarget) and target.c2 == 2.0
     cfg = settings.load([one], ["--loss.updates-per-rollout", "1"])
     assert (cfg.correction.target.type, cfg.objective.clip_high) == ("ref", 0.2)
     keys = sections.flat_table(tomllib.loads(settings.dump(cfg))).keys()
