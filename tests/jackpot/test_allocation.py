@@ -277,13 +277,13 @@ def test_pass_rates_of_seen_and_unseen_prompts():
     [
         (lambda: uniform(4, 3), ValueError, "4 prompts with 1 to 3 rollouts .* total is 3"),
         (lambda: uniform(0, 3), ValueError, "n must be at least 1, got 0"),
-        (lambda: uniform(2.0, 3), TypeError, "n must be a whole number, got 2.0"),
+        (lambda: uniform(2.0, 3), TypeError, "n must be a whole number, got 2.0"),  # type: ignore[arg-type]
         (lambda: vip([0.5] * 4, 7, 2, 9), ValueError, "between 8 and 36 rollouts, but total is 7"),
         (lambda: vip([0.5] * 4, 37, 2, 9), ValueError, "between 8 and 36 .* total is 37"),
         (lambda: vip([0.5], 4, 1, 9), ValueError, "low must be at least 2, got 1"),
         (lambda: vip([0.5], 4, 4, 3), ValueError, "high must be at least 4, got 3"),
         (lambda: vip([0.5], 4, 2, 9, "dr_grpo"), ValueError, "low must be at least 3 .* convex"),
-        (lambda: vip([0.5], 4, 2, 9, "grpo"), ValueError, "'rloo' or 'dr_grpo', got 'grpo'"),
+        (lambda: vip([0.5], 4, 2, 9, "grpo"), ValueError, "'rloo' or 'dr_grpo', got 'grpo'"),  # type: ignore[arg-type]
         (lambda: vip([0.5, math.nan], 4, 2, 9), ValueError, "p holds nan at index 1"),
         (lambda: vip([0.5, 1.5], 4, 2, 9), ValueError, r"p holds 1.5 at index 1; .* \[0, 1\]"),
         (lambda: vip([], 4, 2, 9), ValueError, r"p must have shape \(n,\) with n >= 1"),

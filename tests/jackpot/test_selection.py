@@ -82,8 +82,8 @@ def test_random_draws_every_subset_alike_and_repeats_with_its_seed():
     drawn = [tuple(pods(np.zeros(4), 2, "random", rng)) for _ in range(600)]
     counts = [drawn.count(some) for some in combinations(range(4), 2)]
     assert sum(counts) == 600 and min(counts) > 60  # 100 each, 9 standard deviations of 4.4
-    again = [pods(np.arange(9.0), 4, "random", np.random.default_rng(7)) for _ in range(2)]
-    np.testing.assert_array_equal(*again)
+    one, two = (pods(np.arange(9.0), 4, "random", np.random.default_rng(7)) for _ in range(2))
+    np.testing.assert_array_equal(one, two)
 
 
 def test_rewards_of_any_size_are_compared():
@@ -153,8 +153,8 @@ RNG = np.random.default_rng(0)
         (lambda: pods([], 1), ValueError, r"rewards must have shape \(n,\) with n >= 1"),
         (lambda: pods([0.0, 1.0], 3), ValueError, "keep is 3, but the prompt has 2 completions"),
         (lambda: pods([0.0, 1.0], 0), ValueError, "keep must be at least 1, got 0"),
-        (lambda: pods([0.0, 1.0], 1.0), TypeError, "keep must be a whole number"),
-        (lambda: pods([0.0, 1.0], 1, "best"), ValueError, "or 'random', got 'best'"),
+        (lambda: pods([0.0, 1.0], 1.0), TypeError, "keep must be a whole number"),  # type: ignore[arg-type]
+        (lambda: pods([0.0, 1.0], 1, "best"), ValueError, "or 'random', got 'best'"),  # type: ignore[arg-type]
         (lambda: pods([0.0, 1.0], 1, "random"), TypeError, "Generator, got NoneType"),
         (lambda: pods([0.0, 1.0], 1, rng=RNG), ValueError, "draws nothing, so it takes no rng"),
         (lambda: horvitz_thompson([0.0], 1.0, 0.5, RNG), ValueError, r"rate must lie in \[0, 1\)"),
@@ -163,7 +163,7 @@ RNG = np.random.default_rng(0)
         (lambda: horvitz_thompson([0.0], 0.5, 1.1, RNG), ValueError, "candidate_fraction must lie"),
         (lambda: horvitz_thompson([math.nan], 0.5, 0.5, RNG), ValueError, "score holds nan"),
         (lambda: horvitz_thompson([], 0.5, 0.5, RNG), ValueError, "score must have shape"),
-        (lambda: horvitz_thompson([0.0], 0.5, 0.5, 3), TypeError, "Generator, got int"),
+        (lambda: horvitz_thompson([0.0], 0.5, 0.5, 3), TypeError, "Generator, got int"),  # type: ignore[arg-type]
     ],
 )
 def test_bad_input_is_refused_with_what_was_found(call, error, message):
