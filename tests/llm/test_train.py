@@ -13,7 +13,6 @@ from typing import Any, cast
 import llm_process
 import pytest
 import torch
-from llm.training.python_door import CallableModule
 from optional import not_none
 from safetensors.torch import load_file
 from tiny_context import PROBLEMS, full_logprobs, learner, rollout, world
@@ -56,6 +55,7 @@ from llm.training import (
     weights as weighing,
 )
 from llm.training.microbatches import microbatches
+from llm.training.python_api import CallableModule
 
 NOTHING_WRONG = HeadOutput(lse=torch.zeros(1), entropy=torch.zeros(1))
 
