@@ -22,7 +22,7 @@ WANTED: dict[str, tuple[str, dict[str, Any]]] = {
     "jackpot_expected": ("jackpot", {}),
     "jackpot_prefixes": ("jackpot", {}),
 }
-NO_CLIP = {"clip_low": math.inf, "clip_high": math.inf}
+NO_CLIP: dict[str, Any] = {"clip_low": math.inf, "clip_high": math.inf}
 
 
 @pytest.mark.parametrize("main", ["tiny_cpu.toml", "demo.toml"])

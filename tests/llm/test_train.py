@@ -7,6 +7,7 @@ import dataclasses
 import json
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -55,7 +56,6 @@ from llm.training import (
     weights as weighing,
 )
 from llm.training.microbatches import microbatches
-from llm.training.python_api import CallableModule
 
 NOTHING_WRONG = HeadOutput(lse=torch.zeros(1), entropy=torch.zeros(1))
 
@@ -71,7 +71,7 @@ def test_rewards_may_be_a_python_functions_and_another_function_is_another_run(
 ):
     """Rewards outside [0, 1] train, are evaluated, written and resumed; each completion once."""
     seen: list[tuple] = []
-    call = cast(CallableModule, llm.train)
+    call = cast(Callable[..., dict[str, Any]], llm.train)
 
     def short(prompt, completion, answer, finished, **columns):
         seen.append((prompt, completion, answer))

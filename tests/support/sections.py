@@ -47,7 +47,7 @@ def correction(**given: Any) -> CorrectionConfig:
 
 
 def objective(**given: Any) -> ObjectiveConfig:
-    return updated(PpoObjective(), nested_table(given), hint=ObjectiveConfig)  # type: ignore[no-any-return]
+    return updated(PpoObjective(), nested_table(given), hint=ObjectiveConfig)
 
 
 def distill(**given: Any) -> Distill:

@@ -8,6 +8,7 @@ from math import factorial
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from optional import not_none
 
 from llm.rewards.answers import final_answer, final_number
 from llm.rewards.number_grammar import find_last_number
@@ -205,4 +206,4 @@ def test_what_joins_a_box_or_a_formula_is_not_lost(text):
     ],
 )
 def test_a_box_that_stands_alone_is_read(text):
-    assert final_answer(text)[0] == "7" and final_number(text).value == 7
+    assert final_answer(text)[0] == "7" and not_none(final_number(text)).value == 7

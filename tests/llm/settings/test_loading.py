@@ -27,6 +27,7 @@ from llm.settings.schema import (
     JackpotCorrection,
     KLControl,
     NewTarget,
+    PpoObjective,
     SeparateActor,
     Settings,
     TisCorrection,
@@ -116,7 +117,7 @@ def test_another_type_replaces_the_section_and_the_same_type_does_not(tmp_path):
     assert keys_of(other.correction) == {"type", "cap", "target.type"}
     assert isinstance(other.correction, TisCorrection)
     assert (other.correction.cap, other.correction.target.type) == (3.0, "ref")
-    assert other.objective.clip_low == 0.1  # other sections stay
+    assert other.objective == PpoObjective(clip_low=0.1)  # other sections stay
 
 
 def test_a_section_that_is_replaced_twice_starts_from_its_defaults(tmp_path):
@@ -159,7 +160,7 @@ def test_a_setting_that_loses_its_effect_to_a_later_layer_goes_and_one_given_in_
     cfg = settings.load([one], [*flags.split(), "--loss.updates-per-rollout", "1"])
     assert (cfg.rollout.top_k, cfg.pretrain.actor_steps) == (20, 600)
     assert cfg.rollout.engine == HfEngineConfig()
-    assert cfg.objective.clip_low == 0.2
+    assert isinstance(cfg.objective, PpoObjective) and cfg.objective.clip_low == 0.2
     with pytest.raises(ConfigError, match=r"top_k 3 would have no effect"):
         settings.load([one], "--correction.type none --rollout.top-k 3".split())
     with pytest.raises(ConfigError, match=r"actor_steps 7 would have no effect"):
@@ -176,6 +177,7 @@ def test_what_several_updates_gave_an_effect_goes_with_them(tmp_path):
     target = settings.load([one], []).correction.target
     assert isinstance(target, NewTarget) and target.c2 == 2.0
     cfg = settings.load([one], ["--loss.updates-per-rollout", "1"])
+    assert isinstance(cfg.objective, PpoObjective)
     assert (cfg.correction.target.type, cfg.objective.clip_high) == ("ref", 0.2)
     keys = sections.flat_table(tomllib.loads(settings.dump(cfg))).keys()
     assert not keys & {"correction.target.type", "objective.clip_high"}

@@ -62,11 +62,11 @@ def test_the_controller_is_told_the_configured_coefficient_and_never_the_type():
 
 
 def test_the_actors_correction_goes_to_equation_6():
-    clip = {"clip_low": 0.1, "clip_high": 0.3}
-    actor = SeparateActor(dtype="bfloat16", correction=TisWeight(cap=1.5), **clip)
+    weight = TisWeight(cap=1.5)
+    actor = SeparateActor(dtype="bfloat16", correction=weight, clip_low=0.1, clip_high=0.3)
     cfg = Config(actor=actor, loss=LossConfig(updates_per_rollout=2))
     found = keywords.actor_ppo_keywords(cfg)
-    assert found == {"type": "tis", "cap": 1.5, **clip}
+    assert found == {"type": "tis", "cap": 1.5, "clip_low": 0.1, "clip_high": 0.3}
     assert set(found) <= taken(losses.actor_ppo_sum)
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+from typing import Any
 
 import pytest
 import sections
 import torch
+from optional import not_none
 from threaded_ranks import on_ranks
 from tiny_context import learner, world
 from update_cases import config, whole
@@ -45,8 +47,9 @@ def test_tokens_of_a_microbatch_keep_their_own_values_and_their_sequence(scene):
     out = out._replace(topk_logp=torch.randn(len(at), 1))
     found = objective_tokens(whole(batch, coin[batch.is_completion]), p_ref, out, at)
     assert found.topk_logp_new is out.topk_logp
-    assert torch.equal(found.topk_logp_inf, batch.topk_logp_inf[at])
-    assert torch.equal(found.in_topk, batch.in_topk[at]) and 0 < found.in_topk.sum() < len(at)
+    assert torch.equal(not_none(found.topk_logp_inf), batch.topk_logp_inf[at])
+    in_topk = not_none(found.in_topk)
+    assert torch.equal(in_topk, batch.in_topk[at]) and 0 < in_topk.sum() < len(at)
 
 
 CASES = [  # with the correction none, or the one given: (correction, objective)
@@ -122,7 +125,7 @@ def config_of(correction: dict, objective: dict) -> Config:
     sequences = objective["type"] == "gspo"
     loss = dataclasses.replace(cfg.loss, denominator="sequence" if sequences else "proposed")
     chosen = sections.objective(**objective)
-    sizes = {"top_k": 5} if chosen.needs_topk else {}
+    sizes: dict[str, Any] = {"top_k": 5} if chosen.needs_topk else {}
     rollout = dataclasses.replace(cfg.rollout, **sizes)
     return dataclasses.replace(cfg, objective=chosen, loss=loss, rollout=rollout)
 
@@ -138,11 +141,15 @@ def test_bounds_that_adapt_are_of_p_new_and_of_the_weights(scene, monkeypatch, o
     p_ref, p_new = (
         PolicyLogprobs(batch.logp_inf - shift, torch.zeros(n, 5), None) for shift in (1.0, 2.0)
     )
-    weights = TokenWeights(torch.rand(n), *[torch.ones(n)] * 7)
+    one = torch.ones(n)
+    weights = TokenWeights(torch.rand(n), one, one, one, one, one, one, one)
     given = []
-    monkeypatch.setattr(
-        objective_module, "bounds_of", lambda *a, **k: given.append((*a, k)) or {"bound": 7.0}
-    )
+
+    def bounds_of(*args, **keywords):
+        given.append((*args, keywords))
+        return {"bound": 7.0}
+
+    monkeypatch.setattr(objective_module, "bounds_of", bounds_of)
     minibatch = whole(batch, coin[batch.is_completion])
     found = bounded_objective(cfg, minibatch, p_ref, p_new, weights)
     assert found == {"type": cfg.objective.type, "ratio": "inf", "opsm_delta": math.inf, "bound": 7}

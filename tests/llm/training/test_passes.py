@@ -90,9 +90,12 @@ def test_bounds_that_adapt_are_of_p_new_which_is_p_ref_before_the_first_update(
     )
     calls = []
     original = scoring.policy_logprobs
-    monkeypatch.setattr(
-        scoring, "policy_logprobs", lambda *a, **k: calls.append(1) or original(*a, **k)
-    )
+
+    def counted(*args, **keywords):
+        calls.append(1)
+        return original(*args, **keywords)
+
+    monkeypatch.setattr(scoring, "policy_logprobs", counted)
     ref, new = ForwardPasses(ctx, learner(cfg), minibatch).before_weights()
     assert ref is shifted and len(calls) == scored * len(micro)
     assert torch.equal(new.logp, now.logp if scored else shifted.logp)

@@ -5,6 +5,7 @@ import math
 
 import pytest
 
+from llm.settings.schema import PpoObjective
 from paper_figures.experiments import configurations, run_lists, run_store
 from paper_figures.extras import tuning
 
@@ -59,6 +60,8 @@ def test_table_2_has_settings_that_the_trainer_takes():
             updates = cfg.loss.updates_per_rollout
             each = 8 if updates == 2 else run_lists.STALE_PROMPTS
             assert cfg.rollout.prompts_per_step == each * updates
-            assert math.isfinite(cfg.objective.clip_high)
+            assert isinstance(cfg.objective, PpoObjective) and math.isfinite(
+                cfg.objective.clip_high
+            )
             kind = "quantized" if r.method.startswith("int8") else "self"
             assert (cfg.actor.type, updates) == (kind, 2 if kind == "quantized" else 64)
