@@ -58,9 +58,11 @@ def train_step(ctx: TrainContext, run: Run, step: int) -> None:
         # Phase 1, l. 3-10. The actor samples; log q and its top k are of the same forward pass.
         with record.timed("rollout"):
             batch = sample_rollouts(ctx, step)  # logp_inf (n,), its top k (n, k)
-            batch = with_optimal_values(ctx, with_rewards(batch, ctx.scorer), step)  # (b,) each
+            batch = with_rewards(batch, ctx.scorer)  # (b,)
+            batch = with_optimal_values(ctx, batch, step)  # (b,): V* of A*-PO, else 0
             run.record_rollout(record, batch)
-            batch = with_advantages(batch, cfg, step)  # (b,) of the group, before any rejection
+            # (b,) within the group, before any rejection; fewer sequences where some are left out
+            batch = with_advantages(batch, cfg, step)
         run.evaluate_if_due(record, batch)  # pass rates on held-out prompts; KLs on this batch
 
         # Phase 2, l. 11-28. Policy (Eq. 5) and actor (Eq. 6, 7) step together, by minibatches.
@@ -89,11 +91,11 @@ def update(
     """
     cfg, passes = ctx.cfg, ForwardPasses(ctx, learner, minibatch)
 
-    # Which tokens count, and by how much (l. 18-24), without gradient, from all ranks' tokens.
-    p_ref, p_new = passes.before_weights()  # logp (n,), topk_logp (n, k) each
+    # Which tokens count, and by how much (l. 14-24), without gradient, from all ranks' tokens.
+    p_ref, p_new = passes.before_weights()  # log-probabilities: logp (n,), topk_logp (n, k) each
     weights = jackpot_weights(ctx, learner, minibatch, p_ref, p_new, step)  # (N,) each
-    factors = policy_factors(ctx, learner, minibatch, p_ref, p_new, weights, step)
-    weight, scale, objective = factors  # (n,), (n,): 1 / N by default; of PPO: its clip
+    # weight, scale (n,) of this rank: mask x weight, 1 / N by default; objective: of PPO its clip
+    weight, scale, objective = policy_factors(ctx, learner, minibatch, p_ref, p_new, weights, step)
     n_all = len(weights.weight)  # N
 
     # The losses (l. 25-27): sums over tokens. One backward pass serves policy and actor, because

@@ -81,6 +81,9 @@ _AT_MOST = {
     "optim.weight_decay": 1,
     "rollout.max_staleness": 64,
     "rollout.engine.memory": 1,
+    # seconds, more than a week: beyond any use, and less than a clock of the system can hold
+    **dict.fromkeys(("rollout.engine.timeout", "reward.seconds", "task.score_seconds"), 1_000_000),
+    "run.stop_seconds": 1_000_000,
     "objective.ess_min": 1,
     "objective.value_rollouts": 10_000,
     "correction.lam.budget": 1,

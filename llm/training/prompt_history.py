@@ -68,6 +68,11 @@ class PromptHistory:
                 raise ValueError(f"{name} is {tuple(tensor.shape)} {tensor.dtype}")
             if not bool(torch.isfinite(tensor).all()):
                 raise ValueError(f"{name} is not finite")
+        if bool((tensors["rollouts"] < 0).any()) or bool((tensors["reward_sum"] < 0).any()):
+            raise ValueError("reward_sum or rollouts is negative")
+        if bool((tensors["reward_sum"] > tensors["rollouts"]).any()):
+            raise ValueError("reward_sum is above rollouts")
+        for name, tensor in tensors.items():
             setattr(self, name, tensor.numpy().copy())
 
 

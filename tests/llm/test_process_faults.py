@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -494,7 +494,8 @@ def test_starts_that_fail_leave_no_file_open_and_no_folder_locked(
 
 # Signals in commands that save nothing
 
-COMMANDS = {  # what each does when the signal comes; its arguments; words of its end
+# what each does when the signal comes; its arguments; words of its end
+COMMANDS: dict[str, tuple[tuple, Sequence[str], str]] = {
     "doctor": ((doctor_checks, "open_device"), FLAGS, "stopped by a signal;"),
     "plan": ((estimate, "open_shapes"), (*FLAGS, "--gpus", "1", "--gpu-memory", "80GB"),
              "stopped by a signal;"),

@@ -24,7 +24,7 @@ WORLDS = 12  # random batches of each property
 LENGTHS = (1, 4, 2, 5, 3)
 
 
-class World:
+class RandomTokens:
     """Five completions over a vocabulary of 6, float64, with q, p_ref and p_new of each state."""
 
     def __init__(self, seed, spread=0.4, k=3, on_policy=False):
@@ -200,7 +200,7 @@ def loop_bapo(w, anchor, weight, share, accounting, low, high, step_low, step_hi
 @pytest.mark.parametrize("seed", range(WORLDS))
 def test_terms_and_gradients_are_those_of_the_loops(seed, ratio):
     """PPO, CISPO, GSPO, divergence PPO and MinPRO: value and gradient at every token."""
-    w = World(seed)
+    w = RandomTokens(seed)
     anchor = w.lr if ratio == "ref" else w.lq
     found = {
         "ppo": (run(w.tokens(), **PPO, ratio=ratio), loop_ppo(w, anchor, 0.8, 1.2)),
@@ -221,7 +221,7 @@ def test_terms_and_gradients_are_those_of_the_loops(seed, ratio):
 @pytest.mark.parametrize("seed", range(WORLDS))
 def test_m2po_masks_the_largest_log_ratios_until_the_second_moment_fits(seed):
     """The kept second moment is at most tau, and no more tokens go than that takes."""
-    w, tau = World(seed), 0.02
+    w, tau = RandomTokens(seed), 0.02
     tokens, one = w.tokens(), torch.ones(w.n)
     bounds = objectives.bounds_of(tokens, one, **M2PO, tau=tau)
     loss, grad, _, masked = run(tokens, **M2PO, **bounds)
@@ -258,7 +258,7 @@ def test_a_second_moment_of_just_tau_is_small_enough():
 @pytest.mark.parametrize("ratio", ["ref", "inf"])
 def test_rejected_tokens_have_no_say_in_bounds_that_adapt(ratio):
     """Bounds of the accepted ones alone, by BAPO's own anchor; with all of weight 1 they differ."""
-    w = World(6, spread=0.8)
+    w = RandomTokens(6, spread=0.8)
     w.advantage = np.repeat([1.0, -1.5, 0.5, -0.5, 2.0], LENGTHS)
     tokens = ObjectiveTokens(*(x.clone() for x in w.tokens()))
     weight = torch.ones(w.n, dtype=torch.float64)
@@ -277,7 +277,7 @@ def test_rejected_tokens_have_no_say_in_bounds_that_adapt(ratio):
 @pytest.mark.parametrize("seed", range(WORLDS))
 def test_bapo_takes_the_first_bounds_of_enough_share(seed, accounting):
     """The bounds are Algorithm 1's, and at most as many steps are made as fit: 36 and 15."""
-    w = World(seed, spread=0.8)
+    w = RandomTokens(seed, spread=0.8)
     weight = np.random.default_rng(seed).uniform(0.5, 2, w.n)
     share = random.Random(seed).choice([0.1, 0.4, 0.6, 0.9])
     ratio, anchor = ("inf", w.lq) if seed % 2 else ("ref", w.lr)
@@ -333,7 +333,7 @@ def test_raising_bapos_low_bound_lowers_the_share_by_value_and_raises_it_by_grad
 @pytest.mark.parametrize("seed", range(WORLDS))
 def test_opsm_drops_negative_sequences_that_drifted(seed):
     """A whole sequence goes, by the mean of its tokens; none of A >= 0 ever does."""
-    w, delta = World(seed), 0.02
+    w, delta = RandomTokens(seed), 0.02
     masked = run(w.tokens(), **PPO, opsm_delta=delta)[3]
     for s in range(len(LENGTHS)):
         places = w.sequence == s
@@ -357,7 +357,7 @@ ALL = [
 @pytest.mark.parametrize("keywords", ALL, ids=lambda k: k["type"] + k.get("divergence", ""))
 def test_on_policy_every_objective_is_reinforce(keywords):
     """p_new = p_ref = q: the gradient is that of -A log p, with nothing masked or clipped."""
-    w = World(3, on_policy=True)
+    w = RandomTokens(3, on_policy=True)
     for opsm_delta in (0.0, INF):
         _, grad, clipped, masked = run(w.tokens(), **keywords, opsm_delta=opsm_delta)
         np.testing.assert_allclose(grad, -w.advantage, rtol=1e-12)
@@ -367,7 +367,7 @@ def test_on_policy_every_objective_is_reinforce(keywords):
 @pytest.mark.parametrize("seed", range(WORLDS))
 def test_without_bounds_objectives_are_importance_sampling(seed):
     """Infinite thresholds: the gradient of -r A, of the sequence's ratio for GSPO."""
-    w = World(seed)
+    w = RandomTokens(seed)
     free = {"clip_low": INF, "clip_high": INF}
     rho = np.exp(w.ln - w.lq)
     for keywords in (
@@ -385,7 +385,7 @@ def test_without_bounds_objectives_are_importance_sampling(seed):
 @pytest.mark.parametrize("seed", range(WORLDS))
 def test_of_sequences_of_one_token_gspo_is_ppo_and_minpro_is_cispo(seed):
     """T = 1: the sequence's ratio is the token's, and no prefix comes before it."""
-    w = World(seed)
+    w = RandomTokens(seed)
     alone = {"sequence": torch.arange(w.n)}
     bounds = {"clip_low": 0.1, "clip_high": 0.1}
     for one, other in (("gspo", "ppo"), ("minpro", "cispo")):
@@ -398,7 +398,7 @@ def test_of_sequences_of_one_token_gspo_is_ppo_and_minpro_is_cispo(seed):
 @pytest.mark.parametrize("seed", range(WORLDS))
 def test_divergences_grow_with_what_they_keep_apart(seed):
     """Binary <= top-k <= all, for TV and KL; all of the vocabulary kept: the exact one."""
-    w, whole = World(seed, spread=1.0), World(seed, spread=1.0, k=6)
+    w, whole = RandomTokens(seed, spread=1.0), RandomTokens(seed, spread=1.0, k=6)
 
     def of(world, kind):
         return objectives.divergence_of(world.tokens(), divergence=kind).numpy()
@@ -415,7 +415,7 @@ def test_divergences_grow_with_what_they_keep_apart(seed):
 def test_a_divergence_of_certain_and_impossible_tokens_is_finite_or_infinite_and_never_nan():
     """q = 1: -log p. p_new = 0: TV is q and KL is infinite."""
     zero, gone = math.log(1.0), -INF
-    tokens = World(0).tokens(
+    tokens = RandomTokens(0).tokens(
         logp_inf=torch.tensor([zero, math.log(0.5), zero]),
         logp_new=torch.tensor([math.log(0.25), gone, zero]),
     )
@@ -447,7 +447,7 @@ def test_what_rounding_leaves_of_the_other_tokens_is_no_divergence_and_what_is_t
     def kl(rest_new, rest_inf):
         known = (torch.tensor([1 - rest], dtype=torch.float64) for rest in (rest_new, rest_inf))
         new, inf = (x.log() for x in known)
-        tokens = World(0).tokens(logp_new=new, logp_inf=inf)
+        tokens = RandomTokens(0).tokens(logp_new=new, logp_inf=inf)
         return float(objectives.divergence_of(tokens, divergence="binary_kl"))
 
     assert abs(kl(0.0, 1e-7)) < 2e-7  # not inf, as 1e-7 log(1e-7 / 0)
@@ -456,7 +456,7 @@ def test_what_rounding_leaves_of_the_other_tokens_is_no_divergence_and_what_is_t
 
 
 def test_dppo_at_delta_zero_keeps_tokens_that_move_towards_q_or_stay():
-    w = World(5)
+    w = RandomTokens(5)
     masked = run(w.tokens(), **BINARY, delta=0.0, cap=20.0)[3]
     np.testing.assert_array_equal(masked, w.advantage * (w.ln - w.lq) > 0)
     assert 0 < masked.sum() < w.n
@@ -464,7 +464,7 @@ def test_dppo_at_delta_zero_keeps_tokens_that_move_towards_q_or_stay():
 
 def test_minpros_minimum_never_rises_after_the_second_token():
     """1 at the first token, the first's rho at the second, and from there on not increasing."""
-    w = World(6)
+    w = RandomTokens(6)
     log_rho, sequence = torch.from_numpy(w.ln - w.lq), torch.from_numpy(w.sequence)
     found = objectives.prefix_minimum(log_rho, sequence).numpy()
     for s in range(len(LENGTHS)):
@@ -475,7 +475,7 @@ def test_minpros_minimum_never_rises_after_the_second_token():
 
 def test_cispo_takes_no_tokens_gradient_away():
     """Whatever its ratio, a token of A != 0 keeps one; its coefficient is within the bounds."""
-    w = World(9, spread=3.0)
+    w = RandomTokens(9, spread=3.0)
     for ratio in ("ref", "inf"):
         grad, masked = (run(w.tokens(), **CISPO, ratio=ratio)[i] for i in (1, 3))
         size = np.abs(grad[w.advantage != 0] / w.advantage[w.advantage != 0])
@@ -484,7 +484,7 @@ def test_cispo_takes_no_tokens_gradient_away():
 
 def test_minpro_asks_only_what_came_before():
     """Another ratio at a token changes its own coefficient and those after it in its sequence."""
-    w = World(1)
+    w = RandomTokens(1)
     free = {"type": "minpro", "ratio": "inf", "clip_low": INF, "clip_high": INF}
     w.advantage = np.ones(w.n)
     base = run(w.tokens(), **free)[1]
@@ -499,7 +499,7 @@ def test_minpro_asks_only_what_came_before():
 @pytest.mark.parametrize("keywords", ALL, ids=lambda k: k["type"] + k.get("divergence", ""))
 def test_sequences_do_not_leak_into_each_other_and_rejected_tokens_are_as_if_absent(keywords):
     """Each sequence alone, and all with rejected tokens of any value between: the same gradient."""
-    w = World(7)
+    w = RandomTokens(7)
     whole = run(w.tokens(), **keywords)[1]
     for s in range(len(LENGTHS)):
         places = torch.from_numpy(w.sequence == s)
@@ -519,7 +519,7 @@ def test_sequences_do_not_leak_into_each_other_and_rejected_tokens_are_as_if_abs
 @pytest.mark.parametrize("keywords", ALL, ids=lambda k: k["type"] + k.get("divergence", ""))
 def test_an_accepted_token_that_the_policy_has_given_up_changes_no_other(keywords):
     """p_new = 0: its logarithm has no gradient. The others of its sequence are as without it."""
-    w, gone = World(9), 2
+    w, gone = RandomTokens(9), 2
     rest = torch.arange(w.n) != gone
     without = run(ObjectiveTokens(*(x[rest] for x in w.tokens())), **keywords)
     w.ln[gone] = -INF
@@ -531,7 +531,7 @@ def test_an_accepted_token_that_the_policy_has_given_up_changes_no_other(keyword
 @pytest.mark.parametrize("keywords", ALL, ids=lambda k: k["type"] + k.get("divergence", ""))
 def test_weight_and_scale_multiply_the_term_and_zero_advantages_have_no_gradient(keywords):
     """loss = -sum scale weight mask term; nothing but the term has a gradient."""
-    w = World(11)
+    w = RandomTokens(11)
     rng = np.random.default_rng(0)
     weight, scale = (torch.from_numpy(rng.uniform(0.5, 2, w.n)) for _ in range(2))
     plain = run(w.tokens(), **keywords)[1]
@@ -541,7 +541,7 @@ def test_weight_and_scale_multiply_the_term_and_zero_advantages_have_no_gradient
 
 
 def test_masked_tokens_have_no_gradient_even_where_their_ratio_is_huge():
-    w = World(2)
+    w = RandomTokens(2)
     w.ln[0], w.lq[0], w.advantage[0] = -0.1, -60.0, 1.0
     for keywords in ({**BINARY, "delta": 0.1, "cap": 20.0}, {**M2PO, "threshold": 0.04}):
         _, grad, _, masked = run(w.tokens(), **keywords)
@@ -549,7 +549,7 @@ def test_masked_tokens_have_no_gradient_even_where_their_ratio_is_huge():
 
 
 def test_the_default_objective_is_ppo_clip_sum_bit_for_bit():
-    w = World(4)
+    w = RandomTokens(4)
     tokens = ObjectiveTokens(*(x.float() if x.is_floating_point() else x for x in w.tokens()))
     weight = torch.rand(w.n, generator=torch.Generator().manual_seed(0)).round(decimals=1)
     weight[::3] = 0.0
@@ -577,11 +577,11 @@ def test_the_default_objective_is_ppo_clip_sum_bit_for_bit():
 def test_a_bound_that_is_no_bound_is_refused(keywords, names, bad):
     for name in names.split():
         with pytest.raises(ValueError, match=name):
-            run(World(0).tokens(), **{**keywords, name: bad})
+            run(RandomTokens(0).tokens(), **{**keywords, name: bad})
 
 
 def test_bad_bounds_of_bapo_m2po_and_opsm_and_unknown_names_are_refused():
-    tokens, one = World(0).tokens(), torch.ones(sum(LENGTHS))
+    tokens, one = RandomTokens(0).tokens(), torch.ones(sum(LENGTHS))
     for name in ("low_min", "low_max", "low_step", "high_min", "high_max", "high_step"):
         for bad in (NAN, INF, -1.0):
             with pytest.raises(ValueError, match="bapo"):

@@ -23,7 +23,7 @@ V, K = 6, 2
 SEEDS = range(6)
 
 
-class Batch:
+class RaggedTokens:
     """Ragged sequences over a vocabulary of 6, float64; some tokens rejected, some without mass.
 
     The last sequence has every token rejected. Advantages may be 0.
@@ -73,8 +73,8 @@ class Batch:
             own = np.flatnonzero((self.sequence == s) & counted)
             if len(own):
                 distance = self.distance(own, keywords) if keywords["type"] == "dppo" else None
-                row = (x[own][None] for x in (self.ln, anchor, self.lq, self.advantage))
-                found[own] = factor(*row, distance, keywords)[0]
+                ln, la, lq, a = (x[own][None] for x in (self.ln, anchor, self.lq, self.advantage))
+                found[own] = factor(ln, la, lq, a, distance, keywords)[0]
         return found
 
     def distance(self, own: np.ndarray, keywords: dict) -> np.ndarray:
@@ -105,7 +105,7 @@ def factor(new, anchor, inf, advantage, distance, keywords) -> np.ndarray:
     return found * lab.opsm(-log_r, advantage, keywords.get("opsm_delta", INF))
 
 
-def gradient(batch: Batch, keywords: dict):
+def gradient(batch: RaggedTokens, keywords: dict):
     """What torch finds: the gradient by log p_new, and clipped and masked of each token."""
     leaf = torch.from_numpy(batch.ln.copy()).requires_grad_()
     found = objectives.policy_loss_sum(
@@ -152,7 +152,7 @@ def test_the_gradient_is_scale_weight_advantage_factor(case):
     """Both anchors, ragged sequences, weights of 0, tokens without mass, advantages of 0."""
     hit: Any = 0
     for seed in SEEDS:
-        batch = Batch(seed)
+        batch = RaggedTokens(seed)
         factors = batch.factors(case)
         grad, _, masked = gradient(batch, case)
         wanted = -batch.scale * batch.weight * batch.advantage * factors
@@ -171,7 +171,7 @@ def test_masked_sequences_are_those_of_the_lab_and_no_masked_tokens(anchor):
     case = {"type": "ppo", "ratio": anchor, "clip_low": 0.2, "clip_high": 0.3, "opsm_delta": 0.05}
     dropped = 0
     for seed in SEEDS:
-        batch = Batch(seed)
+        batch = RaggedTokens(seed)
         batch.ln, batch.lr = np.maximum(batch.ln, -9.0), np.maximum(batch.lr, -9.0)
         tokens = (torch.from_numpy(x) for x in (batch.weight, batch.scale))
         found = objectives.policy_loss_sum(batch.tokens(), *tokens, **case)
@@ -191,7 +191,7 @@ def test_masked_sequences_are_those_of_the_lab_and_no_masked_tokens(anchor):
 def test_a_ratio_exactly_at_its_bound_keeps_its_whole_gradient(type):
     """r = 1 = both bounds: the bound does not hold it, whatever the advantage's sign."""
     bounds = {"clip_low": 0.0, "clip_high": 0.0} if type != "bapo" else {"low": 1.0, "high": 1.0}
-    batch = Batch(0)
+    batch = RaggedTokens(0)
     batch.ln = batch.lr.copy()
     case = {"type": type, "ratio": "ref", **bounds}
     grad, clipped, _ = gradient(batch, case)
@@ -211,8 +211,8 @@ def test_thresholds_met_exactly():
     assert objectives.opsm_mask(zero, half, -one, sequence, delta=0.5).tolist() == [1, 1]
     assert objectives.m2po(half, zero, one, threshold=0.25).mask.tolist() == [0, 0]
     for log_rho, advantage, distance in ((0.5, 1.0, 0.25), (-0.5, -1.0, 0.25)):
-        row = (np.full((1, 1), x) for x in (log_rho, log_rho, advantage, distance))
-        assert lab.dppo(*row, 0.25, 20.0) == np.exp(log_rho)
+        rho, a, d = (np.full((1, 1), x) for x in (log_rho, advantage, distance))
+        assert lab.dppo(rho, rho, a, d, 0.25, 20.0) == np.exp(log_rho)
     assert lab.m2po(np.full((1, 1), 0.5), np.ones((1, 1)), 0.25) == 0
     assert lab.opsm(np.full((1, 2), 0.5), -np.ones((1, 1)), 0.5).all()
 
@@ -223,7 +223,7 @@ def test_bapos_bounds_are_the_first_of_the_walk_that_suffice(anchor, accounting)
     """Every pair of the walk is tried by a loop over tokens; and the lab's bounds are the same."""
     low_max, moved = 0.9, set()
     for seed, share in itertools.product(SEEDS, (0.3, 0.4, 0.5, 0.6, 0.75, 0.95)):
-        batch = Batch(seed)
+        batch = RaggedTokens(seed)
         found = objectives.bounds_of(
             batch.tokens(), torch.from_numpy(batch.weight), type="bapo", ratio=anchor, share=share,
             accounting=accounting, low_step=0.05, high_step=0.3,
@@ -264,11 +264,16 @@ def test_a_ratio_exactly_at_bapos_bound_contributes_by_gradient():
     """r = 1 = high: the share is 1 / 2 at once. r = 1 = low: it is no more, so high moves."""
     zero, one = torch.zeros(2, dtype=torch.float64), torch.ones(2, dtype=torch.float64)
     advantage = torch.tensor([1.0, -1.0], dtype=torch.float64)
-    bounds = {"accounting": "grad", "high_min": 1.0, "high_max": 1.5, "high_step": 0.5}
+    bounds: dict[str, Any] = {
+        "accounting": "grad",
+        "high_min": 1.0,
+        "high_max": 1.5,
+        "high_step": 0.5,
+    }
     args = (zero, zero, zero, advantage, one)
-    upper = {"low_min": 0.5, "low_max": 0.9, "low_step": 0.4, "share": 0.5}
+    upper: dict[str, Any] = {"low_min": 0.5, "low_max": 0.9, "low_step": 0.4, "share": 0.5}
     assert objectives.bapo_bounds(*args, **bounds, **upper) == (0.5, 1.0)
-    lower = {"low_min": 1.0, "low_max": 1.0, "low_step": 0.1, "share": 0.6}
+    lower: dict[str, Any] = {"low_min": 1.0, "low_max": 1.0, "low_step": 0.1, "share": 0.6}
     assert objectives.bapo_bounds(*args, **bounds, **lower) == (1.0, 1.5)
 
 
@@ -318,10 +323,10 @@ def test_dmpo_has_the_labs_coefficients(seed, baseline):
     """A group in which each path occurs once, q uniform on it and p normalised there."""
     new, pre, inf, reward = completions(seed)
     new, pre = (x - np.logaddexp.reduce(x) for x in (new, pre))
-    args = (torch.from_numpy(x) for x in (new, pre, inf, reward))
+    n, q, i, r = (torch.from_numpy(x) for x in (new, pre, inf, reward))
     group = torch.zeros(7, dtype=torch.int64)
-    settings = {"alpha": 0.5, "baseline": baseline}
-    found = sequence_objectives.dmpo(*args, group, **settings, baseline_coef=0.8)
+    settings: dict[str, Any] = {"alpha": 0.5, "baseline": baseline}
+    found = sequence_objectives.dmpo(n, q, i, r, group, **settings, baseline_coef=0.8)
     wanted = lab.dmpo(new, pre, inf, reward, **settings, scale=0.8) / 7
     np.testing.assert_allclose(found.coefficient, wanted, rtol=1e-12, atol=1e-15)
 
@@ -333,7 +338,8 @@ def test_alpha_dpo_has_the_labs_coefficients(seed, alpha):
     new, pre, _, reward = completions(seed)
     right, pairs = reward > 0, 3 * 4
     found, _ = sequence_objectives.alpha_dpo(
-        *(torch.from_numpy(x) for x in (new, pre)),
+        torch.from_numpy(new),
+        torch.from_numpy(pre),
         torch.full((7,), 4),
         torch.from_numpy(right),
         torch.zeros(7, dtype=torch.int64),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -225,16 +226,18 @@ def test_alpha_dpo_without_alpha_is_simpo_and_its_first_z_is_too_large():
 def test_alpha_dpos_z_forgets_shift_and_scale_and_swapping_the_sides_flips_the_margin(seed):
     """Of one batch (decay 0). Without alpha and gamma -log s(-m) + log s(m) = m, the margin."""
     w = world(seed, n=10)
-    new, pre, length, right, group = (w[n] for n in DPO)
+    new, pre, length, right, group = (
+        w[n] for n in ("logp_new", "logp_pre", "length", "right", "group")
+    )
     if len(pairs(w)) < 2:
         return
-    once = {"alpha": 0.4, "decay": 0.0}
+    once: dict[str, Any] = {"alpha": 0.4, "decay": 0.0}
     plain, _ = alpha_dpo(new, pre, length, right, group, NO_HISTORY, **once)
     shifted = pre + 3.0 * length * right  # every pair's gap under p_pre is 3 more
     for other in (shifted, new - 5.0 * (new - pre)):
         again, _ = alpha_dpo(new, other, length, right, group, NO_HISTORY, **once)
         torch.testing.assert_close(again.coefficient, plain.coefficient)
-    bare = {"alpha": 0.0, "gamma_beta_ratio": 0.0}
+    bare: dict[str, Any] = {"alpha": 0.0, "gamma_beta_ratio": 0.0}
     one, _ = alpha_dpo(new, pre, length, right, group, NO_HISTORY, **bare)
     two, _ = alpha_dpo(new, pre, length, ~right, group, NO_HISTORY, **bare)
     gaps = [float(new[i] / length[i] - new[j] / length[j]) for i, j in pairs(w)]

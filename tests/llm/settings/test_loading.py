@@ -224,6 +224,17 @@ def test_on_policy_turns_every_shipped_configuration_on_policy(path, flags):
 
 
 @pytest.mark.parametrize(
+    "objective", ["cispo", "gspo", "dppo", "minpro", "bapo", "m2po", "a_star_po", "dmpo"]
+)
+def test_on_policy_turns_every_objective_on_policy(objective):
+    given = {"objective.type": objective, "correction.type": "none", "task.pool": 64}
+    given |= {} if objective == "dmpo" else {"loss.updates_per_rollout": 2}
+    given |= {"loss.denominator": "sequence"} if objective == "gspo" else {}
+    cfg = settings.resolve(given, ON_POLICY)
+    assert (cfg.objective.type, cfg.actor.type) == ("ppo", "self")
+
+
+@pytest.mark.parametrize(
     "flags, message",
     [
         (

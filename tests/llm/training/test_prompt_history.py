@@ -50,6 +50,8 @@ def test_it_is_kept_and_read_back_and_a_wrong_one_refused():
         ({**kept, "rollouts": kept["rollouts"].double()}, "rollouts is"),
         ({**kept, "failure": kept["failure"] / 0}, "failure is not finite"),
         ({k: v for k, v in kept.items() if k != "failure"}, "a history holds"),
+        ({**kept, "reward_sum": kept["reward_sum"] - 1}, "is negative"),
+        ({**kept, "reward_sum": kept["reward_sum"] + 9}, "reward_sum is above rollouts"),
     ):
         with pytest.raises(ValueError, match=said):
             other.load_state_dict(wrong)

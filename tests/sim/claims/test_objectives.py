@@ -30,7 +30,9 @@ def test_dmpos_target_with_its_baseline_by_hand():
     assert best == (F(4, 7), F(1, 7), F(1, 7), F(1, 7))
     assert worst == (F(1, 13), F(4, 13), F(4, 13), F(4, 13))
     first, second = claims.conditionals(best)
-    found = claims.path_gradient([b - a for a, b in zip(best, worst, strict=True)], first, second)
+    found = claims.path_gradient(
+        tuple(b - a for a, b in zip(best, worst, strict=True)), first, second
+    )
     assert found[0] == F(5, 13) - F(5, 7)
 
 

@@ -48,7 +48,7 @@ def test_divergences_by_hand():
     """q = (.5, .4, .1), p = (.6, .1, .3), k = 1: the sampled token, q's likeliest, the others."""
     log_q, log_p = np.log([[0.5, 0.4, 0.1]]), np.log([[0.6, 0.1, 0.3]])
 
-    def of(kind: str, k: int = 1):
+    def of(kind: lab.Divergence, k: int = 1):
         return lab.divergence(log_p, log_q, kind, k)[0]
 
     assert of("binary_tv") == pytest.approx([0.1, 0.3, 0.2])
@@ -174,7 +174,7 @@ def test_alpha_dpos_coefficients_are_the_slope_of_its_loss(seed):
     if not right.any() or right.all():
         right = np.arange(9) < 4
     settings = {"beta": 2.0, "gamma_beta_ratio": 0.3, "alpha": 0.4}
-    wins, losses = np.flatnonzero(right), np.flatnonzero(~right)
+    wins, losses = np.flatnonzero(right).tolist(), np.flatnonzero(~right).tolist()
     share = {i: prob[i] / prob[right if right[i] else ~right].sum() for i in range(9)}
     pairs = [(w, b, share[w] * share[b]) for w in wins for b in losses]
     apart = {(w, b): ((new - pre)[w] - (new - pre)[b]) / 3 for w, b, _ in pairs}
