@@ -272,9 +272,9 @@ def test_a_ratio_exactly_at_bapos_bound_contributes_by_gradient():
     }
     args = (zero, zero, zero, advantage, one)
     upper: dict[str, Any] = {"low_min": 0.5, "low_max": 0.9, "low_step": 0.4, "share": 0.5}
-    assert objectives.bapo_bounds(*args, **bounds, **upper) == (0.5, 1.0)
+    assert objectives.bapo_bounds(*args, **bounds | upper) == (0.5, 1.0)
     lower: dict[str, Any] = {"low_min": 1.0, "low_max": 1.0, "low_step": 0.1, "share": 0.6}
-    assert objectives.bapo_bounds(*args, **bounds, **lower) == (1.0, 1.5)
+    assert objectives.bapo_bounds(*args, **bounds | lower) == (1.0, 1.5)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
