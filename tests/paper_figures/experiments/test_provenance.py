@@ -60,6 +60,7 @@ def test_a_changed_file_makes_a_picture_stale(tmp_path, monkeypatch):
 DRAWN = {  # picture: (version of the code, sha256 of the file): see "Which code drew them"
     "fig1.png": ("9a76b7f", "1b2ad03eac3399bf"),
     "prefix_rejection.png": ("9a76b7f", "626a8fd1b34edb7a"),
+    "cost_slopes.png": ("21d3518", "a83778d4f716c1ff"),
     "demo.png": ("4fe8d7f", "f9e6cbbcc6117342"),
 }
 
