@@ -1,1 +1,1 @@
-"""The paper, and related objectives, as pure functions of flat tensors; no configuration object, no model, no file."""
+"""The paper and related objectives: pure functions of flat tensors, without configuration or file."""
