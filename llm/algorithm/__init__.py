@@ -1,1 +1,1 @@
-"""The paper and related objectives: pure functions of flat tensors, without configuration or file."""
+"""The paper and related objectives: pure functions of flat tensors; no configuration, no file."""
