@@ -35,11 +35,12 @@ def with_advantages(batch: Batch, cfg: Config, step: int) -> Batch:
         reward, group = (distributed.all_gather(x) for x in (batch.reward, batch.group))  # (B,)
         everywhere = group_advantage(reward, group, cfg.loss.advantage)
         first = _before_this_rank(len(batch.reward))
-        advantage = everywhere[first : first + len(batch.reward)] * batch.multiplier
+        advantage = everywhere[first : first + len(batch.reward)]
     batch = replace(batch, advantage=advantage)
     if isinstance(cfg.rollout.pruning, HorvitzThompsonPruning):
         batch = _pruned(batch, cfg.rollout.pruning, cfg, step)
-    return batch
+    # last: pruning goes by the advantages within the group
+    return replace(batch, advantage=batch.advantage * batch.multiplier)
 
 
 def _down_sampled(batch: Batch, chosen: DownSampling, seed: int, step: int) -> Batch:
@@ -73,7 +74,7 @@ def _pruned(batch: Batch, pruning: HorvitzThompsonPruning, cfg: Config, step: in
     rows = rows if len(rows) else np.array([0])
     left = sum(distributed.all_gather_object(len(rows)))
     total = cfg.rollout.prompts_per_step * cfg.rollout.rollouts_per_prompt
-    factor = torch.from_numpy(weight[place] * left / total).to(batch.advantage) * batch.multiplier
+    factor = torch.from_numpy(weight[place] * left / total).to(batch.advantage)
     return _rows(replace(batch, advantage=batch.advantage * factor), rows)
 
 

@@ -86,6 +86,16 @@ def test_the_completions_of_kept_prompts_carry_their_prompts_weight(scored):
     )
 
 
+def test_a_multiplier_counts_once_with_pruning_and_an_allocation_together(scored):
+    """And what is dropped goes by the advantages within the group, before it."""
+    batch = dataclasses.replace(scored, multiplier=torch.linspace(0.5, 2, 20))
+    flags = {**PRUNED, "task__pool": 40, "rollout__allocation__type": "coba"}
+    made = with_advantages(batch, config(**flags, rollout__allocation__prompt_weight="equal"), 3)
+    plain = with_advantages(scored, config(**PRUNED), 3)
+    assert made.answers == plain.answers
+    torch.testing.assert_close(made.advantage, plain.advantage * made.multiplier)
+
+
 def test_unequal_groups_weigh_what_the_allocation_says(scored):
     group = torch.tensor([0] * 2 + [1] * 7 + [2] * 3 + [3] * 4 + [4] * 4)
     batch = dataclasses.replace(scored, group=group, multiplier=torch.linspace(0.5, 2, 20))
