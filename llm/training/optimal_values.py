@@ -30,10 +30,12 @@ def with_optimal_values(ctx: TrainContext, batch: Batch, step: int) -> Batch:
     assert isinstance(task, PoolTask) and isinstance(objective, AStarPoObjective)
     step_problems = task.batch(ctx.cfg.run.seed, step, ctx.cfg.rollout.prompts_per_step)
     new = [p for p in step_problems if not values.known[task.rows[p.prompt]]]
-    own = distributed.rank_slice(len(new))
-    of_rank = _values(ctx, objective, new[own.start : own.stop], (own.start, len(new)), step)
-    for row, value in (pair for pairs in distributed.all_gather_object(of_rank) for pair in pairs):
-        values.value[row], values.known[row] = value, 1
+    if new:  # on every rank or on none
+        own = distributed.rank_slice(len(new))
+        of_rank = _values(ctx, objective, new[own.start : own.stop], (own.start, len(new)), step)
+        for pairs in distributed.all_gather_object(of_rank):
+            for row, value in pairs:
+                values.value[row], values.known[row] = value, 1
     rows = torch.tensor([task.rows[prompt] for prompt in batch.prompts])
     return replace(batch, value=values.value[rows].to(batch.reward))
 

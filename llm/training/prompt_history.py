@@ -60,14 +60,7 @@ class PromptHistory:
 
     def load_state_dict(self, tensors: dict[str, torch.Tensor]) -> None:
         """Raises ValueError: a tensor missing, too many, of another shape or type, or no number."""
-        own = self.state_dict()
-        if tensors.keys() != own.keys():
-            raise ValueError(f"a history holds {sorted(own)}, not {sorted(tensors)}")
-        for name, tensor in tensors.items():
-            if tensor.shape != own[name].shape or tensor.dtype != own[name].dtype:
-                raise ValueError(f"{name} is {tuple(tensor.shape)} {tensor.dtype}")
-            if not bool(torch.isfinite(tensor).all()):
-                raise ValueError(f"{name} is not finite")
+        _check("a history holds", tensors, self.state_dict())
         if bool((tensors["rollouts"] < 0).any()) or bool((tensors["reward_sum"] < 0).any()):
             raise ValueError("reward_sum or rollouts is negative")
         if bool((tensors["reward_sum"] > tensors["rollouts"]).any()):
@@ -91,12 +84,18 @@ class OptimalValues:
 
     def load_state_dict(self, tensors: dict[str, torch.Tensor]) -> None:
         """Raises ValueError: a tensor missing, too many, of another shape or type, or no number."""
-        own = self.state_dict()
-        if tensors.keys() != own.keys():
-            raise ValueError(f"optimal values hold {sorted(own)}, not {sorted(tensors)}")
-        for name, tensor in tensors.items():
-            if tensor.shape != own[name].shape or tensor.dtype != own[name].dtype:
-                raise ValueError(f"{name} is {tuple(tensor.shape)} {tensor.dtype}")
-        if not bool(tensors["value"].isfinite().all()) or bool((tensors["known"] > 1).any()):
-            raise ValueError("a value is not finite, or known is neither 0 nor 1")
+        _check("optimal values hold", tensors, self.state_dict())
+        if bool((tensors["known"] > 1).any()):
+            raise ValueError("known is neither 0 nor 1")
         self.value, self.known = tensors["value"].clone(), tensors["known"].clone()
+
+
+def _check(holds: str, tensors: dict[str, torch.Tensor], own: dict[str, torch.Tensor]) -> None:
+    """Raises ValueError unless there are the same tensors, of the same kind, and finite."""
+    if tensors.keys() != own.keys():
+        raise ValueError(f"{holds} {sorted(own)}, not {sorted(tensors)}")
+    for name, tensor in tensors.items():
+        if tensor.shape != own[name].shape or tensor.dtype != own[name].dtype:
+            raise ValueError(f"{name} is {tuple(tensor.shape)} {tensor.dtype}")
+        if not bool(tensor.isfinite().all()):
+            raise ValueError(f"{name} is not finite")

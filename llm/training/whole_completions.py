@@ -44,22 +44,22 @@ def completion_factors(
         everywhere = tokens.all_gather(values[batch.sequence])  # (N,): every one has a token
         return values.new_zeros(b).index_copy(0, tokens.sequence, everywhere)
 
-    new, start, inf = (summed(x) for x in (p_new.logp, minibatch.logp_start, batch.logp_inf))
+    new, start = summed(p_new.logp), summed(minibatch.logp_start)
     learner.guard.finite(step, **{"log-probability of a completion": new})
     learner.guard.finite(step, **{"log-probability of a completion at the start": start})
-    reward, group = of_each(batch.reward), of_each(batch.group)
+    reward = of_each(batch.reward)
     objective = ctx.cfg.objective
     own = {k: v for k, v in vars(objective).items() if k not in ("type", "value_beta")}
     if isinstance(objective, AStarPoObjective):
         value = of_each(batch.value)
         made = a_star_po(new, start, reward, value, beta=objective.beta)
     elif isinstance(objective, DmpoObjective):
-        made = dmpo(new, start, inf, reward, group, **own)
+        made = dmpo(new, start, summed(batch.logp_inf), reward, of_each(batch.group), **own)
     else:
         assert isinstance(objective, AlphaDpoObjective)
-        lengths = of_each(batch.lengths)
+        pairs_of = (of_each(batch.lengths), reward > _RIGHT, of_each(batch.group))
         made, learner.gaps.statistics = alpha_dpo(
-            new, start, lengths, reward > _RIGHT, group, learner.gaps.statistics, **own
+            new, start, *pairs_of, learner.gaps.statistics, **own
         )
     weight = tokens.local(made.coefficient.to(batch.logp_inf.dtype)[tokens.sequence])
     return weight, torch.ones_like(weight), _keywords(made)

@@ -232,6 +232,20 @@ def test_a_tracked_lam_moves_towards_its_budget_and_resumes_exactly(
     assert rows(tmp_path / "cut", "decisions") == decisions
 
 
+def repeated_by_a_resume(tmp_path, pretrained, monkeypatch, flags, step):
+    """What the checkpoint of the run `whole` holds, which one cut after a step and resumed has too;
+    so are its rows."""
+    with monkeypatch.context() as patch:
+        cut_after(patch, step)
+        with pytest.raises(KeyboardInterrupt):
+            start(tmp_path / "cut", pretrained, *flags)
+    start(tmp_path / "cut", pretrained, *flags)
+    assert rows(tmp_path / "cut") == rows(tmp_path / "whole")
+    whole, cut = weights(tmp_path / "whole"), weights(tmp_path / "cut")
+    assert all(torch.equal(x, cut[name]) for name, x in whole.items())
+    return whole
+
+
 def test_a_run_whose_prompts_have_a_history_resumes_exactly(tmp_path, pretrained, monkeypatch):
     """The pool of 8 is seen again from the third step on; pruned completions go by chance."""
     flags = (
@@ -242,14 +256,7 @@ def test_a_run_whose_prompts_have_a_history_resumes_exactly(tmp_path, pretrained
     start(tmp_path / "whole", pretrained, *flags)
     steps = rows(tmp_path / "whole")[:7]
     assert len({r["tokens"] for r in steps}) > 1
-    with monkeypatch.context() as patch:
-        cut_after(patch, 5)
-        with pytest.raises(KeyboardInterrupt):
-            start(tmp_path / "cut", pretrained, *flags)
-    start(tmp_path / "cut", pretrained, *flags)
-    assert rows(tmp_path / "cut") == rows(tmp_path / "whole")
-    whole, cut = weights(tmp_path / "whole"), weights(tmp_path / "cut")
-    assert all(torch.equal(x, cut[name]) for name, x in whole.items())
+    whole = repeated_by_a_resume(tmp_path, pretrained, monkeypatch, flags, 5)
     (counts,) = (x for name, x in whole.items() if name.endswith(":rollouts"))  # (8, 1)
     assert len(set(counts[:, 0].tolist())) > 1
 
@@ -264,14 +271,7 @@ def test_objectives_of_whole_completions_train_and_resume_exactly(
         *("--task.pool", "8", "--run.eval-every", "5", "--actor.ppo", "False"),
     )
     start(tmp_path / "whole", pretrained, *flags)
-    with monkeypatch.context() as patch:
-        cut_after(patch, 3)
-        with pytest.raises(KeyboardInterrupt):
-            start(tmp_path / "cut", pretrained, *flags)
-    start(tmp_path / "cut", pretrained, *flags)
-    assert rows(tmp_path / "cut") == rows(tmp_path / "whole")
-    whole, cut = weights(tmp_path / "whole"), weights(tmp_path / "cut")
-    assert all(torch.equal(x, cut[name]) for name, x in whole.items())
+    whole = repeated_by_a_resume(tmp_path, pretrained, monkeypatch, flags, 3)
     state = {"a_star_po": ":known", "alpha_dpo": ":gaps"}.get(objective)
     assert state is None or any(name.endswith(state) and x.any() for name, x in whole.items())
 
