@@ -47,8 +47,8 @@ from memory_model import resident
 from torch import Tensor
 
 import jackpot
-from llm.algorithm.correction import TokenWeights
-from llm.algorithm.logprobs import chosen, log_tail
+from jackpot.torch.correction import TokenWeights
+from jackpot.torch.logprobs import chosen, log_tail
 from llm.models.lm_head.chunked import KLPair, chunked_logprobs
 from llm.planning import memory
 from llm.rollout.batch import Batch, positions

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from overhead import Numbers, model
 
+from jackpot.torch.correction import TokenWeights
 from llm import settings as config
-from llm.algorithm.correction import TokenWeights
 from llm.models.actors import Actor
 from llm.rollout.batch import Batch
 from llm.rollout.engines.factory import open_engine

@@ -29,8 +29,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import torch
 
-from llm.algorithm.correction import TokenWeights
-from llm.algorithm.objectives import policy_loss_sum
+from jackpot.torch.correction import TokenWeights
+from jackpot.torch.objectives import policy_loss_sum
 from llm.models.actors import Actor
 from llm.models.loading import quiet
 from llm.rollout.batch import Batch

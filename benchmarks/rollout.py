@@ -26,7 +26,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from llm.algorithm.logprobs import chosen
+from jackpot.torch.logprobs import chosen
 from llm.models import loading
 from llm.rollout.sampling import inverse_cdf, sample
 from llm.tasks.problem import Problem

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from llm.algorithm.correction import TokenWeights
-from llm.algorithm.losses import actor_ppo_sum, distill_sum, joint_loss
-from llm.algorithm.objectives import policy_loss_sum
+from jackpot.torch.correction import TokenWeights
+from jackpot.torch.losses import actor_ppo_sum, distill_sum, joint_loss
+from jackpot.torch.objectives import policy_loss_sum
 from llm.settings.loading import Config
 from llm.training.context import TrainContext, open_context
 from llm.training.evaluation import evaluate

@@ -24,7 +24,7 @@ SPECIAL = {  # by path: what is added to the package's own list, or replaces it
     "sim/worlds/strategies.py": ALLOWED["sim"] | {"hypothesis"},
     "sim/oracle/exact.py": set(),
     "sim/oracle/": {"mpmath"},
-    "llm/algorithm/": {"jackpot", "torch"},
+    "jackpot/torch/": {"numpy", "torch"},
     "jackpot/adapters": ALLOWED["jackpot"] | {"torch"},
     "paper_figures/experiments/run_store.py": {"llm"},  # the configuration, to name a run by
     "paper_figures/experiments/runner.py": {"llm"},  # the commands it trains and evaluates by
@@ -82,7 +82,7 @@ def test_a_package_imports_only_what_its_row_allows(package):
 
 def test_the_rules_of_single_folders_are_those_that_are_applied(tmp_path, monkeypatch):
     """A file there that imports what its package may and its folder may not is noticed."""
-    planted = {"llm/algorithm/x.py": "transformers", "sim/oracle/x.py": "jackpot"}
+    planted = {"jackpot/torch/x.py": "array_api_compat", "sim/oracle/x.py": "jackpot"}
     monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
     plant(tmp_path, {path: f"def f():\n    import {name}\n" for path, name in planted.items()})
     for path, name in planted.items():
@@ -91,11 +91,22 @@ def test_the_rules_of_single_folders_are_those_that_are_applied(tmp_path, monkey
 
 
 def test_the_core_never_imports_its_adapters():
-    """jackpot/adapters may import torch, so the core must not reach it."""
+    """jackpot/torch and jackpot/adapters import torch, so the core must not reach them."""
     for path in sources("jackpot"):
-        if "adapters" not in path.parts:
-            names = imported(path.read_text(encoding="utf-8"), "jackpot")
-            assert not {n for n in names if n.startswith("jackpot.adapters")}, path
+        own = {part for part in path.parts if part in ("torch", "adapters")}
+        folder = ".".join(path.relative_to(ROOT).parts[:-1])
+        names = imported(path.read_text(encoding="utf-8"), folder)
+        reached = {name.split(".")[1] for name in names if name.startswith("jackpot.")}
+        if own != {"adapters"}:  # which build on jackpot/torch
+            assert not reached & ({"torch", "adapters"} - own), path
+
+
+def test_the_lab_never_imports_the_trainers_part_of_the_core():
+    """sim is exact, in float64 on numpy: it judges jackpot/torch and must not lean on it."""
+    for package in ("sim", "paper_figures"):
+        for path in sources(package):
+            names = imported(path.read_text(encoding="utf-8"), package)
+            assert not {n for n in names if n.startswith("jackpot.torch")}, path
 
 
 def test_the_scan_sees_every_form_of_import():
@@ -131,9 +142,9 @@ ALLOWED_IMPORTS = {  # package: row -> what its files import of the same package
         "__main__": "output phases runs",  # imports a command when it is asked for
         "commands": "train training planning report models tasks tokenizers rewards "
         "runs checkpoints distributed settings hub errors output regular_files phases",
-        "train": "training algorithm settings",
+        "train": "training settings",
         "training": "rollout rollout.engines models models.lm_head rewards tasks tokenizers runs "
-        "checkpoints algorithm distributed settings errors randomness regular_files phases",
+        "checkpoints distributed settings errors randomness regular_files phases",
         "planning": "models models.lm_head distributed settings hub errors",
         "rollout.engines": "rollout models tasks tokenizers checkpoints distributed settings "
         "randomness",
@@ -146,7 +157,6 @@ ALLOWED_IMPORTS = {  # package: row -> what its files import of the same package
         "checkpoints": "distributed settings errors regular_files",
         "rewards": "tokenizers settings errors",
         "report": "errors regular_files",
-        "algorithm": "",
         "distributed": "settings wakeup_pipe",
         "tokenizers": "settings hub errors regular_files phases",
         "settings": "errors regular_files",
@@ -342,7 +352,7 @@ def test_every_folder_says_what_lives_there():
 
 
 def test_the_map_of_llm_has_every_row_and_names_files_that_exist():
-    """llm/README.md: each row of the table above, and only .py files of llm."""
+    """llm/README.md: each row of the table above, and only .py files of llm and jackpot/torch."""
     text = (ROOT / "llm/README.md").read_text(encoding="utf-8")
     for name in set(ALLOWED_IMPORTS["llm"]) - {"__main__"}:
         place = ROOT / "llm" / name.replace(".", "/")
@@ -350,6 +360,7 @@ def test_the_map_of_llm_has_every_row_and_names_files_that_exist():
         assert f"`{word}`" in text, f"llm/README.md has no row for {word}"
     files = {path.relative_to(ROOT / "llm").as_posix() for path in sources("llm")}
     known = files | {file.rsplit("/", 1)[-1] for file in files}
+    known |= {path.relative_to(ROOT).as_posix() for path in sources("jackpot/torch")}
     named = set(re.findall(r"`([\w/]+\.py)`", text))
     assert len(named) > 40
     assert named <= known, f"llm/README.md names what is not there: {sorted(named - known)}"
@@ -368,7 +379,7 @@ def test_the_map_of_llm_says_who_may_import_whom_as_the_table_does():
     """A row of the map may be several of the table's; `jackpot` stands where a file imports it."""
     table = {name: set(targets.split()) for name, targets in ALLOWED_IMPORTS["llm"].items()}
     for path in sources("llm"):
-        folder = ".".join(path.relative_to(ROOT).parts[1:-1])
+        folder = ".".join(path.relative_to(ROOT).parts[1:-1]) or path.stem
         if "jackpot" in {n.split(".")[0] for n in imported(path.read_text(), f"llm.{folder}")}:
             table[folder].add("jackpot")
     named = {}  # name in the map -> names in the table

@@ -62,7 +62,7 @@ UNTESTED = {  # module: why it has no test
 OF_NO_MODULE = {  # file of tests: what it tests
     "tests/llm/test_bad_configurations.py": "what `train` refuses; the parser, bounds and files",
     "tests/llm/test_configs.py": "the files of llm/configs",
-    "tests/llm/algorithm/test_objectives_against_lab.py": "objectives against those of sim",
+    "tests/jackpot/torch/test_objectives_against_lab.py": "objectives against those of sim",
     "tests/llm/test_hostile_folders.py": "run and model folders of somebody else, every command",
     "tests/llm/test_process_faults.py": "faults of the system and of processes in whole runs",
     "tests/llm/commands/test_smollm2.py": "a real model through several commands; slow",

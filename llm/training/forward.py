@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import torch
 
-from llm.algorithm.control import Controls
-from llm.algorithm.correction import CorrectionState, forward_tail, lam_before, needs_tail
-from llm.algorithm.losses import bucketed
-from llm.algorithm.z_tail import tail_floor
+from jackpot.torch.control import Controls
+from jackpot.torch.correction import CorrectionState, forward_tail, lam_before, needs_tail
+from jackpot.torch.losses import bucketed
+from jackpot.torch.z_tail import tail_floor
 from llm.models.lm_head import chunked
 from llm.models.lm_head.chunked import Head, HeadInput, HeadOutput, KLPair
 from llm.models.lm_head.support import hidden_states, own_head

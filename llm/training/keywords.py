@@ -1,4 +1,4 @@
-"""Sections of a configuration as the plain keywords that `llm.algorithm` takes."""
+"""Sections of a configuration as the plain keywords that `jackpot.torch` takes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from llm.settings.schema import (
 
 
 def correction_keywords(cfg: Config) -> dict[str, Any]:
-    """Keywords of `algorithm.correction.token_weights`."""
+    """Keywords of `jackpot.torch.correction.token_weights`."""
     correction = cfg.correction
     if correction.type == "none":
         return {"type": "none"}
@@ -51,19 +51,19 @@ def _lam_keywords(correction: JackpotCorrection, limits: bool) -> dict[str, Any]
 
 
 def lam_keywords(cfg: Config) -> dict[str, Any]:
-    """Keywords of `algorithm.correction.lam_before`, of a correction of type jackpot."""
+    """Keywords of `jackpot.torch.correction.lam_before`, of a correction of type jackpot."""
     words = tail_keywords(cfg)
     return {name: words[name] for name in ("lam", "lam_from") if name in words}
 
 
 def tail_keywords(cfg: Config) -> dict[str, Any]:
-    """Keywords of `algorithm.correction.forward_tail`, of a correction of type jackpot."""
+    """Keywords of `jackpot.torch.correction.forward_tail`, of a correction of type jackpot."""
     assert isinstance(cfg.correction, JackpotCorrection)
     return _lam_keywords(cfg.correction, limits=False)
 
 
 def next_state_keywords(cfg: Config) -> dict[str, Any]:
-    """Keywords of `algorithm.correction.next_state`."""
+    """Keywords of `jackpot.torch.correction.next_state`."""
     correction = cfg.correction
     if not isinstance(correction, JackpotCorrection) or not isinstance(correction.lam, TrackedLam):
         return {}
@@ -73,14 +73,14 @@ def next_state_keywords(cfg: Config) -> dict[str, Any]:
 
 
 def control_keywords(cfg: Config) -> dict[str, Any]:
-    """Keywords of `algorithm.control.next_controls`, of a control of type kl."""
+    """Keywords of `jackpot.torch.control.next_controls`, of a control of type kl."""
     assert isinstance(cfg.control, KLControl)
     settings = {name: value for name, value in vars(cfg.control).items() if name != "type"}
     return settings | {"distill_coef": cfg.actor.distill.coef}
 
 
 def objective_keywords(cfg: Config) -> dict[str, Any]:
-    """Keywords of `algorithm.objectives.bounds_of`; where no bound adapts, of `policy_loss_sum`."""
+    """Keywords of `objectives.bounds_of`; where no bound adapts, of `policy_loss_sum`."""
     objective = cfg.objective
     nested = ("sequence_mask", "divergence")
     words = {name: value for name, value in vars(objective).items() if name not in nested}
@@ -91,7 +91,7 @@ def objective_keywords(cfg: Config) -> dict[str, Any]:
 
 
 def actor_ppo_keywords(cfg: Config) -> dict[str, Any]:
-    """Clip and F of Eq. 6: keywords of `algorithm.losses.actor_ppo_sum`, of a trained actor."""
+    """Clip and F of Eq. 6: keywords of `jackpot.torch.losses.actor_ppo_sum`, of a trained actor."""
     assert isinstance(cfg.actor, SeparateActor)
     clip = {"clip_low": cfg.actor.clip_low, "clip_high": cfg.actor.clip_high}
     return clip | vars(cfg.actor.correction)

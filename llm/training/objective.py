@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from llm.algorithm.correction import TokenWeights
-from llm.algorithm.objectives import NEEDS_ALL_TOKENS, ObjectiveTokens, bounds_of
+from jackpot.torch.correction import TokenWeights
+from jackpot.torch.objectives import NEEDS_ALL_TOKENS, ObjectiveTokens, bounds_of
 from llm.settings.loading import Config
 from llm.settings.schema import WholeCompletionObjective
 

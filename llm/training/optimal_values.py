@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import torch
 
+from jackpot.torch.sequence_objectives import optimal_value
 from llm import distributed, randomness
-from llm.algorithm.sequence_objectives import optimal_value
 from llm.rollout.batch import Batch
 from llm.rollout.sampling import sample
 from llm.settings.schema import AStarPoObjective

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
+from jackpot.torch.control import Controls
+from jackpot.torch.correction import CorrectionState
 from llm import distributed
-from llm.algorithm.control import Controls
-from llm.algorithm.correction import CorrectionState
 from llm.distributed.dtensors import full
 from llm.runs.nonfinite_guard import Guard
 from llm.settings.loading import Config

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from llm.algorithm.sequence_objectives import GapStatistics
+from jackpot.torch.sequence_objectives import GapStatistics
 
 
 class PairGaps:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
-from llm.algorithm.objectives import NEEDS_ALL_TOKENS
+from jackpot.torch.objectives import NEEDS_ALL_TOKENS
 
 from .context import TrainContext
 from .forward import ModelOutputs, PolicyLogprobs, forward_all

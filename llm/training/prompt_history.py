@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from llm.algorithm.advantages import Kind, group_advantage
+from jackpot.torch.advantages import Kind, group_advantage
 
 _UNSEEN = -1.0  # in place of a number that does not exist yet
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from llm.algorithm.control import Decision
-from llm.algorithm.correction import TokenWeights
-from llm.algorithm.diagnostics import correction_metrics
+from jackpot.torch.control import Decision
+from jackpot.torch.correction import TokenWeights
+from jackpot.torch.diagnostics import correction_metrics
 from llm.phases import during
 
 from .minibatches import Minibatch

@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 
+from jackpot.torch.control import next_controls
+from jackpot.torch.correction import next_state
 from llm import distributed
-from llm.algorithm.control import next_controls
-from llm.algorithm.correction import next_state
 from llm.checkpoints.checkpoint import (
     best,
     identity,

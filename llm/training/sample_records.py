@@ -14,8 +14,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from jackpot.torch.correction import TokenWeights
 from llm import distributed
-from llm.algorithm.correction import TokenWeights
 from llm.rollout.batch import Batch
 
 from .context import TrainContext

@@ -8,8 +8,8 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from llm.algorithm.control import Controls
-from llm.algorithm.correction import CorrectionState
+from jackpot.torch.control import Controls
+from jackpot.torch.correction import CorrectionState
 from llm.errors import CheckpointError
 from llm.runs.alarms import AlarmState
 from llm.runs.metrics_files import RunFiles

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from llm.algorithm.correction import CorrectionState
+from jackpot.torch.correction import CorrectionState
 from llm.models.loading import Model
 from llm.rollout.batch import Batch, in_order
 from llm.settings.schema import SeparateActor

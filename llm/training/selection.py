@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from jackpot import selection
+from jackpot.torch.advantages import group_advantage
 from llm import distributed, randomness
-from llm.algorithm.advantages import group_advantage
 from llm.rollout.batch import Batch
 from llm.settings.loading import Config
 from llm.settings.schema import (

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
+from jackpot.torch.objectives import PolicyLoss
 from llm import distributed
-from llm.algorithm.objectives import PolicyLoss
 from llm.distributed import GlobalTokens
 from llm.rollout.batch import in_order
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from llm.algorithm.correction import CorrectionInputs, TokenWeights, token_weights
-from llm.algorithm.losses import token_scale
+from jackpot.torch.correction import CorrectionInputs, TokenWeights, token_weights
+from jackpot.torch.losses import token_scale
 from llm.settings.loading import Config
 
 from .context import TrainContext

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from llm.algorithm.sequence_objectives import (
+from jackpot.torch.sequence_objectives import (
     SequenceCoefficients,
     a_star_po,
     alpha_dpo,

@@ -73,7 +73,7 @@ NODES: dict[str, Node] = {
     "advantage": Node(
         (
             ("llm.training.selection.with_advantages", "llm.train.train_step"),
-            ("llm.algorithm.advantages.group_advantage",
+            ("jackpot.torch.advantages.group_advantage",
              "llm.training.selection.with_advantages"),
         ),
         (0.28, 2.30, 1.31, 0.58), PLAIN, ROLLOUT, "within its group",
@@ -100,29 +100,29 @@ NODES: dict[str, Node] = {
     "weights": Node(
         (
             ("llm.training.weights.jackpot_weights", "llm.train.update"),
-            ("llm.algorithm.correction.token_weights", "llm.training.weights.jackpot_weights"),
-            ("jackpot.accept_prob", "llm.algorithm.correction.acceptance"),
-            ("jackpot.z_topk", "llm.algorithm.correction.state_z"),
-            ("jackpot.z_tail_ratio", "llm.algorithm.correction.state_z"),
-            ("jackpot.obrs_weight", "llm.algorithm.correction.obrs_weights"),
+            ("jackpot.torch.correction.token_weights", "llm.training.weights.jackpot_weights"),
+            ("jackpot.accept_prob", "jackpot.torch.correction.acceptance"),
+            ("jackpot.z_topk", "jackpot.torch.correction.state_z"),
+            ("jackpot.z_tail_ratio", "jackpot.torch.correction.state_z"),
+            ("jackpot.obrs_weight", "jackpot.torch.correction.obrs_weights"),
         ),
         (2.88, 0.40, 1.24, 0.90), OBRS, UPDATE, "OBRS: mask, Z, weight",
     ),
     "eq5": Node(
         (
-            ("llm.algorithm.objectives.policy_loss_sum", "llm.train.update"),
-            ("llm.algorithm.objectives.ppo", "llm.algorithm.objectives._objective"),
+            ("jackpot.torch.objectives.policy_loss_sum", "llm.train.update"),
+            ("jackpot.torch.objectives.ppo", "jackpot.torch.objectives._objective"),
         ),
         (4.70, 0.46, 1.08, 0.66), POLICY, UPDATE, "policy, Eq. 5",
     ),
     "eq7": Node(
-        (("llm.algorithm.losses.distill_sum", "llm.train.update"),),
+        (("jackpot.torch.losses.distill_sum", "llm.train.update"),),
         (4.70, 1.60, 1.08, 0.42), ACTOR, UPDATE, "distillation, Eq. 7",
     ),
     "eq6": Node(
         (
-            ("llm.algorithm.losses.actor_ppo_sum", "llm.train.update"),
-            ("llm.algorithm.losses.ppo_clip_sum", "llm.algorithm.losses.actor_ppo_sum"),
+            ("jackpot.torch.losses.actor_ppo_sum", "llm.train.update"),
+            ("jackpot.torch.losses.ppo_clip_sum", "jackpot.torch.losses.actor_ppo_sum"),
         ),
         (4.70, 2.30, 1.08, 0.58), ACTOR, UPDATE, "actor update, Eq. 6",
     ),
@@ -131,7 +131,7 @@ NODES: dict[str, Node] = {
         (5.99, 0.54, 0.82, 1.40), PLAIN, UPDATE, "the terms of\na microbatch",
     ),
     "joint": Node(
-        (("llm.algorithm.losses.joint_loss", "llm.train.update"),),
+        (("jackpot.torch.losses.joint_loss", "llm.train.update"),),
         (5.99, 2.11, 0.82, 0.38), PLAIN, UPDATE, "Eq. 8",
     ),
     "step": Node(

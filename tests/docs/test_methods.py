@@ -10,9 +10,9 @@ import pytest
 import torch
 from optional import not_none
 
-from llm.algorithm import objectives
-from llm.algorithm.correction import CorrectionInputs, CorrectionState, token_weights
-from llm.algorithm.objectives import ObjectiveTokens
+from jackpot.torch import objectives
+from jackpot.torch.correction import CorrectionInputs, CorrectionState, token_weights
+from jackpot.torch.objectives import ObjectiveTokens
 from llm.settings.loading import resolve
 from llm.settings.schema import Settings
 from llm.settings.sections import all_keys

@@ -137,15 +137,16 @@ def test_files_that_prose_names_exist(texts):
 
 def test_a_name_that_leads_nowhere_is_noticed():
     modules = {
-        "llm.algorithm": "from .lam import batch_lam\n",
-        "llm.algorithm.lam": "LOW = 1\ndef batch_lam(p):\n    pass\n",
+        "jackpot.torch": "from .lam import batch_lam\n",
+        "jackpot.torch.lam": "LOW = 1\ndef batch_lam(p):\n    pass\n",
         "llm.train": "",
+        "llm.training.run": "",
     }
-    good = "llm.train, llm.algorithm.batch_lam, `llm.algorithm.lam.LOW`, `algorithm.lam`"
+    good = "llm.train, jackpot.torch.batch_lam, `jackpot.torch.lam.LOW`, `jackpot.torch.lam`"
     assert stale_modules("llm/x.py", good, modules) == set()
-    bad = "llm.cost.gain, `llm.algorithm.tail`, `algorithm.fresh`, `cfg.fresh`, llm.train.go"
+    bad = "llm.cost.gain, `jackpot.torch.tail`, `training.fresh`, `cfg.fresh`, llm.train.go"
     assert stale_modules("llm/x.py", bad, modules) == {
-        *("llm.cost.gain", "llm.algorithm.tail", "algorithm.fresh", "llm.train.go")
+        *("llm.cost.gain", "jackpot.torch.tail", "training.fresh", "llm.train.go")
     }
     ends = ends_of(["llm/rewards/scorers.py", "llm/train.py"])
     text = "scorers.py, rewards/scorers.py, train.py and rewards.py, rewards/train.py"

@@ -23,10 +23,10 @@ from update_cases import SETTINGS, assert_same, scored_update, whole
 from update_cases import config as update_config
 
 import llm
+from jackpot.torch import diagnostics
+from jackpot.torch.control import Controls
 from llm import randomness, train
 from llm import settings as config
-from llm.algorithm import diagnostics
-from llm.algorithm.control import Controls
 from llm.checkpoints.checkpoint import latest
 from llm.errors import CheckpointError, ConfigError, Diverged
 from llm.models import pretraining

@@ -6,7 +6,7 @@ from functools import partial
 
 import torch
 
-from llm.algorithm.correction import (
+from jackpot.torch.correction import (
     CorrectionInputs,
     CorrectionState,
     forward_tail,

@@ -29,7 +29,7 @@ def digit_task(**given: Any) -> DigitsConfig:
     return made
 
 
-PLACES = {  # the keywords of llm.algorithm as settings of [correction]
+PLACES = {  # the keywords of jackpot.torch as settings of [correction]
     "target": "target.type",
     "c2": "target.c2",
     "lam": "lam.value",

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from llm.algorithm.control import Controls
+from jackpot.torch.control import Controls
 from llm.models import loading
 from llm.models.actors import Actor
 from llm.models.lm_head import support

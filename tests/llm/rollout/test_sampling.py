@@ -10,7 +10,7 @@ import pytest
 import torch
 from tiny_context import PROBLEMS, TOKENIZER, full_logprobs, random_pair, rollout, samples
 
-from llm.algorithm.logprobs import log_tail
+from jackpot.torch.logprobs import log_tail
 from llm.rollout.sampling import _BLOCK, inverse_cdf, sample
 
 EOS = next(iter(TOKENIZER.eos))

@@ -22,8 +22,8 @@ from transformers import (
 )
 from update_cases import whole
 
+from jackpot.torch.correction import CorrectionState
 from llm import settings as config
-from llm.algorithm.correction import CorrectionState
 from llm.errors import NonFinite
 from llm.models import actors
 from llm.models.lm_head import blocks as head_blocks

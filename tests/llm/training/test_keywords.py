@@ -1,4 +1,4 @@
-"""Keywords are those that the functions of llm/algorithm take, with the values of the settings."""
+"""Keywords are those that the functions of jackpot/torch take, with the values of the settings."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import math
 import pytest
 import sections
 
-from llm.algorithm import control, correction, losses, objectives
+from jackpot.torch import control, correction, losses, objectives
 from llm.settings.loading import Config
 from llm.settings.schema import Distillation, KLControl, LossConfig, SeparateActor, TisWeight
 from llm.training import keywords

@@ -15,7 +15,7 @@ from threaded_ranks import on_ranks
 from tiny_context import learner, world
 from update_cases import config, whole
 
-from llm.algorithm.correction import CorrectionState, TokenWeights
+from jackpot.torch.correction import CorrectionState, TokenWeights
 from llm.settings.loading import Config
 from llm.settings.schema import OptimConfig, SequenceMicrobatches
 from llm.train import update

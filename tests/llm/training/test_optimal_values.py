@@ -6,8 +6,8 @@ import pytest
 import torch
 from tiny_context import world
 
+from jackpot.torch.sequence_objectives import optimal_value
 from llm import randomness
-from llm.algorithm.sequence_objectives import optimal_value
 from llm.rollout.sampling import sample
 from llm.settings.loading import resolve
 from llm.tasks import factory

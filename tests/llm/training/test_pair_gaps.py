@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from llm.algorithm.sequence_objectives import GapStatistics
+from jackpot.torch.sequence_objectives import GapStatistics
 from llm.training.pair_gaps import PairGaps
 
 

@@ -10,7 +10,7 @@ import torch
 from tiny_context import learner, world
 from update_cases import config, whole
 
-from llm.algorithm.correction import CorrectionState
+from jackpot.torch.correction import CorrectionState
 from llm.settings.schema import OptimConfig, SequenceMicrobatches
 from llm.training import scoring
 from llm.training.microbatches import microbatches

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from llm.algorithm.correction import TokenWeights
-from llm.algorithm.diagnostics import correction_metrics
+from jackpot.torch.correction import TokenWeights
+from jackpot.torch.diagnostics import correction_metrics
 from llm.training.record import Record, merged, progress_text, start_text
 
 

@@ -7,8 +7,8 @@ import torch
 from tiny_context import world
 from update_cases import config
 
+from jackpot.torch.advantages import group_advantage
 from llm import randomness
-from llm.algorithm.advantages import group_advantage
 from llm.training import rollout_phase
 from llm.training.selection import with_advantages
 

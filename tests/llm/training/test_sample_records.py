@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from jackpot.torch import correction
 from llm import settings
-from llm.algorithm import correction
 from llm.models import loading
 from llm.rollout.sampling import sample
 from llm.tasks.problem import Problem

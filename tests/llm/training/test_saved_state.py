@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from llm.algorithm.control import Controls
+from jackpot.torch.control import Controls
 from llm.errors import CheckpointError
 from llm.training.saved_state import saved_state
 

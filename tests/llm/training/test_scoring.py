@@ -8,7 +8,7 @@ import torch
 from tiny_context import full_logprobs, world
 from update_cases import config
 
-from llm.algorithm.correction import CorrectionState
+from jackpot.torch.correction import CorrectionState
 from llm.settings.schema import (
     OptimConfig,
     SeparateActor,

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from jackpot import selection
+from jackpot.torch.advantages import group_advantage
 from llm import randomness
-from llm.algorithm.advantages import group_advantage
 from llm.settings.loading import resolve
 from llm.training.selection import with_advantages
 

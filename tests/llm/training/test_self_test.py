@@ -18,8 +18,8 @@ from transformers import (
     Phi3ForCausalLM,
 )
 
+from jackpot.torch import logprobs
 from llm import settings
-from llm.algorithm import logprobs
 from llm.models import actors, loading
 from llm.models.lm_head import chunked, support
 from llm.rewards import scorers as rewards

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from llm.algorithm.objectives import PolicyLoss
+from jackpot.torch.objectives import PolicyLoss
 from llm.distributed import GlobalTokens
 from llm.training.forward import ModelOutputs
 from llm.training.update_metrics import UpdateMetrics

@@ -9,7 +9,7 @@ import torch
 from tiny_context import learner, world
 from update_cases import config, whole
 
-from llm.algorithm.correction import CorrectionInputs, token_weights
+from jackpot.torch.correction import CorrectionInputs, token_weights
 from llm.errors import NonFinite
 from llm.training.keywords import correction_keywords
 from llm.training.passes import ForwardPasses

@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny_context import NOWHERE, learner, world
 
-from llm.algorithm.sequence_objectives import GapStatistics, a_star_po, alpha_dpo, dmpo
+from jackpot.torch.sequence_objectives import GapStatistics, a_star_po, alpha_dpo, dmpo
 from llm.errors import NonFinite
 from llm.settings.loading import resolve
 from llm.tasks import factory

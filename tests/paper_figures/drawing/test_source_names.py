@@ -53,7 +53,7 @@ def test_every_box_is_what_python_imports_under_that_name():
     ("file", "old", "new", "said"),
     [
         (
-            "llm/algorithm/losses.py",
+            "jackpot/torch/losses.py",
             "def ppo_clip_sum(",
             "def ppo_clip_total(",
             "no ppo_clip_sum; perhaps",
@@ -74,7 +74,7 @@ def test_a_renamed_thing_is_an_error_that_names_it(copy, file, old, new, said):
 
 
 def test_a_module_that_is_gone_is_an_error(copy):
-    (copy / "llm/algorithm/correction.py").unlink()
+    (copy / "jackpot/torch/correction.py").unlink()
     with pytest.raises(StaleName, match="has no correction"):
         fig3.verify(copy)
 

@@ -1,6 +1,6 @@
 """Factors of the objectives: values by hand, and what the papers' formulas imply.
 
-tests/llm/algorithm/test_objectives_against_lab.py compares them with the trainer's functions.
+tests/jackpot/torch/test_objectives_against_lab.py compares them with the trainer's functions.
 """
 
 from __future__ import annotations

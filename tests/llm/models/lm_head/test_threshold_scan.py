@@ -5,7 +5,7 @@ import torch
 from lm_head_cases import CHUNKS, Products, V, ids, model, random, reference_logp
 
 import jackpot
-from llm.algorithm.z_tail import tail_floor, tail_terms
+from jackpot.torch.z_tail import tail_floor, tail_terms
 from llm.models.lm_head import threshold_scan
 from llm.models.lm_head.chunked import (
     Chunk,

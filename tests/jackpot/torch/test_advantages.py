@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from llm.algorithm.advantages import group_advantage
-from llm.algorithm.losses import ppo_clip_sum, token_scale
+from jackpot.torch.advantages import group_advantage
+from jackpot.torch.losses import ppo_clip_sum, token_scale
 
 GROUP = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])
 REWARD = [1.0, 0.0, 0.0, 1.0, 0.25, 1.0, 1.0, 0.5]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from tiny_context import NOWHERE, learner, random_pair, world
 
-from llm.algorithm.control import Controls, next_controls
+from jackpot.torch.control import Controls, next_controls
 from llm.settings.loading import Config
 from llm.settings.schema import Distillation, OptimConfig, SeparateActor
 from llm.training.optimizer import open_learner, set_learning_rates

@@ -9,8 +9,8 @@ import pytest
 import torch
 from optional import not_none
 
-from llm.algorithm.correction import CorrectionInputs, CorrectionState, token_weights
-from llm.algorithm.losses import actor_ppo_sum, distill_sum, joint_loss, ppo_clip_sum, token_scale
+from jackpot.torch.correction import CorrectionInputs, CorrectionState, token_weights
+from jackpot.torch.losses import actor_ppo_sum, distill_sum, joint_loss, ppo_clip_sum, token_scale
 from llm.models.lm_head.chunked import HeadInput, KLPair
 from llm.settings import sections
 from llm.settings.schema import Distillation, LossConfig, PpoObjective, SeparateActor

@@ -12,8 +12,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm.algorithm.objectives import ObjectiveTokens, policy_loss_sum
-from llm.algorithm.sequence_objectives import (
+from jackpot.torch.objectives import ObjectiveTokens, policy_loss_sum
+from jackpot.torch.sequence_objectives import (
     GapStatistics,
     SequenceCoefficients,
     a_star_po,

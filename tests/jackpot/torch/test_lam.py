@@ -7,8 +7,8 @@ import pytest
 import torch
 from correction_cases import draw, log_softmax, uniform, weights_of
 
-from llm.algorithm.correction import CorrectionInputs, CorrectionState, next_state, token_weights
-from llm.algorithm.lam import batch_lam, state_lam
+from jackpot.torch.correction import CorrectionInputs, CorrectionState, next_state, token_weights
+from jackpot.torch.lam import batch_lam, state_lam
 
 INF = float("inf")
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from llm.algorithm import diagnostics
-from llm.algorithm.correction import TokenWeights
-from llm.algorithm.diagnostics import ess
+from jackpot.torch import diagnostics
+from jackpot.torch.correction import TokenWeights
+from jackpot.torch.diagnostics import ess
 
 
 def test_ess_is_one_for_equal_weights_and_one_over_n_for_a_single_one():

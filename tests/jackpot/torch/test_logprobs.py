@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from llm.algorithm.logprobs import chosen, log_tail, with_tail
+from jackpot.torch.logprobs import chosen, log_tail, with_tail
 
 
 def test_the_log_probability_of_each_position_is_its_own_tokens():

@@ -10,7 +10,7 @@ import torch
 from correction_cases import draw, log_softmax, uniform, weights_of
 from optional import not_none
 
-from llm.algorithm.correction import (
+from jackpot.torch.correction import (
     CorrectionInputs,
     CorrectionState,
     kept_before,
@@ -18,7 +18,7 @@ from llm.algorithm.correction import (
     token_weights,
     truncated_ratio,
 )
-from llm.algorithm.losses import ppo_clip_sum
+from jackpot.torch.losses import ppo_clip_sum
 
 INF = float("inf")
 FIELDS = ("weight", "log_ratio", "accept_prob", "accepted", "z", "capped", "lam", "infeasible")

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from llm.algorithm import objectives, sequence_objectives
-from llm.algorithm.objectives import ObjectiveTokens
+from jackpot.torch import objectives, sequence_objectives
+from jackpot.torch.objectives import ObjectiveTokens
 from sim.studies import objectives as lab
 
 INF = math.inf

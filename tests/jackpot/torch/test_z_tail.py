@@ -11,9 +11,9 @@ import pytest
 import torch
 from correction_cases import bound_of, draw, log_softmax, uniform, weights_of
 
-from llm.algorithm.correction import CorrectionState, next_state
-from llm.algorithm.lam import state_lam
-from llm.algorithm.z_tail import tail_floor, tail_terms
+from jackpot.torch.correction import CorrectionState, next_state
+from jackpot.torch.lam import state_lam
+from jackpot.torch.z_tail import tail_floor, tail_terms
 from llm.models.lm_head.threshold_scan import above
 
 

@@ -1,6 +1,6 @@
 """Token objectives against loops over tokens in plain Python, and their invariants.
 
-The loops here share no code with `llm.algorithm.objectives`. A gradient is that of the loss with
+The loops here share no code with `jackpot.torch.objectives`. A gradient is that of the loss with
 respect to log p_new.
 """
 
@@ -15,9 +15,9 @@ import pytest
 import torch
 from optional import not_none
 
-from llm.algorithm import objectives
-from llm.algorithm.losses import ppo_clip_sum
-from llm.algorithm.objectives import ObjectiveTokens
+from jackpot.torch import objectives
+from jackpot.torch.losses import ppo_clip_sum
+from jackpot.torch.objectives import ObjectiveTokens
 
 INF, NAN = math.inf, math.nan
 WORLDS = 12  # random batches of each property
