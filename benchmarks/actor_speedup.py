@@ -39,6 +39,7 @@ from llm.rewards import scorers
 from llm.rollout.batch import Batch
 from llm.rollout.sampling import sample
 from llm.runs.nonfinite_guard import Guard
+from llm.settings.paths import path_of
 from llm.tasks import factory
 from llm.tokenizers.character import CharTokenizer
 from llm.train import update
@@ -187,7 +188,9 @@ def predicted(case: Case, turns: list[Turn]) -> tuple[float, float, float, float
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=3, help="turns per case (default 3)")
-    parser.add_argument("--json", type=Path, help="write {name, ratio, target, met, spread} there")
+    parser.add_argument(
+        "--json", type=path_of, help="write {name, ratio, target, met, spread} there"
+    )
     args = parser.parse_args()
     torch.set_num_threads(1)
     both = f"policy {POLICY[0]} layers x {POLICY[1]}, actor {ACTOR[0]} x {ACTOR[1]}"

@@ -26,6 +26,7 @@ import numpy as np
 
 from jackpot.allocation import coba, coba_value, rloo_variance, vip
 from jackpot.selection import horvitz_thompson, pods
+from llm.settings.paths import path_of
 
 LIMIT = 0.05  # seconds
 ALPHA, TAU, LOW, HIGH = 6.0, 8.0, 3, 128
@@ -78,7 +79,9 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=512)
     parser.add_argument("--rollouts", type=int, default=8192)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--json", type=Path, help="write {name, ratio, target, met, spread} there")
+    parser.add_argument(
+        "--json", type=path_of, help="write {name, ratio, target, met, spread} there"
+    )
     args = parser.parse_args()
     n, total, rng = args.prompts, args.rollouts, np.random.default_rng(0)
     p = rng.beta(0.7, 0.7, n)

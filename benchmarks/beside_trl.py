@@ -44,6 +44,7 @@ from llm import settings as config
 from llm import train
 from llm.rewards.scorers import same_number
 from llm.runs import run_folder
+from llm.settings.paths import path_of
 from llm.training import run as run_steps
 
 PROMPTS, GROUP, PROMPT_TOKENS = 4, 8, 16
@@ -227,7 +228,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a small size, to see that it runs")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--profile", action="store_true", help="where each spends its time")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=path_of)
     args = parser.parse_args()
     try:
         import trl

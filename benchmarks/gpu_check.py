@@ -52,6 +52,7 @@ from jackpot.torch.logprobs import chosen, log_tail
 from llm.models.lm_head.chunked import KLPair, chunked_logprobs
 from llm.planning import memory
 from llm.rollout.batch import Batch, positions
+from llm.settings.paths import path_of
 from llm.training.context import TrainContext
 
 FLOAT = torch.float32
@@ -310,7 +311,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--device", type=_device, default="cuda", help="cuda, cuda:1 or cpu")
     parser.add_argument("--quick", action="store_true", help="a tiny size, to see that it runs")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=path_of)
     args = parser.parse_args(argv)
     device: torch.device = args.device
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0

@@ -33,6 +33,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from llm.models.lm_head.chunked import Head, HeadInput, KLPair, chunked_logprobs, dense_logprobs
+from llm.settings.paths import path_of
 
 FULL = (2_048, 151_936, 1_024)
 SHORT = (1_024, 151_936, 384)
@@ -219,7 +220,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     kinds = ["float32", "bfloat16"]
     parser.add_argument("--dtypes", nargs="+", choices=kinds, default=kinds)
-    parser.add_argument("--json", type=Path, help="write the table as JSON, too")
+    parser.add_argument("--json", type=path_of, help="write the table as JSON, too")
     parser.add_argument("--child", nargs=5, help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(1)

@@ -24,6 +24,7 @@ import torch
 from scipy.optimize import brentq
 
 from jackpot import acceptance_rate, lam_for_budget
+from llm.settings.paths import path_of
 
 
 def rows(n: int, v: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -90,7 +91,9 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=64)
     parser.add_argument("--vocab", type=int, default=151_936)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--json", type=Path, help="write {name, ratio, target, met, spread} there")
+    parser.add_argument(
+        "--json", type=path_of, help="write {name, ratio, target, met, spread} there"
+    )
     args = parser.parse_args()
     entries = []
     torch.set_num_threads(1)

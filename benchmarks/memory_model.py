@@ -25,6 +25,9 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+
+from llm.settings.paths import path_of  # noqa: E402
+
 BASE = [
     "--task.type", "chain", "--task.digits_min", "8", "--task.digits_max", "8",
     "--run.steps", "2", "--run.eval_every", "2", "--run.eval_prompts", "2",
@@ -180,7 +183,9 @@ def predicted(case: Case) -> dict[str, int]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path, help="write {name, ratio, target, met, spread} there")
+    parser.add_argument(
+        "--json", type=path_of, help="write {name, ratio, target, met, spread} there"
+    )
     parser.add_argument("--all", action="store_true", help="also the cases that were fitted")
     parser.add_argument("--quick", action="store_true", help="every other case")
     parser.add_argument("--only", default="", help="cases whose name contains this")

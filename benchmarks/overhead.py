@@ -37,6 +37,7 @@ from llm.rollout.batch import Batch
 from llm.rollout.sampling import sample
 from llm.runs.nonfinite_guard import Guard
 from llm.settings.loading import Config, load
+from llm.settings.paths import path_of
 from llm.tasks.problem import Problem
 from llm.train import update
 from llm.training.context import TrainContext
@@ -200,7 +201,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--head", choices=["chunked", "dense"], default="chunked")
     parser.add_argument("--quick", action="store_true", help="a small size, to see that it runs")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=path_of)
     args = parser.parse_args()
     if args.quick:
         args.vocab, args.tokens, args.repeats = 5000, 8, 3

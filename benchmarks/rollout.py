@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from jackpot.torch.logprobs import chosen
 from llm.models import loading
 from llm.rollout.sampling import inverse_cdf, sample
+from llm.settings.paths import path_of
 from llm.tasks.problem import Problem
 from llm.tokenizers.character import CharTokenizer
 from llm.tokenizers.pretrained import HubTokenizer
@@ -157,7 +158,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=path_of)
     given = parser.parse_args()
     torch.set_num_threads(1)
     titles = {

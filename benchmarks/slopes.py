@@ -46,6 +46,7 @@ from llm import distributed, settings
 from llm.rollout.batch import Batch
 from llm.rollout.sampling import sample
 from llm.runs.nonfinite_guard import Guard
+from llm.settings.paths import path_of
 from llm.tasks.problem import Problem
 from llm.training.optimizer import open_learner
 
@@ -257,8 +258,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="two sizes each, one turn")
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--only", nargs="+", choices=list(AXES), default=list(AXES))
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--png", type=Path)
+    parser.add_argument("--json", type=path_of)
+    parser.add_argument("--png", type=path_of)
     args = parser.parse_args()
     axes = {axis: sizes for axis, sizes in (QUICK if args.quick else AXES).items()}
     points = dict.fromkeys(size_of(a, n, axes) for a in args.only for n in axes[a])

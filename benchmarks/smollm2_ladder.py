@@ -51,6 +51,7 @@ import jackpot
 from llm import settings
 from llm.models import actors, loading
 from llm.runs.nonfinite_guard import Guard
+from llm.settings.paths import path_of
 from llm.train import update
 from llm.training.context import open_context
 from llm.training.minibatches import split_minibatches
@@ -190,13 +191,15 @@ def intervals(by_state: dict[str, np.ndarray], answer: np.ndarray, seed: int) ->
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", type=Path, default=Path("runs/smollm2/model"), help="a folder")
+    parser.add_argument(
+        "--model", type=path_of, default=Path("runs/smollm2/model"), help="a folder"
+    )
     parser.add_argument("--states", type=int, default=256, help="positions per actor, default 256")
     parser.add_argument("--seed", type=int, default=0, help="of the sampling, default 0")
     parser.add_argument("--threads", type=int, default=1, help="of torch, default 1")
     parser.add_argument("--only", nargs="+", choices=KINDS, help="kinds of actor; default all")
     parser.add_argument(
-        "--out", type=Path, default=ROOT / "paper_figures/data/ladder_smollm2.csv", help="a file"
+        "--out", type=path_of, default=ROOT / "paper_figures/data/ladder_smollm2.csv", help="a file"
     )
     args = parser.parse_args()
     if not (args.model / "model.safetensors").is_file():

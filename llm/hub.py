@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from llm.errors import ConfigError
+from llm.regular_files import irregular
 
 HUB_SECONDS = 10.0  # for one small answer
 _on_hub: set[tuple[str, str]] = set()  # asked already, by this process
@@ -19,7 +20,8 @@ def is_local(path: str) -> bool:
     """True for an existing folder, False for what looks like a hub id (owner/name).
 
     Raises:
-        ConfigError: neither; or a folder of a run, of a checkpoint, or of adapters alone.
+        ConfigError: neither; or a folder of a run, of a checkpoint, or of adapters alone; or one in
+            which something stands in the place of a file and is none (`check_model_files`).
     """
     if Path(path).is_dir():
         _check_model_folder(Path(path))
@@ -35,7 +37,8 @@ def is_local(path: str) -> bool:
 
 
 def _check_model_folder(folder: Path) -> None:
-    """Raises ConfigError if what a run made is given in place of a model."""
+    """Raises ConfigError if what a run made is given in place of a model, or a file is none."""
+    check_model_files(folder)
 
     def holds(*names: str) -> bool:
         return all((folder / name).exists() for name in names)
@@ -55,6 +58,51 @@ def _check_model_folder(folder: Path) -> None:
 
 
 _OF_MODELS = (".json", ".model", ".txt")  # config and tokenizer, as transformers names them
+_READ = (*_OF_MODELS, ".jinja", ".safetensors", ".tiktoken", ".bpe", ".spm", ".vocab")
+_TEMPLATES = "additional_chat_templates"  # a folder of them, which transformers reads too
+_TEXT_BYTES_MAX = 500_000_000  # of a file but the weights: the largest tokenizers have a tenth
+
+
+def check_model_files(folder: Path, weights: bool = True) -> None:
+    """Refuse what stands in the place of a model's file and cannot be read as one.
+
+    transformers takes a broken link, a FIFO or a folder for an absent file. Without its chat
+    template a model would be given plain text, and without its generation config other ids would
+    end a completion, both in silence. A link to a file is one: the hub's cache is made of them.
+
+    Args:
+        weights: whether to look at the weights too.
+
+    Raises:
+        ConfigError: naming it, and what it is; or a file too large to be read as text.
+    """
+    ends = tuple(end for end in _READ if weights or end != ".safetensors")
+    there = [p for p in sorted(folder.iterdir()) if p.suffix in ends or p.name == _TEMPLATES]
+    if (folder / _TEMPLATES).is_dir():
+        there = [p for p in there if p.name != _TEMPLATES]
+        there += [p for p in sorted((folder / _TEMPLATES).iterdir()) if p.suffix == ".jinja"]
+    for path in there:
+        if what := irregular(path):
+            raise ConfigError(
+                f"{path} is {what}, where a file of the model is read: put the file there, or "
+                "remove it"
+            )
+        if path.suffix != ".safetensors" and path.stat().st_size > _TEXT_BYTES_MAX:
+            raise ConfigError(
+                f"{path} has {path.stat().st_size} bytes, more than the {_TEXT_BYTES_MAX} that "
+                "are read of a model's text files: put the right file there"
+            )
+
+
+def check_cached_files(name: str) -> None:
+    """`check_model_files` of a hub id, in the local cache, but for its weights; of one that is not
+    there nothing. The hub replaces a broken link, so this comes after it was asked."""
+    from huggingface_hub import try_to_load_from_cache
+
+    for file in ("config.json", "tokenizer_config.json"):
+        if isinstance(found := try_to_load_from_cache(name, file), str):
+            check_model_files(Path(found).parent, weights=False)
+            return
 
 
 def require_model(path: str) -> None:

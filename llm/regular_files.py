@@ -55,6 +55,16 @@ def read_json(path: Path) -> Any:
         raise ValueError("it is nested too deeply") from e
 
 
+def irregular(path: Path) -> str:
+    """What stands at a path instead of a regular file or a link to one; "" for these two."""
+    try:
+        mode = path.stat().st_mode
+    except OSError as e:  # the link's target is missing, or links lead to each other
+        return f"a symbolic link that leads to no file ({e.strerror})"
+    named = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
+    return "" if stat.S_ISREG(mode) else named.get(stat.S_IFMT(mode), "a device")
+
+
 def open_regular(path: Path, mode: str, *, follow: bool = True) -> IO[Any]:
     """`open` for a regular file; text is UTF-8. follow: whether the path may be a symbolic link.
 

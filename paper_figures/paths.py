@@ -15,7 +15,10 @@ PAPER_TABLES = HERE / "data" / "paper_tables.csv"  # Tables 1 to 3 of the paper
 
 def path_of(text: str) -> Path:
     """A path; `~` is the home folder behind "=" too, where no shell expands it."""
-    return Path(text).expanduser()
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise argparse.ArgumentTypeError(f"{text}: {error}; give the whole path") from error
 
 
 def out_dir(text: str) -> Path:

@@ -27,7 +27,10 @@ def seed(text: str) -> int:
 
 def path_of(text: str) -> Path:
     """A path; `~` is the home folder behind "=" too, where no shell expands it."""
-    return Path(text).expanduser()
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise argparse.ArgumentTypeError(f"{text}: {error}; give the whole path") from error
 
 
 def output_file(text: str) -> Path:

@@ -236,21 +236,35 @@ def _prompts(tokenizer: Any) -> list[Line]:
     """What ends a turn of the chat template, and what in it depends on the day."""
     if not isinstance(tokenizer, HubTokenizer):
         return []
-    lines, closes, ends = [], tokenizer.end_of_turn(), sorted(tokenizer.eos)
-    if closes is not None and closes[0] not in tokenizer.eos:
-        seen = (
-            f"the chat template closes an answer with {closes[1]!r} (id {closes[0]}), and "
-            f"completions end only with the ids {ends}: they would run to max_new_tokens and score "
-            "0"
-        )
-        remedy = "add that id to eos_token_id in generation_config.json"
-        lines.append(Line("end of turn", WARNING, seen, remedy))
-    elif closes is not None:
-        lines.append(Line("end of turn", OK, f"{closes[1]!r} ends a completion (ends: {ends})"))
+    lines = [] if tokenizer.closing() is None else [_end_of_turn(tokenizer)]
     if tokenizer.is_dated:
         day = tokenizer.today.isoformat()
         lines.append(Line("date", OK, f"the chat template names the day; this run keeps {day}"))
     return lines
+
+
+def _end_of_turn(tokenizer: HubTokenizer) -> Line:
+    """What closes an answer in the chat template, against what ends a completion: a model ends its
+    answers as it was taught to."""
+    closes, ends = tokenizer.end_of_turn(), sorted(tokenizer.eos)
+    only = f"completions end only with the ids {ends}"
+    if closes is not None and closes[0] in ends:
+        return Line("end of turn", OK, f"{closes[1]!r} ends a completion (ends: {ends})")
+    if closes is not None:
+        seen = (
+            f"the chat template closes an answer with {closes[1]!r} (id {closes[0]}), and {only}: "
+            "they would run to max_new_tokens and score 0"
+        )
+        remedy = "add that id to eos_token_id in generation_config.json"
+        return Line("end of turn", PROBLEM, seen, remedy)
+    text = tokenizer.closing()
+    what = f"the plain text {text[:40]!r}" if text else "nothing"
+    remedy = (
+        "see whether the model ends its answers (the line completions here, finished in "
+        "metrics.jsonl); if it does not, give it the template that it was trained with"
+    )
+    seen = f"the chat template closes an answer with {what}, and {only}"
+    return Line("end of turn", WARNING, seen, remedy)
 
 
 def _self_test(setup: TrainContext) -> tuple[dict[str, Any], list[Line]]:

@@ -36,8 +36,8 @@ def main(argv: list[str]) -> int:
             raise ConfigError(f"--{name} must be at least {least}, got {getattr(args, name)}")
     if not (args.run / "config.toml").is_file():
         raise ConfigError(f"{args.run} is not a run folder: it holds no config.toml")
-    own = settings.load([str(args.run / "config.toml")], [], prog=_PROG)
-    cfg = settings.load([str(args.run / "config.toml")], flags, prog=_PROG)
+    own = settings.load([args.run / "config.toml"], [], prog=_PROG)
+    cfg = settings.load([args.run / "config.toml"], flags, prog=_PROG)
     check_allowed(own, cfg, flags, args.allow_reward_function)
     out = args.out or args.run
     earlier = _read_entries(out / "eval.json")

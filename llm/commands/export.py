@@ -96,7 +96,7 @@ def export(
 
     from . import export_parts
 
-    cfg = settings.load([str(run / "config.toml")], [])
+    cfg = settings.load([run / "config.toml"], [])
     _check_target(to)
     part = _part(cfg, role, run)
     checkpoint = find_checkpoint(run, which)

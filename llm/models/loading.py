@@ -106,9 +106,12 @@ def load(path: str | Path, dtype: str = "float32", longest: int | None = None) -
                 use_safetensors=True,
                 dtype=getattr(torch, dtype),
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # which are named below, and not loaded
                 **where,
             )
         model, report = loaded
+        if report["mismatched_keys"]:
+            raise ValueError(_misshapen(sorted(report["mismatched_keys"], key=str)))
         if report["missing_keys"]:
             names = sorted(report["missing_keys"])
             hint = _untied_hint(model, names)
@@ -130,6 +133,16 @@ def load(path: str | Path, dtype: str = "float32", longest: int | None = None) -
     tie_as_tensors(model)
     check_weights(model, path)
     return model.eval()  # no dropout: p_new must be the distribution that is compared with p_inf
+
+
+def _misshapen(mismatched: list[tuple[str, Any, Any]]) -> str:
+    """(tensor, its shape in the file, its shape in the model) of each, as a message."""
+    name, there, wanted = mismatched[0]
+    more = f", and {len(mismatched) - 1} more have other shapes" if len(mismatched) > 1 else ""
+    return (
+        f"{name} has the shape {tuple(there)} in the file, and {tuple(wanted)} by config.json"
+        f"{more}: the two do not belong together"
+    )
 
 
 def _untied_hint(model: Model, missing: list[str]) -> str:

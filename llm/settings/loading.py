@@ -17,7 +17,7 @@ from typing import Any
 from llm.errors import ConfigError
 from llm.regular_files import read_text
 
-from .paths import expanded_settings
+from .paths import expanded, expanded_settings
 from .renamed import old_names
 from .schema import ModelConfig, Settings
 from .sections import Word, default_values, flat_table, flatten, nested_table, settings_of, updated
@@ -55,15 +55,20 @@ class Layer:
         self.keys = set(flat_table(table))
 
 
-def load(files: Sequence[str], flags: Sequence[str], prog: str = "python -m llm train") -> Config:
+def load(
+    files: Sequence[str | Path], flags: Sequence[str], prog: str = "python -m llm train"
+) -> Config:
     """Read TOML files, then flags; a later one wins, and another `type` starts its section anew.
+
+    Args:
+        files: a text as a user writes it, with `~` for the home folder, or a Path as it is.
 
     Raises:
         ConfigError: a file that is missing or not TOML, an unknown key (with a suggestion), a
             value of the wrong type, out of bounds, or without effect.
         SystemExit: for --help, after printing it.
     """
-    layers = [Layer(read_table(Path(name)), f"{name}: ") for name in files]
+    layers = [_layer(name) for name in files]
     layers.append(Layer(_table_of([f for f in flags if f not in _HELP]), "--"))
     if not _HELP.isdisjoint(flags):
         from .help import help_text
@@ -88,7 +93,8 @@ def resolve(*layers: Mapping[str, Any] | str | Path) -> Config:
 def _layer(given: Mapping[str, Any] | str | Path) -> Layer:
     if isinstance(given, Mapping):
         return Layer(nested_table(flat_table(given)), "--")
-    return Layer(read_table(Path(given)), f"{given}: ")
+    path = given if isinstance(given, Path) else Path(expanded(given))
+    return Layer(read_table(path), f"{given}: ")
 
 
 def _states(layers: Sequence[Layer]) -> list[Settings]:
@@ -144,12 +150,11 @@ _DEPTH_MAX = 8  # sections in sections: more than any setting has, less than Pyt
 
 
 def read_table(path: Path) -> dict[str, Any]:
-    """The tables of a TOML file; `~` in its name is the home folder.
+    """The tables of a TOML file.
 
     Raises:
         ConfigError: it cannot be read, is not TOML, or is the config.toml of older code.
     """
-    path = path.expanduser()
     try:
         table = tomllib.loads(read_text(path, _BYTES_MAX))
     except OSError as e:

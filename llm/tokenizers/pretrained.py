@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from llm.errors import ConfigError
-from llm.hub import hub_file, is_local, offline_hint, require_on_hub
+from llm.hub import check_cached_files, hub_file, is_local, offline_hint, require_on_hub
 from llm.phases import is_out_of_memory
 from llm.regular_files import read_text
 from llm.settings.schema import TaskConfig
@@ -66,6 +66,8 @@ class HubTokenizer:
             raise ConfigError(
                 f"cannot load a tokenizer from {path}{offline_hint(path)}: {e}"
             ) from e
+        if not local:
+            check_cached_files(path)
         ids = {inner.eos_token_id, *end_ids(path, local)} - {None}
         if not ids:
             raise ConfigError(
@@ -115,6 +117,13 @@ class HubTokenizer:
     def end_of_turn(self) -> tuple[int, str] | None:
         """The control token with which the chat template closes an answer, id and text; None
         without a template, and where it closes with none."""
+        after = self.encode(self.closing() or "")
+        end = next((i for i in after if i in self._control), None)
+        return None if end is None else (end, self.pieces([end])[0])
+
+    def closing(self) -> str | None:
+        """What the chat template writes after an answer, control tokens included; None without a
+        template."""
         if not self.is_chat:
             return None
         turns = [{"role": "user", "content": "1"}, {"role": "assistant", "content": "(answer)"}]
@@ -122,9 +131,7 @@ class HubTokenizer:
             chat = self._inner.apply_chat_template(turns, tokenize=False, **self._variables())
         except Exception:  # of a template that fails on prompts `prompt` says so
             return None
-        after = self._inner.encode(chat.rpartition("(answer)")[2], add_special_tokens=False)
-        end = next((i for i in after if i in self._control), None)
-        return None if end is None else (end, self.pieces([end])[0])
+        return str(chat.rpartition("(answer)")[2])
 
     @property
     def is_dated(self) -> bool:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import socket
 import threading
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -108,3 +113,94 @@ def test_a_folder_without_a_model_and_a_file_are_named_and_the_data_are_not_blam
         hub.is_local(str(tmp_path / "model.safetensors"))
     (folder / "tokenizer.json").touch()
     hub.require_model(str(folder))
+
+
+def broken(path: Path) -> None:
+    path.symlink_to("nowhere")
+
+
+def circle(path: Path) -> None:
+    path.symlink_to(path.name)
+
+
+def to_a_fifo(path: Path) -> None:
+    os.mkfifo(path.parent / "fifo")
+    path.symlink_to("fifo")
+
+
+def a_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as server, contextlib.chdir(path.parent):
+        server.bind(path.name)
+
+
+def too_large(path: Path) -> None:
+    path.touch()
+    os.truncate(path, 1 << 33)  # takes no room on the disk
+
+
+NO_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a broken link": (broken, "leads to no file"),
+    "a circle of links": (circle, "leads to no file"),
+    "a FIFO": (os.mkfifo, "a FIFO"),
+    "a link to a FIFO": (to_a_fifo, "a FIFO"),
+    "a socket": (a_socket, "a socket"),
+    "a folder": (Path.mkdir, "a folder"),
+    "a device": (lambda path: path.symlink_to("/dev/zero"), "a device"),
+    "8 GiB": (too_large, "8589934592 bytes"),
+}
+MODEL_FILES = (
+    *("config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json"),
+    *("added_tokens.json", "chat_template.jinja", "chat_template.json", "tokenizer.json"),
+    *("vocab.json", "merges.txt", "tokenizer.model", "qwen.tiktoken", "adapter_config.json"),
+    "model.safetensors.index.json",
+)
+
+
+@pytest.mark.parametrize("kind", NO_FILES)
+def test_what_stands_in_place_of_a_models_file_is_named_and_not_taken_for_absent(tmp_path, kind):
+    """transformers would go on without it: plain text in place of a chat, other end ids."""
+    make, said = NO_FILES[kind]
+    for name in MODEL_FILES:
+        folder = tmp_path / name.replace(".", "_")
+        folder.mkdir()
+        make(folder / name)
+        with pytest.raises(ConfigError, match=rf"{folder}/{name} .*{said}"):
+            hub.is_local(str(folder))
+
+
+def test_weights_and_named_templates_are_looked_at_and_links_to_files_are_files(tmp_path):
+    (tmp_path / "real.json").write_text("{}")
+    (tmp_path / "config.json").symlink_to("real.json")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "README.md").symlink_to("nowhere")  # nobody reads it
+    assert hub.is_local(str(tmp_path))
+    named = tmp_path / "additional_chat_templates"
+    broken(named)
+    with pytest.raises(ConfigError, match="additional_chat_templates is a symbolic link"):
+        hub.is_local(str(tmp_path))
+    named.unlink()
+    named.mkdir()
+    assert hub.is_local(str(tmp_path))
+    broken(named / "rag.jinja")
+    with pytest.raises(ConfigError, match=r"rag\.jinja is a symbolic link"):
+        hub.is_local(str(tmp_path))
+    (named / "rag.jinja").unlink()
+    broken(tmp_path / "model.safetensors")
+    with pytest.raises(ConfigError, match=r"model\.safetensors is a symbolic link"):
+        hub.is_local(str(tmp_path))
+
+
+def test_a_broken_link_in_the_hubs_cache_is_not_taken_for_an_absent_file(monkeypatch, tmp_path):
+    """Of weights whoever loads the model says so, after the hub was asked for them."""
+    import huggingface_hub
+
+    (tmp_path / "config.json").touch()
+    there = {"config.json": str(tmp_path / "config.json")}
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda _, name: there.get(name))
+    broken(tmp_path / "model.safetensors")
+    hub.check_cached_files("owner/name")
+    broken(tmp_path / "chat_template.jinja")
+    with pytest.raises(ConfigError, match=r"chat_template\.jinja is a symbolic link"):
+        hub.check_cached_files("owner/name")
+    there.clear()
+    hub.check_cached_files("owner/name")

@@ -276,11 +276,17 @@ def test_the_command_is_there(capsys):
 
 def test_an_end_of_turn_that_ends_nothing_and_a_date_are_told(tmp_path):
     closed = "{% for m in messages %}{{ m.content }}<|im_start|>{% endfor %}"
-    for template, status in ((closed, WARNING), (closed.replace("start", "end"), OK)):
+    for template, status in ((closed, PROBLEM), (closed.replace("start", "end"), OK)):
         hub = HubTokenizer(save_tokenizer(tmp_path, template=template))
         (line,) = doctor_checks._prompts(hub)
         assert line.check == "end of turn" and line.status == status
     assert "ends a completion" in line.seen
+    for end, shown in ((" END\n", r"the plain text ' END\n'"), ("", "nothing")):
+        plain = closed.replace("<|im_start|>", end)
+        hub = HubTokenizer(save_tokenizer(tmp_path, template=plain))
+        (line,) = doctor_checks._prompts(hub)
+        assert line.check == "end of turn" and line.status == WARNING
+        assert f"closes an answer with {shown}, and completions end only with" in line.seen
     hub = HubTokenizer(save_tokenizer(tmp_path, template="{{ strftime_now('%Y') }}" + template))
     assert doctor_checks._prompts(hub)[1].seen.endswith(hub.today.isoformat())
     assert doctor_checks._prompts(CharTokenizer()) == []

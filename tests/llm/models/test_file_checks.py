@@ -228,3 +228,19 @@ def test_what_is_tied_follows_the_tensors_and_a_copy_elsewhere_too(
     copy = weights.build_shell(weights.shape_of(loaded, cfg), "cpu")
     weights.load_weights(copy, weights.weights_of(loaded))
     assert torch.equal(copy(IDS).logits, model(IDS).logits)
+
+
+def test_a_tensor_of_another_shape_is_named_with_both_shapes(tmp_path):
+    """Of the file and of the model; the library's own report of it goes to a log nobody sees."""
+    llama(False).save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    tensors = load_file(file)
+    name = "model.layers.0.mlp.up_proj.weight"
+    tensors[name] = tensors[name][:8].clone()
+    tensors["model.norm.weight"] = torch.zeros(3)
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(ConfigError) as found:
+        loading.load(tmp_path)
+    said = str(found.value)
+    assert f"{name} has the shape (8, 16) in the file, and (16, 16) by config.json" in said
+    assert "and 1 more" in said and "report" not in said

@@ -10,6 +10,7 @@ import pytest
 
 from llm import settings
 from llm.__main__ import _COMMANDS, main
+from llm.errors import ConfigError
 from llm.settings import sections
 from llm.settings.paths import PATHS, SOURCES, expanded_settings, path_of
 from llm.settings.schema import Settings
@@ -120,3 +121,32 @@ def test_every_flag_that_is_a_path_is_expanded(command, monkeypatch):
     free = {a.dest for a in found if a.type in (None, Path, str) and a.nargs != 0 and not a.choices}
     assert free == NO_PATH_FLAGS.get(command, set())
     assert path_of("~/a") == Path(HOME, "a")
+
+
+@pytest.mark.parametrize("key", [*PATHS, *SOURCES])
+def test_a_tilde_that_names_no_home_folder_is_refused_by_the_settings_name(key):
+    """A folder of that very name would be made in the working directory, and found by nobody."""
+    written, _ = WRITTEN[key]
+    wrong = written.replace("~", "~nobody-of-this-name", 1)
+    with pytest.raises(ConfigError, match=rf"--{key} ~nobody-of-this-name.* names no home folder"):
+        expanded_settings({key: wrong})
+
+
+def test_a_flag_and_a_file_without_a_home_folder_are_refused():
+    with pytest.raises(argparse.ArgumentTypeError, match="~nobody-here names no home folder"):
+        path_of("~nobody-here/x")
+    with pytest.raises(ConfigError, match="~nobody-here names no home folder"):
+        settings.load(["~nobody-here/c.toml"], [])
+
+
+def test_a_path_is_expanded_once(tmp_path, monkeypatch):
+    """A folder may be called ~: ./~ names it, and its files are not looked for at home."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "~").mkdir()
+    (tmp_path / "~" / "c.toml").write_text("[run]\nseed = 7\nfolder = './~/run'\n")
+    folder = path_of("./~")
+    cfg = settings.load([folder / "c.toml"], [])
+    assert cfg.run.seed == 7 and cfg.run.folder == "./~/run"
+    assert settings.resolve(folder / "c.toml") == cfg
+    with pytest.raises(ConfigError, match=rf"cannot read config file {HOME}/c\.toml"):
+        settings.load(["~/c.toml"], [])
