@@ -110,18 +110,7 @@ def load(path: str | Path, dtype: str = "float32", longest: int | None = None) -
                 **where,
             )
         model, report = loaded
-        if report["mismatched_keys"]:
-            raise ValueError(_misshapen(sorted(report["mismatched_keys"], key=str)))
-        if report["missing_keys"]:
-            names = sorted(report["missing_keys"])
-            hint = _untied_hint(model, names)
-            raise ValueError(f"{len(names)} weights are missing, {names[0]} among them{hint}")
-        if report["unexpected_keys"]:
-            names = sorted(report["unexpected_keys"])
-            raise ValueError(
-                f"its config.json has no place for {len(names)} of the weights, {names[0]} among "
-                "them: the two do not belong together"
-            )
+        _check_report(model, report)
     except ConfigError:
         raise
     except Exception as e:  # whatever libraries raise at files that anybody may have made
@@ -135,14 +124,25 @@ def load(path: str | Path, dtype: str = "float32", longest: int | None = None) -
     return model.eval()  # no dropout: p_new must be the distribution that is compared with p_inf
 
 
-def _misshapen(mismatched: list[tuple[str, Any, Any]]) -> str:
-    """(tensor, its shape in the file, its shape in the model) of each, as a message."""
-    name, there, wanted = mismatched[0]
-    more = f", and {len(mismatched) - 1} more have other shapes" if len(mismatched) > 1 else ""
-    return (
-        f"{name} has the shape {tuple(there)} in the file, and {tuple(wanted)} by config.json"
-        f"{more}: the two do not belong together"
-    )
+def _check_report(model: Model, report: dict[str, Any]) -> None:
+    """Raises ValueError for weights that were not loaded as the file has them."""
+    if misshapen := sorted(report["mismatched_keys"], key=str):
+        name, there, wanted = misshapen[0]
+        more = f", and {len(misshapen) - 1} more have other shapes" if len(misshapen) > 1 else ""
+        raise ValueError(
+            f"{name} has the shape {tuple(there)} in the file, and {tuple(wanted)} by config.json"
+            f"{more}: the two do not belong together"
+        )
+    if report["missing_keys"]:
+        names = sorted(report["missing_keys"])
+        hint = _untied_hint(model, names)
+        raise ValueError(f"{len(names)} weights are missing, {names[0]} among them{hint}")
+    if report["unexpected_keys"]:
+        names = sorted(report["unexpected_keys"])
+        raise ValueError(
+            f"its config.json has no place for {len(names)} of the weights, {names[0]} among "
+            "them: the two do not belong together"
+        )
 
 
 def _untied_hint(model: Model, missing: list[str]) -> str:
