@@ -10,6 +10,7 @@ from transformers import AutoConfig
 from llm.hub import is_local, require_model
 from llm.runs.run_folder import first_date
 from llm.settings.loading import Config, ConfigError, ModelConfig
+from llm.settings.validation import check_vocabulary
 from llm.tokenizers.pretrained import (
     HubTokenizer,
     Tokenizer,
@@ -71,7 +72,8 @@ def open_tokenizer(cfg: Config, run_folder: Path) -> Tokenizer:
     Its date, which chat templates may ask for, is that of the first start in `run_folder`.
 
     Raises:
-        ConfigError: the tokenizers differ, or no end-of-sequence id is among those ids.
+        ConfigError: the tokenizers differ, no end-of-sequence id is among those ids, or a setting
+            does not fit their number (`check_vocabulary`).
     """
     for part in (cfg.policy, cfg.actor):
         if isinstance(part, ModelConfig) and part.path:
@@ -91,6 +93,7 @@ def open_tokenizer(cfg: Config, run_folder: Path) -> Tokenizer:
     if isinstance(tokenizer, HubTokenizer):
         tokenizer.restrict(min(n for n in sizes if n is not None))
         tokenizer.today = first_date(run_folder) or tokenizer.today
+    check_vocabulary(cfg, tokenizer.vocab_size)
     return tokenizer
 
 

@@ -60,17 +60,28 @@ def check_objective(cfg: Settings, *, fresh: bool) -> None:
             "--objective.low_max must be at most 1 and --objective.high_min at least 1, got "
             f"{objective.low_max} and {objective.high_min}"
         )
+    if isinstance(objective, BapoObjective) and (
+        (objective.low_min, objective.high_min) == (objective.low_max, objective.high_max)
+    ):
+        raise ConfigError(
+            f"{given} moves its bounds, and low_min = low_max and high_min = high_max fix them, so "
+            "share and accounting would have no effect: set --objective.high_max above "
+            "--objective.high_min, or choose --objective.type ppo"
+        )
 
 
 def _check_ratio(cfg: Settings, given: str, fresh: bool) -> None:
     """With a single update per rollout p_new is p_ref. A ratio of 1 leaves nothing to an objective;
     PPO is REINFORCE then, and the mask of dppo is around p_inf whatever its ratio."""
-    of_ref = anchor(cfg) == "ref"
-    if of_ref and not isinstance(cfg.objective, PpoObjective | DppoObjective):
+    of_ref, own = anchor(cfg) == "ref", cfg.objective
+    masks = isinstance(own, DppoObjective) and own.divergence.type != "none"
+    if of_ref and not masks and not isinstance(own, PpoObjective):
+        remedy = "--objective.ratio inf with --correction.type none"
+        if isinstance(own, DppoObjective):
+            remedy = "--objective.type ppo, or another --objective.divergence.type than none"
         raise ConfigError(
             f"{given} would have no effect: with one update per rollout p_new is p_ref, so its "
-            "ratio is 1. Set --loss.updates_per_rollout above 1, or --objective.ratio inf with "
-            "--correction.type none"
+            f"ratio is 1. Set --loss.updates_per_rollout above 1, or {remedy}"
         )
     if not of_ref and cfg.actor.type == "self" and fresh:
         raise ConfigError(

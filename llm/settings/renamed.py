@@ -59,6 +59,7 @@ RENAMED = {
     "control.lam_decay": "correction.lam.decay",
     "control.lam_min": "correction.lam.min",
     "control.lam_max": "correction.lam.max",
+    "objective.baseline_coef": "objective.baseline.coef",
     "optim.actor_lr": "actor.lr",
     "optim.sequences_per_microbatch": "optim.microbatch.sequences",
     "optim.tokens_per_microbatch": "optim.microbatch.tokens",

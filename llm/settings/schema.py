@@ -582,7 +582,8 @@ class RolloutConfig:
     max_staleness: int = 0
     """The batch of step t is sampled from the weights after step t - 1 - max_staleness (at first
     the initial ones), in every engine; 0: from the present ones. Above 0 batches are sampled ahead
-    of the updates."""
+    of the updates, by an engine other than hf while these are made. Of a frozen actor, whose
+    weights are always the same, that time is all it changes."""
     allocation: AllocationConfig = field(default_factory=UniformAllocation)
     """How many completions each prompt gets."""
     down_sampling: NoDownSampling | DownSampling = field(default_factory=NoDownSampling)
@@ -876,8 +877,7 @@ class TvDivergence:
     type: Literal["binary_tv", "top_k_tv"] = "binary_tv"
     """Distance between q and p_new in the state of a token; top_k takes rollout.top_k tokens."""
     delta: float = 0.15
-    """Largest distance that is kept; inf: none is left out. The default is that of the authors'
-    scripts."""
+    """Largest distance that is kept. The default is that of the authors' scripts."""
 
 
 @dataclass(frozen=True)
@@ -887,11 +887,18 @@ class KlDivergence:
     type: Literal["binary_kl", "top_k_kl"] = "binary_kl"
     """Distance between q and p_new in the state of a token; top_k takes rollout.top_k tokens."""
     delta: float = 0.05
-    """Largest distance that is kept, nats; inf: none is left out. The default is that of the
-    authors' scripts."""
+    """Largest distance that is kept, nats. The default is that of the authors' scripts."""
 
 
-Divergence = TvDivergence | KlDivergence
+@dataclass(frozen=True)
+class NoDivergence:
+    """No trust region: no token is left out."""
+
+    type: Literal["none"] = "none"
+    """Distance between q and p_new in the state of a token; top_k takes rollout.top_k tokens."""
+
+
+Divergence = TvDivergence | KlDivergence | NoDivergence
 
 
 @dataclass(frozen=True)
@@ -943,13 +950,13 @@ class BapoObjective(_AnchorChosen):
     low_max: float = 0.9
     """Last lower bound."""
     low_step: float = 0.02
-    """Step of the lower bound."""
+    """Step of the lower bound, where low_max is above low_min."""
     high_min: float = 1.2
     """First upper bound of the ratio."""
     high_max: float = 3.0
     """Last upper bound."""
     high_step: float = 0.05
-    """Step of the upper bound."""
+    """Step of the upper bound, where high_max is above high_min."""
 
 
 @dataclass(frozen=True)
@@ -999,6 +1006,26 @@ class AStarPoObjective(WholeCompletionObjective):
 
 
 @dataclass(frozen=True)
+class NoBaseline:
+    """b = 0."""
+
+    type: Literal["none"] = "none"
+    """b. neg: the softmax with -reward, the paper's; mean: equal weights; self: the softmax of
+    log(p_new / p_inf); none: 0."""
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """s b is subtracted from each weight."""
+
+    type: Literal["neg", "mean", "self"] = "neg"
+    """b. neg: the softmax with -reward, the paper's; mean: equal weights; self: the softmax of
+    log(p_new / p_inf); none: 0."""
+    coef: float = 1.0
+    """s. The paper's value."""
+
+
+@dataclass(frozen=True)
 class DmpoObjective(WholeCompletionObjective):
     """sum of (W - s b) log p_new over a prompt's completions, W the softmax of log(p_pre / p_inf) +
     reward / alpha: the weights of p_pre exp(reward / alpha) (DMPO, arXiv 2510.08233, for models
@@ -1008,11 +1035,8 @@ class DmpoObjective(WholeCompletionObjective):
     """What a token adds to the policy's loss beside its weight; docs/methods.md compares them."""
     alpha: float = 0.04
     """Temperature of the rewards. The paper's value."""
-    baseline: Literal["neg", "mean", "self", "none"] = "neg"
-    """b. neg: the softmax with -reward, the paper's; mean: equal weights; self: the softmax of
-    log(p_new / p_inf); none: 0."""
-    baseline_coef: float = 1.0
-    """s. The paper's value."""
+    baseline: NoBaseline | Baseline = field(default_factory=Baseline)
+    """s b, which is subtracted from the weights."""
     ess_min: float = 0.0
     """Least effective number of weights, as a share of the prompt's completions: both softmaxes are
     tempered until it is reached; 0: never. The authors' code has .7 and .8."""
@@ -1034,7 +1058,7 @@ class AlphaDpoObjective(WholeCompletionObjective):
     alpha: float = 0.2
     """How far z moves that margin; 0: SimPO."""
     decay: float = 0.9
-    """Of the moving mean and standard deviation in z, per update."""
+    """Of the moving mean and standard deviation in z, per update, where alpha is above 0."""
     bias_correction: bool = False
     """Whether the first updates' are corrected for starting at 0; the authors' code does not."""
 

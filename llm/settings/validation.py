@@ -19,7 +19,9 @@ from .schema import (
     DIGIT_SYNONYMS_MAX,
     FROM_PYTHON,
     AddTask,
+    AlphaDpoObjective,
     ArithmeticTask,
+    BapoObjective,
     DigitTask,
     EarlyExitActor,
     IcePopWeight,
@@ -27,9 +29,11 @@ from .schema import (
     ModelConfig,
     NewTarget,
     ProblemsTask,
+    RatioTail,
     RolloutConfig,
     SeparateActor,
     Settings,
+    StateZ,
     TisWeight,
     Weight,
     WholeCompletionObjective,
@@ -50,7 +54,8 @@ _POSITIVE = (
     "rollout.engine.memory correction.lam.value correction.lam.budget correction.lam.min "
     "correction.lam.max correction.c1 correction.target.c2 correction.cap correction.high "
     "objective.clip_low objective.clip_high objective.cap objective.share objective.low_step "
-    "objective.high_step objective.value_rollouts actor.clip_low actor.clip_high "
+    "objective.high_step objective.value_rollouts objective.baseline.coef actor.clip_low "
+    "actor.clip_high "
     "loss.updates_per_rollout control.kl_target control.gain "
     "optim.policy_lr optim.grad_clip optim.microbatch.tokens alarm.kl_max alarm.ratio_max "
     "alarm.patience alarm.action.factor run.steps run.eval_every run.eval_prompts "
@@ -60,7 +65,7 @@ _NOT_NEGATIVE = (
     "task.pool task.pad_prompt_to reward.memory policy.lora_rank actor.lora_rank "
     "actor.distill.top_k "
     "objective.divergence.delta objective.tau objective.sequence_mask.delta objective.low_min "
-    "objective.value_beta objective.baseline_coef objective.gamma_beta_ratio objective.alpha "
+    "objective.value_beta objective.gamma_beta_ratio objective.alpha "
     "objective.ess_min objective.decay "
     "actor.correction.low pretrain.policy_steps pretrain.actor_steps rollout.max_staleness "
     "correction.lam.decay correction.low loss.anchor_coef optim.lr_warmup_steps "
@@ -70,8 +75,7 @@ _NOT_NEGATIVE = (
 _MAY_BE_INFINITE = (
     "correction.c1 correction.target.c2 correction.cap correction.high actor.correction.cap "
     "actor.correction.high objective.clip_low objective.clip_high objective.cap "
-    "objective.divergence.delta actor.clip_low actor.clip_high optim.grad_clip alarm.kl_max "
-    "alarm.ratio_max"
+    "actor.clip_low actor.clip_high optim.grad_clip alarm.kl_max alarm.ratio_max"
 ).split()
 _AT_MOST = {
     "task.digit_synonyms": DIGIT_SYNONYMS_MAX,
@@ -123,6 +127,11 @@ def check(cfg: Settings) -> None:
     _check_effect(cfg)
 
 
+_INSTEAD_OF_INFINITY = {  # where none is a type
+    "objective.divergence.delta": " (--objective.divergence.type none leaves no token out)",
+}
+
+
 def _check_bounds(cfg: Settings) -> None:
     flat = flatten(cfg)
     _require(bool(flat["run.folder"].strip()), "run.folder", "''", "the name of a folder")
@@ -140,7 +149,7 @@ def _check_bounds(cfg: Settings) -> None:
             _require(abs(value) < 2**63, key, "a larger number", "below 2^63")
         if isinstance(value, float):
             finite = math.isfinite(value) or (value == math.inf and key in _MAY_BE_INFINITE)
-            _require(finite, key, value, "a finite number")
+            _require(finite, key, value, "a finite number" + _INSTEAD_OF_INFINITY.get(key, ""))
     for key in flat.keys() & set(_POSITIVE):
         _require(flat[key] > 0, key, flat[key], "greater than 0")
     for key in flat.keys() & set(_NOT_NEGATIVE):
@@ -197,27 +206,49 @@ def _check_fit(cfg: Settings) -> None:
             "--optim.head chunked cannot compute --actor.distill.top_k, which needs whole logits: "
             "use --optim.head auto or dense"
         )
-    if not cfg.policy.path:  # else seen when the model is loaded
-        check_top_k(cfg, CHARACTER_IDS + 10 * (cfg.task.digit_synonyms - 1))
+    if getattr(cfg.alarm.action, "lowerings_max", 1) == 0:
+        raise ConfigError(
+            "--alarm.action.lowerings_max 0 lowers no learning rate, so alarm.action.factor would "
+            "have no effect: choose --alarm.action.type stop, or allow at least 1"
+        )
+    if not cfg.policy.path:  # else seen when the tokenizers are opened
+        check_vocabulary(cfg, CHARACTER_IDS + 10 * (cfg.task.digit_synonyms - 1))
     check_rollout(cfg)
     _check_control(cfg)
     _check_actor(cfg)
     check_objective(cfg, fresh=_samples_what_is_trained(cfg, cfg.policy.dtype))
 
 
-def check_top_k(cfg: Settings, vocabulary: int) -> None:
-    """Refuse a rollout.top_k above the number of token ids of the models.
+def check_vocabulary(cfg: Settings, vocabulary: int) -> None:
+    """Refuse a top k of which the models have too few token ids, and a tail that is empty.
 
-    Its default is left alone, for models with fewer ids than that: all of them are kept.
+    The default of rollout.top_k is left alone, for models with fewer ids than that: all of them
+    are kept.
 
     Raises:
-        ConfigError: it was set, something reads it, and there are not as many.
+        ConfigError: it was set, something reads it, and there are not as many; a top k of
+            distillation that is the full vocabulary; a choice about tokens outside the top k where
+            none are.
     """
+    distilled = cfg.actor.distill.top_k
+    if distilled >= vocabulary:
+        raise ConfigError(
+            f"--actor.distill.top_k {distilled} leaves none of the models' {vocabulary} token ids "
+            "for the bucket, so it would have no effect: set 0, the full vocabulary, or a smaller k"
+        )
     top_k = cfg.rollout.top_k
-    if top_k == RolloutConfig.top_k or "rollout.top_k" in without_effect(cfg):
+    if "rollout.top_k" in without_effect(cfg):
         return
     wanted = f"at most {vocabulary}, which keeps every token id that the models have"
-    _require(top_k <= vocabulary, "rollout.top_k", top_k, wanted)
+    _require(top_k in (RolloutConfig.top_k, min(top_k, vocabulary)), "rollout.top_k", top_k, wanted)
+    z = cfg.correction.z if isinstance(cfg.correction, JackpotCorrection) else None
+    tail = z.tail if isinstance(z, StateZ) else RatioTail()
+    if top_k >= vocabulary and not isinstance(tail, RatioTail) and not tail.kappa:
+        raise ConfigError(
+            f"--correction.z.tail.type {tail.type} would have no effect: --rollout.top_k {top_k} "
+            f"keeps all {vocabulary} token ids of the models, so no token is outside the top k. "
+            "Leave the tail out, or lower the top k"
+        )
 
 
 def _check_task(cfg: Settings) -> None:
@@ -375,7 +406,13 @@ class _Need(NamedTuple):
 
 
 def _needs(cfg: Settings) -> list[_Need]:
-    return [*_model_needs(cfg), *_ratio_needs(cfg), *_loop_needs(cfg), *_task_needs(cfg)]
+    return [
+        *_model_needs(cfg),
+        *_ratio_needs(cfg),
+        *_objective_needs(cfg),
+        *_loop_needs(cfg),
+        *_task_needs(cfg),
+    ]
 
 
 def _model_needs(cfg: Settings) -> list[_Need]:
@@ -451,6 +488,21 @@ _MISMATCH = (
 )
 
 
+def _objective_needs(cfg: Settings) -> list[_Need]:
+    """What values of the objective's own switch off."""
+    o = cfg.objective
+    lower = upper = moved = True
+    if isinstance(o, BapoObjective):
+        lower, upper = o.low_min != o.low_max, o.high_min != o.high_max
+    if isinstance(o, AlphaDpoObjective):
+        moved = o.alpha > 0
+    return [
+        _Need("objective.low_step", lower, "objective.low_max above objective.low_min"),
+        _Need("objective.high_step", upper, "objective.high_max above objective.high_min"),
+        _Need("objective.decay objective.bias_correction", moved, "objective.alpha above 0"),
+    ]
+
+
 def _leaves_one(weight: Weight) -> bool:
     """Whether F(r) is 1 around r = 1, where F and its absence are the same."""
     if isinstance(weight, TisWeight):
@@ -467,7 +519,14 @@ def _loop_needs(cfg: Settings) -> list[_Need]:
         per_state = "state" in (correction.z.type, correction.lam.type)
     limited = (alarm.kl_max, alarm.ratio_max) != (math.inf, math.inf)
     limited = limited or alarm.accept_min > 0 or alarm.entropy_min > 0
+    ahead = cfg.actor.type != "frozen" or cfg.rollout.engine.type != "hf"
     return [
+        _Need(
+            "rollout.max_staleness",
+            ahead,
+            "an actor whose weights change, or an engine that samples while the policy is updated "
+            "(rollout.engine.type process or vllm)",
+        ),
         _Need(
             "rollout.top_k",
             per_state or cfg.objective.needs_topk,

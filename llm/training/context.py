@@ -21,7 +21,6 @@ from llm.rollout.engines.base import Engine
 from llm.rollout.engines.factory import open_engine
 from llm.rollout.engines.vllm_engine import check_installed
 from llm.settings.loading import Config, ConfigError
-from llm.settings.validation import check_top_k
 from llm.tasks import factory, problem
 from llm.tokenizers import pretrained
 
@@ -136,7 +135,6 @@ def _with_models(
     longest = max(factory.prompt_lengths(cfg, task, tokenizer))
     by_role = {"policy": policy, "actor": actor.model}
     loading.check_positions(by_role, longest, cfg.rollout.max_new_tokens)
-    check_top_k(cfg, loading.logits_width(policy))
     anchor = None
     if cfg.loss.anchor_coef > 0 or cfg.objective.needs_start:
         # before sharding and any update: a copy of the policy as it starts

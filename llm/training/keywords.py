@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from llm.settings.loading import Config
 from llm.settings.objective_rules import anchor
 from llm.settings.schema import (
+    Divergence,
     DppoObjective,
     FixedLam,
     JackpotCorrection,
     KLControl,
+    NoDivergence,
     SeparateActor,
     StateZ,
     TrackedLam,
@@ -85,9 +88,14 @@ def objective_keywords(cfg: Config) -> dict[str, Any]:
     nested = ("sequence_mask", "divergence")
     words = {name: value for name, value in vars(objective).items() if name not in nested}
     if isinstance(objective, DppoObjective):
-        words["divergence"] = objective.divergence.type
-        words["delta"] = objective.divergence.delta
+        words |= _divergence_keywords(objective.divergence)
     return words | {"ratio": anchor(cfg), "opsm_delta": objective.sequence_mask.delta}
+
+
+def _divergence_keywords(divergence: Divergence) -> dict[str, Any]:
+    if isinstance(divergence, NoDivergence):
+        return {"divergence": "binary_tv", "delta": math.inf}  # every distance is kept
+    return {"divergence": divergence.type, "delta": divergence.delta}
 
 
 def actor_ppo_keywords(cfg: Config) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from jackpot.torch.sequence_objectives import (
     dmpo,
     per_sequence,
 )
-from llm.settings.schema import AlphaDpoObjective, AStarPoObjective, DmpoObjective
+from llm.settings.schema import AlphaDpoObjective, AStarPoObjective, Baseline, DmpoObjective
 
 from .context import TrainContext
 from .forward import PolicyLogprobs
@@ -54,6 +54,8 @@ def completion_factors(
         value = of_each(batch.value)
         made = a_star_po(new, start, reward, value, beta=objective.beta)
     elif isinstance(objective, DmpoObjective):
+        b = own.pop("baseline")
+        own |= {"baseline": b.type, "baseline_coef": b.coef if isinstance(b, Baseline) else 0.0}
         made = dmpo(new, start, summed(batch.logp_inf), reward, of_each(batch.group), **own)
     else:
         assert isinstance(objective, AlphaDpoObjective)

@@ -127,7 +127,8 @@ def test_objectives_of_whole_completions_stand_alone(kind):
         *(("a_star_po", "beta", 0.0), ("a_star_po", "value_beta", -1.0)),
         *(("a_star_po", "value_rollouts", 0), ("dmpo", "alpha", 0.0), ("dmpo", "ess_min", 1.5)),
         *(("alpha_dpo", "beta", float("inf")), ("alpha_dpo", "decay", 1.0)),
-        *(("alpha_dpo", "alpha", float("nan")), ("dmpo", "baseline_coef", -1.0)),
+        *(("alpha_dpo", "alpha", float("nan")), ("dmpo", "baseline.coef", -1.0)),
+        *(("dmpo", "baseline.coef", 0.0), ("dmpo", "baseline.coef", float("inf"))),
     ],
 )
 def test_a_bound_of_theirs_that_is_none_is_refused(kind, name, value):
@@ -143,6 +144,7 @@ BAD = [
     ("dppo", "divergence.delta -1", "at least 0"),
     ("dppo", "divergence.delta nan", "finite"),
     ("dppo", "divergence.type tv", "must be one of"),
+    ("dppo", "divergence.delta inf", "finite number .--objective.divergence.type none leaves no"),
     ("dppo", "ratio ref", "ratio is a setting of objective.type cispo or gspo or bapo"),
     ("minpro", "clip_low nan", "finite"),
     ("minpro", "tau 1", "tau is a setting of objective.type m2po"),
@@ -177,3 +179,50 @@ def test_a_mask_of_sequences_may_have_no_slack():
     with pytest.raises(ConfigError, match="finite"):
         endless = {"objective.sequence_mask.delta": float("inf")}
         resolve({**given, **endless, "loss.updates_per_rollout": 2})
+
+
+FIXED = {"objective.low_min": 0.8, "objective.low_max": 0.8, "objective.high_max": 1.2}
+NO_REGION = {"objective.type": "dppo", "objective.divergence.type": "none"}
+SWITCHED_OFF: list[tuple[dict, str]] = [
+    (
+        {"objective.type": "dmpo", "objective.baseline.type": "none", "objective.baseline.coef": 1},
+        "coef is a setting of objective.baseline.type neg or mean or self, and",
+    ),
+    ({**NO_REGION, "objective.divergence.delta": 0.1}, "delta is a setting of objective.divergenc"),
+    (
+        {"objective.type": "bapo", "objective.low_min": 0.9, "objective.low_step": 0.1},
+        "low_step 0.1 would have no effect: it needs objective.low_max above objective.low_min",
+    ),
+    (
+        {"objective.type": "bapo", "objective.high_max": 1.2, "objective.high_step": 0.05},
+        "high_step 0.05 would have no effect: it needs objective.high_max above objective.high_min",
+    ),
+    ({"objective.type": "bapo", **FIXED}, "so share and accounting would have no effect: set"),
+    *[
+        (
+            {"objective.type": "alpha_dpo", "objective.alpha": 0.0, f"objective.{name}": value},
+            f"{name} .* would have no effect: it needs objective.alpha above 0",
+        )
+        for name, value in (("decay", 0.5), ("bias_correction", True))
+    ],
+]
+
+
+@pytest.mark.parametrize(("given", "said"), SWITCHED_OFF)
+def test_what_another_value_of_the_objective_switches_off_is_refused(given, said):
+    several = 1 if given["objective.type"] in ("dmpo", "alpha_dpo") else 2
+    around = {"correction.type": "none", "loss.updates_per_rollout": several}
+    with pytest.raises(ConfigError, match=said):
+        resolve({**around, **given})
+    kept = {"objective.type", "objective.alpha", *NO_REGION, "objective.high_max"}
+    assert resolve({**around, **{k: v for k, v in given.items() if k in kept}})
+
+
+def test_a_ratio_to_p_ref_without_a_trust_region_needs_several_updates():
+    given = {**NO_REGION, "correction.target.type": "new", "correction.target.c2": 0.5}
+    with pytest.raises(
+        ConfigError, match=r"dppo would have no effect: .* --objective.type ppo, or"
+    ):
+        resolve(given)
+    assert resolve({**given, "loss.updates_per_rollout": 2})
+    assert resolve({**given, "objective.divergence.type": "binary_kl"})

@@ -246,6 +246,14 @@ TIS_NEEDS = "type tis would have no effect: it needs actor.ppo, and rollout.max_
         ("--actor.correction 3", "actor.correction is a section of settings, and was given '3'"),
         ("--correction.lam.x 3", "unknown flag --correction.lam.x"),
         ("--correction.c1.x 3", "--correction.c1 must be a float"),
+        (
+            "--alarm.action.type lower --alarm.action.lowerings_max 0",
+            "lowerings_max 0 lowers no learning rate, so alarm.action.factor would have no effect",
+        ),
+        (
+            "--actor.type frozen --rollout.max_staleness 1",
+            "max_staleness 1 would have no effect: it needs an actor whose weights change, or an",
+        ),
         ("--actor.distill.coef 0", "actor.distill.coef must be greater than 0"),
         ("lam 3", "'lam' is neither a configuration file (NAME.toml) nor a setting"),
     ],
@@ -271,6 +279,10 @@ def test_a_bad_or_ineffective_setting_is_an_error(flags, message):
         "--task.pad_prompt_to 9",
         "--pretrain.actor-steps 0 --pretrain.folder x",
         "--rollout.top_k 48",
+        "--rollout.top_k 47 --correction.z.tail.type dropped",
+        "--rollout.top_k 48 --correction.z.tail.type dropped --correction.z.tail.kappa True",
+        "--actor.distill.top_k 47",
+        "--actor.type frozen --rollout.max_staleness 1 --rollout.engine.type process",
         "--task.digit_synonyms 2 --rollout.top_k 58",
         "--policy.layers 3 --actor.type early_exit --actor.exit_layers 2",
         "--run.folder=Läufe/\U0001f680",
@@ -290,9 +302,25 @@ def test_as_many_log_probabilities_are_kept_as_a_built_model_has_ids(synonyms):
 
 
 def test_the_default_top_k_is_no_fault_of_a_model_with_fewer_ids():
-    validation.check_top_k(Config(), 12)
+    validation.check_vocabulary(Config(), 12)
     with pytest.raises(ConfigError, match="top_k must be at most 12"):
-        validation.check_top_k(settings.load([], ["--rollout.top_k", "13"]), 12)
+        validation.check_vocabulary(settings.load([], ["--rollout.top_k", "13"]), 12)
+
+
+def test_a_choice_about_tokens_outside_the_top_k_is_refused_where_none_are():
+    for tail in ("lumped", "dropped"):
+        given = [*"--rollout.top_k 48 --correction.z.tail.type".split(), tail]
+        with pytest.raises(ConfigError, match=f"tail.type {tail} would have no effect: --rollout"):
+            settings.load([], given)
+        small = settings.load([], given[2:])
+        validation.check_vocabulary(small, 21)
+        with pytest.raises(ConfigError, match="top_k 20 keeps all 20 token ids"):
+            validation.check_vocabulary(small, 20)
+
+
+def test_distilling_on_as_many_tokens_as_there_are_is_refused():
+    with pytest.raises(ConfigError, match="top_k 48 leaves none of the models' 48 token ids for"):
+        settings.load([], ["--actor.distill.top_k", "48"])
 
 
 def test_every_bound_is_of_a_setting_that_there_is():
@@ -334,6 +362,8 @@ IDLE_IN: tuple[dict, ...] = (  # in one of these every rule holds that a setting
     {"task.pad_prompt_to": 8},
     {"objective.type": "dppo"},
     {"objective.type": "dmpo", "actor.ppo": False},
+    {"objective.type": "bapo", "objective.low_min": 0.9, "objective.high_max": 1.2},
+    {"objective.type": "alpha_dpo", "objective.alpha": 0.0},
 )
 
 

@@ -78,6 +78,11 @@ def test_the_actors_correction_goes_to_equation_6():
         ({"type": "none"}, {"type": "bapo", "ratio": "inf"}, {"ratio": "inf", "share": 0.4}),
         ({"type": "tis"}, {"type": "cispo"}, {"ratio": "ref", "clip_high": 4.0}),
         ({"type": "none"}, {"type": "dppo"}, {"ratio": "inf", "delta": 0.15, "cap": 20.0}),
+        (
+            {"type": "none"},
+            {"type": "dppo", "divergence.type": "none"},
+            {"ratio": "inf", "delta": math.inf, "cap": 20.0},
+        ),
         (  # Jackpot's weight has p_inf's part
             {"type": "jackpot", "target": "new"},
             {"type": "dppo", "divergence.type": "binary_kl", "divergence.delta": 0.01},
