@@ -54,8 +54,9 @@ def completion_factors(
         value = of_each(batch.value)
         made = a_star_po(new, start, reward, value, beta=objective.beta)
     elif isinstance(objective, DmpoObjective):
-        b = own.pop("baseline")
-        own |= {"baseline": b.type, "baseline_coef": b.coef if isinstance(b, Baseline) else 0.0}
+        base = own["baseline"]
+        coef = base.coef if isinstance(base, Baseline) else 0.0
+        own |= {"baseline": base.type, "baseline_coef": coef}
         made = dmpo(new, start, summed(batch.logp_inf), reward, of_each(batch.group), **own)
     else:
         assert isinstance(objective, AlphaDpoObjective)
