@@ -12,6 +12,9 @@ PACKAGES = ("jackpot", "sim", "llm", "paper_figures")
 
 # {file of tests: modules that it tests beside its own}
 ALSO = {
+    "tests/jackpot/torch/test_corrector.py": [
+        *("jackpot/torch/corrector_settings.py", "jackpot/torch/token_layout.py"),
+    ],
     # Parts of one command or of one public module: they are tested through it, as they are used.
     "tests/llm/test_train.py": ["llm/training/python_api.py"],
     "tests/test_imports.py": ["llm/__init__.py"],

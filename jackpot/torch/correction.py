@@ -1,9 +1,9 @@
 """The weight of each sampled token: OBRS (Eq. 5), the truncated ratios of Sec. 2.2, and lam.
 
 Everything here works on flat tensors of sampled tokens, shape (n,) or (n, k), and takes plain
-keywords. Statistics over tokens (lam, Z, kappa) are over exactly the tokens given, so give those
-of a whole update. What earlier updates taught is a `CorrectionState`. It changes once a step,
-after the coins of that step were thrown (`next_state`).
+keywords. Statistics over tokens (lam, Z, kappa) are over exactly the tokens given and gathered, so
+give those of a whole update. What earlier updates taught is a `CorrectionState`. It changes once a
+step, after the coins of that step were thrown (`next_state`).
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from .control import Decision
 from .lam import batch_lam, clamp_log_lam, clamp_log_ratio, state_lam
 from .logprobs import log_tail
 from .z_tail import lumped_tail, tail_floor, tail_terms
+
+Gather = Callable[[torch.Tensor], torch.Tensor]  # (n,) of one process -> (N,) of all
 
 _TAIL_DECAY = 0.9  # the tail ratio remembers about ten steps (docs/theory_topk.md, D4)
 
@@ -96,6 +98,11 @@ class TokenWeights:
     tail: TailStatistic | None = None
 
 
+def ungathered(x: torch.Tensor) -> torch.Tensor:
+    """The `Gather` of a process that has all tokens of its update: the tensor as it is."""
+    return x
+
+
 @torch.no_grad()
 def token_weights(
     inputs: CorrectionInputs,
@@ -107,6 +114,7 @@ def token_weights(
     cap: float = 2.0,
     low: float = 0.5,
     high: float = 2.0,
+    gather: Gather = ungathered,
     **obrs: float | str | bool,
 ) -> TokenWeights:
     """SG(F(p / q) p_ref / p) of every proposed token, with OBRS's mask (Alg. 1, l. 18-24).
@@ -118,6 +126,8 @@ def token_weights(
         target: p is logp_ref (ref) or logp_new (new), Sec. 4.3.
         c2: cap on p_ref / p_new, with target = new; inf: none.
         cap: largest weight of tis. low, high: the ratios that icepop keeps.
+        gather: where other processes have tokens of this update too: the (n,) values of this one ->
+            those of all, (N,). Statistics are then of all tokens, weights of this process's.
         obrs: what `obrs_weights` takes; other types do not read it.
 
     Returns:
@@ -136,7 +146,7 @@ def token_weights(
     logp_target = inputs.logp_new if target == "new" else inputs.logp_ref
     log_ratio = logp_target - inputs.logp_inf  # (n,) log p / q
     if type == "jackpot":
-        weights = obrs_weights(inputs, logp_target, state, **obrs)  # type: ignore[arg-type]
+        weights = obrs_weights(inputs, logp_target, state, gather=gather, **obrs)  # type: ignore[arg-type]
     else:
         weight = truncated_ratio(log_ratio, type=type, cap=cap, low=low, high=high)
         one, zero = torch.ones_like(log_ratio), torch.zeros_like(log_ratio)
@@ -193,11 +203,12 @@ def obrs_weights(
     z_tail: str = "ratio",
     kappa: bool = False,
     c1: float = 3.0,
+    gather: Gather = ungathered,
 ) -> TokenWeights:
     """Mask(x) min(Z max(lam, p / q), c1) of each token (Eq. 5).
 
     Args:
-        inputs, state: as for `token_weights`.
+        inputs, state, gather: as for `token_weights`.
         logp_target: log p of the sampled tokens, (n,).
         lam, lam_from, budget, lam_min, lam_max: as for `threshold`.
         mask: bernoulli throws the coin, expected uses the acceptance probability in its place.
@@ -213,13 +224,14 @@ def obrs_weights(
     log_ratio = logp_target - inputs.logp_inf  # (n,) log p / q
     lam_used, infeasible = threshold(
         inputs, log_ratio, state,
-        lam=lam, lam_from=lam_from, budget=budget, lam_min=lam_min, lam_max=lam_max,
+        lam=lam, lam_from=lam_from, budget=budget, lam_min=lam_min, lam_max=lam_max, gather=gather,
     )  # fmt: skip
     accept, coin, prefix_kept = acceptance(inputs, logp_target, lam_used, mask=mask, scope=scope)
     accepted = coin * prefix_kept  # (n,) in [0, 1]
-    rate, calibration, tail = acceptance_rate(
-        inputs, state, accept, coin, accepted, lam_used, z=z, z_tail=z_tail, kappa=kappa
-    )  # (n,), l. 21-22
+    rate, calibration, tail = acceptance_rate(  # (n,), l. 21-22
+        inputs, state, accept, coin, accepted, lam_used,
+        z=z, z_tail=z_tail, kappa=kappa, gather=gather,
+    )  # fmt: skip
 
     # p / q~ = Z max(lam, p / q), capped at c1, l. 23
     uncapped = jackpot.obrs_weight(log_ratio, lam_used, rate)
@@ -228,20 +240,16 @@ def obrs_weights(
     else:  # E[Mask] min(w, c1), docs/theory_estimators.md, C2
         weight = prefix_kept * jackpot.expected_weight(log_ratio, lam_used, rate, c1)
     return TokenWeights(
-        *(weight, log_ratio, accept, accepted),
-        z=rate,
-        capped=(uncapped > c1).float(),
+        weight, log_ratio, accept, accepted, z=rate, capped=(uncapped > c1).float(),
         lam=(torch.zeros_like(accept) + lam_used).float(),
-        infeasible=infeasible,
-        kappa=calibration,
-        tail=tail,
-    )
+        infeasible=infeasible, kappa=calibration, tail=tail,
+    )  # fmt: skip
 
 
 _OBRS_KEYWORDS = frozenset(
     name
     for name, parameter in inspect.signature(obrs_weights).parameters.items()
-    if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name != "gather"
 )
 
 
@@ -291,6 +299,7 @@ def threshold(
     budget: float,
     lam_min: float,
     lam_max: float,
+    gather: Gather = ungathered,
 ) -> tuple[float | torch.Tensor, torch.Tensor]:
     """lam, a number or (n,) float64, and 1 for each token where it misses the budget, (n,).
 
@@ -307,7 +316,7 @@ def threshold(
     known = lam_before(state, lam=lam, lam_from=lam_from)
     if known is not None:
         return known, within_reach
-    solved, reached_all = batch_lam(log_ratio, budget)
+    solved, reached_all = batch_lam(gather(log_ratio), budget)
     if lam_from == "tracked":  # its first step
         solved = math.exp(clamp_log_lam(math.log(solved), lam_min, lam_max))
     return solved, within_reach + float(not reached_all)
@@ -335,6 +344,7 @@ def acceptance_rate(
     z: str,
     z_tail: str,
     kappa: bool,
+    gather: Gather = ungathered,
 ) -> tuple[torch.Tensor, float, TailStatistic | None]:
     """What stands in the place of Z in a token's weight, as `obrs_weights` describes z.
 
@@ -348,12 +358,15 @@ def acceptance_rate(
     if z == "none":
         return torch.ones_like(accept), 1.0, None
     if z == "batch":  # float64: the mean of many float32 zeros and ones
-        return torch.full_like(accept, float(accepted.double().mean())), 1.0, None
-    rate, tail = state_z(inputs, state, accept, lam, z_tail=z_tail)  # Z_approx of l. 21
-    if not kappa or not bool(rate.any()):  # kappa divides by the mean of Z
+        return torch.full_like(accept, float(gather(accepted).double().mean())), 1.0, None
+    rate, tail = state_z(inputs, state, accept, lam, z_tail=z_tail, gather=gather)  # l. 21
+    if not kappa:
+        return rate, 1.0, tail
+    all_coins, all_rates = gather(coin), gather(rate)  # (N,)
+    if not bool(all_rates.any()):  # kappa divides by the mean of Z
         return rate, 1.0, tail
     # kappa Z_approx, l. 22 (Sec. 4.4.3): the batch's acceptance over its mean Z
-    calibration = jackpot.kappa(coin, rate)
+    calibration = jackpot.kappa(all_coins, all_rates)
     return calibration * rate, calibration, tail
 
 
@@ -364,6 +377,7 @@ def state_z(
     lam: float | torch.Tensor,
     *,
     z_tail: str,
+    gather: Gather = ungathered,
 ) -> tuple[torch.Tensor, TailStatistic | None]:
     """Z of each token's state, (n,), and this update's part of the tail ratio.
 
@@ -390,7 +404,9 @@ def state_z(
         bound = lumped_tail(tail_p, tail_q, lam)
     # beta is of earlier steps (state); this step's part enters it afterwards, in `next_state`.
     # From a(x), not from the coin: the same mean, and less noise.
-    part = jackpot.tail_statistic(accept, ~inputs.in_topk, bound, tail_q)
+    part = jackpot.tail_statistic(
+        gather(accept), gather(~inputs.in_topk), gather(bound), gather(tail_q)
+    )
     return jackpot.z_tail_ratio(known, bound, jackpot.tail_ratio(state.tail)) / mass, part
 
 

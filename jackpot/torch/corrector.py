@@ -1,0 +1,300 @@
+"""The correction of a trainer's updates, in its own layout: padded (B, T) or packed (n,) tokens.
+
+A trainer of any make holds one `Corrector`. For each update it asks for the weights of the update's
+tokens, puts them into `trainer_losses.policy_loss`, and calls `end_step` after the last update of
+a rollout. The formulas are those of correction.py, which take flat tensors.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, fields, replace
+from typing import Any, NamedTuple
+
+import torch
+
+from .correction import (
+    CorrectionInputs,
+    CorrectionState,
+    Gather,
+    TokenWeights,
+    next_state,
+    token_weights,
+    ungathered,
+)
+from .corrector_settings import check_settings
+from .diagnostics import correction_metrics
+from .losses import token_scale
+from .token_layout import TokenLayout, acceptance_coins, refuse
+
+
+class TopK(NamedTuple):
+    """q's k likeliest tokens in the state of each sampled token, for Z (z = state).
+
+    logp_inf: log q of them, (B, T, k) or (n, k). logp_target: the target's log p of the same ids.
+    in_topk: whether the sampled token is one of them, (B, T) or (n,), bool.
+    """
+
+    logp_inf: torch.Tensor
+    logp_target: torch.Tensor
+    in_topk: torch.Tensor
+
+
+class UpdateWeights(NamedTuple):
+    """What multiplies each token's term of the policy's loss, without gradient.
+
+    weight: the correction, (B, T) or (n,) float32; 0 at rejected tokens and outside the mask.
+    scale: the denominator, of the same shape; 0 outside the mask. Summed over all microbatches and
+        processes, scale weight term is the mean that `denominator` names.
+    n_tokens: tokens of the update on all processes.
+    metrics: of the update's tokens on all processes; docs/metrics.md defines them.
+    tokens: the flat values of this process, for those who want more.
+    """
+
+    weight: torch.Tensor
+    scale: torch.Tensor
+    n_tokens: int
+    metrics: dict[str, float]
+    tokens: TokenWeights
+
+    def at(self, rows: Any) -> UpdateWeights:
+        """Those of some rows (padded) or tokens (packed): an index or slice of the first axis."""
+        return self._replace(weight=self.weight[rows], scale=self.scale[rows])
+
+
+class Corrector:
+    """UpdateWeights of updates, and what they leave behind for later steps.
+
+    Args:
+        seed: of the acceptance coins.
+        gather: with several processes, a function that puts the (n,) values of all of them
+            together, (N,), in the same order in each; n may differ. Every process must make the
+            same calls. None: this process has all tokens.
+        denominator: proposed (all tokens), accepted, or sequence (the mean over completions of each
+            one's mean).
+        settings: keywords of `correction.token_weights` and `correction.obrs_weights`, and
+            `lam_decay` of `correction.next_state`.
+
+    Raises:
+        TypeError: a setting that does not exist.
+        ValueError: a value out of bounds, or a setting without effect beside the others.
+    """
+
+    def __init__(
+        self,
+        *,
+        seed: int = 0,
+        gather: Gather | None = None,
+        denominator: str = "proposed",
+        **settings: Any,
+    ) -> None:
+        check_settings(settings | {"denominator": denominator})
+        self.settings = settings
+        self.denominator = denominator
+        self._seed, self._distributed = seed, gather is not None
+        self._gather: Gather = gather or ungathered
+        self._state, self._step = CorrectionState(), 0
+        self._parts: list[TokenWeights] = []
+        self._seen = 0  # completions of this step's earlier updates
+
+    @torch.no_grad()
+    def weights(
+        self,
+        logp_inf: torch.Tensor,
+        logp_ref: torch.Tensor,
+        logp_new: torch.Tensor | None = None,
+        mask: torch.Tensor | None = None,
+        *,
+        sequence: torch.Tensor | None = None,
+        sequence_id: torch.Tensor | None = None,
+        topk: TopK | None = None,
+    ) -> UpdateWeights:
+        """The weights of one update's tokens, from this process's part of them.
+
+        Args:
+            logp_inf: log q of the sampled tokens, where q is the distribution that was really
+                sampled from, temperature and truncation included; (B, T) or (n,), in nats.
+            logp_ref: of the policy before this rollout's updates, at the same temperature.
+            logp_new: of the policy now. Only target = new needs it.
+            mask: True at sampled tokens, (B, T) or (n,). Whatever stands elsewhere is not read.
+            sequence: packed tokens: a number for each token's completion, (n,) integer; the tokens
+                of a completion are neighbours and in order.
+            sequence_id: a number for each completion that no other of the rollout has, (B,)
+                integer, or (n,) with packed tokens. Coins belong to it and to the place of the
+                token in its completion, so they depend on no layout. Several processes must give
+                it; one counts the completions of a step if it is not given.
+            topk: needed by z = state and lam_from = state.
+
+        Raises:
+            ValueError: shapes that do not fit, NaN or inf where a number is needed, a positive
+                log-probability.
+        """
+        layout = TokenLayout(logp_inf, mask, sequence)
+        logps = {"logp_inf": logp_inf, "logp_ref": logp_ref, "logp_new": logp_new}
+        self._check_given(logps, topk, sequence_id)
+        ids = layout.ids(sequence_id, self._seen)
+        coins = acceptance_coins(self._seed, self._step, ids, layout.place())
+        inputs = _inputs(layout, logps, topk, coins)
+        tokens = token_weights(inputs, self._state, gather=self._gather, **self._of_weights())
+        everywhere = self._of_all(tokens)
+        self._parts.append(everywhere)
+        self._seen += layout.n_sequences
+        all_ids = self._gather(ids)  # (N,)
+        _, completion = torch.unique(all_ids, return_inverse=True)
+        # (N,) -> (n,): a scale depends on the token's completion alone, so equal ids have one.
+        scale = self._scale(everywhere, completion, all_ids, ids)
+        return UpdateWeights(
+            weight=layout.padded(tokens.weight),
+            scale=layout.padded(scale),
+            n_tokens=len(all_ids),
+            metrics=correction_metrics([everywhere], self.settings.get("type", "jackpot"))
+            if len(all_ids)
+            else {},
+            tokens=tokens,
+        )
+
+    def end_step(self) -> None:
+        """After the last update of a rollout: lam and the tail ratio learn from its tokens.
+
+        Raises:
+            ValueError: there was no update since the last call.
+        """
+        if not self._parts:
+            raise ValueError("end_step: no weights were computed since the last call of end_step")
+        if self.settings.get("type", "jackpot") == "jackpot":
+            tracked = self.settings.get("lam_from") == "tracked"
+            names = ("budget", "lam_decay", "lam_min", "lam_max") if tracked else ()
+            words = {name: self.settings[name] for name in names if name in self.settings}
+            self._state, _ = next_state(self._state, self._parts, tracked=tracked, **words)
+        self._parts, self._seen = [], 0
+        self._step += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain numbers for a checkpoint, JSON included. Between steps, not inside one.
+
+        Raises:
+            ValueError: inside a step.
+        """
+        if self._parts:
+            raise ValueError("state_dict: call end_step first; a step's updates are not finished")
+        return {"step": self._step, "seed": self._seed, **asdict(self._state)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state_dict`.
+
+        Raises:
+            ValueError: other keys, another seed, or values that are no finite numbers.
+        """
+        names = {"step", "seed", *(field.name for field in fields(CorrectionState))}
+        if set(state) != names:
+            raise ValueError(f"load_state_dict: wanted {sorted(names)}, found {sorted(state)}")
+        for name, value in state.items():
+            optional = name == "log_lam" and value is None
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not optional and not (number and math.isfinite(value)):
+                raise ValueError(f"load_state_dict: {name} is {value!r}; wanted a finite number")
+        if state["seed"] != self._seed:
+            raise ValueError(
+                f"load_state_dict: the state is of seed {state['seed']}, this corrector has seed "
+                f"{self._seed}: its coins would be others. Make it with seed={state['seed']}"
+            )
+        own = {field.name: state[field.name] for field in fields(CorrectionState)}
+        self._state, self._step = CorrectionState(**own), int(state["step"])
+        self._parts, self._seen = [], 0
+
+    def _of_weights(self) -> dict[str, Any]:
+        """The settings that `token_weights` takes."""
+        return {name: value for name, value in self.settings.items() if name != "lam_decay"}
+
+    def _check_given(
+        self,
+        logps: Mapping[str, torch.Tensor | None],
+        topk: TopK | None,
+        sequence_id: torch.Tensor | None,
+    ) -> None:
+        jackpot = self.settings.get("type", "jackpot") == "jackpot"
+        wants = [
+            f"{name} = state"
+            for name, default in (("z", "state"), ("lam_from", "fixed"))
+            if jackpot and self.settings.get(name, default) == "state"
+        ]
+        if wants and topk is None:
+            raise ValueError(
+                f"{' and '.join(wants)} needs topk: q's likeliest tokens of each state. Pass them, "
+                "or choose z = 'batch', which needs the sampled tokens alone"
+            )
+        if not wants and topk is not None:
+            raise ValueError("topk has no effect without z = 'state' or lam_from = 'state'")
+        if self.settings.get("target", "ref") == "new" and logps["logp_new"] is None:
+            raise ValueError("target = new needs logp_new, the policy's log-probabilities now")
+        if self._distributed and sequence_id is None:
+            raise ValueError(
+                "with gather, sequence_id is needed: numbers that no two completions of all "
+                "processes share, or processes would throw the same coins"
+            )
+
+    def _of_all(self, tokens: TokenWeights) -> TokenWeights:
+        """The flat values of all processes. kappa and the tail's part are so already."""
+        tensors: dict[str, Any] = {
+            name: self._gather(x) for name, x in vars(tokens).items() if isinstance(x, torch.Tensor)
+        }
+        return replace(tokens, **tensors)
+
+    def _scale(
+        self,
+        everywhere: TokenWeights,
+        completion: torch.Tensor,
+        all_ids: torch.Tensor,
+        ids: torch.Tensor,
+    ) -> torch.Tensor:
+        """`token_scale` of this process's tokens, (n,)."""
+        if len(ids) == 0:
+            return everywhere.accepted.new_zeros(0)
+        n_sequences = int(completion.max()) + 1
+        kind: Any = self.denominator
+        scale = token_scale(kind, everywhere.accepted, completion, n_sequences)  # (N,)
+        order = all_ids.argsort()
+        return scale[order][torch.searchsorted(all_ids[order], ids)]
+
+
+def _inputs(
+    layout: TokenLayout,
+    logps: Mapping[str, torch.Tensor | None],
+    topk: TopK | None,
+    coins: torch.Tensor,
+) -> CorrectionInputs:
+    """Flat and checked. Where nothing reads logp_new, logp_ref may stand in its place."""
+    flat = {name: layout.logp(name, x) for name, x in logps.items() if x is not None}
+    # log q of a sampled token is finite, because it was sampled.
+    refuse(~torch.isfinite(flat["logp_inf"]), "logp_inf", "NaN or inf")
+    return CorrectionInputs(
+        logp_inf=flat["logp_inf"],
+        logp_ref=flat["logp_ref"],
+        logp_new=flat.get("logp_new", flat["logp_ref"]),
+        **_topk_inputs(layout, topk),
+        uniform=coins,
+        sequence=layout.sequence,
+    )
+
+
+def _topk_inputs(layout: TokenLayout, topk: TopK | None) -> dict[str, torch.Tensor]:
+    n, device = len(layout.sequence), layout.sequence.device
+    if topk is None:  # not read: neither z nor lam is of the state
+        none = torch.zeros((n, 0), device=device)
+        return {
+            "topk_logp_inf": none,
+            "topk_logp_target": none,
+            "in_topk": torch.ones(n, dtype=torch.bool, device=device),
+        }
+    flat = {
+        "topk_logp_inf": layout.logp("topk_logp_inf", topk.logp_inf),  # (n, k)
+        "topk_logp_target": layout.logp("topk_logp_target", topk.logp_target),
+    }
+    wanted = (*layout.mask.shape, topk.logp_inf.shape[-1])
+    for name, x in (("topk_logp_inf", topk.logp_inf), ("topk_logp_target", topk.logp_target)):
+        if tuple(x.shape) != wanted:
+            raise ValueError(f"{name}: wanted {wanted}, found {tuple(x.shape)}")
+    if topk.in_topk.shape != layout.mask.shape or topk.in_topk.dtype != torch.bool:
+        raise ValueError(f"in_topk: wanted {tuple(layout.mask.shape)} bool")
+    return flat | {"in_topk": topk.in_topk[layout.mask]}

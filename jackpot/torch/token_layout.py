@@ -1,0 +1,124 @@
+"""Sampled tokens in a trainer's layout, padded (B, T) or packed (n,), as flat tensors and back."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import torch
+
+# A positive log-probability is rounding up to here; above it, it is no log-probability.
+LOG_PROB_MAX = 1e-3
+
+
+class TokenLayout:
+    """Which tokens of (B, T) or (n,) are real, in order, and back."""
+
+    def __init__(
+        self, like: torch.Tensor, mask: torch.Tensor | None, sequence: torch.Tensor | None
+    ) -> None:
+        self._shape = like.shape
+        if like.ndim not in (1, 2):
+            raise ValueError(f"logp_inf: wanted (B, T) or (n,), found {tuple(like.shape)}")
+        if mask is None:
+            mask = torch.ones_like(like, dtype=torch.bool)
+        if mask.shape != like.shape:
+            raise ValueError(f"mask: wanted {tuple(like.shape)}, found {tuple(mask.shape)}")
+        self.mask = mask.bool()
+        self.padded_rows = like.ndim == 2
+        if self.padded_rows:
+            if sequence is not None:
+                raise ValueError("sequence is of packed (n,) tokens; a row of (B, T) is one")
+            number = torch.arange(len(like), device=like.device)[:, None].expand(like.shape)
+        else:
+            if sequence is None:
+                raise ValueError("packed (n,) tokens need sequence, the completion of each token")
+            if sequence.shape != like.shape or sequence.is_floating_point():
+                raise ValueError(
+                    f"sequence: wanted {tuple(like.shape)} integers, found "
+                    f"{tuple(sequence.shape)} {sequence.dtype}"
+                )
+            number = sequence
+        self.sequence = number[self.mask]  # (n,)
+        names, self._lengths = torch.unique_consecutive(self.sequence, return_counts=True)
+        if len(names.unique()) != len(names):
+            raise ValueError("sequence: the tokens of a completion must be neighbours")
+        self.n_sequences = len(like) if self.padded_rows else len(names)
+
+    def logp(self, name: str, x: torch.Tensor) -> torch.Tensor:
+        """Log-probabilities at the real tokens, (n, ...) float32, checked."""
+        if x.shape[: len(self._shape)] != self._shape:
+            raise ValueError(f"{name}: wanted {tuple(self._shape)}, found {tuple(x.shape)}")
+        values = x.detach()[self.mask].float()
+        refuse(values.isnan(), name, "NaN")
+        refuse(values > LOG_PROB_MAX, name, "a positive log-probability")
+        return values.clamp(max=0.0)
+
+    def ids(self, given: torch.Tensor | None, seen: int) -> torch.Tensor:
+        """The number of each real token's completion, (n,) int64."""
+        if given is None:
+            if self.padded_rows:
+                return self.sequence + seen
+            place = torch.arange(len(self._lengths), device=self.sequence.device)
+            return place.repeat_interleave(self._lengths) + seen
+        wanted = self._shape[:1] if self.padded_rows else self._shape
+        if given.shape != wanted or given.is_floating_point():
+            raise ValueError(
+                f"sequence_id: wanted {tuple(wanted)} integers, found {tuple(given.shape)} "
+                f"{given.dtype}"
+            )
+        if bool((given < 0).any()):
+            raise ValueError("sequence_id: a number is negative")
+        if not self.padded_rows:
+            return given[self.mask].long()
+        if len(given.unique()) != len(given):
+            raise ValueError("sequence_id: two rows have the same number")
+        return given.long()[self.sequence]
+
+    def place(self) -> torch.Tensor:
+        """The place of each token among the real ones of its completion, (n,), from 0."""
+        starts = self._lengths.cumsum(0) - self._lengths
+        count = torch.arange(len(self.sequence), device=self.sequence.device)
+        return count - starts.repeat_interleave(self._lengths)
+
+    def padded(self, values: torch.Tensor) -> torch.Tensor:
+        """(n,) -> the layout of the inputs; 0 where there is no real token."""
+        out = torch.zeros(self._shape, dtype=torch.float32, device=self.mask.device)
+        out[self.mask] = values.float()
+        return out
+
+
+def acceptance_coins(
+    seed: int, step: int, sequence_id: torch.Tensor, place: torch.Tensor
+) -> torch.Tensor:
+    """The uniform number of each token, by (seed, step, completion, place in it), (n,) float64.
+
+    A counter-based generator (Philox) has a stream for each completion. So a token's number is the
+    same in any microbatch, padding, packing and process.
+
+    Args:
+        seed: any integer. step: at least 0.
+        sequence_id: number of each token's completion, (n,) integer, at least 0.
+        place: of the token among its completion's, (n,) integer, from 0.
+    """
+    ids, places = sequence_id.cpu().numpy(), place.cpu().numpy()
+    uniform = np.empty(len(ids))
+    bounds = [*np.flatnonzero(np.diff(ids)) + 1, len(ids)]
+    for start, end in pairwise([0, *bounds]):
+        if start == end:  # no tokens at all
+            continue
+        key = np.array([seed & (2**64 - 1), step], dtype=np.uint64)
+        counter = np.array([0, 0, ids[start], 0], dtype=np.uint64)
+        stream = np.random.Generator(np.random.Philox(key=key, counter=counter))
+        own = places[start:end]
+        uniform[start:end] = stream.random(int(own.max()) + 1)[own]
+    return torch.from_numpy(uniform).to(sequence_id.device)
+
+
+def refuse(bad: torch.Tensor, name: str, what: str) -> None:
+    if bool(bad.any()):
+        count = int(bad.sum())
+        raise ValueError(
+            f"{name}: {what} at {count} of {bad.numel()} values at sampled tokens. Give the "
+            "log-probability of every token that the mask marks, in nats"
+        )
