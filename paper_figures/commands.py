@@ -40,6 +40,10 @@ FIGURES = {
         "paper_figures.extras.prefix_rejection",
         "our variant, rejection on prefixes, at a high learning rate",
     ),
+    "rivals": (
+        "paper_figures.extras.rivals",
+        "corrections, objectives and selections of others, from kept rows",
+    ),
     "claims": (
         "paper_figures.claims.page",
         "test the claims of the paper and print a verdict on each",

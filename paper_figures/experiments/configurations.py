@@ -94,6 +94,18 @@ WORLDS["chain long"] = _CHAIN | {
     "run.steps": 70,
 }
 
+# 49 tokens a completion, and 1.5 to 2 nats of KL between the models in each: differences show
+WORLDS["chain 48"] = _CHAIN | {
+    "task.digits_min": 48,
+    "task.digits_max": 48,
+    "pretrain.policy_steps": 500,
+    "pretrain.policy_error": 0.02,
+    "pretrain.actor_steps": 700,
+    "pretrain.actor_error": 0.06,
+    "rollout.max_new_tokens": 49,
+    "run.steps": 70,
+}
+
 SMOLLM2 = "smollm2"  # a real model, and its int8 copy for an actor
 
 
@@ -152,6 +164,7 @@ METHODS: dict[str, Settings] = {
     "jackpot new": {**_SELF, **_NO_CLIP, **_JACKPOT, "correction.target.type": "new"},
     "jackpot expected new": {**_SELF, **_NO_CLIP, **_EXPECTED, "correction.target.type": "new"},
     "jackpot clipped": {**_SELF, **_JACKPOT, "correction.target.type": "new"},
+    "rival": {},  # all that it is stands in the run's own settings (rival_lists.py)
     # the policy's own copy in 8 bits samples: reduced precision alone
     "int8": {**_INT8, "correction.type": "none"},
     "int8 tis": {**_INT8, "correction.type": "tis"},

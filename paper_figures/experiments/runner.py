@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,15 +38,25 @@ class Failed(RuntimeError):
     """A run ended in a way that is no result, or the work was interrupted."""
 
 
-def train(runs: Iterable[RunSpec], workers: int, home: Path = HOME) -> None:
-    """Bring every run to its end.
+def train(
+    runs: Iterable[RunSpec],
+    workers: int,
+    home: Path = HOME,
+    ended: Callable[[RunSpec], None] = lambda run: None,
+) -> None:
+    """Bring every run to its end. ended: called with each run as it finishes, those that were
+    finished before first.
 
     Raises:
         Failed: a run ended otherwise, with its message; those that ended well are kept.
     """
     by_folder = {folder(r, home): r for r in runs}  # worlds may differ in what a method leaves out
     todo = [r for r in by_folder.values() if not finished(r, home)]
-    _all([(_train_one, r, home) for r in todo], [r.text() for r in todo], workers)
+    for r in by_folder.values():
+        if r not in todo:
+            ended(r)
+    jobs = [(_train_one, r, home) for r in todo]
+    _all(jobs, [r.text() for r in todo], workers, lambda job: ended(job[1]))
 
 
 def evaluate(evaluations: Iterable[Evaluation], workers: int, home: Path = HOME) -> None:
@@ -74,7 +84,13 @@ def entry(evaluation: Evaluation, home: Path = HOME) -> dict | None:
     return None
 
 
-def _all(jobs: list[tuple], names: list[str], workers: int) -> None:
+def _nothing(job: tuple) -> None:
+    """Nobody waits for the end of a job."""
+
+
+def _all(
+    jobs: list[tuple], names: list[str], workers: int, ended: Callable[[tuple], None] = _nothing
+) -> None:
     if not jobs:
         return
     os.environ["OMP_NUM_THREADS"] = "1"  # read by the workers when they import torch
@@ -85,7 +101,7 @@ def _all(jobs: list[tuple], names: list[str], workers: int) -> None:
     )
     with _terminated_as_interrupted():
         try:
-            faults = _results(pool, jobs, names, workers)
+            faults = _results(pool, jobs, names, workers, ended)
         except BaseException:
             _end_workers(pool)
             raise
@@ -97,19 +113,26 @@ def _all(jobs: list[tuple], names: list[str], workers: int) -> None:
     sys.stderr.write(f"{len(jobs)} done in {time.monotonic() - start:.0f} s\n")
 
 
-def _results(pool: Executor, jobs: list[tuple], names: list[str], workers: int) -> list[str]:
-    """Do all jobs, or until one fails those that are begun; what failed, by name."""
+def _results(
+    pool: Executor,
+    jobs: list[tuple],
+    names: list[str],
+    workers: int,
+    ended: Callable[[tuple], None] = _nothing,
+) -> list[str]:
+    """Do all jobs, or until one fails those that are begun; what failed, by name. ended: called
+    with each job that ended well."""
     # no more is handed out than is worked on, so that an interrupt leaves nothing running
     waiting = list(zip(jobs, names, strict=True))[::-1]
-    running: dict[Future, str] = {}
+    running: dict[Future, tuple[tuple, str]] = {}
     done, spent, faults = 0, 0.0, []
     while waiting or running:
         while waiting and len(running) < workers:
-            (function, *arguments), name = waiting.pop()
-            running[pool.submit(function, *arguments)] = name
+            job, name = waiting.pop()
+            running[pool.submit(*job)] = job, name
         # not for ever: a signal that arrives as the wait begins is answered when it ends
         for future in wait(running, _POLL_SECONDS, FIRST_COMPLETED).done:
-            name = running.pop(future)
+            job, name = running.pop(future)
             try:
                 said, seconds, fault = future.result()
             except Exception as e:  # whatever a worker died of, told with the run's name
@@ -123,6 +146,8 @@ def _results(pool: Executor, jobs: list[tuple], names: list[str], workers: int) 
             if fault:
                 faults.append(f"{name}: {said}")
                 waiting.clear()
+            else:
+                ended(job)
     return faults
 
 

@@ -1,0 +1,201 @@
+"""Summaries of finished runs that are kept in the repository, one row each, so that drawing and
+judging need no training. A row that is damaged, or not of the settings that it names, is refused.
+"""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import hashlib
+import io
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .configurations import layers
+from .rival_lists import Entry
+
+HERE = Path(__file__).resolve().parents[1] / "kept"
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_SIZE_MAX = 16 * 2**20  # bytes of a file of rows
+_PLACES = ("pretrain.folder",)  # where things lie changes no number
+
+
+class Row(NamedTuple):
+    """What is kept of a run.
+
+    key: 16 hexadecimal digits of its settings and seed; commit, code: of the code that trained it;
+    exit: 0, or 3 where it diverged; curve: (step, held-out pass rate) of each evaluation;
+    kl: (step, KL(policy || actor), nats per token), empty where the policy samples; seconds: of
+    training.
+    """
+
+    key: str
+    study: str
+    setting: str
+    stage: str
+    method: str
+    rate: float
+    seed: int
+    commit: str
+    code: str
+    exit: int
+    final: float
+    lowest_late: float
+    area: float
+    kl_last: float
+    seconds: float
+    curve: tuple[tuple[float, float], ...]
+    kl: tuple[tuple[float, float], ...]
+
+
+class Damaged(ValueError):
+    """A file of kept rows that cannot be trusted as it is."""
+
+
+def key(entry: Entry) -> str:
+    """16 hexadecimal digits of what the run's settings add to the trainer's defaults, and its seed.
+
+    The code is not part of it: a kept row says by its commit which code made it.
+    """
+    world, own = layers(entry.run)
+    wanted = {k: v for k, v in (world | own).items() if k not in _PLACES}
+    return hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def read(file: Path) -> dict[str, Row]:
+    """The rows of a file by key; none where there is no file.
+
+    Raises:
+        Damaged: naming file and line, what was found and what to do.
+    """
+    if not file.exists():
+        return {}
+    if file.stat().st_size > _SIZE_MAX:
+        raise Damaged(f"{file} has more than {_SIZE_MAX} bytes: it is no file of kept rows")
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as e:
+        raise Damaged(f"{file} is not UTF-8 ({e}); {_REMEDY}") from e
+    lines = csv.reader(io.StringIO(text))
+    rows: dict[str, Row] = {}
+    try:
+        head = next(lines, [])
+        if head != list(Row._fields):
+            raise ValueError(f"its columns are {head}, not {list(Row._fields)}")
+        for cells in lines:
+            row = _parsed(cells)
+            if row.key in rows:
+                raise ValueError(f"the run {row.key} stands there twice")
+            rows[row.key] = row
+    except (ValueError, csv.Error) as e:
+        raise Damaged(f"{file}, line {lines.line_num}: {e}; {_REMEDY}") from e
+    return rows
+
+
+_REMEDY = "restore the file (git checkout), or delete this line to train the run again"
+
+
+def matching(rows: Mapping[str, Row], entries: Iterable[Entry]) -> dict[Entry, Row]:
+    """The row of each entry that has one.
+
+    Raises:
+        Damaged: a row under the key of an entry names another study, setting, method, rate or seed.
+    """
+    found = {}
+    for entry in entries:
+        row = rows.get(key(entry))
+        if row is None:
+            continue
+        if row[1:7] != entry[:6]:
+            raise Damaged(f"the kept row {row.key} says {row[1:7]}, and is {entry[:6]}; {_REMEDY}")
+        found[entry] = row
+    return found
+
+
+def append(file: Path, row: Row) -> None:
+    """Add a row. A reader sees the file with it or without it, never a part of it.
+
+    Raises:
+        Damaged: what is there cannot be read.
+    """
+    file.parent.mkdir(exist_ok=True)
+    with file.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        rows = read(file) | {row.key: row}
+        draft = file.with_suffix(".draft")
+        with draft.open("w", newline="", encoding="utf-8") as out:
+            writer = csv.writer(out, lineterminator="\n")
+            writer.writerow(Row._fields)
+            writer.writerows(_cells(r) for r in rows.values())
+        draft.replace(file)
+
+
+def final(curve: Iterable[tuple[float, float]], exited: int) -> float:
+    """Mean pass rate of the last three evaluations; 0 if the run diverged."""
+    last = [y for _, y in curve][-3:]
+    return 0.0 if exited else sum(last) / len(last)
+
+
+def _cells(row: Row) -> list[str]:
+    return [_points(v) if isinstance(v, tuple) else _number(v) for v in row]
+
+
+def _number(value: object) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _points(points: Iterable[tuple[float, float]]) -> str:
+    return " ".join(f"{x:g}:{y:.6g}" for x, y in points)
+
+
+def _parsed(cells: list[str]) -> Row:
+    """Raises ValueError, with what is wrong."""
+    if len(cells) != len(Row._fields):
+        raise ValueError(f"it has {len(cells)} cells, not {len(Row._fields)}")
+    by_name = dict(zip(Row._fields, cells, strict=True))
+    row = Row(**{n: _READ.get(n, str)(cell) for n, cell in by_name.items()})
+    _check(row)
+    return row
+
+
+def _read_points(text: str) -> tuple[tuple[float, float], ...]:
+    points = []
+    for part in text.split():
+        x, _, y = part.partition(":")
+        points.append((float(x), float(y)))
+    return tuple(points)
+
+
+_READ: dict[str, Callable[[str], Any]] = {
+    **dict.fromkeys(("rate", "final", "lowest_late", "area", "kl_last", "seconds"), float),
+    **dict.fromkeys(("seed", "exit"), int),
+    **dict.fromkeys(("curve", "kl"), _read_points),
+}
+_ROUNDING = 1e-4  # of the numbers as they are written
+
+
+def _check(row: Row) -> None:
+    """What a row says must be possible, and its summary that of its curve."""
+    if not _COMMIT.fullmatch(row.commit):
+        raise ValueError(f"its commit is {row.commit!r}, not 40 hexadecimal digits")
+    if not re.fullmatch(r"[0-9a-f]{16}", row.key):
+        raise ValueError(f"its key is {row.key!r}, not 16 hexadecimal digits")
+    if row.exit not in (0, 3):
+        raise ValueError(f"its run ended with {row.exit}, which is no result (0, or 3: diverged)")
+    rates = [y for _, y in row.curve]
+    shares = [row.final, row.lowest_late, row.area, *rates]
+    if len(rates) < 2 or not all(0 <= y <= 1 for y in shares):
+        raise ValueError("its pass rates are fewer than two, or not between 0 and 1")
+    steps = [x for x, _ in row.curve]
+    if not all(math.isfinite(x) for x in steps) or steps != sorted(set(steps)):
+        raise ValueError("the steps of its curve do not rise")
+    if not all(math.isfinite(v) for v in (row.rate, row.kl_last, row.seconds)):
+        raise ValueError("a number is not finite")
+    if abs(final(row.curve, row.exit) - row.final) > _ROUNDING:
+        raise ValueError(
+            f"its final pass rate is {row.final}, and by its curve {final(row.curve, row.exit):.4f}"
+        )
