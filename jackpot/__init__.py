@@ -5,6 +5,7 @@ Log-probabilities in, last axis = vocabulary, any leading batch dimensions. Impo
 
 from .budget import common_lam_for_budget, lam_for_budget, lam_from_samples
 from .divergence import chi2_p_q, chi2_q_p, hellinger2, js, kl_p_q, kl_q_p, tv
+from .drafting import DraftLaw, draft_accept_prob, draft_law, draft_residual
 from .obrs import accept_prob, acceptance_rate, post_rejection
 from .tail import (
     TailStatistic,
@@ -24,12 +25,16 @@ from .weights import expected_weight, icepop, importance, obrs_weight, tis
 __version__ = "0.1.0"
 
 __all__ = [
+    "DraftLaw",
     "TailStatistic",
     "accept_prob",
     "acceptance_rate",
     "chi2_p_q",
     "chi2_q_p",
     "common_lam_for_budget",
+    "draft_accept_prob",
+    "draft_law",
+    "draft_residual",
     "expected_weight",
     "hellinger2",
     "icepop",

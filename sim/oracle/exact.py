@@ -145,3 +145,63 @@ def z_topk(
 def kappa(accepted: Row, z_approx: Row) -> Fraction:
     """Accepted share of the batch over the mean of z_approx."""
     return sum(map(Fraction, accepted), Fraction(0)) / sum(z_approx, Fraction(0))
+
+
+def draft_tau(p: Row, q: Row, lam: Fraction) -> Fraction:
+    """The mass that drafting rejects at lam, sum (q - p / lam)^+."""
+    return sum((max(qi - pi / lam, Fraction(0)) for pi, qi in _pairs(p, q)), Fraction(0))
+
+
+def draft_mu(p: Row, q: Row, tau: Fraction) -> Fraction | float:
+    """The largest mu >= 1 with sum (p / mu - q)^+ = tau; math.inf where tau = 0 and q = 0 < p.
+
+    Sort the tokens by p / q, falling: 1 / mu is the least (tau + Q_k) / P_k over the prefixes k.
+    """
+    if not 0 <= tau <= tv(p, q):
+        raise ValueError(f"tau {tau} is not in [0, {tv(p, q)}]")
+    tokens = [(pi, qi) for pi, qi in _pairs(p, q) if pi]
+    tokens.sort(key=lambda t: t[0] / t[1] if t[1] else math.inf, reverse=True)
+    p_sum = q_sum = Fraction(0)
+    levels = []
+    for pi, qi in tokens:
+        p_sum, q_sum = p_sum + pi, q_sum + qi
+        levels.append((tau + q_sum) / p_sum)
+    return 1 / min(levels) if min(levels) else math.inf
+
+
+def draft_law(p: Row, q: Row, lam: Fraction) -> tuple[list[Fraction], Fraction | float, Fraction]:
+    """s = clip(q, p / mu, p / lam), mu and tau, for lam <= 1; both rows sum to 1."""
+    tau = draft_tau(p, q, lam)
+    mu = draft_mu(p, q, tau)
+    floor = Fraction(0) if mu == math.inf else 1 / Fraction(mu)
+    return [min(max(qi, floor * pi), pi / lam) for pi, qi in _pairs(p, q)], mu, tau
+
+
+def draft_lam(p: Row, q: Row, budget: Fraction) -> Fraction:
+    """The largest lam <= 1 whose acceptance rate is the budget, or the nearest rate there is.
+
+    Rejecting more than TV(p, q), or less than q's mass where p = 0, serves nothing.
+    """
+    if budget <= 1 - tv(p, q):
+        return Fraction(1)
+    return lam_for_budget(p, q, min(budget, reach(p, q)))
+
+
+def draft_residual(p: Row, q: Row, mu: Fraction | float) -> list[Fraction]:
+    """r ~ (p / mu - q)^+; where that is 0 everywhere, p on the tokens of the largest p / q."""
+    floor = Fraction(0) if mu == math.inf else 1 / Fraction(mu)
+    rest = [max(floor * pi - qi, Fraction(0)) for pi, qi in _pairs(p, q)]
+    if not any(rest):
+        largest = max(pi / qi if qi else math.inf for pi, qi in _pairs(p, q) if pi)
+        rest = [
+            pi if pi and (pi / qi if qi else math.inf) == largest else Fraction(0)
+            for pi, qi in _pairs(p, q)
+        ]
+    return [x / sum(rest, Fraction(0)) for x in rest]
+
+
+def draft_outcome(p: Row, q: Row, lam: Fraction, residual: Row) -> list[Fraction]:
+    """The law of the token that comes out: accepted from q, or else drawn from the residual."""
+    accepted = [qi * a for qi, a in zip(q, accept_prob(p, q, lam), strict=True)]
+    left = 1 - sum(accepted, Fraction(0))
+    return [x + left * r for x, r in zip(accepted, residual, strict=True)]
