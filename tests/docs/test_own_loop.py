@@ -1,4 +1,4 @@
-"""The loop of docs/own_loop.md is run as it stands: rewards rise, and the actor nears the policy."""
+"""The loop of docs/own_loop.md is run as it stands: rewards rise and the actor nears the policy."""
 
 import re
 from pathlib import Path
