@@ -26,6 +26,7 @@ ALSO = {
     "tests/llm/rewards/test_math_verifier.py": ["llm/rewards/math_verifier_worker.py"],
     "tests/llm/settings/test_loading.py": ["llm/settings/renamed.py"],
     "tests/llm/tasks/test_datasets.py": ["llm/tasks/factory.py"],
+    "tests/llm/tokenizers/test_chat_templates.py": ["llm/tokenizers/template_worker.py"],
     "tests/sim/claims/test_check.py": [  # a verdict of each claim, and faults that it must notice
         *(f"sim/claims/{name}.py" for name in ("budget", "core", "obrs", "weights")),
         *("sim/commands.py", "sim/arguments.py", "sim/oracle/exact.py", "sim/oracle/rules.py"),

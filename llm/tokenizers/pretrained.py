@@ -22,6 +22,13 @@ from llm.settings.schema import TaskConfig
 from llm.settings.template_arguments import OWN_ARGUMENTS, read_arguments
 
 from .character import CharTokenizer, until_end
+from .chat_templates import (
+    TEMPLATE_MAX,
+    TemplateError,
+    drawn_at_random,
+    render,
+    template_variables,
+)
 from .conversation import messages_of
 
 _CHAT_MAX = 1_000_000  # characters that a chat template may add to a prompt
@@ -83,6 +90,8 @@ class HubTokenizer:
         self._vocabulary: dict[str, int] = inner.get_vocab()
         self.is_chat = bool(inner.chat_template) and prompt_format != "plain"
         self.chat_template: Any = inner.chat_template
+        if (length := len(str(self.chat_template))) > TEMPLATE_MAX:
+            raise self._bad_template(f"has {length} characters, more than {TEMPLATE_MAX}")
         self.eos = frozenset(ids)
         self.pad: int = min(ids) if inner.pad_token_id is None else inner.pad_token_id
         self.bos: int | None = inner.bos_token_id
@@ -126,24 +135,33 @@ class HubTokenizer:
         template."""
         if not self.is_chat:
             return None
-        turns = [{"role": "user", "content": "1"}, {"role": "assistant", "content": "(answer)"}]
+        turns = (("user", "1"), ("assistant", "(answer)"))
         try:
-            chat = self._inner.apply_chat_template(turns, tokenize=False, **self._variables())
-        except Exception:  # of a template that fails on prompts `prompt` says so
+            chat = self._rendered(turns, _CHAT_MAX, add_generation_prompt=False)
+        except TemplateError:  # of a template that fails on prompts `prompt` says so
             return None
-        return str(chat.rpartition("(answer)")[2])
+        return chat.rpartition("(answer)")[2]
 
     @property
     def is_dated(self) -> bool:
         """Whether the chat template asks for the date, so that prompts depend on the day."""
         return self.is_chat and "strftime_now" in str(self.chat_template)
 
-    def _variables(self) -> dict[str, Any]:
-        """What `apply_chat_template` is given besides the messages."""
-        if not self.is_dated:
-            return self._arguments
-        template = dated(self._inner.get_chat_template(), self.today)
-        return {"chat_template": template, **self._arguments}
+    def _rendered(
+        self, messages: Sequence[tuple[str, str]], most: int, *, add_generation_prompt: bool
+    ) -> str:
+        """What the chat template makes of (role, content) pairs, as `apply_chat_template` would
+        without bounds. Raises TemplateError: see `chat_templates.render`."""
+        try:
+            template = self._inner.get_chat_template()
+        except ValueError as e:  # several, and none of them the default
+            raise TemplateError(f"fails: {e}") from e
+        if self.is_dated:
+            template = dated(template, self.today)
+        variables = {**self._inner.special_tokens_map, **self._arguments}
+        variables["add_generation_prompt"] = add_generation_prompt
+        turns = [{"role": role, "content": content} for role, content in messages]
+        return render(template, turns, variables, most)
 
     def prompt(self, text: str) -> list[int]:
         """Ids of a prompt: a user's turn in the chat template, all turns of a `Conversation`, or
@@ -204,23 +222,17 @@ class HubTokenizer:
         """The template's text; a template is a program of others and may fail in any way."""
         if self._system and messages[0][0] != "system":
             messages = [("system", self._system), *messages]
-        turns = [{"role": role, "content": content} for role, content in messages]
-        text = messages[-1][1]
+        most = _CHAT_MAX + sum(len(content) for _, content in messages)
         try:
-            chat = self._inner.apply_chat_template(
-                turns, add_generation_prompt=True, tokenize=False, **self._variables()
-            )
-        except Exception as e:
-            what = f"{type(e).__name__}: {str(e)[:300]}"
-            raise self._bad_template(f"fails on {text[:100]!r}: {what}") from e
-        if len(chat) > _CHAT_MAX + sum(len(content) for _, content in messages):
-            raise self._bad_template(f"makes {len(chat)} characters of {text[:100]!r}")
+            chat = self._rendered(messages, most, add_generation_prompt=True)
+        except TemplateError as e:
+            raise self._bad_template(str(e)) from e
         for role, content in messages:  # a template may drop what an assistant thought
             if role != "assistant" and content.strip() not in chat:
                 what = "prompt" if role == "user" else "system prompt"
                 shown = f"{content[:100]!r} gives {chat[:100]!r}"
                 raise self._bad_template(f"leaves out the {what}: {shown}")
-        return str(chat)
+        return chat
 
     def _check_arguments(self) -> None:
         """Raises ConfigError for a system prompt or template arguments that nothing reads."""
@@ -288,32 +300,6 @@ def control_ids(inner: Any) -> frozenset[int]:
     tokens = getattr(inner, "added_tokens_decoder", {})
     added = {i for i, token in tokens.items() if token.content.strip()}
     return frozenset(added | set(inner.all_special_ids))
-
-
-def template_variables(template: str) -> set[str] | None:
-    """Names that a chat template reads and does not set itself; None if it cannot be parsed."""
-    from jinja2 import TemplateError, meta
-    from jinja2.sandbox import SandboxedEnvironment
-
-    try:
-        parsed = SandboxedEnvironment(extensions=["jinja2.ext.loopcontrols"]).parse(template)
-    except (TemplateError, RecursionError):
-        return None
-    return set(meta.find_undeclared_variables(parsed))
-
-
-def drawn_at_random(template: str) -> str:
-    """What makes a chat template give another text each time; "" if nothing does."""
-    from jinja2 import TemplateError, nodes
-    from jinja2.sandbox import SandboxedEnvironment
-
-    try:
-        parsed = SandboxedEnvironment(extensions=["jinja2.ext.loopcontrols"]).parse(template)
-    except (TemplateError, RecursionError):
-        return ""
-    filters = {one.name for one in parsed.find_all(nodes.Filter)} & {"random"}
-    names = {one.name for one in parsed.find_all(nodes.Name)} & {"lipsum"}
-    return ", ".join(sorted(filters | names))
 
 
 Tokenizer = CharTokenizer | HubTokenizer
