@@ -54,7 +54,7 @@ VOCABULARY = 4096
 POLICY, ACTOR = (8, 512), (2, 256)  # layers, hidden
 
 
-class Case(NamedTuple):
+class SpeedupCase(NamedTuple):
     """digits of a prompt; sequences at once, tokens of each; whether an actor is to be worth it."""
 
     name: str
@@ -65,8 +65,8 @@ class Case(NamedTuple):
 
 
 CASES = [
-    Case("decoding dominates", 8, 4, 128, True),
-    Case("large batch, short completions", 16, 32, 4, False),
+    SpeedupCase("decoding dominates", 8, 4, 128, True),
+    SpeedupCase("large batch, short completions", 16, 32, 4, False),
 ]
 
 
@@ -88,7 +88,7 @@ class NoEnd(CharTokenizer):
     eos = frozenset({VOCABULARY + 1})
 
 
-class Scene:
+class ComparedSteps:
     """Both kinds of step over the same policy."""
 
     def __init__(self, digits: int) -> None:
@@ -124,7 +124,7 @@ class Scene:
         for minibatch in split_minibatches(ctx, batch, learner, 0):
             update(ctx, learner, minibatch, 0)
 
-    def step(self, ctx: TrainContext, case: Case) -> None:
+    def step(self, ctx: TrainContext, case: SpeedupCase) -> None:
         self.train(ctx, self.rollout(ctx, case.sequences, case.tokens))
 
 
@@ -143,13 +143,13 @@ class Turn(NamedTuple):
     steps: dict[str, float]
 
 
-def lengths(case: Case) -> tuple[tuple[int, int], tuple[int, int]]:
+def lengths(case: SpeedupCase) -> tuple[tuple[int, int], tuple[int, int]]:
     """Tokens at which unit costs are taken: of sampling, of updates; none is the case's own."""
     long = case.tokens >= 32
     return ((4, 28) if long else (2, 6)), ((32, 80) if long else (2, 6))
 
 
-def one_turn(world: Scene, case: Case) -> Turn:
+def one_turn(world: ComparedSteps, case: SpeedupCase) -> Turn:
     kinds = {"policy": world.own, "actor": world.joint}
     short_long, small_large = lengths(case)
     sampling, training, steps = {}, {}, {}
@@ -171,7 +171,7 @@ def median(values: list[float]) -> float:
     return statistics.median(values)
 
 
-def predicted(case: Case, turns: list[Turn]) -> tuple[float, float, float, float]:
+def predicted(case: SpeedupCase, turns: list[Turn]) -> tuple[float, float, float, float]:
     """S, g and the relative costs: both kinds of work are lines in the number of tokens."""
     fitted = {}
     for work, at in zip(("sampling", "training"), lengths(case), strict=True):
@@ -199,7 +199,7 @@ def main() -> int:
           f"{'predicted S':>13}{'measured S':>12}{'error':>7}  over turns")  # fmt: skip
     entries, verdict = [], ""
     for case in CASES:
-        world = Scene(case.digits)
+        world = ComparedSteps(case.digits)
         for ctx in (world.own, world.joint):  # first calls load and plan things
             world.step(ctx, case._replace(sequences=4, tokens=2))
         turns = [one_turn(world, case) for _ in range(args.repeats)]

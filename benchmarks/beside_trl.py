@@ -53,7 +53,7 @@ RATE = 1e-6  # of learning: lengths must stay as they are
 TARGET = 1.4
 
 
-class Case(NamedTuple):
+class TrlCase(NamedTuple):
     """new: most tokens of a completion. ends: one in so many ids ends it."""
 
     name: str
@@ -65,14 +65,14 @@ class Case(NamedTuple):
 
 
 CASES = [
-    Case("4 layers of 128, vocabulary 4,096", 4, 128, 4096, 96, 32),
-    Case("8 layers of 512, vocabulary 32,768", 8, 512, 32_768, 96, 32),
+    TrlCase("4 layers of 128, vocabulary 4,096", 4, 128, 4096, 96, 32),
+    TrlCase("8 layers of 512, vocabulary 32,768", 8, 512, 32_768, 96, 32),
 ]
-QUICK = [Case("2 layers of 64, vocabulary 512", 2, 64, 512, 16, 8)]
+QUICK = [TrlCase("2 layers of 64, vocabulary 512", 2, 64, 512, 16, 8)]
 Steps = list[tuple[int, float]]  # completion tokens, seconds
 
 
-def write(folder: Path, case: Case) -> None:
+def write(folder: Path, case: TrlCase) -> None:
     """Model, tokenizer and problems. Every id's text ends in a number of 0 to 3, the answer is 0:
     a quarter of the finished completions are right."""
     ends = case.vocabulary // case.ends
@@ -110,7 +110,7 @@ def write(folder: Path, case: Case) -> None:
     (folder / "problems.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def ours(folder: Path, case: Case, scratch: Path, seed: int) -> Steps:
+def ours(folder: Path, case: TrlCase, scratch: Path, seed: int) -> Steps:
     flags = [
         "--policy.path", str(folder), "--actor.type", "self", "--correction.type", "none",
         "--task.type", "problems", "--task.source", str(folder / "problems.jsonl"),
@@ -143,7 +143,7 @@ def ours(folder: Path, case: Case, scratch: Path, seed: int) -> Steps:
     return steps
 
 
-def theirs(folder: Path, case: Case, scratch: Path, seed: int) -> Steps:
+def theirs(folder: Path, case: TrlCase, scratch: Path, seed: int) -> Steps:
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
 

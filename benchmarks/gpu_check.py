@@ -33,7 +33,7 @@ import torch
 from gpu_scene import (
     PROMPT_TOKENS,
     QUICK,
-    Size,
+    GpuWorkload,
     context,
     learner_of,
     pair,
@@ -88,7 +88,7 @@ LIMITS |= {
 JUDGED_ON_GPUS = ("memory", "time")
 
 
-class Row(NamedTuple):
+class CheckRow(NamedTuple):
     name: str
     value: float
 
@@ -106,7 +106,7 @@ def off(value: Tensor, exact: Tensor) -> float:
     return float(torch.where(value.double() == exact, 0.0, gap).max())
 
 
-def head(device: torch.device, size: tuple[int, int, int], kind: str) -> list[Row]:
+def head(device: torch.device, size: tuple[int, int, int], kind: str) -> list[CheckRow]:
     """HeadOutput in blocks and their gradients, against whole logits in float64."""
     x = Inputs(size, getattr(torch, kind))
     exact = copy.copy(x)
@@ -126,15 +126,15 @@ def head(device: torch.device, size: tuple[int, int, int], kind: str) -> list[Ro
             "log-probability, nats": chosen(logp, x.tokens) - policy.logp.double(),
             "KL, nats": (logp.exp() * (logp - logq)).sum(-1) - kl.double(),
         }
-    rows = [Row(f"head {kind}: {name}", float(e.abs().max())) for name, e in errors.items()]
+    rows = [CheckRow(f"head {kind}: {name}", float(e.abs().max())) for name, e in errors.items()]
     chunked(x).backward()
     lean_torch(exact).backward()
     pairs = zip(x.gradients(), exact.gradients(), strict=True)
     worst = max(float((a.double() - b).norm() / b.norm()) for a, b in pairs)
-    return [*rows, Row(f"head {kind}: gradients, relative", worst)]
+    return [*rows, CheckRow(f"head {kind}: gradients, relative", worst)]
 
 
-def core(device: torch.device, vocabulary: int) -> list[Row]:
+def core(device: torch.device, vocabulary: int) -> list[CheckRow]:
     """Float32 on the device against float64 on the CPU, from the same bfloat16 logits."""
     torch.manual_seed(0)
     p = (3 * torch.randn(64, vocabulary)).bfloat16()
@@ -143,7 +143,9 @@ def core(device: torch.device, vocabulary: int) -> list[Row]:
         _core(*(torch.log_softmax(x.to(**place), -1) for x in (p, q)))
         for place in ({"device": device, "dtype": torch.float32}, {"dtype": torch.float64})
     )
-    return [Row(f"core: {name}, relative", off(here[name].cpu(), exact[name])) for name in exact]
+    return [
+        CheckRow(f"core: {name}, relative", off(here[name].cpu(), exact[name])) for name in exact
+    ]
 
 
 def _core(log_p: Tensor, log_q: Tensor) -> dict[str, Tensor]:
@@ -164,7 +166,7 @@ def _core(log_p: Tensor, log_q: Tensor) -> dict[str, Tensor]:
     }
 
 
-def engines(device: torch.device, size: Size) -> list[Row]:
+def engines(device: torch.device, size: GpuWorkload) -> list[CheckRow]:
     """What an engine says of its samples, against the same weights in float64."""
     actor, rows = pair(size, device)[1], []
     exact = copy.deepcopy(actor).double()
@@ -176,12 +178,12 @@ def engines(device: torch.device, size: Size) -> list[Row]:
         with torch.no_grad():
             logits = exact(batch.ids, **inputs, logits_to_keep=real.shape[1] + 1).logits[:, :-1]
         gap = chosen(torch.log_softmax(logits[real], -1), batch.token_ids) - batch.logp_inf
-        rows.append(Row(f"engine {name}: log-probability, mean nats", float(gap.abs().mean())))
-        rows.append(Row(f"engine {name}: tokens/s", len(batch.token_ids) / seconds))
+        rows.append(CheckRow(f"engine {name}: log-probability, mean nats", float(gap.abs().mean())))
+        rows.append(CheckRow(f"engine {name}: tokens/s", len(batch.token_ids) / seconds))
     return rows
 
 
-def training_step(device: torch.device, size: Size) -> list[Row]:
+def training_step(device: torch.device, size: GpuWorkload) -> list[CheckRow]:
     """With the head in blocks and with whole logits, both against whole logits in float64."""
     policy, actor = pair(size, device)
     cfg = settings(size, device)
@@ -207,7 +209,7 @@ def training_step(device: torch.device, size: Size) -> list[Row]:
         for role, right in exact.gradients.items():
             off_by = float((one_step.gradients[role] - right).norm() / right.norm())
             errors[f"gradient of {role}, relative"] = off_by
-        rows += [Row(f"step bfloat16 {head}: {name}", error) for name, error in errors.items()]
+        rows += [CheckRow(f"step bfloat16 {head}: {name}", error) for name, error in errors.items()]
     return rows
 
 
@@ -228,7 +230,7 @@ def _gradients(ctx: TrainContext, batch: Batch) -> _Step:
     return _Step(weights, metrics, gradients)
 
 
-def peak_memory(device: torch.device, size: Size) -> list[Row]:
+def peak_memory(device: torch.device, size: GpuWorkload) -> list[CheckRow]:
     """Two steps, and what llm/planning/memory.py says of them."""
     gc.collect()
     before = _start_peak(device)
@@ -242,8 +244,8 @@ def peak_memory(device: torch.device, size: Size) -> list[Row]:
         stepped(ctx, learner, sampled(cfg, size, actor, device)[0])
     peak = _peak(device) - before
     return [
-        Row("memory: peak, MB", peak / 1e6),
-        Row("memory: prediction over peak, less 1", predicted / peak - 1),
+        CheckRow("memory: peak, MB", peak / 1e6),
+        CheckRow("memory: prediction over peak, less 1", predicted / peak - 1),
     ]
 
 
@@ -263,7 +265,7 @@ def _peak(device: torch.device) -> int:
     return resident("VmHWM")
 
 
-def step_time(device: torch.device, size: Size) -> list[Row]:
+def step_time(device: torch.device, size: GpuWorkload) -> list[CheckRow]:
     """Both kinds of step over the same models and batch, in turns; the median of the ratios."""
     policy, actor = pair(size, device)
     batch, _ = sampled(settings(size, device), size, actor, device)
@@ -284,12 +286,12 @@ def step_time(device: torch.device, size: Size) -> list[Row]:
             ratios.append(taken[0] / taken[1])
             seconds.append(taken[0])
     return [
-        Row("time: step of Jackpot, ms", 1e3 * statistics.median(seconds)),
-        Row("time: step of Jackpot over TIS", statistics.median(ratios)),
+        CheckRow("time: step of Jackpot, ms", 1e3 * statistics.median(seconds)),
+        CheckRow("time: step of Jackpot over TIS", statistics.median(ratios)),
     ]
 
 
-def check(device: torch.device, size: Size) -> list[Row]:
+def check(device: torch.device, size: GpuWorkload) -> list[CheckRow]:
     rows = peak_memory(device, size)  # first, while nothing else was ever allocated
     for kind in ("float32", "bfloat16"):
         rows += head(device, size.head, kind)
@@ -323,7 +325,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     print(f"{name}, torch {torch.__version__}{', tiny sizes' if args.quick else ''}")
-    rows = check(device, QUICK if args.quick else Size())
+    rows = check(device, QUICK if args.quick else GpuWorkload())
     entries = []
     for row in rows:
         ok, limit = row.ok(device), LIMITS.get(row.name)

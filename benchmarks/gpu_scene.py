@@ -28,7 +28,7 @@ from llm.training.minibatches import split_minibatches
 from llm.training.optimizer import Learner, open_learner
 
 
-class Size(NamedTuple):
+class GpuWorkload(NamedTuple):
     """head: (tokens, vocabulary, hidden) of its check; the others are of the training step."""
 
     head: tuple[int, int, int] = (1024, 151_936, 1024)
@@ -41,12 +41,12 @@ class Size(NamedTuple):
     repeats: int = 5
 
 
-QUICK = Size((64, 3000, 64), 1000, 64, 2, 2, 2, 12, 1)
+QUICK = GpuWorkload((64, 3000, 64), 1000, 64, 2, 2, 2, 12, 1)
 PROMPT_TOKENS = 16
 
 
 def settings(
-    size: Size, device: torch.device, correction: str = "jackpot", engine: str = "hf"
+    size: GpuWorkload, device: torch.device, correction: str = "jackpot", engine: str = "hf"
 ) -> Config:
     """Nothing is drawn, clipped or moved, so that results of two precisions can be compared."""
     own = {
@@ -59,7 +59,7 @@ def settings(
     return config.load([], [f"--{name}={value}" for name, value in own.items()])
 
 
-def pair(size: Size, device: torch.device) -> tuple[Any, Any]:
+def pair(size: GpuWorkload, device: torch.device) -> tuple[Any, Any]:
     """A policy with logits of spread 2, and an actor that differs by some noise, in bfloat16."""
     policy = model(size.vocabulary, size.width, size.layers, seed=0)
     with torch.no_grad():
@@ -78,7 +78,9 @@ def context(
     return TrainContext(*parts, chunked=head == "chunked")  # type: ignore[arg-type]
 
 
-def sampled(cfg: Config, size: Size, actor: Any, device: torch.device) -> tuple[Batch, float]:
+def sampled(
+    cfg: Config, size: GpuWorkload, actor: Any, device: torch.device
+) -> tuple[Batch, float]:
     """A batch of the actor with random advantages; seconds of it."""
     rng = np.random.default_rng(0)
     asked = rng.integers(size.vocabulary, size=(size.prompts, PROMPT_TOKENS))

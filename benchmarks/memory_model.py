@@ -42,7 +42,7 @@ DENSE, BLOCKS = ["--optim.head", "dense"], ["--optim.head", "chunked"]
 BF16 = ["--policy.dtype", "bfloat16", "--actor.dtype", "bfloat16"]
 
 
-class Case(NamedTuple):
+class MemoryCase(NamedTuple):
     """policy, actor: (layers, hidden, heads, kv heads, inner); vocabulary of both."""
 
     name: str
@@ -57,29 +57,29 @@ class Case(NamedTuple):
 
 SMALL, MID, WIDE = (2, 256, 4, 2, 512), (6, 384, 6, 3, 1024), (4, 768, 12, 4, 2048)
 CASES = [
-    Case("one model, large vocabulary", "fit", SMALL, None, 16384, 16, 64,
+    MemoryCase("one model, large vocabulary", "fit", SMALL, None, 16384, 16, 64,
          SELF + DENSE),
-    Case("one model, its activations", "test", MID, None, 512, 32, 128, SELF),
-    Case("one model, its optimiser", "test", WIDE, None, 8192, 4, 16,
+    MemoryCase("one model, its activations", "test", MID, None, 512, 32, 128, SELF),
+    MemoryCase("one model, its optimiser", "test", WIDE, None, 8192, 4, 16,
          SELF + DENSE),
-    Case("two models, no distillation", "fit", MID, SMALL, 8192, 16, 64,
+    MemoryCase("two models, no distillation", "fit", MID, SMALL, 8192, 16, 64,
          SEPARATE + NO_KL + DENSE),
-    Case("two models, distillation", "fit", MID, SMALL, 8192, 16, 64, SEPARATE + DENSE),
-    Case("the same, larger vocabulary", "test", SMALL, SMALL, 32768, 8, 64, SEPARATE + DENSE),
-    Case("micro-batches of 4", "test", MID, SMALL, 8192, 16, 64,
+    MemoryCase("two models, distillation", "fit", MID, SMALL, 8192, 16, 64, SEPARATE + DENSE),
+    MemoryCase("the same, larger vocabulary", "test", SMALL, SMALL, 32768, 8, 64, SEPARATE + DENSE),
+    MemoryCase("micro-batches of 4", "test", MID, SMALL, 8192, 16, 64,
          [*SEPARATE, *DENSE, *MICRO, "4"]),
-    Case("micro-batches of 2, two updates", "test", SMALL, SMALL, 16384, 16, 64,
+    MemoryCase("micro-batches of 2, two updates", "test", SMALL, SMALL, 16384, 16, 64,
          [*SEPARATE, *DENSE, *MICRO, "2", "--loss.updates_per_rollout", "2"]),
-    Case("with an anchor", "fit", SMALL, SMALL, 16384, 8, 64,
+    MemoryCase("with an anchor", "fit", SMALL, SMALL, 16384, 8, 64,
          [*SEPARATE, *DENSE, "--loss.anchor_coef", "0.1"]),
-    Case("bfloat16, two models", "fit", MID, SMALL, 8192, 16, 64,
+    MemoryCase("bfloat16, two models", "fit", MID, SMALL, 8192, 16, 64,
          SEPARATE + BF16 + DENSE),
-    Case("bfloat16, mostly weights", "test", WIDE, SMALL, 16384, 4, 16,
+    MemoryCase("bfloat16, mostly weights", "test", WIDE, SMALL, 16384, 4, 16,
          SEPARATE + BF16 + DENSE),
-    Case("blocks, two models", "test", SMALL, SMALL, 32768, 32, 64, SEPARATE + BLOCKS),
-    Case("blocks, an anchor, micro-batches of 8", "test", WIDE, SMALL, 16384, 32, 64,
+    MemoryCase("blocks, two models", "test", SMALL, SMALL, 32768, 32, 64, SEPARATE + BLOCKS),
+    MemoryCase("blocks, an anchor, micro-batches of 8", "test", WIDE, SMALL, 16384, 32, 64,
          [*SEPARATE, *BLOCKS, "--loss.anchor_coef", "0.1", *MICRO, "8"]),
-    Case("blocks, bfloat16", "test", WIDE, SMALL, 16384, 32, 32, SEPARATE + BF16 + BLOCKS),
+    MemoryCase("blocks, bfloat16", "test", WIDE, SMALL, 16384, 32, 32, SEPARATE + BF16 + BLOCKS),
 ]  # fmt: skip
 
 
@@ -102,7 +102,7 @@ def write_model(folder: Path, shape: tuple[int, int, int, int, int], vocabulary:
     Qwen3ForCausalLM(config).save_pretrained(folder)
 
 
-def flags_of(case: Case, folder: Path) -> list[str]:
+def flags_of(case: MemoryCase, folder: Path) -> list[str]:
     flags = [*BASE, *case.flags, "--policy.path", str(folder / "policy")]
     if case.actor is not None:
         flags += ["--actor.path", str(folder / "actor")]
@@ -119,7 +119,7 @@ def resident(field: str) -> int:
     raise OSError(f"/proc/self/status has no {field}")
 
 
-def run_once(case: Case, folder: Path) -> None:
+def run_once(case: MemoryCase, folder: Path) -> None:
     from llm import settings
     from llm.runs import run_folder
     from llm.train import train
@@ -154,7 +154,7 @@ def child(index: int) -> None:
         print("PEAK", resident("VmHWM") - before)
 
 
-def measured(case: Case) -> int:
+def measured(case: MemoryCase) -> int:
     env = os.environ | {
         "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "262144", "HF_HUB_OFFLINE": "1",
     }  # fmt: skip
@@ -166,7 +166,7 @@ def measured(case: Case) -> int:
     return int(lines[0].split()[1])
 
 
-def predicted(case: Case) -> dict[str, int]:
+def predicted(case: MemoryCase) -> dict[str, int]:
     from llm import settings
     from llm.planning import memory
 

@@ -54,7 +54,7 @@ PROMPT_TOKENS, GROUP = 16, 4
 WHOLE = "vocabulary (whole logits)"
 
 
-class Size(NamedTuple):
+class SlopeWorkload(NamedTuple):
     """tokens: of each completion."""
 
     sequences: int = 8
@@ -84,16 +84,16 @@ QUICK = {
 MEASURES = {"rollout": "seconds", "update": "seconds", "memory": "MB"}
 
 
-def size_of(axis: str, value: int, axes: dict[str, list[int]]) -> Size:
+def size_of(axis: str, value: int, axes: dict[str, list[int]]) -> SlopeWorkload:
     if axis == WHOLE:
-        return Size(vocabulary=value, head="dense")
+        return SlopeWorkload(vocabulary=value, head="dense")
     changed: dict[str, Any] = {axis: value}
     if axis == "ranks":  # a batch that every number of ranks divides into whole groups
         changed["sequences"] = max(axes["sequences"])
-    return Size()._replace(**changed)
+    return SlopeWorkload()._replace(**changed)
 
 
-def rollout(size: Size, rank: int, actor: Any) -> Batch:
+def rollout(size: SlopeWorkload, rank: int, actor: Any) -> Batch:
     """This rank's share of the batch, with random advantages."""
     own = size.sequences // GROUP // size.ranks
     rng = np.random.default_rng(0)
@@ -113,7 +113,7 @@ def rollout(size: Size, rank: int, actor: Any) -> Batch:
     return batch
 
 
-def measure(size: Size, rank: int) -> dict[str, float]:
+def measure(size: SlopeWorkload, rank: int) -> dict[str, float]:
     """What one step takes in this process, the second of two."""
     policy = model(size.vocabulary, size.width, size.layers, seed=0)
     actor = copy.deepcopy(policy)
@@ -149,7 +149,7 @@ def measure(size: Size, rank: int) -> dict[str, float]:
     return {"rollout": sampling, "update": updating, "memory": held / 1e6}
 
 
-def child(size: Size, rank: int, port: int, sender: Any) -> None:
+def child(size: SlopeWorkload, rank: int, port: int, sender: Any) -> None:
     torch.set_num_threads(1)
     if size.ranks > 1:
         names = {"RANK": rank, "WORLD_SIZE": size.ranks, "MASTER_PORT": port}
@@ -158,7 +158,7 @@ def child(size: Size, rank: int, port: int, sender: Any) -> None:
         sender.send(measure(size, rank))
 
 
-def in_processes(size: Size, processes: Any) -> dict[str, float]:
+def in_processes(size: SlopeWorkload, processes: Any) -> dict[str, float]:
     """The mean over ranks."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
@@ -184,7 +184,9 @@ def slope(sizes: list[int], values: list[float]) -> float:
     return float(np.polyfit(np.log(sizes), np.log(values), 1)[0])
 
 
-def rows(axes: dict[str, list[int]], turns: list[dict[Size, dict[str, float]]]) -> list[dict]:
+def rows(
+    axes: dict[str, list[int]], turns: list[dict[SlopeWorkload, dict[str, float]]]
+) -> list[dict]:
     entries = []
     for axis, sizes in axes.items():
         for name in MEASURES:
@@ -271,7 +273,7 @@ def main() -> None:
     ]
     axes = {axis: axes[axis] for axis in args.only}
     entries = rows(axes, turns)
-    base = ", ".join(f"{name} {n}" for name, n in Size()._asdict().items())
+    base = ", ".join(f"{name} {n}" for name, n in SlopeWorkload()._asdict().items())
     print(f"base: {base}; ranks share {size_of('ranks', 1, axes).sequences} sequences")
     for entry in entries:
         low, high = entry["spread"]

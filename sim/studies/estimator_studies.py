@@ -45,7 +45,7 @@ JACKPOT = (
 
 
 @dataclass(frozen=True)
-class Case:
+class WorldWithTargets:
     """A world with its two targets."""
 
     seed: int
@@ -54,14 +54,14 @@ class Case:
     token: Array  # what token weights can reach: states and future from the actor
 
 
-def make_case(tree: Tree, seed: int, **options: float) -> Case:
+def world_with_targets(tree: Tree, seed: int, **options: float) -> WorldWithTargets:
     """A seeded world (options of `sim.worlds.trees.random_world`) and its targets."""
     world = random_world(tree, seed, **options)
     true = gradient(world, world.log_p, world.log_p)
-    return Case(seed, world, true, gradient(world, world.log_q, world.log_q))
+    return WorldWithTargets(seed, world, true, gradient(world, world.log_q, world.log_q))
 
 
-def describe(case: Case, est: Estimator) -> Row:
+def describe(case: WorldWithTargets, est: Estimator) -> Row:
     """Bias, direction, noise and errors of one estimator in one world."""
     m = moments(case.world, est)
     row: Row = {
@@ -87,7 +87,7 @@ def by_mismatch(tree: Tree, seeds: Iterable[int], kls=KL_GRID) -> list[Row]:
     rows = []
     for kl in kls:
         for seed in seeds:
-            case = make_case(tree, seed, kl=kl)
+            case = world_with_targets(tree, seed, kl=kl)
             rows += [{"kl": kl, **describe(case, e)} for e in ests]
             floor = float(np.sum(case.true * case.token))
             floor /= float(np.linalg.norm(case.true) * np.linalg.norm(case.token))
@@ -97,7 +97,7 @@ def by_mismatch(tree: Tree, seeds: Iterable[int], kls=KL_GRID) -> list[Row]:
 
 def off_support(tree: Tree, seeds: Iterable[int], kl=KL_SHOWN, dead=0.2) -> list[Row]:
     """The same where the actor also visits states the policy never reaches."""
-    cases = [make_case(tree, seed, kl=kl, dead=dead) for seed in seeds]
+    cases = [world_with_targets(tree, seed, kl=kl, dead=dead) for seed in seeds]
     return [{"dead": dead, "kl": kl, **describe(c, e)} for c in cases for e in BASIC + JACKPOT]
 
 
@@ -114,7 +114,7 @@ def stale(tree: Tree, seeds: Iterable[int], kl=0.1, staleness=0.5) -> list[Row]:
     )
     rows = []
     for seed in seeds:
-        case = make_case(tree, seed, kl=kl, staleness=staleness)
+        case = world_with_targets(tree, seed, kl=kl, staleness=staleness)
         for e in ests:
             t = terms(case.world, e)
             top = float(np.max(t.keep * t.weight))
@@ -126,7 +126,7 @@ def cap_sweep(tree: Tree, seeds: Iterable[int], kl=KL_SHOWN, caps=CAPS) -> list[
     """Bias against noise as the cap moves: C for TIS, c1 for Jackpot."""
     rows = []
     for seed in seeds:
-        case = make_case(tree, seed, kl=kl)
+        case = world_with_targets(tree, seed, kl=kl)
         for est, field in _tunable():
             for cap in caps:
                 row = describe(case, replace(est, **{field: cap}))
@@ -142,7 +142,7 @@ def equal_tuning(tree: Tree, seeds: Iterable[int], kls=(0.03, 0.3, 1.0)) -> list
     rows = []
     options = [(kl, spread, seed) for kl in kls for spread in (0.0, 1.0) for seed in seeds]
     for kl, spread, seed in options:
-        case = make_case(tree, seed, kl=kl, spread=spread)
+        case = world_with_targets(tree, seed, kl=kl, spread=spread)
         tried = {
             e.name: [moments(case.world, replace(e, **{field: c})) for c in CAPS]
             for e, field in _tunable()
@@ -162,7 +162,7 @@ def by_paths(tree: Tree, seeds: Iterable[int], kl=KL_SHOWN) -> list[Row]:
     """Error against the number of paths, fixed caps."""
     rows = []
     for seed in seeds:
-        case = make_case(tree, seed, kl=kl)
+        case = world_with_targets(tree, seed, kl=kl)
         for e in BASIC + JACKPOT:
             m = moments(case.world, e)
             for n in np.geomspace(4, 65536, 15):
@@ -179,7 +179,7 @@ def lam_sweep(tree: Tree, seeds: Iterable[int], kl=KL_SHOWN, lams=None) -> list[
     lams = np.geomspace(0.25, 8.0, 11) if lams is None else lams
     rows = []
     for seed in seeds:
-        case = make_case(tree, seed, kl=kl)
+        case = world_with_targets(tree, seed, kl=kl)
         for est in JACKPOT[:4]:
             for c1 in (math.inf, C1):
                 for lam in lams:
@@ -190,7 +190,7 @@ def lam_sweep(tree: Tree, seeds: Iterable[int], kl=KL_SHOWN, lams=None) -> list[
 
 def ratio_check(tree: Tree, seed: int, kl=KL_SHOWN, repeats=4000) -> list[Row]:
     """The delta method for the accepted denominator, against Monte Carlo."""
-    case = make_case(tree, seed, kl=kl)
+    case = world_with_targets(tree, seed, kl=kl)
     rows = []
     for est in (JACKPOT[4], replace(JACKPOT[4], name="without c1", c1=math.inf, z="batch")):
         m = moments(case.world, est)

@@ -11,7 +11,7 @@ import jackpot
 from sim.worlds.trees import Array, Tree, World, path_prob, state_distribution
 
 from . import subsampling
-from .estimator_studies import BASIC, CAPS, JACKPOT, KL_SHOWN, Row, make_case
+from .estimator_studies import BASIC, CAPS, JACKPOT, KL_SHOWN, Row, world_with_targets
 from .gradient_estimators import Estimator, advantage, moments, score_square
 
 LAMS = (0.05, *np.geomspace(0.25, 16.0, 10))
@@ -28,7 +28,7 @@ def equal_money(
     """
     rows = []
     for kl, seed in [(kl, seed) for kl in kls for seed in seeds]:
-        case = make_case(tree, seed, kl=kl)
+        case = world_with_targets(tree, seed, kl=kl)
         tis = [moments(case.world, replace(BASIC[2], cap=c)) for c in CAPS[::2]]
         tried = {
             e.z: [moments(case.world, replace(e, c1=c, lam=lam)) for c in CAPS[::2] for lam in LAMS]
@@ -51,7 +51,7 @@ def cost(tree: Tree, seeds: Iterable[int], kls=(0.03, 0.3, 1.0)) -> list[Row]:
     """Cost-optimal lam, against brute force and against the real gradient's own best lam."""
     rows = []
     for kl, seed in [(kl, seed) for kl in kls for seed in seeds]:
-        world = make_case(tree, seed, kl=kl).world
+        world = world_with_targets(tree, seed, kl=kl).world
         mass, ratio = token_population(world)
         grid = np.geomspace(0.01, 1.05 * float(ratio.max()), 1500)
         real = _gradient_noise(world, grid[::25])
@@ -75,7 +75,7 @@ def magnitude(tree: Tree, seeds: Iterable[int], kl=KL_SHOWN, n_random=40) -> lis
     """Second moment of kept-and-reweighted tokens at equal budget, over that of keeping all."""
     rows = []
     for seed in seeds:
-        world = make_case(tree, seed, kl=kl).world
+        world = world_with_targets(tree, seed, kl=kl).world
         mass, ratio, size = path_population(world)
         whole = subsampling.second_moment(mass, ratio, size, np.ones_like(mass))
         rng = np.random.default_rng(seed)

@@ -44,5 +44,5 @@ def test_a_device_of_another_kind_is_an_error_of_usage(script, capsys, name):
 
 
 def test_a_number_that_is_not_finite_breaks_its_limit(script):
-    row = script.Row("core: weight, relative", float("nan"))
+    row = script.CheckRow("core: weight, relative", float("nan"))
     assert row.ok(torch.device("cpu")) is False

@@ -53,7 +53,7 @@ FILES = ("metrics", "samples", "histograms", "decisions")
 Plant = Callable[[pytest.MonkeyPatch, Path], Any]
 
 
-class Killed(BaseException):
+class ProcessKilled(BaseException):
     """Stands for SIGKILL: no handler of OSError or Exception sees it."""
 
 
@@ -170,7 +170,7 @@ def killed_after(name: str) -> Plant:
         def replaced(a: Any, b: Any) -> None:
             original(a, b)
             if Path(b).name == name:
-                raise Killed
+                raise ProcessKilled
 
         patch.setattr(os, "replace", replaced)
 
@@ -310,15 +310,17 @@ FAULTS: dict[str, tuple[Plant, int, str, str]] = {
     "checkpoints removed": (before_row(3, lambda f: shutil.rmtree(f / "checkpoints")), 2,
                             "checkpoints was removed", AGAIN),
     "the folder removed": (before_row(3, shutil.rmtree), 2, "removed", AGAIN),
-    "killed before the first checkpoint": (renaming("step_00000002", Killed()), -9, "", AGAIN),
-    "killed before a rename": (renaming("step_00000004", Killed()), -9, "", AGAIN),
+    "killed before the first checkpoint": (
+        renaming("step_00000002", ProcessKilled()), -9, "", AGAIN,
+    ),
+    "killed before a rename": (renaming("step_00000004", ProcessKilled()), -9, "", AGAIN),
     "killed after a rename": (killed_after("step_00000002"), -9, "", AGAIN),
     "killed between state and manifest": (killed_after("state.json"), -9, "", AGAIN),
     "killed before a checkpoint has its name": (killed_after("manifest.json"), -9, "", AGAIN),
     "killed after the best": (killed_after("best"), -9, "", AGAIN),
-    "killed before the summary": (renaming("summary.json", Killed()), -9, "", AGAIN),
-    "killed while flushing": (flushing(Killed(), 8), -9, "", AGAIN),
-    "killed with half a row": (writing("metrics.jsonl", Killed(), 4), -9, "", AGAIN),
+    "killed before the summary": (renaming("summary.json", ProcessKilled()), -9, "", AGAIN),
+    "killed while flushing": (flushing(ProcessKilled(), 8), -9, "", AGAIN),
+    "killed with half a row": (writing("metrics.jsonl", ProcessKilled(), 4), -9, "", AGAIN),
     **{
         f"{number.name} in {phase}": (signalled(phase, number), 128 + number, SAVED, AGAIN)
         for number, phases in SIGNALS.items() for phase in phases
@@ -362,11 +364,11 @@ def whole(pretrained, tmp_path_factory) -> Path:
 
 
 def trained(folder: Path, pretrained: Path, *more: str) -> int:
-    """The exit code; -9 if it was `Killed`, as a process that leaves its lock to the kernel."""
+    """The exit code; -9 of `ProcessKilled`, as of a process that leaves its lock to the kernel."""
     place = ("--run.folder", str(folder), "--pretrain.folder", str(pretrained))
     try:
         return main(["train", *FLAGS, *place, *more])
-    except Killed:
+    except ProcessKilled:
         return -9
     finally:
         run_folder.release(folder)

@@ -25,7 +25,7 @@ TIMEOUT = 240  # seconds: a hang fails
 
 
 @dataclass
-class Scene:
+class RankScenario:
     """stop_at: the run is interrupted after this step. reject: all tokens of the last half of the
     sequences are rejected, one by one. poison: in step 1 their advantages are NaN. kill: the last
     rank's engine is killed in this step. fails: and cannot be started again: what each rank says of
@@ -40,7 +40,7 @@ class Scene:
     fails: bool = False
 
 
-def play(scene: Scene) -> None:
+def play(scene: RankScenario) -> None:
     """The run of a scene, on this rank."""
     from llm import distributed, settings, train
     from llm.rollout.engines.base import EngineError
@@ -94,7 +94,7 @@ def play(scene: Scene) -> None:
         run_folder.release(folder)
 
 
-def ranks(n: int, scenes: list[Scene]) -> None:
+def ranks(n: int, scenes: list[RankScenario]) -> None:
     """The scenes one after the other on n ranks; raises if that fails or takes too long.
 
     Each rank is a process with the environment that torchrun gives it, but need not load torch.
@@ -114,7 +114,7 @@ def ranks(n: int, scenes: list[Scene]) -> None:
     assert codes == [0] * n, (codes, [file.read_text()[-3000:] for file in said])
 
 
-def _play_all(rank: int, n: int, port: str, scenes: list[Scene]) -> None:
+def _play_all(rank: int, n: int, port: str, scenes: list[RankScenario]) -> None:
     from llm import distributed
 
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(n)}

@@ -17,7 +17,7 @@ from llm.checkpoints.state_tensors import StatefulPart
 from llm.training.optimizer import adamw
 
 
-class Killed(BaseException):
+class KilledWhileWriting(BaseException):
     """Stands for SIGKILL: no handler of OSError or Exception sees it."""
 
 
@@ -46,7 +46,7 @@ def die_at(monkeypatch, n: int, error: BaseException) -> list[str]:
 
 def die_in_the_middle(monkeypatch) -> None:
     def call(*args, **kwargs):
-        raise Killed
+        raise KilledWhileWriting
 
     monkeypatch.setattr(checkpoint, "save_file", call)
 
@@ -67,17 +67,17 @@ def test_a_kill_at_any_moment_leaves_the_old_or_the_new_complete(tmp_path, what,
             "best": lambda f=folder: save_as_best(f, 2, 2.0),
         }[what]
         with pytest.MonkeyPatch.context() as patch:
-            seen = die_at(patch, n, Killed())
+            seen = die_at(patch, n, KilledWhileWriting())
             try:
                 act()
                 done = True
-            except Killed:
+            except KilledWhileWriting:
                 done = False
         found = value_in(best(folder) if what == "best" else latest(folder))
         assert found in (1.0, 2.0)
         assert value_in(latest(folder) if what == "best" else best(folder)) == 1.0
         outcomes.add(found)
-        with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(KilledWhileWriting):
             die_in_the_middle(patch)  # a second time, after the leftovers of the first were tidied
             (save_as_best if what == "best" else save)(folder, 3, 3.0)
         assert value_in(best(folder) if what == "best" else latest(folder)) == found

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from optional import not_none
-from ranks import Scene, assert_near, assert_same, finish, pids, play, ranks, torchrun
+from ranks import RankScenario, assert_near, assert_same, finish, pids, play, ranks, torchrun
 from safetensors.torch import load_file
 from training_runs import rows, weights
 from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
@@ -64,11 +64,11 @@ def home(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("ranks")
 
 
-def scene(home: Path, name: str, setting: str, *extra: str, stop_at: int = -1) -> Scene:
+def scene(home: Path, name: str, setting: str, *extra: str, stop_at: int = -1) -> RankScenario:
     pretrained = ["--pretrain.folder", str(home / "pretrained")]
     flags = [*RUN, *pretrained, *SETTINGS.get(setting, setting).split(), *extra]
     spoilt = {"reject": setting == "rejected", "poison": setting == "poisoned"}
-    return Scene(str(home / name), flags, stop_at, **spoilt)
+    return RankScenario(str(home / name), flags, stop_at, **spoilt)
 
 
 _alone: dict[str, Path] = {}
@@ -100,7 +100,7 @@ TWO = {  # (setting, its flags) of a run on two ranks
 
 
 @pytest.fixture(scope="module")
-def two(home) -> dict[str, Scene]:
+def two(home) -> dict[str, RankScenario]:
     """What two ranks have run: all in one start of torchrun."""
     made = {name: scene(home, name, setting, *flags) for name, (setting, flags) in TWO.items()}
     made["cut"].stop_at = 1
@@ -149,7 +149,7 @@ def test_engines_of_two_ranks_repeat_the_run_of_one_though_one_is_killed(home, t
     assert said[0].startswith(failed)
 
 
-def tied(home: Path, name: str, *flags: str) -> Scene:
+def tied(home: Path, name: str, *flags: str) -> RankScenario:
     """A run from saved models whose head is their embedding, of 51 ids: v is odd."""
     if not (home / "tied").exists():
         config = Qwen3Config(
@@ -172,7 +172,7 @@ def tied(home: Path, name: str, *flags: str) -> Scene:
     own = [w for k, v in pairs if not k.startswith(drop) for w in (k, v)]
     for role in ("policy", "actor"):
         own += [f"--{role}.path", str(home / f"tied/{role}")]
-    return Scene(str(home / name), [*own, *flags])
+    return RankScenario(str(home / name), [*own, *flags])
 
 
 def test_two_ranks_train_a_tied_head_in_blocks_as_one_does_whole(home, two):
@@ -259,7 +259,7 @@ def test_a_run_goes_on_from_two_ranks_to_one_to_four(home):
     assert_same(home / "whole", home / "moving")
 
 
-def steps_saved(made: Scene) -> int:
+def steps_saved(made: RankScenario) -> int:
     kept = not_none(latest(Path(made.folder) / "checkpoints"))
     return json.loads((kept / "state.json").read_text())["step"]
 

@@ -578,7 +578,9 @@ def test_c6_on_small_trees_prefixes_point_nearer_to_the_true_gradient(kl):
     """As a mean over worlds, with their spread: the table of docs/theory_estimators.md."""
     token, prefix = estimator_studies.JACKPOT[1], estimator_studies.JACKPOT[5]
     assert (prefix.scope, prefix.mask, token.mask) == ("prefix", "expected", "expected")
-    cases = [estimator_studies.make_case(make_tree(5, 3), seed, kl=kl) for seed in range(12)]
+    cases = [
+        estimator_studies.world_with_targets(make_tree(5, 3), seed, kl=kl) for seed in range(12)
+    ]
     rows = [[estimator_studies.describe(case, e) for e in (token, prefix)] for case in cases]
     gain = np.array([b["cos_true"] - a["cos_true"] for a, b in rows])
     assert gain.mean() > 2 * gain.std(ddof=1) / math.sqrt(len(gain))

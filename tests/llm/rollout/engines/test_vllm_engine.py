@@ -14,7 +14,7 @@ from types import SimpleNamespace as Of
 import pytest
 import torch
 from engine_cases import cfg_of, moved, opened
-from ranks import Scene, assert_same, play, ranks
+from ranks import RankScenario, assert_same, play, ranks
 from tiny_context import PROBLEMS, TOKENIZER, full_logprobs, random_pair, world
 from training_runs import rows
 from transformers import Qwen3Config, Qwen3ForCausalLM
@@ -222,7 +222,7 @@ def test_two_ranks_each_with_its_own_vllm_repeat_the_run_of_one(tmp_path: Path):
     flags = f"--policy.path {tmp_path}/policy --actor.path {tmp_path}/actor --run.steps 3"
     flags += " --run.eval-every 2 --run.eval-prompts 8 --run.checkpoint-every 2"
     flags += " --rollout.engine.type vllm --rollout.max-staleness 1 --rollout.prompts-per-step 4"
-    one, two = (Scene(str(tmp_path / name), flags.split()) for name in ("one", "two"))
+    one, two = (RankScenario(str(tmp_path / name), flags.split()) for name in ("one", "two"))
     two.flags += ["--run.sharding", "fsdp"]
     two.kill = 0
     play(one)
