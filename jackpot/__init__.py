@@ -5,7 +5,13 @@ Log-probabilities in, last axis = vocabulary, any leading batch dimensions. Impo
 
 from .budget import common_lam_for_budget, lam_for_budget, lam_from_samples
 from .divergence import chi2_p_q, chi2_q_p, hellinger2, js, kl_p_q, kl_q_p, tv
-from .drafting import DraftLaw, draft_accept_prob, draft_law, draft_residual
+from .drafting import (
+    DraftLaw,
+    common_price_for_budget,
+    draft_accept_prob,
+    draft_law,
+    draft_residual,
+)
 from .obrs import accept_prob, acceptance_rate, post_rejection
 from .tail import (
     TailStatistic,
@@ -32,6 +38,7 @@ __all__ = [
     "chi2_p_q",
     "chi2_q_p",
     "common_lam_for_budget",
+    "common_price_for_budget",
     "draft_accept_prob",
     "draft_law",
     "draft_residual",

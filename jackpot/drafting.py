@@ -10,8 +10,9 @@ with lam <= 1 <= mu, is the closest to p in every f-divergence, in both orders. 
 acceptance a = min(1, p / (lam q)) with the residual r proportional to (p / mu - q)^+, and p / s
 lies in [lam, mu] at every token that both have. lam = 1 is lossless: s = p.
 
-Sums and thresholds are found in float64, from rows normalised there, by Newton's method on
-piecewise linear functions: it ends exactly, and there is no tolerance in it.
+Sums and thresholds are found in float64, from rows normalised there. At a lam or a budget Newton's
+method on piecewise linear functions finds them: it ends exactly, and there is no tolerance in it.
+At a price mu - lam, the same closed form stands inside a bracket that shrinks.
 
 Source: docs/theory_drafting.md (not in the paper, which drops rejected tokens from the loss).
 """
@@ -19,6 +20,8 @@ Source: docs/theory_drafting.md (not in the paper, which drops rejected tokens f
 from __future__ import annotations
 
 import math
+import sys
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from .arrays import (
@@ -33,9 +36,10 @@ from .arrays import (
     quiet,
     zero,
 )
-from .budget import _BUDGET_MAX, _FLOAT64, _dot, _solve, _unravel
+from .budget import _BUDGET_MAX, _FLOAT64, _dot, _log_state_weight, _solve, _unravel
 from .obrs import accept_prob
 
+_EPS = sys.float_info.epsilon
 _SUM_ERROR = 1e-3  # what a row of probabilities may miss 1 by before it is no law
 _BLOCK_ELEMENTS = 2**17  # rows that stay in cache on a CPU (1 MiB of float64)
 _DEVICE_BLOCK_ELEMENTS = 2**26  # elsewhere: 512 MiB of float64, a few of which live at once
@@ -60,40 +64,50 @@ def draft_law(
     *,
     lam: float | Array | None = None,
     budget: float | Array | None = None,
+    price: float | Array | None = None,
 ) -> DraftLaw:
-    """The law s = clip(q, p / mu, p / lam) at a threshold, or at a wanted acceptance rate.
+    """The law s = clip(q, p / mu, p / lam) at a threshold, an acceptance rate, or a price.
 
     `budget` means what it means in `lam_for_budget`, the wanted acceptance rate Z = 1 - tau, and s
     is the law closest to p at that rate. The rates that serve a purpose reach from 1 - TV(p, q),
     where s = p, to q(supp p), where only tokens with p = 0 are rejected. A budget below or above
     them gives the nearest, and `tau` says which: 1 - tau is the rate that holds. A p / q below the
-    dtype's smallest normal number counts as 0. No gradient flows through the result.
+    dtype's smallest normal number counts as 0. `price` is the mu - lam that the law shall have, the
+    KL(p || s) saved by one rejection more: one price in all states costs least KL for all their
+    rejections together. A price above the largest that a state has gives the law of budget 1. No
+    gradient flows through the result.
 
     Args:
         log_p: target log-probabilities, nats, shape (..., v), float32 or float64.
         log_q: proposal log-probabilities; shape, dtype and library of `log_p`.
         lam: threshold in (0, 1], a number or an array of the leading shape. At 1 s is p, bit by
             bit. One below the dtype's smallest normal number counts as that number.
-        budget: wanted acceptance rate in (0, 1], likewise. Exactly one of the two is given.
+        budget: wanted acceptance rate in (0, 1], likewise.
+        price: wanted mu - lam, nats per rejection, in [0, inf], likewise; 0 is lossless. Exactly
+            one of the three is given.
 
     Returns:
         DraftLaw(log_s, lam, mu, tau), in the dtype of `log_p`. `mu` is inf where nothing is
         rejected and a token has q = 0 < p (or where the dtype cannot hold it).
 
     Raises:
-        TypeError: dtype other than float32/float64, libraries or dtypes mixed; both or neither of
-            `lam` and `budget` given.
+        TypeError: dtype other than float32/float64, libraries or dtypes mixed; none or several of
+            `lam`, `budget` and `price` given.
         ValueError: shapes differ, NaN, a log-probability above 0, a row whose probabilities miss
-            the sum 1 by more than 1e-3, `lam` or `budget` outside (0, 1].
+            the sum 1 by more than 1e-3, `lam` or `budget` outside (0, 1], a negative price.
 
-    Source: docs/theory_drafting.md, F2 and F3.
+    Source: docs/theory_drafting.md, F2, F3 and F6.
     """
     xp, log_p, log_q = checked_log_probs(log_p=log_p, log_q=log_q)
     shape = tuple(log_p.shape[:-1])
-    if (lam is None) == (budget is None):
-        raise TypeError("draft_law takes exactly one of lam and budget")
-    name, given, high = ("lam", lam, 1.0) if budget is None else ("budget", budget, _BUDGET_MAX)
-    given = parameter(xp, name, given, shape, 0.0, high)
+    dials = {"lam": lam, "budget": budget, "price": price}
+    chosen = [name for name, x in dials.items() if x is not None]
+    if len(chosen) != 1:
+        got = " and ".join(chosen) or "none"
+        raise TypeError(f"draft_law takes exactly one of lam, budget and price, got {got}")
+    (name,) = chosen
+    high = {"lam": 1.0, "budget": _BUDGET_MAX, "price": math.inf}[name]
+    given = parameter(xp, name, dials[name], shape, 0.0, high, low_open=name != "price")
     log_p, log_q = constant(log_p), constant(log_q)
     wanted = xp.zeros(shape, dtype=xp.float64, device=log_p.device) + (
         given if isinstance(given, float) else xp.astype(constant(given), xp.float64)
@@ -104,6 +118,48 @@ def draft_law(
     log_s = xp.minimum(xp.maximum(log_q, lower), upper)
     small = (xp.astype(x, log_p.dtype) for x in (lam, xp.exp(log_mu), tau))
     return DraftLaw(log_s, *small)
+
+
+@quiet
+def common_price_for_budget(
+    log_p: Array, log_q: Array, budget: float, state_weight: Array | None = None
+) -> float:
+    """One price mu - lam for a batch of states, at which their mean acceptance rate is `budget`.
+
+    Among all ways to accept that share on average, the laws of a common price have the least mean
+    KL(p || s). A budget that no price meets gives the nearest: 0 (lossless) or the largest price
+    that any state has (inf where q = 0 < p).
+
+    Args:
+        log_p, log_q: as in `draft_law`; every leading index is a state.
+        budget: wanted mean acceptance rate, a number in (0, 1].
+        state_weight: frequency of each state, >= 0, the leading shape and dtype of `log_p`; need
+            not sum to 1. None weighs all states alike.
+
+    Returns:
+        price >= 0, nats per rejection, a Python float: the `price` of `draft_law`.
+
+    Raises:
+        As `draft_law`; ValueError also for an empty batch, or weights that are negative, not
+        finite, or all 0.
+
+    Source: docs/theory_drafting.md, F6.
+    """
+    xp, log_p, log_q = checked_log_probs(log_p=log_p, log_q=log_q)
+    shape, v = tuple(log_p.shape[:-1]), log_p.shape[-1]
+    n = math.prod(shape)
+    wanted = 1.0 - float(parameter(xp, "budget", budget, (), 0.0, _BUDGET_MAX))
+    if n == 0:
+        raise ValueError(f"an empty batch of states (shape {tuple(log_p.shape)}) has no price")
+    weight = xp.zeros((n, 1), dtype=xp.float64, device=log_p.device) - math.log(n)
+    if state_weight is not None:
+        weight = _log_state_weight(xp, state_weight, log_p, shape)
+    host, weight = on_host(xp, xp.exp(weight[:, 0]))
+    rows_p, rows_q = (
+        _normalised(host, name, on_host(xp, xp.reshape(x, (n, v)))[1], 0, shape)
+        for name, x in (("log_p", log_p), ("log_q", log_q))
+    )
+    return _common_price(host, rows_p, rows_q, weight, wanted)
 
 
 def draft_accept_prob(log_p: Array, log_q: Array, lam: float | Array) -> Array:
@@ -172,7 +228,7 @@ def draft_residual(log_p: Array, log_q: Array, mu: float | Array) -> Array:
 def _thresholds(
     xp: Any, log_p: Array, log_q: Array, wanted: Array, name: str
 ) -> tuple[Array, Array, Array]:
-    """lam, log mu and tau, float64, shape (...), from lam or budget (`name`), block by block.
+    """lam, log mu and tau, float64, shape (...), from the dial `name`, block by block.
 
     lam is rounded to the dtype of `log_p` first, so that mu and tau are those of the lam returned.
     """
@@ -190,9 +246,8 @@ def _thresholds(
             _normalised(host, label, on_host(xp, x[rows, :])[1], start, shape)
             for label, x in (("log_p", rows_p), ("log_q", rows_q))
         )
-        lam = given
-        if name == "budget":  # rounded down: where no rejection is wanted, rounding adds none
-            lam = _lam_of_budget(host, p, q, given)
+        lam = _LAM_OF[name](host, p, q, given)
+        if name != "lam":  # rounded down: where no rejection is wanted, rounding adds none
             lam = host.where(lam < 1.0, lam * (1.0 - float(xp.finfo(log_p.dtype).eps)), lam)
         smallest = float(xp.finfo(log_p.dtype).smallest_normal)
         lam = host.where(lam < smallest, smallest + 0 * lam, lam)
@@ -217,6 +272,102 @@ def _lam_of_budget(xp: Any, log_p: Array, log_q: Array, budget: Array) -> Array:
 
 
 @quiet
+def _lam_of_price(xp: Any, log_p: Array, log_q: Array, price: Array) -> Array:
+    """The lam (b,) at which mu - lam is `price` (b,), or budget 1's where that is no higher."""
+    least, largest = _first_rejection(xp, log_p, log_q)
+    return _root(xp, log_p, log_q, price, least, largest, xp.sqrt(least))
+
+
+def _first_rejection(xp: Any, log_p: Array, log_q: Array) -> tuple[Array, Array]:
+    """lam (b,) where as few tokens are rejected as possible, and mu - lam there."""
+    lam = _lam_of_budget(xp, log_p, log_q, xp.ones_like(log_p[:, 0]))
+    log_mu, _ = _mu_of_lam(xp, log_p, log_q, lam)
+    return lam, xp.exp(log_mu) - lam
+
+
+@quiet
+def _root(
+    xp: Any, log_p: Array, log_q: Array, price: Array, least: Array, largest: Array, guess: Array
+) -> Array:
+    """The lam (b,) in [least, 1] with sum clip(q, p / (lam + price), p / lam) = 1.
+
+    The sum falls with lam. Between two neighbouring ratios the equation is quadratic: its root is
+    the next lam if it lies in the bracket, and the bracket's geometric mean is otherwise.
+    """
+    dear, free = largest <= price, price <= 0.0  # budget 1's law; lossless
+    one = xp.ones_like(least)
+    low, high = xp.where(free, one, xp.maximum(least, 1.0 - price)), one
+    lam = xp.minimum(xp.maximum(guess, low), high)
+    done = dear | free
+    log_r, p, q = log_p - log_q, xp.exp(log_p), xp.exp(log_q)
+    last = one  # length of the step before
+    while not bool(xp.all(done)):
+        above = log_r > xp.log(lam + price)[:, None]
+        below = log_r < xp.log(lam)[:, None]
+        p_above, p_below = _dot(xp, p, above), _dot(xp, p, below)
+        q_moved = _dot(xp, q, above | below)
+        too_small = p_above / (lam + price) + p_below / lam > q_moved
+        low, high = xp.where(too_small, lam, low), xp.where(too_small, high, lam)
+        # q_moved x^2 + b x - price p_below = 0, by the formula for its root that does not cancel
+        b = q_moved * price - p_above - p_below
+        root = xp.sqrt(b * b + 4.0 * q_moved * price * p_below)
+        new = xp.where(b > 0, 2.0 * price * p_below / (b + root), (root - b) / (2.0 * q_moved))
+        met = xp.abs(new - lam) <= 4.0 * _EPS * lam
+        # a root outside the bracket, or one that is not half as far as the last: halve the bracket
+        usable = (new > low) & (new < high) & (xp.abs(new - lam) < 0.5 * last)
+        new = xp.where(usable | met, new, xp.sqrt(low * high))
+        last = xp.abs(new - lam)
+        ended = met | (new <= low) | (new >= high)
+        lam = xp.where(done, lam, xp.where(ended & ~met, low, new))
+        done = done | ended
+    return xp.where(dear, least, xp.where(free, one, xp.minimum(lam, one)))
+
+
+@quiet
+def _common_price(xp: Any, log_p: Array, log_q: Array, weight: Array, wanted: float) -> float:
+    """The price at which the mean rejection rate of float64 rows is `wanted`, or the nearest.
+
+    Newton's method inside a bracket: dtau/dprice = -1 / (mu^2 / P(s > q) + lam^2 / P(s < q)).
+    """
+    one = xp.ones_like(weight)
+    least, largest = _first_rejection(xp, log_p, log_q)
+    low, high = 0.0, float(xp.max(xp.where(weight > 0, largest, 0.0 * least)))
+    log_r, p, q = log_p - log_q, xp.exp(log_p), xp.exp(log_q)
+    fewest, most = (xp.sum(weight * _tau(xp, p, q, x)) for x in (least, one))
+    if wanted <= float(fewest):
+        return high
+    if wanted >= float(most):
+        return 0.0
+    lam = xp.sqrt(least)
+    price, last = min(0.5 * high, 1.0), math.inf
+    while True:
+        lam = _root(xp, log_p, log_q, price * one, least, largest, lam)
+        tau = _tau(xp, p, q, lam)
+        mu = lam + price
+        p_above = _dot(xp, p, log_r > xp.log(mu)[:, None])
+        p_below = _dot(xp, p, log_r < xp.log(lam)[:, None])
+        slope = xp.where(largest > price, 1.0 / (mu**2 / p_above + lam**2 / p_below), 0.0 * tau)
+        excess = float(xp.sum(weight * tau)) - wanted
+        low, high = (price, high) if excess > 0 else (low, price)
+        total = float(xp.sum(weight * slope))
+        new = price + excess / total if total > 0 else math.nan
+        if abs(new - price) <= 4.0 * _EPS * price:
+            return new
+        if not (low < new < high and abs(new - price) < 0.5 * last):
+            new = 2.0 * price if math.isinf(high) else 0.5 * (low + high)
+        if not low < new < high:
+            return low
+        price, last = new, abs(new - price)
+
+
+_LAM_OF: dict[str, Callable[..., Array]] = {
+    "lam": lambda xp, log_p, log_q, lam: lam,
+    "budget": _lam_of_budget,
+    "price": _lam_of_price,
+}
+
+
+@quiet
 def _mu_of_lam(xp: Any, log_p: Array, log_q: Array, lam: Array) -> tuple[Array, Array]:
     """log mu (b,) and tau (b,) of float64 rows (b, v) at lam (b,).
 
@@ -224,8 +375,7 @@ def _mu_of_lam(xp: Any, log_p: Array, log_q: Array, lam: Array) -> tuple[Array, 
     Newton's method from u = 1 falls to the root, and ends when {u p > q} stops changing.
     """
     p, q = xp.exp(log_p), xp.exp(log_q)
-    o = xp.zeros_like(p)
-    tau = xp.sum(xp.maximum(q - p / lam[:, None], o), axis=-1)
+    tau = _tau(xp, p, q, lam)
     log_r = log_p - log_q  # inf for a token with q = 0 < p, NaN for an absent one: in no set
     u = xp.ones_like(lam)
     while True:
@@ -235,6 +385,11 @@ def _mu_of_lam(xp: Any, log_p: Array, log_q: Array, lam: Array) -> tuple[Array, 
         if not bool(xp.any(better)):
             return -xp.log(u), tau
         u = xp.where(better, new, u)
+
+
+def _tau(xp: Any, p: Array, q: Array, lam: Array) -> Array:
+    """The rejection rate sum (q - p / lam)^+ (b,) of rows (b, v)."""
+    return xp.sum(xp.maximum(q - p / lam[:, None], xp.zeros_like(p)), axis=-1)
 
 
 @quiet

@@ -7,21 +7,24 @@ import numpy as np
 import pytest
 import torch
 from backends import (
+    NUMPY,
     TORCH32,
     floats,
     on_every_backend,
     random_rows,
 )
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from jackpot import (
+    common_price_for_budget,
     draft_accept_prob,
     draft_law,
     draft_residual,
+    kl_p_q,
 )
 from sim.oracle import exact
-from sim.worlds.strategies import batches, budgets
+from sim.worlds.strategies import batches, budgets, state_weights
 
 SIXTIETHS = st.integers(1, 60).map(lambda n: Fraction(n, 60))
 
@@ -98,6 +101,104 @@ def test_at_lam_1_the_law_is_the_target_bit_by_bit(backend, batch):
     for p, q, got in zip(*batch, r, strict=True):
         if exact.tv(p, q) > 0:
             np.testing.assert_allclose(got, floats(exact.draft_residual(p, q, 1)), atol=1e-4)
+
+
+# A price, and one for many states
+
+
+def clipped_sum(p, q, lam, price) -> Fraction:
+    """sum clip(q, p / (lam + price), p / lam), exactly."""
+    pairs = zip(p, q, strict=True)
+    return sum((min(max(b, a / (lam + price)), a / lam) for a, b in pairs), Fraction(0))
+
+
+@on_every_backend
+@given(batch=batches(), price=st.integers(0, 200).map(lambda n: Fraction(n, 20)))
+def test_a_price_is_the_gap_between_the_thresholds(backend, batch, price):
+    """F6: lam is the root of the sum in rational arithmetic; or no first rejection costs more."""
+    log_p, log_q = map(backend.logs, batch)
+    law = draft_law(log_p, log_q, price=float(price))
+    free = draft_law(log_p, log_q, budget=1.0)
+    _, lam, mu, tau = laws(backend, law)
+    for i, (p, q) in enumerate(zip(*batch, strict=True)):
+        fewest = exact.draft_lam(p, q, Fraction(1))
+        *_, least = exact.draft_law(p, q, fewest)
+        if exact.draft_mu(p, q, least) - fewest <= price:
+            assert tau[i] == pytest.approx(float(least), abs=10 * backend.rtol)
+            np.testing.assert_allclose(lam[i], backend.numpy(free.lam)[i], rtol=10 * backend.rtol)
+            continue
+        x, step = Fraction(lam[i]), Fraction(1 + 1000 * backend.rtol)
+        assert clipped_sum(p, q, x / step, price) >= 1
+        assert x * step >= 1 or clipped_sum(p, q, x * step, price) <= 1
+        assert mu[i] - lam[i] == pytest.approx(float(price), abs=1e-3, rel=1e-3)
+
+
+@on_every_backend
+@given(batch=batches(), budget=budgets(), data=st.data())
+def test_a_common_price_spends_the_mean_budget(backend, batch, budget, data):
+    """F6: sum_s d_s tau_s = 1 - budget, or the nearest; states of weight 0 do not count."""
+    d = data.draw(state_weights(len(batch[0])))
+    log_p, log_q = map(backend.logs, batch)
+    price = common_price_for_budget(log_p, log_q, float(budget), backend.array(d))
+    assert isinstance(price, float) and price >= 0
+    tau = backend.numpy(draft_law(log_p, log_q, price=price).tau)
+    most, least = (
+        sum(w * f(p, q) for w, p, q in zip(d, *batch, strict=True)) / sum(d)
+        for f in (exact.tv, lambda p, q: 1 - exact.reach(p, q))
+    )
+    wanted = min(max(1 - budget, least), most)
+    got = sum(float(w) * x for w, x in zip(d, tau, strict=True)) / float(sum(d))
+    assert got == pytest.approx(float(wanted), abs=20 * backend.rtol)
+
+
+@given(batch=batches(overlap=True), tenths=st.integers(1, 9), share=st.integers(1, 5))
+def test_no_other_split_of_the_rejections_costs_less(batch, tenths, share):
+    """F6: mean KL(p || s) is least at a common price, against budgets moved between two states."""
+    backend = NUMPY
+    assume(len(batch[0]) > 1)
+    log_p, log_q = map(backend.logs, batch)
+    budget = 1 - tenths / 10 * float(sum(map(exact.tv, *batch))) / len(batch[0])
+    price = common_price_for_budget(log_p, log_q, budget)
+    best = draft_law(log_p, log_q, price=price)
+    least = float(backend.numpy(kl_p_q(log_p, best.log_s)).mean())
+    z = 1 - backend.numpy(best.tau)
+    low = np.array([1 - float(exact.tv(p, q)) for p, q in zip(*batch, strict=True)])
+    high = np.array([float(exact.reach(p, q)) for p, q in zip(*batch, strict=True)])
+    room = min(z[0] - low[0], high[1] - z[1]) * share / 5
+    assume(room > 1e-9)
+    z[:2] += [-room, room]
+    other = draft_law(log_p, log_q, budget=backend.array(np.clip(z, 1e-300, 1)))
+    backend.at_most(least, backend.numpy(kl_p_q(log_p, other.log_s)).mean())
+
+
+@on_every_backend
+def test_a_common_price_beyond_what_any_state_has_is_the_largest(backend):
+    """budget 1 gives the largest first price, inf where q = 0 < p; a low budget gives 0."""
+    p = [[Fraction(1, 2), Fraction(1, 4), Fraction(1, 4)], [Fraction(1, 3)] * 3]
+    q = [[Fraction(1, 4), Fraction(1, 4), Fraction(1, 2)], [Fraction(1, 3)] * 3]
+    log_p, log_q = backend.logs(p), backend.logs(q)
+    assert common_price_for_budget(log_p, log_q, 1.0) == pytest.approx(1.5, rel=1e-5)
+    assert common_price_for_budget(log_p, log_q, 0.5) == 0.0
+    q[1] = [Fraction(1, 2), Fraction(1, 2), Fraction(0)]
+    price = common_price_for_budget(log_p, backend.logs(q), 1.0)
+    assert price > 1e6 if backend is TORCH32 else price == math.inf
+    law = draft_law(log_p, backend.logs(q), price=math.inf)
+    np.testing.assert_allclose(backend.numpy(law.tau), 0, atol=1e-6)
+
+
+def test_a_common_price_needs_states():
+    """An empty batch, weights of another shape or all 0, an array of budgets."""
+    log_p, log_q = random_rows((3, 4), seed=28)
+    with pytest.raises(ValueError, match="empty batch"):
+        common_price_for_budget(log_p[:0], log_q[:0], 0.5)
+    with pytest.raises(ValueError, match="positive, finite sum"):
+        common_price_for_budget(log_p, log_q, 0.5, np.zeros(3))
+    with pytest.raises(ValueError, match="state_weight"):
+        common_price_for_budget(log_p, log_q, 0.5, np.ones(4))
+    with pytest.raises(ValueError, match="budget"):
+        common_price_for_budget(log_p, log_q, np.array([0.5, 0.5, 0.5]))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="price must lie in"):
+        draft_law(log_p, log_q, price=-0.1)
 
 
 # Edges
@@ -223,10 +324,10 @@ def test_no_gradient_flows_through_the_law():
 
 
 def test_exactly_one_dial_is_given():
-    """lam and budget are two names of one dial."""
+    """lam, budget and price are three names of one dial."""
     log_p, log_q = random_rows((2, 4), seed=25)
-    for dials in ({}, {"lam": 0.5, "budget": 0.5}):
-        with pytest.raises(TypeError, match="exactly one of lam and budget"):
+    for dials in ({}, {"lam": 0.5, "budget": 0.5}, {"lam": 0.5, "price": 0.0}):
+        with pytest.raises(TypeError, match="exactly one of lam, budget and price"):
             draft_law(log_p, log_q, **dials)
 
 
