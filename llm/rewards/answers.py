@@ -11,6 +11,7 @@ from collections import deque
 from fractions import Fraction
 
 from . import number_grammar
+from .number_context import is_operand
 from .number_grammar import Number, whole_number
 
 _SCIENTIFIC = re.compile(r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+")
@@ -20,11 +21,11 @@ _FORMULA = re.compile(  # bounded lengths keep the search linear; "$5 and $6" ar
 _PLAIN = re.compile(r"-?[0-9][0-9,.]*(?:/[0-9]+)?")  # LaTeX reads these as the grammar does
 _WORDS = re.compile(r"[^\W\d_]+(?:[\s,;:.!?'\"-]+[^\W\d_]+)*[.!?]?")
 _FUNCTIONS = frozenset("sin cos tan cot sec csc arcsin arccos arctan log exp max min mod".split())
-_BESIDE = 40  # characters beside a box or formula that may make it a part of something
-_JOINS_BEFORE = re.compile(
-    r"(?:[-+/^√±∓]|\\(?:pm|mp|sqrt|div|times|cdot) ?)\$?$|(?:negative|minus) \$?$"
+_BESIDE = 200  # characters beside a box or formula that may make it a part of something
+_DASH_OF_LIST = re.compile(r"(?:^|\n) {0,8}- $")
+_JOINS_AFTER = re.compile(
+    r"\$?(?:!| ?(?:[\^×÷√π]|/ ?[\w({\\]|\\(?:pi|sqrt|times|cdot|div)(?![A-Za-z])))"
 )
-_JOINS_AFTER = re.compile(r"\$?(?:[!^/]|\\(?:pi|sqrt|times|cdot|div)(?![A-Za-z]))")
 
 
 def last_number(text: str) -> Fraction | None:
@@ -60,10 +61,18 @@ def last_boxed(text: str) -> str | None:
 def _answer_in_box(text: str) -> str:
     r"""What the last box holds; "" where the box is a part of something, as in -\boxed{7}."""
     content, start, end = _last_box(text)
-    before = number_grammar.plain(text[max(0, start - _BESIDE) : start])
     after = number_grammar.plain(text[end : end + _BESIDE])
-    joined = _JOINS_BEFORE.search(before) or _JOINS_AFTER.match(after)
+    joined = _is_operand(text, start) or _JOINS_AFTER.match(after)
     return "" if joined else content or ""
+
+
+def _is_operand(text: str, start: int) -> bool:
+    """Whether a sign or an operation before text[start] takes what begins there."""
+    before = text[max(0, start - _BESIDE) : start]
+    if start <= _BESIDE or "\n" in before:
+        before = _DASH_OF_LIST.sub("", before)
+    before = number_grammar.plain(before)
+    return is_operand(before, start <= _BESIDE)
 
 
 def _last_box(text: str) -> tuple[str | None, int, int]:
@@ -106,9 +115,7 @@ def final_answer(text: str) -> tuple[str, Number | None]:
     if formula is not None and not number_grammar.has_digits(text[formula.end() :]):
         content = next(g for g in formula.groups() if g)
         if whole_number(content) is None:
-            here = formula.start()
-            before = number_grammar.plain(text[max(0, here - _BESIDE) : here])
-            return ("", None) if _JOINS_BEFORE.search(before) else as_latex(content)
+            return ("", None) if _is_operand(text, formula.start()) else as_latex(content)
     number = number_grammar.find_last_number(text)  # with the sign outside, as in -$7$
     if number is None:
         return "", None

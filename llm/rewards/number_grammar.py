@@ -29,6 +29,7 @@ value has more than about 1,100 digits.
 
 from __future__ import annotations
 
+import html
 import re
 from fractions import Fraction
 from itertools import pairwise
@@ -44,16 +45,38 @@ _CHAIN_MAX = 8  # more parts than a number has: what comes before changes nothin
 EXPONENT_MAX = 1000  # of ten: beyond any quantity, and 10**1000 is still computed at once
 
 # Characters that stand for an ASCII one. Minus signs: hyphen, non-breaking hyphen, figure dash, en
-# dash, minus, small and fullwidth hyphen. Digits: fullwidth, and the styles of mathematics.
+# dash, minus, small and fullwidth hyphen. Digits: fullwidth, and the styles of mathematics. A dash
+# that is not among them is none, and makes the number after it unknown (number_context.py).
 SIGNS_AND_DIGITS = str.maketrans(
     dict.fromkeys("\u2010\u2011\u2012\u2013\u2212\ufe63\uff0d", "-")
     | {chr(0xFF10 + d): str(d) for d in range(10)}
     | {chr(0x1D7CE + i): str(i % 10) for i in range(50)}
 )
+_SPACES = "\u00a0\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))  # all of Zs but
+# U+0020 and U+1680, which looks like a dash
+_ENDS_OF_LINES = "\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
 _TRANSLATION = SIGNS_AND_DIGITS | str.maketrans(
-    dict.fromkeys("\u00a0\u2007\u2009\u202f", " ")
+    dict.fromkeys(_SPACES, " ")
+    | dict.fromkeys(_ENDS_OF_LINES, "\n")
     | dict.fromkeys("\u2044\u2215\uff0f", "/")
+    | dict.fromkeys("\u2715\u2716\u2a09\u2a2f", "\u00d7")
+    | dict.fromkeys("\u204e\ufe61\uff0a", "*")
     | {"\uff0b": "+", "\uff0e": ".", "\uff05": "%", "\ufe6a": "%", "\uff04": "$", "\u2019": "'"}
+    | {"\uff1d": "=", "\uff3e": "^", "\uff3f": "_", "\t": "  "}  # columns are no group of digits
+)
+# Characters that nobody sees. Between two digits they stay, and make a number unknown, as do all
+# other ones of the category Cf: an invisible product, a soft hyphen, a change of direction.
+_UNSEEN = "\u200b\u200c\u200d\u200e\u200f\u2060\ufe0e\ufe0f\ufeff"
+_UNSEEN_RUN = re.compile(f"(?<![0-9{_UNSEEN}])[{_UNSEEN}]+|[{_UNSEEN}]+(?![0-9{_UNSEEN}])")
+_ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9A-Fa-f]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
+_MARKUP = (  # of HTML
+    (re.compile(r"<!--.{0,200}?-->", re.DOTALL), ""),
+    (re.compile(r"<sup>([^<>]{1,40})</sup>", re.IGNORECASE), r"^{\1}"),
+    (re.compile(r"<sub>([^<>]{1,40})</sub>", re.IGNORECASE), r"_{\1}"),
+)
+_BLANKS = (  # so that a look of bounded length sees what is beyond them
+    (re.compile(r" {4,}"), "   "),
+    (re.compile(r"(?: {0,3}\n){3,}"), "\n\n"),
 )
 _VULGAR = {
     **{"½": (1, 2), "⅓": (1, 3), "⅔": (2, 3), "¼": (1, 4), "¾": (3, 4), "⅕": (1, 5), "⅖": (2, 5)},
@@ -65,16 +88,20 @@ _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-
 # LaTeX that stands for something else. Lengths are bounded, so each search is linear.
 _LATEX = (
     (re.compile(r"\{,\}|,\\!"), ","),
-    (re.compile(r"\\[,;: ]|~"), " "),
-    (re.compile(r"\\!|\\(?:left|right|[bB]igg?[lr]?)(?![A-Za-z.])"), ""),
+    (re.compile(r"\\[,;:> ]|~|\\(?:q?quad|thinspace|enspace|space)(?![A-Za-z])"), " "),
+    (re.compile(r"\\(?:newline|hline|par|noindent)(?![A-Za-z])"), "\n"),
+    (re.compile(r"(?<![\\}])\{ ?([-+]) ?\}"), r"\1"),
+    (re.compile(r"(?<![A-Za-z0-9\\}^_])\{ ?\}"), ""),
+    (re.compile(r"\\!|(?:\\(?:left|right|[bB]igg?[lr])|(?<![0-9])\\[bB]igg?)(?![A-Za-z.])"), ""),
     (re.compile(r"\\([%$])"), r"\1"),
     (re.compile(r"\^ ?\{? ?(?:\\circ\b|°) ?\}?"), "°"),
     (re.compile(r" ?\\(?:times|cdot)\b ?"), " × "),
     (
         re.compile(
-            r"(?P<whole>[0-9] ?)?(?P<minus>-?)\\[dt]?frac ?"
-            r"(?:\{ ?(?P<minus_inside>-?) ?(?P<above>[0-9]{1,100}) ?\}|(?P<digit>[0-9])) ?"
-            r"(?:\{ ?(?P<below>[0-9]{1,100}) ?\}|(?P<digit_below>[0-9]))"
+            r"(?P<whole>[0-9] ?)?(?P<minus>-?)\\[dt]?frac\s{0,3}"
+            r"(?:\{\s{0,3}(?P<minus_inside>-?)\s{0,3}(?P<above>[0-9]{1,100})\s{0,3}\}|"
+            r"(?P<digit>[0-9]))\s{0,3}"
+            r"(?:\{\s{0,3}(?P<below>[0-9]{1,100})\s{0,3}\}|(?P<digit_below>[0-9]))"
         ),
         lambda match: _plain_fraction(match),
     ),
@@ -82,7 +109,7 @@ _LATEX = (
 _SIGNS = "".join(_VULGAR)
 _RUN = re.compile(  # possessive: each character is read once
     r"(?P<digits>(?:(?<![A-Za-z0-9_.)])\.)?[0-9]++(?:[ ,._'][0-9]++)*+)"
-    rf"(?P<exponent>[eE][-+]?[0-9]++)?+(?P<vulgar> ?[{_SIGNS}])?+|(?P<alone>[{_SIGNS}])"
+    rf"(?P<exponent>\.?[eE][-+]?[0-9]++)?+(?P<vulgar> ?[{_SIGNS}])?+|(?P<alone>[{_SIGNS}])"
 )
 _DECIMAL = re.compile(r"(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)")
 _GROUPS = re.compile(r"[0-9]{1,3}(?P<mark>[ ,_'])[0-9]{3}(?:(?P=mark)[0-9]{3})*(?:\.[0-9]+)?")
@@ -106,8 +133,14 @@ _BEFORE_OPERAND = re.compile(
 _AFTER_OPERAND = re.compile(r" ?(?:\^|π|\\pi\b|√|\\sqrt|[⁰¹²³⁴-⁹])")
 _SPACED_SIGN = re.compile(r"(?:[=≈({\[]|(?<![\w)\]}])\$) ?[-+] $")
 _SPACED_MINUS = re.compile(r"(?:[0-9)\]}°]|[0-9)\]}] ?%|\w\$) {1,2}- {1,2}$")
-_DATE = re.compile(r"[0-9]-[0-9]{1,4}-$")
-_WRAPPED = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mathit) ?\{([^{}]{1,200})\}")
+_DATE = re.compile(r"[0-9]-[0-9]{1,4}-$|[0-9]\.? {0,3}[A-Za-z] {0,3}-$")  # or a power: "1 e-3"
+_WRAPPED = re.compile(  # a change of the type alone
+    r"\\(?:text|textbf|textit|textrm|textsf|texttt|textnormal|mathrm|mathbf|mathit|mathsf|mathtt|"
+    r"mathnormal|mathord|mathbin|mathrel|mathop|boldsymbol|bm|mbox|hbox|emph|underline)"
+    r"\*?\s{0,3}\{([^{}]{0,200})\}"
+)
+_VECTOR = re.compile(r"\\(?:mathbf|mathit|mathsf|boldsymbol|bm)")
+_NESTED_MAX = 3  # such commands within each other
 _INDEX = re.compile(r"[\^_]\{?-?$")
 _COMMAND = re.compile(r"\\[A-Za-z]{1,20}$")
 
@@ -144,11 +177,43 @@ class _Magnitude(NamedTuple):
 
 def plain(text: str) -> str:
     """The text, with plain characters for all the characters and LaTeX that numbers may have."""
-    text = text.translate(_TRANSLATION)
-    if "\\" in text or "^" in text or "{,}" in text or "~" in text:
+    for _ in range(2):  # "&amp;minus;" too
+        text = _ENTITY.sub(lambda entity: html.unescape(entity.group()), text)
+    text = text.replace("\r\n", "\n").translate(_TRANSLATION)
+    text = _UNSEEN_RUN.sub("", text)
+    for pattern, by in _MARKUP if "<" in text else ():
+        text = pattern.sub(by, text)
+    if "\\" in text:
+        for _ in range(_NESTED_MAX):
+            text = _WRAPPED.sub(_unwrapped, text)
+    if any(mark in text for mark in ("\\", "^", "{", "~")):
         for pattern, replacement in _LATEX:
             text = pattern.sub(replacement, text)
+    for pattern, by in _BLANKS:
+        text = pattern.sub(by, text)
     return text
+
+
+def _unwrapped(wrapped: re.Match[str]) -> str:
+    r"""What \text{...} holds: "\text{-}7" is "-7". Words stay apart from digits beside them.
+
+    Left as they are, which makes them unknown: digits inside that touch digits or a sign outside,
+    digits with spaces between them, and a letter in the type of vectors.
+    """
+    text, inside = wrapped.string, wrapped[1]
+    before, after = text[: wrapped.start()][-1:], text[wrapped.end() : wrapped.end() + 1]
+    first, last = inside[:1] or after, inside[-1:] or before
+    if ((before.isdigit() or before in ("+", "-")) and first.isdigit()) or (
+        last.isdigit() and after.isdigit()
+    ):
+        return wrapped.group()
+    if re.search(r"[0-9] +[0-9]", inside) or (
+        len(inside) == 1 and inside.isalpha() and _VECTOR.match(wrapped.group())
+    ):
+        return wrapped.group()
+    left = " " if before.isdigit() and first.isalpha() else ""
+    right = " " if last.isalpha() and after.isdigit() else ""
+    return f"{left}{inside}{right}"
 
 
 def find_last_number(text: str) -> Number | None:
@@ -231,9 +296,6 @@ def _plain_fraction(match: re.Match[str]) -> str:
 
 
 def _without_dollars(text: str) -> str:
-    wrapped = _WRAPPED.fullmatch(text)
-    if wrapped:
-        return wrapped[1].strip()
     for opens, closes in (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]")):
         inside = len(text) > len(opens) + len(closes)
         if inside and text.startswith(opens) and text.endswith(closes):
@@ -252,7 +314,7 @@ def _items(text: str) -> list[_Item]:
         if match["exponent"] or match["vulgar"]:
             items[-1] = items[-1]._replace(
                 end=match.end(),
-                exponent=(match["exponent"] or "")[1:],
+                exponent=(match["exponent"] or "").lstrip(".")[1:],
                 vulgar=(match["vulgar"] or "").strip(),
             )
     return items
@@ -364,7 +426,8 @@ def _number(text: str, magnitude: _Magnitude) -> Number | None:
     end = after.end() if after else magnitude.end
     if _is_subtracted(text, at):
         start, signed = _before_currency(text, at), False
-        known = understood_after(text, end) and not _DATE.search(text, max(0, start - 12), start)
+        before = text[max(0, start - 12) : start]
+        known = understood_after(text, end) and not _DATE.search(before)
     else:
         start, signed = _start(text, at)
         known = understood(text, start, end)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+from collections.abc import Iterable, Set
 from fractions import Fraction
 from math import factorial
 
@@ -207,3 +209,193 @@ def test_what_joins_a_box_or_a_formula_is_not_lost(text):
 )
 def test_a_box_that_stands_alone_is_read(text):
     assert final_answer(text)[0] == "7" and not_none(final_number(text)).value == 7
+
+
+# What stands beside a number, and what its value then is, by this table alone.
+SIGNS = ["-", "\u2212", "\u2010", "\u2011", "\u2012", "\u2013", "\ufe63", "\uff0d", "&minus;"]
+SIGNS += ["&#8722;", "&#x2212;", "&amp;minus;", r"\text{-}", r"\mathrm{-}", r"\textbf{\text{-}}"]
+SIGNS += [r"\text{minus }", r"\text{negative }", "{-}", "$-$", r"\(-\)", "**-**", "<b>-</b>"]
+SIGNS += ["minus ", "neg. ", "moins ", "menos ", "минус ", "负", "負", "マイナス", r"\textminus "]
+SIGNS += ["\u2796", "\u02d7", "\u207b", "\u208b", "\u2296", "\u2500", "\u2015", "\u30fc", "\u301c"]
+SIGNS += [r"\minus ", "<mo>-</mo>", "(-)", "[-]", "(minus)", r"{\bf -}", r"\textcolor{red}{-}"]
+GAPS = ["", " ", "   ", " " * 90, "\t", "\n", "\r\n", "\n\n\n", "&nbsp;", r"\,", r"\;", r"\ ", "~"]
+GAPS += [r"\!", "{}", r"\quad ", r"\hspace{1em}", r"\hspace{1em} ", r"\displaystyle ", "<!-- -->"]
+GAPS += [r"\text{}", r"\text{ }", r"\phantom{x} ", "<br>", "<br/>", "\u180e", "\ufeff\u2003"]
+ALONE = ["7", "$7$", r"\(7\)", "**7**", "*7*", "<b>7</b>", "<i>7</i>", r"\text{7}", r"\mathbf{7}"]
+ALONE += ["{7}", "(7)", "[7]", "`7`", '"7"', "7.0", r"\frac{7}{1}", "\uff17", "<mn>7</mn>", "07"]
+ALONE += [r"\boxed{7}", "\n7\n", "$$7$$", r"\[7\]", r"\left(7\right)", "$7", "\U0001d7d5"]
+UNICODE = [chr(i) for i in (*range(0x3100), *range(0xA000, 0xAC00), *range(0xFB00, 0x10000))]
+UNICODE += [chr(i) for i in (*range(0x1D400, 0x1D800), *range(0x1F300, 0x1FB00), 0xE0001, 0x10FFFF)]
+BLANK = [c for c in UNICODE if unicodedata.category(c) in ("Zs", "Zl", "Zp", "Cf", "Cc")]
+
+
+Said = tuple[str, Set[int | Fraction]]  # a text, and the values that it may be read as
+
+
+def read(text: str) -> Fraction | None:
+    number = final_number(text)
+    return None if number is None else number.value
+
+
+def wrong(cases: Iterable[Said]) -> list[str]:
+    """Texts that are read as something else than one of their values."""
+    return [
+        ascii(t) for t, values in cases if (found := read(t)) is not None and found not in values
+    ]
+
+
+@pytest.mark.parametrize("before", ["", "x = ", "so\n", "是"])
+def test_no_sign_is_lost_whatever_stands_between_it_and_its_number(before):
+    cases: list[tuple[str, str, str]] = [(s, g, "7") for s in SIGNS for g in GAPS]
+    cases += [(s, g, n) for s in SIGNS for g in GAPS[:3] for n in ALONE]
+    cases += [(s, g, n) for s in ("-", r"\text{-}") for g in GAPS for n in ALONE]
+    cases += [("-", blank, n) for blank in BLANK for n in ("7", "$7$", r"\boxed{7}")]
+    starts = before in ("", "so\n")  # "- " is a bullet there
+    texts = (before + s + g + n for s, g, n in cases if not (starts and s + g == "- "))
+    assert wrong((text, {-7}) for text in texts) == []
+
+
+CALM = set(
+    "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029 \t\u200b\u200c\u200d\u200e\u200f\u2060\ufe0e\ufe0f"
+)
+CALM |= set("\ufeff=≈≃≅∼→⇒⟹⟶∴`~$＄＝€£¥₹₽₩₪₺°½") | set(filter(str.isspace, UNICODE))
+UNKNOWN = "Sm Sk Sc No Nl Mn Me Lm Cc Cf Cs Co Cn Pd".split()
+MINUS = set("-\u2010\u2011\u2012\u2013\u2212\ufe63\uff0d")
+LIST = MINUS | set(";；、\u2014\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029\t=≈≃≅∼→⇒⟹⟶∴＝:&")
+MARKS = [c for c in UNICODE if not c.isalnum() or unicodedata.category(c) in UNKNOWN]
+STRANGE = [c for c in MARKS if unicodedata.category(c) in UNKNOWN and c not in CALM]
+
+
+def test_every_character_of_unicode_beside_a_number_is_understood_or_makes_it_none():
+    """No character calculates, groups digits or hides a sign without being known to."""
+    signed = {**{c: {-7} for c in MINUS}, **{c: {7} for c in "+\uff0b—"}}
+    assert wrong((f"is {c}7", signed.get(c, set())) for c in STRANGE) == []
+    shares = {c: Fraction(unicodedata.numeric(c, 0)).limit_denominator(99) for c in STRANGE}
+    parts = {c: {7 + share} for c, share in shares.items() if 0 < share < 1}
+    calm = {c: {7} for c in MINUS | {"—"}}
+    assert wrong((f"is 7{c}", (calm | parts).get(c, set())) for c in STRANGE) == []
+    value: dict[str, Set[int | Fraction]] = {c: {Fraction("1.234")} for c in ".\uff0e"}
+    value |= {c: {Fraction(1, 234)} for c in "/\u2044\u2215\uff0f"}
+    value |= {c: {1234, 234} for c in LIST}
+    assert wrong((f"is 1{c}234", value.get(c, {1234})) for c in MARKS) == []
+
+
+COMMANDS = """
+alpha bar bf big binom bmod boldsymbol bullet cap cdot cdots ceil centering choose circ cong cos
+cup dag ddot delta dfrac displaystyle div dot ell ensuremath epsilon equiv exists exp flat floor
+forall frac gamma gcd ge genfrac geq hat hbox hfill hline hphantom hskip hspace in infty int
+kern lambda land lceil ldots le leftarrow leq lfloor lg lim ln log lor lt mathbb mathbin mathcal
+mathop mathrm max mbox middle min minus mod mp mu nabla ne neg neq newline not omega ominus
+operatorname oplus over overline partial perp phantom phi pi pm pmod prime prod propto psi quad
+rho rm root setminus sharp sigma sim sin smash sqrt square star substack sum tan tau text textbf
+textcolor textminus textsuperscript tfrac theta tilde times to triangle underbrace underline
+vdots vec vert widehat wp xi zeta
+""".split()
+RELATIONS = {"cong", "sim", "to"}
+EQUALS = RELATIONS | {"displaystyle", "quad", "big", "newline", "hline"}  # and the type's shape:
+APART = RELATIONS | {"newline", "hline", "quad"}  # two numbers stay two
+SHAPES = set("bf rm text textbf mathrm mathbin mathop mbox hbox underline".split())
+SHAPES.add("boldsymbol")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_command_of_latex_beside_a_number_is_overlooked(command):
+    """A known one changes nothing; behind a minus sign, none leaves the number positive."""
+    calm = {7} if command in EQUALS | SHAPES else set()
+    related = {7} if command in RELATIONS else set()
+    forms = [rf"\{command} 7", rf"\{command}7", rf"\{command}{{7}}", rf"\{command}\,7"]
+    more = [rf"\{command}{{2}}7", rf"\{command}{{2}} 7", rf"\{command}_2 7", rf"\{command}^2 7"]
+    more += [rf"\{command}[3]{{7}}", rf"\{command}{{2}}{{7}}", rf"\{command}{{2}}\n{{7}}"]
+    after = [rf"7\{command}", rf"7 \{command}", rf"7\{command} x", rf"7\{command}{{x}}"]
+    halves = {Fraction(2, 7)} if command.endswith("frac") else set()
+    texts: list[Said] = [(f"is ${form}$", calm) for form in forms]
+    texts += [
+        (f"is ${form}$", halves | ({7} if command in EQUALS | SHAPES else set())) for form in more
+    ]
+    ends = {7} if command in EQUALS | SHAPES | {"circ", "hfill"} else set()
+    texts += [(f"is ${form}$", ends) for form in after]
+    texts += [(f"is $-{form}$", {-7} | related) for form in forms] + [
+        (f"is $2{form}$", {7} if command in APART else set()) for form in forms
+    ]
+    assert wrong(texts) == []
+
+
+TAGS = "b i em strong u span font p td li div mark small code sup sub del s".split()
+TAGS += "math mn mo mfrac msqrt".split()
+OPERATORS = ["+", "×", "÷", "/", "^", "√", "±", "∓", "<", ">", "≤", "≠", "2 *", "-", "−", "minus"]
+OPERATORS += [
+    "negative",
+    "times",
+    "sqrt",
+    "log",
+    "square root of",
+    r"\pm",
+    r"\times",
+    r"\sqrt",
+    r"\frac{1}",
+]
+OPERATORS += ["x - (", r"\sqrt{", r"-\left(", "-{", "∛", "·", r"2\cdot", "twice", "plus"]
+
+
+def test_neither_tags_nor_ends_of_lines_hide_an_operation():
+    texts = [
+        (f"is {op}{gap}7", {-7} if op in "-−" else {Fraction(1, 7)} if "frac" in op else set())
+        for op in OPERATORS
+        for gap in ("\n", "\r\n", " \n ", "\u2028", "<br>", "<b>", "\n<b>", "\n$", "\n**")
+    ]
+    for tag in TAGS:
+        for sign in ("-", "\u2212", "&minus;", "√", "minus "):
+            texts += [(f"is {sign}<{tag}>7</{tag}>", {-7}), (f"is <{tag}>{sign}</{tag}>7", {-7})]
+            texts += [(f"is <{tag}>{sign}</{tag}> <{tag}>7</{tag}>", {-7})]
+        texts += [(f"is 2<{tag}>7</{tag}>", {7} if tag in ("td", "p", "li", "div") else set())]
+        texts += [(f"is <{tag}>7</{tag}>{end}", set()) for end in ("!", "^2", "x", "π", " million")]
+        texts += [(f"is 7<{tag}>{end}</{tag}>", set()) for end in ("!", "x", "π", "k")]
+        texts += [(f"is 7<{tag}>2</{tag}>", {2} if tag in ("td", "p", "li", "div") else set())]
+    texts += [
+        (f"is 7\n{end}", set()) for end in ("!", "^2", r"\pi", "squared", "× 10", "/ 2", "√2")
+    ]
+    assert wrong(texts) == []
+
+
+def test_powers_of_ten_are_read_whole_or_not_at_all():
+    times = [
+        c
+        for c in MARKS
+        if c not in LIST
+        and c not in CALM
+        and c not in "([{"
+        and unicodedata.category(c) not in ("Ps", "Pi", "Cc")
+    ]
+    times += [
+        "x",
+        "X",
+        "х",
+        "χ",
+        " x ",
+        " ✕ ",
+        " ✖ ",
+        " times ",
+        r"\times ",
+        r"\cdot",
+        r"\,\times\,",
+        "<b>×</b>",
+    ]
+    products: list[Said] = [
+        (f"is 7{c}10^3", {7000} if c != "/" else set()) for c in times if c not in (",", ".", "'")
+    ]
+    written: list[Said] = [
+        (
+            f"is {a}{point}{gap}{e}{space}{sign}{n}",
+            {Fraction(a) * Fraction(10) ** int(f"{sign}{n}")},
+        )
+        for a in ("1", "12", "0.5", "1234")
+        for point in ("", ".")
+        for e in "eE"
+        for gap in ("", " ", "\u2003", "\u200b")
+        for space in ("", " ", r"\,")
+        for sign in ("", "-", "+")
+        for n in ("2", "10")
+        if not (point and "." in a)
+    ]
+    assert wrong(products + written) == []
+    assert [read(t) for t in ("1.e-3", "5.e2", "7✕10^3")] == [Fraction(1, 1000), 500, 7000]
