@@ -97,6 +97,7 @@ _SHOWN_IF_NOT_0 = {
     "updates_skipped",
     "score_timeouts",
     "score_crashes",
+    "score_unreadable",
 }
 # one metric for each evaluation set, its name at the end: a panel for each kind
 _OF_SETS = {

@@ -74,7 +74,7 @@ def open_scorer(
     if name == "math_verify":
         return MathScorer(cfg, tokenizer)
     if name == "number":
-        return TextScorer(tokenizer, same_number)
+        return TextScorer(tokenizer, same_number, has_unread_number)
     strict = isinstance(tokenizer, CharTokenizer)
     if strict and cfg.digit_synonyms > 1:
         return TextScorer(
@@ -86,8 +86,15 @@ def open_scorer(
 class TextScorer:
     """1.0 where a rule holds between the completion's text and the answer."""
 
-    def __init__(self, tokenizer: Any, rule: Callable[[str, str], bool]) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        rule: Callable[[str, str], bool],
+        unreadable: Callable[[str], bool] | None = None,
+    ) -> None:
+        """unreadable: which of the texts that score 0 are counted (score_unreadable)."""
         self._tokenizer, self._rule = tokenizer, rule
+        self._unreadable, self._count = unreadable, 0
 
     def score(
         self,
@@ -98,10 +105,15 @@ class TextScorer:
     ) -> list[float]:
         texts = [finished_text(c, self._tokenizer) for c in completions]
         pairs = zip(texts, answers, strict=True)
-        return [float(t is not None and self._rule(t, a)) for t, a in pairs]
+        scores = [float(t is not None and self._rule(t, a)) for t, a in pairs]
+        if self._unreadable is not None:
+            wrong = [t for t, score in zip(texts, scores, strict=True) if t and not score]
+            self._count += sum(map(self._unreadable, wrong))
+        return scores
 
     def counts(self) -> dict[str, int]:
-        return {}
+        count, self._count = self._count, 0
+        return {} if self._unreadable is None else {"score_unreadable": count}
 
     def identity(self) -> dict[str, str]:
         return {}
@@ -170,6 +182,11 @@ def same_number(text: str, answer: str) -> bool:
     """The last number in the text has the value of the answer."""
     number, gold = final_number(text), gold_number(answer)
     return number is not None and gold is not None and number_grammar.same(number, gold)
+
+
+def has_unread_number(text: str) -> bool:
+    """Whether a text holds digits, but no number that the grammar understands."""
+    return final_number(text) is None and number_grammar.has_digits(text)
 
 
 def equal_numbers(gold: Number | None, value: Number | None) -> bool | None:

@@ -48,6 +48,7 @@ METRICS: dict[str, str] = {
     "verifier or reward function; they score 0",
     "eval_score_errors": "number of held-out completions for which the reward function raised an "
     "exception, ran out of memory, or returned no finite number; they score 0",
+    "eval_score_unreadable": "score_unreadable of the held-out completions",
     # Rollout
     "reward_mean": "mean reward of the step's completions, which the actor sampled for training "
     "prompts; the pass rates are of held-out prompts",
@@ -61,6 +62,8 @@ METRICS: dict[str, str] = {
     "verifier or reward function; they score 0",
     "score_errors": "number of the step's completions for which the reward function raised an "
     "exception, ran out of memory, or returned no finite number; they score 0",
+    "score_unreadable": "scorer number: completions that end themselves and hold digits, but no "
+    "number that it understands (docs/rewards.md); they score 0",
     # Correction: over proposed tokens
     "kl_inf_target_k3": "estimate of KL(q || p): mean of r - 1 - log r over tokens with p > 0, "
     "nats per token",

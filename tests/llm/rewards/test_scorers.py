@@ -49,6 +49,16 @@ def test_exact_ignores_outer_whitespace_of_a_models_own_tokenizer():
     assert score("exact", "3 44", "344") == 0.0
 
 
+def test_completions_whose_number_is_not_understood_are_counted():
+    scorer = open_scorer(sections.task(type="problems", scorer="number"), Unicode())
+    texts = ["sqrt(2)", "-<b>7</b>", "7", "8", "seven"]
+    completions = [*map(ended, texts), ended("3x")[:-1]]  # the last one does not end itself
+    assert scorer.score(completions, ["7"] * 6) == [0.0, 0.0, 1.0, 0.0, 0.0, 0.0]
+    assert scorer.counts() == {"score_unreadable": 2}
+    assert scorer.counts() == {"score_unreadable": 0}
+    assert open_scorer(sections.task(), CHARS).counts() == {}
+
+
 @pytest.mark.parametrize("name", ["exact", "number", "math_verify"])
 def test_a_completion_that_does_not_end_itself_scores_0(name, verifier):
     scorer = open_scorer(sections.task(type="problems", scorer=name), Unicode())
