@@ -13,6 +13,7 @@ from toy_tokenizers import Words
 
 from llm import settings
 from llm.errors import ConfigError
+from llm.rewards.scorers import same_number
 from llm.tasks.factory import open_task
 from llm.tasks.presets import evaluation_sources
 from llm.tasks.problem import Problem
@@ -29,7 +30,7 @@ SHAPES = {  # preset: a row of the published file, and its problem
         Problem("Find $x$.", r"\frac{1}{2}"),
     ),
     "deepscaler": (
-        {"problem": "Find $x$.", "answer": "-8", "solution": ""},
+        {"problem": "Find $x$.", "answer": "-8", "solution": r"\boxed{A}", "difficulty": 1.4375},
         Problem("Find $x$.", "-8"),
     ),
     "dapo": (
@@ -38,7 +39,7 @@ SHAPES = {  # preset: a row of the published file, and its problem
             "prompt": [{"content": "Solve it step by step.\n\nFind x.", "role": "user"}],
             "ability": "MATH",
             "reward_model": {"ground_truth": "34", "style": "rule-lighteval/MATH_v2"},
-            "extra_info": {"index": "9a9b6eb4-a1cb-49d1-8c1e-62eaf2f74079"},
+            "extra_info": {"index": "9a9b6eb4-a1cb-49d1-8c1e-62eaf2f74079", "split": None},
         },
         Problem("Solve it step by step.\n\nFind x.", "34"),
     ),
@@ -75,6 +76,74 @@ def test_a_preset_reads_a_local_copy_of_the_published_file(tmp_path, name, endin
     columns = {"prompt_column": "prompt", "answer_column": "answer"}  # of the source alone
     cfg = sections.task(type="problems", source=train, eval_source=held, scorer="exact", **columns)
     assert open_task(cfg, Words()).held_out_sets(0, 9) == {name: [problem]}
+
+
+ANSWERS: dict[str, list[tuple[int | float | str, str]]] = {  # as a column has them: their values
+    "integers": [(34, "34"), (0, "0"), (-3, "-3")],
+    "floats": [(34.0, "34"), (0.5, "1/2"), (1e-07, "1/10000000")],
+    "texts": [
+        ("34", "34"), ("033", "33"), (" -3\n", "-3"), ("$35$", "35"), (r"\boxed{36}", "36"),
+        (r"-\frac{2}{3}", "-2/3"), (r"80\%", "80"), ("1,234", "1234"), ("x = 37", "37"),
+        (r"38^\circ", "38"), (r"39\text{ cm}", "39"), ("\u22125", "-5"), ("n-7=4", "4"),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ANSWERS)
+@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+@pytest.mark.parametrize("name", ["deepscaler", "dapo", "aime25"])
+def test_answers_of_every_type_are_read_with_all_repeats_counted_once(tmp_path, name, ending, kind):
+    """DAPO-Math-17k holds each row 100 times; copies hold answers as numbers or inside a text."""
+    rows = []
+    for i, (answer, _) in enumerate(ANSWERS[kind]):
+        text = json.dumps(SHAPES[name][0]).replace("Find", f"{i}: Find")
+        row = json.loads(text)
+        if name == "dapo":
+            row["reward_model"]["ground_truth"] = answer
+        else:
+            row["answer"] = answer
+        rows.append(row)
+    path = tmp_path / f"copy.{ending}"
+    if ending == "parquet":
+        pyarrow.parquet.write_table(pa.Table.from_pylist(rows * 100), path)
+    else:
+        path.write_text("".join(json.dumps(r) + "\n" for r in rows * 100))
+    own = tmp_path / "own.jsonl"
+    own.write_text("".join(json.dumps(r) + "\n" for r in numbered(3)))
+    cfg = sections.task(
+        type="problems", source=str(own), eval_source=f"{name}:{path}", scorer="number"
+    )
+    task = open_task(cfg, Words())
+    problems = task.held_out_sets(0, 99)[name]
+    assert (len(problems), task.repeats, task.skipped) == (len(rows), 99 * len(rows), 0)
+    assert len({p.prompt for p in problems}) == len(rows)
+    for problem in problems:
+        number = int(problem.prompt.partition(": Find")[0].split()[-1])
+        value = ANSWERS[kind][number][1]
+        assert same_number(rf"so \boxed{{{value}}}", problem.answer)
+        assert not same_number(f"{value}1", problem.answer)
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+def test_published_rows_without_an_answer_or_with_two_are_bad_rows(tmp_path, ending):
+    """DeepScaleR has some of the first kind, DAPO-Math-17k of the second."""
+    good = {"problem": "Find $x$.", "answer": "1", "solution": ""}
+    again = {"problem": "Find $y$."}
+    rows = [good, good | {"problem": "a", "answer": ""}, good | {"problem": "b", "answer": None}]
+    rows += [good | again, good | again | {"answer": "2"}, good | again, good]
+    path = tmp_path / f"copy.{ending}"
+    if ending == "parquet":
+        pyarrow.parquet.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    own = tmp_path / "own.jsonl"
+    own.write_text("".join(json.dumps(r) + "\n" for r in numbered(3)))
+    given = {"source": str(own), "eval_source": f"deepscaler:{path}", "scorer": "number"}
+    with pytest.raises(ConfigError, match="bad rows of"):
+        open_task(sections.task(type="problems", **given), Words())
+    task = open_task(sections.task(type="problems", **given, bad_rows="skip"), Words())
+    assert task.held_out_sets(0, 9) == {"deepscaler": [Problem("Find $x$.", "1")]}
+    assert (task.skipped, task.repeats) == (4, 2)  # a repeat of a bad row counts once
 
 
 def test_several_evaluation_sets_have_names_and_are_kept_apart(tmp_path):
