@@ -31,6 +31,7 @@ ALSO = {
         *(f"sim/claims/{name}.py" for name in ("budget", "core", "obrs", "weights")),
         *("sim/commands.py", "sim/arguments.py", "sim/oracle/exact.py", "sim/oracle/rules.py"),
     ],
+    "tests/sim/claims/test_drafting.py": ["sim/oracle/draft_rules.py"],
     "tests/sim/report/test_run.py": ["sim/report/html.py", "sim/report/sections.py"],
     "tests/sim/studies/test_budgets.py": ["sim/studies/budgets_figure.py"],
     "tests/sim/studies/test_topk.py": [

@@ -23,6 +23,7 @@ CLAIM_MODULES = (
     "many_states",
     "trajectories",
     "core",
+    "drafting",
     "allocation",
     "selection",
     "objectives",

@@ -153,7 +153,7 @@ def draft_tau(p: Row, q: Row, lam: Fraction) -> Fraction:
 
 
 def draft_mu(p: Row, q: Row, tau: Fraction) -> Fraction | float:
-    """The largest mu >= 1 with sum (p / mu - q)^+ = tau; math.inf where tau = 0 and q = 0 < p.
+    """The least mu >= 1 with sum (p / mu - q)^+ = tau; math.inf where tau = 0 and q = 0 < p.
 
     Sort the tokens by p / q, falling: 1 / mu is the least (tau + Q_k) / P_k over the prefixes k.
     """
@@ -184,7 +184,7 @@ def draft_lam(p: Row, q: Row, budget: Fraction) -> Fraction:
     """
     if budget <= 1 - tv(p, q):
         return Fraction(1)
-    return lam_for_budget(p, q, min(budget, reach(p, q)))
+    return min(Fraction(1), lam_for_budget(p, q, min(budget, reach(p, q))))
 
 
 def draft_residual(p: Row, q: Row, mu: Fraction | float) -> list[Fraction]:

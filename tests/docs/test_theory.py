@@ -1,4 +1,4 @@
-"""docs/theory.md and the three pages it links to: what is cited exists, every claim is stated."""
+"""docs/theory.md and the four pages it links to: what is cited exists, every claim is stated."""
 
 import re
 from fractions import Fraction as F
@@ -12,7 +12,7 @@ from sim.claims import check, registry
 from sim.oracle import exact
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMES = ("theory", "theory_estimators", "theory_topk", "theory_related")
+NAMES = ("theory", "theory_estimators", "theory_topk", "theory_related", "theory_drafting")
 PAGES = [ROOT / "docs" / f"{name}.md" for name in NAMES]
 CITATION = re.compile(
     r"docs/theory\.md[,:]\s+(?:part\s+)?((?:[A-E]\d*(?:\([ivx]+\))?(?:\s*[-,]\s*|\s+to\s+)?)+)(?!\w)"
