@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ from llm.models.loading import check_positions, positions_of
 from llm.phases import is_out_of_memory, phase_of
 from llm.planning import memory
 from llm.runs import alarms, run_folder
+from llm.runs.first_checks import check_folder, check_packages, check_reward_function
 from llm.settings.loading import Config, ConfigError, ModelConfig, load, split_arguments
 from llm.settings.schema import PretrainConfig
 from llm.tasks import factory, problem
@@ -45,6 +45,11 @@ def diagnose(argv: list[str]) -> Iterator[Line]:
     if cfg is None:
         return
     yield from _attempt_lines("run folder", lambda: (None, [_folder(cfg)]))[1]
+    yield from _attempt_lines("packages", lambda: (None, [_packages(cfg)]))[1]
+    _, line = _attempt("reward", lambda: check_reward_function(cfg.reward.function))
+    if line:
+        yield line
+        return
     device, line = _attempt("device", lambda: open_device(cfg.run.device))
     yield line or Line("device", OK, str(device))
     tokenizer, line = _attempt(
@@ -125,12 +130,7 @@ def _load(argv: list[str]) -> Config:
 
 def _folder(cfg: Config) -> Line:
     folder = Path(cfg.run.folder).absolute()
-    there = next(p for p in (folder, *folder.parents) if p.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        raise ConfigError(
-            f"cannot write to {there}, where run folder {folder} would be: choose another "
-            "--run.folder"
-        )
+    check_folder(folder, "--run.folder")
     if not run_folder.holds_run(folder):
         return Line("run folder", OK, f"{folder} is free to use")
     run_folder.check_same(folder, cfg)
@@ -139,6 +139,11 @@ def _folder(cfg: Config) -> Line:
         return Line("run folder", WARNING, f"{folder} holds this run, complete", remedy)
     kept = latest(folder / "checkpoints")
     return Line("run folder", OK, f"{folder} holds this run, which would go on: {kept}")
+
+
+def _packages(cfg: Config) -> Line:
+    check_packages(cfg)
+    return Line("packages", OK, "those that the settings need are installed")
 
 
 def _data(cfg: Config, task: problem.Task, tokenizer: Any) -> tuple[int, list[Line]]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from llm.errors import ConfigError
 from llm.output import tell_torchrun
+from llm.runs.first_checks import check_first
 from llm.settings.loading import split_arguments
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def main(argv: list[str]) -> int:
     if "--dry-run" in flags:
         sys.stdout.write(settings.dump(cfg))
         return 0
+    check_first(cfg)
     from llm import distributed
 
     distributed.check_settings(cfg)
@@ -117,9 +119,18 @@ def run_config(cfg: Config) -> int:
         return 0
     _say(
         f"{folder}: pass rate {summary['pass_rate_first']:.3f} -> {summary['pass_rate_last']:.3f} "
-        f"after {summary['steps']} steps\n"
+        f"after {summary['steps']} steps{_other_evaluation(summary)}\n"
     )
     return 0
+
+
+def _other_evaluation(summary: dict[str, Any]) -> str:
+    """Why the first pass rate is not to be compared with the last; "" where it is."""
+    changes = summary.get("evaluation_changed", {})
+    if not changes:
+        return ""
+    named = ", ".join(f"{key} {before} -> {now}" for key, (before, now) in changes.items())
+    return f" (not comparable: the evaluation was changed on the way, {named})"
 
 
 def _trained(cfg: Config, folder: Path) -> dict[str, Any] | None:

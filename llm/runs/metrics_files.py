@@ -13,6 +13,7 @@ from llm.regular_files import open_here, read_text
 from llm.settings.loading import Config
 
 from .metrics import check_names
+from .run_folder import evaluation_changes
 
 _LINE_BYTES_MAX = 100_000_000  # of one row
 
@@ -187,5 +188,7 @@ def summarise(folder: Path, cfg: Config) -> dict[str, Any]:
         "alarms": sum(bool(r.get("alarms")) for r in rows),
         "rows": len(rows),
     }
+    if changes := evaluation_changes(folder):
+        summary["evaluation_changed"] = changes
     write_json(folder / "summary.json", summary)
     return summary

@@ -11,7 +11,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -244,6 +244,35 @@ def _append_provenance(path: Path) -> None:
         **{name: version for name in _OPTIONAL if (version := _version(name))},
     }
     write_json(path, [*entries, entry])
+
+
+_EVALUATION = ("run.eval_prompts", "run.eval_completions")
+
+
+def note_evaluation_change(folder: Path, differs: Mapping[str, tuple[Any, Any]]) -> None:
+    """Keep in the entry of this start that its pass rates are of other prompts or completions.
+
+    Args:
+        differs: the settings that are others now, as `claim` returns them.
+    """
+    path = folder / "provenance.json"
+    changes = {key: list(differs[key]) for key in _EVALUATION if key in differs}
+    if changes:
+        *earlier, last = read_json(path)
+        write_json(path, [*earlier, {**last, "evaluation_changed": changes}])
+
+
+def evaluation_changes(folder: Path) -> dict[str, tuple[Any, Any]]:
+    """{setting: (at first, now)} of what a run's pass rates are of, where a start changed it."""
+    try:
+        entries = read_json(folder / "provenance.json")
+        noted = [e["evaluation_changed"] for e in entries if "evaluation_changed" in e]
+        pairs = [(key, *pair) for one in noted for key, pair in one.items() if key in _EVALUATION]
+        first = {key: before for key, before, _ in reversed(pairs)}
+        now = {key: after for key, _, after in pairs}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}  # nothing that a run could not be summed up without
+    return {key: (first[key], now[key]) for key in now if first[key] != now[key]}
 
 
 def first_date(folder: Path) -> datetime.date | None:

@@ -161,7 +161,7 @@ def _value(key: str, value: Any, kind: Any) -> Any:
     if choices and value not in choices:
         close = difflib.get_close_matches(str(value), [str(c) for c in choices], n=1)
         perhaps = f"; perhaps you meant {close[0]}?" if close else ""
-        wanted = ", ".join(str(c) for c in choices)
+        wanted = ", ".join(str(c) for c in choices if c != "")
         raise ConfigError(f"{key} must be one of {wanted}, got {_short(value)}{perhaps}")
     return value
 

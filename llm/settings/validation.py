@@ -77,6 +77,7 @@ _MAY_BE_INFINITE = (
     "actor.correction.high objective.clip_low objective.clip_high objective.cap "
     "actor.clip_low actor.clip_high optim.grad_clip alarm.kl_max alarm.ratio_max"
 ).split()
+TEMPERATURE_MIN, TEMPERATURE_MAX = 1e-6, 1e6
 _AT_MOST = {
     "task.digit_synonyms": DIGIT_SYNONYMS_MAX,
     "pretrain.lr": 10,
@@ -84,6 +85,8 @@ _AT_MOST = {
     "actor.lr": 10,
     "optim.weight_decay": 1,
     "rollout.max_staleness": 64,
+    # logits over the temperature must stay finite in float32, and differ at all
+    **dict.fromkeys(("rollout.temperature", "actor.distill.temperature"), TEMPERATURE_MAX),
     "rollout.engine.memory": 1,
     # seconds, more than a week: beyond any use, and less than a clock of the system can hold
     **dict.fromkeys(("rollout.engine.timeout", "reward.seconds", "task.score_seconds"), 1_000_000),
@@ -106,6 +109,7 @@ _AT_MOST = {
     **dict.fromkeys(("task.prompt_tokens_max", "rollout.max_new_tokens"), 10_000_000),
     **dict.fromkeys(("run.eval_prompts", "run.eval_completions"), 10_000_000),
 }
+_AT_LEAST = dict.fromkeys(("rollout.temperature", "actor.distill.temperature"), TEMPERATURE_MIN)
 _BELOW_ONE = ("correction.lam.decay", "alarm.action.factor", "objective.decay")
 IDLE_TYPES = {  # what a section that may be without effect as a whole then is
     "control.type": "none",
@@ -157,7 +161,9 @@ def _check_bounds(cfg: Settings) -> None:
     for key in ("pretrain.policy_error", "pretrain.actor_error"):
         _require(0 <= flat[key] <= 1, key, flat[key], "between 0 and 1")
     for key in flat.keys() & _AT_MOST.keys():
-        _require(flat[key] <= _AT_MOST[key], key, flat[key], f"at most {_AT_MOST[key]}")
+        _require(flat[key] <= _AT_MOST[key], key, flat[key], f"at most {_AT_MOST[key]:.10g}")
+    for key in flat.keys() & _AT_LEAST.keys():
+        _require(flat[key] >= _AT_LEAST[key], key, flat[key], f"at least {_AT_LEAST[key]:g}")
     for key in flat.keys() & set(_BELOW_ONE):
         _require(flat[key] < 1, key, flat[key], "below 1")
     for key in flat.keys() & {"policy.width", "actor.width"}:

@@ -17,6 +17,7 @@ from .problem import HELD_OUT, Problem, is_held_out, with_instruction
 
 _FILLING = "."  # of the places of a prompt that hold no digit
 DigitsConfig = schema.DigitTask | schema.AddTask | schema.ArithmeticTask
+_COUNTED = 200_000  # prompts that are enumerated to be counted, in a fraction of a second
 _FEW = 2000  # prompts of so short a task are enumerated, to see that some are held out
 
 
@@ -86,11 +87,21 @@ class DigitProblems:
     def _answer(self, numbers: tuple[str, ...]) -> str:
         return _ANSWERS[self.cfg.type](*numbers)
 
-    def all_prompts(self) -> list[str] | None:
-        """Every prompt that can be drawn, or None if there are more than a few."""
+    def training_prompts(self) -> int:
+        """Prompts that are not held out; of very many all that there are."""
+        prompts = self.all_prompts(_COUNTED)
+        return self._kinds() if prompts is None else sum(not is_held_out(p) for p in prompts)
+
+    def _kinds(self) -> int:
+        """Prompts that can be drawn; operands with a leading zero, which are not, included."""
         lengths = range(self.cfg.digits_min, self.cfg.digits_max + 1)
-        if sum(10**d for d in lengths) ** self._operands > _FEW:
+        return int(sum(10**d for d in lengths) ** self._operands)
+
+    def all_prompts(self, most: int = _FEW) -> list[str] | None:
+        """Every prompt that can be drawn, or None if there are more than `most`."""
+        if self._kinds() > most:
             return None
+        lengths = range(self.cfg.digits_min, self.cfg.digits_max + 1)
         numbers = ["".join(x) for d in lengths for x in itertools.product("0123456789", repeat=d)]
         if self._operands == 2:
             numbers = [x for x in numbers if len(x) == 1 or x[0] != "0"]

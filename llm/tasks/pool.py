@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from llm.errors import ConfigError
 
+from .digits import DigitProblems
 from .problem import Problem, RowTask, Task
 
 _DRAWS = 64  # times the pool's size; a task with that few prompts is told so
+
+_QUICK = 1000  # prompts of a pool whose draws end at once, whatever comes of them
 
 
 class PoolTask(RowTask):
@@ -33,9 +36,12 @@ def pool_of(task: Task, seed: int, size: int) -> PoolTask:
     Raises:
         ConfigError: the task has fewer.
     """
-    if isinstance(task, RowTask) and size > task.size:
+    there = task.size if isinstance(task, RowTask) else size
+    if isinstance(task, DigitProblems) and size > _QUICK:  # drawing would take a minute
+        there = task.training_prompts()
+    if size > there:
         raise ConfigError(
-            f"--task.pool {size} is more than the {task.size} different prompts to train on: lower "
+            f"--task.pool {size} is more than the {there} different prompts to train on: lower "
             "it, or give more problems"
         )
     different: dict[str, Problem] = {}

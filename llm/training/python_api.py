@@ -11,6 +11,7 @@ from typing import Any
 from llm import distributed
 from llm.rewards.function_scorer import callable_name
 from llm.runs import run_folder
+from llm.runs.first_checks import check_first
 from llm.settings.loading import Config, ConfigError
 from llm.settings.schema import FROM_PYTHON
 
@@ -41,6 +42,7 @@ class _CallableModule(types.ModuleType):
             ConfigError: settings or a folder that cannot be used; and what llm.train.train raises.
         """
         cfg = cfg if reward is None else with_callable(cfg, reward)
+        check_first(cfg)
         distributed.check_settings(cfg)
         with run_folder.prepared(cfg) as folder:
             if run_folder.is_complete(folder, cfg):

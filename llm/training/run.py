@@ -107,6 +107,8 @@ class Run:
         if not distributed.is_main():
             return
         differs = run_folder.claim(self.folder, self.ctx.cfg)
+        if self.first_step:
+            run_folder.note_evaluation_change(self.folder, differs)
         keep_inputs(self.folder, self.inputs)
         for line in continuation_notes(self.ctx.cfg, differs, self.first_step):
             sys.stderr.write(f"{self.folder.name}: {line}\n")

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from llm import settings
 from llm.__main__ import main
 
 llm: Any = importlib.import_module("llm")  # it finds its names when they are asked for
@@ -90,3 +91,20 @@ def test_torchrun_is_given_the_reason_for_its_own_report(tmp_path, monkeypatch, 
     assert "cannot read config file nowhere.toml" in said["message"]
     assert said["message"] in capsys.readouterr().err
     assert said["extraInfo"]["py_callstack"] == said["message"]  # what torchrun prints
+
+
+def test_the_last_line_says_whether_its_two_pass_rates_are_comparable(monkeypatch, capsys):
+    """A resumed run may be evaluated on other prompts than it was at first."""
+    from llm.commands import train as command
+
+    cfg = settings.load([], ["--run.folder", "a"])
+    summary = {"pass_rate_first": 0.25, "pass_rate_last": 0.5, "steps": 3}
+    changed = {"evaluation_changed": {"run.eval_prompts": [128, 64]}}
+    monkeypatch.setattr(command, "_trained", lambda cfg, folder: summary)
+    assert command.run_config(cfg) == 0
+    assert capsys.readouterr().out == "a: pass rate 0.250 -> 0.500 after 3 steps\n"
+    monkeypatch.setattr(command, "_trained", lambda cfg, folder: summary | changed)
+    assert command.run_config(cfg) == 0
+    out = capsys.readouterr().out
+    assert "after 3 steps (not comparable: the evaluation was changed on the way" in out
+    assert "run.eval_prompts 128 -> 64)" in out

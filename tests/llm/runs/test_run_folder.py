@@ -192,3 +192,24 @@ def test_a_run_folder_may_itself_be_a_link(tmp_path):
     (tmp_path / "run").symlink_to(tmp_path / "disk")
     run_folder.release(run_folder.prepare(configured(tmp_path / "run")))
     assert (tmp_path / "disk/config.toml").exists()
+
+
+def test_a_change_of_the_evaluation_is_kept_over_starts_and_other_changes_are_not(tmp_path):
+    """At first and now: a start between the two may have changed it too, or changed it back."""
+    assert run_folder.evaluation_changes(tmp_path) == {}
+    prompts, copies = "run.eval_prompts", "run.eval_completions"
+    (tmp_path / "provenance.json").write_text('[{"time": "x"}]')
+    run_folder.note_evaluation_change(tmp_path, {"run.steps": (3, 5)})
+    assert run_folder.evaluation_changes(tmp_path) == {}
+    run_folder.note_evaluation_change(tmp_path, {prompts: (128, 64), "run.steps": (3, 5)})
+    entries = json.loads((tmp_path / "provenance.json").read_text())
+    (tmp_path / "provenance.json").write_text(json.dumps([*entries, {}]))
+    run_folder.note_evaluation_change(tmp_path, {prompts: (64, 32), copies: (1, 4)})
+    assert run_folder.evaluation_changes(tmp_path) == {prompts: (128, 32), copies: (1, 4)}
+    entries = json.loads((tmp_path / "provenance.json").read_text())
+    (tmp_path / "provenance.json").write_text(json.dumps([*entries, {}]))
+    run_folder.note_evaluation_change(tmp_path, {prompts: (32, 128)})
+    assert run_folder.evaluation_changes(tmp_path) == {copies: (1, 4)}
+    for damaged in ("[", "3", '[{"evaluation_changed": 3}]'):
+        (tmp_path / "provenance.json").write_text(damaged)
+        assert run_folder.evaluation_changes(tmp_path) == {}

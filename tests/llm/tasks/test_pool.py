@@ -46,3 +46,15 @@ def test_a_pool_of_rows_is_some_of_them_and_what_was_left_out_stays_counted():
 def test_a_task_with_too_few_prompts_ends():
     with pytest.raises(ConfigError, match=r"--task\.pool 11: 704 problems drawn had 9 different"):
         pool_of(digits(1), 0, 11)
+
+
+def test_a_large_pool_of_few_prompts_is_refused_without_drawing(monkeypatch):
+    """Drawing 320,000 problems to see it would take a minute."""
+    task = digits(2)
+    there = {p.prompt for p in task.batch(0, 0, 5000)}
+    assert len(there) == task.training_prompts() < 110
+    assert len(pool_of(digits(3), 0, 500).rows) == 500
+    monkeypatch.setattr(DigitProblems, "batch", None)
+    with pytest.raises(ConfigError, match=rf"pool 5000 is more than the {len(there)} different"):
+        pool_of(task, 0, 5000)
+    assert digits(40).training_prompts() > 10**40  # and is not counted one by one
