@@ -76,7 +76,7 @@ FLAGS = {  # flags -> a word of the refusal
     "--rollout.temperature 1e-45": "rollout.temperature must be at least 1e-06",
     "--rollout.temperature 1e300": "rollout.temperature must be at most 1000000",
     "--actor.distill.temperature 1e-45": "actor.distill.temperature must be at least 1e-06",
-    "--rollout.allocation.type vip --rollout.allocation.prompt_weight both": "must be one of equal, rollouts, got 'both'",
+    "--rollout.allocation.type vip --rollout.allocation.prompt_weight both": "of equal, rollouts, ",
     "--reward.function nowhere.py:f": "nowhere.py does not exist",
     "--run.tracker trackio --run.folder /dev/null": "/dev/null is no folder",
     "--policy.path ~nobody-here/m": "names no home folder",
