@@ -25,7 +25,10 @@ SPECIAL = {  # by path: what is added to the package's own list, or replaces it
     "sim/oracle/exact.py": set(),
     "sim/oracle/": {"mpmath"},
     "jackpot/torch/": {"numpy", "torch"},
-    "jackpot/adapters": ALLOWED["jackpot"] | {"torch"},
+    # Each imports its own peer, when that peer loads it.
+    **{f"jackpot/adapters/{peer}.py": {"torch", peer} for peer in ("verl", "skyrl", "prime_rl")},
+    **{f"jackpot/adapters/{peer}.py": {"torch", peer} for peer in ("nemo_rl", "roll", "trl")},
+    "jackpot/adapters": {"torch"},
     "paper_figures/experiments/run_store.py": {"llm"},  # the configuration, to name a run by
     "paper_figures/experiments/runner.py": {"llm"},  # the commands it trains and evaluates by
 }

@@ -1,0 +1,215 @@
+"""What all adapters share: options, weights, the loss of a token, metrics, and a counter.
+
+A peer hands over log-probabilities of sampled tokens, one microbatch at a time and without the top
+k of the sampler. So statistics (the acceptance rate in the place of Z, a lam from a budget) are of
+one microbatch, or of those that `gather` puts together.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import math
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from jackpot.torch.correction import Gather
+from jackpot.torch.corrector import Corrector, UpdateWeights
+from jackpot.torch.objectives import ppo
+
+OPTIONS_VARIABLE = "JACKPOT_OPTIONS"
+UNTESTED_VARIABLE = "JACKPOT_UNTESTED_PEER"
+_OPTIONS_MAX_CHARACTERS = 10_000  # a few dozen numbers; more is no table of options
+# Without the sampler's top k there is no Z of a state and no lam of a state. A lam that is tracked
+# over steps needs to know where a step ends, which peers do not say.
+_NOT_HERE = {"z": ("state",), "lam_from": ("state", "tracked")}
+
+
+class PeerError(RuntimeError):
+    """A peer that the adapter was not tested with, or that does not hand over what it needs."""
+
+
+class Hook:
+    """One adapter's correction in one process.
+
+    Args:
+        peer: the peer's name, for messages.
+        options: settings of `jackpot.torch.Corrector`; None: those of the environment variable
+            JACKPOT_OPTIONS, a JSON object, which reaches workers in other processes too. Defaults
+            are z = "batch" and mask = "expected". The expected mask multiplies by the acceptance
+            probability, so no random numbers depend on how the peer splits its batch.
+        defaults: other defaults, of this adapter.
+        gather: as of `Corrector`; None: statistics are of this process's microbatch.
+
+    Raises:
+        TypeError, ValueError: as `Corrector`; an option that no adapter can follow.
+    """
+
+    def __init__(
+        self,
+        peer: str,
+        options: Mapping[str, Any] | None = None,
+        *,
+        defaults: Mapping[str, Any] | None = None,
+        gather: Gather | None = None,
+    ) -> None:
+        given = dict(options if options is not None else options_of_environment())
+        for name, refused in _NOT_HERE.items():
+            if given.get(name) in refused:
+                raise ValueError(
+                    f"{peer}: {name} = {given[name]!r} needs what {peer} does not hand over. "
+                    "docs/adapters.md has a table of what each adapter can do"
+                )
+        if "denominator" in given:
+            raise ValueError(f"{peer}: the denominator is {peer}'s own setting")
+        obrs = given.get("type", "jackpot") == "jackpot"
+        own = {"z": "batch", "mask": "expected", **(defaults or {})} if obrs else {}
+        self.peer = peer
+        self.options = own | given
+        self.calls, self.tokens = 0, 0
+        self._gather = gather
+        self._corrector = Corrector(gather=gather, **self.options)
+
+    def weights(
+        self,
+        logp_inf: torch.Tensor | None,
+        logp_ref: torch.Tensor,
+        logp_new: torch.Tensor,
+        mask: torch.Tensor | None = None,
+        sequence: torch.Tensor | None = None,
+    ) -> UpdateWeights:
+        """As `Corrector.weights`, of one microbatch; counts that it was called.
+
+        Raises:
+            PeerError: the peer gave no log-probabilities of the sampler.
+        """
+        if logp_inf is None:
+            raise PeerError(
+                f"{self.peer} gave no log-probabilities of the sampler. Switch them on in its "
+                "settings (docs/adapters.md); without them there is nothing to correct"
+            )
+        new = logp_new.detach() if self.options.get("target") == "new" else None
+        ids = None
+        if self._gather is not None:  # coins of mask = bernoulli: by the place of the call
+            rows = len(logp_inf) if logp_inf.ndim == 2 else 0
+            raise_if_bernoulli(self.peer, self.options)
+            ids = torch.arange(rows, device=logp_inf.device) if rows else sequence
+        weights = self._corrector.weights(
+            logp_inf.detach(), logp_ref.detach(), new, mask, sequence=sequence, sequence_id=ids
+        )
+        self._corrector.end_step()  # each call has coins of its own
+        self.calls += 1
+        self.tokens += int(weights.tokens.weight.numel())
+        return weights
+
+    def metrics(self, weights: UpdateWeights) -> dict[str, float]:
+        """The same names in every peer: jackpot/ and the names of docs/metrics.md; the counter."""
+        named = {f"jackpot/{name}": value for name, value in weights.metrics.items()}
+        return named | {"jackpot/hook_calls": float(self.calls)}
+
+    def require_called(self) -> None:
+        """Raise PeerError if the peer never called the hook: its settings did not select it."""
+        if self.calls == 0:
+            raise PeerError(
+                f"{self.peer} has not called jackpot's hook: training goes on without correction. "
+                "docs/adapters.md shows the configuration that selects it"
+            )
+
+
+def token_losses(
+    logp_new: torch.Tensor,
+    logp_ref: torch.Tensor,
+    advantage: torch.Tensor,
+    weights: UpdateWeights,
+    clip_low: float,
+    clip_high: float,
+) -> torch.Tensor:
+    """-weight min(r A, clip(r) A) of each token, in the layout of `weights`; the peer reduces it.
+
+    0 at tokens of weight 0, which are left out before anything is computed: neither a rejected
+    token nor padding can make a NaN.
+    """
+    kept = weights.weight != 0
+    if advantage.ndim < kept.ndim:
+        advantage = advantage.unsqueeze(-1)
+    advantage = advantage.expand(kept.shape)
+    objective = ppo(
+        logp_new[kept].float(),
+        logp_ref.detach()[kept].float(),
+        advantage.detach()[kept].float(),
+        clip_low=clip_low,
+        clip_high=clip_high,
+    )
+    losses = torch.zeros_like(logp_new, dtype=torch.float32)
+    losses[kept] = -weights.weight[kept] * objective.term
+    return losses
+
+
+def options_of_environment() -> dict[str, Any]:
+    """The JSON object in JACKPOT_OPTIONS; empty where there is none.
+
+    Raises:
+        ValueError: it is no object of numbers, words and true or false.
+    """
+    text = os.environ.get(OPTIONS_VARIABLE, "").strip()
+    if not text:
+        return {}
+    if len(text) > _OPTIONS_MAX_CHARACTERS:
+        raise ValueError(
+            f"{OPTIONS_VARIABLE} has {len(text)} characters; it is a small JSON object"
+        )
+    try:
+        options = json.loads(text)
+    except (ValueError, RecursionError) as e:
+        raise ValueError(f"{OPTIONS_VARIABLE} is no JSON: {e}") from e
+    simple = isinstance(options, dict) and all(
+        isinstance(value, str | int | float | bool) for value in options.values()
+    )
+    if not simple:
+        raise ValueError(
+            f'{OPTIONS_VARIABLE}: wanted a JSON object such as {{"lam": 1.0, "c1": 3.0}}'
+        )
+    return dict(options)
+
+
+def require_tested(package: str, tested: tuple[str, ...]) -> str:
+    """The installed version of a peer, if the adapter was tested with it.
+
+    Args:
+        tested: versions, or their beginnings: "1.16" is every 1.16.x.
+
+    Raises:
+        PeerError: not installed, or another version. JACKPOT_UNTESTED_PEER = 1 lets it pass.
+    """
+    try:
+        version = importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError as e:
+        raise PeerError(f"{package} is not installed") from e
+    matches = any(version == t or version.startswith(f"{t}.") for t in tested)
+    if not matches and os.environ.get(UNTESTED_VARIABLE) != "1":
+        raise PeerError(
+            f"{package} {version} was not tested with this adapter, which reads its internals; "
+            f"tested: {', '.join(tested)}. Install one of these, or set {UNTESTED_VARIABLE}=1 and "
+            "compare the metric jackpot/hook_calls and the first losses yourself"
+        )
+    return version
+
+
+def raise_if_bernoulli(peer: str, options: Mapping[str, Any]) -> None:
+    """With several processes a coin needs a number of each completion, which peers do not give."""
+    obrs = options.get("type", "jackpot") == "jackpot"
+    if obrs and options.get("mask", "bernoulli") == "bernoulli":
+        raise ValueError(
+            f"{peer}: mask = bernoulli with gather would throw the same coins in every process; "
+            "use mask = expected"
+        )
+
+
+def check_clip(**bounds: float) -> None:
+    """Refuse NaN and negative clip bounds by name."""
+    for name, value in bounds.items():
+        if math.isnan(value) or value < 0:
+            raise ValueError(f"{name} = {value}; it is at least 0")

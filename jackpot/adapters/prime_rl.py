@@ -1,0 +1,55 @@
+"""prime-rl: `[trainer.loss] type = "custom"`, `import_path = "jackpot.adapters.prime_rl.loss"`.
+
+prime-rl calls the function for one completion at a time, and hands over p_new and p_inf. So the
+target is p_new, there is no clip, and Z would be of a single completion: the default is z = none,
+with which mask and weight together are p_new / p_inf, capped at c1. prime-rl divides by the tokens
+of all processes. Read at commit 559b4477 (2026-08-21).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from .hook import Hook, PeerError
+
+_hooks: dict[tuple[tuple[str, Any], ...], Hook] = {}
+
+
+def hook_of(options: dict[str, Any]) -> Hook:
+    """The hook of this process with these options, the `kwargs` of [trainer.loss]."""
+    key = tuple(sorted(options.items()))
+    if key not in _hooks:
+        if options.get("target", "ref") != "ref":
+            raise ValueError("prime-rl hands over p_new alone: leave target out")
+        _hooks[key] = Hook("prime-rl", options or None, defaults={"z": "none"})
+    return _hooks[key]
+
+
+def loss(inputs: Any, **options: Any) -> Any:
+    """The policy gradient of one completion's tokens, sum of -weight A log p_new.
+
+    Args:
+        inputs: prime-rl's LossInputs. trainer_logprobs (with gradient), inference_logprobs,
+            advantages, loss_mask, (n,) each; loss_weights, (n,) or None.
+
+    Returns:
+        prime-rl's LossOutputs, whose loss is a sum.
+    """
+    try:
+        from prime_rl.trainer.rl.loss import LossOutputs
+    except ImportError as e:
+        raise PeerError(f"prime-rl's LossOutputs could not be imported: {e}") from e
+    hook = hook_of(options)
+    new, mask = inputs.trainer_logprobs, inputs.loss_mask.bool()
+    sequence = torch.zeros_like(mask, dtype=torch.long)
+    weights = hook.weights(inputs.inference_logprobs, new.detach(), new, mask, sequence)
+    kept = weights.weight != 0
+    # r = p_new / SG(p_new) is 1 and has the gradient of log p_new: PPO's term before any update.
+    ratio = (new[kept] - new[kept].detach()).exp()
+    losses = -weights.weight[kept] * inputs.advantages[kept].detach() * ratio
+    if inputs.loss_weights is not None:
+        losses = losses * inputs.loss_weights[kept]
+    metrics = {name: torch.tensor(value) for name, value in hook.metrics(weights).items()}
+    return LossOutputs(loss=losses.sum(), metrics=metrics)

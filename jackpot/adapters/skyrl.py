@@ -1,0 +1,75 @@
+"""SkyRL: call `register()` before training, and set `trainer.algorithm.policy_loss_type=jackpot`.
+
+SkyRL hands over p_new, p_ref and p_inf, (B, T) each. It divides the advantages beforehand, so a
+loss is a plain sum over tokens, and the denominator is SkyRL's. Read at commit a9564572
+(2026-08-21); its package needs Python 3.12 and ray.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from .hook import Hook, PeerError, token_losses
+
+NAME = "jackpot"
+
+
+def policy_loss(options: Mapping[str, Any] | None = None) -> Callable[..., Any]:
+    """A policy loss of SkyRL's signature. Options: as `Hook`.
+
+    The function carries options alone, so that ray can send it to workers; each worker makes its
+    own hook when it is first called, and keeps it in the attribute `hook`.
+    """
+
+    def jackpot_policy_loss(
+        log_probs: torch.Tensor,
+        old_log_probs: torch.Tensor,
+        advantages: torch.Tensor,
+        config: Any,
+        loss_mask: torch.Tensor | None = None,
+        rollout_logprobs: torch.Tensor | None = None,
+        **_: Any,
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        if jackpot_policy_loss.hook is None:  # type: ignore[attr-defined]
+            jackpot_policy_loss.hook = Hook("SkyRL", options)  # type: ignore[attr-defined]
+        hook = jackpot_policy_loss.hook  # type: ignore[attr-defined]
+        own = getattr(config, "off_policy_correction", None)
+        refuse_second_correction(own)
+        mask = None if loss_mask is None else loss_mask.bool()
+        weights = hook.weights(rollout_logprobs, old_log_probs, log_probs, mask)
+        losses = token_losses(
+            log_probs, old_log_probs, advantages, weights, config.eps_clip_low, config.eps_clip_high
+        )
+        return losses.sum(), hook.metrics(weights)
+
+    jackpot_policy_loss.hook = None  # type: ignore[attr-defined]
+    return jackpot_policy_loss
+
+
+def refuse_second_correction(own: Any) -> None:
+    """SkyRL's own correction of p_inf beside ours would count the importance weight twice."""
+    for name in ("tis_ratio_type", "sequence_mask_metric", "token_mask_is_threshold_low"):
+        value = getattr(own, name, None)
+        if value is not None:
+            raise PeerError(
+                f"SkyRL: off_policy_correction.{name} = {value!r} corrects for the sampler too. "
+                "Set it to null: jackpot's weight is the correction"
+            )
+
+
+def register(options: Mapping[str, Any] | None = None) -> Callable[..., Any]:
+    """Register the loss under the name "jackpot"; returns it.
+
+    Raises:
+        PeerError: SkyRL is not installed, or its registry is not where it was.
+    """
+    try:
+        from skyrl.backends.skyrl_train.utils.ppo_utils import PolicyLossRegistry
+    except ImportError as e:
+        raise PeerError(f"SkyRL's registry of policy losses could not be imported: {e}") from e
+    loss = policy_loss(options)
+    PolicyLossRegistry.register(NAME, loss)
+    return loss

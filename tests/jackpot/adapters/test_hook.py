@@ -1,0 +1,107 @@
+"""What adapters share: options, the counter, refusals, and losses without NaN."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import math
+
+import pytest
+import torch
+from peer_batches import peer_batch, plain_losses, plain_weights
+
+from jackpot.adapters import hook
+from jackpot.adapters.hook import Hook, PeerError, require_tested, token_losses
+
+
+@pytest.mark.parametrize("fill", [math.nan, math.inf, 0.0])
+@pytest.mark.parametrize("z", ["batch", "none"])
+def test_weights_and_losses_are_those_of_plain_loops(fill, z):
+    batch = peer_batch(fill)
+    own = Hook("peer", {"lam": 0.8, "c1": 1.2, "z": z})
+    weights = own.weights(batch.inf, batch.ref, batch.new, batch.mask)
+    want = plain_weights(batch, 0.8, 1.2, z)
+    assert torch.allclose(weights.weight, torch.tensor(want), rtol=1e-5)
+    losses = token_losses(batch.new, batch.ref, batch.advantage, weights, 0.1, 0.2)
+    assert torch.allclose(losses, torch.tensor(plain_losses(batch, want, (0.1, 0.2))), rtol=1e-5)
+    losses.sum().backward()
+    grad = batch.new.grad
+    assert grad is not None and bool(torch.isfinite(grad).all()) and not grad[~batch.mask].any()
+    assert grad.any()
+
+
+def test_calls_are_counted_and_a_hook_that_never_ran_is_an_error():
+    own = Hook("peer", {})
+    with pytest.raises(PeerError, match="has not called"):
+        own.require_called()
+    batch = peer_batch()
+    for n in (1, 2):
+        weights = own.weights(batch.inf, batch.ref, batch.new, batch.mask)
+        assert own.metrics(weights)["jackpot/hook_calls"] == n
+    assert own.tokens == 16
+    own.require_called()
+    assert own.metrics(weights)["jackpot/accept_rate"] == weights.metrics["accept_rate"]
+
+
+def test_each_call_throws_coins_of_its_own():
+    own, batch = Hook("peer", {"mask": "bernoulli"}), peer_batch()
+    many = torch.full((50, 4), -1.0)
+    first, second = (own.weights(many, many - 0.7, many).weight for _ in range(2))
+    assert not torch.equal(first, second)
+    assert batch.mask.any()
+
+
+def test_options_come_from_the_environment(monkeypatch):
+    monkeypatch.setenv(hook.OPTIONS_VARIABLE, json.dumps({"type": "tis", "cap": 1.5}))
+    assert Hook("peer").options == {"type": "tis", "cap": 1.5}
+    assert Hook("peer", {"lam": 2.0}).options == {"z": "batch", "mask": "expected", "lam": 2.0}
+    for text, said in [
+        ("{", "no JSON"),
+        ("[1]", "JSON object"),
+        ('{"lam": [1]}', "JSON object"),
+        (" " * 9 + "[" * 9_999, "no JSON"),
+        ("1" * 10_001, "characters"),
+    ]:
+        monkeypatch.setenv(hook.OPTIONS_VARIABLE, text)
+        with pytest.raises(ValueError, match=said):
+            Hook("peer")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"z": "state"}, "does not hand over"),
+        ({"lam_from": "tracked"}, "does not hand over"),
+        ({"lamb": 1.0}, "perhaps lam"),
+        ({"type": "tis", "c1": 2.0}, "no effect"),
+        ({"denominator": "accepted"}, "peer's own setting"),
+    ],
+)
+def test_options_that_cannot_be_followed_are_refused(options, said):
+    with pytest.raises((TypeError, ValueError), match=said):
+        Hook("peer", options)
+
+
+def test_log_probabilities_of_the_sampler_are_needed():
+    batch = peer_batch()
+    with pytest.raises(PeerError, match="no log-probabilities of the sampler"):
+        Hook("peer", {}).weights(None, batch.ref, batch.new, batch.mask)
+
+
+def test_versions_that_were_not_tested_are_refused(monkeypatch):
+    versions = {"peer": "1.16.2"}
+
+    def version(name):
+        if name not in versions:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return versions[name]
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    assert require_tested("peer", ("1.15", "1.16")) == "1.16.2"
+    for tested in (("1.1",), ("1.16.20",), ("1.17",)):
+        with pytest.raises(PeerError, match=r"1\.16\.2 was not tested"):
+            require_tested("peer", tested)
+    monkeypatch.setenv(hook.UNTESTED_VARIABLE, "1")
+    assert require_tested("peer", ("1.17",)) == "1.16.2"
+    with pytest.raises(PeerError, match="not installed"):
+        require_tested("nobody", ("1",))

@@ -1,0 +1,74 @@
+"""Contract: prime-rl calls `fn(inputs, **kwargs)` for one completion and divides afterwards."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from peer_batches import PeerBatch, peer_batch, stub_modules
+
+from jackpot.adapters import prime_rl
+from jackpot.adapters.hook import PeerError
+
+
+@dataclass
+class LossInputs:
+    trainer_logprobs: torch.Tensor
+    inference_logprobs: torch.Tensor
+    ref_logprobs: torch.Tensor | None
+    advantages: torch.Tensor
+    loss_mask: torch.Tensor
+    loss_weights: torch.Tensor | None = None
+
+
+@dataclass
+class LossOutputs:
+    loss: torch.Tensor
+    metrics: dict[str, Any]
+
+
+@pytest.fixture
+def peer(monkeypatch):
+    stub_modules(monkeypatch, prime_rl__trainer__rl__loss={"LossOutputs": LossOutputs})
+    monkeypatch.setattr(prime_rl, "_hooks", {})
+
+
+def completion(batch: PeerBatch, row: int, weights: torch.Tensor | None = None) -> LossInputs:
+    return LossInputs(
+        batch.new[row], batch.inf[row], None, batch.advantage[row], batch.mask[row], weights
+    )
+
+
+@pytest.mark.usefixtures("peer")
+def test_the_gradient_is_that_of_a_capped_importance_ratio():
+    """Expected mask without Z: a max(1, r) = r, up to c1."""
+    batch = peer_batch()
+    out = prime_rl.loss(completion(batch, 0), c1=1.3)
+    out.loss.backward()
+    r = (batch.new - batch.inf).detach().exp()[0]
+    accept = r.clamp(max=1.0)
+    want = -(accept * r.clamp(min=1.0, max=1.3)) * batch.advantage[0]
+    assert batch.new.grad is not None
+    assert torch.allclose(batch.new.grad[0], want, rtol=1e-5)
+    assert float(out.loss.detach()) == pytest.approx(float(want.sum()), rel=1e-5)
+    assert float(out.metrics["jackpot/hook_calls"]) == 1
+
+
+@pytest.mark.usefixtures("peer")
+def test_masked_tokens_are_left_out_and_loss_weights_multiply():
+    batch = peer_batch()
+    loss = prime_rl.loss(completion(batch, 2)).loss
+    assert bool(torch.isfinite(loss))
+    half = prime_rl.loss(completion(batch, 2, torch.full((4,), 0.5))).loss
+    assert float(half.detach()) == pytest.approx(0.5 * float(loss.detach()), rel=1e-6)
+    assert prime_rl.hook_of({}).calls == 2
+
+
+def test_what_prime_rl_does_not_hand_over_is_refused(monkeypatch):
+    monkeypatch.setattr(prime_rl, "_hooks", {})
+    with pytest.raises(PeerError, match="LossOutputs could not be imported"):
+        prime_rl.loss(completion(peer_batch(), 0))
+    with pytest.raises(ValueError, match="p_new alone"):
+        prime_rl.hook_of({"target": "new"})

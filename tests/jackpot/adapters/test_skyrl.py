@@ -1,0 +1,61 @@
+"""Contract: SkyRL's registry and policy-loss signature; it sums, advantages are divided before."""
+
+from __future__ import annotations
+
+import types
+
+import pytest
+import torch
+from peer_batches import peer_batch, plain_losses, plain_weights, stub_modules, total
+
+from jackpot.adapters import skyrl
+from jackpot.adapters.hook import PeerError
+
+CONFIG = types.SimpleNamespace(
+    policy_loss_type="jackpot",
+    eps_clip_low=0.1,
+    eps_clip_high=0.3,
+    off_policy_correction=types.SimpleNamespace(tis_ratio_type=None, sequence_mask_metric=None),
+)
+
+
+def test_the_loss_is_the_sum_over_tokens():
+    batch, loss_of = peer_batch(), skyrl.policy_loss({"c1": 1.1})
+    loss, metrics = loss_of(
+        batch.new, batch.ref, batch.advantage, config=CONFIG, loss_mask=batch.mask.float(),
+        rollout_logprobs=batch.inf,
+    )  # fmt: skip
+    want = total(plain_losses(batch, plain_weights(batch, c1=1.1), (0.1, 0.3)))
+    assert float(loss.detach()) == pytest.approx(want, rel=1e-5)
+    loss.backward()
+    assert batch.new.grad is not None and bool(torch.isfinite(batch.new.grad).all())
+    assert metrics["jackpot/hook_calls"] == 1 and all(
+        isinstance(x, float) for x in metrics.values()
+    )
+
+
+def test_it_is_registered_by_name(monkeypatch):
+    registered: dict[str, object] = {}
+
+    class PolicyLossRegistry:
+        @classmethod
+        def register(cls, name, function):
+            registered[name] = function
+
+    with pytest.raises(PeerError, match="could not be imported"):
+        skyrl.register()
+    stub_modules(
+        monkeypatch,
+        skyrl__backends__skyrl_train__utils__ppo_utils={"PolicyLossRegistry": PolicyLossRegistry},
+    )
+    assert registered == {} and skyrl.register({"lam": 2.0}) is registered["jackpot"]
+
+
+def test_a_second_correction_and_missing_log_probabilities_are_refused():
+    batch, loss_of = peer_batch(), skyrl.policy_loss({})
+    own = types.SimpleNamespace(tis_ratio_type="token")
+    twice = types.SimpleNamespace(**{**vars(CONFIG), "off_policy_correction": own})
+    with pytest.raises(PeerError, match="tis_ratio_type"):
+        loss_of(batch.new, batch.ref, batch.advantage, twice, batch.mask, batch.inf)
+    with pytest.raises(PeerError, match="no log-probabilities"):
+        loss_of(batch.new, batch.ref, batch.advantage, CONFIG, batch.mask, None)

@@ -1,0 +1,60 @@
+"""Contract: slime's `tis_func(**tis_kwargs)` and the reduction that follows it."""
+
+from __future__ import annotations
+
+import types
+
+import pytest
+import torch
+from peer_batches import peer_batch, plain_losses, plain_weights, total
+
+from jackpot.adapters.hook import PeerError
+from jackpot.adapters.slime import hook_of, tis_function
+
+
+def rows(x, mask):
+    return [row[m] for row, m in zip(x, mask, strict=True)]
+
+
+def call(args, **change):
+    """As slime calls it: keywords, lists of (length,) tensors, a flat loss with gradient."""
+    batch = peer_batch()
+    r = (batch.new - batch.ref).exp()
+    loss = -torch.minimum(r * batch.advantage, r.clamp(0.8, 1.2) * batch.advantage)
+    keywords = {
+        "pg_loss": torch.cat(rows(loss, batch.mask)),
+        "train_log_probs": rows(batch.ref, batch.mask),
+        "rollout_log_probs": rows(batch.inf, batch.mask),
+        "loss_masks": [torch.ones(int(m.sum()), dtype=torch.int) for m in batch.mask],
+        "total_lengths": [9, 6, 8],
+        "response_lengths": [4, 1, 3],
+    }
+    return batch, tis_function(args, **(keywords | change))
+
+
+def test_the_loss_of_each_token_is_weighted_and_slime_divides():
+    args = types.SimpleNamespace(jackpot={"lam": 0.9})
+    batch, (loss, masks, metrics) = call(args)
+    want = plain_losses(batch, plain_weights(batch, 0.9), (0.2, 0.2))
+    # slime sums over the masks and divides by the proposed tokens of the rollout
+    total_of_masks = sum(int(m.sum()) for m in masks)
+    assert total_of_masks == 8
+    assert float(loss.detach().sum() / 8) == pytest.approx(total(want) / 8, rel=1e-5)
+    loss.sum().backward()
+    assert batch.new.grad is not None and bool(torch.isfinite(batch.new.grad[batch.mask]).all())
+    assert all(x.shape == loss.shape for x in metrics.values())
+    assert float(metrics["jackpot_hook_calls"].mean()) == hook_of(args).calls == 1
+
+
+def test_masked_tokens_have_no_weight_whatever_their_loss():
+    args = types.SimpleNamespace(jackpot={})
+    masks = [torch.tensor([1, 1, 0, 1]), torch.ones(1), torch.zeros(3)]
+    flat = torch.tensor([1.0, 1, torch.nan, 1, 1, torch.inf, 1, 1])
+    _, (loss, out, _) = call(args, loss_masks=masks, pg_loss=flat)
+    assert bool(torch.isfinite(loss).all()) and not loss[[2, 5, 6, 7]].any() and loss[0] > 0
+    assert out is masks
+
+
+def test_lengths_that_context_parallelism_splits_are_refused():
+    with pytest.raises(PeerError, match="context-parallel-size 1"):
+        call(types.SimpleNamespace(jackpot={}), loss_masks=[torch.ones(9)] * 3)
