@@ -50,8 +50,8 @@ def tis_function(
     if any(lengths != other for other in others) or sum(lengths) != len(pg_loss):
         raise PeerError(
             f"slime: lengths of log-probabilities {lengths}, of the sampler's {others[0]}, of "
-            f"masks {others[1]}, of the loss {len(pg_loss)} differ. Context parallelism splits some of "
-            "them and not others: this adapter needs context-parallel-size 1"
+            f"masks {others[1]}, of the loss {len(pg_loss)} differ. Context parallelism splits "
+            "some of them and not others: this adapter needs context-parallel-size 1"
         )
     mask = torch.cat(list(loss_masks)).bool()
     logp_ref = torch.cat(list(train_log_probs)).detach()
