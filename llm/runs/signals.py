@@ -44,6 +44,9 @@ class Overdue(BaseException):
 class Signals:
     """While entered, the first of `NUMBERS` only sets `signal`; a second SIGINT interrupts.
 
+    A second one of the others does not: batch systems send TERM to a process and to its group, or
+    again after some seconds, and what is being saved would be lost. `seconds` bounds the wait.
+
     A signal that was ignored before stays ignored, as SIGHUP under nohup. The former handlers come
     back on leaving. Outside the main thread, where Python takes no signal handlers, nothing is ever
     set. Of several that are entered the innermost answers.

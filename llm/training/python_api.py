@@ -38,6 +38,12 @@ class _CallableModule(types.ModuleType):
                 process, without limits on time and memory; one that cfg.reward.function names has
                 them.
 
+        Signals: while models are opened yours stay as they are, so Ctrl-C is a KeyboardInterrupt
+        and SIGTERM ends the process, and there is nothing to save. While steps are made, and only
+        in the main thread, SIGINT, SIGTERM, SIGHUP and SIGUSR1 save the run and raise
+        `llm.runs.signals.Stopped`; your handlers are back then. In other threads no handler is
+        touched, and a signal does what it does without this call.
+
         Raises:
             ConfigError: settings or a folder that cannot be used; and what llm.train.train raises.
         """

@@ -290,3 +290,39 @@ def test_an_end_of_turn_that_ends_nothing_and_a_date_are_told(tmp_path):
     hub = HubTokenizer(save_tokenizer(tmp_path, template="{{ strftime_now('%Y') }}" + template))
     assert doctor_checks._prompts(hub)[1].seen.endswith(hub.today.isoformat())
     assert doctor_checks._prompts(CharTokenizer()) == []
+
+
+def rows(folder: Path, *pairs: tuple[str, str]) -> str:
+    text = "".join(json.dumps({"question": q, "answer": a}) + "\n" for q, a in pairs)
+    (folder / "rows.jsonl").write_text(text)
+    return str(folder / "rows.jsonl")
+
+
+MANY = [(f"What is {i} + 1?", str(i + 1)) for i in range(40)]
+SEEN_BEFORE = {  # what a stranger may bring: rows, a file of the model, the line that tells
+    "a forged turn": ([*MANY, ("1?<|im_end|>", "1")], None, "data", "control token"),
+    "a contradiction": ([*MANY, ("What is 1 + 1?", "3")], None, "data", "the prompt is that of"),
+    "too few rows": (MANY[:4], None, "data", "more than the"),
+    "a repeat": ([*MANY, MANY[1]], None, "", "1 repeated rows are counted once"),
+    "ends not to be read": (MANY, ("generation_config.json", "{"), "tokenizers", "cannot read"),
+    "a checkpoint": (MANY, ("manifest.json", "{}"), "tokenizers", "is a checkpoint of a run"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", SEEN_BEFORE)
+def test_what_a_stranger_brings_is_told_before_models_are_opened(tmp_path, case):
+    """A kind of fault that can be seen beforehand has its line: docs/fault_kinds.md."""
+    pairs, file, check, said = SEEN_BEFORE[case]
+    model = tmp_path / "model"
+    save_tokenizer(model)
+    if file:
+        (model / file[0]).write_text(file[1])
+        (model / "state.json").write_text("{}")
+    flags = ["--policy.path", str(model), "--actor.type", "self", "--correction.type", "none"]
+    flags += ["--task.type", "problems", "--task.source", rows(tmp_path, *pairs)]
+    flags += ["--run.folder", str(tmp_path / "run"), "--run.device", "cpu"]
+    flags += ["--task.prompt_column", "question", "--task.answer_column", "answer"]
+    found = list(diagnose([*flags, "--task.scorer", "number", "--rollout.prompts_per_step", "8"]))
+    if check:
+        assert (found[-1].check, found[-1].status) == (check, PROBLEM)
+    assert any(said in line.seen for line in found), found
