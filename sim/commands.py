@@ -19,6 +19,10 @@ COMMANDS = {
         "sim.studies.budgets",
         "compare three ways to spend an acceptance budget over many states, and a tracked lam",
     ),
+    "drafting": (
+        "sim.studies.drafting",
+        "compare rules that verify drafts, by the rejections they spend and the KL they leave",
+    ),
     "estimators": (
         "sim.studies.estimators",
         "compute exact bias, noise and error of policy-gradient estimators on small trees",

@@ -34,6 +34,7 @@ ALSO = {
     "tests/sim/claims/test_drafting.py": ["sim/oracle/draft_rules.py"],
     "tests/sim/report/test_run.py": ["sim/report/html.py", "sim/report/sections.py"],
     "tests/sim/studies/test_budgets.py": ["sim/studies/budgets_figure.py"],
+    "tests/sim/studies/test_drafting.py": ["sim/studies/drafting_figure.py"],
     "tests/sim/studies/test_topk.py": [
         *("sim/studies/topk_figure.py", "sim/studies/subsampling.py", "sim/worlds/topk_states.py"),
     ],

@@ -137,6 +137,23 @@ def budget_tables(folder: Path) -> list[Markup]:
     return [html.numbers(("way", "budget", *names.values()), body, "KL in nats")]
 
 
+def drafting_tables(folder: Path) -> list[Markup]:
+    """Rules that verify drafts: KL of their laws, and how many times the least that is."""
+    rows = read(folder / "drafting.csv")
+    tables = []
+    for world, kl in dict.fromkeys((row["world"], row["kl_before"]) for row in rows):
+        mine = [row for row in rows if (row["world"], row["kl_before"]) == (world, kl)]
+        spared = list(dict.fromkeys(row["spared"] for row in mine))
+        body = []
+        for rule in dict.fromkeys(row["rule"] for row in mine):
+            own = [row for row in mine if row["rule"] == rule]
+            body.append((rule, *(f"{float(r['kl']):.5f} ({float(r['excess']):.2f})" for r in own)))
+        names = ("rule", *(f"{float(x):.0%} spared" for x in spared))
+        caption = f"{world} states, KL(p||q) {float(kl):.3g}: KL(p||s) in nats (times the least)"
+        tables.append(html.numbers(names, body, caption))
+    return tables
+
+
 def topk_table(rows: list[dict], error: str, caption: str) -> Markup:
     """Estimators down, sources across, at one k; errors in thousandths."""
     ks = sorted({int(row["k"]) for row in rows})
@@ -227,6 +244,19 @@ PARTS = (
         {
             "budgets.png": "What each way leaves, in the mean KL of the states and in the KL of "
             "(state, token) pairs, and how well a threshold follows a drifting policy."
+        },
+    ),
+    Part(
+        "drafting",
+        "Drafting",
+        "Rules by which the target verifies drafts of the proposal, at equal mean rejection rates: "
+        "how far the law that comes out is from the target. docs/theory_drafting.md.",
+        seed_options,
+        lambda folder: ["--out", str(folder)],
+        drafting_tables,
+        {
+            "drafting.png": "Mean KL(p||s) of each rule, and how many times the least that is, "
+            "against the rejections that it spares."
         },
     ),
     Part(
