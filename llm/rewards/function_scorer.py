@@ -180,8 +180,8 @@ def callable_name(function: Callable[..., Any]) -> str:
 
 
 def _called(function: Callable[..., Any], given: dict[str, Any], count: int | None) -> Reply:
-    """A call in this process: exceptions are failures, an interrupt is not."""
+    """A call in this process: exceptions and sys.exit are failures, an interrupt is not."""
     try:
         return Reply("rewards", call_function(function, given, count))
-    except Exception as e:
+    except (Exception, SystemExit) as e:
         return Reply("failed", [], described(e))

@@ -11,6 +11,7 @@ import hashlib
 import importlib
 import importlib.machinery
 import inspect
+import itertools
 import json
 import math
 import os
@@ -18,7 +19,7 @@ import signal
 import sys
 import traceback
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -181,22 +182,26 @@ def call_function(
     result = function(**arguments)
     if count is None:
         return [as_reward(result)]
-    if isinstance(result, str | bytes | Mapping) or not hasattr(result, "__iter__"):
+    # a set has no order in which its rewards belong to the completions
+    if isinstance(result, str | bytes | Mapping | Set) or not hasattr(result, "__iter__"):
         raise ValueError(f"it returned {_shown(result)}, and a list of {count} rewards is wanted")
-    rewards = list(result)
+    rewards = list(itertools.islice(result, count + 1))  # an iterator may never end
     if len(rewards) != count:
-        raise ValueError(f"it returned {len(rewards)} rewards for {count} completions")
+        found = f"more than {count}" if len(rewards) > count else str(len(rewards))
+        raise ValueError(f"it returned {found} rewards for {count} completions")
     return [as_reward(x) for x in rewards]
 
 
 def as_reward(value: Any) -> float | str:
     """A finite float, or what is wrong with the value."""
-    if isinstance(value, str | bytes) or not hasattr(value, "__float__"):
+    # NumPy gives the real part of a complex scalar as its float
+    is_complex = getattr(getattr(value, "dtype", None), "kind", "") == "c"
+    if isinstance(value, str | bytes) or is_complex or not hasattr(value, "__float__"):
         return f"it returned {_shown(value)}, which is no number"
     try:
         number = float(value)
     except Exception as e:
-        return f"it returned {_shown(value)}, which is no number ({type(e).__name__})"
+        return f"it returned {_shown(value)}, which is no number ({_kind(e)})"
     if not math.isfinite(number):
         return f"it returned {number}"
     if abs(number) > LARGEST:
@@ -206,9 +211,13 @@ def as_reward(value: Any) -> float | str:
 
 def _shown(value: Any) -> str:
     try:
-        return f"{repr(value)[:60]} ({type(value).__name__})"
+        return f"{repr(value)[:60]} ({_kind(value)})"
     except Exception:
-        return f"a {type(value).__name__}"
+        return f"a {_kind(value)}"
+
+
+def _kind(value: object) -> str:
+    return type(value).__name__[:60]
 
 
 def described(error: BaseException) -> str:
@@ -219,7 +228,7 @@ def described(error: BaseException) -> str:
         text = ""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename != __file__]
     where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {text}{where}" if text else f"{type(error).__name__}{where}"
+    return f"{_kind(error)}: {text}{where}" if text else f"{_kind(error)}{where}"
 
 
 def limit_memory(mebibytes: int) -> None:
@@ -268,10 +277,13 @@ def main() -> None:
         return
     needed = known[1] if known else []
     reply({"ready": True, "digest": digest, "modules": modules, "needed": needed})
+    own = os.getpid()
     limit = min(setup["seconds"] + _GRACE, 1e8)  # more than a timer of the kernel's takes
     for line in requests:
         signal.setitimer(signal.ITIMER_REAL, limit)  # ends an orphan stuck in a call
         result = answer(function, json.loads(line), setup["memory"])
+        if os.getpid() != own:  # a process that the function forked returned from it too
+            os._exit(0)
         signal.setitimer(signal.ITIMER_REAL, 0)
         reply(result)
         if "last" in result:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import sys
+import threading
 import time
 from pathlib import Path
 
@@ -35,6 +38,8 @@ def reward(prompt, completion, answer, finished, level=0):
         child = subprocess.Popen(["sleep", "60"])
         open(answer, "w").write(f"{os.getpid()} {child.pid}")
         time.sleep(60)
+    if completion == "fork":
+        os.fork()  # both return
     if completion == "print":
         print('{"rewards": [9.0]}')
     return len(prompt) + finished / 2 + level
@@ -123,6 +128,22 @@ def test_a_worker_that_is_late_is_killed_with_what_it_started(scorer, tmp_path):
     assert scorer.counts()["score_timeouts"] == 1
 
 
+def test_a_process_that_the_function_forks_gives_no_reply(scorer):
+    """It would be taken for that of the next completion."""
+    assert score(scorer, *["fork"] * 4, "x", extra='{"level": 1}') == [3.5] * 5
+    assert not any(scorer.counts().values())
+
+
+def test_a_worker_that_does_not_read_is_late(scorer):
+    (pid,) = map(int, score(scorer, "pid"))
+    os.kill(pid, signal.SIGSTOP)
+    late = threading.Timer(10.0, os.kill, (pid, signal.SIGKILL))  # a trainer that waits: it died
+    late.start()
+    assert score(scorer, "x" * 2_000_000) == [0.0]  # more than a pipe holds
+    late.cancel()
+    assert scorer.counts() == {"score_errors": 0, "score_timeouts": 1, "score_crashes": 0}
+
+
 def test_an_interrupt_leaves_no_worker_behind_and_close_ends_all(scorer, monkeypatch):
     (pid,) = score(scorer, "pid")
 
@@ -186,6 +207,8 @@ def test_a_callable_is_called_in_this_process_and_an_interrupt_goes_through(caps
 
     with pytest.raises(KeyboardInterrupt):
         score(FunctionScorer(RewardConfig(), Unicode(), interrupt), "x")
+    leaves = FunctionScorer(RewardConfig(), Unicode(), lambda **columns: sys.exit(0))
+    assert score(leaves, "x") == [0.0] and leaves.counts()["score_errors"] == 1
 
 
 def test_the_identity_holds_the_digest_of_the_source(scorer, file):

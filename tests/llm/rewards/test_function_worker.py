@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
+from itertools import repeat
 
 import numpy as np
 import pytest
@@ -35,10 +36,13 @@ def test_any_finite_number_is_a_reward(value, reward):
         *[(None, "no number"), ("1", "no number"), (b"1", "no number"), ([1.0], "no number")],
         *[(math.nan, "nan"), (-math.inf, "-inf"), (1e16, "largest"), (1j, "no number")],
         (10**400, "no number .OverflowError"),
+        *[(np.complex64(1 + 2j), "no number"), (np.array([1 + 2j]), "no number")],
+        *[(np.float32("nan"), "nan"), (np.ones(2), "no number"), (type("K" * 999, (), {})(), "KK")],
     ],
 )
 def test_nothing_else_is(value, message):
     assert message.partition(" .")[0] in str(as_reward(value)) and isinstance(as_reward(value), str)
+    assert len(str(as_reward(value))) < 250
 
 
 def test_a_function_is_given_the_arguments_that_it_takes():
@@ -56,9 +60,17 @@ def test_a_batch_needs_a_list_of_its_own_length():
     assert call_function(lambda completion: np.ones(2), lists, 2) == [1.0, 1.0]
     found = call_function(lambda completion: [1.0, math.nan], lists, 2)
     assert found[0] == 1.0 and isinstance(found[1], str)
-    for wrong in ([1.0], [1.0] * 3, 1.0, "12", {"a": 1, "b": 2}, None):
+    for wrong in ([1.0], [1.0] * 3, 1.0, "12", {"a": 1, "b": 2}, None, {0.5, 1.0}, repeat(1.0)):
         with pytest.raises(ValueError, match="rewards"):
             call_function(lambda completion, wrong=wrong: wrong, lists, 2)
+
+
+def test_memory_that_ends_is_said_and_ends_the_worker():
+    def greedy() -> float:
+        raise MemoryError
+
+    found = function_worker.answer(greedy, {"arguments": {}, "count": None}, 5)
+    assert found == {"failed": "out of memory: more than 5 MiB (reward.memory)", "last": True}
 
 
 def test_an_exception_is_described_with_its_line_and_in_bounds(tmp_path):
