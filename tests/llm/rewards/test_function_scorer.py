@@ -140,6 +140,7 @@ def test_a_worker_that_does_not_read_is_late(scorer):
     late = threading.Timer(10.0, os.kill, (pid, signal.SIGKILL))  # a trainer that waits: it died
     late.start()
     assert score(scorer, "x" * 2_000_000) == [0.0]  # more than a pipe holds
+    assert late.is_alive()
     late.cancel()
     assert scorer.counts() == {"score_errors": 0, "score_timeouts": 1, "score_crashes": 0}
 
