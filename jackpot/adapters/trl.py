@@ -1,0 +1,237 @@
+"""TRL: `JackpotGRPOTrainer` in the place of GRPOTrainer; `JackpotPairTrainer` trains the actor too.
+
+TRL multiplies the term of each token by an advantage of shape (B, T) if it is given one. So the
+weight, which is never negative, multiplies the advantage: min(r w A, clip(r) w A) is w times PPO's
+term. No code of TRL is repeated, and its `loss_type` decides the denominator.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from trl import GRPOTrainer
+
+from jackpot.torch.trainer_losses import actor_loss, distill_loss
+
+from .hook import Hook, PeerError, require_tested
+
+TESTED = ("1.16",)
+_LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo")  # linear in a non-negative factor of A
+
+
+class JackpotGRPOTrainer(GRPOTrainer):
+    """GRPOTrainer whose tokens have the weights of OBRS (Eq. 5), or of another correction.
+
+    The sampler's log-probabilities come from vLLM, or from a `rollout_func` that returns logprobs.
+    They must be of the distribution that was sampled from: with vLLM, at temperature alone
+    (top_p = 1, top_k off), or with processed log-probabilities.
+
+    Args:
+        jackpot_options: as `hook.Hook`.
+
+    Raises:
+        PeerError: a version of TRL that was not tested, a setting that would count the correction
+            twice or skip it, or no log-probabilities of the sampler.
+    """
+
+    def __init__(
+        self, *args: Any, jackpot_options: Mapping[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        require_tested("trl", TESTED)
+        self.jackpot = Hook("TRL", jackpot_options)
+        self._jackpot_inputs: dict[str, Any] | None = None
+        super().__init__(*args, **kwargs)
+        self._refuse_settings()
+
+    def _refuse_settings(self) -> None:
+        wrong = {
+            "use_liger_kernel": (bool(self.args.use_liger_kernel), "its loss is fused: set False"),
+            "vllm_importance_sampling_correction": (
+                self.use_vllm and self.vllm_importance_sampling_correction,
+                "it corrects for the sampler too: set False",
+            ),
+            "loss_type": (
+                self.loss_type not in _LOSSES,
+                f"{self.loss_type} is not linear in the advantage; choose one of "
+                f"{', '.join(_LOSSES)}",
+            ),
+            "importance_sampling_level": (
+                self.importance_sampling_level != "token",
+                "the weights are of tokens: set token",
+            ),
+            "off_policy_mask_threshold": (
+                self.off_policy_mask_threshold is not None,
+                "it reads the advantages that carry our weights: leave it out",
+            ),
+        }
+        for name, (bad, why) in wrong.items():
+            if bad:
+                raise PeerError(f"TRL: {name} does not go with jackpot: {why}")
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Any:
+        self._jackpot_inputs = dict(inputs)  # advantages are changed in this copy alone
+        calls = self.jackpot.calls
+        try:
+            loss = super()._compute_loss(model, self._jackpot_inputs)
+        finally:
+            self._jackpot_inputs = None
+        if self.jackpot.calls != calls + 1:
+            raise PeerError("TRL computed a loss without asking for log-probabilities once")
+        return loss
+
+    def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
+        out = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+        inputs = self._jackpot_inputs
+        if inputs is not None:  # within _compute_loss, before it reads the advantages
+            self._weight_advantages(inputs, out[0])
+        return out
+
+    def _weight_advantages(self, inputs: dict[str, Any], logp_new: torch.Tensor) -> None:
+        mask = inputs["completion_mask"]
+        if "tool_mask" in inputs:
+            mask = mask * inputs["tool_mask"]
+        logp_ref = inputs.get("old_per_token_logps")
+        if logp_ref is None:  # one update per rollout: the policy is still the one before updates
+            logp_ref = logp_new.detach()
+        weights = self.jackpot.weights(
+            inputs.get("sampling_per_token_logps"), logp_ref, logp_new, mask.bool()
+        )
+        advantage = inputs["advantages"]
+        if advantage.dim() == 1:
+            advantage = advantage.unsqueeze(1)
+        inputs["advantages"] = advantage * weights.weight.to(advantage.dtype)  # (B, T)
+        mode = "train" if self.model.training else "eval"
+        for name, value in self.jackpot.metrics(weights).items():
+            if math.isfinite(value):
+                self._metrics[mode][name].append(value)
+
+
+class JackpotPairTrainer(JackpotGRPOTrainer):
+    """A small actor samples, is trained on the same rewards (Eq. 6) and distilled (Eq. 7).
+
+    One process. The actor's parameters join TRL's optimizer as a group with their own rate.
+
+    Args:
+        actor: a causal language model with the policy's tokens.
+        actor_learning_rate: constant; TRL's schedule multiplies it as it does the policy's.
+        actor_clip: of the actor's PPO ratio to q, on both sides.
+        distill_coef: weight of KL(policy || actor), lambda_distill of Eq. 8.
+        distill_top_k: the KL over the policy's k likeliest tokens, the rest as one; None: all.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        actor: Any,
+        actor_learning_rate: float,
+        actor_clip: float = 0.2,
+        distill_coef: float = 1.0,
+        distill_top_k: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        for name, value in (("actor_learning_rate", actor_learning_rate), ("clip", actor_clip)):
+            if not value > 0:
+                raise ValueError(f"{name} = {value}; it is above 0")
+        if not 0 <= distill_coef < math.inf:
+            raise ValueError(f"distill_coef = {distill_coef}; it is at least 0 and finite")
+        super().__init__(*args, rollout_func=sample_of_actor, **kwargs)
+        if self.accelerator.num_processes != 1:
+            raise PeerError(
+                "JackpotPairTrainer runs in one process: nothing sums the actor's gradients"
+            )
+        if self.use_vllm:
+            raise PeerError("JackpotPairTrainer samples from its actor: set use_vllm = False")
+        self.actor = actor.to(self.accelerator.device)
+        self._actor_learning_rate, self._actor_clip = actor_learning_rate, actor_clip
+        self._distill_coef, self._distill_top_k = distill_coef, distill_top_k
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        optimizer = super().create_optimizer(*args, **kwargs)
+        mine = {id(p) for p in self.actor.parameters()}
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        if not mine & held:
+            parameters = [p for p in self.actor.parameters() if p.requires_grad]
+            optimizer.add_param_group({"params": parameters, "lr": self._actor_learning_rate})
+        return optimizer
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Any:
+        loss = super()._compute_loss(model, inputs)
+        if not self.model.training:
+            return loss
+        return loss + self._loss_of_actor(model, inputs) / self.current_gradient_accumulation_steps
+
+    def _loss_of_actor(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        """Eq. 6 and 7 of this microbatch, each a mean over its tokens."""
+        ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
+        attention = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
+        token, mask = inputs["completion_ids"], inputs["completion_mask"].bool()
+        n = int(mask.sum())
+        logits = states_logits(self.actor, ids, attention, token.shape[1]) / self.temperature
+        logp = logits.float().log_softmax(-1).gather(-1, token[..., None])[..., 0]  # (B, T)
+        ppo = actor_loss(
+            logp, inputs["sampling_per_token_logps"], inputs["advantages"], mask, n,
+            clip_low=self._actor_clip, clip_high=self._actor_clip,
+        )  # fmt: skip
+        with torch.no_grad():
+            policy = states_logits(model, ids, attention, token.shape[1]) / self.temperature
+        kl = distill_loss(policy, logits, mask, n, top_k=self._distill_top_k)
+        self._metrics["train"]["jackpot/loss_actor_ppo"].append(float(ppo.detach()))
+        self._metrics["train"]["jackpot/loss_distill"].append(float(kl.detach()))
+        return ppo + self._distill_coef * kl
+
+
+def states_logits(
+    model: Any, ids: torch.Tensor, attention: torch.Tensor, n_completion: int
+) -> torch.Tensor:
+    """Logits of the states in which the last n_completion tokens were sampled, (B, T, v)."""
+    position = (attention.cumsum(dim=1) - 1).clamp(min=0)
+    out = model(input_ids=ids, attention_mask=attention, position_ids=position, use_cache=False)
+    return out.logits[:, -n_completion - 1 : -1]
+
+
+@torch.no_grad()
+def sample_of_actor(prompts: list[Any], trainer: JackpotPairTrainer) -> dict[str, Any]:
+    """TRL's rollout_func: one completion of each prompt from the actor, with log q of its tokens.
+
+    Sampled at the trainer's temperature, without truncation, until the end id or
+    max_completion_length; log q is of the scores that were sampled from.
+
+    Raises:
+        PeerError: prompts that are no text, or a truncation among TRL's settings.
+    """
+    if not all(isinstance(prompt, str) for prompt in prompts):
+        raise PeerError("JackpotPairTrainer takes prompts that are text, not messages")
+    args = trainer.args
+    if (args.top_p, args.top_k, args.min_p, args.repetition_penalty) != (1.0, 0, None, 1.0):
+        raise PeerError(
+            "the actor samples without truncation: set top_p = 1.0, top_k = 0, min_p = None and "
+            "repetition_penalty = 1.0"
+        )
+    tokenizer, device = trainer.processing_class, trainer.accelerator.device
+    padded = tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left")
+    ends = trainer.actor.generation_config.eos_token_id
+    ends = ends if isinstance(ends, list) else [ends]
+    out = trainer.actor.generate(
+        input_ids=padded["input_ids"].to(device),
+        attention_mask=padded["attention_mask"].to(device),
+        do_sample=True, temperature=trainer.temperature, top_k=0, top_p=1.0,
+        max_new_tokens=trainer.max_completion_length, pad_token_id=tokenizer.pad_token_id,
+        return_dict_in_generate=True, output_scores=True,
+    )  # fmt: skip
+    completions = out.sequences[:, padded["input_ids"].shape[1] :]  # (B, T)
+    log_q = torch.stack(out.scores, dim=1).float().log_softmax(-1)  # (B, T, v)
+    logp = log_q.gather(-1, completions[..., None])[..., 0]
+    rows: dict[str, list[list[Any]]] = {"prompt_ids": [], "completion_ids": [], "logprobs": []}
+    for i, row in enumerate(completions.tolist()):
+        length = next((j + 1 for j, token in enumerate(row) if token in ends), len(row))
+        own = padded["attention_mask"][i].bool()
+        rows["prompt_ids"].append(padded["input_ids"][i][own].tolist())
+        rows["completion_ids"].append(row[:length])
+        rows["logprobs"].append(logp[i, :length].tolist())
+    return rows
+
+
+__all__ = ["JackpotGRPOTrainer", "JackpotPairTrainer", "sample_of_actor"]
