@@ -13,6 +13,8 @@ from pathlib import Path
 from llm.errors import ConfigError
 from llm.settings.schema import FROM_PYTHON, ModelConfig, Settings
 
+_PARTS_MAX = 200  # of a path, which Python makes one inside another
+
 
 def check_first(cfg: Settings) -> None:
     """Refuse folders that cannot be written, a missing reward function, and missing packages.
@@ -29,6 +31,11 @@ def check_first(cfg: Settings) -> None:
 
 def check_folder(folder: Path, setting: str) -> None:
     """Raises ConfigError where no folder can be made or written in."""
+    if len(folder.parts) > _PARTS_MAX:
+        raise ConfigError(
+            f"cannot write to {setting} {str(folder)[:100]}...: it has {len(folder.parts)} parts, "
+            f"more than {_PARTS_MAX}; choose another"
+        )
     there = next(p for p in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(p))
     if not there.is_dir():
         raise ConfigError(

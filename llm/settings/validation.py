@@ -77,6 +77,7 @@ _MAY_BE_INFINITE = (
     "actor.correction.high objective.clip_low objective.clip_high objective.cap "
     "actor.clip_low actor.clip_high optim.grad_clip alarm.kl_max alarm.ratio_max"
 ).split()
+_FLOAT32_MAX = 3e38
 TEMPERATURE_MIN, TEMPERATURE_MAX = 1e-6, 1e6
 _AT_MOST = {
     "task.digit_synonyms": DIGIT_SYNONYMS_MAX,
@@ -162,6 +163,10 @@ def _check_bounds(cfg: Settings) -> None:
         _require(0 <= flat[key] <= 1, key, flat[key], "between 0 and 1")
     for key in flat.keys() & _AT_MOST.keys():
         _require(flat[key] <= _AT_MOST[key], key, flat[key], f"at most {_AT_MOST[key]:.10g}")
+    for key, value in flat.items():  # after those with a bound of their own
+        if isinstance(value, float) and math.isfinite(value):
+            wanted = f"at most {_FLOAT32_MAX:g} (it is used in float32)"
+            _require(abs(value) <= _FLOAT32_MAX, key, value, wanted)
     for key in flat.keys() & _AT_LEAST.keys():
         _require(flat[key] >= _AT_LEAST[key], key, flat[key], f"at least {_AT_LEAST[key]:g}")
     for key in flat.keys() & set(_BELOW_ONE):

@@ -158,7 +158,10 @@ def open_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        return torch.zeros(1, device=name).device
+        device = torch.zeros(1, device=name).device
+        if device.type == "meta":
+            raise RuntimeError("it holds shapes and no numbers")
+        return device
     except (RuntimeError, AssertionError) as e:
         raise ConfigError(
             f"--run.device {name} cannot be used: {str(e).splitlines()[0]}. Use auto or cpu"
