@@ -71,6 +71,7 @@ OF_NO_MODULE = {  # file of tests: what it tests
     "tests/jackpot/torch/test_objectives_against_lab.py": "objectives against those of sim",
     "tests/llm/test_hostile_folders.py": "run and model folders of somebody else, every command",
     "tests/llm/test_process_faults.py": "faults of the system and of processes in whole runs",
+    "tests/llm/rollout/engines/test_drafting.py": "engines that draft: what they share",
     "tests/llm/commands/test_smollm2.py": "a real model through several commands; slow",
 }
 

@@ -4,9 +4,45 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+
+
+class Verification(NamedTuple):
+    """What the policy's passes over drafted tokens gave, of each token: (b, t), or flat (n,).
+
+    logp: log p of the sampled token, nats, 0 at padding. topk_logp: log p of `topk_ids`,
+        (b, t, k) or (n, k).
+    accept_rate: Z of its state, the probability that what the actor proposes there is accepted;
+        1 where is_bonus.
+    lam, mu: p / s of its state lies between them; 1 where is_bonus; mu is inf where nothing is
+        rejected and some token has q = 0 < p.
+    kl_sampled: KL(p || s) of its state, nats. kl_actor: KL(p || q), 0 where is_bonus.
+    is_bonus: it was drawn from p after a block that was accepted to its end.
+    starts_round: it is the first of a policy pass over its sequence.
+    """
+
+    logp: torch.Tensor
+    topk_logp: torch.Tensor
+    accept_rate: torch.Tensor
+    lam: torch.Tensor
+    mu: torch.Tensor
+    kl_sampled: torch.Tensor
+    kl_actor: torch.Tensor
+    is_bonus: torch.Tensor
+    starts_round: torch.Tensor
+
+    @classmethod
+    def blank(cls, b: int, t: int, k: int, device: torch.device) -> Verification:
+        """Before the first token."""
+        tokens = [torch.zeros((b, t), device=device) for _ in range(6)]
+        flags = [torch.zeros((b, t), dtype=torch.bool, device=device) for _ in range(2)]
+        return cls(tokens[0], torch.zeros((b, t, k), device=device), *tokens[1:], *flags)
+
+    def at(self, chosen: torch.Tensor) -> Verification:
+        """Of some tokens: their places, or where they are."""
+        return Verification(*(x[chosen] for x in self))
 
 
 @dataclass(frozen=True)
@@ -23,6 +59,8 @@ class Samples:
     finished: the completion ended itself, (b,).
     prompts, answers: text of each prompt, and its right answer.
     extras: the other columns of its row as JSON, see `Problem`; [] where nothing reads them.
+    verification: of drafted tokens, (b, t) each; None where the model that samples is alone. q is
+        then the law s that the tokens follow.
     """
 
     ids: torch.Tensor
@@ -37,6 +75,7 @@ class Samples:
     prompts: list[str]
     answers: list[str]
     extras: list[str] = field(default_factory=list)
+    verification: Verification | None = None
 
     def flat(self, group_size: int = 1) -> Batch:
         """The same with one entry per sampled token: the only place where padding is dropped.
@@ -67,6 +106,7 @@ class Samples:
             topk_ids=self.topk_ids[real],
             topk_logp_inf=self.topk_logp_inf[real],
             version=self.version[real],
+            verification=None if self.verification is None else self.verification.at(real),
         )
 
 
@@ -81,7 +121,7 @@ class Batch:
     sequence: its row in `ids`, (n,). position: its place in the completion, from 0, (n,).
     token_ids: the sampled token, (n,). logp_inf: its log q, nats, (n,) float32.
     topk_ids, topk_logp_inf: the k likeliest tokens of q at its state and their log q, (n, k).
-    version: of the weights it was sampled from, (n,).
+    version: of the weights it was sampled from, (n,). verification: as in `Samples`, (n,) each.
     """
 
     ids: torch.Tensor
@@ -104,6 +144,7 @@ class Batch:
     topk_logp_inf: torch.Tensor
     version: torch.Tensor
     extras: list[str] = field(default_factory=list)
+    verification: Verification | None = None
 
     @property
     def lengths(self) -> torch.Tensor:
@@ -137,7 +178,11 @@ class Batch:
         order = chosen.tolist()
         picked: dict[str, Any] = {}
         for name, values in vars(self).items():
-            if isinstance(values, list):
+            if values is None:
+                continue
+            if isinstance(values, Verification):
+                picked[name] = values.at(tokens)
+            elif isinstance(values, list):
                 picked[name] = [values[i] for i in order] if values else []
             else:
                 picked[name] = values[tokens if name in _OF_TOKENS else chosen]
@@ -165,7 +210,9 @@ class Batch:
         one = self.rows(torch.arange(1))
         prompt_width = one.ids.shape[1] - one.is_completion.shape[1]
         one = one.columns(prompt_width - 1, 1)
-        none = {name: getattr(one, name)[:0] for name in _OF_TOKENS}
+        none: dict[str, Any] = {name: getattr(one, name)[:0] for name in _OF_TOKENS}
+        if one.verification is not None:
+            none["verification"] = one.verification.at(one.sequence[:0])
         return replace(one, is_completion=torch.zeros_like(one.is_completion), **none)
 
     def completions(self) -> list[list[int]]:

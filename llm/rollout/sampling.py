@@ -13,7 +13,7 @@ from llm.errors import NonFinite
 from llm.tasks.problem import Problem
 from llm.tokenizers.pretrained import Tokenizer
 
-from .batch import Samples, positions
+from .batch import Samples, Verification, positions
 
 _COMPACT_BELOW = 0.75  # share of unfinished sequences at which the finished ones leave the cache
 _BLOCK = 512  # ids per block of the two-level search for a token
@@ -52,9 +52,9 @@ def sample(
     first, everything = place or (0, b)
     # one number per (sequence, position) of all ranks, cut to this rank's sequences: (b, t)
     uniform = torch.from_numpy(rng.random((everything, t))[first : first + b]).to(device)
-    samples = _without_completions(
+    samples = without_completions(
         tokenizer, problems, group, device,
-        t=t, k=min(top_k, _vocabulary(model)), first=first, version=version,
+        t=t, k=min(top_k, vocabulary_of(model)), first=first, version=version,
     )  # fmt: skip
     width = samples.ids.shape[1] - t
     position = samples.is_real.sum(dim=1)  # (b,) of the first sampled token: the prompt's length
@@ -65,7 +65,7 @@ def sample(
     for i in range(t):
         # p_inf: the distribution that is sampled from, temperature included (Alg. 1, l. 4)
         logq = torch.log_softmax(logits / temperature, dim=-1)  # (rows, v) float32
-        (check or _refuse_nan)(logq)  # before the draw: of NaN no token can be drawn
+        (check or refuse_nan)(logq)  # before the draw: of NaN no token can be drawn
         token = inverse_cdf(logq, uniform[rows, i])  # (rows,)
         _note(samples, rows, i, token, logq)
         samples.finished[rows] |= torch.isin(token, ends)
@@ -83,12 +83,12 @@ def sample(
     return samples
 
 
-def _vocabulary(model: Any) -> int:
+def vocabulary_of(model: Any) -> int:
     """Rows of the logits; a wrapper of several models keeps the sizes of the one for text apart."""
     return int(model.config.get_text_config(decoder=True).vocab_size)
 
 
-def _without_completions(
+def without_completions(
     tokenizer: Tokenizer,
     problems: list[Problem],
     group: int,
@@ -98,10 +98,11 @@ def _without_completions(
     k: int,
     first: int,
     version: int,
+    verified: bool = False,
 ) -> Samples:
-    """Each prompt `group` times, before the first token: `_note` fills the rest in, in place."""
-    prompts = [tokenizer.prompt(p.prompt) for p in problems for _ in range(group)]
-    prompt, prompt_real = (x.to(device) for x in _left_padded(prompts, tokenizer))
+    """Each prompt `group` times, before the first token: the rest is filled in, in place."""
+    padded = _left_padded([tokenizer.prompt(p.prompt) for p in problems], tokenizer)
+    prompt, prompt_real = (x.to(device).repeat_interleave(group, dim=0) for x in padded)
     b = len(prompt)
     blank = torch.full((b, t), tokenizer.pad, device=device)
     is_real = torch.cat([prompt_real, torch.zeros_like(blank, dtype=torch.bool)], dim=1)
@@ -118,6 +119,7 @@ def _without_completions(
         prompts=[p.prompt for p in problems for _ in range(group)],
         answers=[p.answer for p in problems for _ in range(group)],
         extras=[p.extra for p in problems for _ in range(group)],
+        verification=Verification.blank(b, t, k, device) if verified else None,
     )
 
 
@@ -169,7 +171,7 @@ def _forward(
     return out.logits[:, -1].float()
 
 
-def _refuse_nan(logq: torch.Tensor) -> None:
+def refuse_nan(logq: torch.Tensor) -> None:
     if bool(torch.isnan(logq).any()):
         raise NonFinite("the log-probabilities of the model that samples hold NaN")
 

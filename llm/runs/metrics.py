@@ -64,6 +64,17 @@ METRICS: dict[str, str] = {
     "exception, ran out of memory, or returned no finite number; they score 0",
     "score_unreadable": "scorer number: completions that end themselves and hold digits, but no "
     "number that it understands (docs/rewards.md); they score 0",
+    # Drafting (rollout.mode.type = drafted); s: the law that tokens follow
+    "draft_accept_rate": "Z of drafting: probability that a drafted token is accepted, mean over "
+    "the states that the policy verified",
+    "draft_tokens_per_pass": "sampled tokens per pass of the policy over a completion, the pass "
+    "over its prompt not counted",
+    "draft_passes_max": "most passes of the policy over one completion: those of the slowest",
+    "draft_lam": "threshold lam of the acceptance, mean over the states that the policy verified",
+    "draft_kl_policy_sampled": "exact KL(p || s) over the full vocabulary, nats per token, mean "
+    "over all sampled tokens (0 where a token was drawn from p itself)",
+    "draft_kl_policy_actor": "exact KL(p || q) of policy and actor over the full vocabulary, nats "
+    "per token, mean over the states that the policy verified",
     # Correction: over proposed tokens
     "kl_inf_target_k3": "estimate of KL(q || p): mean of r - 1 - log r over tokens with p > 0, "
     "nats per token",

@@ -10,6 +10,7 @@ from typing import Literal
 
 from llm.errors import ConfigError
 
+from .rollout_rules import is_lossless
 from .schema import (
     AlphaDpoObjective,
     AStarPoObjective,
@@ -82,6 +83,13 @@ def _check_ratio(cfg: Settings, given: str, fresh: bool) -> None:
         raise ConfigError(
             f"{given} would have no effect: with one update per rollout p_new is p_ref, so its "
             f"ratio is 1. Set --loss.updates_per_rollout above 1, or {remedy}"
+        )
+    if not of_ref and is_lossless(cfg) and fresh:
+        raise ConfigError(
+            f"{given} would have no effect: --rollout.mode.lam.value 1 samples from the policy's "
+            "own law, so with one update per rollout p_new is p_inf and its ratio is 1. Set "
+            "--loss.updates_per_rollout above 1, or --rollout.mode.lam.value below 1, or "
+            "--objective.type ppo"
         )
     if not of_ref and cfg.actor.type == "self" and fresh:
         raise ConfigError(

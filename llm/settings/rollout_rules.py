@@ -1,13 +1,19 @@
-"""What allocation, down-sampling and pruning need, and what they cannot be combined with."""
+"""What drafting, allocation, down-sampling and pruning need, and what excludes them."""
 
 from __future__ import annotations
 
 from llm.errors import ConfigError
 
 from .schema import (
+    AdaptiveBlock,
     DownSampling,
+    DraftedMode,
+    FixedDraftLam,
     HorvitzThompsonPruning,
+    JackpotCorrection,
+    RatioTail,
     Settings,
+    StateZ,
     UniformAllocation,
     VipAllocation,
 )
@@ -15,6 +21,7 @@ from .schema import (
 
 def check_rollout(cfg: Settings) -> None:
     """Raises ConfigError: what was asked, and what it lacks."""
+    _check_mode(cfg)
     _check_allocation(cfg)
     _check_down_sampling(cfg)
     _check_pruning(cfg)
@@ -23,6 +30,61 @@ def check_rollout(cfg: Settings) -> None:
         raise ConfigError(
             f"--task.pool {pool} is less than --rollout.prompts_per_step {prompts}, and a step "
             "holds no prompt twice: raise the pool, or lower the prompts"
+        )
+
+
+def drafts(cfg: Settings) -> bool:
+    """Whether the actor drafts and the policy verifies."""
+    return isinstance(cfg.rollout.mode, DraftedMode)
+
+
+def is_lossless(cfg: Settings) -> bool:
+    """Whether drafted completions follow the policy that verifies them."""
+    mode = cfg.rollout.mode
+    if not isinstance(mode, DraftedMode) or not isinstance(mode.lam, FixedDraftLam):
+        return False
+    return mode.lam.value == 1
+
+
+def reuses_logp(cfg: Settings) -> bool:
+    """Whether a step has a forward pass that the log-probabilities of a verification can spare:
+    the policy then has the weights that verified, and no part of Z needs its whole law."""
+    correction, micro = cfg.correction, cfg.optim.microbatch
+    z = correction.z if isinstance(correction, JackpotCorrection) else None
+    needs_law = isinstance(z, StateZ) and isinstance(z.tail, RatioTail)
+    own_pass = cfg.loss.updates_per_rollout > 1 or bool(micro.sequences or micro.tokens)
+    return drafts(cfg) and own_pass and cfg.rollout.max_staleness == 0 and not needs_law
+
+
+def _check_mode(cfg: Settings) -> None:
+    mode = cfg.rollout.mode
+    if not isinstance(mode, DraftedMode):
+        return
+    asked = "--rollout.mode.type drafted"
+    if cfg.rollout.engine.type == "vllm":
+        raise ConfigError(
+            f"{asked} is not done by --rollout.engine.type vllm: use --rollout.engine.type hf or "
+            "process, or --rollout.mode.type plain"
+        )
+    if cfg.actor.type == "self":
+        raise ConfigError(
+            f"{asked} lets a cheaper model draft, and with --actor.type self the policy would "
+            "verify its own tokens, which costs more and changes nothing: choose another actor, "
+            "or --rollout.mode.type plain"
+        )
+    block, longest = mode.block, cfg.rollout.max_new_tokens
+    top = block.length_max if isinstance(block, AdaptiveBlock) else block.length
+    name = "length_max" if isinstance(block, AdaptiveBlock) else "length"
+    if top > longest:
+        raise ConfigError(
+            f"--rollout.mode.block.{name} {top} is more than --rollout.max_new_tokens {longest}, "
+            "the longest completion: lower it"
+        )
+    if isinstance(block, AdaptiveBlock) and block.length_max <= block.length:
+        raise ConfigError(
+            f"--rollout.mode.block.length_max {block.length_max} must be above "
+            f"--rollout.mode.block.length {block.length}, or blocks adapt to nothing: raise it, or "
+            "choose --rollout.mode.block.type fixed"
         )
 
 

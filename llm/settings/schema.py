@@ -472,6 +472,77 @@ EngineConfig = HfEngineConfig | ProcessEngineConfig | VllmEngineConfig
 
 
 @dataclass(frozen=True)
+class PlainMode:
+    """The actor alone samples, token by token."""
+
+    type: Literal["plain"] = "plain"
+    """How completions are sampled."""
+
+
+@dataclass(frozen=True)
+class FixedBlock:
+    """Every block has as many tokens."""
+
+    type: Literal["fixed"] = "fixed"
+    """How many tokens the actor drafts before the policy verifies them."""
+    length: int = 4
+    """Tokens of a block."""
+
+
+@dataclass(frozen=True)
+class AdaptiveBlock:
+    """After a block that is accepted to its end one of twice its length; after another one of a
+    token more than were accepted. Each sequence by itself."""
+
+    type: Literal["adaptive"] = "adaptive"
+    """How many tokens the actor drafts before the policy verifies them."""
+    length: int = 2
+    """Tokens of a sequence's first block."""
+    length_max: int = 8
+    """Most tokens of a block."""
+
+
+@dataclass(frozen=True)
+class FixedDraftLam:
+    """The same lam in every state."""
+
+    type: Literal["fixed"] = "fixed"
+    """Where the threshold lam of the acceptance min(1, p / (lam q)) comes from."""
+    value: float = 1.0
+    """lam, at most 1. At 1 completions follow the policy exactly; below it more is accepted, p / s
+    is at least lam, and their law s lies between policy and actor."""
+
+
+@dataclass(frozen=True)
+class StateDraftLam:
+    """In every state the largest lam that accepts `budget`, and 1 where that accepts more."""
+
+    type: Literal["state"] = "state"
+    """Where the threshold lam of the acceptance min(1, p / (lam q)) comes from."""
+    budget: float = 0.9
+    """Least acceptance rate in every state, as far as tokens with p > 0 allow."""
+
+
+@dataclass(frozen=True)
+class DraftedMode:
+    """The actor drafts blocks of tokens, the policy verifies each in one pass, and the first token
+    that is rejected is drawn anew (docs/drafting.md)."""
+
+    type: Literal["drafted"] = "drafted"
+    """How completions are sampled."""
+    block: FixedBlock | AdaptiveBlock = field(default_factory=FixedBlock)
+    """Tokens drafted at a time."""
+    lam: FixedDraftLam | StateDraftLam = field(default_factory=FixedDraftLam)
+    """The threshold of acceptance."""
+    reuse_logp: bool = True
+    """Take the log-probabilities of the policy's verification as p_ref, where its weights are
+    still the same: one forward pass less in each step."""
+
+
+ModeConfig = PlainMode | DraftedMode
+
+
+@dataclass(frozen=True)
 class UniformAllocation:
     """As many completions for every prompt."""
 
@@ -592,6 +663,8 @@ class RolloutConfig:
     """What is left out by chance."""
     engine: EngineConfig = field(default_factory=HfEngineConfig)
     """The engine that samples."""
+    mode: ModeConfig = field(default_factory=PlainMode)
+    """How completions are sampled: by the actor alone, or drafted by it and verified."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, NoReturn
 from llm.errors import ConfigError
 
 from .objective_rules import anchor, check_objective
-from .rollout_rules import check_rollout
+from .rollout_rules import check_rollout, drafts, is_lossless, reuses_logp
 from .schema import (
     CHARACTER_IDS,
     DIGIT_SYNONYMS_MAX,
@@ -51,7 +51,9 @@ _POSITIVE = (
     "rollout.temperature rollout.top_k rollout.max_new_tokens rollout.engine.timeout "
     "rollout.allocation.rollouts_min rollout.allocation.rollouts_max rollout.allocation.window "
     "rollout.allocation.failure_steps rollout.down_sampling.keep "
-    "rollout.engine.memory correction.lam.value correction.lam.budget correction.lam.min "
+    "rollout.mode.block.length rollout.mode.block.length_max rollout.mode.lam.value "
+    "rollout.mode.lam.budget rollout.engine.memory correction.lam.value correction.lam.budget "
+    "correction.lam.min "
     "correction.lam.max correction.c1 correction.target.c2 correction.cap correction.high "
     "objective.clip_low objective.clip_high objective.cap objective.share objective.low_step "
     "objective.high_step objective.value_rollouts objective.baseline.coef actor.clip_low "
@@ -94,7 +96,8 @@ _AT_MOST = {
     "run.stop_seconds": 1_000_000,
     "objective.ess_min": 1,
     "objective.value_rollouts": 10_000,
-    "correction.lam.budget": 1,
+    **dict.fromkeys(("correction.lam.budget", "rollout.mode.lam.budget"), 1),
+    "rollout.mode.lam.value": 1,
     "objective.share": 1,
     "objective.low_max": 1,
     "alarm.accept_min": 1,
@@ -330,6 +333,12 @@ def _check_actor(cfg: Settings) -> None:
     # p_new leaves p_inf behind only where there is an update before the last
     moves = cfg.loss.updates_per_rollout > 1 and cfg.correction.target.type == "new"
     equal = _samples_what_is_trained(cfg, cfg.policy.dtype) and not moves
+    if is_lossless(cfg) and cfg.correction.type != "none" and equal:
+        raise ConfigError(
+            "--rollout.mode.lam.value 1 is lossless: completions follow the policy itself, so "
+            "p_inf = p_ref and there is no mismatch to correct. Set --correction.type none, a "
+            "--rollout.mode.lam.value below 1, or --rollout.max_staleness above 0"
+        )
     if a.type == "self" and cfg.correction.type != "none" and equal:
         raise ConfigError(
             "--actor.type self samples from the policy itself, so p_inf = p_ref and there is no "
@@ -459,7 +468,8 @@ def _ratio_needs(cfg: Settings) -> list[_Need]:
     a, several = cfg.actor, cfg.loss.updates_per_rollout > 1
     mismatch = corrects = scales = False
     if isinstance(a, SeparateActor) and a.ppo:
-        mismatch = not _samples_what_is_trained(cfg, a.dtype)  # of p_actor_ref and q, Eq. 6
+        # of p_actor_ref and q, Eq. 6; drafted tokens follow another law than the actor's
+        mismatch = not _samples_what_is_trained(cfg, a.dtype) or drafts(cfg)
         corrects, scales = a.correction.type != "none", not _leaves_one(a.correction)
     target = cfg.correction.target
     return [
@@ -495,7 +505,8 @@ def _ratio_needs(cfg: Settings) -> list[_Need]:
 
 
 _MISMATCH = (
-    "rollout.max_staleness > 0, another rollout.engine.type than hf, or actor.dtype bfloat16"
+    "rollout.max_staleness > 0, another rollout.engine.type than hf, actor.dtype bfloat16, or "
+    "rollout.mode.type drafted"
 )
 
 
@@ -530,13 +541,19 @@ def _loop_needs(cfg: Settings) -> list[_Need]:
         per_state = "state" in (correction.z.type, correction.lam.type)
     limited = (alarm.kl_max, alarm.ratio_max) != (math.inf, math.inf)
     limited = limited or alarm.accept_min > 0 or alarm.entropy_min > 0
-    ahead = cfg.actor.type != "frozen" or cfg.rollout.engine.type != "hf"
+    ahead = cfg.actor.type != "frozen" or cfg.rollout.engine.type != "hf" or drafts(cfg)
     return [
         _Need(
             "rollout.max_staleness",
             ahead,
             "an actor whose weights change, or an engine that samples while the policy is updated "
             "(rollout.engine.type process or vllm)",
+        ),
+        _Need(
+            "rollout.mode.reuse_logp",
+            reuses_logp(cfg),
+            "a pass that it can save: rollout.max_staleness 0, loss.updates_per_rollout > 1 or "
+            "several microbatches, and no correction.z.tail.type ratio, which needs all of p",
         ),
         _Need(
             "rollout.top_k",

@@ -139,7 +139,7 @@ def _with_models(
     if cfg.loss.anchor_coef > 0 or cfg.objective.needs_start:
         # before sharding and any update: a copy of the policy as it starts
         anchor = copy.deepcopy(policy).requires_grad_(False)
-    engine = open_engine(cfg, tokenizer, actor.model, device)
+    engine = open_engine(cfg, tokenizer, actor.model, device, policy)
     undo.callback(engine.close)
     ctx = TrainContext(cfg, tokenizer, task, scorer, policy, actor, anchor, device, engine)
     chunked = support.chunked(cfg, policy, actor.model)

@@ -13,7 +13,7 @@ from .forward import ModelOutputs, PolicyLogprobs, forward_all
 from .microbatches import microbatches
 from .minibatches import Minibatch
 from .optimizer import Learner
-from .scoring import in_batch_order, score
+from .scoring import in_batch_order, of_verification, score
 
 
 class ForwardPasses:
@@ -54,7 +54,8 @@ class ForwardPasses:
         else:
             state = self._learner.correction
             # Several microbatches: one more pass without gradient, as all their graphs may not fit.
-            p_new = score(self._ctx, self._micro, state, is_target=self._new_is_target)
+            reused = of_verification(self._ctx, self._minibatch.batch) if p_ref is None else None
+            p_new = reused or score(self._ctx, self._micro, state, is_target=self._new_is_target)
         return (p_new if p_ref is None else p_ref), p_new
 
     def microbatches(self) -> Iterator[tuple[torch.Tensor, ModelOutputs]]:

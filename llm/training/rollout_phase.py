@@ -97,8 +97,33 @@ def rollout_metrics(ctx: TrainContext, batch: Batch, step: int) -> dict[str, flo
         "finished": float(distributed.all_gather(batch.finished).float().mean()),
         "tokens": int(lengths.sum()),
         "staleness": float((step - batch.version).float().mean()),
+        **_drafting_metrics(batch),
         **distributed.sum_counts(ctx.engine.counts()),
         **distributed.sum_counts(ctx.scorer.counts()),
+    }
+
+
+def _drafting_metrics(batch: Batch) -> dict[str, float]:
+    """Of all ranks' tokens, where they were drafted and verified."""
+    if batch.verification is None:
+        return {}
+    gather = distributed.all_gather
+    verified = type(batch.verification)(*(gather(x) for x in batch.verification))
+    drafted = ~verified.is_bonus
+    passes = torch.zeros_like(batch.index).index_add_(  # (b,) of the policy over each sequence
+        0, batch.sequence, batch.verification.starts_round.to(batch.index)
+    )
+
+    def mean(x: torch.Tensor) -> float:
+        return float(x[drafted].mean())
+
+    return {
+        "draft_accept_rate": mean(verified.accept_rate),
+        "draft_tokens_per_pass": len(drafted) / int(verified.starts_round.sum()),
+        "draft_passes_max": int(gather(passes).max()),
+        "draft_lam": mean(verified.lam),
+        "draft_kl_policy_sampled": float(verified.kl_sampled.mean()),
+        "draft_kl_policy_actor": mean(verified.kl_actor),
     }
 
 

@@ -7,7 +7,8 @@ import torch
 from jackpot.torch.correction import CorrectionState
 from llm.models.loading import Model
 from llm.rollout.batch import Batch, in_order
-from llm.settings.schema import SeparateActor
+from llm.settings.rollout_rules import reuses_logp
+from llm.settings.schema import DraftedMode, SeparateActor
 
 from .context import TrainContext
 from .forward import PolicyLogprobs, at_sampled_tokens, forward, logprobs_and_kls, policy_logprobs
@@ -43,11 +44,24 @@ def score_before_updates(
     """p_ref and, where Eq. 6 has a correction, log p_actor_ref (n,), on a whole batch."""
     cfg, micro = ctx.cfg, microbatches(ctx.cfg, batch)
     # The tail's bound belongs to the target p alone: with target = new it is computed of p_new.
-    p_ref = score(ctx, micro, state, is_target=cfg.correction.target.type == "ref")
+    p_ref = of_verification(ctx, batch) or score(
+        ctx, micro, state, is_target=cfg.correction.target.type == "ref"
+    )
     if not isinstance(cfg.actor, SeparateActor) or cfg.actor.correction.type == "none":
         return p_ref, None
     # F(p_actor_ref / q) of Eq. 6 needs the actor as it is before its first update of the step.
     return p_ref, _sampled_logprobs(ctx, ctx.trained["actor"], micro)
+
+
+def of_verification(ctx: TrainContext, batch: Batch) -> PolicyLogprobs | None:
+    """p_ref as the policy gave it when it verified drafted tokens, with the weights that it still
+    has; None where that is not so, where more is needed of p, or rollout.mode.reuse_logp is off."""
+    mode, verified = ctx.cfg.rollout.mode, batch.verification
+    if verified is None or not (isinstance(mode, DraftedMode) and mode.reuse_logp):
+        return None
+    if not reuses_logp(ctx.cfg):
+        return None
+    return PolicyLogprobs(verified.logp, verified.topk_logp, None)
 
 
 @torch.no_grad()

@@ -12,6 +12,9 @@ is scored alone and as a part of the whole, where a rotary table that depends on
 An engine other than hf is then tried in the same way: it samples from its own copy of the actor's
 model, and the trainer scores the actor's model. Weights that were not taken over, log-probabilities
 before the temperature or without their normalisation, and a coarse arithmetic all show here.
+
+Where completions are drafted, the engine drafts some too. Its log p must be the scorer's, and its
+log s must be where the scorer's p and q allow it to be.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from llm.phases import during
 from llm.rollout import sampling
 from llm.rollout.batch import Batch
 from llm.settings.loading import ConfigError, ModelConfig
+from llm.settings.rollout_rules import drafts
 from llm.tasks.problem import Problem
 
 from .adapter_check import compare_adapters
@@ -74,6 +78,7 @@ def self_test(ctx: TrainContext) -> dict[str, Any]:
         scale (of log p_ref's differences between likeliest tokens over those of log p_inf),
         tolerance (for one token), tokens, and worst: {prompt, position, token} of the largest;
         `engine`: the same of the engine and the actor's model, unless the engine is hf;
+        `drafting`: the same differences of log p and log s, where completions are drafted;
         `adapters`: an `AdapterCheck` where adapters are merged or sent, else None.
 
     Raises:
@@ -108,6 +113,8 @@ def self_test(ctx: TrainContext) -> dict[str, Any]:
         allowed = limits(ctx, own.dtype)
         name = f" (engine {cfg.rollout.engine.type}, the actor's model)"
         result["engine"] = _compared(ctx, ctx.actor.model, of_engine(), allowed, name)
+    if drafts(cfg):
+        result["drafting"] = _compare_drafts(ctx, width)
     result["adapters"] = compare_adapters(ctx, of_engine if other else samples.flat)
     return result
 
@@ -159,6 +166,48 @@ def _compared(
             "generation_config.json (eos_token_id), or take another model"
         )
     return result
+
+
+def _compare_drafts(ctx: TrainContext, width: int) -> dict[str, float]:
+    """The largest difference of log p, and of log s from where it may be, nats.
+
+    s = clip(q, p / mu, p / lam) lies between p and q. Where q is above p it is the smaller of q and
+    p / lam, so a fixed lam leaves no room; a bonus follows p.
+
+    Raises:
+        SelfTestError: it is above the tolerance.
+    """
+    assert ctx.engine is not None
+    allowed = limits(ctx)
+    k = min(ctx.cfg.rollout.top_k, _TOP_K_MAX)
+    batch = ctx.engine.probe(_of_unequal_lengths(ctx), _GROUP, width, k, drafted=True).flat()
+    verified = batch.verification
+    assert verified is not None
+    of_policy, of_actor = (
+        at_sampled_tokens(forward(ctx, model, batch), batch)._replace(ids=batch.topk_ids)
+        for model in (ctx.policy, ctx.actor.model)
+    )
+    (p, q), _ = logprobs_and_kls([of_policy, of_actor], ctx.cfg.rollout.temperature)
+    # (n, 1 + k): the sampled token, then the likeliest ones
+    log_p, log_q = (torch.cat([x.logp[:, None], x.logp_ids], dim=1) for x in (p, q))
+    log_s = torch.cat([batch.logp_inf[:, None], batch.topk_logp_inf], dim=1)
+    own_p = torch.cat([verified.logp[:, None], verified.topk_logp], dim=1)
+    most = log_q.minimum(log_p - verified.lam.log()[:, None])  # of s, where q is above p
+    high = torch.where(log_q > log_p, most, log_p)
+    low = torch.where(log_q > log_p, most, log_q)
+    bonus = verified.is_bonus[:, None]
+    low, high = (torch.where(bonus, log_p, x) for x in (low, high))
+    gaps = {"log p": _distance(own_p, log_p), "log s": _distance(log_s, log_s.clamp(low, high))}
+    for name, gap in gaps.items():
+        if float(gap.max()) > allowed.token or float(gap.mean()) > allowed.mean:
+            raise SelfTestError(
+                f"self-test (drafting): {name} of the engine and of the trainer differ by up to "
+                f"{float(gap.max()):.3g} nats (mean {float(gap.mean()):.3g}, allowed for one token "
+                f"{allowed.token:g}) at completions that the actor drafted and the policy "
+                "verified. Training would correct for this as if it were a mismatch: use "
+                "--rollout.mode.type plain. If it is rounding, raise --run.self_test_max"
+            )
+    return {name: float(gap.max()) for name, gap in gaps.items()}
 
 
 def _compare_lengths(ctx: TrainContext, model: Model, role: str, allowed: Limits) -> float:

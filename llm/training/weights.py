@@ -6,6 +6,8 @@ import torch
 
 from jackpot.torch.correction import CorrectionInputs, TokenWeights, token_weights
 from jackpot.torch.losses import token_scale
+from llm.rollout.batch import Batch
+from llm.rollout.engines.base import EngineError
 from llm.settings.loading import Config
 
 from .context import TrainContext
@@ -13,6 +15,7 @@ from .forward import PolicyLogprobs
 from .keywords import correction_keywords
 from .minibatches import Minibatch
 from .optimizer import Learner
+from .self_test import limits
 
 
 def jackpot_weights(
@@ -34,6 +37,7 @@ def jackpot_weights(
 
     Raises:
         NonFinite: NaN or inf in a log-probability, ratio or weight. Only log q must not be -inf.
+        EngineError: a ratio of a drafted token outside the bounds of its state.
     """
     batch, gather = minibatch.batch, minibatch.all_ranks.all_gather
     # Before anything is computed from them: the message then names the first quantity at fault.
@@ -41,6 +45,7 @@ def jackpot_weights(
     learner.guard.logprobs(step, logp_new=p_new.logp)
     if minibatch.p_ref is not None:
         learner.guard.logprobs(step, logp_ref=p_ref.logp)
+    _check_bounds(ctx, batch, p_ref)
     target = p_new if minibatch.new_is_target(ctx.cfg) else p_ref
     # (n,) -> (N,): lam, kappa and denominators are of the tokens of all ranks, in one order.
     weights = token_weights(
@@ -61,6 +66,27 @@ def jackpot_weights(
     # float64: exp overflows a float32 from log r = 88 on, which a legitimate ratio may reach.
     learner.guard.finite(step, ratio=weights.log_ratio.double().exp(), weight=weights.weight)
     return weights
+
+
+def _check_bounds(ctx: TrainContext, batch: Batch, p_ref: PolicyLogprobs) -> None:
+    """p / s of drafted tokens lies in [lam, mu] where p is what verified them, but for rounding.
+
+    Raises:
+        EngineError: it does not.
+    """
+    verified = batch.verification
+    if verified is None or ctx.cfg.rollout.max_staleness > 0 or not len(batch.token_ids):
+        return
+    log_r, allowed = p_ref.logp - batch.logp_inf, limits(ctx).token
+    beyond = torch.maximum(verified.lam.log() - log_r, log_r - verified.mu.log())  # (n,)
+    worst = int(beyond.argmax())
+    if float(beyond[worst]) > allowed:
+        raise EngineError(
+            f"log p_ref - log s of a drafted token is {float(log_r[worst]):.4g}, outside "
+            f"[{float(verified.lam[worst].log()):.4g}, {float(verified.mu[worst].log()):.4g}] by "
+            f"more than the {allowed:g} nats that rounding may do: the policy that verified is not "
+            "the one that is trained. Use --rollout.mode.type plain, or raise --run.self_test_max"
+        )
 
 
 def own_factors(

@@ -21,8 +21,10 @@ import torch
 from llm import distributed, randomness
 from llm.models.loading import Model
 from llm.rollout import sampling
-from llm.rollout.batch import Samples
+from llm.rollout.batch import Samples, Verification
+from llm.rollout.drafted import Drafting, sample_drafted
 from llm.settings.loading import Config, ConfigError
+from llm.settings.schema import AdaptiveBlock, DraftedMode, FixedDraftLam
 from llm.tasks.problem import Problem
 from llm.tokenizers.pretrained import Tokenizer
 
@@ -32,6 +34,7 @@ FIELDS = (
     *("ids", "is_real", "is_completion", "logp_inf", "topk_ids", "topk_logp_inf"),
     *("index", "finished", "version"),
 )
+VERIFIED = tuple(f"verified_{name}" for name in Verification._fields)  # of drafted ones too
 NON_FINITE = "non_finite"  # log-probabilities (rows, v) that sampling stopped at
 
 
@@ -41,7 +44,7 @@ class EngineError(ConfigError):
 
 class GenerationRequest(NamedTuple):
     """What to sample. prompts: token ids, each for `group` sequences that are neighbours. place:
-    as for `sampling.sample`."""
+    as for `sampling.sample`. drafting: as for `drafted.sample_drafted`; None: the actor alone."""
 
     seed: int
     purpose: str
@@ -54,6 +57,7 @@ class GenerationRequest(NamedTuple):
     pad: int
     eos: list[int]
     place: tuple[int, int] | None = None
+    drafting: Drafting | None = None
 
     @property
     def sequences(self) -> int:
@@ -76,31 +80,56 @@ class _NonFinite(Exception):
         self.logq = logq
 
 
-def generate(model: Model, request: GenerationRequest, version: int) -> Result:
-    """Sample what a request asks for from `model`, whose weights are of `version`."""
+def drafting_of(cfg: Config) -> Drafting | None:
+    """What rollout.mode says; None where the actor alone samples."""
+    mode = cfg.rollout.mode
+    if not isinstance(mode, DraftedMode):
+        return None
+    block = mode.block
+    most = block.length_max if isinstance(block, AdaptiveBlock) else block.length
+    if isinstance(mode.lam, FixedDraftLam):
+        return Drafting(block.length, most, mode.lam.value)
+    return Drafting(block.length, most, None, mode.lam.budget)
+
+
+def generate(
+    model: Model, request: GenerationRequest, version: int, policy: Model | None = None
+) -> Result:
+    """Sample what a request asks for from `model`, whose weights are of `version`.
+
+    policy: verifies where the request is for drafting.
+    """
 
     def check(logq: torch.Tensor) -> None:
         if bool(torch.isnan(logq).any()):  # of an infinite logit too; -inf is a probability of 0
             raise _NonFinite(logq)
 
     numbered: Any = _Ids(request)
+    what: tuple[Any, ...] = (
+        numbered,
+        [Problem(str(i), "") for i in range(len(request.prompts))],
+        randomness.stream(request.seed, request.purpose, request.step),
+    )
+    how: dict[str, Any] = {
+        "max_new_tokens": request.max_new_tokens,
+        "temperature": request.temperature,
+        "top_k": request.top_k,
+        "group": request.group,
+        "place": request.place,
+        "version": version,
+        "check": check,
+    }
     try:
-        batch = sampling.sample(
-            model,
-            numbered,
-            [Problem(str(i), "") for i in range(len(request.prompts))],
-            randomness.stream(request.seed, request.purpose, request.step),
-            max_new_tokens=request.max_new_tokens,
-            temperature=request.temperature,
-            top_k=request.top_k,
-            group=request.group,
-            place=request.place,
-            version=version,
-            check=check,
-        )
+        if request.drafting is None:
+            batch = sampling.sample(model, *what, **how)
+        else:
+            batch = sample_drafted(model, policy, *what, drafting=request.drafting, **how)
     except _NonFinite as e:
         return {NON_FINITE: e.logq}
-    return {name: getattr(batch, name) for name in FIELDS}
+    result = {name: getattr(batch, name) for name in FIELDS}
+    if batch.verification is not None:
+        result |= dict(zip(VERIFIED, batch.verification, strict=True))
+    return result
 
 
 class Engine:
@@ -110,7 +139,16 @@ class Engine:
     steps whose updates the weights hold.
     """
 
-    def __init__(self, cfg: Config, tokenizer: Tokenizer, device: torch.device) -> None:
+    def __init__(
+        self,
+        cfg: Config,
+        tokenizer: Tokenizer,
+        device: torch.device,
+        policy: Model | None = None,
+    ) -> None:
+        """policy: verifies where rollout.mode is drafted; as it is whenever the sampling model's
+        weights are taken over."""
+        self._policy = policy
         self.cfg, self.tokenizer, self.device = cfg, tokenizer, device
         self.version = 0
         self._waiting: dict[
@@ -178,10 +216,19 @@ class Engine:
         return step in self._waiting
 
     def probe(
-        self, problems: list[Problem], group: int, max_new_tokens: int, top_k: int
+        self,
+        problems: list[Problem],
+        group: int,
+        max_new_tokens: int,
+        top_k: int,
+        *,
+        drafted: bool = False,
     ) -> Samples:
-        """Completions for the self-test, which are not of any step."""
+        """Completions for the self-test, which are not of any step. drafted: as rollout.mode says;
+        else of the sampling model alone."""
         request = self._request("self-test", 0, problems, group, max_new_tokens, top_k, None)
+        if not drafted:
+            request = request._replace(drafting=None)
         self._begin(-1, request)
         return self._batch(self._finish(-1), problems, lambda logq: None)
 
@@ -217,7 +264,7 @@ class Engine:
         """Have again this rank's part of what `tensors` gave."""
         for key, tensor in tensors.items():
             step, name = key.split(".", 1)
-            if name not in (*FIELDS, NON_FINITE):
+            if name not in (*FIELDS, *VERIFIED, NON_FINITE):
                 raise ValueError(f"{key} is no part of a batch")
             self._gathered.setdefault(int(step), {})[name] = tensor
         self._results |= {s: _own_part(result) for s, result in self._gathered.items()}
@@ -251,17 +298,23 @@ class Engine:
             self.tokenizer.pad,
             sorted(self.tokenizer.eos),
             place,
+            drafting_of(self.cfg),
         )
 
     def _batch(self, result: Result, problems: list[Problem], check: Check) -> Samples:
         if NON_FINITE in result:
             check(result[NON_FINITE])
             raise EngineError("the sampling model gives log-probabilities that are not finite")
-        result = {name: x.to(self.device) for name, x in result.items()}
+        moved = {name: x.to(self.device) for name, x in result.items()}
+        verification = None
+        if VERIFIED[0] in moved:
+            verification = Verification(*(moved[name] for name in VERIFIED))
+        own: dict[str, Any] = {name: moved[name] for name in FIELDS}
         b = len(result["ids"])
         group = b // len(problems)
         return Samples(
-            **result,
+            **own,
+            verification=verification,
             prompts=[p.prompt for p in problems for _ in range(group)],
             answers=[p.answer for p in problems for _ in range(group)],
             extras=[p.extra for p in problems for _ in range(group)],
@@ -285,7 +338,8 @@ def _gathered_result(result: Result, pad: int) -> Result:
         "ids": torch.nn.functional.pad(result["ids"], (more, 0), value=pad),
         "is_real": torch.nn.functional.pad(result["is_real"], (more, 0)),
     }
-    return {name: distributed.all_gather(wide[name]) for name in FIELDS}
+    names = [name for name in (*FIELDS, *VERIFIED) if name in wide]  # in one order on all ranks
+    return {name: distributed.all_gather(wide[name]) for name in names}
 
 
 def _own_part(result: Result) -> Result:

@@ -14,8 +14,14 @@ from .base import Engine, GenerationRequest, Result, generate
 class HfEngine(Engine):
     """In this process, from the actor's own model, which is not copied; ahead, but not beside."""
 
-    def __init__(self, cfg: Config, tokenizer: Tokenizer, device: torch.device) -> None:
-        super().__init__(cfg, tokenizer, device)
+    def __init__(
+        self,
+        cfg: Config,
+        tokenizer: Tokenizer,
+        device: torch.device,
+        policy: Model | None = None,
+    ) -> None:
+        super().__init__(cfg, tokenizer, device, policy)
         self._model: Model = None
         self._results: dict[int, Result] = {}
 
@@ -24,7 +30,7 @@ class HfEngine(Engine):
         self._model = model
 
     def _begin(self, key: int, request: GenerationRequest) -> None:
-        self._results[key] = generate(self._model, request, self.version)
+        self._results[key] = generate(self._model, request, self.version, self._policy)
 
     def _finish(self, key: int) -> Result:
         return self._results.pop(key)

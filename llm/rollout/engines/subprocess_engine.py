@@ -38,8 +38,17 @@ from llm.settings.loading import Config, ConfigError
 from llm.settings.schema import ProcessEngineConfig
 from llm.tokenizers.pretrained import Tokenizer
 
-from .base import FIELDS, NON_FINITE, Engine, EngineError, GenerationRequest, Result
-from .weights import shape_of, weights_of
+from .base import (
+    FIELDS,
+    NON_FINITE,
+    VERIFIED,
+    Engine,
+    EngineError,
+    GenerationRequest,
+    Result,
+    drafting_of,
+)
+from .weights import drafting_weights, shape_of, weights_of
 
 _RESTARTS_MAX = 3  # in a row, for one batch
 _LINE_MAX = 1 << 16
@@ -67,10 +76,15 @@ class ProcessEngine(Engine):
     this process does."""
 
     def __init__(
-        self, cfg: Config, tokenizer: Tokenizer, device: torch.device, model: Model
+        self,
+        cfg: Config,
+        tokenizer: Tokenizer,
+        device: torch.device,
+        model: Model,
+        policy: Model | None = None,
     ) -> None:
         """Raises ConfigError if other ranks would lose patience with this one's process first."""
-        super().__init__(cfg, tokenizer, device)
+        super().__init__(cfg, tokenizer, device, policy)
         longest = launch.TIMEOUT.total_seconds() / 2 / (_RESTARTS_MAX + 1)
         if distributed.world_size() > 1 and self._timeout > longest:
             raise ConfigError(
@@ -145,11 +159,15 @@ class ProcessEngine(Engine):
 
     def _description(self, model: Model) -> dict[str, Any]:
         """What the process must know of the model to build its copy."""
-        return {"shape": shape_of(model, self.cfg)}
+        description = {"shape": shape_of(model, self.cfg)}
+        if drafting_of(self.cfg) is not None:
+            description["policy_shape"] = shape_of(self._policy, self.cfg, of_policy=True)
+        return description
 
     def _save(self, model: Model, path: Path) -> None:
         """Write the weights for the process."""
-        save_file(weights_of(model), path)
+        drafted = drafting_of(self.cfg) is not None
+        save_file(drafting_weights(model, self._policy) if drafted else weights_of(model), path)
 
     def _replace(self, reason: str, failures: int) -> None:
         last_error = self._last_error_line()
@@ -297,9 +315,10 @@ def _result_error(result: Result, waiting: _Pending, vocabulary: int) -> str:
     """What is wrong with an answer; "" if it can be one."""
     if set(result) == {NON_FINITE}:
         return ""
-    if set(result) != set(FIELDS):
-        return f"it holds {sorted(result)}"
     request = waiting.request
+    drafted = () if request.drafting is None else VERIFIED
+    if set(result) != {*FIELDS, *drafted}:
+        return f"it holds {sorted(result)}"
     b, t, k = request.sequences, request.max_new_tokens, min(request.top_k, vocabulary)
     width = max(map(len, request.prompts))
     shapes = {
@@ -307,7 +326,10 @@ def _result_error(result: Result, waiting: _Pending, vocabulary: int) -> str:
         **dict.fromkeys(("is_completion", "logp_inf", "version"), (b, t)),
         **dict.fromkeys(("topk_ids", "topk_logp_inf"), (b, t, k)),
         **dict.fromkeys(("index", "finished"), (b,)),
+        **dict.fromkeys(drafted, (b, t)),
     }
+    if drafted:
+        shapes["verified_topk_logp"] = (b, t, k)
     for name, shape in shapes.items():
         if tuple(result[name].shape) != shape:
             return f"{name} has the shape {tuple(result[name].shape)}, not {shape}"
@@ -323,9 +345,9 @@ def _result_error(result: Result, waiting: _Pending, vocabulary: int) -> str:
             vocabulary, request.pad + 1
         ):
             return f"{name} has ids outside the vocabulary"
-    for name in ("logp_inf", "topk_logp_inf"):
+    for name in ("logp_inf", "topk_logp_inf", *(x for x in drafted if x.endswith("logp"))):
         x = result[name]
-        impossible = torch.isneginf(x) & (name == "logp_inf")  # it was sampled
+        impossible = torch.isneginf(x) & (name in ("logp_inf", "verified_logp"))  # it was sampled
         if bool((torch.isnan(x) | impossible).any()) or float(x.max()) > 1e-4:
             return f"{name} holds what are no log-probabilities"
     if not bool((result["version"] == waiting.version).all()):

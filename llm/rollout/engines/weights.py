@@ -19,11 +19,14 @@ from llm.settings.schema import QuantizedActor, TrainedModelConfig
 
 from .base import GenerationRequest, Result, generate
 
+POLICY = "policy:"  # before the names of the policy's tensors, where it verifies
 
-def shape_of(model: Model, cfg: Config) -> dict[str, Any]:
-    """What `build_shell` needs, as values that JSON can hold."""
+
+def shape_of(model: Model, cfg: Config, *, of_policy: bool = False) -> dict[str, Any]:
+    """What `build_shell` needs, as values that JSON can hold. of_policy: not of the actor."""
     inner = plain(model)
-    part: ModelConfig = cfg.actor if isinstance(cfg.actor, ModelConfig) else cfg.policy
+    own = isinstance(cfg.actor, ModelConfig) and not of_policy
+    part: ModelConfig = cfg.actor if own else cfg.policy  # type: ignore[assignment]
     lora = any(".lora_A." in name for name, _ in model.named_parameters())
     return {
         "model": type(inner).__name__,
@@ -36,7 +39,7 @@ def shape_of(model: Model, cfg: Config) -> dict[str, Any]:
         "trained": [name for name, p in model.named_parameters() if p.requires_grad],
         "tied": _tied(inner),
         "wrapped": inner is not model,
-        "bits": cfg.actor.bits if isinstance(cfg.actor, QuantizedActor) else 0,
+        "bits": 0 if of_policy or not isinstance(cfg.actor, QuantizedActor) else cfg.actor.bits,
     }
 
 
@@ -93,13 +96,21 @@ class Shell:
 
     def __init__(self, start: dict[str, Any]) -> None:
         self._model = build_shell(start["shape"], start["device"])
+        shape = start.get("policy_shape")
+        self._policy = None if shape is None else build_shell(shape, start["device"])
 
     def load_weights(self, weights: Path) -> None:
-        """Fill it from the file of `weights_of`."""
-        load_weights(self._model, load_file(weights))
+        """Fill it, and the policy that verifies, from the file of `weights_of`."""
+        tensors = load_file(weights)
+        own = {name: x for name, x in tensors.items() if not name.startswith(POLICY)}
+        load_weights(self._model, own)
+        if self._policy is not None:
+            cut = len(POLICY)
+            other = {name[cut:]: x for name, x in tensors.items() if name.startswith(POLICY)}
+            load_weights(self._policy, other)
 
     def generate(self, request: GenerationRequest, version: int) -> Result:
-        return generate(self._model, request, version)
+        return generate(self._model, request, version, self._policy)
 
 
 def plain_tensors(model: Model) -> dict[str, torch.Tensor]:
@@ -116,6 +127,18 @@ def plain_tensors(model: Model) -> dict[str, torch.Tensor]:
 def weights_of(model: Model) -> dict[str, torch.Tensor]:
     """`plain_tensors` to be saved."""
     return deduplicated(plain_tensors(model))
+
+
+def drafting_weights(model: Model, policy: Model) -> dict[str, torch.Tensor]:
+    """Those of the model that drafts and, under `POLICY`, of the policy that verifies.
+
+    In one file, so that both are of one version. Modules that the two share are in it twice.
+    """
+    weights = weights_of(model)
+    drafter = {storage_of(x) for x in weights.values()}
+    for name, x in weights_of(policy).items():
+        weights[POLICY + name] = x.clone() if storage_of(x) in drafter else x
+    return weights
 
 
 def deduplicated(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

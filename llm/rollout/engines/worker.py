@@ -48,6 +48,7 @@ def _serve(folder: Path, messages: queue.Queue[dict[str, Any]], replies: IO[byte
     from safetensors.torch import save_file
 
     from llm.checkpoints.state_tensors import own_storage
+    from llm.rollout.drafted import Drafting
 
     from .base import GenerationRequest
 
@@ -71,7 +72,9 @@ def _serve(folder: Path, messages: queue.Queue[dict[str, Any]], replies: IO[byte
         number = message["request"]
         asked = GenerationRequest(**json.loads((folder / f"request_{number}.json").read_text()))
         place = None if asked.place is None else (asked.place[0], asked.place[1])
-        result = sampler.generate(asked._replace(place=place), message["version"])
+        drafting = None if asked.drafting is None else Drafting(*asked.drafting)
+        asked = asked._replace(place=place, drafting=drafting)
+        result = sampler.generate(asked, message["version"])
         result = {name: own_storage(x.cpu()) for name, x in result.items()}
         save_file(result, folder / f"result_{number}.safetensors")
         _reply(replies, {"done": number})

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from llm.rollout.batch import Batch, Samples, in_order, positions
+from llm.rollout.batch import Batch, Samples, Verification, in_order, positions
 
 LENGTHS = (3, 1, 0, 4)
 PROMPTS = (2, 4, 1, 3)  # real tokens of each prompt, of 4
@@ -45,6 +45,10 @@ def samples() -> Samples:
         prompts=["p0", "p1", "p2", "p3"],
         answers=["a0", "a1", "a2", "a3"],
         extras=["", '{"level": 1}', "", '{"level": 3}'],
+        verification=Verification(
+            *(number, topk_ids, number + 1, number + 2, number + 3, number + 4, number + 5),
+            *(real, real),
+        ),
     )
 
 
@@ -61,6 +65,8 @@ def same(a: Batch, b: Batch) -> bool:
     def equal(x, y) -> bool:
         if isinstance(x, torch.Tensor):
             return x.dtype == y.dtype and torch.equal(x, y)
+        if isinstance(x, Verification):
+            return all(map(equal, x, y))
         return x == y
 
     return all(equal(x, vars(b)[name]) for name, x in vars(a).items())
@@ -118,12 +124,16 @@ def test_token_index_gives_the_places_sequence_by_sequence(batch, rows):
     assert found.tolist() == wanted and found.dtype == torch.int64
 
 
+def _chosen(x: Any, rows: torch.Tensor) -> Any:
+    return x.at(rows) if isinstance(x, Verification) else x[rows]
+
+
 @pytest.mark.parametrize("rows", [[3, 0], [1], [2, 1], [0, 1, 2, 3], [3, 2, 1, 0]])
 def test_rows_are_those_of_the_samples_in_that_order(batch, rows):
     """As if these sequences alone had been sampled: all fields, renumbered from 0."""
     chosen, padded = torch.tensor(rows), samples()
     alone: dict[str, Any] = {
-        name: [x[i] for i in rows] if isinstance(x, list) else x[chosen]
+        name: [x[i] for i in rows] if isinstance(x, list) else _chosen(x, chosen)
         for name, x in vars(padded).items()
     }
     wanted = dataclasses.replace(

@@ -1,4 +1,4 @@
-"""What allocation, down-sampling and pruning are refused with."""
+"""What drafting, allocation, down-sampling and pruning are refused with."""
 
 from __future__ import annotations
 
@@ -24,9 +24,23 @@ PRUNED = {
 }
 
 
+DRAFTED = {"rollout.mode.type": "drafted", "rollout.mode.lam.value": 0.5}
+ADAPTIVE = {**DRAFTED, "rollout.mode.block.type": "adaptive"}
+LOSSLESS = {"rollout.mode.type": "drafted", "correction.type": "none"}
+
+
 @pytest.mark.parametrize(
     "flags",
     [
+        DRAFTED,
+        ADAPTIVE,
+        LOSSLESS,
+        {**DRAFTED, "rollout.engine.type": "process", "actor.type": "stale"},
+        {**LOSSLESS, "correction.type": "jackpot", "rollout.max_staleness": 1},
+        {**LOSSLESS, "loss.updates_per_rollout": 2, "rollout.mode.reuse_logp": False},
+        {**LOSSLESS, "actor.correction.type": "tis"},  # s is not the law of the actor
+        {**DRAFTED, "actor.type": "frozen", "rollout.max_staleness": 1},  # the policy moves
+        {"rollout.mode.type": "drafted", "rollout.mode.lam.type": "state"},
         VIP,
         {**VIP, "loss.advantage": "dr_grpo", "rollout.allocation.rollouts_min": 3},
         COBA,
@@ -69,6 +83,16 @@ def test_what_belongs_together_is_accepted(flags):
         ({**PRUNED, "loss.denominator": "proposed"}, "use --loss.denominator sequence"),
         ({**PRUNED, "loss.updates_per_rollout": 2}, "that chance decides"),
         ({**PRUNED, "task.pool": 0}, "prompt_rate goes by the history"),
+        ({**DRAFTED, "rollout.engine.type": "vllm"}, "is not done by --rollout.engine.type vllm"),
+        ({**LOSSLESS, "actor.type": "self"}, "the policy would verify its own tokens"),
+        ({**DRAFTED, "rollout.mode.block.length": 13}, "length 13 is more than --rollout.max_new"),
+        ({**ADAPTIVE, "rollout.mode.block.length_max": 13}, "length_max 13 is more than"),
+        ({**ADAPTIVE, "rollout.mode.block.length": 8}, "8 must be above --rollout.mode.block.leng"),
+        ({**DRAFTED, "rollout.mode.lam.value": 1.5}, "lam.value must be at most 1, got 1.5"),
+        ({**DRAFTED, "rollout.mode.lam.value": 0.0}, "lam.value must be greater than 0"),
+        ({**LOSSLESS, "correction.type": "tis"}, "1 is lossless: .* no mismatch to correct"),
+        ({**LOSSLESS, "objective.type": "minpro"}, "samples from the policy's own law"),
+        ({**LOSSLESS, "rollout.mode.reuse_logp": False}, "needs a pass that it can save"),
         ({**PRUNED, **COBA}, "gives few completions already: use one of them"),
     ],
 )  # fmt: skip

@@ -352,6 +352,7 @@ CONTEXTS: tuple[dict, ...] = (  # in one of these every setting has an effect
     {"alarm.kl_max": 1.0, "task.scorer": "math_verify"},
     {"reward.function": "a.py:f"},
     {"task.type": "problems", "task.source": "a/b", "task.eval_source": "c/d"},
+    {"loss.updates_per_rollout": 2, "correction.type": "tis"},
 )
 IDLE_IN: tuple[dict, ...] = (  # in one of these every rule holds that a setting has none
     {"policy.path": "x", "actor.path": "x", "correction.type": "tis"},
@@ -364,6 +365,7 @@ IDLE_IN: tuple[dict, ...] = (  # in one of these every rule holds that a setting
     {"objective.type": "dmpo", "actor.ppo": False},
     {"objective.type": "bapo", "objective.low_min": 0.9, "objective.high_max": 1.2},
     {"objective.type": "alpha_dpo", "objective.alpha": 0.0},
+    {"rollout.mode.type": "drafted"},
 )
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
+import pytest
 import torch
 from tiny_context import world
 from update_cases import config
 
 from jackpot.torch.advantages import group_advantage
 from llm import randomness
+from llm.settings.schema import DraftedMode, FixedDraftLam
 from llm.training import rollout_phase
 from llm.training.selection import with_advantages
 
@@ -42,3 +46,29 @@ def test_every_step_has_prompts_samples_and_coins_of_its_own(pair):
     a, b = (randomness.stream(0, "sampling", s).random(1000) for s in (3, 4))
     c = randomness.stream(0, "rejection", 3).random(1000)
     assert abs(np.corrcoef([a, b, c]) - np.eye(3)).max() < 0.15
+
+
+def test_drafting_is_measured_over_states_rounds_and_completions(pair):
+    """Z, lam and KL(p || q) of verified states; KL(p || s) of all tokens; rounds of the slowest."""
+    cfg = config(type="tis")
+    mode = DraftedMode(lam=FixedDraftLam(value=0.5))
+    cfg = dataclasses.replace(cfg, rollout=dataclasses.replace(cfg.rollout, mode=mode))
+    ctx = world(cfg, pair)
+    batch = rolled(ctx, 0)
+    row, verified = rollout_phase.rollout_metrics(ctx, batch, 0), batch.verification
+    assert verified is not None
+    drafted = [not x for x in verified.is_bonus.tolist()]
+
+    def mean(values):
+        own = [x for x, counts in zip(values.tolist(), drafted, strict=True) if counts]
+        return pytest.approx(sum(own) / len(own), rel=1e-5)
+
+    assert row["draft_accept_rate"] == mean(verified.accept_rate)
+    assert row["draft_kl_policy_actor"] == mean(verified.kl_actor) and row["draft_lam"] == 0.5
+    assert row["draft_kl_policy_sampled"] == pytest.approx(float(verified.kl_sampled.mean()))
+    rounds = [0] * len(batch.answers)
+    for i, starts in zip(batch.sequence.tolist(), verified.starts_round.tolist(), strict=True):
+        rounds[i] += starts
+    assert row["draft_passes_max"] == max(rounds)
+    assert row["draft_tokens_per_pass"] == pytest.approx(row["tokens"] / sum(rounds))
+    assert 0 < row["draft_kl_policy_sampled"] < row["draft_kl_policy_actor"]

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 
+import pytest
 import torch
-from tiny_context import full_logprobs, world
+from tiny_context import full_logprobs, learner, world
 from update_cases import config
 
 from jackpot.torch.correction import CorrectionState
 from llm.settings.schema import (
+    DraftedMode,
+    FixedDraftLam,
+    LossConfig,
     OptimConfig,
+    PlainMode,
     SeparateActor,
     SequenceMicrobatches,
     TisWeight,
@@ -18,7 +23,11 @@ from llm.settings.schema import (
 )
 from llm.training.forward import PolicyLogprobs
 from llm.training.microbatches import microbatches
-from llm.training.scoring import in_batch_order, score_before_updates
+from llm.training.minibatches import split_minibatches
+from llm.training.passes import ForwardPasses
+from llm.training.rollout_phase import sample_rollouts
+from llm.training.scoring import in_batch_order, score, score_before_updates
+from llm.training.selection import with_advantages
 
 
 def test_microbatches_are_put_back_into_the_order_of_the_batch(scene):
@@ -56,3 +65,49 @@ def test_without_a_correction_of_its_own_the_actor_is_not_scored(pair, scene):
         score_before_updates(world(config(type="none"), pair), scene[0], CorrectionState())[1]
         is None
     )
+
+
+DRAFTED = DraftedMode(lam=FixedDraftLam(value=0.5))
+SEVERAL = {"loss": LossConfig(updates_per_rollout=2)}
+MICRO = {"optim": OptimConfig(microbatch=SequenceMicrobatches(sequences=5))}
+
+
+@pytest.mark.parametrize("parts", [SEVERAL, MICRO], ids=["several updates", "several microbatches"])
+@pytest.mark.parametrize(
+    ("change", "correction", "saved"),
+    [
+        ({}, {"type": "tis"}, True),
+        ({}, {"type": "jackpot", "z": "batch"}, True),
+        ({}, {"type": "jackpot"}, False),  # Z needs the tail of p
+        ({"mode": dataclasses.replace(DRAFTED, reuse_logp=False)}, {"type": "tis"}, False),
+        ({"max_staleness": 1}, {"type": "tis"}, False),  # p has moved on
+        ({"mode": PlainMode()}, {"type": "tis"}, False),
+    ],
+)
+def test_the_verification_serves_as_p_ref_and_saves_a_pass(pair, parts, change, correction, saved):
+    """Sequences that go through the policy without a cache before the weights, over the batch."""
+    cfg = config(**correction)
+    rollout = dataclasses.replace(cfg.rollout, **{"mode": DRAFTED, **change})
+    cfg = dataclasses.replace(cfg, rollout=rollout, **{"loss": LossConfig(), **parts})
+    ctx, learns = world(cfg, pair), learner(cfg)
+    batch = with_advantages(sample_rollouts(ctx, 0), cfg, 0)
+    seen: list[int] = []
+
+    def count(_module, _args, words):
+        if words.get("past_key_values") is None:
+            seen.append(len(words["input_ids"]))
+
+    hook = ctx.policy.register_forward_pre_hook(count, with_kwargs=True)
+    try:
+        first = split_minibatches(ctx, batch, learns, 0)[0]
+        p_ref = first.p_ref
+        if p_ref is None:
+            p_ref, _ = ForwardPasses(ctx, learns, first).before_weights()
+    finally:
+        hook.remove()
+    assert sum(seen) == (0 if saved else len(batch.answers))
+    micro = microbatches(cfg, first.batch)
+    own = score(ctx, micro, CorrectionState(), is_target=False)
+    assert torch.allclose(p_ref.logp, own.logp, atol=2e-5)
+    assert torch.allclose(p_ref.topk_logp, own.topk_logp, atol=1e-3)
+    assert (p_ref.tail_bound is None) == (correction != {"type": "jackpot"})

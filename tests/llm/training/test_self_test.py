@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,8 @@ from llm import settings
 from llm.models import actors, loading
 from llm.models.lm_head import chunked, support
 from llm.rewards import scorers as rewards
-from llm.rollout import sampling
+from llm.rollout import drafted, sampling
+from llm.rollout.engines.in_process import HfEngine
 from llm.settings.loading import ConfigError
 from llm.tasks import factory
 from llm.tokenizers import character
@@ -55,6 +57,43 @@ def opened(*flags: str, dropout: float = 0.0, absolute: bool = False) -> TrainCo
     chunked = support.chunked(cfg, policy, actor.model)
     parts = (cfg, tokenizer, task, scorer, policy, actor, None, torch.device("cpu"))
     return TrainContext(*parts, chunked=chunked)
+
+
+DRAFTED = ("--actor.type", "noisy", "--actor.noise", "0.05", "--rollout.mode.type", "drafted")
+
+
+def drafting(*flags: str) -> TrainContext:
+    ctx = opened(*DRAFTED, *flags)
+    engine = HfEngine(ctx.cfg, ctx.tokenizer, ctx.device, ctx.policy)
+    engine.update(ctx.actor.model, 0)
+    return ctx._replace(engine=engine)
+
+
+@pytest.mark.parametrize("lam", ["1", "0.5"])
+def test_drafted_completions_agree_with_the_scorer(lam):
+    """log p and log s; early tokens, bonuses and the likeliest tokens among them."""
+    found = self_test(drafting("--rollout.mode.lam.value", lam))["drafting"]
+    assert 0 < found["log p"] < 1e-4 and found["log s"] < 1e-4
+
+
+@pytest.mark.parametrize(("what", "said"), [("policy", "log p"), ("law", "log s")])
+def test_a_policy_with_other_weights_and_a_law_that_is_none_are_found(monkeypatch, what, said):
+    ctx = drafting("--rollout.mode.lam.value", "0.5")
+    assert ctx.engine is not None
+    if what == "policy":
+        ctx.engine._policy = copy.deepcopy(ctx.policy)
+        with torch.no_grad():
+            ctx.engine._policy.lm_head.weight.mul_(1.01)
+    else:
+        law = drafted._law
+
+        def other(p, q, drafting):
+            found = law(p, q, drafting)
+            return found._replace(log_s=found.log_s - 0.01)
+
+        monkeypatch.setattr(drafted, "_law", other)
+    with pytest.raises(SelfTestError, match=rf"self-test \(drafting\): {said} of the engine"):
+        self_test(ctx)
 
 
 def test_a_sound_ctx_passes_with_rounding_alone():

@@ -10,7 +10,8 @@ from tiny_context import learner, world
 from update_cases import config, whole
 
 from jackpot.torch.correction import CorrectionInputs, token_weights
-from llm.errors import NonFinite
+from llm.errors import ConfigError, NonFinite
+from llm.rollout.batch import Verification
 from llm.training.keywords import correction_keywords
 from llm.training.passes import ForwardPasses
 from llm.training.weights import jackpot_weights
@@ -58,3 +59,22 @@ def test_nan_in_p_ref_is_refused_by_name(scored):
     later = dataclasses.replace(minibatch, p_ref=broken)
     with pytest.raises(NonFinite, match="logp_ref"):
         jackpot_weights(ctx, learns, later, broken, p_new, 0)
+
+
+def test_a_ratio_outside_the_bounds_of_a_drafted_state_is_refused(scored):
+    """p / s lies in [lam, mu] where the policy that verified is the one that is trained."""
+    ctx, learns, minibatch, p_ref, p_new = scored
+    batch = minibatch.batch
+    ratio = (p_ref.logp - batch.logp_inf).exp()
+    n, k = batch.topk_ids.shape
+    blank = Verification.blank(1, n, k, ratio.device).at(torch.tensor(0))
+    for lam, mu, fits in ((0.999, 1.001, True), (1.01, 1.02, False), (0.98, 0.99, False)):
+        verified = blank._replace(lam=ratio * lam, mu=ratio * mu)
+        drafted = dataclasses.replace(
+            minibatch, batch=dataclasses.replace(batch, verification=verified)
+        )
+        if fits:
+            jackpot_weights(ctx, learns, drafted, p_ref, p_new, 0)
+            continue
+        with pytest.raises(ConfigError, match="the policy that verified is not the one that is"):
+            jackpot_weights(ctx, learns, drafted, p_ref, p_new, 0)
