@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 VLLM := .venv-vllm
 TRL := .venv-trl
+DIST := .venv-dist
 VLLM_NEEDS := 'numpy>=2.1' array-api-compat matplotlib peft pytest hypothesis
 RUN := OMP_NUM_THREADS=1 $(VENV)/bin/python
 # One worker per core, a file of tests at a time, in the order of tests/conftest.py.
@@ -10,7 +11,7 @@ PYTEST := $(RUN) -m pytest -n logical --maxprocesses 8 --dist loadfile --no-load
 DEMO := $(VENV)/bin/python -m llm train llm/configs/demo.toml
 DEMO_PARTS := demo-jackpot demo-none demo-tis_distill demo-fig2 demo-core
 
-.PHONY: help install demo $(DEMO_PARTS) test test-slow test-vllm test-trl check format bench bench-trl clean
+.PHONY: help install demo $(DEMO_PARTS) test test-slow test-vllm test-trl check dist format bench bench-trl clean
 
 help:
 	@echo "make demo       check the core, train a policy on a smaller actor's completions, draw pictures (3 minutes)"
@@ -20,6 +21,7 @@ help:
 	@echo "make test-vllm  test vLLM as the rollout engine on the CPU, in its own environment (3.5 GB)"
 	@echo "make test-trl   train with TRL's own trainer and our weights, in its own environment (1.6 GB)"
 	@echo "make check      check style, format and types, and run the tests; do this before every push"
+	@echo "make dist       build wheel and sdist, check them, and install the wheel alone in an environment of its own"
 	@echo "make bench      run the benchmarks (8 minutes)"
 	@echo "make bench-trl  compare our trainer with TRL's, in its own environment (1.6 GB, more with CUDA's libraries)"
 	@echo "make format     repair what the linter can repair, and format the code"
@@ -84,6 +86,18 @@ check: install
 	$(VENV)/bin/mypy
 	$(MAKE) --no-print-directory test
 
+# In an environment that has the wheel alone: it must import without torch, and show its types.
+dist:
+	rm -rf dist $(DIST)
+	$(PYTHON) -m venv $(DIST)
+	$(DIST)/bin/pip install --quiet --disable-pip-version-check build twine mypy
+	$(DIST)/bin/python -m build --outdir dist .
+	$(DIST)/bin/twine check --strict dist/*
+	$(DIST)/bin/pip install --quiet --disable-pip-version-check dist/*.whl
+	cp tests/support/typed_consumer.py dist/
+	cd dist && ../$(DIST)/bin/python -c 'import jackpot, sys; assert "torch" not in sys.modules and ".venv-dist" in jackpot.__file__'
+	cd dist && ../$(DIST)/bin/mypy --config-file= --warn-unused-ignores --cache-dir=/dev/null typed_consumer.py
+
 format: install
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
@@ -104,4 +118,4 @@ bench-trl: $(TRL)/.installed
 	$(TRL)/bin/python benchmarks/beside_trl.py --json benchmarks/out/beside_trl.json
 
 clean:
-	rm -rf $(VENV) $(VLLM) $(TRL) build *.egg-info
+	rm -rf $(VENV) $(VLLM) $(TRL) $(DIST) build dist *.egg-info
