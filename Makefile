@@ -95,7 +95,7 @@ dist:
 	$(DIST)/bin/twine check --strict dist/*
 	$(DIST)/bin/pip install --quiet --disable-pip-version-check dist/*.whl
 	cp tests/support/typed_consumer.py dist/
-	cd dist && ../$(DIST)/bin/python -c 'import jackpot, sys; assert "torch" not in sys.modules and ".venv-dist" in jackpot.__file__'
+	cd dist && ../$(DIST)/bin/python -c 'import sys, jackpot as j; assert "torch" not in sys.modules and ".venv-dist" in j.__file__'
 	cd dist && ../$(DIST)/bin/mypy --config-file= --warn-unused-ignores --cache-dir=/dev/null typed_consumer.py
 
 format: install
