@@ -21,6 +21,7 @@ from jackpot import (
     draft_accept_prob,
     draft_law,
     draft_residual,
+    drafting,
     kl_p_q,
 )
 from sim.oracle import exact
@@ -184,6 +185,35 @@ def test_a_common_price_beyond_what_any_state_has_is_the_largest(backend):
     assert price > 1e6 if backend is TORCH32 else price == math.inf
     law = draft_law(log_p, backend.logs(q), price=math.inf)
     np.testing.assert_allclose(backend.numpy(law.tau), 0, atol=1e-6)
+
+
+def test_a_price_is_found_in_few_passes(monkeypatch):
+    """Newton's steps count, and brackets only guard them: sums over the vocabulary, by budget."""
+    sums: list[int] = []
+    dot = drafting._dot
+
+    def counted(*arguments):
+        sums.append(1)
+        return dot(*arguments)
+
+    monkeypatch.setattr(drafting, "_dot", counted)
+    log_p, log_q = random_rows((30, 200), seed=1)
+    for budget, most in ((0.5, 40), (0.8, 150), (0.9, 150), (0.95, 180), (0.99, 500)):
+        sums.clear()
+        price = common_price_for_budget(log_p, log_q, budget)
+        assert len(sums) <= most, budget
+        sums.clear()
+        draft_law(log_p, log_q, price=price)
+        assert len(sums) <= 100, budget
+
+
+def test_a_state_of_weight_0_has_no_part_in_the_largest_price():
+    """Its first rejection is worth any price (q = 0 < p), the other state's 3/2."""
+    log_p = NUMPY.logs([[Fraction(1, 2), Fraction(1, 4), Fraction(1, 4)]] * 2)
+    half = Fraction(1, 2)
+    log_q = NUMPY.logs([[half / 2, half / 2, half], [Fraction(0), half, half]])
+    assert common_price_for_budget(log_p, log_q, 1.0, np.array([1.0, 0.0])) == pytest.approx(1.5)
+    assert common_price_for_budget(log_p, log_q, 1.0) == math.inf
 
 
 def test_a_common_price_needs_states():
