@@ -169,10 +169,10 @@ def tilted(distribution: Row, factors) -> Row:
     return tuple(x / sum(mass) for x in mass)
 
 
-def conditionals(law: Row) -> tuple[Row, list[Row]]:
+def conditionals(joint: Row) -> tuple[Row, list[Row]]:
     """The first token's distribution and the second's after each, of paths of positive mass."""
-    v = math.isqrt(len(law))
-    rows = [law[i * v : (i + 1) * v] for i in range(v)]
+    v = math.isqrt(len(joint))
+    rows = [joint[i * v : (i + 1) * v] for i in range(v)]
     first = tuple(sum(row, F(0)) for row in rows)
     return first, [tuple(x / m for x in row) for row, m in zip(rows, first, strict=True)]
 
@@ -189,9 +189,9 @@ def path_gradient(coefficient: Row, first: Row, second) -> list[F]:
     return total
 
 
-def kl_gradient(law: Row, first: Row, second) -> list[F]:
-    """The gradient of KL(law || p), state by state: the law's mass there times (p - law's own)."""
-    own, after = conditionals(law)
+def kl_gradient(joint: Row, first: Row, second) -> list[F]:
+    """The gradient of KL(joint || p) in each state: the joint's mass there times (p - its own)."""
+    own, after = conditionals(joint)
     total = [b - a for a, b in zip(own, first, strict=True)]
     for m, a, b in zip(own, after, second, strict=True):
         total += [m * (y - x) for x, y in zip(a, b, strict=True)]

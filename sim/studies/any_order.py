@@ -22,20 +22,20 @@ from sim.worlds.trees import Array
 
 
 def random_model(rng: np.random.Generator, vocab: int, places: int) -> Array:
-    """A table of normal logits: its distributions need not be those of any one law."""
+    """A table of normal logits: its distributions need not be those of any one distribution."""
     logits = rng.standard_normal((*(vocab + 1,) * places, places, vocab))
     return logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
 
 
-def conditionals(law: Array) -> Array:
-    """The table of a law of completions, (n,) reshaped to (v,) * h: p(y_i | the places seen).
+def conditionals(joint: Array) -> Array:
+    """The table of a distribution of completions, (n,) as (v,) * h: p(y_i | the places seen).
 
     Every completion has a positive probability. Places that are seen get 0, log 1.
     """
-    places, vocab = law.ndim, law.shape[0]
+    places, vocab = joint.ndim, joint.shape[0]
     table = np.zeros((*(vocab + 1,) * places, places, vocab))
     for seen in itertools.product(range(vocab + 1), repeat=places):
-        agreeing = law[tuple(slice(None) if x == vocab else slice(x, x + 1) for x in seen)]
+        agreeing = joint[tuple(slice(None) if x == vocab else slice(x, x + 1) for x in seen)]
         for i in (i for i, x in enumerate(seen) if x == vocab):
             own = agreeing.sum(axis=tuple(j for j in range(places) if j != i))
             table[seen][i] = np.log(own / own.sum())

@@ -3,7 +3,7 @@
 Written from the papers, and without a line of `llm`, whose functions are tested against these. A is
 the advantage. A ratio's bounds are themselves given here, `low` and `high`, not their distances
 from 1. What a batch decides (BAPO's bounds, M2PO's threshold, DMPO's and alpha-DPO's weights) is
-computed from the law of the paths, as for infinitely many of them.
+computed from the distribution of the paths, as for infinitely many of them.
 
 Objectives of whole completions have no factor. They give the coefficient of grad log p(y) of each
 path: minus the derivative of their loss by log p(y), per path.
@@ -198,7 +198,7 @@ def opsm(log_drift: Array, advantage: Array, delta: float) -> Array:
 
 
 def optimal_value(log_pre: Array, reward: Array, beta: float) -> float:
-    """V* = beta log E_pre exp(r / beta), from the law of the paths, (n,) each.
+    """V* = beta log E_pre exp(r / beta), from the distribution of the paths, (n,) each.
 
     Paper: A*-PO (arXiv 2505.20686).
     """
