@@ -12,7 +12,8 @@ lies in [lam, mu] at every token that both have. lam = 1 is lossless: s = p.
 
 Sums and thresholds are found in float64, from rows normalised there. At a lam or a budget Newton's
 method on piecewise linear functions finds them: it ends exactly, and there is no tolerance in it.
-At a price mu - lam, the same closed form stands inside a bracket that shrinks.
+A price mu - lam needs many thresholds: there rows are sorted once, and closed forms stand inside a
+bracket that shrinks.
 
 Source: docs/theory_drafting.md (not in the paper, which drops rejected tokens from the loss).
 """
@@ -275,7 +276,7 @@ def _lam_of_budget(xp: Any, log_p: Array, log_q: Array, budget: Array) -> Array:
 def _lam_of_price(xp: Any, log_p: Array, log_q: Array, price: Array) -> Array:
     """The lam (b,) at which mu - lam is `price` (b,), or budget 1's where that is no higher."""
     least, largest = _first_rejection(xp, log_p, log_q)
-    return _root(xp, log_p, log_q, price, least, largest, xp.sqrt(least))
+    return _root(xp, _sorted(xp, log_p, log_q), price, least, largest, xp.sqrt(least))
 
 
 def _first_rejection(xp: Any, log_p: Array, log_q: Array) -> tuple[Array, Array]:
@@ -285,9 +286,66 @@ def _first_rejection(xp: Any, log_p: Array, log_q: Array) -> tuple[Array, Array]
     return lam, xp.exp(log_mu) - lam
 
 
+class _Sorted(NamedTuple):
+    """Rows sorted by rising p / q, and sums of p and q over their ends; flat, b rows after another.
+
+    A price needs the sums at many thresholds: sorting once makes each a binary search.
+    """
+
+    log_r: Array  # (b v)
+    p_below: Array  # (b (v + 1)), sum over the first k tokens of a row, k = 0 to v
+    q_below: Array
+    p_above: Array  # likewise, over all but the first k
+    q_above: Array
+
+
+@quiet
+def _sorted(xp: Any, log_p: Array, log_q: Array) -> _Sorted:
+    """The tables of float64 rows (b, v). A token absent from both counts as p = 0: it adds 0."""
+    b, v = log_p.shape
+    log_r = xp.where(xp.isinf(log_p), log_p, log_p - log_q)
+    starts = xp.arange(b, dtype=xp.int64, device=log_p.device)[:, None] * v
+    order = xp.reshape(xp.argsort(log_r, axis=-1, stable=False) + starts, (-1,))
+    log_r, p, q = (
+        xp.reshape(xp.take(xp.reshape(x, (-1,)), order), (b, v))
+        for x in (log_r, xp.exp(log_p), xp.exp(log_q))
+    )
+    none = xp.zeros_like(log_r[:, :1])
+    below = [xp.concat([none, xp.cumulative_sum(x, axis=-1)], axis=-1) for x in (p, q)]
+    above = [
+        xp.concat(
+            [xp.flip(xp.cumulative_sum(xp.flip(x, axis=-1), axis=-1), axis=-1), none], axis=-1
+        )
+        for x in (p, q)
+    ]
+    return _Sorted(*(xp.reshape(x, (-1,)) for x in (log_r, *below, *above)))
+
+
+def _sums(xp: Any, rows: _Sorted, lam: Array, mu: Array) -> tuple[Array, Array, Array, Array]:
+    """p and q summed over {p < lam q}, then over {p > mu q}, each (b,)."""
+    b = lam.shape[0]
+    v = rows.log_r.shape[0] // max(b, 1)
+    row = xp.arange(b, dtype=xp.int64, device=lam.device)
+    both = xp.concat([xp.log(lam), xp.log(mu)])
+    row = xp.concat([row, row])
+    strict = xp.concat([lam, 0.0 * mu]) > 0  # tokens with p = mu q stay below mu
+    low, high = 0 * row, 0 * row + v
+    for _ in range(v.bit_length()):  # binary search for the number of tokens below
+        middle = (low + high) // 2
+        value = xp.take(rows.log_r, xp.minimum(row * v + middle, row * v + v - 1))
+        further = ((value < both) | (~strict & (value == both))) & (low < high)
+        low, high = xp.where(further, middle + 1, low), xp.where(further, high, middle)
+    at = row * (v + 1) + low
+    first, second = at[:b], at[b:]
+    return (
+        *(xp.take(x, first) for x in (rows.p_below, rows.q_below)),
+        *(xp.take(x, second) for x in (rows.p_above, rows.q_above)),
+    )
+
+
 @quiet
 def _root(
-    xp: Any, log_p: Array, log_q: Array, price: Array, least: Array, largest: Array, guess: Array
+    xp: Any, rows: _Sorted, price: Array, least: Array, largest: Array, guess: Array
 ) -> Array:
     """The lam (b,) in [least, 1] with sum clip(q, p / (lam + price), p / lam) = 1.
 
@@ -299,13 +357,10 @@ def _root(
     low, high = xp.where(free, one, xp.maximum(least, 1.0 - price)), one
     lam = xp.minimum(xp.maximum(guess, low), high)
     done = dear | free
-    log_r, p, q = log_p - log_q, xp.exp(log_p), xp.exp(log_q)
     last = one  # length of the step before
     while not bool(xp.all(done)):
-        above = log_r > xp.log(lam + price)[:, None]
-        below = log_r < xp.log(lam)[:, None]
-        p_above, p_below = _dot(xp, p, above), _dot(xp, p, below)
-        q_moved = _dot(xp, q, above | below)
+        p_below, q_below, p_above, q_above = _sums(xp, rows, lam, lam + price)
+        q_moved = q_below + q_above
         too_small = p_above / (lam + price) + p_below / lam > q_moved
         low, high = xp.where(too_small, lam, low), xp.where(too_small, high, lam)
         # q_moved x^2 + b x - price p_below = 0, by the formula for its root that does not cancel
@@ -332,20 +387,20 @@ def _common_price(xp: Any, log_p: Array, log_q: Array, weight: Array, wanted: fl
     one = xp.ones_like(weight)
     least, largest = _first_rejection(xp, log_p, log_q)
     low, high = 0.0, float(xp.max(xp.where(weight > 0, largest, 0.0 * least)))
-    log_r, p, q = log_p - log_q, xp.exp(log_p), xp.exp(log_q)
+    p, q = xp.exp(log_p), xp.exp(log_q)
     fewest, most = (xp.sum(weight * _tau(xp, p, q, x)) for x in (least, one))
     if wanted <= float(fewest):
         return high
     if wanted >= float(most):
         return 0.0
+    rows = _sorted(xp, log_p, log_q)
     lam = xp.sqrt(least)
     price, last = min(0.5 * high, 1.0), math.inf
     while True:
-        lam = _root(xp, log_p, log_q, price * one, least, largest, lam)
-        tau = _tau(xp, p, q, lam)
+        lam = _root(xp, rows, price * one, least, largest, lam)
         mu = lam + price
-        p_above = _dot(xp, p, log_r > xp.log(mu)[:, None])
-        p_below = _dot(xp, p, log_r < xp.log(lam)[:, None])
+        p_below, q_below, p_above, _ = _sums(xp, rows, lam, mu)
+        tau = q_below - p_below / lam
         slope = xp.where(largest > price, 1.0 / (mu**2 / p_above + lam**2 / p_below), 0.0 * tau)
         excess = float(xp.sum(weight * tau)) - wanted
         low, high = (price, high) if excess > 0 else (low, price)
