@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from jackpot import draft_law, draft_residual, kl_p_q
+from jackpot import draft_law, draft_residual
 from llm.tasks.problem import Problem
 from llm.tokenizers.pretrained import Tokenizer
 
@@ -244,14 +244,20 @@ class _Law(NamedTuple):
 
 def _law(log_p: torch.Tensor, log_q: torch.Tensor, drafting: Drafting) -> _Law:
     """What tokens follow in drafted states, (m, v) each."""
-    kl_actor = kl_p_q(log_p, log_q)
+    kl_actor = _kl(log_p, log_q)
     if drafting.lam == 1.0:  # s = p, and the rest needs no solver
-        z = torch.minimum(log_p, log_q).double().exp().sum(dim=-1).clamp(max=1.0)
+        z = torch.minimum(log_p, log_q).exp().sum(dim=-1, dtype=torch.float64).clamp(max=1.0)
         one = torch.ones_like(kl_actor)
         return _Law(log_p, z.float(), one, one, torch.zeros_like(one), kl_actor)
     law = draft_law(log_p, log_q, lam=drafting.lam, budget=drafting.budget)
-    kl_sampled = kl_p_q(log_p, law.log_s)
+    kl_sampled = _kl(log_p, law.log_s)
     return _Law(law.log_s, 1.0 - law.tau, law.lam, law.mu, kl_sampled, kl_actor)
+
+
+def _kl(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
+    """KL(p || q), (m, v) each -> (m,): a metric, so float32 up to the sum is exact enough."""
+    log_r = torch.where(torch.isneginf(log_p), 0.0, log_p - log_q)  # 0 log 0 = 0
+    return (log_p.exp() * log_r).sum(dim=-1, dtype=torch.float64).clamp(min=0.0).float()
 
 
 def _write(

@@ -74,13 +74,13 @@ class RowCache:
             if not getattr(layer, "is_initialized", False):
                 continue  # layers that share the keys of others
             for name in ("keys", "values"):
-                kept = getattr(layer, name)[rows]  # (r', heads, width, d)
+                kept = getattr(layer, name)  # (r, heads, width, d)
                 if same:
-                    kept = kept[:, :, int(shift[0]) : int(shift[0]) + new]
+                    kept = kept[rows, :, int(shift[0]) : int(shift[0]) + new]
                 else:
-                    index = source[:, None, :, None]
-                    kept = kept.gather(2, index.expand(-1, kept.shape[1], -1, kept.shape[3]))
-                setattr(layer, name, kept)
+                    head = torch.arange(kept.shape[1], device=kept.device)[:, None]
+                    kept = kept[rows[:, None, None], head, source[:, None]]
+                setattr(layer, name, kept)  # (r', heads, new, d)
         self.held, self._last = held, self._last[rows]
 
     def _forward(

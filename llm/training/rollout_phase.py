@@ -107,22 +107,21 @@ def _drafting_metrics(batch: Batch) -> dict[str, float]:
     """Of all ranks' tokens, where they were drafted and verified."""
     if batch.verification is None:
         return {}
-    gather = distributed.all_gather
-    verified = type(batch.verification)(*(gather(x) for x in batch.verification))
-    drafted = ~verified.is_bonus
+    verified, gather = batch.verification, distributed.all_gather
     passes = torch.zeros_like(batch.index).index_add_(  # (b,) of the policy over each sequence
-        0, batch.sequence, batch.verification.starts_round.to(batch.index)
+        0, batch.sequence, verified.starts_round.to(batch.index)
     )
+    passes, drafted = gather(passes), ~gather(verified.is_bonus)  # (B,), (N,)
 
     def mean(x: torch.Tensor) -> float:
-        return float(x[drafted].mean())
+        return float(gather(x)[drafted].mean())
 
     return {
         "draft_accept_rate": mean(verified.accept_rate),
-        "draft_tokens_per_pass": len(drafted) / int(verified.starts_round.sum()),
-        "draft_passes_max": int(gather(passes).max()),
+        "draft_tokens_per_pass": len(drafted) / int(passes.sum()),
+        "draft_passes_max": int(passes.max()),
         "draft_lam": mean(verified.lam),
-        "draft_kl_policy_sampled": float(verified.kl_sampled.mean()),
+        "draft_kl_policy_sampled": float(gather(verified.kl_sampled).mean()),
         "draft_kl_policy_actor": mean(verified.kl_actor),
     }
 

@@ -6,6 +6,7 @@ import torch
 
 from jackpot.torch.correction import CorrectionInputs, TokenWeights, token_weights
 from jackpot.torch.losses import token_scale
+from llm import distributed
 from llm.rollout.batch import Batch
 from llm.rollout.engines.base import EngineError
 from llm.settings.loading import Config
@@ -45,7 +46,9 @@ def jackpot_weights(
     learner.guard.logprobs(step, logp_new=p_new.logp)
     if minibatch.p_ref is not None:
         learner.guard.logprobs(step, logp_ref=p_ref.logp)
-    _check_bounds(ctx, batch, p_ref)
+    # a rank that raised alone would leave the others waiting
+    if batch.verification is not None and ctx.cfg.rollout.max_staleness == 0:
+        distributed.raise_on_all_ranks(lambda: _check_bounds(ctx, batch, p_ref), EngineError)
     target = p_new if minibatch.new_is_target(ctx.cfg) else p_ref
     # (n,) -> (N,): lam, kappa and denominators are of the tokens of all ranks, in one order.
     weights = token_weights(
@@ -75,7 +78,7 @@ def _check_bounds(ctx: TrainContext, batch: Batch, p_ref: PolicyLogprobs) -> Non
         EngineError: it does not.
     """
     verified = batch.verification
-    if verified is None or ctx.cfg.rollout.max_staleness > 0 or not len(batch.token_ids):
+    if verified is None or not len(batch.token_ids):
         return
     log_r, allowed = p_ref.logp - batch.logp_inf, limits(ctx).token
     beyond = torch.maximum(verified.lam.log() - log_r, log_r - verified.mu.log())  # (n,)

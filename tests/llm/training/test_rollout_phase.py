@@ -7,12 +7,13 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from threaded_ranks import on_ranks
 from tiny_context import world
 from update_cases import config
 
 from jackpot.torch.advantages import group_advantage
 from llm import randomness
-from llm.settings.schema import DraftedMode, FixedDraftLam
+from llm.settings.schema import DraftedMode, FixedBlock, FixedDraftLam
 from llm.training import rollout_phase
 from llm.training.selection import with_advantages
 
@@ -48,23 +49,47 @@ def test_every_step_has_prompts_samples_and_coins_of_its_own(pair):
     assert abs(np.corrcoef([a, b, c]) - np.eye(3)).max() < 0.15
 
 
+def drafting():
+    cfg, mode = (
+        config(type="tis"),
+        DraftedMode(block=FixedBlock(length=1), lam=FixedDraftLam(value=0.001)),
+    )
+    return dataclasses.replace(cfg, rollout=dataclasses.replace(cfg.rollout, mode=mode))
+
+
+def test_two_ranks_draft_what_one_does(pair):
+    """Each its own sequences with their own random numbers; the metrics are of both."""
+    whole = rollout_phase.sample_rollouts(world(drafting(), pair), 3)
+    wanted = rollout_phase.rollout_metrics(world(drafting(), pair), whole, 3)
+
+    def on_rank(_rank):
+        ctx = world(drafting(), pair)
+        batch = rollout_phase.sample_rollouts(ctx, 3)
+        return batch, rollout_phase.rollout_metrics(ctx, batch, 3)
+
+    found = on_ranks(2, on_rank)
+    assert [x for batch, _ in found for x in batch.completions()] == whole.completions()
+    for _, row in found:
+        assert row == pytest.approx(wanted, rel=1e-5)
+
+
 def test_drafting_is_measured_over_states_rounds_and_completions(pair):
     """Z, lam and KL(p || q) of verified states; KL(p || s) of all tokens; rounds of the slowest."""
-    cfg = config(type="tis")
-    mode = DraftedMode(lam=FixedDraftLam(value=0.5))
-    cfg = dataclasses.replace(cfg, rollout=dataclasses.replace(cfg.rollout, mode=mode))
-    ctx = world(cfg, pair)
+    ctx = world(drafting(), pair)
     batch = rolled(ctx, 0)
     row, verified = rollout_phase.rollout_metrics(ctx, batch, 0), batch.verification
     assert verified is not None
     drafted = [not x for x in verified.is_bonus.tolist()]
+    assert 0 < sum(drafted) < len(drafted)
 
     def mean(values):
         own = [x for x, counts in zip(values.tolist(), drafted, strict=True) if counts]
         return pytest.approx(sum(own) / len(own), rel=1e-5)
 
     assert row["draft_accept_rate"] == mean(verified.accept_rate)
-    assert row["draft_kl_policy_actor"] == mean(verified.kl_actor) and row["draft_lam"] == 0.5
+    assert row["draft_kl_policy_actor"] == mean(verified.kl_actor) and row[
+        "draft_lam"
+    ] == pytest.approx(0.001)
     assert row["draft_kl_policy_sampled"] == pytest.approx(float(verified.kl_sampled.mean()))
     rounds = [0] * len(batch.answers)
     for i, starts in zip(batch.sequence.tolist(), verified.starts_round.tolist(), strict=True):

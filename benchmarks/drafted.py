@@ -1,0 +1,230 @@
+"""Does drafting pay? A rollout by drafting over one by plain decoding, beside what is predicted.
+
+    python benchmarks/drafted.py [--quick] [--turns 3] [--seed 0] [--json FILE]
+
+The policy has 8 layers with random weights, and the actor is its first layers. What the other
+layers add is scaled down, and by how much sets the mismatch: an actor of any size with any
+acceptance rate, and no training. No token ends a completion, so all have their full length.
+
+Seconds: processor seconds of the one thread, which other work disturbs less than the
+clock; all variants in turns in one process, the median over the turns. FLOPs: two for each weight
+of a layer or head and each token that goes through it (attention itself left out).
+
+Predicted: E[N] / (gamma rho + c_v) with the measured Z, E[N] = (1 - Z^(gamma+1)) / (1 - Z), and rho
+and c_v, the costs of a pass of the actor over one token and of the policy over gamma + 1 over that
+of the policy over one, measured by themselves at half the completion's length. `by rounds` takes
+the tokens per pass that the slowest completion got in the place of E[N].
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from llm.models.actors import early_exit
+from llm.models.loading import quiet
+from llm.rollout.drafted import Drafting, sample_drafted
+from llm.rollout.row_cache import RowCache
+from llm.rollout.sampling import sample
+from llm.settings.paths import path_of
+from llm.tasks.problem import Problem
+
+LAYERS, PROMPT = 8, 16
+FULL: dict[str, Any] = {"width": 512, "vocabulary": 4096, "tokens": 48}
+QUICK: dict[str, Any] = {"width": 256, "vocabulary": 1024, "tokens": 16}
+
+
+class Prompts:
+    """Random prompts of one length; no token ends a completion."""
+
+    pad = 0
+
+    def __init__(self, vocabulary: int) -> None:
+        self._vocabulary, self.eos = vocabulary, frozenset({vocabulary})
+
+    def prompt(self, number: str) -> list[int]:
+        rng = np.random.default_rng(int(number))
+        return rng.integers(0, self._vocabulary, PROMPT).tolist()
+
+
+def policy_of(size: dict[str, Any], mismatch: float, exit_layers: int) -> Any:
+    """What the layers from `exit_layers` on add is scaled by `mismatch`."""
+    with quiet():
+        from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    torch.manual_seed(0)
+    width = size["width"]
+    config = Qwen3Config(
+        vocab_size=size["vocabulary"], hidden_size=width, intermediate_size=3 * width,
+        num_hidden_layers=LAYERS, num_attention_heads=width // 64,
+        num_key_value_heads=width // 64, head_dim=64, initializer_range=1 / width**0.5,
+        tie_word_embeddings=False,
+    )  # fmt: skip
+    model: Any = Qwen3ForCausalLM(config).eval()
+    with torch.no_grad():
+        model.lm_head.weight.mul_(2.0)  # logits of spread 2
+        for layer in model.model.layers[exit_layers:]:
+            layer.self_attn.o_proj.weight.mul_(mismatch)
+            layer.mlp.down_proj.weight.mul_(mismatch)
+    return model
+
+
+class Counted:
+    """FLOPs since the last look, of a policy and of actors that are made of it afterwards.
+
+    `early_exit` copies modules with their hooks, so those of the policy see the actor's passes too.
+    """
+
+    def __init__(self, policy: Any) -> None:
+        self._flops = 0.0
+        policy.model.register_forward_pre_hook(self._read, with_kwargs=True)
+        policy.lm_head.register_forward_pre_hook(self._scored)
+
+    def _read(self, decoder: Any, _args: Any, words: Any) -> None:
+        weights = sum(p.numel() for p in decoder.layers.parameters())
+        self._flops += 2.0 * weights * words["input_ids"].numel()
+
+    def _scored(self, head: Any, args: Any) -> None:
+        self._flops += 2.0 * head.weight.numel() * args[0][..., 0].numel()
+
+    def flops(self) -> float:
+        found, self._flops = self._flops, 0.0
+        return found
+
+
+def timed(run: Callable[[], Any]) -> tuple[float, Any]:
+    start = time.process_time()
+    result = run()
+    return time.process_time() - start, result
+
+
+@torch.no_grad()
+def pass_seconds(model: Any, rows: int, f: int, held: int) -> float:
+    """Of one pass over f tokens of each row, after `held` tokens; the least of five."""
+    cache = RowCache(model, torch.full((rows,), 10_000))
+    prompt = torch.ones((rows, held), dtype=torch.long)
+    cache.read_prompts(prompt, prompt.bool(), group=1)
+    new, found = torch.ones((rows, f), dtype=torch.long), []
+    for _ in range(5):
+        found.append(timed(lambda: cache.read(new, f))[0])
+        cache.cut(torch.arange(rows), torch.full((rows,), held))
+    return min(found)
+
+
+def measured(
+    size: dict[str, Any], mismatch: float, exit_layers: int, batch: int, drafting: Drafting,
+    turns: int, seed: int,
+) -> dict[str, Any]:  # fmt: skip
+    """One row of the table."""
+    policy = policy_of(size, mismatch, exit_layers)
+    counted = Counted(policy)
+    actor = early_exit(policy, exit_layers)
+    tokenizer: Any = Prompts(size["vocabulary"])
+    t = size["tokens"]
+    how: dict[str, Any] = {"max_new_tokens": t, "temperature": 1.0, "top_k": 20}
+    problems = [Problem(str(i), "") for i in range(batch)]
+
+    def rng() -> np.random.Generator:
+        return np.random.default_rng(seed)
+
+    variants: dict[str, Callable[[], Any]] = {
+        "policy": lambda: sample(policy, tokenizer, problems, rng(), **how),
+        "actor": lambda: sample(actor, tokenizer, problems, rng(), **how),
+        "drafted": lambda: sample_drafted(
+            actor, policy, tokenizer, problems, rng(), drafting=drafting, **how
+        ),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in variants}
+    flops: dict[str, float] = {}
+    for turn in range(turns + 1):
+        for name, run in variants.items():
+            spent, out = timed(run)
+            flops[name] = counted.flops()
+            if turn:  # the first warms up
+                seconds[name].append(spent)
+    verified = out.verification
+    assert verified is not None
+    drafted = ~verified.is_bonus
+    z = min(float(verified.accept_rate[drafted].mean()), 1 - 1e-9)
+    rounds = verified.starts_round.sum(dim=1)
+    gamma, held = drafting.length, PROMPT + t // 2
+    one = pass_seconds(policy, batch, 1, held)
+    rho = pass_seconds(actor, batch, 1, held) / one
+    c_v = pass_seconds(policy, batch, gamma + 1, held) / one
+    expected = (1 - z ** (gamma + 1)) / (1 - z)
+    share = [d / p for d, p in zip(seconds["drafted"], seconds["policy"], strict=True)]
+    of_actor = [d / a for d, a in zip(seconds["drafted"], seconds["actor"], strict=True)]
+    return {
+        "actor_layers": exit_layers, "mismatch": mismatch, "batch": batch, "gamma": gamma,
+        "lam": drafting.lam, "z": z, "kl_policy_actor": float(verified.kl_actor[drafted].mean()),
+        "kl_policy_sampled": float(verified.kl_sampled.mean()), "rho": rho, "c_v": c_v,
+        "tokens_per_pass": t * batch / int(rounds.sum()), "rounds_max": int(rounds.max()),
+        "seconds_over_policy": statistics.median(share), "range": [min(share), max(share)],
+        "seconds_over_actor": statistics.median(of_actor),
+        "flops_over_policy": flops["drafted"] / flops["policy"],
+        "predicted": (gamma * rho + c_v) / expected,
+        "predicted_by_rounds": (gamma * rho + c_v) * int(rounds.max()) / t,
+    }  # fmt: skip
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    head = (
+        "| actor layers | mismatch | batch | gamma | lam | Z | KL(p, q) | KL(p, s) | rho | c_v | "
+        "tokens/pass | seconds / policy's | range | predicted | by rounds | FLOPs / policy's | "
+        "seconds / actor's |\n" + "| --- " * 17 + "|"
+    )
+    lines = [
+        f"| {r['actor_layers']} | {r['mismatch']:g} | {r['batch']} | {r['gamma']} | {r['lam']:g} | "
+        f"{r['z']:.3f} | {r['kl_policy_actor']:.3f} | {r['kl_policy_sampled']:.4f} | "
+        f"{r['rho']:.2f} | {r['c_v']:.2f} | {r['tokens_per_pass']:.2f} | "
+        f"{r['seconds_over_policy']:.2f} | {r['range'][0]:.2f} to {r['range'][1]:.2f} | "
+        f"{r['predicted']:.2f} | {r['predicted_by_rounds']:.2f} | {r['flops_over_policy']:.2f} | "
+        f"{r['seconds_over_actor']:.2f} |"
+        for r in rows
+    ]
+    return "\n".join([head, *lines])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="a small model, seconds")
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=path_of)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    size = QUICK if args.quick else FULL
+    base = (1, 0.1, 8, 4, 1.0)  # actor layers, mismatch, batch, gamma, lam: one is varied at a time
+    varied = [
+        *((1, 0.1, batch, 4, 1.0) for batch in ((1, 8) if args.quick else (1, 4, 8, 16, 64))),
+        *((1, mismatch, 8, 4, 1.0) for mismatch in (0.03, 0.3)),
+        *((1, 0.3, 8, 4, lam) for lam in (0.5, 0.25)),
+        *(() if args.quick else [(1, 0.1, 8, gamma, 1.0) for gamma in (2, 8)]),
+        *(() if args.quick else [(layers, 0.1, 8, 4, 1.0) for layers in (2, 4)]),
+    ]
+    assert base in varied
+    rows = []
+    for layers, mismatch, batch, gamma, lam in itertools.chain(varied):
+        drafting = Drafting(gamma, gamma, lam)
+        row = measured(size, mismatch, layers, batch, drafting, args.turns, args.seed)
+        print(table([row]).splitlines()[-1], file=sys.stderr, flush=True)
+        rows.append(row)
+    print(table(rows))
+    if args.json:
+        args.json.write_text(json.dumps({"size": size, "rows": rows}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
