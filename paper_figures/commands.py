@@ -41,7 +41,7 @@ FIGURES = {
         "our variant, rejection on prefixes, at a high learning rate",
     ),
     "rivals": (
-        "paper_figures.extras.rivals",
+        "paper_figures.claims.rivals",
         "corrections, objectives and selections of others, from kept rows",
     ),
     "claims": (

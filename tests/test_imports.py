@@ -185,7 +185,7 @@ ALLOWED_IMPORTS = {  # package: row -> what its files import of the same package
         "__main__": "commands",
         "report": "claims figure drawing analysis experiments commands paths",
         "claims": "extras tables figures figure drawing analysis experiments paths",
-        "extras": "figures figure drawing analysis experiments paths",
+        "extras": "figures figure drawing analysis experiments",
         "tables": "figures figure drawing analysis experiments",
         "figures": "figure drawing analysis experiments paths",
         "figure": "experiments paths",

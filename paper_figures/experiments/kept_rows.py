@@ -11,7 +11,8 @@ import io
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -134,10 +135,23 @@ def append(file: Path, row: Row) -> None:
         draft.replace(file)
 
 
-def final(curve: Iterable[tuple[float, float]], exited: int) -> float:
-    """Mean pass rate of the last three evaluations; 0 if the run diverged."""
-    last = [y for _, y in curve][-3:]
-    return 0.0 if exited else sum(last) / len(last)
+LATE = 1 / 3  # share of a run before which a low point does not count, as in run_statistics
+
+
+def summary(curve: Sequence[tuple[float, float]], exited: int) -> dict[str, float]:
+    """final, lowest_late and area of a curve of pass rates, as analysis/run_statistics.py has them.
+
+    final: mean of the last three evaluations, 0 if the run diverged; area: mean height.
+    """
+    steps, rates = [x for x, _ in curve], [y for _, y in curve]
+    last = rates[-3:]
+    pieces = zip(pairwise(steps), pairwise(rates), strict=True)
+    area = sum((x1 - x0) * (y0 + y1) / 2 for (x0, x1), (y0, y1) in pieces)
+    return {
+        "final": 0.0 if exited else sum(last) / len(last),
+        "lowest_late": min(y for x, y in curve if x >= LATE * steps[-1]),
+        "area": area / (steps[-1] - steps[0]),
+    }
 
 
 def _cells(row: Row) -> list[str]:
@@ -195,7 +209,6 @@ def _check(row: Row) -> None:
         raise ValueError("the steps of its curve do not rise")
     if not all(math.isfinite(v) for v in (row.rate, row.kl_last, row.seconds)):
         raise ValueError("a number is not finite")
-    if abs(final(row.curve, row.exit) - row.final) > _ROUNDING:
-        raise ValueError(
-            f"its final pass rate is {row.final}, and by its curve {final(row.curve, row.exit):.4f}"
-        )
+    for name, value in summary(row.curve, row.exit).items():
+        if abs(value - getattr(row, name)) > _ROUNDING:
+            raise ValueError(f"its {name} is {getattr(row, name)}, and by its curve {value:.4f}")

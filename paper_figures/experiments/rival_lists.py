@@ -6,7 +6,7 @@ the number of updates are the same.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from .configurations import FIGURE_SEEDS, RunSpec, Settings
@@ -228,7 +228,6 @@ def quick() -> list[Entry]:
     return entries
 
 
-def planned() -> int:
-    """How many runs the studies have in all."""
-    each = (len(sweep(s)) + len(s.methods) * len(s.seeds) for s in SETTINGS)
-    return sum(each)
+def planned(settings: Sequence[Setting] = SETTINGS) -> int:
+    """How many runs they have in all."""
+    return sum(len(sweep(s)) + len(s.methods) * len(s.seeds) for s in settings)

@@ -1,18 +1,15 @@
-"""`rivals`: corrections, objectives, allocations and selections side by side, at 49 tokens.
+"""The runs of `rivals`: trained where no row is kept of them, at rates that a sweep finds.
 
 Each finished run leaves a row in kept/rivals.csv. What is kept there is not trained again.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from paper_figures import paths
 from paper_figures.analysis import run_statistics
 from paper_figures.experiments import kept_rows, rival_lists, run_store, runner
 from paper_figures.experiments.kept_rows import HERE, Row
@@ -29,19 +26,21 @@ def row(entry: Entry) -> Row:
     outcome = run_store.outcome(run)
     curve = _points(*run_statistics.pass_rates(run))
     kl = _points(*run_statistics.curve(run, "kl_policy_actor"))
+    last = [y for _, y in kl][-3:]
+    summary = kept_rows.summary(curve, outcome["exit"])
     return Row(
         kept_rows.key(entry),
         *entry[:6],
-        start["commit"],
-        outcome["code"],
-        outcome["exit"],
-        kept_rows.final(curve, outcome["exit"]),
-        run_statistics.lowest_late(run),
-        run_statistics.area(run),
-        run_statistics.kl_last(run) if kl else 0.0,
-        outcome["seconds"],
-        curve,
-        kl,
+        commit=start["commit"],
+        code=outcome["code"],
+        exit=outcome["exit"],
+        final=summary["final"],
+        lowest_late=summary["lowest_late"],
+        area=summary["area"],
+        kl_last=sum(last) / len(last) if last else 0.0,
+        seconds=outcome["seconds"],
+        curve=curve,
+        kl=kl,
     )
 
 
@@ -87,26 +86,24 @@ def train_all(file: Path, workers: int) -> None:
         train(rival_lists.judged(setting, rates), file, workers)
 
 
-def main(argv: list[str] | None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m paper_figures rivals", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a few short runs; nothing is kept")
-    parser.add_argument("--train", action="store_true", help="train the runs that are not kept")
-    parser.add_argument("--out", type=paths.out_dir, default=paths.OUT, help="folder to write into")
-    parser.add_argument(
-        "--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)"
-    )
-    args = parser.parse_args(argv)
-    if args.workers < 1:
-        parser.error(f"--workers must be at least 1, got {args.workers}")
-    try:
-        if args.quick:
-            train(rival_lists.quick(), args.out / "rivals_quick.csv", args.workers)
-        elif args.train:
-            train_all(KEPT, args.workers)
-    except (runner.Failed, kept_rows.Damaged) as e:
-        sys.stderr.write(f"error: {e}\n")
-        return 1
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted; the same command goes on from what is kept\n")
-        return 130
-    return 0
+def checked(file: Path, quick: bool = False) -> dict[str, Row]:
+    """The rows of a file by key, each of a run that the lists have.
+
+    Raises:
+        kept_rows.Damaged: a row that cannot be read, or is of no run of the lists.
+    """
+    rows = kept_rows.read(file)
+    known = list(rival_lists.quick()) if quick else []
+    for setting in () if quick else rival_lists.SETTINGS:
+        known += rival_lists.sweep(setting)
+        for rate in rival_lists.RATES:
+            known += rival_lists.judged(setting, dict.fromkeys(setting.methods, rate))
+    found = {row.key for row in kept_rows.matching(rows, known).values()}
+    strangers = [row for key, row in rows.items() if key not in found]
+    if strangers:
+        raise kept_rows.Damaged(
+            f"{file}: {len(strangers)} rows are of no run of experiments/rival_lists.py, the first "
+            f"{strangers[0].key} ({strangers[0].study}, {strangers[0].setting}, "
+            f"{strangers[0].method}); delete them, or restore the settings that they are of"
+        )
+    return rows

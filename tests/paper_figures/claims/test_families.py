@@ -1,0 +1,63 @@
+"""Families of comparisons: what claims.toml may say, and verdicts of rows that are made up."""
+
+from __future__ import annotations
+
+import pytest
+import rival_rows
+
+from paper_figures.claims import families
+from paper_figures.claims.families import BETTER, OPEN, WORSE
+from paper_figures.experiments.rival_lists import JUDGED
+
+
+def of(name, rows):
+    (family,) = (f for f in families.load() if f.id == name)
+    return family, {c.method: c for c in families.judge(family, rows)}
+
+
+def test_a_clear_gain_is_better_a_clear_loss_worse_and_noise_is_not_settled():
+    rows = rival_rows.whole({"jackpot": 0.4, "gspo": -0.4}, noise=0.01).values()
+    family, found = of("rivals-separate", rows)
+    assert (found["jackpot"].verdict, found["gspo"].verdict) == (BETTER, WORSE)
+    others = [c.verdict for m, c in found.items() if m not in ("jackpot", "gspo")]
+    assert others == [OPEN] * (len(family.methods) - 2)
+    effect = found["jackpot"].effect
+    assert effect is not None and effect.value == pytest.approx(0.2, abs=0.02)
+    assert found["jackpot"].adjusted >= found["jackpot"].p
+
+
+def test_a_method_without_all_its_seeds_is_not_settled_and_counts_in_the_family():
+    rows = [
+        row
+        for row in rival_rows.whole({"jackpot": 0.4}, noise=0.01).values()
+        if not (row.method == "jackpot" and row.stage == JUDGED and row.seed == 102)
+    ]
+    family, found = of("rivals-separate", rows)
+    assert found["jackpot"].verdict == OPEN and found["jackpot"].p == 1.0
+    assert len(found["jackpot"].differences) == family.seeds - 1
+
+
+def test_the_summary_says_what_is_settled():
+    rows = rival_rows.whole({"jackpot": 0.4}, noise=0.01).values()
+    judged = [(f, families.judge(f, rows)) for f in families.load() if f.id == "rivals-separate"]
+    (line,) = families.summary(judged)
+    assert "5 of 5 seeds" in line and "jackpot better" in line and "11 of 12 not settled" in line
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('metric = "area"', 'metric = "mean"', "its metric mean"),
+        ('"cispo"', '"cispa"', "cispa"),
+        ("seeds = 5\n", "", "fields"),
+        ('id = "rivals-stale"', 'id = "rivals-separate"', "twice"),
+    ],
+)
+def test_a_family_that_cannot_be_judged_is_an_error(tmp_path, old, new, said):
+    text = families.FILE.read_text()
+    text = text[text.index("[[family]]") :]
+    assert old in text
+    file = tmp_path / "claims.toml"
+    file.write_text(text.replace(old, new, 1))
+    with pytest.raises(ValueError, match=said):
+        families.load(file)

@@ -1,0 +1,86 @@
+"""Rows of finished runs: written whole, read back equal, and refused where they are damaged."""
+
+from __future__ import annotations
+
+import pytest
+import rival_rows
+
+from paper_figures.experiments import kept_rows, rival_lists
+from paper_figures.experiments.kept_rows import Damaged
+
+ENTRIES = rival_lists.judged(
+    rival_lists.SETTINGS[0], dict.fromkeys(rival_lists.SETTINGS[0].methods, 4e-4)
+)[:3]
+
+
+@pytest.fixture
+def file(tmp_path):
+    file = tmp_path / "kept" / "rows.csv"
+    for e in ENTRIES:
+        kept_rows.append(file, rival_rows.made(e))
+    return file
+
+
+def test_rows_are_read_as_they_were_written_and_matched_to_their_runs(file):
+    rows = kept_rows.read(file)
+    assert list(rows.values()) == [rival_rows.made(e) for e in ENTRIES]
+    assert kept_rows.matching(rows, ENTRIES) == {e: rows[kept_rows.key(e)] for e in ENTRIES}
+    kept_rows.append(file, rival_rows.made(ENTRIES[0], gain=0.1))  # trained again: one row
+    again = kept_rows.read(file)
+    assert len(again) == 3 and again[kept_rows.key(ENTRIES[0])] != rival_rows.made(ENTRIES[0])
+    assert not list(file.parent.glob("*.draft"))
+    assert kept_rows.read(file.with_name("none.csv")) == {}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("key,study", "key,studies", "its columns are"),
+        (",0.03,", ",nan,", "not finite"),
+        (rival_rows.COMMIT, "b95358a", "40 hexadecimal"),
+        ("10:0.", "10:1.", "not between 0 and 1"),
+        ("10:0.", "0:0.", "do not rise"),
+        ("judged,tis,0.0004,", "judged,tis,", "cells, not"),
+        (",0,0.", ",1,0.", "no result"),
+        ("30:0.", "30:0.9", "by its curve"),
+        ("0:0.", "a:0.", "could not convert"),
+    ],
+)
+def test_a_damaged_row_is_refused_with_its_line_and_a_remedy(file, old, new, said):
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new, 1))
+    with pytest.raises(Damaged, match=said) as e:
+        kept_rows.read(file)
+    assert "line" in str(e.value) and "git checkout" in str(e.value)
+
+
+def test_a_row_twice_a_foreign_encoding_and_a_file_too_large_are_refused(file, monkeypatch):
+    text = file.read_text()
+    file.write_text(text + text.splitlines()[1] + "\n")
+    with pytest.raises(Damaged, match="twice"):
+        kept_rows.read(file)
+    file.write_bytes(b"\xff\xfe")
+    with pytest.raises(Damaged, match="not UTF-8"):
+        kept_rows.read(file)
+    monkeypatch.setattr(kept_rows, "_SIZE_MAX", 1)
+    with pytest.raises(Damaged, match="more than 1 bytes"):
+        kept_rows.read(file)
+
+
+def test_a_row_under_the_key_of_another_run_is_refused(file):
+    rows = kept_rows.read(file)
+    first = kept_rows.key(ENTRIES[0])
+    rows[first] = rows[first]._replace(method="nobody")
+    with pytest.raises(Damaged, match="nobody"):
+        kept_rows.matching(rows, ENTRIES)
+
+
+def test_the_summary_of_a_curve():
+    """final: the last three; lowest_late: after a third of the run; area: the mean height."""
+    curve = [(0, 0.1), (10, 0.9), (20, 0.3), (30, 0.6)]
+    got = kept_rows.summary(curve, 0)
+    want = {"final": (0.9 + 0.3 + 0.6) / 3, "lowest_late": 0.3}
+    want["area"] = (10 * 0.5 + 10 * 0.6 + 10 * 0.45) / 30
+    assert got == pytest.approx(want)
+    assert kept_rows.summary(curve, 3)["final"] == 0
