@@ -322,18 +322,17 @@ def _sorted(xp: Any, log_p: Array, log_q: Array) -> _Sorted:
 
 
 def _sums(xp: Any, rows: _Sorted, lam: Array, mu: Array) -> tuple[Array, Array, Array, Array]:
-    """p and q summed over {p < lam q}, then over {p > mu q}, each (b,)."""
+    """p and q summed over {p < lam q}, then over {p >= mu q}, each (b,): ties add nothing to s."""
     b = lam.shape[0]
     v = rows.log_r.shape[0] // max(b, 1)
     row = xp.arange(b, dtype=xp.int64, device=lam.device)
     both = xp.concat([xp.log(lam), xp.log(mu)])
     row = xp.concat([row, row])
-    strict = xp.concat([lam, 0.0 * mu]) > 0  # tokens with p = mu q stay below mu
     low, high = 0 * row, 0 * row + v
     for _ in range(v.bit_length()):  # binary search for the number of tokens below
         middle = (low + high) // 2
         value = xp.take(rows.log_r, xp.minimum(row * v + middle, row * v + v - 1))
-        further = ((value < both) | (~strict & (value == both))) & (low < high)
+        further = (value < both) & (low < high)
         low, high = xp.where(further, middle + 1, low), xp.where(further, high, middle)
     at = row * (v + 1) + low
     first, second = at[:b], at[b:]
