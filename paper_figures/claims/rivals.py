@@ -54,17 +54,18 @@ LABELS = {
     "pruning of 128": "pruned, 64 of 128",
 }
 TITLES = {
-    "rivals-separate": "another model samples and is distilled",
-    "rivals-separate-late": "the same, lowest late",
-    "rivals-stale": "16 updates of one rollout, own samples",
-    "rivals-not-distilled": "another model samples, not distilled",
-    "rivals-completions": "objectives of whole completions",
-    "rivals-equal-rollouts": "64 completions sampled a step",
-    "rivals-equal-tokens": "64 completions updated on a step",
+    "rivals-separate": "actor distilled",
+    "rivals-separate-late": "actor distilled",
+    "rivals-stale": "16 updates of own rollouts",
+    "rivals-not-distilled": "actor not distilled",
+    "rivals-completions": "whole completions",
+    "rivals-equal-rollouts": "64 completions sampled",
+    "rivals-equal-tokens": "64 completions updated on",
 }
 METRIC_NAMES = {"area": "mean pass rate", "lowest_late": "lowest late pass rate", "final": "final"}
 LOOKS = {BETTER: (style.GREEN, "o"), WORSE: (style.VERMILION, "X"), OPEN: (style.GREY, "s")}
 ROW = 0.19  # inches of a method
+BELOW = 0.3  # rows between an interval and the marks of its seeds
 Judged = list[tuple[ComparisonFamily, list[Comparison]]]
 
 
@@ -86,12 +87,13 @@ def picture(study: str, whole: Judged) -> Any:
     pairs = [own[i : i + 2] for i in range(0, len(own), 2)]
     heights = [max(len(c) for _, c in pair) for pair in pairs]
     with plt.rc_context(style.RC):
+        columns = min(2, len(own))
         height = sum(ROW * h + 0.65 for h in heights) + 0.3
         fig, axes = plt.subplots(
             len(pairs),
-            2,
+            columns,
             squeeze=False,
-            figsize=(style.TEXT_WIDTH, height),
+            figsize=(style.TEXT_WIDTH * (1 + columns) / 3, height),
             layout="constrained",
             height_ratios=heights,
         )
@@ -99,7 +101,7 @@ def picture(study: str, whole: Judged) -> Any:
             ax.set_axis_off()
         for i, (ax, (family, comparisons)) in enumerate(zip(axes.flat, own, strict=False)):
             panel(ax, family, comparisons)
-            style.panel_title(ax, "abcd"[i], TITLES[family.id])
+            style.panel_title(ax, "abcd"[i], f"{TITLES[family.id]}, {family.seeds} seeds")
         fig.legend(handles=_handles(plt), loc="outside lower center", ncols=4)
     return fig
 
@@ -110,7 +112,7 @@ def panel(ax: Any, family: ComparisonFamily, comparisons: Sequence[Comparison]) 
     for i, c in enumerate(comparisons):
         colour, marker = LOOKS[c.verdict]
         x = [*c.differences.values()]
-        ax.plot(x, np.full(len(x), -i), ".", color=colour, alpha=0.45, markersize=3.5)
+        ax.plot(x, np.full(len(x), -i - BELOW), "|", color=colour, markersize=4)
         if c.effect is None:
             style.note(ax, "no runs kept", (0, -i), va="center", xytext=(3, 0),
                        textcoords="offset points")  # fmt: skip
@@ -121,7 +123,7 @@ def panel(ax: Any, family: ComparisonFamily, comparisons: Sequence[Comparison]) 
         ax.plot(c.effect.value, -i, marker, color=colour, markerfacecolor=filled, markersize=4.5)
     names = [label(c.method) for c in comparisons]
     ax.set_yticks([-i for i in range(len(names))], names)
-    ax.set_ylim(-len(names) + 0.5, 0.5)
+    ax.set_ylim(-len(names) + 0.4, 0.5)
     ax.tick_params(axis="y", length=0)
     ax.set_xlabel(f"{METRIC_NAMES[family.metric]}, less that of {label(family.baseline)}")
 
@@ -132,7 +134,7 @@ def _handles(plt: Any) -> list[Any]:
         face = "white" if verdict == OPEN else colour
         look = {"marker": marker, "color": colour, "markerfacecolor": face}
         made.append(plt.Line2D([], [], linestyle="none", label=verdict, **look))
-    seed = {"marker": ".", "color": style.GREY, "linestyle": "none", "alpha": 0.6}
+    seed = {"marker": "|", "color": style.GREY, "linestyle": "none"}
     return [*made, plt.Line2D([], [], label="one seed", **seed)]
 
 
