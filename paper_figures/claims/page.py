@@ -16,7 +16,9 @@ from paper_figures.experiments.configurations import RunSpec
 from paper_figures.experiments.run_lists import Scale
 from paper_figures.experiments.run_store import HOME, code_version
 from paper_figures.experiments.runner import Evaluation
+from paper_figures.extras import rivals
 
+from . import families
 from . import verdicts as claim_verdicts
 from .verdicts import CONTRADICTED, NOT, OPEN, REPRODUCED, Judgement
 
@@ -214,7 +216,14 @@ def figure(scale: Scale, out: Path, home: Path = HOME) -> str:
     (out / "claims.json").write_text(content, encoding="utf-8")
     (out / "claims.md").write_text(markdown(judgements), encoding="utf-8")
     plots.save(picture(judgements), out, "claims")
-    return text(judgements)
+    return text(judgements) + rival_lines()
+
+
+def rival_lines() -> str:
+    """What the kept rows settle of each family of rivals; none of it is trained here."""
+    rows = [*rivals.checked(rivals.KEPT).values()]
+    judged = [(f, families.judge(f, rows)) for f in families.load()]
+    return "\n".join([f"Rivals, by {len(rows)} kept runs:", *families.summary(judged), ""])
 
 
 FIGURE = command.Figure("claims", (__doc__ or "").splitlines()[0], runs, figure, evaluations)

@@ -10,8 +10,8 @@ from figure_runs import CLAIM, SCALE, rows
 from paper_figures import commands
 from paper_figures import figure as command
 from paper_figures.analysis import run_statistics
+from paper_figures.claims import families, verdicts
 from paper_figures.claims import page as claims
-from paper_figures.claims import verdicts
 from paper_figures.claims.verdicts import EmpiricalClaim
 from paper_figures.experiments import provenance
 from paper_figures.experiments.run_lists import FULL, QUICK
@@ -46,6 +46,13 @@ def test_it_is_said_which_verdicts_rest_on_the_kind_of_interval():
     ]
     assert claims.by_student(judged).endswith("1 of the 2 reproduced would not be: lost")
     assert claims.by_student(judged[:1]).endswith("0 of the 1 reproduced would not be")
+
+
+def test_the_verdicts_on_rivals_are_those_of_the_kept_rows(drawn):
+    """One line for each family of claims.toml, without any of their runs."""
+    _, _, texts = drawn
+    for family in families.load():
+        assert f"{family.id} ({family.metric} against {family.baseline}, " in texts["claims"]
 
 
 def test_the_page_needs_nothing_but_itself_and_runs_nothing(drawn):
