@@ -114,7 +114,7 @@ def ours(folder: Path, case: TrlCase, scratch: Path, seed: int) -> Steps:
     flags = [
         "--policy.path", str(folder), "--actor.type", "self", "--correction.type", "none",
         "--task.type", "problems", "--task.source", str(folder / "problems.jsonl"),
-        "--task.scorer", "number",
+        "--reward.type", "number",
         "--rollout.prompts_per_step", str(PROMPTS), "--rollout.rollouts_per_prompt", str(GROUP),
         "--rollout.max_new_tokens", str(case.new), "--optim.policy_lr", str(RATE),
         "--run.folder", str(scratch), "--run.steps", str(STEPS), "--run.eval_prompts", "4",

@@ -25,7 +25,7 @@ from llm.planning import memory
 from llm.runs import alarms, run_folder
 from llm.runs.first_checks import check_folder, check_packages, check_reward_function
 from llm.settings.loading import Config, ConfigError, ModelConfig, load, split_arguments
-from llm.settings.schema import PretrainConfig
+from llm.settings.schema import OwnReward, PretrainConfig
 from llm.tasks import factory, problem
 from llm.tasks.factory import prompt_lengths, require_distinct_prompts
 from llm.tokenizers.pretrained import HubTokenizer
@@ -46,7 +46,7 @@ def diagnose(argv: list[str]) -> Iterator[Line]:
         return
     yield from _attempt_lines("run folder", lambda: (None, [_folder(cfg)]))[1]
     yield from _attempt_lines("packages", lambda: (None, [_packages(cfg)]))[1]
-    _, line = _attempt("reward", lambda: check_reward_function(cfg.reward.function))
+    _, line = _attempt("reward", lambda: check_reward_function(cfg.reward))
     if line:
         yield line
         return
@@ -58,8 +58,7 @@ def diagnose(argv: list[str]) -> Iterator[Line]:
     yield line or Line("tokenizers", OK, f"one for both models, {tokenizer.vocab_size} ids")
     if device is None or tokenizer is None:
         return
-    function = bool(cfg.reward.function)
-    task, line = _attempt("data", lambda: factory.open_task(cfg.task, tokenizer, function))
+    task, line = _attempt("data", lambda: factory.open_task(cfg.task, tokenizer, cfg.reward))
     if task is None:
         assert line is not None
         yield line
@@ -298,7 +297,7 @@ def _step(setup: TrainContext, scratch: Path, is_random: bool) -> list[Line]:
         f"evaluations take roughly {_duration(total)}" + ", pretraining apart" * is_random
     )
     lines = [Line("one step", OK, detail)]
-    if cfg.reward.function:
+    if isinstance(cfg.reward, OwnReward):
         lines.append(_reward_function(row, sequences))
     if is_random:
         return lines  # what random models sample says nothing about the run

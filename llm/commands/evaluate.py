@@ -13,6 +13,7 @@ from llm.phases import during
 from llm.regular_files import read_json
 from llm.settings.loading import Config, ConfigError, ModelConfig
 from llm.settings.paths import path_of
+from llm.settings.schema import FunctionReward, OwnReward
 from llm.settings.validation import flatten
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def main(argv: list[str]) -> int:
         raise ConfigError(f"{args.run} is not a run folder: it holds no config.toml")
     own = settings.load([args.run / "config.toml"], [], prog=_PROG)
     cfg = settings.load([args.run / "config.toml"], flags, prog=_PROG)
-    check_allowed(own, cfg, flags, args.allow_reward_function)
+    check_allowed(cfg, flags, args.allow_reward_function)
     out = args.out or args.run
     earlier = _read_entries(out / "eval.json")
     setup, step, checkpoint = _open(own, cfg, args.run, args.checkpoint)
@@ -53,8 +54,8 @@ def main(argv: list[str]) -> int:
         "step": step,
         "seed": args.seed,
         "overrides": flags,
-        "task": {k: v for k, v in flatten(cfg).items() if k.startswith("task.")},
-        "reward_function": cfg.reward.function,
+        "task": {k: v for k, v in flatten(cfg).items() if k.startswith(("task.", "reward."))},
+        "reward_function": cfg.reward.name if isinstance(cfg.reward, OwnReward) else "",
         "temperature": cfg.rollout.temperature,
         "max_new_tokens": cfg.rollout.max_new_tokens,
         "models": results,
@@ -121,7 +122,7 @@ def split_overrides(argv: list[str]) -> tuple[list[str], list[str]]:
     return flags, rest
 
 
-def check_allowed(own: Config, cfg: Config, flags: list[str], allowed: bool) -> None:
+def check_allowed(cfg: Config, flags: list[str], allowed: bool) -> None:
     """Refuse to execute a function that only the run's own config.toml names.
 
     A run folder may be somebody else's. What a flag names is the user's own wish.
@@ -130,11 +131,11 @@ def check_allowed(own: Config, cfg: Config, flags: list[str], allowed: bool) -> 
         ConfigError: naming the function and what to do.
     """
     named = any(flag.split("=")[0] == "--reward.function" for flag in flags)
-    if cfg.reward.function and not named and not allowed:
+    if isinstance(cfg.reward, FunctionReward) and not named and not allowed:
         raise ConfigError(
-            f"the run's config.toml names a reward function, {own.reward.function}, whose code "
+            f"the run's config.toml names a reward function, {cfg.reward.function}, whose code "
             "this evaluation would execute. Look at it, then give --allow-reward-function; or give "
-            "another --reward.function, or a --task.scorer, which executes nothing"
+            "another --reward.function, or a scorer, which executes nothing: --reward.type auto"
         )
 
 
@@ -164,7 +165,7 @@ def open_evaluation(
     torch.set_num_threads(cfg.run.threads)
     device = open_device(cfg.run.device)
     tokenizer = roles.open_tokenizer(cfg, folder)
-    task = factory.open_task(cfg.task, tokenizer, for_function=bool(cfg.reward.function))
+    task = factory.open_task(cfg.task, tokenizer, cfg.reward)
     policy = roles.open_shell(own, "policy", folder)
     actor = Actor("self", policy)
     parts = {"policy": policy}

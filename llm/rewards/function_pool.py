@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from llm.errors import ConfigError
-from llm.settings.schema import RewardConfig
+from llm.settings.schema import FunctionReward
 
 _START_SECONDS = 120.0  # of a worker, whose function may load a model of its own
 _STARTS_MAX = 3  # workers in a row that end before they are ready
@@ -63,7 +63,7 @@ class FunctionPool:
     by path. needed: names of the arguments without a default.
     """
 
-    def __init__(self, cfg: RewardConfig) -> None:
+    def __init__(self, cfg: FunctionReward) -> None:
         """Raises RewardError where the function cannot be loaded, with the reason."""
         self._cfg, self._size = cfg, 1 if cfg.batched else cfg.workers
         self._workers: list[_FunctionWorker] = []

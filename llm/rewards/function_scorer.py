@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from llm.settings.schema import FROM_PYTHON, RewardConfig
+from llm.settings.schema import FunctionReward, OwnReward
 
 from .function_pool import FunctionPool, Reply, RewardError
 from .function_worker import call_function, described, parameters
@@ -29,22 +29,25 @@ Call = Callable[[Sequence[tuple[dict[str, Any], int | None]]], list[Reply]]
 class FunctionScorer:
     """Scores by a function. Any finite float may be a reward."""
 
-    def __init__(self, cfg: RewardConfig, tokenizer: Any, own: Callable[..., Any] | None) -> None:
+    def __init__(self, cfg: OwnReward, tokenizer: Any, own: Callable[..., Any] | None) -> None:
         """Args: own: a callable of this process; None: the function that `cfg` names, in workers.
 
         Raises:
-            RewardError: a function that cannot be loaded.
+            RewardError: a function that cannot be loaded; a callable that was not given.
         """
         self._cfg, self._tokenizer = cfg, tokenizer
+        self._named = "the reward function"  # in messages
+        if cfg.name:
+            self._named = f"--reward.{'callable' if own else 'function'} {cfg.name}"
         self._counts = dict.fromkeys(("score_errors", "score_timeouts", "score_crashes"), 0)
         self._shown: set[str] = set()
         self._pool: FunctionPool | None = None
         if own is None:
-            if cfg.function.startswith(FROM_PYTHON):
-                name = cfg.function.removeprefix(FROM_PYTHON)
+            if not isinstance(cfg, FunctionReward):
+                name = cfg.name.rpartition(".")[2] or "f"
                 raise RewardError(
-                    f"--reward.function {cfg.function} was given from Python, as llm.train(cfg, "
-                    f"reward={name.rpartition('.')[2]}): give it so again, or name its file: "
+                    f"--reward.type python is a callable, {cfg.name or 'of your own'}, that is "
+                    f"given as llm.train(cfg, reward={name}): give it so again, or name its file: "
                     "--reward.function FILE.py:NAME"
                 )
             self._pool = FunctionPool(cfg)
@@ -112,7 +115,7 @@ class FunctionScorer:
                 continue
             self._counts[kind] += 1
             message = (
-                f"--reward.function {self._cfg.function} failed: {result}; prompt "
+                f"{self._named} failed: {result}; prompt "
                 f"{one['prompt'][-_EXCERPT:]!r}, completion {one['completion'][-_EXCERPT:]!r}"
             )
             if self._cfg.on_error == "stop":
@@ -130,7 +133,7 @@ class FunctionScorer:
             if not any(name in g for g in given):
                 known = ", ".join(dict.fromkeys(k for g in given for k in g))
                 raise RewardError(
-                    f"--reward.function {self._cfg.function} needs an argument {name!r}, which no "
+                    f"{self._named} needs an argument {name!r}, which no "
                     f"row has: there are {known}. Give it a default, or name it otherwise"
                 )
 

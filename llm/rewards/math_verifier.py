@@ -58,8 +58,8 @@ class Verifier:
         """
         if importlib.util.find_spec("math_verify") is None:
             raise ConfigError(
-                "--task.scorer math_verify needs a package that is not installed: "
-                "pip install -e '.[math]' in the checkout, or choose --task.scorer number or exact"
+                "--reward.type math_verify needs a package that is not installed: "
+                "pip install -e '.[math]' in the checkout, or choose --reward.type number or exact"
             )
         self.seconds, self._size = seconds, workers
         self._workers: list[_Worker] = []
@@ -170,7 +170,7 @@ class Verifier:
             self._failures = 0
             raise VerifierError(
                 f"{_FAILURES_MAX} math-verify workers in a row ended before they could judge an "
-                f"answer; the last: {reason}. Is there memory for --task.score_workers "
+                f"answer; the last: {reason}. Is there memory for --reward.workers "
                 f"{self._size}, and does `import math_verify` work?"
             )
 

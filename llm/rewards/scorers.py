@@ -10,7 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from llm.settings.schema import RewardConfig, TaskConfig
+from llm.settings.schema import (
+    AutoReward,
+    ExactReward,
+    MathVerifyReward,
+    NumberReward,
+    OwnReward,
+    PythonReward,
+    RewardConfig,
+    TaskConfig,
+)
 from llm.tokenizers.character import CharTokenizer
 from llm.tokenizers.digit_synonyms import as_digits
 
@@ -42,17 +51,22 @@ class Scorer(Protocol):
         """End what the scorer started."""
 
 
-def scorer_name(cfg: TaskConfig) -> str:
-    """exact, number or math_verify: what `auto` means for this task."""
-    if cfg.scorer != "auto":
-        return cfg.scorer
-    return {"arithmetic": "number", "problems": "math_verify"}.get(cfg.type, "exact")
+def reward_of(cfg: TaskConfig, reward: RewardConfig) -> RewardConfig:
+    """The reward's settings, with what `auto` means for this task in its place."""
+    if not isinstance(reward, AutoReward):
+        return reward
+    if cfg.type == "problems":
+        return MathVerifyReward()
+    return NumberReward() if cfg.type == "arithmetic" else ExactReward()
+
+
+_AUTO = AutoReward()
 
 
 def open_scorer(
     cfg: TaskConfig,
     tokenizer: Any,
-    reward: RewardConfig | None = None,
+    reward: RewardConfig = _AUTO,
     function: Callable[..., Any] | None = None,
 ) -> Scorer:
     """The task's scorer, or the reward function where there is one.
@@ -60,20 +74,21 @@ def open_scorer(
     Args:
         cfg: of the task.
         tokenizer: of the models.
-        reward: its `function` is loaded in a worker process at once, and so executed.
-        function: a callable of this process, which comes before both.
+        reward: a function that it names is loaded in a worker process at once, and so executed.
+        function: a callable of this process, in place of a scorer.
 
     Raises:
         ConfigError: math_verify without its package; a function that cannot be loaded.
     """
-    if function is not None or (reward is not None and reward.function):
+    if function is not None or isinstance(reward, OwnReward):
         from .function_scorer import FunctionScorer
 
-        return FunctionScorer(reward or RewardConfig(), tokenizer, function)
-    name = scorer_name(cfg)
-    if name == "math_verify":
-        return MathScorer(cfg, tokenizer)
-    if name == "number":
+        own = reward if isinstance(reward, OwnReward) else PythonReward()
+        return FunctionScorer(own, tokenizer, function)
+    reward = reward_of(cfg, reward)
+    if isinstance(reward, MathVerifyReward):
+        return MathScorer(reward, tokenizer)
+    if isinstance(reward, NumberReward):
         return TextScorer(tokenizer, same_number, has_unread_number)
     strict = isinstance(tokenizer, CharTokenizer)
     if strict and cfg.digit_synonyms > 1:
@@ -125,11 +140,11 @@ class TextScorer:
 class MathScorer:
     """1.0 where the completion's final expression equals the answer as mathematics."""
 
-    def __init__(self, cfg: TaskConfig, tokenizer: Any) -> None:
+    def __init__(self, cfg: MathVerifyReward, tokenizer: Any) -> None:
         from .math_verifier import Verifier
 
-        self._tokenizer, self._longest = tokenizer, cfg.score_characters_max
-        self._verifier = Verifier(cfg.score_workers, cfg.score_seconds)
+        self._tokenizer, self._longest = tokenizer, cfg.characters_max
+        self._verifier = Verifier(cfg.workers, cfg.seconds)
 
     def score(
         self,

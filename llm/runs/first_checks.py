@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from llm.errors import ConfigError
-from llm.settings.schema import FROM_PYTHON, ModelConfig, Settings
+from llm.settings.schema import FunctionReward, ModelConfig, RewardConfig, Settings
 
 _PARTS_MAX = 200  # of a path, which Python makes one inside another
 
@@ -25,7 +25,7 @@ def check_first(cfg: Settings) -> None:
     check_folder(Path(cfg.run.folder), "--run.folder")
     if cfg.pretrain.folder:
         check_folder(Path(cfg.pretrain.folder), "--pretrain.folder")
-    check_reward_function(cfg.reward.function)
+    check_reward_function(cfg.reward)
     check_packages(cfg)
 
 
@@ -47,11 +47,12 @@ def check_folder(folder: Path, setting: str) -> None:
         )
 
 
-def check_reward_function(name: str) -> None:
+def check_reward_function(reward: RewardConfig) -> None:
     """Raises ConfigError where there is no such file or module. Nothing of it is executed: what it
     holds is seen when it is loaded."""
-    if not name or name.startswith(FROM_PYTHON):
+    if not isinstance(reward, FunctionReward):
         return
+    name = reward.function
     place = name.rpartition(":")[0]
     if place.endswith(".py"):
         if not Path(place).is_file():

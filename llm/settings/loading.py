@@ -137,8 +137,8 @@ def _given(layers: Sequence[Layer], states: Sequence[Settings]) -> dict[str, int
         before, after = flatten(states[i - 1]), flatten(states[i])
         anew = tuple(
             key.removesuffix("type")
-            for key in layer.keys
-            if key.endswith(".type") and before.get(key) != after.get(key)
+            for key in after  # a setting may choose a type without naming it
+            if key.endswith(".type") and before.get(key) != after[key]
         )
         given = {key: j for key, j in given.items() if not key.startswith(anew)}
         given |= dict.fromkeys(layer.keys, i)

@@ -13,12 +13,13 @@ from collections.abc import Mapping
 from typing import Any
 
 IDENTITY = frozenset(
-    "task.type task.scorer task.score_seconds task.score_characters_max task.digits_min "
+    "task.type task.digits_min "
     "task.digits_max task.digit_synonyms task.pad_prompt_to task.instruction task.prompt_format "
     "task.system_prompt task.template_arguments task.pool "
     "task.bad_rows task.prompt_tokens_max task.source task.split task.eval_source task.eval_split "
     "task.prompt_column task.answer_column task.generator task.size "
-    "reward.function reward.seconds reward.memory reward.batched "
+    "reward.type reward.function reward.callable reward.seconds reward.memory "
+    "reward.characters_max reward.batched "
     "policy.path policy.layers policy.width policy.dtype policy.lora_rank policy.lora_alpha "
     "actor.type actor.path actor.layers actor.width actor.dtype actor.lora_rank actor.lora_alpha "
     "actor.lr actor.ppo actor.clip_low actor.clip_high actor.correction.type "
@@ -63,7 +64,7 @@ CONTINUATION = frozenset(
     "run.self_test_max run.tracker".split()
 )
 PLACE = frozenset(
-    "task.score_workers reward.workers pretrain.folder rollout.engine.timeout "
+    "reward.workers pretrain.folder rollout.engine.timeout "
     "rollout.engine.memory "
     "optim.microbatch.type optim.microbatch.sequences optim.microbatch.tokens optim.head "
     "run.folder run.device run.threads run.sharding run.activation_checkpointing".split()

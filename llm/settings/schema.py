@@ -17,17 +17,6 @@ from .renamed import RENAMED
 class TaskSection:
     """What every task answers; a type declares as fields those that can be chosen."""
 
-    scorer: Literal["auto", "exact", "number", "math_verify"] = "auto"
-    """exact: the same text (with a model's own tokenizer, but for space around it); number: the
-    last number in the text or in its last box; math_verify: equal as mathematics; docs/rewards.md.
-    Of a finished completion only.
-    auto: number for arithmetic, math_verify for problems, else exact."""
-    score_seconds: float = 1.0
-    """math_verify: time for one answer; after it the score is 0."""
-    score_characters_max: int = 4000
-    """math_verify: only so many of the last characters of an answer are read."""
-    score_workers: int = 2
-    """math_verify: processes."""
     pool: int = 0
     """Train on so many different prompts, the first that run.seed gives; 0: on all. What goes by
     a prompt's history (rollout.allocation, rollout.pruning.prompt_rate) needs one."""
@@ -168,26 +157,110 @@ class GymTask(_FromRows):
 TaskConfig = DigitTask | AddTask | ArithmeticTask | ProblemsTask | GymTask
 
 
-FROM_PYTHON = "python:"  # before the name of a callable that llm.train was given
+class RewardSection:
+    """What every reward answers."""
 
 
 @dataclass(frozen=True)
-class RewardConfig:
+class AutoReward(RewardSection):
+    """number for arithmetic, math_verify for problems, else exact."""
+
+    type: Literal["auto"] = "auto"
+    """What gives a completion's reward: a scorer, which compares a finished completion with the
+    right answer, or a function of your own (docs/rewards.md)."""
+
+
+@dataclass(frozen=True)
+class ExactReward(RewardSection):
+    """1 for the same text (with a model's own tokenizer, but for space around it), else 0."""
+
+    type: Literal["exact"] = "exact"
+    """What gives a completion's reward: a scorer, which compares a finished completion with the
+    right answer, or a function of your own (docs/rewards.md)."""
+
+
+@dataclass(frozen=True)
+class NumberReward(RewardSection):
+    """1 if the last number in the text, or in its last box, equals the answer's, else 0."""
+
+    type: Literal["number"] = "number"
+    """What gives a completion's reward: a scorer, which compares a finished completion with the
+    right answer, or a function of your own (docs/rewards.md)."""
+
+
+@dataclass(frozen=True)
+class MathVerifyReward(RewardSection):
+    """1 if the final expression equals the answer as mathematics, else 0."""
+
+    type: Literal["math_verify"] = "math_verify"
+    """What gives a completion's reward: a scorer, which compares a finished completion with the
+    right answer, or a function of your own (docs/rewards.md)."""
+    seconds: float = 1.0
+    """Time for one answer; after it the score is 0."""
+    characters_max: int = 4000
+    """Only so many of the last characters of an answer are read."""
+    workers: int = 2
+    """Processes, for each rank."""
+
+
+@dataclass(frozen=True)
+class OwnReward(RewardSection):
+    """A function of the user's, of finished and unfinished completions."""
+
+    batched: bool = False
+    """Call it once for all completions of a step and rank: each argument is a list, and it returns
+    a list of rewards."""
+    on_error: Literal["zero", "stop"] = "zero"
+    """A reward that fails (exception, no finite number, time, memory) is 0, or stops the run."""
+
+    @property
+    def name(self) -> str:
+        """Which function."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class FunctionReward(OwnReward):
+    """A function of your own, called in worker processes. Giving reward.function is enough."""
+
+    CHOSEN_BY: ClassVar[str] = "function"
+
+    type: Literal["function"] = "function"
+    """What gives a completion's reward: a scorer, which compares a finished completion with the
+    right answer, or a function of your own (docs/rewards.md)."""
     function: str = ""
-    """FILE.py:NAME or package.module:NAME, a function of your own in place of task.scorer. It is
-    called with prompt, completion, answer, finished and the row's other columns, and returns a
-    float (docs/rewards.md). Its code is executed; empty: the scorer."""
+    """FILE.py:NAME or package.module:NAME. It is called with prompt, completion, answer, finished
+    and the row's other columns, and returns a float. Its code is executed. Must be given."""
     seconds: float = 10.0
     """Time for one call; after it the reward is 0 and the worker is replaced."""
     memory: int = 4096
     """MiB of address space of each worker, the function's own imports included; 0: no limit."""
     workers: int = 2
     """Processes that call it, for each rank."""
-    batched: bool = False
-    """Call it once for all completions of a step and rank: each argument is a list, and it returns
-    a list of rewards."""
-    on_error: Literal["zero", "stop"] = "zero"
-    """A reward that fails (exception, no finite number, time, memory) is 0, or stops the run."""
+
+    @property
+    def name(self) -> str:
+        return self.function
+
+
+@dataclass(frozen=True)
+class PythonReward(OwnReward):
+    """The callable of llm.train(cfg, reward=...), called in this process; giving it is enough."""
+
+    type: Literal["python"] = "python"
+    """What gives a completion's reward: a scorer, which compares a finished completion with the
+    right answer, or a function of your own (docs/rewards.md)."""
+    callable: str = ""
+    """Its name, which llm.train fills in."""
+
+    @property
+    def name(self) -> str:
+        return self.callable
+
+
+RewardConfig = (
+    AutoReward | ExactReward | NumberReward | MathVerifyReward | FunctionReward | PythonReward
+)
 
 
 @dataclass(frozen=True)
@@ -1351,7 +1424,7 @@ class Settings:
     RENAMED: ClassVar[Mapping[str, str]] = RENAMED
 
     task: TaskConfig = field(default_factory=DigitTask)
-    reward: RewardConfig = field(default_factory=RewardConfig)
+    reward: RewardConfig = field(default_factory=AutoReward)
     policy: TrainedModelConfig = field(default_factory=TrainedModelConfig)
     actor: ActorConfig = field(default_factory=SeparateActor)
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)

@@ -2,6 +2,7 @@
 
 A section whose settings depend on a choice is a union of dataclasses. Each member has a field
 `type`, a Literal of the names that choose it: `type = "tis"`, then the settings of that type only.
+A member may have a class variable CHOSEN_BY, the name of a setting that chooses it without `type`.
 A section may hold sections.
 """
 
@@ -120,6 +121,9 @@ def _updated(
     section: Any, given: Mapping[str, Any], source: str, prefix: str, hint: Any, root: Any
 ) -> Any:
     choices = types_of(hint)
+    for kind, cls in choices.items():
+        if "type" not in given and getattr(cls, "CHOSEN_BY", "") in given:
+            given = {"type": kind, **given}
     if choices and "type" in given:
         kind = _value(f"{source}{prefix}type", given["type"], Literal[tuple(choices)])
         if kind != section.type:

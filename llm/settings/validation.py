@@ -17,17 +17,20 @@ from .rollout_rules import check_rollout, drafts, is_lossless, reuses_logp
 from .schema import (
     CHARACTER_IDS,
     DIGIT_SYNONYMS_MAX,
-    FROM_PYTHON,
     AddTask,
     AlphaDpoObjective,
     ArithmeticTask,
+    AutoReward,
     BapoObjective,
     DigitTask,
     EarlyExitActor,
+    ExactReward,
+    FunctionReward,
     IcePopWeight,
     JackpotCorrection,
     ModelConfig,
     NewTarget,
+    OwnReward,
     ProblemsTask,
     RatioTail,
     RolloutConfig,
@@ -43,8 +46,7 @@ from .template_arguments import read_arguments
 
 _POSITIVE = (
     "task.digits_min task.digits_max task.digit_synonyms task.prompt_tokens_max task.size "
-    "task.score_seconds task.score_characters_max task.score_workers reward.seconds "
-    "reward.workers policy.layers policy.width "
+    "reward.seconds reward.characters_max reward.workers policy.layers policy.width "
     "policy.lora_alpha actor.layers actor.width actor.lora_alpha actor.lag actor.exit_layers "
     "actor.noise actor.lr actor.distill.coef actor.distill.temperature actor.correction.cap "
     "actor.correction.high pretrain.batch_size pretrain.lr rollout.prompts_per_step "
@@ -92,7 +94,7 @@ _AT_MOST = {
     **dict.fromkeys(("rollout.temperature", "actor.distill.temperature"), TEMPERATURE_MAX),
     "rollout.engine.memory": 1,
     # seconds, more than a week: beyond any use, and less than a clock of the system can hold
-    **dict.fromkeys(("rollout.engine.timeout", "reward.seconds", "task.score_seconds"), 1_000_000),
+    **dict.fromkeys(("rollout.engine.timeout", "reward.seconds"), 1_000_000),
     "run.stop_seconds": 1_000_000,
     "objective.ess_min": 1,
     "objective.value_rollouts": 10_000,
@@ -105,7 +107,7 @@ _AT_MOST = {
     **dict.fromkeys(("policy.layers", "actor.layers"), 1_000),
     **dict.fromkeys(("policy.width", "actor.width"), 65_536),
     **dict.fromkeys(("policy.lora_rank", "actor.lora_rank", "actor.lag", "run.threads"), 4_096),
-    **dict.fromkeys(("task.score_workers", "reward.workers"), 1_024),
+    "reward.workers": 1_024,
     **dict.fromkeys(("task.digits_min", "task.digits_max", "task.pad_prompt_to"), 10_000),
     **dict.fromkeys(("rollout.prompts_per_step", "rollout.rollouts_per_prompt"), 1_000_000),
     **dict.fromkeys(("pretrain.batch_size", "rollout.top_k", "task.size", "task.pool"), 10_000_000),
@@ -296,14 +298,15 @@ def _check_task(cfg: Settings) -> None:
 
 def _check_reward(cfg: Settings) -> None:
     """The form of the function's name; what it names is seen when it is loaded."""
-    name = cfg.reward.function
-    if not name or name.startswith(FROM_PYTHON):
+    if not isinstance(cfg.reward, FunctionReward):
         return
+    name = cfg.reward.function
     place, _, attribute = name.rpartition(":")
     path = place if place.endswith(".py") else place.replace(".", "")
     if not attribute.replace(".", "").isidentifier() or not path or "\0" in name:
         raise ConfigError(
-            f"--reward.function must be FILE.py:NAME or package.module:NAME, got {name!r}"
+            f"--reward.function must be FILE.py:NAME or package.module:NAME, got {name!r} "
+            "(a scorer: --reward.type auto)"
         )
 
 
@@ -589,31 +592,19 @@ def _loop_needs(cfg: Settings) -> list[_Need]:
 def _task_needs(cfg: Settings) -> list[_Need]:
     t = cfg.task
     characters = not cfg.policy.path or _character_model(cfg.policy.path)
-    verified = t.scorer == "math_verify" or (t.scorer == "auto" and t.type == "problems")
-    function = bool(cfg.reward.function) and t.scorer == "auto"
-    in_workers = function and not cfg.reward.function.startswith(FROM_PYTHON)
+    reward = cfg.reward
+    spelled = isinstance(reward, AutoReward | ExactReward | OwnReward)
     needs = [
         _Need(
             "task.digit_synonyms",
-            t.scorer in ("auto", "exact") and characters,
-            "the scorer exact, and a model over the character alphabet",
+            spelled and characters,
+            "a model over the character alphabet, and another reward.type than number and "
+            "math_verify",
         ),
-        _Need(
-            "task.score_seconds task.score_characters_max task.score_workers",
-            verified and not function,
-            "the scorer math_verify, and no reward.function",
-        ),
-        _Need(
-            "reward.function",
-            t.scorer == "auto",
-            "task.scorer auto, since a scorer and a function of your own exclude each other",
-        ),
-        _Need("reward.batched reward.on_error", function, "reward.function"),
-        _Need("reward.seconds reward.memory", in_workers, "a reward.function called in workers"),
         _Need(
             "reward.workers",
-            in_workers and not cfg.reward.batched,
-            "a reward.function called in workers, and reward.batched False (else one call at once)",
+            not (isinstance(reward, OwnReward) and reward.batched),
+            "reward.batched False (else one call at once)",
         ),
     ]
     if isinstance(t, DigitTask):  # below digits_max it is out of bounds

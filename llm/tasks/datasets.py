@@ -26,8 +26,15 @@ from llm.rewards.answers import (
     is_scientific,
     last_boxed,
 )
-from llm.rewards.scorers import scorer_name
-from llm.settings.schema import GymTask, ProblemsTask
+from llm.rewards.scorers import reward_of
+from llm.settings.schema import (
+    GymTask,
+    MathVerifyReward,
+    NumberReward,
+    OwnReward,
+    ProblemsTask,
+    RewardConfig,
+)
 from llm.tokenizers.conversation import Conversation, read_conversation
 
 from .presets import PRESETS, Preset, after_hashes, entire_text, evaluation_sources, resolve
@@ -49,11 +56,11 @@ _DIGITS_MAX = 1000
 _PLAIN_NUMBER = re.compile(r"-?[0-9]{1,100}(?:\.[0-9]{1,100})?")
 
 
-def open_problems(cfg: ProblemsTask, tokenizer: Any, for_function: bool = False) -> RowTask:
+def open_problems(cfg: ProblemsTask, tokenizer: Any, reward: RewardConfig) -> RowTask:
     """The task of `source`; held out are the sets of `eval_source`, or an eighth of the prompts.
 
-    A training prompt that a set of `eval_source` also holds is left out of training. for_function:
-    as in `open_task`.
+    A training prompt that a set of `eval_source` also holds is left out of training. reward: as
+    in `open_task`.
 
     Raises:
         ConfigError: a source that cannot be read, bad rows that are refused, or nothing left.
@@ -63,12 +70,12 @@ def open_problems(cfg: ProblemsTask, tokenizer: Any, for_function: bool = False)
         if _is_on_hub(place):  # all names, before the first set is downloaded
             require_on_hub(place, "data set")
     room = Room()  # of all sources
-    rows, skipped, repeats = _problems(cfg, cfg.source, cfg.split, tokenizer, for_function, room)
+    rows, skipped, repeats = _problems(cfg, cfg.source, cfg.split, tokenizer, reward, room)
     held: dict[str, list[Problem]] = {}
     digests = {f"data: {cfg.source}": digest(rows)}
     if cfg.eval_source:
         for name, source in evaluated.items():
-            loaded = _problems(cfg, source, cfg.eval_split, tokenizer, for_function, room)
+            loaded = _problems(cfg, source, cfg.eval_split, tokenizer, reward, room)
             problems, bad, again = loaded
             held[name], skipped, repeats = problems, skipped + bad, repeats + again
             digests[f"evaluation set {name}: {source}"] = digest(held[name])
@@ -96,14 +103,14 @@ def instructed(problems: list[Problem], instruction: str) -> list[Problem]:
 
 
 def _problems(
-    cfg: ProblemsTask, source: str, split: str, tokenizer: Any, for_function: bool, room: Room
+    cfg: ProblemsTask, source: str, split: str, tokenizer: Any, reward: RewardConfig, room: Room
 ) -> tuple[list[Problem], int, int]:
     preset, place = resolve(source)
     if source == cfg.source or preset not in PRESETS.values():  # a preset's evaluation set has its
         if cfg.answer_column and cfg.answer_column != preset.answer:
             preset = replace(preset, answer=cfg.answer_column, gold=entire_text)
         preset = replace(preset, prompt=cfg.prompt_column or preset.prompt)
-    columns = [preset.prompt, preset.answer]
+    columns, for_function = [preset.prompt, preset.answer], isinstance(reward, OwnReward)
     if preset.split and split in ("train", "test"):  # the setting's default
         split = preset.split
 
@@ -117,7 +124,7 @@ def _problems(
             else:
                 yield where, _problem(row, columns, preset.gold)
 
-    return checked_problems(checked(), cfg, tokenizer, source, for_function, room)
+    return checked_problems(checked(), cfg, tokenizer, source, reward, room)
 
 
 def _rows(
@@ -212,31 +219,32 @@ def checked_problems(
     cfg: ProblemsTask | GymTask,
     tokenizer: Any,
     source: str,
-    for_function: bool = False,
+    reward: RewardConfig,
     room: Room | None = None,
 ) -> tuple[list[Problem], int, int]:
     """The good problems of `source`, no prompt twice; how many rows were bad, how many repeats.
 
     `rows` gives the place of each row.
 
-    for_function: as in `open_task`; no scorer then looks at the answers. room: what is left of it
-    when other sources were read.
+    reward: as in `open_task`; of a function no scorer looks at the answers. room: what is left of
+    it when other sources were read.
 
     Raises:
         ConfigError: no room; bad rows that are refused, with place and reason of the first; nothing
             good.
     """
-    scorer = "" if for_function else scorer_name(cfg)
+    scorer = reward_of(cfg, reward)
     good: list[tuple[str, Problem]] = []
-    same = _same_text if scorer in ("", "exact") else _same_answer
+    numbers = isinstance(scorer, NumberReward | MathVerifyReward)
+    same = _same_answer if numbers else _same_text
     distinct, bad, repeats = distinct_problems(rows, same, room or Room())
     for where, problem in distinct:
         if reason := _unfit(problem, cfg, tokenizer, scorer):
             bad.append((where, reason))
         else:
             good.append((where, problem))
-    if scorer == "math_verify":
-        good, unreadable = _readable(good, cfg)
+    if isinstance(scorer, MathVerifyReward):
+        good, unreadable = _readable(good, scorer)
         bad += unreadable
     if bad and (cfg.bad_rows == "refuse" or not good):
         lines = [f"  {source}, {where}: {reason}" for where, reason in bad[:_SHOWN]]
@@ -277,7 +285,9 @@ def _bare(answer: str) -> str:
     return re.sub(r"\\(left|right)(?![a-zA-Z])|[\s$]", "", answer)
 
 
-def _unfit(problem: Problem, cfg: ProblemsTask | GymTask, tokenizer: Any, scorer: str) -> str:
+def _unfit(
+    problem: Problem, cfg: ProblemsTask | GymTask, tokenizer: Any, scorer: RewardConfig
+) -> str:
     """Why a problem cannot be used; empty if it can."""
     try:
         (problem.prompt + problem.answer).encode()
@@ -288,9 +298,9 @@ def _unfit(problem: Problem, cfg: ProblemsTask | GymTask, tokenizer: Any, scorer
         return f"the prompt cannot be read: {str(e)[:100]}"
     if tokens > cfg.prompt_tokens_max:
         return f"the prompt has {tokens} tokens, more than {cfg.prompt_tokens_max}"
-    if scorer == "number" and gold_number(problem.answer) is None:
+    if isinstance(scorer, NumberReward) and gold_number(problem.answer) is None:
         return "the answer holds no number, which the scorer number needs"
-    if scorer == "math_verify":
+    if isinstance(scorer, MathVerifyReward):
         return _unclear(gold_expression(problem.answer))
     return ""
 
@@ -302,18 +312,18 @@ def _unclear(gold: str) -> str:
     if is_prose(gold):
         return (
             "the answer is prose, which math-verify takes for a product of letters: give "
-            r"\text{...} or --task.scorer exact"
+            r"\text{...} or --reward.type exact"
         )
     return ""
 
 
 def _readable(
-    problems: list[tuple[str, Problem]], cfg: ProblemsTask | GymTask
+    problems: list[tuple[str, Problem]], cfg: MathVerifyReward
 ) -> tuple[list[tuple[str, Problem]], list[tuple[str, str]]]:
     """Problems whose answer math-verify can compare with, and the others."""
     from llm.rewards.math_verifier import Verifier
 
-    verifier = Verifier(cfg.score_workers, cfg.score_seconds)
+    verifier = Verifier(cfg.workers, cfg.seconds)
     golds = {p.answer: as_latex(gold_expression(p.answer))[0] for _, p in problems}
     hard = [g for g in golds.values() if not _PLAIN_NUMBER.fullmatch(g)]  # no need to ask
     try:

@@ -6,18 +6,21 @@ from typing import Any
 
 from llm.phases import during
 from llm.settings.loading import Config, ConfigError
-from llm.settings.schema import TaskConfig
+from llm.settings.schema import AutoReward, RewardConfig, TaskConfig
 from llm.tokenizers.pretrained import Tokenizer
 
 from .pool import pool_of
 from .problem import RowTask, Task
 
+_AUTO = AutoReward()
+
 
 @during("while data were read")
-def open_task(cfg: TaskConfig, tokenizer: Any, for_function: bool = False) -> Task:
+def open_task(cfg: TaskConfig, tokenizer: Any, reward: RewardConfig = _AUTO) -> Task:
     """The task of a configuration, its data read and checked.
 
-    for_function: a reward function judges, so a row keeps its other columns and needs no answer.
+    reward: what judges. For a function a row keeps its other columns and needs no answer; for a
+    scorer its answer must be one that the scorer can compare with.
 
     Raises:
         ConfigError: a task without held-out problems, or prompts the tokenizer cannot read; for
@@ -26,11 +29,11 @@ def open_task(cfg: TaskConfig, tokenizer: Any, for_function: bool = False) -> Ta
     if cfg.type == "problems":
         from .datasets import open_problems
 
-        return open_problems(cfg, tokenizer, for_function)
+        return open_problems(cfg, tokenizer, reward)
     if cfg.type == "gym":
         from .reasoning_gym_task import open_gym
 
-        return open_gym(cfg, tokenizer, for_function)
+        return open_gym(cfg, tokenizer, reward)
     from .digits import open_digits
 
     return open_digits(cfg, tokenizer)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any, get_args, get_type_hints
 
 from llm.errors import ConfigError
-from llm.settings.schema import GymTask
+from llm.settings.schema import GymTask, RewardConfig
 
 from .datasets import checked_problems, instructed
 from .problem import HELD_OUT, Problem, RowTask, digest, is_held_out
@@ -18,7 +18,7 @@ from .problem import HELD_OUT, Problem, RowTask, digest, is_held_out
 _SEED = 0  # of the generator: runs with different seeds hold out the same problems
 
 
-def open_gym(cfg: GymTask, tokenizer: Any, for_function: bool = False) -> RowTask:
+def open_gym(cfg: GymTask, tokenizer: Any, reward: RewardConfig) -> RowTask:
     """`size` problems of a generator, an eighth of the prompts held out.
 
     Raises:
@@ -38,9 +38,7 @@ def open_gym(cfg: GymTask, tokenizer: Any, for_function: bool = False) -> RowTas
     dataset = reasoning_gym.create_dataset(cfg.generator, size=cfg.size, seed=_SEED)
     rows = (dataset[i] for i in range(cfg.size))
     source = f"reasoning-gym {cfg.generator}"
-    distinct, skipped, repeats = checked_problems(
-        _checked(rows), cfg, tokenizer, source, for_function
-    )
+    distinct, skipped, repeats = checked_problems(_checked(rows), cfg, tokenizer, source, reward)
     train = [p for p in distinct if not is_held_out(p.prompt)]
     held = [p for p in distinct if is_held_out(p.prompt)]
     if not train or not held:

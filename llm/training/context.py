@@ -111,7 +111,7 @@ def open_context(
     with contextlib.ExitStack() as undo:  # what was started ends if what follows fails
         scorer = scorers.open_scorer(cfg.task, tokenizer, cfg.reward, reward)
         undo.callback(scorer.close)
-        task = factory.open_task(cfg.task, tokenizer, for_function=bool(cfg.reward.function))
+        task = factory.open_task(cfg.task, tokenizer, cfg.reward)
         task = factory.with_pool(cfg, task)
         with during("while models were opened"):
             ctx = _with_models(cfg, folder, tokenizer, task, scorer, device, undo)

@@ -13,7 +13,7 @@ from llm.rewards.function_scorer import callable_name
 from llm.runs import run_folder
 from llm.runs.first_checks import check_first
 from llm.settings.loading import Config, ConfigError
-from llm.settings.schema import FROM_PYTHON
+from llm.settings.schema import AutoReward, PythonReward
 
 
 def make_callable(name: str) -> None:
@@ -34,9 +34,8 @@ class _CallableModule(types.ModuleType):
 
         Args:
             cfg: from `llm.load`.
-            reward: a function in place of the task's scorer (docs/rewards.md). It is called in this
-                process, without limits on time and memory; one that cfg.reward.function names has
-                them.
+            reward: a function in place of a scorer (docs/rewards.md). It is called in this process,
+                without limits on time and memory; one that cfg.reward.function names has them.
 
         Signals: while models are opened yours stay as they are, so Ctrl-C is a KeyboardInterrupt
         and SIGTERM ends the process, and there is nothing to save. While steps are made, and only
@@ -60,12 +59,11 @@ def with_callable(cfg: Config, reward: Callable[..., Any]) -> Config:
     """The settings of a run whose rewards are a Python callable's: they name it.
 
     Raises:
-        ConfigError: the settings name another function, or a setting that has no effect here.
+        ConfigError: the settings choose another function, or a scorer.
     """
-    named = cfg.reward.function
-    if named and not named.startswith(FROM_PYTHON):
+    own = PythonReward() if isinstance(cfg.reward, AutoReward) else cfg.reward
+    if not isinstance(own, PythonReward):
         raise ConfigError(
-            f"reward.function {named} is set, and a callable was given too: leave one of them out"
+            f"reward.type {own.type} is set, and a callable was given too: leave one of them out"
         )
-    name = FROM_PYTHON + callable_name(reward)
-    return replace(cfg, reward=replace(cfg.reward, function=name))
+    return replace(cfg, reward=replace(own, callable=callable_name(reward)))

@@ -57,6 +57,9 @@ def put(name: str, content: str | bytes) -> Damage:
     return damage
 
 
+EVIL = ('[reward]\ntype = "auto"', '[reward]\nfunction = "evil.py:f"')
+
+
 def edited(name: str, old: str, new: str) -> Damage:
     def damage(run: Path) -> None:
         text = (run / name).read_text()
@@ -233,7 +236,7 @@ CASES: dict[str, tuple[Damage, dict[str, str]]] = {
                                    all_of("unknown key runs.steps", "eval", "export")),
     "config of older code": (put("config.toml", "[warmup]\nsteps = 3\n"),
                              all_of("from before 0.1.0", *SETTINGS, "report")),
-    "config names a function": (edited("config.toml", 'function = ""', 'function = "evil.py:f"'),
+    "config names a function": (edited("config.toml", *EVIL),
                                 {"eval": "--allow-reward-function", "train": "reward.function"}),
     "metrics with NaN": (row("metrics.jsonl", 0, reward_mean=float("nan")),
                          all_of(FINE, *PAGES)),

@@ -89,10 +89,10 @@ def test_rewards_may_be_a_python_functions_and_another_function_is_another_run(
     assert summary["pass_rate_last"] == found[2]["pass_rate"] < 0
     assert rows(tmp_path / "run", "samples")[0]["reward"] < 0
     there = config.load([str(tmp_path / "run" / "config.toml")], [])
-    assert there.reward.function.startswith("python:") and there.reward.function.endswith("short")
+    assert there.reward.type == "python" and there.reward.callable.endswith("short")
     assert call(cfg, reward=short) == summary, "a complete run is not run again"
     longer = settings(tmp_path / "run", pretrained, *sizes, "--run.steps", "3")
-    with pytest.raises(ConfigError, match=r"other settings: reward.function"):
+    with pytest.raises(ConfigError, match=r"other settings: reward.callable"):
         call(longer, reward=other)
 
     def short(completion, **columns):  # type: ignore[no-redef]  # the same name
@@ -100,7 +100,9 @@ def test_rewards_may_be_a_python_functions_and_another_function_is_another_run(
 
     with pytest.raises(CheckpointError, match=r"reward.function .SHA-256 of its source. .* there"):
         call(longer, reward=short)
-    with pytest.raises(ConfigError, match=r"other settings: reward.function"):
+    with pytest.raises(
+        ConfigError, match=r"other settings: reward.type .'python' there, 'auto' now"
+    ):
         call(longer)
 
 

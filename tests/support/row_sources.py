@@ -11,11 +11,11 @@ from toy_tokenizers import Words
 from llm.tasks.factory import open_task
 
 
-def source(path, rows_, **settings) -> Any:
+def source(path, rows_, reward="exact", **settings) -> Any:
     """A task of rows written to a file; exact scoring, so that no worker starts."""
     path.write_text("".join(r if isinstance(r, str) else json.dumps(r) + "\n" for r in rows_))
-    settings = {"scorer": "exact"} | settings
-    return open_task(sections.task(type="problems", source=str(path), **settings), Words())
+    cfg = sections.task(type="problems", source=str(path), **settings)
+    return open_task(cfg, Words(), sections.reward(type=reward))
 
 
 def numbered(n: int) -> list[dict]:

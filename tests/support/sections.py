@@ -3,6 +3,7 @@
 from typing import Any
 
 from llm.settings.schema import (
+    AutoReward,
     ControlConfig,
     CorrectionConfig,
     DigitTask,
@@ -12,6 +13,7 @@ from llm.settings.schema import (
     NoControl,
     ObjectiveConfig,
     PpoObjective,
+    RewardConfig,
     TaskConfig,
 )
 from llm.settings.sections import nested_table, updated
@@ -27,6 +29,13 @@ def digit_task(**given: Any) -> DigitsConfig:
     made = task(**given)
     assert isinstance(made, DigitsConfig)
     return made
+
+
+def reward(**given: Any) -> RewardConfig:
+    return updated(AutoReward(), given, hint=RewardConfig)
+
+
+EXACT = reward(type="exact")
 
 
 PLACES = {  # the keywords of jackpot.torch as settings of [correction]

@@ -322,7 +322,7 @@ def test_what_a_stranger_brings_is_told_before_models_are_opened(tmp_path, case)
     flags += ["--task.type", "problems", "--task.source", rows(tmp_path, *pairs)]
     flags += ["--run.folder", str(tmp_path / "run"), "--run.device", "cpu"]
     flags += ["--task.prompt_column", "question", "--task.answer_column", "answer"]
-    found = list(diagnose([*flags, "--task.scorer", "number", "--rollout.prompts_per_step", "8"]))
+    found = list(diagnose([*flags, "--reward.type", "number", "--rollout.prompts_per_step", "8"]))
     if check:
         assert (found[-1].check, found[-1].status) == (check, PROBLEM)
     assert any(said in line.seen for line in found), found

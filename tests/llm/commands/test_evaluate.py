@@ -34,7 +34,7 @@ def test_only_settings_that_an_evaluation_reads_can_be_replaced():
         (["--task.digits_max", "9"], False, False),
         (["--reward.function", "own.py:f"], False, True),
         (["--reward.function=own.py:f"], False, True),
-        (["--task.scorer", "number"], False, True),
+        (["--reward.type", "number"], False, True),
     ],
 )
 def test_a_function_that_only_the_run_names_is_not_executed_without_being_allowed(
@@ -42,12 +42,12 @@ def test_a_function_that_only_the_run_names_is_not_executed_without_being_allowe
 ):
     (tmp_path / "config.toml").write_text('[reward]\nfunction = "theirs.py:f"\n')
     file = str(tmp_path / "config.toml")
-    own, cfg = settings.load([file], []), settings.load([file], flags)
+    cfg = settings.load([file], flags)
     if fine:
-        evaluate_command.check_allowed(own, cfg, flags, allowed)
+        evaluate_command.check_allowed(cfg, flags, allowed)
         return
     with pytest.raises(ConfigError, match=r"theirs.py:f, whose code .*--allow-reward-function"):
-        evaluate_command.check_allowed(own, cfg, flags, allowed)
+        evaluate_command.check_allowed(cfg, flags, allowed)
 
 
 def test_eval_and_report_of_somebody_elses_folder_execute_nothing(run, tmp_path):
@@ -55,7 +55,8 @@ def test_eval_and_report_of_somebody_elses_folder_execute_nothing(run, tmp_path)
     shutil.copytree(run, tmp_path / "run")
     (tmp_path / "theirs.py").write_text(f"open({str(tmp_path / 'mark')!r}, 'w')\ndef f(**c): ...\n")
     config = tmp_path / "run" / "config.toml"
-    named = config.read_text().replace('function = ""', f'function = "{tmp_path}/theirs.py:f"')
+    other = f'[reward]\nfunction = "{tmp_path}/theirs.py:f"'
+    named = config.read_text().replace('[reward]\ntype = "auto"', other)
     config.write_text(named)
     with pytest.raises(ConfigError, match="--allow-reward-function"):
         evaluate_command.main([str(tmp_path / "run"), "--prompts", "2"])

@@ -17,7 +17,7 @@ from llm.rewards import function_pool
 from llm.rewards.function_pool import RewardError
 from llm.rewards.function_scorer import FunctionScorer, arguments, source_digest
 from llm.rewards.scorers import open_scorer
-from llm.settings.schema import DigitTask, RewardConfig
+from llm.settings.schema import AutoReward, DigitTask, FunctionReward, PythonReward
 
 SOURCE = """
 import os, subprocess, time
@@ -71,7 +71,7 @@ def file(tmp_path_factory):
 @pytest.fixture(scope="module")
 def scorer(file):
     """One worker for the module."""
-    cfg = RewardConfig(function=f"{file}:reward", seconds=0.5, workers=1, memory=1024)
+    cfg = FunctionReward(function=f"{file}:reward", seconds=0.5, workers=1, memory=1024)
     found = open_scorer(DigitTask(), Unicode(), cfg)
     yield found
     found.close()
@@ -162,7 +162,7 @@ def test_an_interrupt_leaves_no_worker_behind_and_close_ends_all(scorer, monkeyp
 
 
 def test_a_batch_is_one_call_and_a_list_of_another_length_fails_as_a_whole(file, capsys):
-    cfg = RewardConfig(function=f"{file}:together", batched=True)
+    cfg = FunctionReward(function=f"{file}:together", batched=True)
     scorer = FunctionScorer(cfg, Unicode(), None)
     try:
         long = "x" * 200_000  # more than a pipe holds
@@ -176,13 +176,13 @@ def test_a_batch_is_one_call_and_a_list_of_another_length_fails_as_a_whole(file,
 
 
 def test_a_failure_stops_the_run_where_that_is_asked_for():
-    scorer = FunctionScorer(RewardConfig(on_error="stop"), Unicode(), lambda **columns: None)
+    scorer = FunctionScorer(PythonReward(on_error="stop"), Unicode(), lambda **columns: None)
     with pytest.raises(RewardError, match=r"returned None .*prompt 'pp'.*on_error zero"):
         score(scorer, "x")
 
 
 def test_an_argument_that_no_row_has_stops_the_run(file):
-    scorer = FunctionScorer(RewardConfig(function=f"{file}:needs"), Unicode(), None)
+    scorer = FunctionScorer(FunctionReward(function=f"{file}:needs"), Unicode(), None)
     try:
         with pytest.raises(RewardError, match=r"'difficulty', which no row has: there are prompt"):
             score(scorer, "x")
@@ -197,7 +197,7 @@ def test_a_callable_is_called_in_this_process_and_an_interrupt_goes_through(caps
         seen.append((completion, columns["level"], os.getpid()))
         return 1 / (len(completion) - 1)
 
-    scorer = open_scorer(DigitTask(), Unicode(), RewardConfig(), mine)
+    scorer = open_scorer(DigitTask(), Unicode(), AutoReward(), mine)
     assert score(scorer, "xxx", "x", extra='{"level": 4}') == [0.5, 0.0]
     assert seen == [("xxx", 4, os.getpid()), ("x", 4, os.getpid())]
     assert scorer.counts()["score_errors"] == 1
@@ -207,8 +207,8 @@ def test_a_callable_is_called_in_this_process_and_an_interrupt_goes_through(caps
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        score(FunctionScorer(RewardConfig(), Unicode(), interrupt), "x")
-    leaves = FunctionScorer(RewardConfig(), Unicode(), lambda **columns: sys.exit(0))
+        score(FunctionScorer(PythonReward(), Unicode(), interrupt), "x")
+    leaves = FunctionScorer(PythonReward(), Unicode(), lambda **columns: sys.exit(0))
     assert score(leaves, "x") == [0.0] and leaves.counts()["score_errors"] == 1
 
 
@@ -237,7 +237,7 @@ def test_a_function_that_cannot_be_loaded_is_refused_with_its_reason(
     if source is not None:
         (tmp_path / "own.py").write_text(source)
     with pytest.raises(RewardError, match=rf"(?s)cannot be loaded: .*{reason}"):
-        FunctionScorer(RewardConfig(function=f"{tmp_path}/own.py:{name}"), Unicode(), None)
+        FunctionScorer(FunctionReward(function=f"{tmp_path}/own.py:{name}"), Unicode(), None)
 
 
 @pytest.mark.parametrize("changed", ["own", "helper"])
@@ -246,7 +246,7 @@ def test_a_file_that_changes_while_it_is_used_stops_the_run(tmp_path, changed):
     source = "import os\nimport helper\ndef f(**columns):\n    os._exit(1)\n"
     (tmp_path / "own.py").write_text(source)
     (tmp_path / "helper.py").write_text("")
-    scorer = FunctionScorer(RewardConfig(function=f"{tmp_path}/own.py:f"), Unicode(), None)
+    scorer = FunctionScorer(FunctionReward(function=f"{tmp_path}/own.py:f"), Unicode(), None)
     assert [*scorer.identity()][1:] == ["reward.function: helper.py (SHA-256)"]
     try:
         assert score(scorer, "x") == [0.0]
@@ -260,11 +260,11 @@ def test_a_file_that_changes_while_it_is_used_stops_the_run(tmp_path, changed):
 
 def test_a_callable_of_an_earlier_start_is_asked_for_by_name():
     with pytest.raises(RewardError, match=r"llm.train\(cfg, reward=mine\): give it so again"):
-        FunctionScorer(RewardConfig(function="python:mod.mine"), Unicode(), None)
+        FunctionScorer(PythonReward(callable="mod.mine"), Unicode(), None)
 
 
 def test_workers_that_cannot_start_again_stop_the_run(file, monkeypatch):
-    scorer = FunctionScorer(RewardConfig(function=f"{file}:reward", workers=1), Unicode(), None)
+    scorer = FunctionScorer(FunctionReward(function=f"{file}:reward", workers=1), Unicode(), None)
     try:
         assert score(scorer, "exit") == [0.0]
         monkeypatch.setattr(function_pool, "_START_SECONDS", 0.0)

@@ -10,10 +10,12 @@ import sections
 from toy_tokenizers import Unicode
 
 from llm.rewards.scorers import MathScorer, open_scorer
+from llm.settings.schema import MathVerifyReward
 from llm.tokenizers.character import CharTokenizer
 
 CHARS = CharTokenizer()
 ROOT = Path(__file__).parents[3]
+PROBLEMS = sections.task(type="problems")
 
 
 def ended(text: str) -> list[int]:
@@ -21,7 +23,7 @@ def ended(text: str) -> list[int]:
 
 
 def score(name: str, text: str, answer: str) -> float:
-    scorer = open_scorer(sections.task(type="problems", scorer=name), Unicode())
+    scorer = open_scorer(PROBLEMS, Unicode(), sections.reward(type=name))
     return scorer.score([ended(text)], [answer])[0]
 
 
@@ -50,7 +52,7 @@ def test_exact_ignores_outer_whitespace_of_a_models_own_tokenizer():
 
 
 def test_completions_whose_number_is_not_understood_are_counted():
-    scorer = open_scorer(sections.task(type="problems", scorer="number"), Unicode())
+    scorer = open_scorer(PROBLEMS, Unicode(), sections.reward(type="number"))
     texts = ["sqrt(2)", "-<b>7</b>", "7", "8", "seven"]
     completions = [*map(ended, texts), ended("3x")[:-1]]  # the last one does not end itself
     assert scorer.score(completions, ["7"] * 6) == [0.0, 0.0, 1.0, 0.0, 0.0, 0.0]
@@ -61,7 +63,7 @@ def test_completions_whose_number_is_not_understood_are_counted():
 
 @pytest.mark.parametrize("name", ["exact", "number", "math_verify"])
 def test_a_completion_that_does_not_end_itself_scores_0(name, verifier):
-    scorer = open_scorer(sections.task(type="problems", scorer=name), Unicode())
+    scorer = open_scorer(PROBLEMS, Unicode(), sections.reward(type=name))
     if name == "math_verify":
         scorer._verifier = verifier  # type: ignore[attr-defined]
     assert scorer.score([ended("12")[:-1], ended("12"), []], ["12"] * 3) == [0.0, 1.0, 0.0]
@@ -123,7 +125,7 @@ SIGNED = [  # gold, completion, score by every scorer of numbers
 
 @pytest.mark.parametrize("name", ["number", "math_verify"])
 def test_both_scorers_of_numbers_read_one_grammar(name, verifier):
-    scorer = open_scorer(sections.task(type="problems", scorer=name), Unicode())
+    scorer = open_scorer(PROBLEMS, Unicode(), sections.reward(type=name))
     if name == "math_verify":
         scorer._verifier = verifier  # type: ignore[attr-defined]
     golds, texts, wanted = zip(*SIGNED, strict=True)
@@ -135,7 +137,7 @@ def test_both_scorers_of_numbers_read_one_grammar(name, verifier):
 
 def test_rounding_is_math_verifys_and_which_integer_is_written_is_the_grammars(verifier):
     """Where the two disagree: a third is 0.333333 by math-verify alone; 7 is never another 7."""
-    scorer = MathScorer(sections.task(type="problems"), Unicode())
+    scorer = MathScorer(MathVerifyReward(), Unicode())
     scorer._verifier = verifier
     texts = ["It is 0.333333", "It is 0.33", "$x = \u22127$"]
     assert scorer.score([ended(t) for t in texts], ["1/3", "1/3", "-7"]) == [1.0, 0.0, 1.0]
@@ -187,8 +189,8 @@ def test_a_hostile_answer_scores_0_and_does_nothing_by_text_or_number(name, text
 
 def test_hostile_answers_score_0_do_nothing_and_leave_the_scorer_working(tmp_path):
     """All in one call, so that what one does to its worker would show in the others."""
-    cfg = sections.task(type="problems", score_seconds=1.5, score_workers=2)
-    scorer = open_scorer(cfg, Unicode())
+    own = sections.reward(type="math_verify", seconds=1.5, workers=2)
+    scorer = open_scorer(PROBLEMS, Unicode(), own)
     texts = [t.replace("{path}", str(tmp_path / "x")) for t in HOSTILE.values()]
     try:
         found = scorer.score(
@@ -203,7 +205,7 @@ def test_hostile_answers_score_0_do_nothing_and_leave_the_scorer_working(tmp_pat
 
 
 def test_only_the_last_characters_of_an_answer_are_read(verifier):
-    scorer = MathScorer(sections.task(type="problems", score_characters_max=50), Unicode())
+    scorer = MathScorer(MathVerifyReward(characters_max=50), Unicode())
     scorer._verifier = verifier
     texts = ["42" + " " * pad for pad in (48, 49)]
     assert scorer.score([ended(t) for t in texts], ["42", "42"]) == [1.0, 0.0]

@@ -17,11 +17,12 @@ from llm import settings
 from llm.commands import compare, evaluate, report
 from llm.runs import run_folder
 from llm.settings import renamed, sections
-from llm.settings.loading import ConfigError, resolve
+from llm.settings.loading import ConfigError, dump, resolve
 from llm.settings.schema import (
     DigitTask,
     FixedLam,
     FrozenActor,
+    FunctionReward,
     HfEngineConfig,
     IcePopWeight,
     JackpotCorrection,
@@ -389,3 +390,27 @@ def test_a_configuration_that_is_no_regular_file_is_refused_at_once(tmp_path):
     for path in (tmp_path / "c.toml", Path("/dev/zero")):
         with pytest.raises(ConfigError, match="it is not a regular file"):
             settings.load([str(path)], [])
+
+
+def test_naming_a_function_chooses_it_and_another_type_drops_it(tmp_path):
+    file = str(tmp_path / "own.toml")
+    Path(file).write_text('[reward]\nfunction = "a.py:f"\nseconds = 3.0\n')
+    own = settings.load([file], [])
+    assert own.reward == FunctionReward(function="a.py:f", seconds=3.0)
+    assert own == resolve({"reward.type": "function"}, file) == resolve(write(tmp_path, dump(own)))
+    again = settings.load([file], ["--reward.function", "b.py:f"])
+    assert again.reward == FunctionReward(function="b.py:f", seconds=3.0)
+    assert settings.load([file], ["--reward.type", "auto"]) == resolve()
+    for before in ("number", "math_verify", "python"):
+        assert resolve({"reward.type": before}, file) == own
+    with pytest.raises(ConfigError, match=r"reward.function is a setting of reward.type function"):
+        settings.load([file], ["--reward.type", "exact", "--reward.function", "b.py:f"])
+    limited = resolve({"reward.type": "math_verify", "reward.seconds": 5.0}, file)
+    assert limited.reward == FunctionReward(function="a.py:f", seconds=3.0)
+
+
+def test_an_earlier_types_setting_is_not_kept_where_a_function_is_named():
+    """Its workers would else count as given to the function, and be refused with batched."""
+    verified = {"reward.type": "math_verify", "reward.workers": 3}
+    cfg = resolve(verified, {"reward.function": "a.py:f", "reward.batched": True})
+    assert cfg.reward == FunctionReward(function="a.py:f", batched=True)

@@ -30,6 +30,7 @@ WRITTEN = {  # a setting, as it is written: as it is read
     ),
 }
 NO_PATHS = {  # texts that name no file
+    "reward.callable",
     *("task.instruction", "task.system_prompt", "task.template_arguments"),
     *("task.split", "task.eval_split", "task.prompt_column", "task.answer_column", "run.device"),
 }

@@ -95,8 +95,8 @@ def test_presets_know_hub_id_columns_and_where_the_answer_is(monkeypatch):
         asked = fake_hub(
             monkeypatch, [row | {"question": f"q {i}", "problem": f"p {i}"} for i in range(30)]
         )
-        cfg = sections.task(type="problems", source=name, split="train", scorer="exact")
-        task = open_task(cfg, Words())
+        cfg = sections.task(type="problems", source=name, split="train")
+        task = open_task(cfg, Words(), sections.EXACT)
         assert asked == [(args, {"split": "train"})]
         assert problem in [*task.batch(0, 0, 60), *task.held_out(0, 60)]
 
@@ -105,22 +105,22 @@ def test_a_preset_reads_a_local_copy_and_columns_may_be_named(tmp_path):
     table = [{"question": f"q {i}", "answer": f"so #### {i},000", "n": i} for i in range(40)]
     lines = "".join(json.dumps(r) + "\n" for r in table)
     (tmp_path / "a.jsonl").write_text(lines)
-    cfg = sections.task(type="problems", scorer="exact", source=f"gsm8k:{tmp_path}/a.jsonl")
-    assert set(open_task(cfg, Words()).batch(0, 0, 99)) <= {
+    cfg = sections.task(type="problems", source=f"gsm8k:{tmp_path}/a.jsonl")
+    assert set(open_task(cfg, Words(), sections.EXACT).batch(0, 0, 99)) <= {
         Problem(f"q {i}", f"{i}000") for i in range(40)
     }
     task = source(tmp_path / "a.jsonl", [lines], prompt_column="question", answer_column="n")
     assert set(task.batch(0, 0, 99)) <= {Problem(f"q {i}", str(i)) for i in range(40)}
     (tmp_path / "a.jsonl").write_text(lines + '{"question": "q", "answer": "no mark"}\n')
     with pytest.raises(ConfigError, match=r"line 41: 'answer' ends in no answer \(wanted: ####"):
-        open_task(cfg, Words())
+        open_task(cfg, Words(), sections.EXACT)
 
 
 def for_function(path, rows, **settings):
     """The problems of rows that a reward function judges."""
     path.write_text("".join(json.dumps(r) + "\n" for r in rows))
     cfg = sections.task(type="problems", source=str(path), **settings)
-    task = open_task(cfg, Words(), for_function=True)
+    task = open_task(cfg, Words(), sections.reward(function="a.py:f"))
     found = [*task.batch(0, 0, len(rows) - len(task.held_out(0, 99))), *task.held_out(0, 99)]
     return {p.prompt: p for p in found}
 
@@ -160,25 +160,25 @@ def test_other_columns_are_bounded_and_what_json_cannot_hold_is_left_out(tmp_pat
 
 def test_the_hub_split_of_eval_source_is_eval_split(monkeypatch):
     asked = fake_hub(monkeypatch, [{"question": "q", "answer": "#### 3"}])
-    cfg = sections.task(type="problems", source="gsm8k", eval_source="gsm8k", scorer="exact")
+    cfg = sections.task(type="problems", source="gsm8k", eval_source="gsm8k")
     with pytest.raises(ConfigError, match="leaves no training problem"):
-        open_task(cfg, Words())
+        open_task(cfg, Words(), sections.EXACT)
     assert [settings["split"] for _, settings in asked] == ["train", "test"]
 
 
 def test_hub_errors_say_what_to_do(monkeypatch):
-    cfg = sections.task(type="problems", source="no/body", scorer="exact")
+    cfg = sections.task(type="problems", source="no/body")
     fake_hub(monkeypatch, [{"a": "b"}])
     with pytest.raises(ConfigError, match=r"cannot load split 'train' of .* no/body: Dataset"):
-        open_task(cfg, Words())
+        open_task(cfg, Words(), sections.EXACT)
     with pytest.raises(ConfigError, match=r"some/body\[train\] has no column 'prompt', but 'a'"):
         open_task(sections.task(type="problems", source="some/body"), Words())
     fake_hub(monkeypatch, [{"a": "b"}], version="3.6.0")
     with pytest.raises(ConfigError, match=r"datasets is 3.6.0; before 4 it can run code"):
-        open_task(cfg, Words())
+        open_task(cfg, Words(), sections.EXACT)
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ConfigError, match=r"needs the package datasets.*-e '.\[hub\]'"):
-        open_task(cfg, Words())
+        open_task(cfg, Words(), sections.EXACT)
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def test_the_names_of_all_data_sets_are_asked_for_before_any_is_read(monkeypatch
 
     monkeypatch.setattr(datasets, "require_on_hub", require_on_hub)
     with pytest.raises(ConfigError, match="no owner/nme"):
-        open_task(sections.task(type="problems", scorer="exact", **sets), Words())
+        open_task(sections.task(type="problems", **sets), Words(), sections.EXACT)
     assert asked == []
 
 
@@ -218,19 +218,19 @@ def test_a_data_set_that_the_hub_does_not_have_is_refused_at_once(monkeypatch, n
     monkeypatch.setattr("llm.hub._on_hub", set())
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", dataset_info)
     with pytest.raises(ConfigError, match="and no public data set of that name on the hub"):
-        open_task(sections.task(type="problems", source=name, scorer="exact"), Words())
+        open_task(sections.task(type="problems", source=name), Words(), sections.EXACT)
     assert asked == []
 
 
 def test_answers_the_scorer_cannot_compare_with_are_bad_rows(tmp_path):
     odd = [*numbered(20), {"prompt": "odd", "answer": "banana"}]
     with pytest.raises(ConfigError, match="line 21: the answer holds no number"):
-        source(tmp_path / "a.jsonl", odd, scorer="number")
+        source(tmp_path / "a.jsonl", odd, reward="number")
     odd[-1]["answer"] = r"\frac{"
     with pytest.raises(ConfigError, match="line 21: math-verify cannot read the answer"):
-        source(tmp_path / "a.jsonl", odd, scorer="math_verify")
+        source(tmp_path / "a.jsonl", odd, reward="math_verify")
     odd[-1]["answer"] = r"$\frac{x+1}{2}$"
-    assert source(tmp_path / "a.jsonl", odd, scorer="math_verify").skipped == 0
+    assert source(tmp_path / "a.jsonl", odd, reward="math_verify").skipped == 0
 
 
 def test_sources_and_generated_prompts_are_limited_in_tokens_with_the_instruction(tmp_path):
@@ -242,13 +242,13 @@ def test_sources_and_generated_prompts_are_limited_in_tokens_with_the_instructio
 def test_answers_that_math_verify_would_take_for_something_else_are_bad_rows(tmp_path, answer):
     odd = [*numbered(20), {"prompt": "odd", "answer": answer}]
     with pytest.raises(ConfigError, match=r"line 21: the answer .*(power of ten|is prose)"):
-        source(tmp_path / "a.jsonl", odd, scorer="math_verify")
+        source(tmp_path / "a.jsonl", odd, reward="math_verify")
 
 
 def test_formulas_of_letters_are_no_prose(tmp_path):
     formulas = ["2e", "2e^3", "x+y", "xy z", "sin x cos y", "Evelyn", "a, b"]
     rows_ = [*numbered(20), *({"prompt": f"odd {x}", "answer": x} for x in formulas)]
-    assert source(tmp_path / "a.jsonl", rows_, scorer="math_verify").skipped == 0
+    assert source(tmp_path / "a.jsonl", rows_, reward="math_verify").skipped == 0
 
 
 def test_hashing_decides_the_same_way_everywhere():

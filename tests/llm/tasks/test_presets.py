@@ -14,6 +14,7 @@ from toy_tokenizers import Words
 from llm import settings
 from llm.errors import ConfigError
 from llm.rewards.scorers import same_number
+from llm.settings.schema import NumberReward
 from llm.tasks.factory import open_task
 from llm.tasks.presets import evaluation_sources
 from llm.tasks.problem import Problem
@@ -74,8 +75,8 @@ def test_a_preset_reads_a_local_copy_of_the_published_file(tmp_path, name, endin
     (tmp_path / "own.jsonl").write_text("".join(json.dumps(r) + "\n" for r in numbered(3)))
     train, held = f"{tmp_path}/own.jsonl", f"{name}:{path}"
     columns = {"prompt_column": "prompt", "answer_column": "answer"}  # of the source alone
-    cfg = sections.task(type="problems", source=train, eval_source=held, scorer="exact", **columns)
-    assert open_task(cfg, Words()).held_out_sets(0, 9) == {name: [problem]}
+    cfg = sections.task(type="problems", source=train, eval_source=held, **columns)
+    assert open_task(cfg, Words(), sections.EXACT).held_out_sets(0, 9) == {name: [problem]}
 
 
 ANSWERS: dict[str, list[tuple[int | float | str, str]]] = {  # as a column has them: their values
@@ -110,10 +111,8 @@ def test_answers_of_every_type_are_read_with_all_repeats_counted_once(tmp_path, 
         path.write_text("".join(json.dumps(r) + "\n" for r in rows * 100))
     own = tmp_path / "own.jsonl"
     own.write_text("".join(json.dumps(r) + "\n" for r in numbered(3)))
-    cfg = sections.task(
-        type="problems", source=str(own), eval_source=f"{name}:{path}", scorer="number"
-    )
-    task = open_task(cfg, Words())
+    cfg = sections.task(type="problems", source=str(own), eval_source=f"{name}:{path}")
+    task = open_task(cfg, Words(), NumberReward())
     problems = task.held_out_sets(0, 99)[name]
     assert (len(problems), task.repeats, task.skipped) == (len(rows), 99 * len(rows), 0)
     assert len({p.prompt for p in problems}) == len(rows)
@@ -138,10 +137,12 @@ def test_published_rows_without_an_answer_or_with_two_are_bad_rows(tmp_path, end
         path.write_text("".join(json.dumps(r) + "\n" for r in rows))
     own = tmp_path / "own.jsonl"
     own.write_text("".join(json.dumps(r) + "\n" for r in numbered(3)))
-    given = {"source": str(own), "eval_source": f"deepscaler:{path}", "scorer": "number"}
+    given = {"source": str(own), "eval_source": f"deepscaler:{path}"}
     with pytest.raises(ConfigError, match="bad rows of"):
-        open_task(sections.task(type="problems", **given), Words())
-    task = open_task(sections.task(type="problems", **given, bad_rows="skip"), Words())
+        open_task(sections.task(type="problems", **given), Words(), NumberReward())
+    task = open_task(
+        sections.task(type="problems", **given, bad_rows="skip"), Words(), NumberReward()
+    )
     assert task.held_out_sets(0, 9) == {"deepscaler": [Problem("Find $x$.", "1")]}
     assert (task.skipped, task.repeats) == (4, 2)  # a repeat of a bad row counts once
 
@@ -178,8 +179,8 @@ def test_a_preset_with_one_split_is_read_from_it(monkeypatch, name, splits):
 
     monkeypatch.setattr("llm.tasks.datasets.hub_rows", hub_rows)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    cfg = sections.task(type="problems", source="some/body", eval_source=name, scorer="exact")
-    open_task(cfg, Words())
+    cfg = sections.task(type="problems", source="some/body", eval_source=name)
+    open_task(cfg, Words(), sections.EXACT)
     assert asked == splits
 
 

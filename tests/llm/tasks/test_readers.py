@@ -59,9 +59,9 @@ def test_a_bad_row_is_refused_with_file_line_and_reason_or_skipped_and_counted(t
 def test_bytes_that_are_not_text_are_a_bad_row_and_a_byte_order_mark_is_none(tmp_path):
     good = b"".join(json.dumps(r).encode() + b"\n" for r in numbered(30))
     (tmp_path / "a.jsonl").write_bytes(b"\xef\xbb\xbf" + good + b"\xff\xfe\n")
-    cfg = sections.task(type="problems", source=str(tmp_path / "a.jsonl"), scorer="exact")
+    cfg = sections.task(type="problems", source=str(tmp_path / "a.jsonl"))
     with pytest.raises(ConfigError, match=r"1 bad rows of 31(.|\n)*line 31: not JSON \('utf-8'"):
-        open_task(cfg, Words())
+        open_task(cfg, Words(), sections.EXACT)
 
 
 def test_the_first_five_bad_rows_are_shown_and_all_are_counted(tmp_path):
@@ -89,24 +89,24 @@ def test_nothing_but_bad_rows_is_an_error_even_when_they_are_skipped(tmp_path):
 )
 def test_a_source_that_cannot_be_read_says_what_would(settings, message):
     with pytest.raises(ConfigError, match=message):
-        open_task(sections.task(type="problems", scorer="exact", **settings), Words())
+        open_task(sections.task(type="problems", **settings), Words(), sections.EXACT)
 
 
 def test_parquet_gives_a_reward_function_all_columns_that_json_can_hold(tmp_path):
     table = [r | {"level": 3, "picture": b"x"} for r in numbered(40)]
     pyarrow.parquet.write_table(pa.Table.from_pylist(table), tmp_path / "a.parquet")
     cfg = sections.task(type="problems", source=str(tmp_path / "a.parquet"))
-    task = open_task(cfg, Words(), for_function=True)
+    task = open_task(cfg, Words(), sections.reward(function="a.py:f"))
     assert {p.extra for p in task.batch(0, 0, 9)} == {'{"level": 3}'}
 
 
 def test_parquet_reads_like_jsonl(tmp_path):
     table = numbered(40)
     pyarrow.parquet.write_table(pa.Table.from_pylist(table), tmp_path / "a.parquet")
-    cfg = sections.task(type="problems", scorer="exact", source=str(tmp_path / "a.parquet"))
-    assert open_task(cfg, Words()).batch(0, 1, 9) == source(tmp_path / "a.jsonl", table).batch(
-        0, 1, 9
-    )
+    cfg = sections.task(type="problems", source=str(tmp_path / "a.parquet"))
+    assert open_task(cfg, Words(), sections.EXACT).batch(0, 1, 9) == source(
+        tmp_path / "a.jsonl", table
+    ).batch(0, 1, 9)
     (tmp_path / "b.parquet").write_bytes(b"PAR1 not really")
     with pytest.raises(ConfigError, match=r"cannot read .*b.parquet as parquet"):
         open_task(sections.task(type="problems", source=str(tmp_path / "b.parquet")), Words())
@@ -131,7 +131,7 @@ def test_without_pyarrow_the_message_says_what_to_install(tmp_path, monkeypatch)
 def test_a_number_in_json_becomes_its_digits(tmp_path, written, read):
     lines = [f'{{"prompt": "question {i}", "answer": {written}}}\n' for i in range(30)]
     for scorer in ("exact", "number", "math_verify"):
-        task = source(tmp_path / "a.jsonl", lines, scorer=scorer)
+        task = source(tmp_path / "a.jsonl", lines, reward=scorer)
         assert {a for _, a, _ in task.batch(0, 0, 20)} == {read}
 
 
@@ -165,19 +165,17 @@ def test_prompts_may_be_messages_and_answers_lie_inside_other_columns(tmp_path, 
     else:
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     settings = {"source": str(path), "answer_column": "reward_model.ground_truth"}
-    cfg = sections.task(type="problems", scorer="exact", instruction="now", **settings)
-    task: Any = open_task(cfg, Words())
+    cfg = sections.task(type="problems", instruction="now", **settings)
+    task: Any = open_task(cfg, Words(), sections.EXACT)
     found = {p.messages: a for p, a, *_ in [*task.batch(0, 0, task.size), *task.held_out(0, 99)]}
     earlier = (("system", "be brief"), ("user", "1 + 1"), ("assistant", "2"))
     assert found == {(*earlier, ("user", f"question {i}\nnow")): str(i) for i in range(30)}
-    cfg = sections.task(type="problems", scorer="exact", source=str(path), answer_column="x.y")
-    same: Any = open_task(cfg, Words())
+    cfg = sections.task(type="problems", source=str(path), answer_column="x.y")
+    same: Any = open_task(cfg, Words(), sections.EXACT)
     assert same.size == task.size  # a column of that very name comes first
-    cfg = sections.task(
-        type="problems", scorer="exact", source=str(path), answer_column="reward_model.gold"
-    )
+    cfg = sections.task(type="problems", source=str(path), answer_column="reward_model.gold")
     with pytest.raises(ConfigError, match=r"in 'reward_model' 'ground_truth', 'style'"):
-        open_task(cfg, Words())
+        open_task(cfg, Words(), sections.EXACT)
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from llm.tasks.problem import Problem, is_held_out
 
 
 def test_repeats_are_counted_once(tmp_path):
-    task = source(tmp_path / "a.jsonl", numbered(40) * 25, scorer="number")
-    once = source(tmp_path / "b.jsonl", numbered(40), scorer="number")
+    task = source(tmp_path / "a.jsonl", numbered(40) * 25, reward="number")
+    once = source(tmp_path / "b.jsonl", numbered(40), reward="number")
     assert (task.repeats, task.skipped, once.repeats) == (40 * 24, 0, 0)
     assert task.held_out(0, 99) == once.held_out(0, 99)
     assert task.batch(0, 0, task.size) == once.batch(0, 0, once.size)
@@ -55,10 +55,10 @@ def test_numbers_written_differently_contradict_only_where_texts_are_compared(
 ):
     twice = [*numbered(20), {"prompt": "question 3", "answer": "3.0"}]
     if repeats:
-        assert source(tmp_path / "a.jsonl", twice, scorer=scorer).repeats == repeats
+        assert source(tmp_path / "a.jsonl", twice, reward=scorer).repeats == repeats
     else:
         with pytest.raises(ConfigError, match="2 bad rows"):
-            source(tmp_path / "a.jsonl", twice, scorer=scorer)
+            source(tmp_path / "a.jsonl", twice, reward=scorer)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ def written(path, prompts: pa.Array, **more) -> str:
 
 
 def opened(path: str, **more):
-    return open_task(sections.task(type="problems", source=path, scorer="exact", **more), Words())
+    return open_task(sections.task(type="problems", source=path, **more), Words(), sections.EXACT)
 
 
 LONG = "long " * 400_000  # 2 MB, kept once

@@ -147,7 +147,7 @@ def test_a_built_models_forms_start_near_their_digit():
     [
         ("--task.digit_synonyms 0", "must be greater than 0, got 0"),
         ("--task.digit_synonyms 2001", "must be at most 2000, got 2001"),
-        ("--task.digit_synonyms 5 --task.scorer number", "5 would have no effect"),
+        ("--task.digit_synonyms 5 --reward.type number", "5 would have no effect"),
         ("--task.digit_synonyms 5 --policy.path a/b --actor.path a/c", "5 would have no effect"),
         (
             "--task.digit_synonyms 5 --task.type arithmetic --policy.path a/b --actor.path a/c",
