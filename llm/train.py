@@ -71,7 +71,8 @@ def train_step(ctx: TrainContext, run: Run, step: int) -> None:
             for minibatch in split_minibatches(ctx, batch, learner, step):  # p_ref: l. 11-13
                 run.evaluate_between_updates_if_due(record)
                 with run.skipping_nonfinite(record):  # with alarm.action stop it ends the run
-                    record.add_update(minibatch, *update(ctx, learner, minibatch, step))
+                    weights, metrics = update(ctx, learner, minibatch, step)
+                    record.add_update(minibatch, weights, metrics)
             run.record_updates(record)
 
         # Between steps: the models go to the sampler; lam, Z's tail ratio and controls move.
@@ -92,23 +93,24 @@ def update(
     cfg, passes = ctx.cfg, ForwardPasses(ctx, learner, minibatch)
 
     # Which tokens count, and by how much (l. 14-24), without gradient, from all ranks' tokens.
-    p_ref, p_new = passes.before_weights()  # log-probabilities: logp (n,), topk_logp (n, k) each
-    weights = jackpot_weights(ctx, learner, minibatch, p_ref, p_new, step)  # (N,) each
-    # weight, scale (n,) of this rank: mask x weight, 1 / N by default; objective: of PPO its clip
-    weight, scale, objective = policy_factors(ctx, learner, minibatch, p_ref, p_new, weights, step)
-    n_all = len(weights.weight)  # N
+    # log p_ref and log p_new: of the sampled tokens, (n,), and of q's top k, (n, k)
+    old, new = passes.before_weights()
+    correction = jackpot_weights(ctx, learner, minibatch, old, new, step)  # fields (N,)
+    # This rank's mask x weight (n,) and denominator, 1 / N by default (n,); the clip bounds of PPO
+    weight, scale, bounds = policy_factors(ctx, learner, minibatch, old, new, correction, step)
+    n_all = len(correction.weight)  # N
 
     # The losses (l. 25-27): sums over tokens. One backward pass serves policy and actor, because
     # they share no parameters. Eq. 6 and 7 count rejected tokens too.
-    metrics = UpdateMetrics(minibatch.all_ranks, objective)
+    metrics = UpdateMetrics(minibatch.all_ranks, bounds)
     learner.zero_grad()
     for at, out in passes.microbatches():  # at: (m,) places among the n tokens
-        tokens = objective_tokens(minibatch, p_ref, out, at)  # log p and advantage, (m,) each
-        policy = policy_loss_sum(tokens, weight[at], scale[at], **objective)
+        tokens = objective_tokens(minibatch, old, out, at)  # log p and advantage, (m,) each
+        policy = policy_loss_sum(tokens, weight[at], scale[at], **bounds)
         terms = {"loss_policy": policy.loss}  # Eq. 5; 0 at rejected tokens
         if cfg.actor.ppo and out.logp_actor is not None:  # Eq. 6
-            actor = (out.logp_actor, tokens.logp_inf, minibatch.actor_ref_at(at), tokens.advantage)
-            terms["loss_actor_ppo"] = actor_ppo_sum(*actor, **actor_ppo_keywords(cfg)) / n_all
+            own = (out.logp_actor, tokens.logp_inf, minibatch.actor_ref_at(at), tokens.advantage)
+            terms["loss_actor_ppo"] = actor_ppo_sum(*own, **actor_ppo_keywords(cfg)) / n_all
         if "distill" in out.kl:  # Eq. 7
             distill = distill_sum(out.kl["distill"], cfg.actor.distill.temperature)
             terms["loss_distill"] = distill / n_all
@@ -121,7 +123,7 @@ def update(
         metrics.add(at, terms, out, policy)
 
     norms = optimizer_step(ctx, learner, step)  # l. 28: sum over ranks, clip, step
-    return weights, metrics.of_all_ranks() | norms
+    return correction, metrics.of_all_ranks() | norms
 
 
-make_callable(__name__)  # llm.train is this module: llm.train(cfg, reward=f) calls it from Python
+make_callable(__name__)  # from Python, llm.train(cfg, reward=f) calls `train` of this module
