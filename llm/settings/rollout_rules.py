@@ -123,6 +123,11 @@ def _check_allocation(cfg: Settings) -> None:
             f"{asked} has nothing to share out: {own.rollouts_min} completions for each of {n} "
             "prompts are all there are. Lower rollouts_min"
         )
+    if own.rollouts_max * n == total:
+        raise ConfigError(
+            f"{asked} has nothing to share out: each of {n} prompts gets its "
+            f"{own.rollouts_max} completions, the most it may have. Raise rollouts_max"
+        )
 
 
 def _check_down_sampling(cfg: Settings) -> None:
@@ -168,6 +173,16 @@ def _check_pruning(cfg: Settings) -> None:
         raise ConfigError(f"--rollout.pruning.candidates {own.candidates} must be in (0, 1]")
     if own.prompt_rate == own.completion_rate == 0:
         raise ConfigError(f"{asked} drops nothing: give a prompt_rate or a completion_rate")
+    completions = r.prompts_per_step * r.rollouts_per_prompt
+    for name, rate, n in (
+        ("prompt_rate", own.prompt_rate, r.prompts_per_step),
+        ("completion_rate", own.completion_rate, completions),
+    ):
+        if rate > 0 and int(own.candidates * n) == 0:
+            raise ConfigError(
+                f"--rollout.pruning.candidates {own.candidates} of {n} is none, so {name} has no "
+                f"effect: give at least {1 / n:.3g}"
+            )
     if cfg.loss.denominator != "sequence":
         raise ConfigError(
             f"{asked} is unbiased for a mean over completions, and the tokens of what is dropped "

@@ -203,6 +203,10 @@ def _check_fit(cfg: Settings) -> None:
     ):
         if low in flat:
             _require(flat[low] <= flat[high], high, flat[high], f">= {low}")
+    if "correction.lam.min" in flat:
+        least, most = flat["correction.lam.min"], flat["correction.lam.max"]
+        why = "above correction.lam.min: a lam that cannot move is --correction.lam.type fixed"
+        _require(least != most, "correction.lam.max", most, why)
     late = cfg.optim.lr_warmup_steps
     _require(late < cfg.run.steps, "optim.lr_warmup_steps", late, "below run.steps")
     sequences, updates = r.prompts_per_step * per_prompt, cfg.loss.updates_per_rollout

@@ -450,3 +450,10 @@ def test_a_setting_without_effect_is_refused_with_its_default_value_too(flags, m
 def test_none_may_be_said_of_a_section_that_could_be_nothing_else():
     cfg = settings.load([], "--actor.type frozen --control.type none".split())
     assert cfg == settings.load([], ["--actor.type", "frozen"])
+
+
+def test_a_tracked_lam_that_cannot_move_is_refused():
+    flags = ["--correction.lam.type", "tracked", "--correction.lam.min", "2"]
+    with pytest.raises(ConfigError, match=r"lam\.max must be above correction\.lam\.min"):
+        settings.load([], [*flags, "--correction.lam.max", "2"])
+    settings.load([], [*flags, "--correction.lam.max", "2.5"])
