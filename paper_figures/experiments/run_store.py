@@ -28,6 +28,7 @@ ENTRY_POINTS = (  # where training and evaluation start: two commands, and proce
     "llm.rollout.engines.worker",
     "llm.rewards.function_worker",
     "llm.rewards.math_verifier_worker",
+    "llm.tokenizers.template_worker",
 )
 _LIBRARIES = ("torch", "transformers", "numpy")
 _PLACES = {"run.folder", "pretrain.folder"}  # where things lie changes no number

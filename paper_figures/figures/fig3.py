@@ -218,12 +218,14 @@ def verify(root: Path = ROOT) -> list[dict[str, str]]:
 
 
 def shown(name: str) -> str:
-    """As it stands in a box: a name of `llm` without the folders that its module lies in."""
+    """As it stands in a box: without the folders that its module lies in. A name that the core
+    offers itself is whole."""
     first, *parts = name.split(".")
-    folder = ROOT / first
-    while first == "llm" and (folder := folder / parts[0]).is_dir():
+    folder, offered = ROOT / first, first == "jackpot"
+    while (folder := folder / parts[0]).is_dir():
         parts.pop(0)
-    return ".".join(parts) if first == "llm" else name
+        offered = False
+    return name if offered else ".".join(parts)
 
 
 def tint(colour: str, share: float) -> tuple[float, ...]:

@@ -20,7 +20,7 @@ from paper_figures import figure
 from paper_figures.drawing import style
 from paper_figures.experiments import configurations, run_lists, runner
 from paper_figures.experiments.run_lists import Scale
-from paper_figures.extras import prefix_rejection
+from paper_figures.extras import prefix_rejection, rivals
 from paper_figures.figures import fig1
 from paper_figures.report import everything
 from paper_figures.tables import table1
@@ -52,6 +52,7 @@ if __name__ == "__main__":
     runner.Evaluation.__new__.__defaults__ = (16, 4)  # prompts, samples
     figure.QUICK = SMOKE
     runner.ProcessPoolExecutor = lambda n, context, **_: ThreadPoolExecutor(1)  # type: ignore[misc,assignment]
+    rivals.KEPT = Path(sys.argv[1]) / "no kept rows.csv"  # those kept are of the world as it is
     options = ["--quick", "--out", sys.argv[1]]
     code = prefix_rejection.main(options) or everything.main(options)
     runner._train_one = runner._evaluate_run = never  # type: ignore[assignment]
