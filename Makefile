@@ -5,6 +5,7 @@ VLLM := .venv-vllm
 TRL := .venv-trl
 VERL := .venv-verl
 DIST := .venv-dist
+VERL_NEEDS := torch==2.13.0 transformers==5.24.0 'numpy>=2.1' packaging array-api-compat pytest hypothesis ray==2.60.0 tensordict==0.10.0 omegaconf==2.3.1 codetiming==1.4.0 datasets==5.2.0 pillow hydra-core==1.3.8 torchdata==0.11.0 peft==0.21.2
 VLLM_NEEDS := 'numpy>=2.1' array-api-compat matplotlib peft pytest hypothesis
 RUN := OMP_NUM_THREADS=1 $(VENV)/bin/python
 # One worker per core, a file of tests at a time, in the order of tests/conftest.py.
@@ -116,9 +117,9 @@ test-trl: $(TRL)/.installed
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(TRL)/bin/python -m pytest -m trl -v tests/jackpot/adapters/test_trl.py
 
 # verl's pins exclude our torch and transformers; its loss path runs with them (--no-deps).
-$(VERL)/.installed: pyproject.toml constraints.txt
+$(VERL)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VERL)
-	$(VERL)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[llm]' pytest hypothesis ray==2.60.0 tensordict==0.10.0 omegaconf codetiming datasets pillow hydra-core torchdata peft
+	$(VERL)/bin/pip install --quiet --disable-pip-version-check $(VERL_NEEDS)
 	$(VERL)/bin/pip install --quiet --disable-pip-version-check --no-deps verl==0.9.1
 	@touch $@
 
