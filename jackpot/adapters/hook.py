@@ -2,7 +2,7 @@
 
 A peer hands over log-probabilities of sampled tokens, one microbatch at a time and without the top
 k of the sampler. So statistics (the acceptance rate in the place of Z, a lam from a budget) are of
-one microbatch, or of those that `gather` puts together.
+one microbatch of one process.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 
-from jackpot.torch.correction import Gather
 from jackpot.torch.corrector import Corrector, UpdateWeights
 from jackpot.torch.objectives import ppo
+from jackpot.torch.trainer_losses import per_token
 
 OPTIONS_VARIABLE = "JACKPOT_OPTIONS"
 UNTESTED_VARIABLE = "JACKPOT_UNTESTED_PEER"
@@ -42,7 +42,6 @@ class Hook:
             are z = "batch" and mask = "expected". The expected mask multiplies by the acceptance
             probability, so no random numbers depend on how the peer splits its batch.
         defaults: other defaults, of this adapter.
-        gather: as of `Corrector`; None: statistics are of this process's microbatch.
 
     Raises:
         TypeError, ValueError: as `Corrector`; an option that no adapter can follow.
@@ -54,7 +53,6 @@ class Hook:
         options: Mapping[str, Any] | None = None,
         *,
         defaults: Mapping[str, Any] | None = None,
-        gather: Gather | None = None,
     ) -> None:
         given = dict(options if options is not None else options_of_environment())
         for name, refused in _NOT_HERE.items():
@@ -70,8 +68,7 @@ class Hook:
         self.peer = peer
         self.options = own | given
         self.calls, self.tokens = 0, 0
-        self._gather = gather
-        self._corrector = Corrector(gather=gather, **self.options)
+        self._corrector = Corrector(**self.options)
 
     def weights(
         self,
@@ -92,13 +89,8 @@ class Hook:
                 "settings (docs/adapters.md); without them there is nothing to correct"
             )
         new = logp_new.detach() if self.options.get("target") == "new" else None
-        ids = None
-        if self._gather is not None:  # coins of mask = bernoulli: by the place of the call
-            rows = len(logp_inf) if logp_inf.ndim == 2 else 0
-            raise_if_bernoulli(self.peer, self.options)
-            ids = torch.arange(rows, device=logp_inf.device) if rows else sequence
         weights = self._corrector.weights(
-            logp_inf.detach(), logp_ref.detach(), new, mask, sequence=sequence, sequence_id=ids
+            logp_inf.detach(), logp_ref.detach(), new, mask, sequence=sequence
         )
         self._corrector.end_step()  # each call has coins of its own
         self.calls += 1
@@ -133,9 +125,7 @@ def token_losses(
     token nor padding can make a NaN.
     """
     kept = weights.weight != 0
-    if advantage.ndim < kept.ndim:
-        advantage = advantage.unsqueeze(-1)
-    advantage = advantage.expand(kept.shape)
+    advantage = per_token(advantage, kept).expand(kept.shape)
     objective = ppo(
         logp_new[kept].float(),
         logp_ref.detach()[kept].float(),
@@ -196,16 +186,6 @@ def require_tested(package: str, tested: tuple[str, ...]) -> str:
             "compare the metric jackpot/hook_calls and the first losses yourself"
         )
     return version
-
-
-def raise_if_bernoulli(peer: str, options: Mapping[str, Any]) -> None:
-    """With several processes a coin needs a number of each completion, which peers do not give."""
-    obrs = options.get("type", "jackpot") == "jackpot"
-    if obrs and options.get("mask", "bernoulli") == "bernoulli":
-        raise ValueError(
-            f"{peer}: mask = bernoulli with gather would throw the same coins in every process; "
-            "use mask = expected"
-        )
 
 
 def check_clip(**bounds: float) -> None:

@@ -14,15 +14,15 @@ import torch
 
 from .hook import Hook, PeerError
 
-_hooks: dict[int, Hook] = {}
+_hooks: dict[int, tuple[Any, Hook]] = {}  # with its args, so that no other gets their id
 
 
 def hook_of(args: Any) -> Hook:
     """The hook of this process. Options: `args.jackpot`, a mapping that slime's
     `--custom-config-path` sets, else the environment variable JACKPOT_OPTIONS."""
     if id(args) not in _hooks:
-        _hooks[id(args)] = Hook("slime", getattr(args, "jackpot", None))
-    return _hooks[id(args)]
+        _hooks[id(args)] = args, Hook("slime", getattr(args, "jackpot", None))
+    return _hooks[id(args)][1]
 
 
 def tis_function(

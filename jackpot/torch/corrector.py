@@ -90,7 +90,7 @@ class Corrector:
         **settings: Any,
     ) -> None:
         check_settings(settings | {"denominator": denominator})
-        self.settings = settings
+        self.settings = {"type": "jackpot", "target": "ref"} | settings
         self.denominator = denominator
         self._seed, self._distributed = seed, gather is not None
         self._gather: Gather = gather or ungathered
@@ -148,9 +148,7 @@ class Corrector:
             weight=layout.padded(tokens.weight),
             scale=layout.padded(scale),
             n_tokens=len(all_ids),
-            metrics=correction_metrics([everywhere], self.settings.get("type", "jackpot"))
-            if len(all_ids)
-            else {},
+            metrics=correction_metrics([everywhere], self.settings["type"]) if len(all_ids) else {},
             tokens=tokens,
         )
 
@@ -162,7 +160,7 @@ class Corrector:
         """
         if not self._parts:
             raise ValueError("end_step: no weights were computed since the last call of end_step")
-        if self.settings.get("type", "jackpot") == "jackpot":
+        if self.settings["type"] == "jackpot":
             tracked = self.settings.get("lam_from") == "tracked"
             names = ("budget", "lam_decay", "lam_min", "lam_max") if tracked else ()
             words = {name: self.settings[name] for name in names if name in self.settings}
@@ -213,7 +211,7 @@ class Corrector:
         topk: TopK | None,
         sequence_id: torch.Tensor | None,
     ) -> None:
-        jackpot = self.settings.get("type", "jackpot") == "jackpot"
+        jackpot = self.settings["type"] == "jackpot"
         wants = [
             f"{name} = state"
             for name, default in (("z", "state"), ("lam_from", "fixed"))
@@ -226,7 +224,7 @@ class Corrector:
             )
         if not wants and topk is not None:
             raise ValueError("topk has no effect without z = 'state' or lam_from = 'state'")
-        if self.settings.get("target", "ref") == "new" and logps["logp_new"] is None:
+        if self.settings["target"] == "new" and logps["logp_new"] is None:
             raise ValueError("target = new needs logp_new, the policy's log-probabilities now")
         if self._distributed and sequence_id is None:
             raise ValueError(

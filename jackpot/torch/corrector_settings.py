@@ -81,10 +81,8 @@ def _check_value(name: str, value: Any) -> None:
 def _applying(settings: Mapping[str, Any]) -> set[str]:
     """The settings that have an effect beside these."""
     kind = settings.get("type", "jackpot")
-    names = {"type", "denominator"}
-    if kind == "none":
-        return names | {"target"} | ({"c2"} if settings.get("target") == "new" else set())
-    names |= {"target"} | ({"c2"} if settings.get("target") == "new" else set())
+    names = {"type", "denominator", "target"}
+    names |= {"c2"} if settings.get("target") == "new" else set()
     if kind != "jackpot":
         return names | {"tis": {"cap"}, "icepop": {"low", "high"}}.get(kind, set())
     names |= {"lam_from", "mask", "scope", "z", "c1"}

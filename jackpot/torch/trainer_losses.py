@@ -48,7 +48,7 @@ def policy_loss(
         raise ValueError(f"type = {type!r}; choose one of {', '.join(_PER_TOKEN)}, or call "
                          "jackpot.torch.objectives.policy_loss_sum with flat tensors")  # fmt: skip
     counted = weights.weight != 0
-    flat = {"logp_new": logp_new, "logp_ref": logp_ref, "advantage": _per_token(advantage, counted)}
+    flat = {"logp_new": logp_new, "logp_ref": logp_ref, "advantage": per_token(advantage, counted)}
     for name, x in flat.items():
         if x.shape != counted.shape:
             raise ValueError(f"{name}: wanted {tuple(counted.shape)}, found {tuple(x.shape)}")
@@ -93,7 +93,7 @@ def actor_loss(
     """
     mask = mask.bool()
     values = {"logp_actor": logp_actor, "logp_inf": logp_inf, "advantage": advantage}
-    values["advantage"] = _per_token(advantage, mask)
+    values["advantage"] = per_token(advantage, mask)
     if logp_actor_ref is not None:
         values["logp_actor_ref"] = logp_actor_ref
     flat = {name: x[mask] for name, x in values.items()}
@@ -150,7 +150,7 @@ def distill_loss(
     return distill_sum(kl, temperature) / n_tokens
 
 
-def _per_token(advantage: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+def per_token(advantage: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """(B,) -> (B, T) where tokens are padded; else as it is."""
     if like.ndim == 2 and advantage.ndim == 1:
         return advantage[:, None].expand(like.shape)

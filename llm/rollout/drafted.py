@@ -184,7 +184,10 @@ def _verify(
     t, device = uniform.shape[1], log_p.device
     offset = torch.arange(g, device=device)
     at = (state.done[:, None] + offset).clamp(max=t - 1)  # (r, g) positions of the drafts
-    accept = _accepted(state.drafting, drafts, log_p[:, :g], uniform[state.rows[:, None], at, 1])
+    lam = _lam(state.drafting, log_p[:, :g], drafts.log_q)  # (r, g)
+    log_r = (log_p[:, :g] - drafts.log_q).gather(2, drafts.ids[..., None])[..., 0].double()
+    # the coin is below 1, so min(1, p / (lam q)) needs no minimum
+    accept = uniform[state.rows[:, None], at, 1] < (log_r - lam.log()).exp()
     accept &= offset < drafts.offered[:, None]
     n = accept.long().cumprod(dim=1).sum(dim=1)  # (r,) accepted before the first that is not
     rejected = n < drafts.offered
@@ -195,7 +198,7 @@ def _verify(
     # The laws of the drafted states that count: those of accepted tokens and of a rejected one.
     row, col = (offset < (n + rejected.long())[:, None]).nonzero().T  # (m,)
     p, q = log_p[row, col], drafts.log_q[row, col]  # (m, v)
-    law = _law(p, q, state.drafting)
+    law = _law(p, q, lam[row, col], lossless=state.drafting.lam == 1.0)
     ids = drafts.ids.clone()
     redrawn = rejected[row] & (col == n[row])  # (m,), one for each rejected row
     if bool(redrawn.any()):
@@ -219,16 +222,11 @@ def _verify(
     state.keep(stay, n, g)
 
 
-def _accepted(
-    drafting: Drafting, drafts: _Drafts, log_p: torch.Tensor, uniform: torch.Tensor
-) -> torch.Tensor:
-    """Which drafts pass the test of their own, (r, g) bool."""
-    log_r = (log_p - drafts.log_q).gather(2, drafts.ids[..., None])[..., 0].double()  # (r, g)
+def _lam(drafting: Drafting, log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
+    """The threshold of each drafted state, (r, g) float64; log_p, log_q: (r, g, v)."""
     if drafting.lam is not None:
-        log_lam = torch.tensor(drafting.lam, dtype=torch.float64, device=log_r.device).log()
-    else:
-        log_lam = draft_law(log_p, drafts.log_q, budget=drafting.budget).lam.double().log()
-    return uniform < (log_r - log_lam).exp()  # the coin is below 1, so no minimum is needed
+        return torch.full_like(log_p[..., 0], drafting.lam, dtype=torch.float64)
+    return draft_law(log_p, log_q, budget=drafting.budget).lam.double()
 
 
 class _Law(NamedTuple):
@@ -242,14 +240,15 @@ class _Law(NamedTuple):
     kl_actor: torch.Tensor
 
 
-def _law(log_p: torch.Tensor, log_q: torch.Tensor, drafting: Drafting) -> _Law:
-    """What tokens follow in drafted states, (m, v) each."""
+def _law(log_p: torch.Tensor, log_q: torch.Tensor, lam: torch.Tensor, *, lossless: bool) -> _Law:
+    """What tokens follow in drafted states, (m, v) each, at their thresholds, (m,)."""
     kl_actor = _kl(log_p, log_q)
-    if drafting.lam == 1.0:  # s = p, and the rest needs no solver
+    if lossless:  # lam is 1, s = p, and the rest needs no solver
         z = torch.minimum(log_p, log_q).exp().sum(dim=-1, dtype=torch.float64).clamp(max=1.0)
         one = torch.ones_like(kl_actor)
         return _Law(log_p, z.float(), one, one, torch.zeros_like(one), kl_actor)
-    law = draft_law(log_p, log_q, lam=drafting.lam, budget=drafting.budget)
+    # a budget's lam is solved for once, in `_lam`: mu and the rest follow from it
+    law = draft_law(log_p, log_q, lam=lam)
     kl_sampled = _kl(log_p, law.log_s)
     return _Law(law.log_s, 1.0 - law.tau, law.lam, law.mu, kl_sampled, kl_actor)
 

@@ -119,7 +119,6 @@ def render(
     messages: Sequence[Mapping[str, str]],
     variables: Mapping[str, Any],
     most: int,
-    seconds: float | None = None,
 ) -> str:
     """What a chat template makes of messages, exactly as transformers renders it.
 
@@ -130,15 +129,14 @@ def render(
     Raises:
         TemplateError: it fails, takes longer than SECONDS or too much memory, or makes more.
     """
-    seconds = SECONDS if seconds is None else seconds
     job = {
         "template": template,
         "messages": list(messages),
         "variables": dict(variables),
         "most": most,
-        "seconds": seconds,
+        "seconds": SECONDS,
     }
-    reply = _renderer.ask(job, seconds, _CHARACTER_BYTES * most + 10_000)
+    reply = _renderer.ask(job, SECONDS, _CHARACTER_BYTES * most + 10_000)
     shown = repr(messages[-1]["content"][:100])
     if "failed" in reply:
         raise TemplateError(f"fails on {shown}: {reply['failed']}")

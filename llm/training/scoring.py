@@ -57,9 +57,8 @@ def of_verification(ctx: TrainContext, batch: Batch) -> PolicyLogprobs | None:
     """p_ref as the policy gave it when it verified drafted tokens, with the weights that it still
     has; None where that is not so, where more is needed of p, or rollout.mode.reuse_logp is off."""
     mode, verified = ctx.cfg.rollout.mode, batch.verification
-    if verified is None or not (isinstance(mode, DraftedMode) and mode.reuse_logp):
-        return None
-    if not reuses_logp(ctx.cfg):
+    wanted = isinstance(mode, DraftedMode) and mode.reuse_logp and reuses_logp(ctx.cfg)
+    if verified is None or not wanted:
         return None
     return PolicyLogprobs(verified.logp, verified.topk_logp, None)
 

@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
+from paper_figures.experiments import kept_rows
 from paper_figures.experiments.configurations import RunSpec
 from paper_figures.experiments.run_store import HOME, folder, outcome, resolved
 
 SEEDS_MIN = 3  # below this there is no interval
 LASTING = 0.8  # share of its best below which a run counts as broken down
-LATE = 1 / 3  # share of a run before which a low point does not count: it starts low
 
 
 class Interval(NamedTuple):
@@ -82,19 +82,17 @@ def final(run: RunSpec, home: Path = HOME) -> float:
     """Mean held-out pass rate of the last three evaluations; 0 if the run diverged."""
     if diverged(run, home):
         return 0.0
-    return float(pass_rates(run, home)[1][-3:].mean())
+    return kept_rows.mean_of_last(pass_rates(run, home)[1])
 
 
 def area(run: RunSpec, home: Path = HOME) -> float:
     """Mean height of the curve of held-out pass rates (its area over its length)."""
-    steps, values = pass_rates(run, home)
-    return float(np.trapezoid(values, steps) / (steps[-1] - steps[0]))
+    return kept_rows.mean_height(*pass_rates(run, home))
 
 
 def lowest_late(run: RunSpec, home: Path = HOME) -> float:
     """Lowest held-out pass rate after the first third of the steps."""
-    steps, values = pass_rates(run, home)
-    return float(values[steps >= LATE * steps[-1]].min())
+    return kept_rows.lowest_after_start(*pass_rates(run, home))
 
 
 def drop(run: RunSpec, home: Path = HOME) -> float:
@@ -105,7 +103,7 @@ def drop(run: RunSpec, home: Path = HOME) -> float:
 
 def kl_last(run: RunSpec, home: Path = HOME) -> float:
     """KL(policy || actor), mean of the last three evaluations, nats per token."""
-    return float(curve(run, "kl_policy_actor", home)[1][-3:].mean())
+    return kept_rows.mean_of_last(curve(run, "kl_policy_actor", home)[1])
 
 
 def kl_highest(run: RunSpec, home: Path = HOME) -> float:

@@ -12,9 +12,10 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from .configurations import layers
 from .rival_lists import Entry
@@ -135,22 +136,31 @@ def append(file: Path, row: Row) -> None:
         draft.replace(file)
 
 
-LATE = 1 / 3  # share of a run before which a low point does not count, as in run_statistics
+LATE = 1 / 3  # share of a run before which a low point does not count: it starts low
+
+
+def mean_of_last(values: np.ndarray) -> float:
+    """The mean of the last three evaluations."""
+    return float(values[-3:].mean())
+
+
+def mean_height(steps: np.ndarray, values: np.ndarray) -> float:
+    """The mean height of a curve: its area over its length."""
+    return float(np.trapezoid(values, steps) / (steps[-1] - steps[0]))
+
+
+def lowest_after_start(steps: np.ndarray, values: np.ndarray) -> float:
+    """The lowest value from a share LATE of the steps on."""
+    return float(values[steps >= LATE * steps[-1]].min())
 
 
 def summary(curve: Sequence[tuple[float, float]], exited: int) -> dict[str, float]:
-    """final, lowest_late and area of a curve of pass rates, as analysis/run_statistics.py has them.
-
-    final: mean of the last three evaluations, 0 if the run diverged; area: mean height.
-    """
-    steps, rates = [x for x, _ in curve], [y for _, y in curve]
-    last = rates[-3:]
-    pieces = zip(pairwise(steps), pairwise(rates), strict=True)
-    area = sum((x1 - x0) * (y0 + y1) / 2 for (x0, x1), (y0, y1) in pieces)
+    """final (0 if the run diverged), lowest_late and area of a curve of pass rates."""
+    steps, rates = (np.asarray(x, dtype=float) for x in zip(*curve, strict=True))
     return {
-        "final": 0.0 if exited else sum(last) / len(last),
-        "lowest_late": min(y for x, y in curve if x >= LATE * steps[-1]),
-        "area": area / (steps[-1] - steps[0]),
+        "final": 0.0 if exited else mean_of_last(rates),
+        "lowest_late": lowest_after_start(steps, rates),
+        "area": mean_height(steps, rates),
     }
 
 

@@ -26,7 +26,6 @@ def row(entry: Entry) -> Row:
     outcome = run_store.outcome(run)
     curve = _points(*run_statistics.pass_rates(run))
     kl = _points(*run_statistics.curve(run, "kl_policy_actor"))
-    last = [y for _, y in kl][-3:]
     summary = kept_rows.summary(curve, outcome["exit"])
     return Row(
         kept_rows.key(entry),
@@ -37,7 +36,7 @@ def row(entry: Entry) -> Row:
         final=summary["final"],
         lowest_late=summary["lowest_late"],
         area=summary["area"],
-        kl_last=sum(last) / len(last) if last else 0.0,
+        kl_last=run_statistics.kl_last(run) if kl else 0.0,
         seconds=outcome["seconds"],
         curve=curve,
         kl=kl,

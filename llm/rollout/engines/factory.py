@@ -7,9 +7,10 @@ import torch
 from llm.models.loading import Model
 from llm.rollout.row_cache import check_cuts
 from llm.settings.loading import Config
+from llm.settings.rollout_rules import drafts
 from llm.tokenizers.pretrained import Tokenizer
 
-from .base import Engine, drafting_of
+from .base import Engine
 from .in_process import HfEngine
 
 
@@ -28,7 +29,7 @@ def open_engine(
         ConfigError: a package is missing, or the engine cannot take such a model.
     """
     engine: Engine
-    if drafting_of(cfg) is not None:
+    if drafts(cfg):
         assert policy is not None
         for either in (model, policy):
             check_cuts(either)

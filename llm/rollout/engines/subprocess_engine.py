@@ -35,19 +35,11 @@ from llm import distributed
 from llm.distributed import launch
 from llm.models.loading import Model, logits_width
 from llm.settings.loading import Config, ConfigError
+from llm.settings.rollout_rules import drafts
 from llm.settings.schema import ProcessEngineConfig
 from llm.tokenizers.pretrained import Tokenizer
 
-from .base import (
-    FIELDS,
-    NON_FINITE,
-    VERIFIED,
-    Engine,
-    EngineError,
-    GenerationRequest,
-    Result,
-    drafting_of,
-)
+from .base import FIELDS, NON_FINITE, VERIFIED, Engine, EngineError, GenerationRequest, Result
 from .weights import drafting_weights, shape_of, weights_of
 
 _RESTARTS_MAX = 3  # in a row, for one batch
@@ -160,14 +152,14 @@ class ProcessEngine(Engine):
     def _description(self, model: Model) -> dict[str, Any]:
         """What the process must know of the model to build its copy."""
         description = {"shape": shape_of(model, self.cfg)}
-        if drafting_of(self.cfg) is not None:
+        if drafts(self.cfg):
             description["policy_shape"] = shape_of(self._policy, self.cfg, of_policy=True)
         return description
 
     def _save(self, model: Model, path: Path) -> None:
         """Write the weights for the process."""
-        drafted = drafting_of(self.cfg) is not None
-        save_file(drafting_weights(model, self._policy) if drafted else weights_of(model), path)
+        both = drafts(self.cfg)
+        save_file(drafting_weights(model, self._policy) if both else weights_of(model), path)
 
     def _replace(self, reason: str, failures: int) -> None:
         last_error = self._last_error_line()

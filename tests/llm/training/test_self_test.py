@@ -87,8 +87,8 @@ def test_a_policy_with_other_weights_and_a_law_that_is_none_are_found(monkeypatc
     else:
         law = drafted._law
 
-        def other(p, q, drafting):
-            found = law(p, q, drafting)
+        def other(*args, **keywords):
+            found = law(*args, **keywords)
             return found._replace(log_s=found.log_s - 0.01)
 
         monkeypatch.setattr(drafted, "_law", other)
