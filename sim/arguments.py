@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from pathlib import Path
 
 
@@ -46,3 +47,29 @@ def output_file(text: str) -> Path:
     if not os.access(target, os.W_OK):
         raise argparse.ArgumentTypeError(f"cannot write {text}: {target} is not writable")
     return path
+
+
+def study_parser(name: str, description: str) -> argparse.ArgumentParser:
+    """--out, --seed and --quick of `python -m sim name`, which writes into runs/name."""
+    p = argparse.ArgumentParser(prog=f"python -m sim {name}", description=description)
+    default = Path("runs") / name
+    p.add_argument("--out", type=path_of, default=default, help=f"default {default}")
+    p.add_argument("--seed", type=seed, default=0, help="default 0")
+    p.add_argument("--quick", action="store_true", help="fewer states and tokens; seconds")
+    return p
+
+
+def can_write(name: str, folder: Path) -> bool:
+    """Make the folder of `python -m sim name`; False, and why on stderr, where name.csv cannot be
+    written in it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.csv").touch()
+    except OSError as error:
+        print(
+            f"python -m sim {name}: cannot write to --out {folder}: {error.strerror}; "
+            "name another folder",
+            file=sys.stderr,
+        )
+        return False
+    return True

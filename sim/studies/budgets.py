@@ -11,14 +11,13 @@ from __future__ import annotations
 import argparse
 import csv
 import math
-import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 import jackpot
-from sim.arguments import path_of, seed
+from sim.arguments import can_write, study_parser
 from sim.worlds import pairs
 
 from .budgets_figure import draw
@@ -194,29 +193,17 @@ def summary(results: dict[str, list[Row]]) -> str:
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
-        prog="python -m sim budgets",
-        description="KL against acceptance for a budget per state, a common lam, and a common lam "
+    return study_parser(
+        "budgets",
+        "KL against acceptance for a budget per state, a common lam, and a common lam "
         "from sampled ratios; and a lam that follows a drifting policy.",
     )
-    p.add_argument("--out", type=path_of, default=Path("runs/budgets"), help="default runs/budgets")
-    p.add_argument("--seed", type=seed, default=0, help="default 0")
-    p.add_argument("--quick", action="store_true", help="fewer states and tokens; seconds")
-    return p
 
 
 def main(argv: list[str]) -> int:
     """Run both studies; returns the exit status, 2 where the output folder cannot be written."""
     args = parser().parse_args(argv)
-    try:
-        args.out.mkdir(parents=True, exist_ok=True)
-        (args.out / "budgets.csv").touch()
-    except OSError as error:
-        print(
-            f"python -m sim budgets: cannot write to --out {args.out}: {error.strerror}; "
-            "name another folder",
-            file=sys.stderr,
-        )
+    if not can_write("budgets", args.out):
         return 2
     results = run(args.seed, args.quick)
     written = write(results, args.out) + draw(results, args.out)

@@ -9,6 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from .pictures import save
+
 # Okabe and Ito's colours; markers and line styles repeat what the colours say
 WAYS: dict[str, Any] = {
     "budget per state": {"color": "#0072B2", "marker": "s", "linestyle": "--"},
@@ -32,10 +34,7 @@ def draw(results: dict[str, list[dict]], folder: Path) -> list[Path]:
     _curves(left, rows, "kl_states", "(a) mean over states of KL(p‖q̃)")
     _curves(middle, rows, "kl_pairs", "(b) KL of (state, token) pairs")
     _steps(right, results["drift"])
-    written = [folder / "budgets.png", folder / "budgets.pdf"]
-    for path in written:
-        figure.savefig(path, dpi=200)
-    return written
+    return save(figure, folder / "budgets", dpi=200)
 
 
 def _curves(ax: Axes, rows: list[dict], key: str, title: str) -> None:

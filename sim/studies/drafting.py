@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ import numpy as np
 from scipy.optimize import brentq
 
 import jackpot
-from sim.arguments import path_of, seed
+from sim.arguments import can_write, study_parser
 
 from .budgets import BudgetWorld, States, make_world
 from .drafting_figure import draw
@@ -215,30 +214,16 @@ def write(rows: list[Row], path: Path) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
-        prog="python -m sim drafting",
-        description="KL against rejection rate of ten rules that verify drafts of q against p.",
+    return study_parser(
+        "drafting",
+        "KL against rejection rate of ten rules that verify drafts of q against p.",
     )
-    p.add_argument(
-        "--out", type=path_of, default=Path("runs/drafting"), help="default runs/drafting"
-    )
-    p.add_argument("--seed", type=seed, default=0, help="default 0")
-    p.add_argument("--quick", action="store_true", help="fewer states and tokens; seconds")
-    return p
 
 
 def main(argv: list[str]) -> int:
     """Run the study; returns the exit status, 2 where the output folder cannot be written."""
     args = parser().parse_args(argv)
-    try:
-        args.out.mkdir(parents=True, exist_ok=True)
-        (args.out / "drafting.csv").touch()
-    except OSError as error:
-        print(
-            f"python -m sim drafting: cannot write to --out {args.out}: {error.strerror}; "
-            "name another folder",
-            file=sys.stderr,
-        )
+    if not can_write("drafting", args.out):
         return 2
     rows = run(args.seed, args.quick)
     write(rows, args.out / "drafting.csv")

@@ -10,6 +10,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, NullLocator, PercentFormatter
 
+from .pictures import save
+
 # Okabe and Ito's colours; markers and line styles repeat what the colours say
 RULES: dict[str, Any] = {
     "clip, common price": {"color": "#000000", "marker": "o", "linestyle": "-"},
@@ -46,10 +48,7 @@ def draw(rows: list[dict], folder: Path) -> list[Path]:
     figure.legend(
         handles, labels, loc="outside lower center", ncols=5, fontsize=FONT, frameon=False
     )
-    written = [folder / "drafting.png", folder / "drafting.pdf"]
-    for path in written:
-        figure.savefig(path, dpi=200)
-    return written
+    return save(figure, folder / "drafting", dpi=200)
 
 
 def _curves(ax: Axes, rows: list[dict], key: str, title: str) -> None:

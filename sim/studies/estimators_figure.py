@@ -14,6 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullFormatter, NullLocator
 
 from .estimator_studies import BASIC, C1, JACKPOT, KL_SHOWN, LAM, TIS_CAP, Row
+from .pictures import save
 
 # Okabe and Ito's colours; line styles and markers repeat what the colours say
 STYLE: dict[str, Any] = {
@@ -60,10 +61,7 @@ def draw(results: dict[str, list[Row]], folder: Path) -> list[Path]:
     figure.legend(
         handles=handles, loc="outside lower center", ncols=5, fontsize=FONT, frameon=False
     )
-    written = [folder / "estimators.png", folder / "estimators.pdf"]
-    for path in written:
-        figure.savefig(path, dpi=150)
-    return written
+    return save(figure, folder / "estimators", dpi=150)
 
 
 def _plane(ax: Axes, rows: list[Row]) -> None:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from .estimator_studies import Row
 from .objective_studies import HORIZON_KL, HORIZON_VOCAB, STALENESS
+from .pictures import save
 
 FONT = 9
 # column, title, what is coloured from best (dark) to worst (light)
@@ -43,10 +44,7 @@ def draw_objectives(rows: list[Row], folder: Path) -> list[Path]:
         f"tokens at {HORIZON_KL:g} nats. p is {STALENESS:g} (sd of logits) away from p_ref.",
         fontsize=FONT + 3,
     )
-    written = [folder / "objectives.png", folder / "objectives.pdf"]
-    for path in written:
-        figure.savefig(path, dpi=130)
-    return written
+    return save(figure, folder / "objectives", dpi=130)
 
 
 def _panel(ax: Axes, rows: list[Row], names: list, column: str, ends: tuple) -> None:

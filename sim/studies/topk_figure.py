@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator
 
+from .pictures import save
+
 # Okabe and Ito's colours; line styles and markers repeat what the colours say
 STYLE: dict[str, Any] = {
     "Z_K": ("#999999", ":", "v", "dropped tail, Z_K"),
@@ -59,10 +61,7 @@ def draw(rows: list[dict], pair_rows: list[dict], folder: Path) -> list[Path]:
     figure.legend(
         handles=handles, loc="outside lower center", ncols=5, fontsize=FONT, frameon=False
     )
-    written = [folder / "topk.png", folder / "topk.pdf"]
-    for path in written:
-        figure.savefig(path, dpi=150)
-    return written
+    return save(figure, folder / "topk", dpi=150)
 
 
 def _error(ax: Axes, source: str, rows: list[dict]) -> None:
