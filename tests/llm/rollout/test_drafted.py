@@ -168,7 +168,9 @@ def pair():
 REAL: dict[str, Any] = {"tokenizer": TOKENIZER, "max_new_tokens": 9, "top_k": 5}
 
 
-@pytest.mark.parametrize("drafting", [Drafting(3, 3, 1.0), Drafting(2, 6, 0.4)])
+@pytest.mark.parametrize(
+    "drafting", [Drafting(3, 3, 1.0), Drafting(2, 6, 0.4), Drafting(3, 3, None, 0.9)]
+)
 def test_noted_log_probabilities_are_those_of_passes_without_a_cache(pair, drafting):
     """log s, its top k, and log p of the same tokens; a real model, ragged rows, temperature 1.3"""
     policy, actor = pair
@@ -187,8 +189,10 @@ def test_noted_log_probabilities_are_those_of_passes_without_a_cache(pair, draft
     assert torch.allclose(verified.topk_logp, p.gather(1, batch.topk_ids), atol=3e-5)
     drafts = ~verified.is_bonus
     assert 0 < int(drafts.sum()) < len(drafts)
-    lam = drafting.lam or 0.0
-    assert float((verified.logp - batch.logp_inf).min()) >= np.log(lam) - 1e-5
+    gap = verified.logp - batch.logp_inf
+    assert float((gap - verified.lam.log()).min()) >= -3e-5  # of a bonus lam is 1
+    if drafting.lam is not None:
+        assert float(gap.min()) >= np.log(drafting.lam) - 1e-5
 
 
 def test_a_sequence_is_the_same_alone_and_in_a_batch(pair):
