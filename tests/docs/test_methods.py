@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from optional import not_none
+from scipy.stats import beta as beta_distribution
 
+from jackpot import allocation, selection
 from jackpot.torch import objectives
 from jackpot.torch.correction import CorrectionInputs, CorrectionState, token_weights
 from jackpot.torch.objectives import ObjectiveTokens
+from jackpot.torch.sequence_objectives import (
+    GapStatistics,
+    a_star_po,
+    alpha_dpo,
+    dmpo,
+    optimal_value,
+)
 from llm.settings.loading import resolve
 from llm.settings.schema import Settings
 from llm.settings.sections import all_keys
@@ -25,8 +36,14 @@ EXAMPLES = {
         r"^\| ([a-z_0-9 ]+) \|[^|]*\| (-?[\d.]+) \| (-?[\d.]+) \|$", PAGE, re.M
     )
 }
+WHOLE_EXAMPLES = {
+    cells[0]: [float(cell) for cell in cells[2:]]
+    for line in PAGE.splitlines()
+    if len(cells := [cell.strip() for cell in line.split("|")[1:-1]]) == 5
+    if cells[0] not in ("name", "---")
+}
 SECTIONS = {
-    title: set(re.findall(r"^\| (?!name)([a-z_0-9 ]+) \|", text, re.M))
+    title: set(re.findall(r"^\| (?!name)([a-z_0-9 -]*[a-z_0-9]) \|", text, re.M))
     for title, text in re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", PAGE, re.M | re.S)
 }
 SETTINGS = {  # of each row: {name: value}, and the names that it gives no value
@@ -126,3 +143,89 @@ def test_an_objectives_setting_loads_and_chooses_it(name):
     assert found == ("ppo" if name == "opsm" else name)
     assert math.isfinite(keywords["opsm_delta"]) == (name == "opsm")
     assert {key for key, _ in SETTINGS[name]} <= set(all_keys(Settings))
+
+
+PRE_Y, INF_Y, NEW_Y = logs(0.2, 0.2, 0.1), logs(0.25, 0.25, 0.2), logs(0.3, 0.1, 0.1)
+REWARD, ONE_PROMPT = torch.tensor([1.0, 0.0, 0.0]), torch.zeros(3).long()
+PASS_RATES = np.array([0.5, 0.1, 0.8])
+RANGE = {"low": 2, "high": 8}
+
+
+def optimum(value):
+    """The 12 rollouts, 2 to 8 for each of the three prompts, of the largest summed value."""
+    counts = [c for c in itertools.product(range(2, 9), repeat=3) if sum(c) == 12]
+    return max(counts, key=lambda c: sum(map(value, c, PASS_RATES.tolist())))
+
+
+def of_a_star_po():
+    value = torch.full((3,), optimal_value(torch.tensor([1.0, 0.0]), beta=1.0))
+    return a_star_po(NEW_Y, PRE_Y, REWARD, value, beta=1.0).coefficient
+
+
+def of_dmpo():
+    return dmpo(NEW_Y, PRE_Y, INF_Y, REWARD, ONE_PROMPT, alpha=1.0, baseline="neg").coefficient
+
+
+def of_alpha_dpo():
+    batch = (NEW_Y, PRE_Y, torch.full((3,), 2), REWARD > 0, ONE_PROMPT, GapStatistics())
+    return alpha_dpo(*batch, beta=2.5, gamma_beta_ratio=0.6, alpha=0.2, decay=0.0)[0].coefficient
+
+
+def of_vip():
+    assert optimum(lambda n, p: -4 * p * (1 - p) / (n - 1)) == (5, 3, 4)
+    return allocation.vip(PASS_RATES, 12, **RANGE, estimator="rloo")
+
+
+def of_coba():
+    alpha = allocation.coba_alpha([0.7], kappa=11.0)
+    tau = 3 + 9 * np.var(PASS_RATES) / 0.1667
+    density = beta_distribution(1 + 9 * 0.7, 11 - 1 - 9 * 0.7).pdf
+    assert optimum(lambda n, p: (1 - math.exp(-n * p * (1 - p) / tau)) * density(p)) == (3, 2, 7)
+    return allocation.coba(PASS_RATES, 12, alpha, kappa=11.0, **RANGE)
+
+
+def of_down_sampling():
+    rewards = [0.6, 1.0, 0.0]
+    pairs = itertools.combinations(range(3), 2)
+    assert max(pairs, key=lambda pair: np.var(np.take(rewards, pair))) == (1, 2)
+    return np.isin(range(3), selection.pods(rewards, keep=2, rule="max_variance"))
+
+
+def of_pruning():
+    """The coin is thrown until it keeps the candidate; dropped, its weight is 0."""
+    weights = [
+        selection.horvitz_thompson([0.1, 0.5, 0.6], 0.5, 1 / 3, np.random.default_rng(seed))[1]
+        for seed in range(20)
+    ]
+    assert {tuple(w) for w in weights} == {(0.0, 1.0, 1.0), (2.0, 1.0, 1.0)}
+    return max(weights, key=sum)
+
+
+WHOLE = {
+    "a_star_po": of_a_star_po,
+    "dmpo": of_dmpo,
+    "alpha_dpo": of_alpha_dpo,
+    "uniform": lambda: allocation.uniform(3, 12),
+    "vip": of_vip,
+    "coba": of_coba,
+    "down-sampling": of_down_sampling,
+    "pruning": of_pruning,
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_an_example_of_whole_completions_or_prompts_is_what_the_code_computes(name):
+    assert [float(x) for x in WHOLE[name]()] == pytest.approx(WHOLE_EXAMPLES[name], abs=5e-5)
+
+
+def test_every_row_of_whole_completions_or_prompts_has_an_example():
+    sections = ("Objectives of whole completions", "Before and after sampling")
+    assert set.union(*(SECTIONS[title] for title in sections)) == set(WHOLE)
+    assert set(WHOLE_EXAMPLES) == set(WHOLE)
+
+
+def test_the_settings_of_these_rows_exist():
+    for title in ("Objectives of whole completions", "Before and after sampling"):
+        section = PAGE.split(f"## {title}\n")[1].split("\n## ")[0]
+        keys = set(re.findall(r"`((?:task|rollout|loss|objective)\.[a-z_.]+)", section))
+        assert keys and keys <= set(all_keys(Settings))
