@@ -114,10 +114,10 @@ def update(
         if "distill" in out.kl:  # Eq. 7
             distill = distill_sum(out.kl["distill"], cfg.actor.distill.temperature)
             terms["loss_distill"] = distill / n_all
-        if "anchor" in out.kl:  # ours, off by default
-            terms["loss_anchor"] = out.kl["anchor"].sum() / n_all
+        if "initial" in out.kl:  # ours, off by default
+            terms["loss_initial_kl"] = out.kl["initial"].sum() / n_all
         # Eq. 8: Eq. 5 and 6 count once, the two KLs by their coefficients.
-        total = joint_loss(terms, learner.controls.distill_coef, cfg.loss.anchor_coef)
+        total = joint_loss(terms, learner.controls.distill_coef, cfg.loss.initial_kl_coef)
         learner.guard.finite(step, loss=total)  # raises NonFinite
         total.backward()
         metrics.add(at, terms, out, policy)

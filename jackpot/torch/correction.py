@@ -142,7 +142,7 @@ def token_weights(
     unknown = obrs.keys() - _OBRS_KEYWORDS
     if unknown:
         raise TypeError(f"token_weights takes no {', '.join(sorted(unknown))}: see obrs_weights")
-    # Sec. 4.3: p_ref is the trust region's anchor; p_new where rollouts are stale (Alg. 1).
+    # Sec. 4.3: p_ref is the trust region's centre; p_new where rollouts are stale (Alg. 1).
     logp_target = inputs.logp_new if target == "new" else inputs.logp_ref
     log_ratio = logp_target - inputs.logp_inf  # (n,) log p / q
     if type == "jackpot":

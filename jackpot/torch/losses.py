@@ -118,22 +118,22 @@ def actor_ppo_sum(
 
 
 def joint_loss(
-    terms: dict[str, torch.Tensor], distill_coef: float, anchor_coef: float
+    terms: dict[str, torch.Tensor], distill_coef: float, initial_kl_coef: float
 ) -> torch.Tensor:
     """L_Jackpot: the policy's and the actor's losses, and the weighted KLs.
 
     Args:
-        terms: any of loss_policy, loss_actor_ppo, loss_distill, loss_anchor, scalars.
+        terms: any of loss_policy, loss_actor_ppo, loss_distill, loss_initial_kl, scalars.
 
-    Paper: Eq. 8; the anchor is ours.
+    Paper: Eq. 8; the KL to the initial policy is ours.
     """
     coefficients = {
         "loss_policy": 1.0,
         "loss_actor_ppo": 1.0,
         "loss_distill": distill_coef,
-        "loss_anchor": anchor_coef,
+        "loss_initial_kl": initial_kl_coef,
     }
-    # Eq. 8: L = L_PPO-OBRS + L_PPO(actor) + lambda_distill L_distill (+ anchor)
+    # Eq. 8: L = L_PPO-OBRS + L_PPO(actor) + lambda_distill L_distill (+ KL to the initial policy)
     return torch.stack([coefficients[name] * term for name, term in terms.items()]).sum()
 
 

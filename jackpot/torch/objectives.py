@@ -5,7 +5,7 @@ gives the weight, the objective gives mask and term. A mask has no gradient. A m
 the denominator, which is in the scale.
 
 An objective is a function of flat tensors of sampled tokens, (n,) each. Its ratio is
-p_new / p_anchor. The anchor is p_ref, the policy before the updates, or p_inf, the actor q, which
+p_new / p_old. p_old is p_ref, the policy before the updates, or p_inf, the actor q, which
 sampled. Where several tokens of a completion matter, `sequence` numbers the completions: (n,)
 integers, the tokens of a completion neighbours and in order. "SG" is the stop-gradient.
 """
@@ -65,24 +65,24 @@ class PolicyLoss(NamedTuple):
 
 def ppo(
     logp_new: torch.Tensor,
-    logp_anchor: torch.Tensor,
+    logp_old: torch.Tensor,
     advantage: torch.Tensor,
     *,
     clip_low: float = 0.2,
     clip_high: float = 0.2,
 ) -> Objective:
-    """term = min(r A, clip(r, 1 - clip_low, 1 + clip_high) A), r = p_new / p_anchor.
+    """term = min(r A, clip(r, 1 - clip_low, 1 + clip_high) A), r = p_new / p_old.
 
     Paper: PPO (arXiv 1707.06347), Eq. 7; in Jackpot Eq. 2. inf: no clip on that side.
     """
     _check(clip_low=clip_low, clip_high=clip_high)
-    term, clipped = _pessimistic((logp_new - logp_anchor).exp(), advantage, clip_low, clip_high)
-    return Objective(term, torch.ones_like(logp_anchor), clipped)
+    term, clipped = _pessimistic((logp_new - logp_old).exp(), advantage, clip_low, clip_high)
+    return Objective(term, torch.ones_like(logp_old), clipped)
 
 
 def cispo(
     logp_new: torch.Tensor,
-    logp_anchor: torch.Tensor,
+    logp_old: torch.Tensor,
     advantage: torch.Tensor,
     *,
     clip_low: float = math.inf,
@@ -94,12 +94,12 @@ def cispo(
     default is TRL's: a ratio of at most 5.
     """
     _check(clip_low=clip_low, clip_high=clip_high)
-    return _reinforce(logp_new, (logp_new - logp_anchor).exp(), advantage, clip_low, clip_high)
+    return _reinforce(logp_new, (logp_new - logp_old).exp(), advantage, clip_low, clip_high)
 
 
 def gspo(
     logp_new: torch.Tensor,
-    logp_anchor: torch.Tensor,
+    logp_old: torch.Tensor,
     advantage: torch.Tensor,
     sequence: torch.Tensor,
     *,
@@ -115,15 +115,15 @@ def gspo(
     is per sequence: loss.denominator = sequence.
     """
     _check(clip_low=clip_low, clip_high=clip_high)
-    log_s = sequence_mean((logp_new - logp_anchor).detach(), sequence)  # (n,), equal in a sequence
+    log_s = sequence_mean((logp_new - logp_old).detach(), sequence)  # (n,), equal in a sequence
     ratio = log_s.exp() * (logp_new - logp_new.detach()).exp()  # the second factor is 1
     term, clipped = _pessimistic(ratio, advantage, clip_low, clip_high)
-    return Objective(term, torch.ones_like(logp_anchor), clipped)
+    return Objective(term, torch.ones_like(logp_old), clipped)
 
 
 def dppo(
     logp_new: torch.Tensor,
-    logp_anchor: torch.Tensor,
+    logp_old: torch.Tensor,
     logp_inf: torch.Tensor,
     advantage: torch.Tensor,
     divergence: torch.Tensor,
@@ -134,15 +134,15 @@ def dppo(
     """term = SG(min(r, cap)) A log p_new; mask = 0 where A moves p_new further from q than delta.
 
     Args:
-        logp_anchor: p_inf, as in the paper; p_ref where a correction corrects for p_ref / p_inf.
+        logp_old: p_inf, as in the paper; p_ref where a correction corrects for p_ref / p_inf.
         divergence: between q and p_new in each token's state, (n,): `divergence_of`.
 
     Paper: Divergence PPO (arXiv 2602.04879): a token is kept where A (p_new / q - 1) <= 0 or
     D <= delta. delta is that of the authors' scripts, .15 for TV and .05 for KL. Their codes differ
-    about cap: 20 in TRL, 10 in Stable-RL, 3 in verl, whose anchor is p_ref unless in bypass mode.
+    about cap: 20 in TRL, 10 in Stable-RL, 3 in verl, whose p_old is p_ref unless in bypass mode.
     """
     _check(delta=delta, cap=cap)
-    log_ratio = (logp_new - logp_anchor).detach()
+    log_ratio = (logp_new - logp_old).detach()
     log_rho = (logp_new - logp_inf).detach()  # its sign says on which side of q the policy is
     moves_away = torch.where(advantage > 0, log_rho > 0, (advantage < 0) & (log_rho < 0))
     mask = ~(moves_away & (divergence > delta))
@@ -211,7 +211,7 @@ def minpro(
 
 def bapo(
     logp_new: torch.Tensor,
-    logp_anchor: torch.Tensor,
+    logp_old: torch.Tensor,
     advantage: torch.Tensor,
     *,
     low: float,
@@ -219,15 +219,15 @@ def bapo(
 ) -> Objective:
     """PPO's term with the bounds of `bapo_bounds`: min(r A, clip(r, low, high) A).
 
-    Paper: BAPO (arXiv 2510.18927), its objective; the anchor there is the policy that sampled.
+    Paper: BAPO (arXiv 2510.18927), its objective; p_old there is the policy that sampled.
     """
-    return ppo(logp_new, logp_anchor, advantage, clip_low=1.0 - low, clip_high=high - 1.0)
+    return ppo(logp_new, logp_old, advantage, clip_low=1.0 - low, clip_high=high - 1.0)
 
 
 @torch.no_grad()
 def bapo_bounds(
     logp_new: torch.Tensor,
-    logp_anchor: torch.Tensor,
+    logp_old: torch.Tensor,
     logp_inf: torch.Tensor,
     advantage: torch.Tensor,
     weight: torch.Tensor,
@@ -261,7 +261,7 @@ def bapo_bounds(
     _check(share=share)
     bounds = (low_min, low_max, low_step, high_min, high_max, high_step)
     _check_bapo(*bounds)
-    ratio = (logp_new.double() - logp_anchor.double()).exp()
+    ratio = (logp_new.double() - logp_old.double()).exp()
     size = advantage.double().abs() * weight.double() * logp_inf.double().exp()  # |A| w q
     positive, negative = _bapo_contributions(ratio, size, advantage, accounting)
 
@@ -351,19 +351,19 @@ def m2po_threshold(
 @torch.no_grad()
 def opsm_mask(
     logp_new: torch.Tensor,
-    logp_anchor: torch.Tensor,
+    logp_old: torch.Tensor,
     advantage: torch.Tensor,
     sequence: torch.Tensor,
     *,
     delta: float = math.inf,
 ) -> torch.Tensor:
-    """0 for a sequence of A < 0 whose mean of log p_anchor - log p_new is above delta, (n,) float.
+    """0 for a sequence of A < 0 whose mean of log p_old - log p_new is above delta, (n,) float.
 
-    Paper: off-policy sequence masking, of DeepSeek-V3.2 (arXiv 2512.02556). slime's anchor is
-    p_ref, its delta 1e-4; TRL's anchor is p_inf.
+    Paper: off-policy sequence masking, of DeepSeek-V3.2 (arXiv 2512.02556). slime's p_old is
+    p_ref, its delta 1e-4; TRL's is p_inf.
     """
     _check(delta=delta)
-    drift = sequence_mean(logp_anchor - logp_new, sequence)
+    drift = sequence_mean(logp_old - logp_new, sequence)
     return (~((advantage < 0) & (drift > delta))).to(advantage.dtype)
 
 
@@ -386,7 +386,13 @@ def bounds_of(
     if type == "m2po":
         args = (kept.logp_new, kept.logp_inf, kept.advantage)
         return {"threshold": m2po_threshold(*args, tau=keywords["tau"])}
-    contributing = (kept.logp_new, _anchor(kept, ratio), kept.logp_inf, kept.advantage, kept_weight)
+    contributing = (
+        kept.logp_new,
+        _logp_old(kept, ratio),
+        kept.logp_inf,
+        kept.advantage,
+        kept_weight,
+    )
     own = {name: value for name, value in keywords.items() if name != "opsm_delta"}
     low, high = bapo_bounds(*contributing, **own)
     return {"low": low, "high": high}
@@ -412,8 +418,8 @@ def policy_loss_sum(
         weight: of the correction, (n,). scale: from `losses.token_scale`, (n,).
         type: ppo, cispo, gspo, dppo, minpro, bapo, m2po; whole_completion: the term is log p_new,
             and the weight is the coefficient of sequence_objectives.py, with scale 1.
-        ratio: the anchor of the ratio, ref or inf.
-        opsm_delta: `opsm_mask` with the same anchor; inf: none.
+        ratio: whose probability p_old is, ref or inf.
+        opsm_delta: `opsm_mask` with the same p_old; inf: none.
         keywords: of the objective; of bapo and m2po those of `bounds_of`.
 
     Raises:
@@ -424,7 +430,7 @@ def policy_loss_sum(
     objective = _objective(kept, type, ratio, keywords)
     mask, whole = objective.mask, torch.ones_like(objective.mask)
     if opsm_delta != math.inf:  # NaN is refused there
-        args = (kept.logp_new, _anchor(kept, ratio), kept.advantage, kept.sequence)
+        args = (kept.logp_new, _logp_old(kept, ratio), kept.advantage, kept.sequence)
         whole = opsm_mask(*args, delta=opsm_delta)
         mask = mask * whole
     # no gradient passes through weight and mask (SG of Eq. 5), only through the term
@@ -435,8 +441,8 @@ def policy_loss_sum(
     sequence_masked[selected] = (1 - whole).to(weight.dtype)
     if type == "ppo":  # rejected tokens count here too, as in every run's clip_fraction
         low, high = keywords["clip_low"], keywords["clip_high"]
-        anchor = _anchor(tokens, ratio)
-        clipped = clipped_tokens(tokens.logp_new, anchor, tokens.advantage, low, high)
+        logp_old = _logp_old(tokens, ratio)
+        clipped = clipped_tokens(tokens.logp_new, logp_old, tokens.advantage, low, high)
     return PolicyLoss(loss, clipped, masked, sequence_masked)
 
 
@@ -447,21 +453,21 @@ def _objective(
     new, inf, advantage, sequence = (
         tokens.logp_new, tokens.logp_inf, tokens.advantage, tokens.sequence
     )  # fmt: skip
-    anchor = _anchor(tokens, ratio)
+    logp_old = _logp_old(tokens, ratio)
     if type == "ppo":
-        return ppo(new, anchor, advantage, **keywords)
+        return ppo(new, logp_old, advantage, **keywords)
     if type == "cispo":
-        return cispo(new, anchor, advantage, **keywords)
+        return cispo(new, logp_old, advantage, **keywords)
     if type == "gspo":
-        return gspo(new, anchor, advantage, sequence, **keywords)
+        return gspo(new, logp_old, advantage, sequence, **keywords)
     if type == "dppo":
         own = {name: value for name, value in keywords.items() if name != "divergence"}
         distance = divergence_of(tokens, divergence=keywords["divergence"])
-        return dppo(new, anchor, inf, advantage, distance, **own)
+        return dppo(new, logp_old, inf, advantage, distance, **own)
     if type == "minpro":
         return minpro(new, inf, advantage, sequence, **keywords)
     if type == "bapo":
-        return bapo(new, anchor, advantage, **keywords)
+        return bapo(new, logp_old, advantage, **keywords)
     if type == "m2po":
         return m2po(new, inf, advantage, **keywords)
     if type == "whole_completion":
@@ -521,7 +527,7 @@ def _pushed_away(log_rho: torch.Tensor, advantage: torch.Tensor) -> torch.Tensor
     return ((advantage > 0) & (log_rho > 0)) | ((advantage < 0) & (log_rho < 0))
 
 
-def _anchor(tokens: ObjectiveTokens, ratio: str) -> torch.Tensor:
+def _logp_old(tokens: ObjectiveTokens, ratio: str) -> torch.Tensor:
     if ratio not in ("ref", "inf"):
         raise ValueError(f"a ratio to {ratio!r} is not known; choose ref or inf")
     return tokens.logp_ref if ratio == "ref" else tokens.logp_inf
@@ -530,7 +536,7 @@ def _anchor(tokens: ObjectiveTokens, ratio: str) -> torch.Tensor:
 def _selected(tokens: ObjectiveTokens, weight: torch.Tensor, type: str, ratio: str) -> torch.Tensor:
     """The tokens that count, (n,) bool."""
     # exp of a rejected token's ratio may be inf, and 0 * inf is NaN; so is 0 / 0 of p_ref = 0
-    selected = (weight != 0) & (_anchor(tokens, ratio) > -math.inf)
+    selected = (weight != 0) & (_logp_old(tokens, ratio) > -math.inf)
     if type != "ppo":
         selected &= tokens.logp_new.detach() > -math.inf
     return selected

@@ -249,11 +249,11 @@ def _policy_update_seconds(
     work: cost.Work,
     device: cost.Device,
 ) -> float:
-    """Scoring, update, and the forward passes of the policy at the start that losses ask for."""
+    """Scoring, update, and the forward passes of the initial policy that losses ask for."""
     updates = cfg.loss.updates_per_rollout
     forwards = (microbatches(cfg, choice, work) > updates) + (updates > 1)
     seconds = _training_seconds(cfg, pair.policy, policy, choice, forwards, work, device)
-    for _ in range((cfg.loss.anchor_coef > 0) + cfg.objective.needs_start):
+    for _ in range((cfg.loss.initial_kl_coef > 0) + cfg.objective.needs_initial):
         seconds += cost.training_seconds(
             policy, work, device, forwards=1, recompute=False, backward=False
         )

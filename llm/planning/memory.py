@@ -25,7 +25,7 @@ _LOGIT_COPIES = 5.2  # of a model in its backward pass
 _WAITING_COPIES = 3.1  # of another trained model meanwhile
 _ROUNDED_COPIES = 0.1  # more of each in bfloat16: its logits before they are float32
 _DISTILL_COPIES = 17.0  # more, of Eq. 7
-_ANCHOR_COPIES = 14.1  # more, of the anchor's KL
+_INITIAL_COPIES = 14.1  # more, of the KL to the initial policy
 _SAMPLING_COPIES = 6  # of the logits after one token; not fitted
 
 
@@ -167,8 +167,8 @@ def _always_held(cfg: Config, policy: Model, actor: Model | None, layout: Layout
         if cfg.policy.lora_rank and cfg.actor.type in ("noisy", "quantized"):
             each = 4 * size(policy, cfg.policy).total  # merged, in float32 (`loading.frozen_copy`)
         held["actor weights"] = copies * each
-    if cfg.loss.anchor_coef > 0 or cfg.objective.needs_start:
-        held["anchor weights"] = whole
+    if cfg.loss.initial_kl_coef > 0 or cfg.objective.needs_initial:
+        held["initial policy's weights"] = whole
     if layout.engine_copy:
         held["engine's copy"] = sampler
     return held
@@ -197,7 +197,7 @@ def _update(
         copies = _LOGIT_COPIES + _WAITING_COPIES * (len(trained) - 1)
         copies += _ROUNDED_COPIES * sum(part.dtype == "bfloat16" for _, _, part in trained)
         copies += _DISTILL_COPIES * (len(trained) > 1 and cfg.actor.distill.coef > 0)
-        copies += _ANCHOR_COPIES * (cfg.loss.anchor_coef > 0)
+        copies += _INITIAL_COPIES * (cfg.loss.initial_kl_coef > 0)
         logits = int(4 * copies * micro * (new + 1) * vocabulary(policy))
     else:
         several = micro * cfg.loss.updates_per_rollout < share and not layout.sharded
@@ -219,7 +219,7 @@ def _update(
 def _in_blocks(cfg: Config, trained: list, tokens: int, several: bool) -> int:
     """Two blocks for each model and two more; hidden states and their gradients, in
     bfloat16 widened, too; `several`: a head's gradient besides that of earlier micro-batches."""
-    held = len(trained) + (cfg.loss.anchor_coef > 0)
+    held = len(trained) + (cfg.loss.initial_kl_coef > 0)
     rows, cols = min(Chunk().tokens, tokens), min(Chunk().vocab, vocabulary(trained[0][1]))
     total = 4 * (2 * held + 2) * rows * cols
     for _, model, part in trained:

@@ -135,7 +135,7 @@ def facts(pairs: Iterable[tuple[str, Any]]) -> Html:
 
 
 def page(title: str, lead: Html, sections: Sequence[tuple[str, str, Html]], style: str = "") -> str:
-    """The whole document; a section is (anchor, heading, content)."""
+    """The whole document; a section is (id, heading, content)."""
     links = "".join(f'<a href="#{text(a)}">{text(h)}</a>' for a, h, _ in sections)
     body = "\n".join(
         f'<section id="{text(a)}"><h2>{text(h)}</h2>\n{text(c)}</section>' for a, h, c in sections

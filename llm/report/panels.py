@@ -65,7 +65,7 @@ PANELS = (
     ),
     Panel(
         "Loss of the policy",
-        {"loss_policy": "PPO, weighted (Eq. 5)", "loss_anchor": "KL to the anchor"},
+        {"loss_policy": "PPO, weighted (Eq. 5)", "loss_initial_kl": "KL to the initial policy"},
     ),
     Panel(
         "Losses of the actor",

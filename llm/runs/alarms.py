@@ -54,7 +54,7 @@ _LIMITS = (
         "entropy_min",
         False,
         "the policy has nearly stopped exploring: lower --optim.policy_lr, or set "
-        "--loss.anchor_coef",
+        "--loss.initial_kl_coef",
     ),
 )
 _NON_FINITE_ADVICE = "lower the learning rates or the caps c1, c2"

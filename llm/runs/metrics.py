@@ -121,7 +121,7 @@ METRICS: dict[str, str] = {
     "mean log p_new",
     "dpo_gap_mean": "alpha-DPO: moving mean of the pairs' gaps to p_pre, nats per token",
     "dpo_gap_std": "alpha-DPO: moving standard deviation of these gaps, nats per token",
-    "loss_anchor": "KL(policy || anchor), nats per proposed token, before its coefficient",
+    "loss_initial_kl": "KL(policy || initial policy), nats per proposed token, before its weight",
     "loss_actor_ppo": "PPO loss of the actor (Eq. 6), per proposed token",
     "loss_distill": "distillation loss (Eq. 7), per proposed token, before its coefficient",
     "distill_coef": "coefficient of the distillation loss in use, after control",

@@ -27,7 +27,7 @@ from .schema import (
 )
 
 
-def anchor(cfg: Settings) -> Literal["ref", "inf"]:
+def ratio_denominator(cfg: Settings) -> Literal["ref", "inf"]:
     """Whose probability is in the denominator of the objective's ratio."""
     objective = cfg.objective
     if isinstance(objective, PpoObjective | WholeCompletionObjective):
@@ -74,7 +74,7 @@ def check_objective(cfg: Settings, *, fresh: bool) -> None:
 def _check_ratio(cfg: Settings, given: str, fresh: bool) -> None:
     """With a single update per rollout p_new is p_ref. A ratio of 1 leaves nothing to an objective;
     PPO is REINFORCE then, and the mask of dppo is around p_inf whatever its ratio."""
-    of_ref, own = anchor(cfg) == "ref", cfg.objective
+    of_ref, own = ratio_denominator(cfg) == "ref", cfg.objective
     masks = isinstance(own, DppoObjective) and own.divergence.type != "none"
     if of_ref and not masks and not isinstance(own, PpoObjective):
         remedy = "--objective.ratio inf with --correction.type none"
@@ -113,7 +113,7 @@ def _check_correction(cfg: Settings, given: str) -> None:
                 "mismatch again. Set --correction.type none, or jackpot with "
                 "--correction.target.type new, whose weight takes the place of that factor"
             )
-    elif anchor(cfg) == "inf":
+    elif ratio_denominator(cfg) == "inf":
         remedy = "--objective.ratio ref" if hasattr(cfg.objective, "ratio") else (
             "--objective.type ppo"
         )  # fmt: skip

@@ -52,6 +52,7 @@ RENAMED = {
     "correction.z": "correction.z.type",
     "correction.z_tail": "correction.z.tail.type",
     "correction.kappa": "correction.z.tail.kappa",
+    "loss.anchor_coef": "loss.initial_kl_coef",
     "loss.clip_low": "objective.clip_low",
     "loss.clip_high": "objective.clip_high",
     "loss.actor_ppo": "actor.ppo",

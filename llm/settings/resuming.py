@@ -50,7 +50,7 @@ IDENTITY = frozenset(
     "objective.value_beta objective.value_rollouts objective.alpha objective.baseline.type "
     "objective.baseline.coef objective.ess_min objective.gamma_beta_ratio objective.decay "
     "objective.bias_correction "
-    "loss.advantage loss.updates_per_rollout loss.denominator loss.anchor_coef "
+    "loss.advantage loss.updates_per_rollout loss.denominator loss.initial_kl_coef "
     "control.type control.kl_target control.distill control.actor_lr control.policy_lr "
     "control.gain control.factor_max "
     "optim.policy_lr optim.schedule optim.lr_warmup_steps optim.weight_decay optim.grad_clip "

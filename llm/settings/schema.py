@@ -938,8 +938,8 @@ class NoSequenceMask:
 
 @dataclass(frozen=True)
 class OpsmMask:
-    """A sequence of negative advantage is left out where log p_anchor - log p_new, averaged over
-    its tokens, is above delta; the anchor is the objective's (DeepSeek-V3.2, arXiv 2512.02556)."""
+    """A sequence of negative advantage is left out where log p_old - log p_new, averaged over
+    its tokens, is above delta; p_old is the objective's (DeepSeek-V3.2, arXiv 2512.02556)."""
 
     type: Literal["opsm"] = "opsm"
     """A mask of whole sequences, on top of the objective's own."""
@@ -964,15 +964,15 @@ class ObjectiveSection:
         return False
 
     @property
-    def needs_start(self) -> bool:
-        """Whether it takes log-probabilities of the policy as it was at the start."""
+    def needs_initial(self) -> bool:
+        """Whether it takes log-probabilities of the initial policy."""
         return False
 
 
 @dataclass(frozen=True)
-class _AnchorChosen(ObjectiveSection):
+class RatioObjective(ObjectiveSection):
     ratio: Literal["ref", "inf"] = "ref"
-    """p_anchor: p_ref, the policy before the updates on its batch, or p_inf, what sampled it. inf
+    """p_old: p_ref, the policy before the updates on its batch, or p_inf, what sampled it. inf
     takes no correction, and ref needs loss.updates_per_rollout above 1."""
 
 
@@ -989,8 +989,8 @@ class PpoObjective(ObjectiveSection):
 
 
 @dataclass(frozen=True)
-class CispoObjective(_AnchorChosen):
-    """SG(clip(r)) A log p_new, r = p_new / p_anchor: no token loses its gradient (MiniMax-M1, arXiv
+class CispoObjective(RatioObjective):
+    """SG(clip(r)) A log p_new, r = p_new / p_old: no token loses its gradient (MiniMax-M1, arXiv
     2506.13585)."""
 
     type: Literal["cispo"] = "cispo"
@@ -1003,8 +1003,8 @@ class CispoObjective(_AnchorChosen):
 
 
 @dataclass(frozen=True)
-class GspoObjective(_AnchorChosen):
-    """PPO with the ratio of a sequence, exp(mean of log p_new / p_anchor over its tokens) (GSPO,
+class GspoObjective(RatioObjective):
+    """PPO with the ratio of a sequence, exp(mean of log p_new / p_old over its tokens) (GSPO,
     arXiv 2507.18071). Needs loss.denominator = sequence."""
 
     type: Literal["gspo"] = "gspo"
@@ -1080,7 +1080,7 @@ class MinproObjective(ObjectiveSection):
 
 
 @dataclass(frozen=True)
-class BapoObjective(_AnchorChosen):
+class BapoObjective(RatioObjective):
     """PPO with bounds that rise, in each update, until positive advantages contribute their share:
     BAPO (arXiv 2510.18927). First the upper bound rises, then the lower one."""
 
@@ -1118,7 +1118,7 @@ class M2poObjective(ObjectiveSection):
 
 @dataclass(frozen=True)
 class WholeCompletionObjective:
-    """Of whole completions, with the policy at the start, p_pre, in its loss; no advantage."""
+    """Of whole completions, with the initial policy, p_pre, in its loss; no advantage."""
 
     @property
     def sequence_mask(self) -> SequenceMask:
@@ -1129,7 +1129,7 @@ class WholeCompletionObjective:
         return False
 
     @property
-    def needs_start(self) -> bool:
+    def needs_initial(self) -> bool:
         return True
 
 
@@ -1233,9 +1233,9 @@ class LossConfig:
     denominator: Literal["proposed", "accepted", "sequence"] = "proposed"
     """Policy loss per proposed token; per accepted one (jackpot); or the mean over sequences of
     each one's mean over its proposed tokens."""
-    anchor_coef: float = 0.0
-    """Weight of KL(policy || anchor) in the policy's loss, the anchor being the policy at the
-    start, frozen; 0: none, and no anchor in memory."""
+    initial_kl_coef: float = 0.0
+    """Weight of KL(policy || initial policy) in the policy's loss; the initial policy is a
+    frozen copy of the policy at the start. 0: none, and no copy in memory."""
 
 
 @dataclass(frozen=True)

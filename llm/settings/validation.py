@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from llm.errors import ConfigError
 
-from .objective_rules import anchor, check_objective
+from .objective_rules import check_objective, ratio_denominator
 from .rollout_rules import check_rollout, drafts, is_lossless, reuses_logp
 from .schema import (
     CHARACTER_IDS,
@@ -72,7 +72,7 @@ _NOT_NEGATIVE = (
     "objective.value_beta objective.gamma_beta_ratio objective.alpha "
     "objective.ess_min objective.decay "
     "actor.correction.low pretrain.policy_steps pretrain.actor_steps rollout.max_staleness "
-    "correction.lam.decay correction.low loss.anchor_coef optim.lr_warmup_steps "
+    "correction.lam.decay correction.low loss.initial_kl_coef optim.lr_warmup_steps "
     "optim.weight_decay optim.microbatch.sequences alarm.accept_min alarm.entropy_min "
     "alarm.action.lowerings_max run.seed run.eval_updates run.samples_kept run.self_test_max"
 ).split()
@@ -492,7 +492,7 @@ def _ratio_needs(cfg: Settings) -> list[_Need]:
         ),
         _Need(
             "objective.cap objective.sequence_mask.type",
-            several or anchor(cfg) == "inf",
+            several or ratio_denominator(cfg) == "inf",
             "loss.updates_per_rollout > 1, or a ratio to p_inf (else p_new is p_ref and every "
             "ratio is 1)",
         ),

@@ -31,7 +31,7 @@ from .prompt_history import OptimalValues, PromptHistory
 class TrainContext(NamedTuple):
     """Closes its processes where it is left as a context manager.
 
-    anchor: the policy as it was at the start, frozen; None where no loss needs it.
+    initial_policy: the policy as it was at the start, frozen; None where no loss needs it.
     engine: samples the rollouts; None where there are none.
     shards: by role, what is trained in place of a model that is spread over ranks.
     chunked: logits are computed in blocks, for all models that have a head of their own form.
@@ -44,7 +44,7 @@ class TrainContext(NamedTuple):
     scorer: scorers.Scorer
     policy: Model
     actor: Actor
-    anchor: Model | None
+    initial_policy: Model | None
     device: torch.device
     engine: Engine | None = None
     shards: Mapping[str, Model] = {}
@@ -135,13 +135,13 @@ def _with_models(
     longest = max(factory.prompt_lengths(cfg, task, tokenizer))
     by_role = {"policy": policy, "actor": actor.model}
     loading.check_positions(by_role, longest, cfg.rollout.max_new_tokens)
-    anchor = None
-    if cfg.loss.anchor_coef > 0 or cfg.objective.needs_start:
+    initial = None
+    if cfg.loss.initial_kl_coef > 0 or cfg.objective.needs_initial:
         # before sharding and any update: a copy of the policy as it starts
-        anchor = copy.deepcopy(policy).requires_grad_(False)
+        initial = copy.deepcopy(policy).requires_grad_(False)
     engine = open_engine(cfg, tokenizer, actor.model, device, policy)
     undo.callback(engine.close)
-    ctx = TrainContext(cfg, tokenizer, task, scorer, policy, actor, anchor, device, engine)
+    ctx = TrainContext(cfg, tokenizer, task, scorer, policy, actor, initial, device, engine)
     chunked = support.chunked(cfg, policy, actor.model)
     ctx = ctx._replace(chunked=chunked, folder=folder)
     ctx = ctx._replace(history=open_history(cfg, task), values=open_values(cfg, task))

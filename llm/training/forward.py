@@ -50,8 +50,8 @@ class ModelOutputs(NamedTuple):
 
     logp_policy, logp_actor: of the sampled token; None for an actor that is not trained.
     entropy: of the policy, without gradient.
-    kl: "anchor", "distill" (at the distillation temperature) and "control" (without gradient), each
-        where it is used.
+    kl: "initial" (to the initial policy), "distill" (at the distillation temperature) and
+        "control" (without gradient), each where it is used.
     for_weights: the policy's log-probabilities for the weights, where they were asked for.
     topk_logp: log p_new of q's k likeliest tokens, (m, k), without gradient, where the objective's
         mask needs them.
@@ -143,10 +143,10 @@ def forward_all(
     elif ctx.cfg.objective.needs_topk:
         policy = policy._replace(ids=batch.topk_ids)
     inputs, pairs = [policy], {}
-    if ctx.anchor is not None and ctx.cfg.loss.anchor_coef > 0:
+    if ctx.initial_policy is not None and ctx.cfg.loss.initial_kl_coef > 0:
         with torch.no_grad():  # frozen: no activations are kept
-            inputs.append(forward(ctx, ctx.anchor, batch))
-        pairs["anchor"] = KLPair(0, 1, train_q=False)  # KL(policy || anchor) moves the policy
+            inputs.append(forward(ctx, ctx.initial_policy, batch))
+        pairs["initial"] = KLPair(0, 1, train_q=False)  # KL(policy || initial) moves the policy
     i_actor, distilled, own_pass = len(inputs), controls.distill_coef > 0, False
     if isinstance(own, SeparateActor):
         # a KL of other distributions (bucketed, or at another temperature) needs its own pass

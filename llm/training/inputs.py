@@ -2,8 +2,8 @@
 
 A run goes on only from what it was made of. A model or a file of rows that was replaced between
 two starts would change the run without a word: the policy is in the checkpoint, and its frozen
-weights, a frozen actor, the anchor and the data are not. (A reward function's digest is kept in the
-checkpoints, with the settings.)
+weights, a frozen actor, the initial policy and the data are not. (A reward function's digest is
+kept in the checkpoints, with the settings.)
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from llm.settings.loading import Config
-from llm.settings.objective_rules import anchor
+from llm.settings.objective_rules import ratio_denominator
 from llm.settings.schema import (
     Divergence,
     DppoObjective,
@@ -89,7 +89,7 @@ def objective_keywords(cfg: Config) -> dict[str, Any]:
     words = {name: value for name, value in vars(objective).items() if name not in nested}
     if isinstance(objective, DppoObjective):
         words |= _divergence_keywords(objective.divergence)
-    return words | {"ratio": anchor(cfg), "opsm_delta": objective.sequence_mask.delta}
+    return words | {"ratio": ratio_denominator(cfg), "opsm_delta": objective.sequence_mask.delta}
 
 
 def _divergence_keywords(divergence: Divergence) -> dict[str, Any]:

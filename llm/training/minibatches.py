@@ -15,7 +15,7 @@ from llm.settings.loading import Config
 from .context import TrainContext
 from .forward import PolicyLogprobs
 from .optimizer import Learner
-from .scoring import score_before_updates, score_start
+from .scoring import score_before_updates, score_initial
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Minibatch:
         no correction.
     global_row: where each sequence stands among those of all ranks, (b,); (0,) if there is none.
     is_first: no update of its rollout came before it, so p_new is p_ref.
-    logp_start: log p of the policy at the start, (n,); None where the objective has no use for it.
+    logp_init: log p of the initial policy, (n,); None where the objective has no use for it.
     """
 
     batch: Batch
@@ -38,7 +38,7 @@ class Minibatch:
     logp_actor_ref: torch.Tensor | None
     global_row: torch.Tensor
     is_first: bool = True
-    logp_start: torch.Tensor | None = None
+    logp_init: torch.Tensor | None = None
 
     def actor_ref_at(self, tokens: torch.Tensor) -> torch.Tensor | None:
         """logp_actor_ref of some tokens, (m,) places."""
@@ -71,9 +71,9 @@ def split_minibatches(
     # Every rank draws for all sequences and takes its own: no number depends on the ranks.
     uniforms = torch.from_numpy(rng.random((n_sequences, width))).to(device)  # (all sequences, t)
     uniform = uniforms[batch.index[batch.sequence], batch.position]  # (n,)
-    logp_start = score_start(ctx, batch)
+    logp_init = score_initial(ctx, batch)
     if cfg.loss.updates_per_rollout == 1:
-        return [Minibatch(batch, uniform, None, None, batch.index, logp_start=logp_start)]
+        return [Minibatch(batch, uniform, None, None, batch.index, logp_init=logp_init)]
     # Before the first update: afterwards p_ref is no longer there to be computed.
     p_ref, logp_actor_ref = score_before_updates(ctx, batch, learner.correction)
     order = torch.from_numpy(
@@ -94,7 +94,7 @@ def split_minibatches(
                 None if logp_actor_ref is None else logp_actor_ref[tokens],
                 global_row,
                 is_first=not minibatches,
-                logp_start=None if logp_start is None else logp_start[tokens],
+                logp_init=None if logp_init is None else logp_init[tokens],
             )
         )
     return minibatches

@@ -1,4 +1,4 @@
-"""A*-PO's V*: of each prompt of the pool, from completions of the policy at the start."""
+"""A*-PO's V*: of each prompt of the pool, from completions of the initial policy."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .rollout_phase import rewards
 def with_optimal_values(ctx: TrainContext, batch: Batch, step: int) -> Batch:
     """The batch with V* of each completion's prompt, (b,); as it is where nothing asks for it.
 
-    A prompt that comes for the first time is completed by the policy at the start, which is frozen:
+    A prompt that comes for the first time is completed by the initial policy, which is frozen:
     the actor's completions would give another V*. All ranks must call.
     """
     values, task, objective = ctx.values, ctx.task, ctx.cfg.objective
@@ -50,10 +50,10 @@ def _values(
     """Rows of the pool with V*. place: the first of the problems among all ranks', of how many."""
     if not problems:
         return []
-    assert ctx.anchor is not None and isinstance(ctx.task, PoolTask)
+    assert ctx.initial_policy is not None and isinstance(ctx.task, PoolTask)
     rollout, n = ctx.cfg.rollout, objective.value_rollouts
     samples = sample(
-        ctx.anchor,
+        ctx.initial_policy,
         ctx.tokenizer,
         problems,
         randomness.stream(ctx.cfg.run.seed, "optimal values", step),

@@ -32,7 +32,7 @@ class ForwardPasses:
         # bounds that adapt, and whole completions, are of p_new at all tokens; before the first
         # update it is p_ref
         objective = ctx.cfg.objective
-        adapts = objective.type in NEEDS_ALL_TOKENS or objective.needs_start
+        adapts = objective.type in NEEDS_ALL_TOKENS or objective.needs_initial
         self._bounds_need_p_new = adapts and not minibatch.is_first
         self._only: ModelOutputs | None = None
 

@@ -64,12 +64,12 @@ def of_verification(ctx: TrainContext, batch: Batch) -> PolicyLogprobs | None:
 
 
 @torch.no_grad()
-def score_start(ctx: TrainContext, batch: Batch) -> torch.Tensor | None:
-    """log p of the policy at the start, of a whole batch, (n,), where the objective takes it."""
-    if not ctx.cfg.objective.needs_start:
+def score_initial(ctx: TrainContext, batch: Batch) -> torch.Tensor | None:
+    """log p of the initial policy, of a whole batch, (n,), where the objective takes it."""
+    if not ctx.cfg.objective.needs_initial:
         return None
-    assert ctx.anchor is not None
-    return _sampled_logprobs(ctx, ctx.anchor, microbatches(ctx.cfg, batch))
+    assert ctx.initial_policy is not None
+    return _sampled_logprobs(ctx, ctx.initial_policy, microbatches(ctx.cfg, batch))
 
 
 def _sampled_logprobs(ctx: TrainContext, model: Model, micro: list[Microbatch]) -> torch.Tensor:

@@ -34,7 +34,7 @@ def completion_factors(
         NonFinite: a completion's log-probability under p_new or p_pre is not finite.
     """
     tokens, batch = minibatch.all_ranks, minibatch.batch
-    assert minibatch.logp_start is not None
+    assert minibatch.logp_init is not None
     b = tokens.n_sequences  # of all ranks
 
     def summed(logp: torch.Tensor) -> torch.Tensor:  # (n,) -> (N,) -> (b,)
@@ -44,7 +44,7 @@ def completion_factors(
         everywhere = tokens.all_gather(values[batch.sequence])  # (N,): every one has a token
         return values.new_zeros(b).index_copy(0, tokens.sequence, everywhere)
 
-    new, start = summed(p_new.logp), summed(minibatch.logp_start)
+    new, start = summed(p_new.logp), summed(minibatch.logp_init)
     learner.guard.finite(step, **{"log-probability of a completion": new})
     learner.guard.finite(step, **{"log-probability of a completion at the start": start})
     reward = of_each(batch.reward)

@@ -170,7 +170,7 @@ EDGES = (
     Edge("split", "weights", ("p_ref", "minibatch"),
          ((2.88, 2.44), (2.78, 2.44), (2.78, 0.85), (2.88, 0.85)), (2.82, 1.45)),
     Edge("passes", "weights", ("p_new",), ((3.50, 1.54), (3.50, 1.30)), (3.55, 1.45)),
-    Edge("split", "eq5", ("advantage", "logp_anchor"),
+    Edge("split", "eq5", ("advantage", "logp_old"),
          ((2.88, 2.54), (2.70, 2.54), (2.70, TOP), (5.24, TOP), (5.24, 0.46)),
          (4.41, TOP - 0.02)),
     Edge("weights", "eq5", ("weight",), ((4.12, 0.72), (4.70, 0.72)), (4.20, 0.69)),

@@ -163,7 +163,7 @@ def _value(value: Any) -> str:
 def page(
     title: str, lead: Markup, facts: dict[str, str], sections: Sequence[tuple], style: str = ""
 ) -> str:
-    """The whole document; a section is (anchor, heading, content as Markup), `style` more CSS."""
+    """The whole document; a section is (id, heading, content as Markup), `style` more CSS."""
     links = "".join(f'<a href="#{text(a)}">{text(h)}</a>' for a, h, _ in sections)
     items = "".join(f"<dt>{text(k)}</dt><dd>{text(v)}</dd>" for k, v in facts.items())
     body = "\n".join(

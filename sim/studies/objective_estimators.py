@@ -35,7 +35,7 @@ from .gradient_estimators import (
 
 @dataclass(frozen=True)
 class ObjectiveEstimator:
-    """An objective, its anchor, the correction it goes with, and its settings.
+    """An objective, the denominator of its ratio, the correction it goes with, and its settings.
 
     `settings` are those of the objective's function in `objectives`, bounds as `low` and `high`;
     dppo: divergence, k, delta, cap; m2po: tau; bapo: those of `bapo_bounds`; a_star_po: beta_1 and
@@ -46,7 +46,7 @@ class ObjectiveEstimator:
     objective: Literal[
         "ppo", "cispo", "gspo", "dppo", "minpro", "bapo", "m2po", "a_star_po", "dmpo", "alpha_dpo"
     ]
-    anchor: Literal["ref", "inf"] = "ref"
+    ratio: Literal["ref", "inf"] = "ref"
     correction: Estimator | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     opsm_delta: float = math.inf
@@ -85,8 +85,8 @@ def token_weights(world: World, est: ObjectiveEstimator, corrected: Terms) -> Ar
 def factors(world: World, est: ObjectiveEstimator, weight: Array) -> Array:
     """The objective's factor at the tokens of every path, (n, h)."""
     s, a = dict(est.settings), advantage(world)[:, None]
-    anchor = world.log_q if est.anchor == "inf" else world.log_ref
-    log_r = log_ratio(world, world.log_p, anchor)
+    log_old = world.log_q if est.ratio == "inf" else world.log_ref
+    log_r = log_ratio(world, world.log_p, log_old)
     log_rho = log_ratio(world, world.log_p, world.log_q)
     prob = path_prob(world.tree, world.log_q)[:, None]
     if est.objective == "ppo":

@@ -45,7 +45,7 @@ def objective_estimators(k: int) -> tuple[Obj, ...]:
 
     def dppo(kind: str, bounds: dict[str, float], name: str = "", **more: Any) -> Obj:
         settings = {"divergence": kind, "k": k, **bounds}
-        return Obj(name or f"dppo {kind}", "dppo", **{"anchor": "inf", "settings": settings} | more)
+        return Obj(name or f"dppo {kind}", "dppo", **{"ratio": "inf", "settings": settings} | more)
 
     return (
         Obj("ppo", "ppo", settings=PPO),
@@ -67,7 +67,7 @@ def objective_estimators(k: int) -> tuple[Obj, ...]:
         dppo("binary_kl", KL),
         dppo("top_k_tv", TV),
         dppo("top_k_kl", KL),
-        dppo("binary_tv", TV, "dppo binary_tv, Jackpot", anchor="ref", correction=_TO_NEW),
+        dppo("binary_tv", TV, "dppo binary_tv, Jackpot", ratio="ref", correction=_TO_NEW),
         Obj("minpro", "minpro", "inf", settings={"low": 0.8, "high": 1.28}),
         Obj("minpro, no clip", "minpro", "inf", settings=NO_CLIP),
         Obj("m2po", "m2po", "inf", settings={"tau": 0.04}),
@@ -89,7 +89,7 @@ def group_of(est: Estimator | Obj) -> str:
         return "corrections"
     if est.objective in ("a_star_po", "dmpo", "alpha_dpo"):
         return "whole completions"
-    near_actor = est.anchor == "inf" or est.objective == "dppo"
+    near_actor = est.ratio == "inf" or est.objective == "dppo"
     return "around the actor, p_inf" if near_actor else "around p_ref"
 
 

@@ -57,7 +57,7 @@ def dppo(
     """min(r, cap), and 0 where A moves p further from q than delta, (n, h).
 
     Args:
-        log_ratio: log p / p_anchor, whose exponential is capped. log_rho: log p / q. distance: D of
+        log_ratio: log p / p_old, whose exponential is capped. log_rho: log p / q. distance: D of
             each token's state, `divergence`.
 
     Paper: Divergence PPO (arXiv 2602.04879): kept where A (p / q - 1) <= 0 or D <= delta.
@@ -186,7 +186,7 @@ def _grid(first: float, last: float, step: float) -> list[float]:
 
 
 def opsm(log_drift: Array, advantage: Array, delta: float) -> Array:
-    """0 for a path of A < 0 whose mean of log p_anchor / p is above delta, else 1, (n, h).
+    """0 for a path of A < 0 whose mean of log p_old / p is above delta, else 1, (n, h).
 
     Source: off-policy sequence masking, DeepSeek-V3.2 (arXiv 2512.02556).
     """

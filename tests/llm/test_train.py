@@ -273,13 +273,13 @@ def test_passes_over_a_batch_are_one_of_each_model_and_one_for_p_ref(
 def test_p_ref_is_each_model_before_the_updates_at_every_update_of_a_step(
     tmp_path, pretrained, monkeypatch, kind
 ):
-    """PPO's anchor: each of four updates gets the starting models' log-probs of its own tokens."""
+    """PPO's p_old: each of four updates gets the starting models' log-probs of its own tokens."""
     original, before, moved = train.update, {}, []
-    anchors: list[torch.Tensor] = []
+    logps: list[torch.Tensor] = []
     weigh = weighing.token_weights
 
     def checking_target(inputs, state, **settings):
-        assert torch.equal(inputs.topk_logp_target, anchors[-1])  # target = ref
+        assert torch.equal(inputs.topk_logp_target, logps[-1])  # target = ref
         return weigh(inputs, state, **settings)
 
     def checking(world, learner, minibatch, step):
@@ -302,7 +302,7 @@ def test_p_ref_is_each_model_before_the_updates_at_every_update_of_a_step(
         coins = randomness.stream(world.cfg.run.seed, "rejection", step).random((16, real.shape[1]))
         own = torch.from_numpy(coins)[batch.index][real]  # by sequence and position, not by place
         assert torch.equal(minibatch.uniform, own)
-        anchors.append(ref.topk_logp)
+        logps.append(ref.topk_logp)
         now = scoring.score(world, micro, state, is_target=True).logp
         moved.append(float((now - expected.logp).abs().max()))
         return original(world, learner, minibatch, step)

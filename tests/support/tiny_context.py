@@ -50,7 +50,7 @@ def random_pair():
 def world(cfg: Config, pair, kind: str = "separate") -> TrainContext:
     """The pair as they are, not copied."""
     policy, actor = pair
-    anchor = copy.deepcopy(policy).requires_grad_(False) if cfg.loss.anchor_coef > 0 else None
+    initial = copy.deepcopy(policy).requires_grad_(False) if cfg.loss.initial_kl_coef > 0 else None
     task = factory.open_task(cfg.task, TOKENIZER)
     scorer = scorers.open_scorer(cfg.task, TOKENIZER)
     held = Actor(kind, actor)
@@ -58,7 +58,7 @@ def world(cfg: Config, pair, kind: str = "separate") -> TrainContext:
     engine = HfEngine(cfg, TOKENIZER, device, policy)
     engine.update(actor, version=0)
     chunked = support.chunked(cfg, policy, actor)
-    parts = (cfg, TOKENIZER, task, scorer, policy, held, anchor, device, engine)
+    parts = (cfg, TOKENIZER, task, scorer, policy, held, initial, device, engine)
     return TrainContext(*parts, chunked=chunked)
 
 

@@ -34,7 +34,7 @@ def whole(batch, coin, actor_ref=None) -> Minibatch:
 
 
 def scored_update(
-    pair, cfg, batch, coin, *, order=None, anchor=None, controls=None, ref_actor=None
+    pair, cfg, batch, coin, *, order=None, initial_policy=None, controls=None, ref_actor=None
 ):
     """Losses and gradients of one update on (a permutation of) a batch, without the step."""
     policy, actor = (copy.deepcopy(m) for m in pair)
@@ -46,7 +46,7 @@ def scored_update(
     if order is not None:
         batch, coin = batch.rows(order), coin[order]
     minibatch = whole(batch, coin[batch.is_completion], ref_actor)
-    ctx = world(cfg, (policy, actor))._replace(anchor=anchor)
+    ctx = world(cfg, (policy, actor))._replace(initial_policy=initial_policy)
     learns = learner(cfg, optimizers)
     learns.controls = controls or learns.controls
     weights, metrics = update(ctx, learns, minibatch, 0)

@@ -118,11 +118,21 @@ def test_in_a_single_update_the_actor_now_is_the_actor_before(type_):
 
 def test_the_joint_loss_is_the_sum_with_coefficients_on_both_kls_alone():
     """Eq. 8 by hand, whichever terms there are; the gradient is the coefficient."""
-    values = {"loss_policy": 2.0, "loss_actor_ppo": -3.0, "loss_distill": 5.0, "loss_anchor": 7.0}
-    factors = {"loss_policy": 1.0, "loss_actor_ppo": 1.0, "loss_distill": 0.5, "loss_anchor": 0.25}
+    values = {
+        "loss_policy": 2.0,
+        "loss_actor_ppo": -3.0,
+        "loss_distill": 5.0,
+        "loss_initial_kl": 7.0,
+    }
+    factors = {
+        "loss_policy": 1.0,
+        "loss_actor_ppo": 1.0,
+        "loss_distill": 0.5,
+        "loss_initial_kl": 0.25,
+    }
     for names in (tuple(values), ("loss_policy",), ("loss_policy", "loss_distill")):
         terms = {name: torch.tensor(values[name], requires_grad=True) for name in names}
-        total = joint_loss(terms, distill_coef=0.5, anchor_coef=0.25)
+        total = joint_loss(terms, distill_coef=0.5, initial_kl_coef=0.25)
         total.backward()
         assert total.shape == () and total.item() == sum(factors[n] * values[n] for n in names)
         found = {n: float(not_none(x.grad)) for n, x in terms.items()}
@@ -391,15 +401,15 @@ def test_a_coarser_vocabulary_never_raises_the_distillation_loss():
         assert losses[-3] == losses[-2] == losses[-1] and losses[0] < 0.9 * losses[-1]
 
 
-def test_the_anchor_holds_the_policy_and_is_itself_held_still():
-    """KL(policy || anchor): gradient p (log(p / a) - KL) on the policy's logits, none elsewhere."""
-    logits, anchor = normal(6, 7, 8).requires_grad_(), normal(7, 7, 8).requires_grad_()
-    log_p, log_a = torch.log_softmax(logits, -1), torch.log_softmax(anchor, -1)
-    sides = [HeadInput(logits=log_p), HeadInput(logits=log_a)]
+def test_the_initial_policy_holds_the_policy_and_is_itself_held_still():
+    """KL(policy || initial): gradient p (log(p / p_init) - KL) on the policy's logits alone."""
+    logits, initial = normal(6, 7, 8).requires_grad_(), normal(7, 7, 8).requires_grad_()
+    log_p, log_init = torch.log_softmax(logits, -1), torch.log_softmax(initial, -1)
+    sides = [HeadInput(logits=log_p), HeadInput(logits=log_init)]
     loss = logprobs_and_kls(sides, 1.0, [KLPair(0, 1, train_q=False)])[1][0].sum()
     loss.backward()
-    p, gap = log_p.detach().double().exp(), (log_p - log_a).detach().double()
+    p, gap = log_p.detach().double().exp(), (log_p - log_init).detach().double()
     kl = (p * gap).sum(1, keepdim=True)
     assert loss.item() == pytest.approx(float(kl.sum()), rel=1e-5)
     assert torch.allclose(not_none(logits.grad).double(), p * (gap - kl), atol=1e-6)
-    assert anchor.grad is None
+    assert initial.grad is None

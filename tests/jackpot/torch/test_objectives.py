@@ -84,30 +84,30 @@ def positive_part(low, high, r):
     return min(max(r, low), high)
 
 
-def loop_ppo(w, anchor, low, high):
+def loop_ppo(w, old, low, high):
     loss, grad = 0.0, []
     for i in range(w.n):
-        r, a = math.exp(w.ln[i] - anchor[i]), w.advantage[i]
+        r, a = math.exp(w.ln[i] - old[i]), w.advantage[i]
         bounded = positive_part(low, high, r)
         loss -= min(r * a, bounded * a)
         grad.append(-r * a if r * a <= bounded * a else 0.0)
     return loss, grad
 
 
-def loop_cispo(w, anchor, low, high):
+def loop_cispo(w, old, low, high):
     loss, grad = 0.0, []
     for i in range(w.n):
-        c = positive_part(low, high, math.exp(w.ln[i] - anchor[i]))
+        c = positive_part(low, high, math.exp(w.ln[i] - old[i]))
         loss -= c * w.advantage[i] * w.ln[i]
         grad.append(-c * w.advantage[i])
     return loss, grad
 
 
-def loop_gspo(w, anchor, low, high):
+def loop_gspo(w, old, low, high):
     loss, grad = 0.0, []
     for s in range(len(LENGTHS)):
         places = [i for i in range(w.n) if w.sequence[i] == s]
-        ratio = math.exp(sum(w.ln[i] - anchor[i] for i in places) / len(places))
+        ratio = math.exp(sum(w.ln[i] - old[i] for i in places) / len(places))
         for i in places:
             a, bounded = w.advantage[i], positive_part(low, high, ratio)
             loss -= min(ratio * a, bounded * a)
@@ -129,13 +129,13 @@ def loop_divergence(w, i, kind):
     return total
 
 
-def loop_dppo(w, anchor, kind, delta, cap):
+def loop_dppo(w, old, kind, delta, cap):
     loss, grad, masked = 0.0, [], []
     for i in range(w.n):
         a = w.advantage[i]
         keep = a * (w.new[i][w.x[i]] / w.q[i][w.x[i]] - 1) <= 0
         keep = keep or loop_divergence(w, i, kind) <= delta
-        c = min(math.exp(w.ln[i] - anchor[i]), cap) * keep
+        c = min(math.exp(w.ln[i] - old[i]), cap) * keep
         loss -= c * a * w.ln[i]
         grad.append(-c * a)
         masked.append(1.0 - keep)
@@ -166,7 +166,7 @@ def loop_m2po_kept(w, tau):
     return [i not in bad for i in range(w.n)], pushed
 
 
-def loop_bapo(w, anchor, weight, share, accounting, low, high, step_low, step_high):
+def loop_bapo(w, old, weight, share, accounting, low, high, step_low, step_high):
     """Algorithm 1 in hundredths, so that no sum of steps drifts."""
     now, top = [round(100 * low[0]), round(100 * high[0])], [100 * low[1], 100 * high[1]]
     steps = 0
@@ -174,7 +174,7 @@ def loop_bapo(w, anchor, weight, share, accounting, low, high, step_low, step_hi
         cl, ch = now[0] / 100, now[1] / 100
         gain = loss = signed = 0.0
         for i in range(w.n):
-            r, a = math.exp(w.ln[i] - anchor[i]), w.advantage[i]
+            r, a = math.exp(w.ln[i] - old[i]), w.advantage[i]
             v = min(r * a, positive_part(cl, ch, r) * a)
             if accounting == "grad":
                 v = r * a * (r <= ch if a > 0 else r >= cl)
@@ -201,16 +201,16 @@ def loop_bapo(w, anchor, weight, share, accounting, low, high, step_low, step_hi
 def test_terms_and_gradients_are_those_of_the_loops(seed, ratio):
     """PPO, CISPO, GSPO, divergence PPO and MinPRO: value and gradient at every token."""
     w = RandomTokens(seed)
-    anchor = w.lr if ratio == "ref" else w.lq
+    old = w.lr if ratio == "ref" else w.lq
     found = {
-        "ppo": (run(w.tokens(), **PPO, ratio=ratio), loop_ppo(w, anchor, 0.8, 1.2)),
-        "cispo": (run(w.tokens(), **CISPO, ratio=ratio), loop_cispo(w, anchor, 0.8, 1.3)),
-        "gspo": (run(w.tokens(), **GSPO, ratio=ratio), loop_gspo(w, anchor, 0.95, 1.05)),
+        "ppo": (run(w.tokens(), **PPO, ratio=ratio), loop_ppo(w, old, 0.8, 1.2)),
+        "cispo": (run(w.tokens(), **CISPO, ratio=ratio), loop_cispo(w, old, 0.8, 1.3)),
+        "gspo": (run(w.tokens(), **GSPO, ratio=ratio), loop_gspo(w, old, 0.95, 1.05)),
         "minpro": (run(w.tokens(), **MINPRO), loop_minpro(w, 0.8, 1.28)),
     }
     for kind in ("binary_tv", "binary_kl", "top_k_tv", "top_k_kl"):
         keywords = {"type": "dppo", "ratio": ratio, "divergence": kind, "delta": 0.03, "cap": 1.5}
-        loss, grad, masked = loop_dppo(w, anchor, kind, 0.03, 1.5)
+        loss, grad, masked = loop_dppo(w, old, kind, 0.03, 1.5)
         found[kind] = (run(w.tokens(), **keywords), (loss, grad))
         np.testing.assert_array_equal(found[kind][0][3], masked, err_msg=kind)
     for name, (mine, (loss, grad)) in found.items():
@@ -257,7 +257,7 @@ def test_a_second_moment_of_just_tau_is_small_enough():
 
 @pytest.mark.parametrize("ratio", ["ref", "inf"])
 def test_rejected_tokens_have_no_say_in_bounds_that_adapt(ratio):
-    """Bounds of the accepted ones alone, by BAPO's own anchor; with all of weight 1 they differ."""
+    """Bounds of the accepted ones alone, of either ratio; with all of weight 1 they differ."""
     w = RandomTokens(6, spread=0.8)
     w.advantage = np.repeat([1.0, -1.5, 0.5, -0.5, 2.0], LENGTHS)
     tokens = ObjectiveTokens(*(x.clone() for x in w.tokens()))
@@ -280,15 +280,15 @@ def test_bapo_takes_the_first_bounds_of_enough_share(seed, accounting):
     w = RandomTokens(seed, spread=0.8)
     weight = np.random.default_rng(seed).uniform(0.5, 2, w.n)
     share = random.Random(seed).choice([0.1, 0.4, 0.6, 0.9])
-    ratio, anchor = ("inf", w.lq) if seed % 2 else ("ref", w.lr)
+    ratio, old = ("inf", w.lq) if seed % 2 else ("ref", w.lr)
     keywords = {"type": "bapo", "share": share, "accounting": accounting, "ratio": ratio}
     bounds = objectives.bounds_of(w.tokens(), torch.from_numpy(weight), **keywords)
     low, high, steps = loop_bapo(
-        w, anchor, weight, share, accounting, (0.6, 0.9), (1.2, 3.0), 0.02, 0.05
+        w, old, weight, share, accounting, (0.6, 0.9), (1.2, 3.0), 0.02, 0.05
     )
     assert bounds == pytest.approx({"low": low, "high": high}) and steps <= 36 + 15
     loss, grad = run(w.tokens(), type="bapo", ratio=ratio, **bounds)[:2]
-    wanted = loop_ppo(w, anchor, low, high)
+    wanted = loop_ppo(w, old, low, high)
     assert loss == pytest.approx(wanted[0])
     np.testing.assert_allclose(grad, wanted[1], atol=1e-12)
 

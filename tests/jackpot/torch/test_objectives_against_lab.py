@@ -59,21 +59,21 @@ class RaggedTokens:
         )
         return ObjectiveTokens(*(torch.from_numpy(np.ascontiguousarray(v)) for v in values))
 
-    def counted(self, type: str, anchor: str) -> np.ndarray:
+    def counted(self, type: str, ratio: str) -> np.ndarray:
         """Tokens of weight that have a logarithm; PPO alone keeps p_new = 0, whose factor is 0."""
-        some = (self.weight != 0) & ((self.lq if anchor == "inf" else self.lr) > -INF)
+        some = (self.weight != 0) & ((self.lq if ratio == "inf" else self.lr) > -INF)
         return some if type == "ppo" else some & (self.ln > -INF)
 
     def factors(self, keywords: dict) -> np.ndarray:
         """The lab's factor at every token, 0 where it does not count."""
-        anchor = self.lq if keywords.get("ratio", "ref") == "inf" else self.lr
+        old = self.lq if keywords.get("ratio", "ref") == "inf" else self.lr
         counted = self.counted(keywords["type"], keywords.get("ratio", "ref"))
         found = np.zeros(self.n)
         for s in np.unique(self.sequence):
             own = np.flatnonzero((self.sequence == s) & counted)
             if len(own):
                 distance = self.distance(own, keywords) if keywords["type"] == "dppo" else None
-                ln, la, lq, a = (x[own][None] for x in (self.ln, anchor, self.lq, self.advantage))
+                ln, la, lq, a = (x[own][None] for x in (self.ln, old, self.lq, self.advantage))
                 found[own] = factor(ln, la, lq, a, distance, keywords)[0]
         return found
 
@@ -82,9 +82,9 @@ class RaggedTokens:
         return table[np.arange(len(own)), self.x[own]][None]
 
 
-def factor(new, anchor, inf, advantage, distance, keywords) -> np.ndarray:
+def factor(new, old, inf, advantage, distance, keywords) -> np.ndarray:
     """The lab's factor of one sequence, (1, length), at the trainer's settings."""
-    log_r, log_rho = new - anchor, new - inf
+    log_r, log_rho = new - old, new - inf
     bounds = 1 - keywords.get("clip_low", 0.0), 1 + keywords.get("clip_high", 0.0)
     match keywords["type"]:
         case "ppo":
@@ -136,10 +136,10 @@ CASES: list[dict[str, Any]] = [
     {"type": "gspo", "clip_low": 0.2, "clip_high": 0.3, "opsm_delta": 0.0},
 ]
 BOTH = [
-    {**case, "ratio": anchor}
+    {**case, "ratio": ratio}
     for case in CASES
-    for anchor in ("ref", "inf")
-    if case.get("ratio", anchor) == anchor
+    for ratio in ("ref", "inf")
+    if case.get("ratio", ratio) == ratio
 ]
 
 
@@ -149,7 +149,7 @@ def name_of(case: dict) -> str:
 
 @pytest.mark.parametrize("case", BOTH, ids=name_of)
 def test_the_gradient_is_scale_weight_advantage_factor(case):
-    """Both anchors, ragged sequences, weights of 0, tokens without mass, advantages of 0."""
+    """Both denominators, ragged sequences, weights of 0, tokens without mass, advantages of 0."""
     hit: Any = 0
     for seed in SEEDS:
         batch = RaggedTokens(seed)
@@ -165,17 +165,17 @@ def test_the_gradient_is_scale_weight_advantage_factor(case):
     assert hit > 100
 
 
-@pytest.mark.parametrize("anchor", ["ref", "inf"])
-def test_masked_sequences_are_those_of_the_lab_and_no_masked_tokens(anchor):
+@pytest.mark.parametrize("ratio", ["ref", "inf"])
+def test_masked_sequences_are_those_of_the_lab_and_no_masked_tokens(ratio):
     """opsm on ppo, which masks nothing of its own."""
-    case = {"type": "ppo", "ratio": anchor, "clip_low": 0.2, "clip_high": 0.3, "opsm_delta": 0.05}
+    case = {"type": "ppo", "ratio": ratio, "clip_low": 0.2, "clip_high": 0.3, "opsm_delta": 0.05}
     dropped = 0
     for seed in SEEDS:
         batch = RaggedTokens(seed)
         batch.ln, batch.lr = np.maximum(batch.ln, -9.0), np.maximum(batch.lr, -9.0)
         tokens = (torch.from_numpy(x) for x in (batch.weight, batch.scale))
         found = objectives.policy_loss_sum(batch.tokens(), *tokens, **case)
-        drift = (batch.lq if anchor == "inf" else batch.lr) - batch.ln
+        drift = (batch.lq if ratio == "inf" else batch.lr) - batch.ln
         for s in np.unique(batch.sequence):
             own = (batch.sequence == s) & (batch.weight != 0)
             kept = (
@@ -218,18 +218,18 @@ def test_thresholds_met_exactly():
 
 
 @pytest.mark.parametrize("accounting", ["value", "grad", "literal"])
-@pytest.mark.parametrize("anchor", ["ref", "inf"])
-def test_bapos_bounds_are_the_first_of_the_walk_that_suffice(anchor, accounting):
+@pytest.mark.parametrize("ratio", ["ref", "inf"])
+def test_bapos_bounds_are_the_first_of_the_walk_that_suffice(ratio, accounting):
     """Every pair of the walk is tried by a loop over tokens; and the lab's bounds are the same."""
     low_max, moved = 0.9, set()
     for seed, share in itertools.product(SEEDS, (0.3, 0.4, 0.5, 0.6, 0.75, 0.95)):
         batch = RaggedTokens(seed)
         found = objectives.bounds_of(
-            batch.tokens(), torch.from_numpy(batch.weight), type="bapo", ratio=anchor, share=share,
+            batch.tokens(), torch.from_numpy(batch.weight), type="bapo", ratio=ratio, share=share,
             accounting=accounting, low_step=0.05, high_step=0.3,
         )  # fmt: skip
-        own = batch.counted("bapo", anchor)
-        log_r = (batch.ln - (batch.lq if anchor == "inf" else batch.lr))[own]
+        own = batch.counted("bapo", ratio)
+        log_r = (batch.ln - (batch.lq if ratio == "inf" else batch.lr))[own]
         a, mass = batch.advantage[own], (np.exp(batch.lq) * batch.weight)[own]
         walk = [(0.6, 1.2 + 0.3 * i) for i in range(7)]
         walk += [(0.6 + 0.05 * i, 3.0) for i in range(1, 7)]

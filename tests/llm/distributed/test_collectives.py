@@ -35,7 +35,7 @@ SETTINGS = {  # each with statistics of the whole batch that a rank's own part w
         "--correction.target.type new --loss.denominator accepted"
     ),
     "tracked": "--correction.lam.type tracked --loss.denominator sequence",
-    "plain": "--correction.z.type batch --loss.anchor-coef 0.1 --control.type kl "
+    "plain": "--correction.z.type batch --loss.initial-kl-coef 0.1 --control.type kl "
     "--control.kl-target 0.1",
     "poisoned": (
         "--correction.type tis --alarm.action.type lower --optim.microbatch.sequences 2 "

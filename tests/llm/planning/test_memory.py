@@ -56,14 +56,14 @@ def test_sharding_divides_what_is_trained_and_keeps_a_whole_copy_and_the_engines
 @pytest.mark.parametrize("kind", ["separate", "frozen"])
 def test_of_two_models_the_trained_ones_are_whole_once_more_and_the_actor_is_the_engines(kind):
     """Float32, 2 ranks. 4 bytes of a weight: whole copies of what is trained, the engine's of the
-    actor; a frozen actor and the anchor are not divided."""
-    flags = ["--actor.type", kind, "--loss.anchor_coef", "0.1"]
+    actor; a frozen actor and the initial policy are not divided."""
+    flags = ["--actor.type", kind, "--loss.initial_kl_coef", "0.1"]
     cfg, policy, actor = settings.load([], flags), tiny(), tiny(num_hidden_layers=1)
     p, a = (4 * sum(x.numel() for x in m.parameters()) for m in (policy, actor))
     held, _ = memory.by_phase(cfg, policy, actor, 4, Layout(2, sharded=True, engine_copy=True))
     assert held["whole copies"] == p + (a if kind == "separate" else 0)
     assert held["actor weights"] == pytest.approx(a / 2 if kind == "separate" else a, abs=1)
-    assert held["anchor weights"] == p and held["engine's copy"] == a
+    assert held["initial policy's weights"] == p and held["engine's copy"] == a
 
 
 def test_the_estimate_counts_the_copy_of_an_engine_in_a_process_of_its_own():

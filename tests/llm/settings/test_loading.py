@@ -211,7 +211,7 @@ OVERLAYS = ("chain_forms", "demo_none", "demo_tis_distill", "prefixes")
 
 
 @pytest.mark.parametrize(
-    "flags", ["", "--run.steps 7", "--policy.lora-rank 2 --loss.anchor-coef 1"]
+    "flags", ["", "--run.steps 7", "--policy.lora-rank 2 --loss.initial-kl-coef 1"]
 )
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_on_policy_turns_every_shipped_configuration_on_policy(path, flags):

@@ -53,7 +53,7 @@ KINDS: dict[str, tuple[type, type, dict[str, Any]]] = {
 
 
 def models(kind: str) -> tuple:
-    """Policy, actor and anchor: three random ones, far enough from each other."""
+    """Policy, actor and initial policy: three random ones, far enough from each other."""
     cls, shape, fields = KINDS[kind]
     found = []
     for seed in range(3):
@@ -92,11 +92,11 @@ def settings(text: str, kind: str) -> config.Config:
 
 def updated(trio, cfg, scene):
     """What an update reports, and the gradients that it made, by role."""
-    policy, actor, anchor = (copy.deepcopy(m) for m in trio)
+    policy, actor, initial = (copy.deepcopy(m) for m in trio)
     cfg = dataclasses.replace(cfg, optim=dataclasses.replace(cfg.optim, grad_clip=float("inf")))
     ctx = world(cfg, (policy, actor), cfg.actor.type)
-    if cfg.loss.anchor_coef > 0:
-        ctx = ctx._replace(anchor=anchor.requires_grad_(False))
+    if cfg.loss.initial_kl_coef > 0:
+        ctx = ctx._replace(initial_policy=initial.requires_grad_(False))
     assert ctx.chunked == (cfg.optim.head == "chunked")
     optimizers = {k: torch.optim.SGD(m.parameters(), lr=0.0) for k, m in ctx.trained.items()}
     weights, metrics = update(ctx, learner(cfg, optimizers), whole(*scene), 0)
@@ -113,7 +113,7 @@ def kl(p, q):
 
 def by_hand(trio, cfg, scene, weight):
     """The losses, and gradients of their sum, in float64 by full log-softmax and autograd."""
-    batch, (policy, actor, anchor) = scene[0], (copy.deepcopy(m).double() for m in trio)
+    batch, (policy, actor, initial) = scene[0], (copy.deepcopy(m).double() for m in trio)
     real, loss, own = batch.is_completion, cfg.loss, cfg.actor
 
     def distribution(model, temperature=1.0):
@@ -133,9 +133,9 @@ def by_hand(trio, cfg, scene, weight):
     pair = [distribution(policy, t)[0].detach(), distribution(actor, t)[0]]
     pair = pair if own.distill.type == "forward" else pair[::-1]
     found["loss_distill"] = t**2 * kl(*pair) / n
-    if loss.anchor_coef > 0:
-        found["loss_anchor"] = kl(p, distribution(anchor)[0].detach()) / n
-    coefs = {"loss_anchor": loss.anchor_coef, "loss_distill": own.distill.coef}
+    if loss.initial_kl_coef > 0:
+        found["loss_initial_kl"] = kl(p, distribution(initial)[0].detach()) / n
+    coefs = {"loss_initial_kl": loss.initial_kl_coef, "loss_distill": own.distill.coef}
     sum(coefs.get(k, 1.0) * x for k, x in found.items()).backward()
     found["entropy_policy"] = -(p.exp() * p).sum() / n
     return {k: float(x.detach()) for k, x in found.items()}, {
@@ -154,7 +154,7 @@ def logits(model, batch):
 
 
 EVERYTHING = (
-    "--rollout.temperature 0.7 --loss.anchor-coef 0.3 --actor.distill.type reverse "
+    "--rollout.temperature 0.7 --loss.initial-kl-coef 0.3 --actor.distill.type reverse "
     "--actor.distill.coef 0.5 --control.type kl --control.kl-target 0.1 "
     "--optim.microbatch.sequences 3 "
 )
@@ -164,7 +164,7 @@ EVERYTHING = (
 @pytest.mark.parametrize(
     "setting",
     [
-        "--loss.anchor-coef 0.3 --correction.lam.value 2.0",
+        "--loss.initial-kl-coef 0.3 --correction.lam.value 2.0",
         EVERYTHING,
         "--actor.distill.temperature 2.0 --correction.lam.type state --rollout.temperature 1.3",
     ],
@@ -231,13 +231,13 @@ def rows_multiplied(monkeypatch) -> dict[int, int]:
 
 
 @pytest.mark.parametrize("micro", ["", "--optim.microbatch.sequences 3"])
-@pytest.mark.parametrize("setting", ["alone", "distilled", "anchored"])
+@pytest.mark.parametrize("setting", ["alone", "distilled", "held"])
 def test_rejected_tokens_and_those_without_advantage_cost_the_policys_head_nothing(
     monkeypatch, scene, setting, micro
 ):
     """Unless a KL trains the policy there. (That it is exact is in the test above.)"""
     seen, trio, batch = rows_multiplied(monkeypatch), models("untied"), scene[0]
-    text = {"alone": ALONE, "distilled": "", "anchored": "--loss.anchor-coef 0.3"}[setting]
+    text = {"alone": ALONE, "distilled": "", "held": "--loss.initial-kl-coef 0.3"}[setting]
     made = []
     original = forward.forward
 
@@ -254,7 +254,7 @@ def test_rejected_tokens_and_those_without_advantage_cost_the_policys_head_nothi
     assert useful < 0.8 * int(real.sum())
     of_policy = {key for is_policy, key in made if is_policy}
     counted = {key in of_policy: n for key, n in seen.items()}
-    wanted = {True: int(real.sum()) if setting == "anchored" else useful}
+    wanted = {True: int(real.sum()) if setting == "held" else useful}
     if setting != "alone":
         wanted[False] = int(real.sum())
     assert counted == wanted

@@ -27,7 +27,7 @@ FLAGS = {
 def ctx(pair):
     cfg = resolve(FLAGS)
     made = world(cfg, pair)
-    made = made._replace(anchor=pair[0], task=factory.with_pool(cfg, made.task))
+    made = made._replace(initial_policy=pair[0], task=factory.with_pool(cfg, made.task))
     return made._replace(values=open_values(cfg, made.task))
 
 

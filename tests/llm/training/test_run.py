@@ -276,13 +276,13 @@ def test_objectives_of_whole_completions_train_and_resume_exactly(
     assert state is None or any(name.endswith(state) and x.any() for name, x in whole.items())
 
 
-def test_an_anchor_holds_the_policy_near_where_it_started(tmp_path, pretrained):
+def test_a_kl_to_the_initial_policy_holds_it_near_where_it_started(tmp_path, pretrained):
     far = ("--optim.policy-lr", "5e-3", "--run.steps", "8")
-    start(tmp_path / "with", pretrained, *far, "--loss.anchor-coef", "3.0")
-    start(tmp_path / "light", pretrained, *far, "--loss.anchor-coef", "1e-6")
+    start(tmp_path / "with", pretrained, *far, "--loss.initial-kl-coef", "3.0")
+    start(tmp_path / "light", pretrained, *far, "--loss.initial-kl-coef", "1e-6")
     held, light = rows(tmp_path / "with"), rows(tmp_path / "light")
-    assert held[0]["loss_anchor"] == pytest.approx(0.0, abs=1e-6)
-    assert held[7]["loss_anchor"] < 0.5 * light[7]["loss_anchor"]
+    assert held[0]["loss_initial_kl"] == pytest.approx(0.0, abs=1e-6)
+    assert held[7]["loss_initial_kl"] < 0.5 * light[7]["loss_initial_kl"]
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ def prepared(kind, pair, **flags):
     policy, actor = copy.deepcopy(pair)
     ctx = world(cfg, (policy, actor))
     start = copy.deepcopy(policy).requires_grad_(False)
-    ctx = ctx._replace(anchor=start, task=factory.with_pool(cfg, ctx.task))
+    ctx = ctx._replace(initial_policy=start, task=factory.with_pool(cfg, ctx.task))
     ctx = ctx._replace(values=open_values(cfg, ctx.task))
     with torch.no_grad():
         policy.lm_head.weight.mul_(0.9)
@@ -59,10 +59,10 @@ def test_a_tokens_weight_is_the_coefficient_of_its_completion(pair, kind):
     ctx, learns, batch = prepared(kind, pair)
     learns.gaps.statistics = GapStatistics(0.1, 0.2, 3)
     (minibatch,) = split_minibatches(ctx, batch, learns, 0)
-    assert minibatch.logp_start is not None
+    assert minibatch.logp_init is not None
     _, p_new = ForwardPasses(ctx, learns, minibatch).before_weights()
-    assert (p_new.logp - minibatch.logp_start).abs().max() > 1e-3  # the policy has moved
-    new, start, inf = (sums(batch, x) for x in (p_new.logp, minibatch.logp_start, batch.logp_inf))
+    assert (p_new.logp - minibatch.logp_init).abs().max() > 1e-3  # the policy has moved
+    new, start, inf = (sums(batch, x) for x in (p_new.logp, minibatch.logp_init, batch.logp_inf))
     if kind == "a_star_po":
         assert ctx.values is not None
         rows = [ctx.task.rows[p] for p in batch.prompts]
@@ -104,7 +104,7 @@ def test_the_gradient_is_that_of_the_regression(pair):
     ids, width = batch.ids, batch.is_completion.shape[1]
     position = (batch.is_real.long().cumsum(1) - 1).clamp(min=0)
     grads = {}
-    for name, model in (("new", ctx.policy), ("start", ctx.anchor)):
+    for name, model in (("new", ctx.policy), ("start", ctx.initial_policy)):
         assert model is not None
         model.zero_grad()
         mask = batch.is_real.long()
