@@ -2,7 +2,8 @@
 
 A worker has one call at a time. If it is late it is killed and replaced, and so are the processes
 that it started; if it dies it is replaced. Nothing is pickled: a call and its reply are lines of
-JSON. Workers have this process's environment, since the function is the user's own.
+JSON. Workers have this process's environment, since the function is the user's own, and a mark in
+it (`_MARK`), by which processes are found that left the worker's group.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import selectors
 import signal
 import subprocess
@@ -24,10 +26,14 @@ from typing import Any, NamedTuple
 from llm.errors import ConfigError
 from llm.settings.schema import FunctionReward
 
+from .function_worker import LARGEST
+
 _START_SECONDS = 120.0  # of a worker, whose function may load a model of its own
 _STARTS_MAX = 3  # workers in a row that end before they are ready
 _REPLY_MAX = 1 << 20  # bytes, and so many more for each completion of a call:
 _REPLY_EACH = 1 << 10
+_MARK = "JACKPOT_REWARD_WORKER"  # in the environment of a worker, and of what it starts
+_ROUNDS_MAX = 20  # of looking for marked processes: one that starts others for ever is left alone
 
 
 class RewardError(ConfigError):
@@ -48,6 +54,7 @@ class Reply(NamedTuple):
 @dataclass
 class _FunctionWorker:
     process: subprocess.Popen
+    mark: str
     deadline: float
     unsent: memoryview
     job: int | None = None
@@ -212,14 +219,24 @@ class FunctionPool:
             )
 
     def _start(self) -> None:
-        process = subprocess.Popen(
-            [sys.executable, "-P", str(Path(__file__).with_name("function_worker.py"))],
-            bufsize=0,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            start_new_session=True,  # a group of its own, which is killed as a whole
-        )
-        worker = _FunctionWorker(process, time.monotonic() + _START_SECONDS, memoryview(b""))
+        mark = secrets.token_hex(16)
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-P", str(Path(__file__).with_name("function_worker.py"))],
+                bufsize=0,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env={**os.environ, _MARK: mark},
+                start_new_session=True,  # a group of its own, which is killed as a whole
+            )
+        except OSError as e:
+            raise RewardError(
+                f"no worker can be started for --reward.function {self._cfg.function}: "
+                f"{e.strerror or e}. Are there too many processes or open files? --reward.workers "
+                f"is {self._cfg.workers}"
+            ) from e
+        until = time.monotonic() + _START_SECONDS
+        worker = _FunctionWorker(process, mark, until, memoryview(b""))
         self._workers.append(worker)
         assert process.stdin is not None and process.stdout is not None
         os.set_blocking(process.stdin.fileno(), False)
@@ -239,12 +256,43 @@ class FunctionPool:
         self._workers.remove(worker)
         with contextlib.suppress(OSError):
             os.killpg(worker.process.pid, signal.SIGKILL)
+        _kill_marked(worker.mark)
         worker.process.wait()
         for pipe in (worker.process.stdin, worker.process.stdout):
             assert pipe is not None
             with contextlib.suppress(KeyError):
                 self._selector.unregister(pipe)
             pipe.close()
+
+
+def _kill_marked(mark: str) -> None:
+    """End the processes that have this mark: those that left their worker's group by setsid, or
+    outlived their parent. Linux alone shows the environment of a process; without it none is found.
+    """
+    entry, killed = f"{_MARK}={mark}".encode(), set[int]()
+    for _ in range(_ROUNDS_MAX):
+        found = {pid for pid in _processes() if pid not in killed and _has(pid, entry)}
+        if not found:
+            return
+        for pid in found:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        killed |= found
+
+
+def _processes() -> list[int]:
+    try:
+        return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    except OSError:
+        return []
+
+
+def _has(pid: int, entry: bytes) -> bool:
+    """Whether an entry stands in a process's environment; False for one of somebody else's."""
+    try:
+        return entry in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return False
 
 
 def _parsed(line: bytes) -> dict[str, Any]:
@@ -255,12 +303,14 @@ def _parsed(line: bytes) -> dict[str, Any]:
         return {}
     if not isinstance(value, dict):
         return {}
-    rewards = value.get("rewards")
-    if rewards is not None and not (
-        isinstance(rewards, list) and all(isinstance(x, int | float | str) for x in rewards)
-    ):
-        return {}
-    return value
+    rewards = value.get("rewards", [])
+    good = isinstance(rewards, list) and all(_is_reward(x) for x in rewards)
+    return value if good else {}
+
+
+def _is_reward(x: Any) -> bool:
+    """Also of a worker whose function writes replies of its own: no NaN, and no huge integer."""
+    return isinstance(x, str) or (isinstance(x, int | float) and abs(x) <= LARGEST)
 
 
 def _end(process: subprocess.Popen) -> str:

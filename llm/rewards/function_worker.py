@@ -7,6 +7,7 @@ function is the user's code and may do what it likes, within the limits on time 
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
 import importlib
 import importlib.machinery
@@ -21,7 +22,7 @@ import traceback
 import types
 from collections.abc import Callable, Mapping, Set
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 LARGEST = 1e15  # of a reward's size: the variance of a group must stay finite in float32
 MODULES_MAX = 1000  # of a reward function's own folder: a digest of each at every start
@@ -211,7 +212,7 @@ def as_reward(value: Any) -> float | str:
 
 def _shown(value: Any) -> str:
     try:
-        return f"{repr(value)[:60]} ({_kind(value)})"
+        return f"{_printable(repr(value)[:60])} ({_kind(value)})"
     except Exception:
         return f"a {_kind(value)}"
 
@@ -220,10 +221,15 @@ def _kind(value: object) -> str:
     return type(value).__name__[:60]
 
 
+def _printable(text: str) -> str:
+    """In one line, and nothing in it controls a terminal: it may hold a completion."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 def described(error: BaseException) -> str:
     """An exception with the line of the user's code that it came from, bounded in length."""
     try:
-        text = str(error)[:_MESSAGE_MAX]
+        text = _printable(str(error)[:_MESSAGE_MAX])
     except Exception:
         text = ""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename != __file__]
@@ -290,5 +296,17 @@ def main() -> None:
             return
 
 
+def end() -> NoReturn:
+    """End this process with its group: threads and processes of the function's may never end, and
+    when the trainer was killed nobody else is left to end them."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    if os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)
+    os._exit(0)
+
+
 if __name__ == "__main__":
     main()
+    end()

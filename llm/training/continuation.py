@@ -27,7 +27,9 @@ def continuation_notes(cfg: Config, differs: Differences, done: int) -> list[str
     notes = [f"goes on after {done} steps with other settings: {shown(continued)}"]
     steps_there, _ = continued.get("run.steps", (cfg.run.steps, None))
     if isinstance(steps_there, int):
-        notes += [*_schedule_note(cfg, steps_there, done), *_staleness_note(cfg, steps_there, done)]
+        notes += _schedule_note(cfg, steps_there, done)
+        notes += _staleness_note(cfg, steps_there, done)
+        notes += _evaluation_note(cfg, steps_there, done)
     return notes
 
 
@@ -57,4 +59,17 @@ def _staleness_note(cfg: Config, steps_there: int, done: int) -> list[str]:
         f"rollout.max_staleness {cfg.rollout.max_staleness}: the batches of steps {first} to "
         f"{last} are sampled from newer weights than in a run that had {cfg.run.steps} steps from "
         "its start, because nothing was sampled beyond the former end"
+    ]
+
+
+def _evaluation_note(cfg: Config, steps_there: int, done: int) -> list[str]:
+    """A run ends with an evaluation, which a longer run perhaps does not make at that step."""
+    every, steps = cfg.run.eval_every, cfg.run.steps
+    if done != steps_there or steps <= steps_there or done % every == 0:
+        return []
+    best = ", but it counts for checkpoints/best" if cfg.run.keep_best else ""
+    return [
+        f"the evaluation after step {done}, where the run ended, is replaced by a full step"
+        f"{best}; a run that had {steps} steps from its start would not have evaluated there "
+        f"(run.eval_every {every})"
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -20,7 +21,7 @@ from llm.rewards.scorers import open_scorer
 from llm.settings.schema import AutoReward, DigitTask, FunctionReward, PythonReward
 
 SOURCE = """
-import os, subprocess, time
+import os, subprocess, threading, time
 def reward(prompt, completion, answer, finished, level=0):
     if completion == "raise":
         raise KeyError("no such thing")
@@ -40,6 +41,16 @@ def reward(prompt, completion, answer, finished, level=0):
         time.sleep(60)
     if completion == "fork":
         os.fork()  # both return
+    if completion == "daemon" and os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            open(answer, "w").write(f"{os.getpid()} ")
+            time.sleep(60)
+        os._exit(0)
+    if completion == "thread":
+        threading.Thread(target=time.sleep, args=[60]).start()
+    if completion == "control":
+        raise ValueError(chr(27) + chr(10) + chr(0x202E) + "x" * 1000)
     if completion == "print":
         print('{"rewards": [9.0]}')
     return len(prompt) + finished / 2 + level
@@ -126,6 +137,67 @@ def test_a_worker_that_is_late_is_killed_with_what_it_started(scorer, tmp_path):
         time.sleep(0.01)
     assert not alive(worker) and not alive(child)
     assert scorer.counts()["score_timeouts"] == 1
+
+
+def test_a_process_that_left_the_session_and_lost_its_parent_ends_with_its_worker(scorer, tmp_path):
+    """As a daemon does, by two forks and setsid: it has neither the group nor a parent of ours."""
+    place = tmp_path / "pid"
+    assert score(scorer, "daemon", answer=str(place)) == [2.5]
+    while not (place.exists() and place.read_text().endswith(" ")):
+        time.sleep(0.01)
+    daemon = int(place.read_text())
+    (worker,) = score(scorer, "pid")
+    assert alive(daemon) and os.getpgid(daemon) != int(worker)
+    scorer.close()
+    for _ in range(100):
+        if not alive(daemon):
+            break
+        time.sleep(0.01)
+    assert not alive(daemon)
+
+
+def test_a_worker_whose_trainer_is_gone_ends_despite_a_thread_that_does_not(scorer):
+    assert score(scorer, "thread") == [2.5]
+    (pid,) = map(int, score(scorer, "pid"))
+    pipe = not_none(scorer._pool._workers[0].process.stdin)
+    with open(os.devnull, "rb") as null:
+        os.dup2(null.fileno(), pipe.fileno())  # closes it, as the trainer's death does
+    for _ in range(200):
+        if not alive(pid):
+            break
+        time.sleep(0.01)
+    assert not alive(pid)
+    scorer.close()
+
+
+def test_what_an_error_says_controls_no_terminal(scorer, capsys):
+    """A message often holds the completion, which is a model's."""
+    scorer._shown.clear()
+    assert score(scorer, "control") == [0.0]
+    shown = capsys.readouterr().err
+    assert "ValueError: \\x1b\\n\\u202exxx" in shown and shown.count("\n") == 1
+    assert scorer.counts()["score_errors"] == 1
+
+
+@pytest.mark.parametrize("forged", ["[NaN]", "[1e999]", "[1" + "0" * 400 + "]", "[-1e16]", "[[]]"])
+def test_a_reply_that_a_function_forges_gives_no_reward_that_is_none(forged):
+    """It has the pipe, so it can write there. The length of a list is checked by its reader."""
+    assert function_pool._parsed(f'{{"rewards": {forged}}}'.encode()) == {}
+    assert function_pool._parsed(b'{"rewards": [-1e15, 1, "late"]}') == {
+        "rewards": [-1e15, 1, "late"]
+    }
+
+
+def test_a_system_that_starts_no_process_is_named(scorer, monkeypatch):
+    def refused(*_: object, **__: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    scorer.close()
+    with monkeypatch.context() as patch:
+        patch.setattr(function_pool.subprocess, "Popen", refused)
+        with pytest.raises(RewardError, match=r"no worker can be started .* temporarily"):
+            score(scorer, "x")
+    assert score(scorer, "x") == [2.5]
 
 
 def test_a_process_that_the_function_forks_gives_no_reply(scorer):

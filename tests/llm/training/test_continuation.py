@@ -47,6 +47,25 @@ def test_batches_that_were_not_sampled_ahead_are_named(staleness, said):
     assert bool(lines) == bool(said) and all(said in line for line in lines)
 
 
+@pytest.mark.parametrize(
+    ("every", "done", "said"), [(3, 10, True), (3, 9, False), (5, 10, False), (10, 10, False)]
+)
+def test_the_evaluation_at_the_former_end_is_named_unless_it_would_be_made_anyway(
+    every, done, said
+):
+    """A run that stopped before its end made none."""
+    lines = notes("--run.eval-every", str(every), done=done)[1:]
+    assert bool(lines) == said
+    if said:
+        assert lines == [
+            "the evaluation after step 10, where the run ended, is replaced by a full step, but it "
+            "counts for checkpoints/best; a run that had 20 steps from its start would not have "
+            "evaluated there (run.eval_every 3)"
+        ]
+        (line,) = notes("--run.eval-every", "3", "--run.keep-best", "False")[1:]
+        assert "checkpoints/best" not in line
+
+
 def test_a_run_that_goes_on_prints_what_its_former_end_changes(tmp_path, pretrained, capfd):
     """Of the learning rates and of the batches that were not sampled ahead: before it trains."""
     flags = (
