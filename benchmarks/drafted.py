@@ -100,8 +100,8 @@ class Counted:
         self._flops += 2.0 * head.weight.numel() * args[0][..., 0].numel()
 
     def flops(self) -> float:
-        found, self._flops = self._flops, 0.0
-        return found
+        flops, self._flops = self._flops, 0.0
+        return flops
 
 
 def timed(run: Callable[[], Any]) -> tuple[float, Any]:
@@ -116,11 +116,11 @@ def pass_seconds(model: Any, rows: int, f: int, held: int) -> float:
     cache = RowCache(model, torch.full((rows,), 10_000))
     prompt = torch.ones((rows, held), dtype=torch.long)
     cache.read_prompts(prompt, prompt.bool(), group=1)
-    new, found = torch.ones((rows, f), dtype=torch.long), []
+    new, seconds = torch.ones((rows, f), dtype=torch.long), []
     for _ in range(5):
-        found.append(timed(lambda: cache.read(new, f))[0])
+        seconds.append(timed(lambda: cache.read(new, f))[0])
         cache.cut(torch.arange(rows), torch.full((rows,), held))
-    return min(found)
+    return min(seconds)
 
 
 def measured(

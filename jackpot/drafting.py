@@ -1,8 +1,8 @@
 """Drafting: q proposes a token, p verifies it, and a rejected token is drawn anew from a residual.
 
 The token that comes out follows s = q a + tau r, where a is the acceptance probability, r the
-residual law and tau = 1 - sum q a the rejection rate. The laws that some a and r reach at a
-rejection rate of at most tau are those with TV(q, s) <= tau. Among them
+residual distribution and tau = 1 - sum q a the rejection rate. The distributions that some a and r
+reach at a rejection rate of at most tau are those with TV(q, s) <= tau. Among them
 
     s = clip(q, p / mu, p / lam),    sum (q - p / lam)^+ = sum (p / mu - q)^+ = tau,
 
@@ -41,13 +41,13 @@ from .budget import _BUDGET_MAX, _FLOAT64, _dot, _log_state_weight, _solve, _unr
 from .obrs import accept_prob
 
 _EPS = sys.float_info.epsilon
-_SUM_ERROR = 1e-3  # what a row of probabilities may miss 1 by before it is no law
+_SUM_ERROR = 1e-3  # what a row of probabilities may miss 1 by before it is no distribution
 _BLOCK_ELEMENTS = 2**17  # rows that stay in cache on a CPU (1 MiB of float64)
 _DEVICE_BLOCK_ELEMENTS = 2**26  # elsewhere: 512 MiB of float64, a few of which live at once
 
 
 class DraftLaw(NamedTuple):
-    """The law of the tokens that come out of drafting, and its thresholds.
+    """The distribution of the tokens that come out of drafting, and its thresholds.
 
     Source: docs/theory_drafting.md, F2.
     """
@@ -67,16 +67,16 @@ def draft_law(
     budget: float | Array | None = None,
     price: float | Array | None = None,
 ) -> DraftLaw:
-    """The law s = clip(q, p / mu, p / lam) at a threshold, an acceptance rate, or a price.
+    """The distribution s = clip(q, p / mu, p / lam) at a threshold, an acceptance rate, or a price.
 
     `budget` means what it means in `lam_for_budget`, the wanted acceptance rate Z = 1 - tau, and s
-    is the law closest to p at that rate. The rates that serve a purpose reach from 1 - TV(p, q),
-    where s = p, to q(supp p), where only tokens with p = 0 are rejected. A budget below or above
-    them gives the nearest, and `tau` says which: 1 - tau is the rate that holds. A p / q below the
-    dtype's smallest normal number counts as 0. `price` is the mu - lam that the law shall have, the
-    KL(p || s) saved by one rejection more: one price in all states costs least KL for all their
-    rejections together. A price above the largest that a state has gives the law of budget 1. No
-    gradient flows through the result.
+    is the distribution closest to p at that rate. The rates that serve a purpose reach from 1 -
+    TV(p, q), where s = p, to q(supp p), where only tokens with p = 0 are rejected. A budget below
+    or above them gives the nearest, and `tau` says which: 1 - tau is the rate that holds. A p / q
+    below the dtype's smallest normal number counts as 0. `price` is the mu - lam that the
+    distribution shall have, the KL(p || s) saved by one rejection more: one price in all states
+    costs least KL for all their rejections together. A price above the largest that a state has
+    gives the distribution of budget 1. No gradient flows through the result.
 
     Args:
         log_p: target log-probabilities, nats, shape (..., v), float32 or float64.
@@ -127,9 +127,9 @@ def common_price_for_budget(
 ) -> float:
     """One price mu - lam for a batch of states, at which their mean acceptance rate is `budget`.
 
-    Among all ways to accept that share on average, the laws of a common price have the least mean
-    KL(p || s). A budget that no price meets gives the nearest: 0 (lossless) or the largest price
-    that any state has (inf where q = 0 < p).
+    Among all ways to accept that share on average, the distributions of a common price have the
+    least mean KL(p || s). A budget that no price meets gives the nearest: 0 (lossless) or the
+    largest price that any state has (inf where q = 0 < p).
 
     Args:
         log_p, log_q: as in `draft_law`; every leading index is a state.
@@ -351,7 +351,7 @@ def _root(
     The sum falls with lam. Between two neighbouring ratios the equation is quadratic: its root is
     the next lam if it lies in the bracket, and the bracket's geometric mean is otherwise.
     """
-    dear, free = largest <= price, price <= 0.0  # budget 1's law; lossless
+    dear, free = largest <= price, price <= 0.0  # budget 1's distribution; lossless
     one = xp.ones_like(least)
     low, high = xp.where(free, one, xp.maximum(least, 1.0 - price)), one
     lam = xp.minimum(xp.maximum(guess, low), high)

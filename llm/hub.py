@@ -100,8 +100,8 @@ def check_cached_files(name: str) -> None:
     from huggingface_hub import try_to_load_from_cache
 
     for file in ("config.json", "tokenizer_config.json"):
-        if isinstance(found := try_to_load_from_cache(name, file), str):
-            check_model_files(Path(found).parent, weights=False)
+        if isinstance(cached := try_to_load_from_cache(name, file), str):
+            check_model_files(Path(cached).parent, weights=False)
             return
 
 

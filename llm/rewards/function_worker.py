@@ -188,8 +188,8 @@ def call_function(
         raise ValueError(f"it returned {_shown(result)}, and a list of {count} rewards is wanted")
     rewards = list(itertools.islice(result, count + 1))  # an iterator may never end
     if len(rewards) != count:
-        found = f"more than {count}" if len(rewards) > count else str(len(rewards))
-        raise ValueError(f"it returned {found} rewards for {count} completions")
+        returned = f"more than {count}" if len(rewards) > count else str(len(rewards))
+        raise ValueError(f"it returned {returned} rewards for {count} completions")
     return [as_reward(x) for x in rewards]
 
 

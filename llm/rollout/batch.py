@@ -60,7 +60,7 @@ class Samples:
     prompts, answers: text of each prompt, and its right answer.
     extras: the other columns of its row as JSON, see `Problem`; [] where nothing reads them.
     verification: of drafted tokens, (b, t) each; None where the model that samples is alone. q is
-        then the law s that the tokens follow.
+        then the distribution s that the tokens follow.
     """
 
     ids: torch.Tensor

@@ -3,8 +3,8 @@
 The policy reads a drafted block in one forward pass. Each token is accepted with the probability
 min(1, p / (lam q)), the first rejected one is drawn anew, and what follows it is dropped. After a
 block that is accepted to its end one more token, the bonus, comes from p. So every token follows a
-law that is known: s = clip(q, p / mu, p / lam) of `jackpot.draft_law`, or p for a bonus. With lam 1
-that is p throughout.
+distribution that is known: s = clip(q, p / mu, p / lam) of `jackpot.draft_law`, or p for a bonus.
+With lam 1 that is p throughout.
 
 All random numbers belong to (sequence, position). A position that is drafted again uses them again,
 which is exact: what was drafted there before was dropped because of a rejection further left, in
@@ -64,9 +64,9 @@ def sample_drafted(
     """`group` completions for each problem, neighbours, drafted by the actor, verified by p.
 
     p and q are softmax(logits / temperature) of policy and actor. `logp_inf` and the top k are of
-    the law s that the tokens follow; `verification` has log p of the same tokens. Arguments, and
-    what a sequence depends on, are as in `sampling.sample`. With an adaptive block length a
-    sequence's blocks depend on its own earlier blocks alone.
+    the distribution s that the tokens follow; `verification` has log p of the same tokens.
+    Arguments, and what a sequence depends on, are as in `sampling.sample`. With an adaptive block
+    length a sequence's blocks depend on its own earlier blocks alone.
 
     Raises:
         NonFinite: log p or log q holds NaN (or what `check` raises).
@@ -157,7 +157,7 @@ def _draft(
     unread = int((state.prompt[state.rows] + state.done - state.actor.held).max())
     tokens = state.last_tokens(unread)  # (r, 1 or 2)
     ids: list[torch.Tensor] = []
-    laws: list[torch.Tensor] = []
+    log_qs: list[torch.Tensor] = []
     offered = wanted.clone()
     while len(ids) < int(offered.max()):  # a block ends with an end-of-sequence token
         log_q = torch.log_softmax(state.actor.read(tokens, 1)[:, 0] / temperature, dim=-1)
@@ -165,11 +165,11 @@ def _draft(
         at = (state.done + len(ids)).clamp(max=t - 1)  # beyond it a row's drafts do not count
         token = inverse_cdf(log_q, uniform[state.rows, at, 0])  # (r,)
         ids.append(token)
-        laws.append(log_q)
+        log_qs.append(log_q)
         is_end = torch.isin(token, ends)
         offered = torch.where(is_end, offered.clamp(max=len(ids)), offered)
         tokens = token[:, None]
-    return _Drafts(torch.stack(ids, dim=1), torch.stack(laws, dim=1), offered)
+    return _Drafts(torch.stack(ids, dim=1), torch.stack(log_qs, dim=1), offered)
 
 
 def _verify(
@@ -195,23 +195,23 @@ def _verify(
     ended = ~rejected & torch.isin(last, ends)  # an accepted end is the last that is offered
     bonus = ~rejected & ~ended & (state.done + n < t)
 
-    # The laws of the drafted states that count: those of accepted tokens and of a rejected one.
+    # Of the drafted states, those of accepted tokens and of a rejected one count.
     row, col = (offset < (n + rejected.long())[:, None]).nonzero().T  # (m,)
     p, q = log_p[row, col], drafts.log_q[row, col]  # (m, v)
-    law = _law(p, q, lam[row, col], lossless=state.drafting.lam == 1.0)
+    s = _distribution(p, q, lam[row, col], lossless=state.drafting.lam == 1.0)
     ids = drafts.ids.clone()
     redrawn = rejected[row] & (col == n[row])  # (m,), one for each rejected row
     if bool(redrawn.any()):
-        residual = draft_residual(p[redrawn], q[redrawn], law.mu[redrawn])
+        residual = draft_residual(p[redrawn], q[redrawn], s.mu[redrawn])
         i, j = row[redrawn], col[redrawn]
         ids[i, j] = inverse_cdf(residual, uniform[state.rows[i], state.done[i] + j, 2])
-    _write(state, row, col, ids[row, col], p, law, starts=col == 0)
+    _write(state, row, col, ids[row, col], p, s, starts=col == 0)
     if bool(bonus.any()):
         row = bonus.nonzero()[:, 0]
         p = log_p[row, n[row]]
         token = inverse_cdf(p, uniform[state.rows[row], state.done[row] + n[row], 2])
-        law = _Law(p, *(torch.full_like(p[:, 0], x) for x in (1.0, 1.0, 1.0, 0.0, 0.0)))
-        _write(state, row, n[row], token, p, law, bonus=True)
+        s = _Distribution(p, *(torch.full_like(p[:, 0], x) for x in (1.0, 1.0, 1.0, 0.0, 0.0)))
+        _write(state, row, n[row], token, p, s, bonus=True)
 
     state.done = state.done + n + (rejected | bonus).long()
     newest = state.last_tokens(1)[:, 0]
@@ -229,7 +229,7 @@ def _lam(drafting: Drafting, log_p: torch.Tensor, log_q: torch.Tensor) -> torch.
     return draft_law(log_p, log_q, budget=drafting.budget).lam.double()
 
 
-class _Law(NamedTuple):
+class _Distribution(NamedTuple):
     """Of m states: log s, (m, v); Z, lam, mu, KL(p || s) and KL(p || q), (m,)."""
 
     log_s: torch.Tensor
@@ -240,17 +240,19 @@ class _Law(NamedTuple):
     kl_actor: torch.Tensor
 
 
-def _law(log_p: torch.Tensor, log_q: torch.Tensor, lam: torch.Tensor, *, lossless: bool) -> _Law:
+def _distribution(
+    log_p: torch.Tensor, log_q: torch.Tensor, lam: torch.Tensor, *, lossless: bool
+) -> _Distribution:
     """What tokens follow in drafted states, (m, v) each, at their thresholds, (m,)."""
     kl_actor = _kl(log_p, log_q)
     if lossless:  # lam is 1, s = p, and the rest needs no solver
         z = torch.minimum(log_p, log_q).exp().sum(dim=-1, dtype=torch.float64).clamp(max=1.0)
         one = torch.ones_like(kl_actor)
-        return _Law(log_p, z.float(), one, one, torch.zeros_like(one), kl_actor)
+        return _Distribution(log_p, z.float(), one, one, torch.zeros_like(one), kl_actor)
     # a budget's lam is solved for once, in `_lam`: mu and the rest follow from it
-    law = draft_law(log_p, log_q, lam=lam)
-    kl_sampled = _kl(log_p, law.log_s)
-    return _Law(law.log_s, 1.0 - law.tau, law.lam, law.mu, kl_sampled, kl_actor)
+    s = draft_law(log_p, log_q, lam=lam)
+    kl_sampled = _kl(log_p, s.log_s)
+    return _Distribution(s.log_s, 1.0 - s.tau, s.lam, s.mu, kl_sampled, kl_actor)
 
 
 def _kl(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
@@ -265,7 +267,7 @@ def _write(
     offset: torch.Tensor,
     token: torch.Tensor,
     log_p: torch.Tensor,
-    law: _Law,
+    s: _Distribution,
     *,
     starts: torch.Tensor | None = None,
     bonus: bool = False,
@@ -280,13 +282,13 @@ def _write(
     at = (state.rows[row], state.done[row] + offset)  # sequence and position
     samples.ids[at[0], state.width + at[1]] = token
     samples.is_real[at[0], state.width + at[1]] = True
-    samples.logp_inf[at] = law.log_s.gather(1, token[:, None])[:, 0]
-    best = law.log_s.topk(samples.topk_ids.shape[2], dim=-1)  # (m, k), of what is sampled from
+    samples.logp_inf[at] = s.log_s.gather(1, token[:, None])[:, 0]
+    best = s.log_s.topk(samples.topk_ids.shape[2], dim=-1)  # (m, k), of what is sampled from
     samples.topk_ids[at], samples.topk_logp_inf[at] = best.indices, best.values
     verified.logp[at] = log_p.gather(1, token[:, None])[:, 0]
     verified.topk_logp[at] = log_p.gather(1, best.indices)
     for name in ("accept_rate", "lam", "mu", "kl_sampled", "kl_actor"):
-        getattr(verified, name)[at] = getattr(law, name)
+        getattr(verified, name)[at] = getattr(s, name)
     verified.is_bonus[at] = bonus
     verified.starts_round[at] = False if starts is None else starts
 

@@ -64,7 +64,7 @@ METRICS: dict[str, str] = {
     "exception, ran out of memory, or returned no finite number; they score 0",
     "score_unreadable": "scorer number: completions that end themselves and hold digits, but no "
     "number that it understands (docs/rewards.md); they score 0",
-    # Drafting (rollout.mode.type = drafted); s: the law that tokens follow
+    # Drafting (rollout.mode.type = drafted); s: the distribution that tokens follow
     "draft_accept_rate": "Z of drafting: probability that a drafted token is accepted, mean over "
     "the states that the policy verified",
     "draft_tokens_per_pass": "sampled tokens per pass of the policy over a completion, the pass "

@@ -87,8 +87,8 @@ def _check_ratio(cfg: Settings, given: str, fresh: bool) -> None:
     if not of_ref and is_lossless(cfg) and fresh:
         raise ConfigError(
             f"{given} would have no effect: --rollout.mode.lam.value 1 samples from the policy's "
-            "own law, so with one update per rollout p_new is p_inf and its ratio is 1. Set "
-            "--loss.updates_per_rollout above 1, or --rollout.mode.lam.value below 1, or "
+            "own distribution, so with one update per rollout p_new is p_inf and its ratio is 1. "
+            "Set --loss.updates_per_rollout above 1, or --rollout.mode.lam.value below 1, or "
             "--objective.type ppo"
         )
     if not of_ref and cfg.actor.type == "self" and fresh:

@@ -48,12 +48,12 @@ def is_lossless(cfg: Settings) -> bool:
 
 def reuses_logp(cfg: Settings) -> bool:
     """Whether a step has a forward pass that the log-probabilities of a verification can spare:
-    the policy then has the weights that verified, and no part of Z needs its whole law."""
+    the policy then has the weights that verified, and no part of Z needs its whole distribution."""
     correction, micro = cfg.correction, cfg.optim.microbatch
     z = correction.z if isinstance(correction, JackpotCorrection) else None
-    needs_law = isinstance(z, StateZ) and isinstance(z.tail, RatioTail)
+    needs_distribution = isinstance(z, StateZ) and isinstance(z.tail, RatioTail)
     own_pass = cfg.loss.updates_per_rollout > 1 or bool(micro.sequences or micro.tokens)
-    return drafts(cfg) and own_pass and cfg.rollout.max_staleness == 0 and not needs_law
+    return drafts(cfg) and own_pass and cfg.rollout.max_staleness == 0 and not needs_distribution
 
 
 def _check_mode(cfg: Settings) -> None:

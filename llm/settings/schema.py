@@ -583,7 +583,7 @@ class FixedDraftLam:
     """Where the threshold lam of the acceptance min(1, p / (lam q)) comes from."""
     value: float = 1.0
     """lam, at most 1. At 1 completions follow the policy exactly; below it more is accepted, p / s
-    is at least lam, and their law s lies between policy and actor."""
+    is at least lam, and their distribution s lies between policy and actor."""
 
 
 @dataclass(frozen=True)

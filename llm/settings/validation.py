@@ -475,7 +475,7 @@ def _ratio_needs(cfg: Settings) -> list[_Need]:
     a, several = cfg.actor, cfg.loss.updates_per_rollout > 1
     mismatch = corrects = scales = False
     if isinstance(a, SeparateActor) and a.ppo:
-        # of p_actor_ref and q, Eq. 6; drafted tokens follow another law than the actor's
+        # of p_actor_ref and q, Eq. 6; drafted tokens follow another distribution than the actor's
         mismatch = not _samples_what_is_trained(cfg, a.dtype) or drafts(cfg)
         corrects, scales = a.correction.type != "none", not _leaves_one(a.correction)
     target = cfg.correction.target

@@ -77,21 +77,23 @@ def judge(family: ComparisonFamily, rows: Iterable[Row]) -> list[Comparison]:
         if (row.study, row.setting, row.stage) == (family.study, family.setting, JUDGED):
             values.get(row.method, {})[row.seed] = getattr(row, family.metric)
     base = values[family.baseline]
-    found = []
+    differences = []
     for method in family.methods:
         own = values[method]
-        found.append({s: own[s] - base[s] for s in sorted(own.keys() & base.keys())})
-    p_values = [p_value([*d.values()]) if len(d) >= family.seeds else 1.0 for d in found]
-    both = zip(family.methods, found, p_values, holm(p_values), strict=True)
+        differences.append({s: own[s] - base[s] for s in sorted(own.keys() & base.keys())})
+    p_values = [p_value([*d.values()]) if len(d) >= family.seeds else 1.0 for d in differences]
+    both = zip(family.methods, differences, p_values, holm(p_values), strict=True)
     return [_comparison(m, d, p, adjusted) for m, d, p, adjusted in both]
 
 
-def _comparison(method: str, found: dict[int, float], p: float, adjusted: float) -> Comparison:
-    effect = run_statistics.student([*found.values()]) if found else None
+def _comparison(
+    method: str, differences: dict[int, float], p: float, adjusted: float
+) -> Comparison:
+    effect = run_statistics.student([*differences.values()]) if differences else None
     verdict = OPEN
     if effect and adjusted < LEVEL:
         verdict = BETTER if effect.value > 0 else WORSE
-    return Comparison(method, found, effect, p, adjusted, verdict)
+    return Comparison(method, differences, effect, p, adjusted, verdict)
 
 
 def summary(judged: Sequence[tuple[ComparisonFamily, list[Comparison]]]) -> list[str]:

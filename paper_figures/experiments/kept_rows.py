@@ -107,15 +107,15 @@ def matching(rows: Mapping[str, Row], entries: Iterable[Entry]) -> dict[Entry, R
     Raises:
         Damaged: a row under the key of an entry names another study, setting, method, rate or seed.
     """
-    found = {}
+    row_of = {}
     for entry in entries:
         row = rows.get(key(entry))
         if row is None:
             continue
         if row[1:7] != entry[:6]:
             raise Damaged(f"the kept row {row.key} says {row[1:7]}, and is {entry[:6]}; {_REMEDY}")
-        found[entry] = row
-    return found
+        row_of[entry] = row
+    return row_of
 
 
 def append(file: Path, row: Row) -> None:

@@ -97,8 +97,8 @@ def checked(file: Path, quick: bool = False) -> dict[str, Row]:
         known += rival_lists.sweep(setting)
         for rate in rival_lists.RATES:
             known += rival_lists.judged(setting, dict.fromkeys(setting.methods, rate))
-    found = {row.key for row in kept_rows.matching(rows, known).values()}
-    strangers = [row for key, row in rows.items() if key not in found]
+    known_keys = {row.key for row in kept_rows.matching(rows, known).values()}
+    strangers = [row for key, row in rows.items() if key not in known_keys]
     if strangers:
         raise kept_rows.Damaged(
             f"{file}: {len(strangers)} rows are of no run of experiments/rival_lists.py, the first "

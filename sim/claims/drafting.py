@@ -39,32 +39,32 @@ TIED = {  # p = q on half of the mass, so that P(p > q) + P(q > p) = 1/2
 
 
 def case(draw, **support) -> tuple:
-    """p, q, lam <= 1, and the best law with its mu and tau."""
+    """p, q, lam <= 1, and the best distribution with its mu and tau."""
     p, q = draw.pair(**support)
     lam = min(F(1), draw.lam(p, q))
     return p, q, lam, *exact.draft_law(p, q, lam)
 
 
 def sequence(draw, v: int = 2, **support) -> tuple[list[Row], list[Row], list[list[F]], F]:
-    """Targets, proposals and best laws of a first token and of a second after each; and lam."""
+    """Targets, proposals and best outcomes of a first token and of a second after each; and lam."""
     drawn = [pairs.integer_weights(draw.rng, v, **support) for _ in range(v + 1)]
     targets = draw.keep("p", tuple(p for p, _ in drawn))
     proposals = draw.keep("q", tuple(q for _, q in drawn))
     lam = min(F(1), draw.fraction("lam", high=F(5, 4)))
-    laws = [exact.draft_law(p, q, lam)[0] for p, q in zip(targets, proposals, strict=True)]
-    return targets, proposals, laws, lam
+    outcomes = [exact.draft_law(p, q, lam)[0] for p, q in zip(targets, proposals, strict=True)]
+    return targets, proposals, outcomes, lam
 
 
 def joint(rows: Sequence[Sequence[F]]) -> Row:
-    """The law of two tokens from that of the first and that of the second after each first."""
+    """The distribution of two tokens: of the first, and of the second after each first."""
     v = len(rows[0])
     return tuple(rows[0][x] * rows[1 + x][y] for x, y in product(range(v), repeat=2))
 
 
 @claim("F1-reach", f"{THEORY}, F1")
 def a_rule_stays_within_its_rejections(draw):
-    """Every rule (acceptance a, residual r) gives a law with TV(q, s) <= tau = 1 - sum q a; every
-    law s comes from a = min(1, s/q) and r = (s - q)^+ / TV(q, s) at tau = TV(q, s)."""
+    """Every rule (acceptance a, residual r) gives an s with TV(q, s) <= tau = 1 - sum q a; every
+    distribution s comes from a = min(1, s/q), r = (s - q)^+ / TV(q, s) at tau = TV(q, s)."""
     p, q = draw.pair()
     a = draw.keep("a", tuple(F(int(x), 8) for x in draw.rng.integers(0, 9, len(p))))
     accepted = [x * y for x, y in zip(q, a, strict=True)]
@@ -78,8 +78,8 @@ def a_rule_stays_within_its_rejections(draw):
         yield agree(exact.draft_outcome(p, q, F(1), residual) == list(p), True)
 
 
-@claim("F2-law", f"{THEORY}, F2")
-def the_rule_gives_the_clipped_law(draw):
+@claim("F2-distribution", f"{THEORY}, F2")
+def the_rule_gives_the_clipped_distribution(draw):
     """OBRS acceptance with the residual (p/mu - q)^+ gives s = clip(q, p/mu, p/lam), both masses
     that s moves are tau, and lam <= p/s <= mu wherever p > 0."""
     p, q, lam, s, mu, tau = case(draw)
@@ -95,9 +95,10 @@ def the_rule_gives_the_clipped_law(draw):
 
 
 @claim("F2-rational", f"{THEORY}, F2", share=0.3)
-def the_clipped_law_is_best_in_rational_divergences(draw):
-    """Among all laws with TV(q, s) <= tau, lenient, mixture and regenerating rules and random laws
-    among them, the clipped one minimises TV, chi2 both ways, and hockey sticks of both orders."""
+def the_clipped_distribution_is_best_in_rational_divergences(draw):
+    """Among all distributions with TV(q, s) <= tau, lenient, mixture and regenerating rules and
+    random distributions among them, the clipped one minimises TV, chi2 both ways, and hockey sticks
+    of both orders."""
     p, q, lam, best, _, _ = case(draw)
     for rival in draft_rules.rivals(draw.rng, p, q, lam):
         for order in (0, 1):
@@ -110,9 +111,9 @@ def the_clipped_law_is_best_in_rational_divergences(draw):
 
 
 @claim("F2-certified", f"{THEORY}, F2", share=0.1)
-def the_clipped_law_is_best_in_logarithmic_divergences(draw):
-    """Among all laws with TV(q, s) <= tau, the clipped one is the only minimiser of KL(p||.),
-    KL(.||p), JS and Hellinger."""
+def the_clipped_distribution_is_best_in_logarithmic_divergences(draw):
+    """Among all distributions with TV(q, s) <= tau, the clipped one is the only minimiser of
+    KL(p||.), KL(.||p), JS and Hellinger."""
     p, q, lam, best, _, _ = case(draw)
     for rival in draft_rules.rivals(draw.rng, p, q, lam):
         for divergence in LOGARITHMIC:
@@ -223,7 +224,7 @@ def masses(p: Row, q: Row) -> tuple[F, F]:
 
 
 def spared(draw) -> tuple:
-    """p, q with p > 0, and a law that spares eps of the TV(p, q) rejections."""
+    """p, q with p > 0, and a distribution that spares eps of the TV(p, q) rejections."""
     p, q = draw.pair(p_zero=False)
     share = draw.fraction("share")
     eps = share * exact.tv(p, q)
@@ -231,7 +232,7 @@ def spared(draw) -> tuple:
 
 
 def draft_at(p: Row, q: Row, tau: F) -> list[F]:
-    """The best law at a rejection rate."""
+    """The best distribution at a rejection rate."""
     return exact.draft_law(p, q, exact.draft_lam(p, q, 1 - tau))[0]
 
 
@@ -295,15 +296,15 @@ def states(draw) -> tuple:
     return ps, qs, draw.keep("d", (share, 1 - share))
 
 
-def mean_kl(d: Row, ps, laws):
+def mean_kl(d: Row, ps, outcomes):
     """Mean over the states of KL(p_s||s_s), an interval."""
-    rows = zip(d, ps, laws, strict=True)
+    rows = zip(d, ps, outcomes, strict=True)
     return sum((intervals.interval(w) * intervals.kl_p_q(p, s) for w, p, s in rows), iv.mpf(0))
 
 
 def splits(draw, ps, qs, d, taus) -> list[list[list[F]]]:
-    """Laws of the two states after some rejections moved from one to the other, d-weighted."""
-    found = []
+    """Outcomes of the two states after some rejections moved from one to the other, d-weighted."""
+    alternatives = []
     ends = [(1 - exact.reach(p, q), exact.tv(p, q)) for p, q in zip(ps, qs, strict=True)]
     for dear in (0, 1):
         cheap = 1 - dear
@@ -314,8 +315,8 @@ def splits(draw, ps, qs, d, taus) -> list[list[list[F]]]:
                 moved = list(taus)
                 moved[dear] += share * room / d[dear]
                 moved[cheap] -= share * room / d[cheap]
-                found.append([draft_at(*x) for x in zip(ps, qs, moved, strict=True)])
-    return found
+                alternatives.append([draft_at(*x) for x in zip(ps, qs, moved, strict=True)])
+    return alternatives
 
 
 @claim("F6-common", f"{THEORY}, F6; jackpot.common_price_for_budget", share=0.1)
@@ -329,13 +330,15 @@ def a_common_price_costs_least(draw):
     if budget == 1:
         return
     price = jackpot.common_price_for_budget(*logs, float(budget), np.array(d, dtype=float))
-    law = jackpot.draft_law(*logs, price=price)
-    found = [exact.draft_law(p, q, F(float(x))) for p, q, x in zip(ps, qs, law.lam, strict=True)]
-    taus = [x[2] for x in found]
+    common = jackpot.draft_law(*logs, price=price)
+    drafted = [
+        exact.draft_law(p, q, F(float(x))) for p, q, x in zip(ps, qs, common.lam, strict=True)
+    ]
+    taus = [x[2] for x in drafted]
     yield at_most(abs(float(rules.mean(d, taus) + budget - 1)), 1e-12)
-    least = partial(mean_kl, d, ps, [x[0] for x in found])
-    for laws in splits(draw, ps, qs, d, taus):
-        yield certainly_below(least, partial(mean_kl, d, ps, laws))
+    least = partial(mean_kl, d, ps, [x[0] for x in drafted])
+    for outcomes in splits(draw, ps, qs, d, taus):
+        yield certainly_below(least, partial(mean_kl, d, ps, outcomes))
 
 
 UNEQUAL = {
@@ -352,10 +355,10 @@ def a_common_lam_costs_least(draw):
     least mean KL(p||s), as it has for accepted pairs (docs/theory.md, E1)."""
     ps, qs, d = states(draw)
     lam = draw.fraction("lam")
-    found = [exact.draft_law(p, q, lam) for p, q in zip(ps, qs, strict=True)]
-    least = partial(mean_kl, d, ps, [x[0] for x in found])
-    for laws in splits(draw, ps, qs, d, [x[2] for x in found]):
-        yield certainly_at_most(least, partial(mean_kl, d, ps, laws))
+    drafted = [exact.draft_law(p, q, lam) for p, q in zip(ps, qs, strict=True)]
+    least = partial(mean_kl, d, ps, [x[0] for x in drafted])
+    for outcomes in splits(draw, ps, qs, d, [x[2] for x in drafted]):
+        yield certainly_at_most(least, partial(mean_kl, d, ps, outcomes))
 
 
 @claim("F6-share", f"{THEORY}, F6 (refuted there)", FAILS, share=0.1, example=UNEQUAL)
@@ -366,22 +369,22 @@ def an_equal_share_costs_least(draw):
     share = draw.fraction("lam")
     taus = [share * exact.tv(p, q) for p, q in zip(ps, qs, strict=True)]
     least = partial(mean_kl, d, ps, [draft_at(*x) for x in zip(ps, qs, taus, strict=True)])
-    for laws in splits(draw, ps, qs, d, taus):
-        yield certainly_at_most(least, partial(mean_kl, d, ps, laws))
+    for outcomes in splits(draw, ps, qs, d, taus):
+        yield certainly_at_most(least, partial(mean_kl, d, ps, outcomes))
 
 
 @claim("F7-sequences", f"{THEORY}, F7", share=0.25)
 def the_kl_of_sequences_is_the_sum(draw):
     """KL(P||S) of two tokens is E_P of the sum of KL(p_t||s_t), to 40 digits, and the weight P/S of
     a sequence lies in [lam^2, (largest mu)^2]."""
-    targets, proposals, laws, lam = sequence(draw, q_zero=False)
+    targets, proposals, outcomes, lam = sequence(draw, q_zero=False)
     chain = (F(1), *targets[0])  # how often P visits each state
     yield to_40_digits(
-        partial(intervals.kl_p_q, joint(targets), joint(laws)),
-        partial(mean_kl, chain, targets, laws),
+        partial(intervals.kl_p_q, joint(targets), joint(outcomes)),
+        partial(mean_kl, chain, targets, outcomes),
     )
     mu = max(exact.draft_law(p, q, lam)[1] for p, q in zip(targets, proposals, strict=True))
-    for a, b in zip(joint(targets), joint(laws), strict=True):
+    for a, b in zip(joint(targets), joint(outcomes), strict=True):
         if a and b:
             yield at_most(lam**2, a / b)
             yield at_most(a / b, mu**2)
@@ -391,23 +394,23 @@ def the_kl_of_sequences_is_the_sum(draw):
 def a_bonus_token_follows_the_target(draw):
     """Blocks of one draft, the token after an accepted one drawn from p: KL(P||S) is at most that
     without bonus tokens, and weights p/s of drafted and 1 of bonus tokens are unbiased."""
-    targets, proposals, laws, lam = sequence(draw, q_zero=False)
+    targets, proposals, outcomes, lam = sequence(draw, q_zero=False)
     v = len(targets[0])
     first = exact.accept_prob(targets[0], proposals[0], lam)
     kept = [b * a for a, b in zip(first, proposals[0], strict=True)]
-    law = [
-        kept[x] * targets[1 + x][y] + (laws[0][x] - kept[x]) * laws[1 + x][y]
+    outcome = [
+        kept[x] * targets[1 + x][y] + (outcomes[0][x] - kept[x]) * outcomes[1 + x][y]
         for x, y in product(range(v), repeat=2)
     ]
-    yield equal(sum(law), 1)
-    plain = partial(intervals.kl_p_q, joint(targets), joint(laws))
-    if tuple(law) != joint(laws):
-        yield certainly_at_most(partial(intervals.kl_p_q, joint(targets), tuple(law)), plain)
+    yield equal(sum(outcome), 1)
+    plain = partial(intervals.kl_p_q, joint(targets), joint(outcomes))
+    if tuple(outcome) != joint(outcomes):
+        yield certainly_at_most(partial(intervals.kl_p_q, joint(targets), tuple(outcome)), plain)
     for x, y in product(range(v), repeat=2):
-        if laws[0][x]:
-            weight = targets[0][x] / laws[0][x]
-            second = targets[1 + x][y] / laws[1 + x][y] if laws[1 + x][y] else F(0)
-            drafted = (laws[0][x] - kept[x]) * laws[1 + x][y] * second
+        if outcomes[0][x]:
+            weight = targets[0][x] / outcomes[0][x]
+            second = targets[1 + x][y] / outcomes[1 + x][y] if outcomes[1 + x][y] else F(0)
+            drafted = (outcomes[0][x] - kept[x]) * outcomes[1 + x][y] * second
             mean = weight * (kept[x] * targets[1 + x][y] + drafted)
             yield equal(mean, targets[0][x] * targets[1 + x][y])
 
@@ -416,19 +419,19 @@ def a_bonus_token_follows_the_target(draw):
 def blocks_are_verified_whole_or_token_by_token(draw):
     """Token by token and by block verification, a block of two drafts of q verified against s gives
     exactly the sequences of s; block verification keeps at least as many drafts on average."""
-    _, proposals, laws, _ = sequence(draw, int(draw.rng.integers(2, 4)))
+    _, proposals, outcomes, _ = sequence(draw, int(draw.rng.integers(2, 4)))
     (single, few), (whole, many) = (
-        draft_rules.block_law(laws, proposals, kind) for kind in (False, True)
+        draft_rules.block_distribution(outcomes, proposals, kind) for kind in (False, True)
     )
-    yield agree(tuple(single) == joint(laws), True)
-    yield agree(tuple(whole) == joint(laws), True)
+    yield agree(tuple(single) == joint(outcomes), True)
+    yield agree(tuple(whole) == joint(outcomes), True)
     yield at_most(few, many)
 
 
 @claim("F9-masked", f"{THEORY}, F9", share=0.1)
 def masking_rejected_tokens_leaves_more(draw):
-    """The law of accepted tokens (OBRS at the same lam, rejected ones masked) is never closer to p
-    than s: KL(p||s) <= KL(p||q~), and TV, chi2 and hockey sticks likewise."""
+    """The distribution of accepted tokens (OBRS at the same lam, rejected ones masked) is never
+    closer to p than s: KL(p||s) <= KL(p||q~), and TV, chi2 and hockey sticks likewise."""
     p, q, lam, s, _, tau = case(draw)
     after = exact.post_rejection(p, q, lam)
     yield at_most(exact.tv(q, after), tau)
@@ -440,9 +443,9 @@ def masking_rejected_tokens_leaves_more(draw):
 
 
 @claim("F9-cap", f"{THEORY}, F9", share=0.1)
-def a_cap_on_the_kl_has_the_same_law(draw):
-    """Of all laws with KL(p||.) at most that of the clipped law, the clipped law rejects least: a
-    rival that rejects less has a larger KL."""
+def a_cap_on_the_kl_has_the_same_distribution(draw):
+    """Of all distributions with KL(p||.) at most that of the clipped distribution, the clipped
+    distribution rejects least: a rival that rejects less has a larger KL."""
     p, q, lam, s, _, tau = case(draw)
     fewer = draw.fraction("fewer")
     for rival in draft_rules.rivals(draw.rng, p, q, lam):

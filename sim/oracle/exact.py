@@ -201,7 +201,7 @@ def draft_residual(p: Row, q: Row, mu: Fraction | float) -> list[Fraction]:
 
 
 def draft_outcome(p: Row, q: Row, lam: Fraction, residual: Row) -> list[Fraction]:
-    """The law of the token that comes out: accepted from q, or else drawn from the residual."""
+    """Distribution of the token that comes out: accepted from q, or drawn from the residual."""
     accepted = [qi * a for qi, a in zip(q, accept_prob(p, q, lam), strict=True)]
     left = 1 - sum(accepted, Fraction(0))
     return [x + left * r for x, r in zip(accepted, residual, strict=True)]

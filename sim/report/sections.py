@@ -138,7 +138,7 @@ def budget_tables(folder: Path) -> list[Markup]:
 
 
 def drafting_tables(folder: Path) -> list[Markup]:
-    """Rules that verify drafts: KL of their laws, and how many times the least that is."""
+    """Rules that verify drafts: KL of their distributions, and how many times the least that is."""
     rows = read(folder / "drafting.csv")
     tables = []
     for world, kl in dict.fromkeys((row["world"], row["kl_before"]) for row in rows):
@@ -250,7 +250,7 @@ PARTS = (
         "drafting",
         "Drafting",
         "Rules by which the target verifies drafts of the proposal, at equal mean rejection rates: "
-        "how far the law that comes out is from the target. docs/theory_drafting.md.",
+        "how far the distribution that comes out is from the target. docs/theory_drafting.md.",
         seed_options,
         lambda folder: ["--out", str(folder)],
         drafting_tables,

@@ -1,9 +1,9 @@
 """`python -m sim drafting`: rules that verify drafts, at equal rejection rates.
 
 Every rule sees the same states and gets the same mean rejection rate. What it leaves is the mean
-KL(p||s) of its law s, next to the least that any rule leaves, which is that of the clipped law at a
-common price (docs/theory_drafting.md, F2, F6 and F9). Weights p/s are measured too: their largest
-value, and their variance under s.
+KL(p||s) of its distribution s, next to the least that any rule leaves, which is that of the clipped
+distribution at a common price (docs/theory_drafting.md, F2, F6 and F9). Weights p/s are measured
+too: their largest value, and their variance under s.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ GRID = np.linspace(0.0, 1.0, 65)  # shares of TV(p, q) at which the KL of each s
 
 
 def clipped(states: States, tau: Array) -> Array:
-    """log s of the clipped law at a rejection rate per state."""
+    """log s of the clipped distribution at a rejection rate per state."""
     return jackpot.draft_law(*states, budget=np.clip(1.0 - tau, 1e-300, 1.0)).log_s
 
 
@@ -91,7 +91,7 @@ def at_same_lam(residual: Callable[[Array, Array, float], Array] | None) -> Call
     None is the best residual.
     """
 
-    def law(states: States, tau: float) -> Array:
+    def log_s(states: States, tau: float) -> Array:
         lam = common_lam(states, tau)
         if residual is None:
             return jackpot.draft_law(*states, lam=lam).log_s
@@ -103,7 +103,7 @@ def at_same_lam(residual: Callable[[Array, Array, float], Array] | None) -> Call
         with np.errstate(divide="ignore"):
             return np.log(accepted + (1.0 - accepted.sum(-1, keepdims=True)) * redrawn)
 
-    return law
+    return log_s
 
 
 def mixed(states: States, tau: float) -> Array:
@@ -148,7 +148,7 @@ def states_at(world: BudgetWorld, kl: float) -> States:
 
 
 def measure(states: States, log_s: Array) -> Row:
-    """What a law leaves: KL, TV, and the weights p/s."""
+    """What a distribution leaves: KL, TV, and the weights p/s."""
     return {
         "kl": float(jackpot.kl_p_q(states.log_p, log_s).mean()),
         "tv": float(jackpot.tv(states.log_p, log_s).mean()),

@@ -131,7 +131,7 @@ def test_a_budget_per_state_is_spent_by_each(backend, batch, data):
 
 @on_every_backend
 @pytest.mark.parametrize("budget", [0.25, 0.9, 1.0])
-def test_equal_laws_need_one_over_the_budget(backend, budget):
+def test_equal_distributions_need_one_over_the_budget(backend, budget):
     """p = q, all ratios tied: Z = min(1, 1 / lam); v = 1 is the simplest such distribution."""
     for q in ([Fraction(1)], [Fraction(1, 5), Fraction(4, 5)], [Fraction(1, 3)] * 3):
         lam = lam_for_budget(backend.logs(q), backend.logs(q), budget)

@@ -130,7 +130,7 @@ def test_every_size_of_log_ratio_keeps_its_digits(backend, name, exponent, sign)
 @each_divergence
 @on_every_backend
 @given(batch=batches())
-def test_equal_laws_are_at_distance_exactly_zero(name, backend, batch):
+def test_equal_distributions_are_at_distance_exactly_zero(name, backend, batch):
     """D(p || p) = 0, not 1e-17."""
     log_p = backend.logs(batch[0])
     assert (backend.numpy(getattr(jackpot, name)(log_p, log_p)) == 0.0).all()

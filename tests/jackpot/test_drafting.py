@@ -1,4 +1,5 @@
-"""Drafting (docs/theory_drafting.md): law, thresholds and residual, against rational arithmetic."""
+"""Drafting (docs/theory_drafting.md): distribution, thresholds and residual, against rational
+arithmetic."""
 
 import math
 from fractions import Fraction
@@ -30,19 +31,19 @@ from sim.worlds.strategies import batches, budgets, state_weights
 SIXTIETHS = st.integers(1, 60).map(lambda n: Fraction(n, 60))
 
 
-def laws(backend, law):
-    """The law's fields as float64, probabilities in place of their logs."""
-    return np.exp(backend.numpy(law.log_s)), *map(backend.numpy, law[1:])
+def in_numpy(backend, drafted):
+    """The distribution's fields as float64, probabilities in place of their logs."""
+    return np.exp(backend.numpy(drafted.log_s)), *map(backend.numpy, drafted[1:])
 
 
 @on_every_backend
 @given(batch=batches(), lam=SIXTIETHS)
-def test_a_threshold_has_the_law_that_rational_arithmetic_gives(backend, batch, lam):
+def test_a_threshold_has_the_distribution_that_rational_arithmetic_gives(backend, batch, lam):
     """F2: s, mu and tau at lam."""
     log_p, log_q = map(backend.logs, batch)
-    law = draft_law(log_p, log_q, lam=float(lam))
+    drafted = draft_law(log_p, log_q, lam=float(lam))
     want = [exact.draft_law(p, q, lam) for p, q in zip(*batch, strict=True)]
-    s, _, mu, tau = laws(backend, law)
+    s, _, mu, tau = in_numpy(backend, drafted)
     np.testing.assert_allclose(s, floats([w[0] for w in want]), rtol=0, atol=10 * backend.rtol)
     np.testing.assert_allclose(tau, floats([w[2] for w in want]), rtol=0, atol=10 * backend.rtol)
     np.testing.assert_allclose(1 / mu, [float(1 / w[1]) for w in want], atol=20 * backend.rtol)
@@ -53,7 +54,7 @@ def test_a_threshold_has_the_law_that_rational_arithmetic_gives(backend, batch, 
 def test_a_budget_is_the_acceptance_rate_or_the_nearest_that_serves(backend, batch, budget):
     """F3: 1 - tau is the budget, clipped to [1 - TV(p, q), q(supp p)]."""
     log_p, log_q = map(backend.logs, batch)
-    _, lam, _, tau = laws(backend, draft_law(log_p, log_q, budget=float(budget)))
+    _, lam, _, tau = in_numpy(backend, draft_law(log_p, log_q, budget=float(budget)))
     for p, q, x, rejected in zip(*batch, lam, tau, strict=True):
         nearest = min(max(budget, 1 - exact.tv(p, q)), exact.reach(p, q))
         assert 1 - rejected == pytest.approx(float(nearest), abs=10 * backend.rtol)
@@ -63,13 +64,13 @@ def test_a_budget_is_the_acceptance_rate_or_the_nearest_that_serves(backend, bat
 
 @on_every_backend
 @given(batch=batches(), lam=SIXTIETHS)
-def test_acceptance_and_residual_give_the_law(backend, batch, lam):
+def test_acceptance_and_residual_give_the_distribution(backend, batch, lam):
     """F1: q a + tau r = s, with a, r and s as the three functions return them."""
     log_p, log_q = map(backend.logs, batch)
-    law = draft_law(log_p, log_q, lam=float(lam))
-    a = backend.numpy(draft_accept_prob(log_p, log_q, law.lam))
-    r = np.exp(backend.numpy(draft_residual(log_p, log_q, law.mu)))
-    s, _, _, tau = laws(backend, law)
+    drafted = draft_law(log_p, log_q, lam=float(lam))
+    a = backend.numpy(draft_accept_prob(log_p, log_q, drafted.lam))
+    r = np.exp(backend.numpy(draft_residual(log_p, log_q, drafted.mu)))
+    s, _, _, tau = in_numpy(backend, drafted)
     q = floats(batch[1])
     np.testing.assert_allclose(r.sum(-1), 1.0, atol=10 * backend.rtol)
     np.testing.assert_allclose(q * a + tau[:, None] * r, s, rtol=0, atol=20 * backend.rtol)
@@ -77,10 +78,10 @@ def test_acceptance_and_residual_give_the_law(backend, batch, lam):
 
 @on_every_backend
 @given(batch=batches(), budget=budgets())
-def test_the_law_sums_to_one_and_its_weights_are_bounded(backend, batch, budget):
+def test_the_distribution_sums_to_one_and_its_weights_are_bounded(backend, batch, budget):
     """F2: sum s = 1 and lam s <= p <= mu s."""
     log_p, log_q = map(backend.logs, batch)
-    s, lam, mu, _ = laws(backend, draft_law(log_p, log_q, budget=float(budget)))
+    s, lam, mu, _ = in_numpy(backend, draft_law(log_p, log_q, budget=float(budget)))
     p = floats(batch[0])
     np.testing.assert_allclose(s.sum(-1), 1.0, atol=10 * backend.rtol)
     backend.at_most(lam[:, None] * s, p)
@@ -91,14 +92,14 @@ def test_the_law_sums_to_one_and_its_weights_are_bounded(backend, batch, budget)
 
 @on_every_backend
 @given(batch=batches())
-def test_at_lam_1_the_law_is_the_target_bit_by_bit(backend, batch):
+def test_at_lam_1_the_distribution_is_the_target_bit_by_bit(backend, batch):
     """F4: lossless; the residual is the one of speculative sampling, (p - q)^+ normalised."""
     log_p, log_q = map(backend.logs, batch)
-    law = draft_law(log_p, log_q, lam=1)
-    np.testing.assert_array_equal(backend.numpy(law.log_s), backend.numpy(log_p))
-    np.testing.assert_array_equal(backend.numpy(law.mu), 1.0)
-    backend.check(law.tau, [exact.tv(*x) for x in zip(*batch, strict=True)], scale=1.0)
-    r = np.exp(backend.numpy(draft_residual(log_p, log_q, law.mu)))
+    drafted = draft_law(log_p, log_q, lam=1)
+    np.testing.assert_array_equal(backend.numpy(drafted.log_s), backend.numpy(log_p))
+    np.testing.assert_array_equal(backend.numpy(drafted.mu), 1.0)
+    backend.check(drafted.tau, [exact.tv(*x) for x in zip(*batch, strict=True)], scale=1.0)
+    r = np.exp(backend.numpy(draft_residual(log_p, log_q, drafted.mu)))
     for p, q, got in zip(*batch, r, strict=True):
         if exact.tv(p, q) > 0:
             np.testing.assert_allclose(got, floats(exact.draft_residual(p, q, 1)), atol=1e-4)
@@ -118,9 +119,9 @@ def clipped_sum(p, q, lam, price) -> Fraction:
 def test_a_price_is_the_gap_between_the_thresholds(backend, batch, price):
     """F6: lam is the root of the sum in rational arithmetic; or no first rejection costs more."""
     log_p, log_q = map(backend.logs, batch)
-    law = draft_law(log_p, log_q, price=float(price))
+    drafted = draft_law(log_p, log_q, price=float(price))
     free = draft_law(log_p, log_q, budget=1.0)
-    _, lam, mu, tau = laws(backend, law)
+    _, lam, mu, tau = in_numpy(backend, drafted)
     for i, (p, q) in enumerate(zip(*batch, strict=True)):
         fewest = exact.draft_lam(p, q, Fraction(1))
         *_, least = exact.draft_law(p, q, fewest)
@@ -183,8 +184,8 @@ def test_a_common_price_beyond_what_any_state_has_is_the_largest(backend):
     q[1] = [Fraction(1, 2), Fraction(1, 2), Fraction(0)]
     price = common_price_for_budget(log_p, backend.logs(q), 1.0)
     assert price > 1e6 if backend is TORCH32 else price == math.inf
-    law = draft_law(log_p, backend.logs(q), price=math.inf)
-    np.testing.assert_allclose(backend.numpy(law.tau), 0, atol=1e-6)
+    drafted = draft_law(log_p, backend.logs(q), price=math.inf)
+    np.testing.assert_allclose(backend.numpy(drafted.tau), 0, atol=1e-6)
 
 
 def test_a_price_is_found_in_few_passes(monkeypatch):
@@ -239,24 +240,24 @@ def test_leading_axes_are_kept_and_thresholds_may_be_per_state(backend):
     """Shape (2, 3, v) gives (2, 3); rows solved together are those solved alone, v = 5 and 0-d."""
     log_p, log_q = map(backend.array, random_rows((2, 3, 5), seed=21))
     given_lam = np.array([[0.2, 0.5, 1.0], [0.9, 0.01, 0.7]])
-    law = draft_law(log_p, log_q, lam=backend.array(given_lam))
-    backend.check(law.lam, given_lam)
+    drafted = draft_law(log_p, log_q, lam=backend.array(given_lam))
+    backend.check(drafted.lam, given_lam)
     rate = draft_law(log_p, log_q, budget=backend.array(given_lam))
     for i in np.ndindex(2, 3):
         alone = draft_law(log_p[*i, :], log_q[*i, :], lam=float(given_lam[i]))
-        for x, y in zip(alone, law, strict=True):
+        for x, y in zip(alone, drafted, strict=True):
             np.testing.assert_array_equal(backend.numpy(x), backend.numpy(y)[i])
         alone = draft_law(log_p[*i, :], log_q[*i, :], budget=float(given_lam[i]))
         backend.check(alone.tau, backend.numpy(rate.tau)[i], scale=1.0)
 
 
 @on_every_backend
-def test_an_empty_batch_has_an_empty_law(backend):
+def test_an_empty_batch_has_an_empty_distribution(backend):
     """Leading dimension 0."""
     empty = backend.array(np.zeros((0, 3)))
-    for law in (draft_law(empty, empty, lam=0.5), draft_law(empty, empty, budget=0.5)):
-        backend.check(law.log_s, np.zeros((0, 3)))
-        for x in law[1:]:
+    for drafted in (draft_law(empty, empty, lam=0.5), draft_law(empty, empty, budget=0.5)):
+        backend.check(drafted.log_s, np.zeros((0, 3)))
+        for x in drafted[1:]:
             backend.check(x, np.zeros(0))
     backend.check(draft_residual(empty, empty, backend.array(np.zeros(0))), np.zeros((0, 3)))
     backend.check(draft_accept_prob(empty, empty, 1.0), np.zeros((0, 3)))
@@ -267,39 +268,41 @@ def test_many_blocks_of_rows_are_solved_like_single_rows(backend):
     """Rows are solved in blocks of 2^17 numbers; no row is lost, repeated or moved."""
     log_p, log_q = map(backend.array, random_rows((70, 5000), seed=22))
     budget = backend.array(np.linspace(0.3, 0.99, 70))
-    law = draft_law(log_p, log_q, budget=budget)
+    drafted = draft_law(log_p, log_q, budget=budget)
     for i in (0, 25, 26, 27, 52, 69):
         alone = draft_law(log_p[i, :], log_q[i, :], budget=budget[i])
-        for x, y in zip(alone, law, strict=True):
+        for x, y in zip(alone, drafted, strict=True):
             backend.check(x, backend.numpy(y)[i], scale=1e-3)
 
 
 @on_every_backend
-def test_a_whole_vocabulary_has_its_law(backend):
+def test_a_whole_vocabulary_has_its_distribution(backend):
     """v = 151,936: both masses equal tau, in exactly rounded sums; the residual sums to 1."""
     log_p, log_q = map(backend.array, random_rows((2, 151_936), seed=23))
-    s, lam, mu, tau = laws(backend, (law := draft_law(log_p, log_q, budget=0.97)))
+    s, lam, mu, tau = in_numpy(backend, (drafted := draft_law(log_p, log_q, budget=0.97)))
     p, q = np.exp(floats(backend.numpy(log_p))), np.exp(floats(backend.numpy(log_q)))
     for i in range(2):
         assert math.fsum(np.maximum(q[i] - p[i] / lam[i], 0)) == pytest.approx(tau[i], abs=2e-6)
         assert math.fsum(np.maximum(p[i] / mu[i] - q[i], 0)) == pytest.approx(tau[i], abs=2e-6)
         assert math.fsum(s[i]) == pytest.approx(1, abs=1e-5)
-    r = np.exp(backend.numpy(draft_residual(log_p, log_q, law.mu)))
+    r = np.exp(backend.numpy(draft_residual(log_p, log_q, drafted.mu)))
     np.testing.assert_allclose(r.sum(-1), 1, atol=1e-4)
 
 
 @on_every_backend
-def test_extreme_masses_have_their_law(backend):
+def test_extreme_masses_have_their_distribution(backend):
     """p / q = e^+-1999, 1 and an absent token: no lam holds e^-1999, which counts as p = 0."""
     log_p = backend.array([-math.log(2), -2000.0, -math.log(2), -math.inf])
     log_q = backend.array([-2000.0, -math.log(2), -math.log(2), -math.inf])
     for budget, lam, mu in ((0.75, backend.finfo.tiny, 1.0), (0.5, 1.0, 1.0), (0.25, 1.0, 1.0)):
-        law = draft_law(log_p, log_q, budget=budget)
-        np.testing.assert_allclose(np.exp(backend.numpy(law.log_s)), [0.5, 0, 0.5, 0], atol=1e-6)
-        backend.check(law.lam, lam)
-        backend.check(law.mu, mu)
-        backend.check(law.tau, 0.5)
-        r = np.exp(backend.numpy(draft_residual(log_p, log_q, law.mu)))
+        drafted = draft_law(log_p, log_q, budget=budget)
+        np.testing.assert_allclose(
+            np.exp(backend.numpy(drafted.log_s)), [0.5, 0, 0.5, 0], atol=1e-6
+        )
+        backend.check(drafted.lam, lam)
+        backend.check(drafted.mu, mu)
+        backend.check(drafted.tau, 0.5)
+        r = np.exp(backend.numpy(draft_residual(log_p, log_q, drafted.mu)))
         np.testing.assert_allclose(r, [1, 0, 0, 0], atol=1e-6)
 
 
@@ -309,16 +312,20 @@ def test_a_probability_of_1e_300_is_an_ordinary_one(backend):
     log_tiny = -30 * math.log(10) if backend is TORCH32 else -300 * math.log(10)
     log_p = backend.array([math.log(0.5), math.log(0.25), math.log(0.25)])
     log_q = backend.array([log_tiny, math.log(0.5), math.log(0.5)])
-    law = draft_law(log_p, log_q, budget=0.75)  # tau = 1/4: lam = (1/2) / (3/4), mu = (1/2) / (1/4)
-    backend.check(law.lam, 2 / 3)
-    backend.check(law.mu, 2.0)
-    np.testing.assert_allclose(np.exp(backend.numpy(law.log_s)), [0.25, 0.375, 0.375], rtol=1e-6)
-    law = draft_law(log_p, log_q, budget=1.0)  # nothing is rejected: s = q, p / s reaches 1e300 / 2
-    s = np.exp(backend.numpy(law.log_s))
+    drafted = draft_law(log_p, log_q, budget=0.75)
+    # tau = 1/4: lam = (1/2) / (3/4), mu = (1/2) / (1/4)
+    backend.check(drafted.lam, 2 / 3)
+    backend.check(drafted.mu, 2.0)
+    np.testing.assert_allclose(
+        np.exp(backend.numpy(drafted.log_s)), [0.25, 0.375, 0.375], rtol=1e-6
+    )
+    drafted = draft_law(log_p, log_q, budget=1.0)
+    # nothing is rejected: s = q, p / s reaches 1e300 / 2
+    s = np.exp(backend.numpy(drafted.log_s))
     np.testing.assert_allclose(s, [0, 0.5, 0.5], rtol=1e-6, atol=1e-7)
-    backend.check(law.lam, 0.5)
-    assert float(law.mu) > 1e6
-    r = np.exp(backend.numpy(draft_residual(log_p, log_q, law.mu)))
+    backend.check(drafted.lam, 0.5)
+    assert float(drafted.mu) > 1e6
+    r = np.exp(backend.numpy(draft_residual(log_p, log_q, drafted.mu)))
     np.testing.assert_allclose(r, [1, 0, 0], atol=1e-6)
 
 
@@ -326,28 +333,28 @@ def test_a_probability_of_1e_300_is_an_ordinary_one(backend):
 def test_where_nothing_is_rejected_the_residual_is_its_limit(backend):
     """p = q, and q = 0 < p beyond mu = inf: p on the tokens of the largest ratio, with no NaN."""
     same = backend.logs([Fraction(1, 4), Fraction(3, 4), Fraction(0)])
-    for law in (draft_law(same, same, lam=1.0), draft_law(same, same, budget=1.0)):
-        backend.check(law.log_s, backend.numpy(same))
-        backend.check(law.tau, 0.0)
+    for drafted in (draft_law(same, same, lam=1.0), draft_law(same, same, budget=1.0)):
+        backend.check(drafted.log_s, backend.numpy(same))
+        backend.check(drafted.tau, 0.0)
     np.testing.assert_allclose(
         np.exp(backend.numpy(draft_residual(same, same, 1.0))), [0.25, 0.75, 0], rtol=1e-5
     )
     p = backend.logs([Fraction(1, 8), Fraction(3, 8), Fraction(1, 2), Fraction(0)])
     q = backend.logs([Fraction(0), Fraction(0), Fraction(1), Fraction(0)])
-    law = draft_law(p, q, budget=1.0)
-    backend.check(law.mu, math.inf)
-    backend.check(law.log_s, backend.numpy(q))
+    drafted = draft_law(p, q, budget=1.0)
+    backend.check(drafted.mu, math.inf)
+    backend.check(drafted.log_s, backend.numpy(q))
     np.testing.assert_allclose(
-        np.exp(backend.numpy(draft_residual(p, q, law.mu))), [0.25, 0.75, 0, 0], rtol=1e-5
+        np.exp(backend.numpy(draft_residual(p, q, drafted.mu))), [0.25, 0.75, 0, 0], rtol=1e-5
     )
 
 
-def test_no_gradient_flows_through_the_law():
-    """Law and thresholds are constants of a step, though their inputs are differentiable."""
+def test_no_gradient_flows_through_the_distribution():
+    """Distribution and thresholds are constants of a step, though their inputs have gradients."""
     log_p, log_q = (torch.from_numpy(x).requires_grad_() for x in random_rows((2, 4), seed=24))
     budget = torch.tensor([0.5, 0.6], dtype=torch.float64, requires_grad=True)
-    law = draft_law(log_p, log_q, budget=budget)
-    assert not any(x.requires_grad for x in (*law, draft_residual(log_p, log_q, law.mu)))
+    drafted = draft_law(log_p, log_q, budget=budget)
+    assert not any(x.requires_grad for x in (*drafted, draft_residual(log_p, log_q, drafted.mu)))
 
 
 # Refusals
@@ -375,7 +382,7 @@ def test_a_dial_outside_0_to_1_is_refused(name, wrong):
 
 
 @on_every_backend
-def test_rows_that_are_no_laws_are_refused_by_number(backend):
+def test_rows_that_are_no_distributions_are_refused_by_number(backend):
     """A sum that misses 1 by more than 1e-3, wherever the row lies; 5e-4 is rounding."""
     log_p, log_q = random_rows((7, 10, 3000), seed=27)
     log_p[5, 3] += math.log(1.002)

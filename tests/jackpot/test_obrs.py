@@ -147,7 +147,7 @@ def test_extreme_log_probabilities_give_the_60_digit_values(backend, pair, lam):
 
 
 @on_every_backend
-def test_the_accepted_law_survives_masses_that_underflow(backend):
+def test_the_accepted_distribution_survives_masses_that_underflow(backend):
     """q~ is normalised in logs: two tokens of mass e^-2000 are still half and half."""
     log_p = backend.array([-2000.0, -2000.0, -math.inf])
     log_q = backend.array([-2000.0, -2000.0, 0.0])
@@ -156,7 +156,7 @@ def test_the_accepted_law_survives_masses_that_underflow(backend):
 
 
 @on_every_backend
-def test_the_accepted_law_of_rare_tokens_is_kept_in_logs(backend):
+def test_the_accepted_distribution_of_rare_tokens_is_kept_in_logs(backend):
     """A token of mass e^-1000 stays in q~ with its log, though its probability underflows."""
     distribution = post_rejection(
         backend.array([0.0, -1000.0]), backend.array([-1000.0, -1.0]), 1.0
@@ -177,7 +177,7 @@ def test_one_token_is_accepted_with_one_over_lam(backend, lam):
 
 
 @on_every_backend
-def test_equal_laws_are_left_alone(backend):
+def test_equal_distributions_are_left_alone(backend):
     """p = q: every ratio ties at 1, so q~ = q whatever lam is."""
     q = [Fraction(1, 10), Fraction(3, 10), Fraction(6, 10)]
     for lam in (0.5, 1.0, 3.0):
@@ -252,7 +252,7 @@ def test_only_the_target_on_the_proposals_support_matters(backend, pair, lam):
 @in_float64
 @pytest.mark.parametrize("name", REFERENCES)
 @given(pair=pairs(max_v=5, overlap=True), data=st.data())
-def test_a_larger_lam_never_moves_the_law_away_from_the_target(backend, name, pair, data):
+def test_a_larger_lam_never_moves_the_distribution_away_from_the_target(backend, name, pair, data):
     """A4: D(p || q~) is non-increasing in lam and at most D(p || q), for seven divergences."""
     p, q = pair
     grid = sorted(data.draw(st.lists(lams(), min_size=2, max_size=4)))
@@ -321,7 +321,7 @@ def test_no_rule_with_the_same_rate_gets_closer_in_any_hockey_stick(backend, pai
 
 @in_float64
 @given(pair=pairs(max_v=5, covered=True), quarter=st.integers(1, 12))
-def test_the_law_moves_exactly_when_lam_exceeds_the_smallest_ratio(backend, pair, quarter):
+def test_the_distribution_moves_exactly_when_lam_exceeds_the_smallest_ratio(backend, pair, quarter):
     """A5 (Thm 3.3 corrected): KL(p || q~) < KL(p || q) iff lam > min r, for p != q."""
     p, q = pair
     assume(p != q)

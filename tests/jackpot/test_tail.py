@@ -231,7 +231,7 @@ def test_with_all_tokens_known_both_bounds_are_z(backend, states):
 
 @on_every_backend
 @pytest.mark.parametrize("k", [1, 3, 7])
-def test_for_equal_laws_the_bound_is_the_tail_to_the_last_bit(backend, k):
+def test_for_equal_distributions_the_bound_is_the_tail_to_the_last_bit(backend, k):
     """p = q, lam = 1: U' is q_T itself and not a sum of 993 roundings of it, so beta = 1, Z = 1."""
     log_q, _ = (np.sort(x)[..., ::-1] for x in random_rows((4, 1000), seed=21))
     q = np.exp(log_q)

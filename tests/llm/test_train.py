@@ -537,8 +537,8 @@ def test_a_correction_of_the_actor_is_nothing_where_it_samples_for_itself(pair, 
     with torch.no_grad():
         moved.lm_head.weight.mul_(1.02)
     real = batch.is_completion
-    law = full_logprobs(pair[1], batch.ids, batch.is_real, real.shape[1], 1.0)[real].detach()
-    before = law.gather(1, batch.token_ids[:, None])[:, 0]
+    logp = full_logprobs(pair[1], batch.ids, batch.is_real, real.shape[1], 1.0)[real].detach()
+    before = logp.gather(1, batch.token_ids[:, None])[:, 0]
     assert (before - batch.logp_inf).abs().max() < 1e-4
     ours = scored_update((pair[0], moved), other, batch, coin, ref_actor=before)
     assert_same(ours, scored_update((pair[0], moved), plain, batch, coin))

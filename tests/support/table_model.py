@@ -1,7 +1,7 @@
-"""A model whose next-token law is a table of the whole prefix, cached as any model's is.
+"""A model whose next-token distribution is a table of the whole prefix, cached as any model's is.
 
-Its keys are the token ids and its values their positions, so the law of a token is wrong as soon
-as a cache holds a token too many, too few, or at another position.
+Its keys are the token ids and its values their positions, so the distribution of a token is wrong
+as soon as a cache holds a token too many, too few, or at another position.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class TableModel:
     device = torch.device("cpu")
 
     def __init__(self, seed: int, scale: float = 1.0, near: TableModel | None = None) -> None:
-        """near: the law is that of this model, with `scale` of noise on its logits."""
+        """near: the distribution is that of this model, with `scale` of noise on its logits."""
         self.config: Any = Qwen3Config(vocab_size=VOCABULARY, num_hidden_layers=1)
         rng = np.random.default_rng(seed)
         logits = torch.from_numpy(scale * rng.standard_normal((_STATES, VOCABULARY)))
@@ -63,7 +63,7 @@ class TableModel:
         state = seen.cumsum(dim=1)[:, -input_ids.shape[1] :] % _STATES
         return SimpleNamespace(logits=self.logits[state][:, -logits_to_keep:])
 
-    def law(self, prefix: list[int], temperature: float = 1.0) -> np.ndarray:
+    def distribution(self, prefix: list[int], temperature: float = 1.0) -> np.ndarray:
         """Probabilities of the next token, (4,) float64."""
         state = sum(int(self.hashes[i, x]) for i, x in enumerate(prefix)) % _STATES
         e = np.exp((self.logits[state] - self.logits[state].max()).numpy() / temperature)

@@ -49,13 +49,13 @@ def drawn(seed=0, n=N, v=6, k=3):
 
 
 def packed_call(corrector, settings, rows=slice(None), **more):
-    (q, ref, new), laws, top, in_topk = drawn()
+    (q, ref, new), targets, top, in_topk = drawn()
     sequence = torch.repeat_interleave(torch.arange(len(LENGTHS)), torch.tensor(LENGTHS))
     keep = torch.zeros(N, dtype=torch.bool)
     keep[rows] = True
     topk = None
     if needs_topk(settings):
-        target = laws[settings.get("target", "ref")].gather(-1, top.indices)
+        target = targets[settings.get("target", "ref")].gather(-1, top.indices)
         topk = jt.TopK(top.values[keep], target[keep], in_topk[keep])
     logp_new = new[keep] if settings.get("target") == "new" else None
     return corrector.weights(
@@ -78,12 +78,12 @@ def padded(flat, fill):
 def test_packed_weights_are_those_of_the_flat_functions(settings):
     corrector = jt.Corrector(seed=3, **settings)
     got = packed_call(corrector, settings)
-    (q, ref, new), laws, top, in_topk = drawn()
+    (q, ref, new), targets, top, in_topk = drawn()
     sequence = torch.repeat_interleave(torch.arange(len(LENGTHS)), torch.tensor(LENGTHS))
     place = torch.cat([torch.arange(n) for n in LENGTHS])
     inputs = CorrectionInputs(
         q, ref, new, top.values,
-        laws[settings.get("target", "ref")].gather(-1, top.indices), in_topk,
+        targets[settings.get("target", "ref")].gather(-1, top.indices), in_topk,
         uniform=acceptance_coins(3, 0, sequence, place), sequence=sequence,
     )  # fmt: skip
     want = token_weights(inputs, CorrectionState(), **settings)
@@ -102,13 +102,13 @@ def test_packed_weights_are_those_of_the_flat_functions(settings):
 @pytest.mark.parametrize("fill", [math.nan, math.inf, 0.0])
 def test_padded_weights_are_the_packed_ones_whatever_stands_in_the_padding(settings, fill):
     want = packed_call(jt.Corrector(**settings), settings)
-    (q, ref, new), laws, top, in_topk = drawn()
+    (q, ref, new), targets, top, in_topk = drawn()
     wide, mask = {}, torch.empty(0)
     for name, x in {"q": q, "ref": ref, "new": new, "top": top.values}.items():
         wide[name], mask = padded(x, fill)
     topk = None
     if needs_topk(settings):
-        target = laws[settings.get("target", "ref")].gather(-1, top.indices)
+        target = targets[settings.get("target", "ref")].gather(-1, top.indices)
         topk = jt.TopK(wide["top"], padded(target, fill)[0], padded(in_topk, False)[0])
     logp_new = wide["new"] if settings.get("target") == "new" else None
     got = jt.Corrector(**settings).weights(wide["q"], wide["ref"], logp_new, mask, topk=topk)

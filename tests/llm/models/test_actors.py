@@ -103,7 +103,7 @@ def sampled(model: loading.Model, prompt: torch.Tensor, n: int, seed: int) -> tu
 
 @pytest.mark.parametrize("lora", [False, True], ids=["whole", "lora"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_samples_from_the_law_it_is_scored_by(kind, lora):
+def test_every_kind_samples_from_the_distribution_it_is_scored_by(kind, lora):
     """With a cache, token by token, as in one pass; at some KL to the policy, but for self."""
     policy = policy_of(lora)
     actor = opened(kind, policy)

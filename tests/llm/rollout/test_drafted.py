@@ -1,4 +1,4 @@
-"""Drafted completions follow the law that is noted of them, whatever they are sampled with."""
+"""Drafted completions follow the noted distribution, whatever they are sampled with."""
 
 from __future__ import annotations
 
@@ -62,9 +62,11 @@ def exact_step(p: np.ndarray, q: np.ndarray, drafting: Drafting) -> tuple[Any, .
     return kept, tau, rest / max(rest.sum(), 1e-300)
 
 
-def exact_law(prompt: list[int], drafting: Drafting, temperature: float) -> dict[tuple, float]:
+def exact_distribution(
+    prompt: list[int], drafting: Drafting, temperature: float
+) -> dict[tuple, float]:
     """Probability of every completion, by enumeration of all rounds."""
-    law: dict[tuple, float] = {}
+    distribution: dict[tuple, float] = {}
     adapts = drafting.length_max > drafting.length
     # mass of (prefix, its tokens of this block, length of the block), prefixes of one length
     now: dict[tuple, float] = {((), 0, drafting.length): 1.0}
@@ -73,9 +75,9 @@ def exact_law(prompt: list[int], drafting: Drafting, temperature: float) -> dict
         for done in {key[0] for key in now}:
             keys = [key for key in now if key[0] == done]
             if len(done) == HORIZON or (done and done[-1] == END):
-                law[done] = sum(now[key] for key in keys)
+                distribution[done] = sum(now[key] for key in keys)
                 continue
-            p, q = (m.law([*prompt, *done], temperature) for m in (POLICY, ACTOR))
+            p, q = (m.distribution([*prompt, *done], temperature) for m in (POLICY, ACTOR))
             kept, tau, residual = exact_step(p, q, drafting)
             for _, offset, length in keys:
                 mass = now[done, offset, length]
@@ -90,11 +92,11 @@ def exact_law(prompt: list[int], drafting: Drafting, temperature: float) -> dict
                         key = ((*done, x), *place)
                         later[key] = later.get(key, 0.0) + mass * share[x]
         now = later
-    return law
+    return distribution
 
 
-def p_value(ids: torch.Tensor, law: dict[tuple, float]) -> float:
-    """Chi-square of completions (n, HORIZON), which padding fills up, against a law.
+def p_value(ids: torch.Tensor, distribution: dict[tuple, float]) -> float:
+    """Chi-square of completions (n, HORIZON), which padding fills up, against a distribution.
 
     Cells of fewer than 5 expected are put together.
     """
@@ -102,10 +104,10 @@ def p_value(ids: torch.Tensor, law: dict[tuple, float]) -> float:
     place = base ** torch.arange(HORIZON)
     counts = torch.bincount(((ids + 1) * place).sum(dim=1), minlength=base**HORIZON).numpy()
     wanted = np.zeros(base**HORIZON)
-    for completion, mass in law.items():
+    for completion, mass in distribution.items():
         padded = [*completion, *[Texts.pad] * (HORIZON - len(completion))]
         wanted[sum((x + 1) * int(c) for x, c in zip(padded, place, strict=True))] = n * mass
-    assert not counts[wanted == 0].any()  # what the law excludes
+    assert not counts[wanted == 0].any()  # what the distribution excludes
     rare = wanted < 5
     seen = np.append(counts[~rare], counts[rare].sum())
     wanted = np.append(wanted[~rare], wanted[rare].sum())
@@ -114,7 +116,7 @@ def p_value(ids: torch.Tensor, law: dict[tuple, float]) -> float:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_completions_follow_the_enumerated_law(case):
+def test_completions_follow_the_enumerated_distribution(case):
     """60,000 samples over three prompts of unequal length, at temperature .8, seeds fixed."""
     drafting, group = CASES[case], 20_000
     out = drafted(
@@ -122,23 +124,25 @@ def test_completions_follow_the_enumerated_law(case):
         drafting=drafting, group=group, temperature=0.8, seed=5,
     )  # fmt: skip
     for i, prompt in enumerate(PROMPTS):
-        law = exact_law(prompt, drafting, 0.8)
-        assert sum(law.values()) == pytest.approx(1.0, abs=1e-9)
+        distribution = exact_distribution(prompt, drafting, 0.8)
+        assert sum(distribution.values()) == pytest.approx(1.0, abs=1e-9)
         own = out.ids[i * group : (i + 1) * group, -HORIZON:]
-        assert p_value(own, law) > 1e-3
+        assert p_value(own, distribution) > 1e-3
 
 
-def test_at_lam_1_the_law_is_the_policys_own():
+def test_at_lam_1_the_distribution_is_the_policys_own():
     """The enumeration over rounds is the product of p, so the chi-square above is against it."""
-    law = exact_law(PROMPTS[1], CASES["lossless, blocks of 3"], 1.0)
-    for completion, mass in law.items():
+    distribution = exact_distribution(PROMPTS[1], CASES["lossless, blocks of 3"], 1.0)
+    for completion, mass in distribution.items():
         own = 1.0
         for i, x in enumerate(completion):
-            own *= POLICY.law([*PROMPTS[1], *completion[:i]])[x]
+            own *= POLICY.distribution([*PROMPTS[1], *completion[:i]])[x]
         assert mass == pytest.approx(own, rel=1e-9)
 
 
-def noted_laws(out: Samples, policy: Any, actor: Any, drafting: Drafting, **world: Any) -> Any:
+def noted_distributions(
+    out: Samples, policy: Any, actor: Any, drafting: Drafting, **world: Any
+) -> Any:
     """log p, log s of every completion position by passes without a cache, (n, v) each."""
     batch = out.flat()
     width, temperature = world["width"], world["temperature"]
@@ -175,11 +179,11 @@ def test_noted_log_probabilities_are_those_of_passes_without_a_cache(pair, draft
     """log s, its top k, and log p of the same tokens; a real model, ragged rows, temperature 1.3"""
     policy, actor = pair
     out = drafted(PROBLEMS * 4, actor, policy, drafting=drafting, temperature=1.3, group=2, **REAL)
-    batch, p, s = noted_laws(out, policy, actor, drafting, width=9, temperature=1.3)
+    batch, p, s = noted_distributions(out, policy, actor, drafting, width=9, temperature=1.3)
     verified = batch.verification
 
-    def taken(law: torch.Tensor) -> torch.Tensor:
-        return law.gather(1, batch.token_ids[:, None])[:, 0]
+    def taken(distribution: torch.Tensor) -> torch.Tensor:
+        return distribution.gather(1, batch.token_ids[:, None])[:, 0]
 
     assert torch.allclose(batch.logp_inf, taken(s), atol=3e-5)
     assert torch.allclose(verified.logp, taken(p), atol=3e-5)
@@ -264,7 +268,7 @@ def test_every_kind_of_actor_drafts_what_its_own_passes_say(pair, kind):
     policy, drafting = pair[0], Drafting(2, 2, 0.02)
     actor = kind_of_actor(kind, policy)
     out = drafted(PROBLEMS, actor, policy, drafting=drafting, group=2, **REAL)
-    batch, _, s = noted_laws(out, policy, actor, drafting, width=9, temperature=1.0)
+    batch, _, s = noted_distributions(out, policy, actor, drafting, width=9, temperature=1.0)
     taken = s.gather(1, batch.token_ids[:, None])[:, 0]
     assert torch.allclose(batch.logp_inf, taken, atol=5e-5)
     assert bool(batch.verification.is_bonus.any())

@@ -38,7 +38,7 @@ LOSSLESS = {"rollout.mode.type": "drafted", "correction.type": "none"}
         {**DRAFTED, "rollout.engine.type": "process", "actor.type": "stale"},
         {**LOSSLESS, "correction.type": "jackpot", "rollout.max_staleness": 1},
         {**LOSSLESS, "loss.updates_per_rollout": 2, "rollout.mode.reuse_logp": False},
-        {**LOSSLESS, "actor.correction.type": "tis"},  # s is not the law of the actor
+        {**LOSSLESS, "actor.correction.type": "tis"},  # s is not the distribution of the actor
         {**DRAFTED, "actor.type": "frozen", "rollout.max_staleness": 1},  # the policy moves
         {"rollout.mode.type": "drafted", "rollout.mode.lam.type": "state"},
         VIP,
@@ -93,7 +93,7 @@ def test_what_belongs_together_is_accepted(flags):
         ({**DRAFTED, "rollout.mode.lam.value": 1.5}, "lam.value must be at most 1, got 1.5"),
         ({**DRAFTED, "rollout.mode.lam.value": 0.0}, "lam.value must be greater than 0"),
         ({**LOSSLESS, "correction.type": "tis"}, "1 is lossless: .* no mismatch to correct"),
-        ({**LOSSLESS, "objective.type": "minpro"}, "samples from the policy's own law"),
+        ({**LOSSLESS, "objective.type": "minpro"}, "samples from the policy's own distribution"),
         ({**LOSSLESS, "rollout.mode.reuse_logp": False}, "needs a pass that it can save"),
         ({**PRUNED, **COBA}, "gives few completions already: use one of them"),
     ],

@@ -76,8 +76,10 @@ def test_drafted_completions_agree_with_the_scorer(lam):
     assert 0 < found["log p"] < 1e-4 and found["log s"] < 1e-4
 
 
-@pytest.mark.parametrize(("what", "said"), [("policy", "log p"), ("law", "log s")])
-def test_a_policy_with_other_weights_and_a_law_that_is_none_are_found(monkeypatch, what, said):
+@pytest.mark.parametrize(("what", "said"), [("policy", "log p"), ("distribution", "log s")])
+def test_a_policy_with_other_weights_and_a_distribution_that_is_none_are_found(
+    monkeypatch, what, said
+):
     ctx = drafting("--rollout.mode.lam.value", "0.5")
     assert ctx.engine is not None
     if what == "policy":
@@ -85,13 +87,13 @@ def test_a_policy_with_other_weights_and_a_law_that_is_none_are_found(monkeypatc
         with torch.no_grad():
             ctx.engine._policy.lm_head.weight.mul_(1.01)
     else:
-        law = drafted._law
+        original = drafted._distribution
 
         def other(*args, **keywords):
-            found = law(*args, **keywords)
+            found = original(*args, **keywords)
             return found._replace(log_s=found.log_s - 0.01)
 
-        monkeypatch.setattr(drafted, "_law", other)
+        monkeypatch.setattr(drafted, "_distribution", other)
     with pytest.raises(SelfTestError, match=rf"self-test \(drafting\): {said} of the engine"):
         self_test(ctx)
 

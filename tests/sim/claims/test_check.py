@@ -121,7 +121,7 @@ def distribution_faults():
 
 
 @pytest.mark.parametrize(("module", "name", "wrong", "id"), distribution_faults())
-def test_a_wrong_law_is_noticed(monkeypatch, module, name, wrong, id):
+def test_a_wrong_distribution_is_noticed(monkeypatch, module, name, wrong, id):
     monkeypatch.setattr(module, name, wrong)
     assert finding(id).verdict == registry.FAILS
 

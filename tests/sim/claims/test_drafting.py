@@ -30,12 +30,12 @@ def test_block_verification_keeps_what_its_paper_says():
     """arXiv 2403.10444, its first example: 10/9 drafts token by token, 11/9 by blocks of two."""
     target, proposal = [(F(1, 3), F(2, 3))] * 3, [(F(2, 3), F(1, 3))] * 3
     want = [a * b for a in target[0] for b in target[0]]
-    assert draft_rules.block_law(target, proposal, whole=False) == (want, F(10, 9))
-    assert draft_rules.block_law(target, proposal, whole=True) == (want, F(11, 9))
+    assert draft_rules.block_distribution(target, proposal, whole=False) == (want, F(10, 9))
+    assert draft_rules.block_distribution(target, proposal, whole=True) == (want, F(11, 9))
 
 
 def test_rivals_stay_within_the_rejections_and_are_many():
-    """All of them can be reached, none is the best law, and most kinds occur."""
+    """All of them can be reached, none is the best distribution, and most kinds occur."""
     rng = np.random.default_rng(0)
     best, _, tau = exact.draft_law(P, (F(1, 8), F(3, 8), F(1, 2)), F(2, 3))
     rivals = list(draft_rules.rivals(rng, P, (F(1, 8), F(3, 8), F(1, 2)), F(2, 3)))
@@ -52,22 +52,22 @@ def test_a_residual_of_nothing_is_its_limit():
 
 
 WRONG_ORACLES = {  # what a wrong formula would give, and the claim that notices
-    "draft_mu": (lambda p, q, tau: F(1), "F2-law"),
-    "draft_tau": (lambda p, q, lam: exact.tv(p, q), "F2-law"),
-    "draft_residual": (lambda p, q, mu: list(p), "F2-law"),
+    "draft_mu": (lambda p, q, tau: F(1), "F2-distribution"),
+    "draft_tau": (lambda p, q, lam: exact.tv(p, q), "F2-distribution"),
+    "draft_residual": (lambda p, q, mu: list(p), "F2-distribution"),
 }
 
 
 @pytest.mark.parametrize("name", WRONG_ORACLES)
 def test_a_wrong_oracle_is_noticed(name, monkeypatch):
-    """Laws that do not sum to 1, or that the rule does not give."""
+    """Distributions that do not sum to 1, or that the rule does not give."""
     wrong, id = WRONG_ORACLES[name]
     monkeypatch.setattr(exact, name, wrong)
     assert finding(id).verdict in (registry.FAILS, registry.ERROR)
 
 
-def test_a_worse_law_is_noticed(monkeypatch):
-    """The mixture in the place of the clipped law: its rivals are nearer."""
+def test_a_worse_distribution_is_noticed(monkeypatch):
+    """The mixture in the place of the clipped distribution: its rivals are nearer."""
 
     def mixed(p, q, lam):
         tau = exact.draft_tau(p, q, lam)

@@ -42,7 +42,7 @@ def test_algorithm_1_without_mask_gives_9_16_instead_of_3_8():
     assert found.largest_violation == pytest.approx(9 / 16 - 3 / 8, rel=1e-15)
 
 
-def test_two_laws_share_the_least_tv():
+def test_two_distributions_share_the_least_tv():
     """q / b = (1/3, 1/2, 1/2): OBRS (1/3, 1/3, 1/3) and (1/3, 1/4, 5/12) both miss p by 1/6."""
     example = registry.CLAIMS["A2-tv-unique"].example
     p, q, budget, rival = (example[k] for k in ("p", "q", "budget", "rival"))

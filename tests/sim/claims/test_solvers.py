@@ -21,7 +21,7 @@ def test_the_least_hockey_stick_by_hand():
         assert solver.dual_bound(p, caps, g, y, mu) <= value <= exact.hockey_stick(p, point, g)
 
 
-def test_a_repaired_point_is_a_law_under_the_caps():
+def test_a_repaired_point_is_a_distribution_under_the_caps():
     caps = (F(1, 3), F(1, 2), F(1, 2))
     for found in ([0.4, 0.3, 0.2], [0.3, 0.3, 0.45], [-1e-9, 0.5, 0.5], [0.1, 0.1, 0.1]):
         point = solver.repaired(found, caps)

@@ -8,7 +8,7 @@ from claim_cases import examined, example
 from sim.claims import top_k as few
 
 
-def test_z_approx_of_a_uniform_law_stays_at_one_half():
+def test_z_approx_of_a_uniform_distribution_stays_at_one_half():
     """p = q uniform on 4 tokens, k = 2: Z = 1, the two known tokens hold 1/2."""
     assert example("Zapprox-consistent")["k"] == 2
     found = examined("Zapprox-consistent", cases=1)

@@ -15,9 +15,9 @@ COMPLETIONS = list(itertools.product(range(V), repeat=H))
 SEEDS = range(3)
 
 
-def law_of(seed: int) -> np.ndarray:
-    law = np.random.default_rng(seed).uniform(0.2, 1, (V,) * H)
-    return law / law.sum()
+def distribution_of(seed: int) -> np.ndarray:
+    p = np.random.default_rng(seed).uniform(0.2, 1, (V,) * H)
+    return p / p.sum()
 
 
 def gradient_at(model, weights) -> np.ndarray:
@@ -37,13 +37,13 @@ def test_the_masked_cross_entropy_is_the_mean_over_all_orders(seed):
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_of_one_law_every_order_gives_its_probability(seed):
-    law = law_of(seed)
-    model = toy.conditionals(law)
+def test_of_one_distribution_every_order_gives_its_probability(seed):
+    p = distribution_of(seed)
+    model = toy.conditionals(p)
     for y in COMPLETIONS:
         for order in itertools.permutations(range(H)):
-            assert toy.order_nll(model, y, order) == pytest.approx(-math.log(law[y]))
-        assert toy.masked_nll(model, y, toy.uniform_counts(H)) == pytest.approx(-math.log(law[y]))
+            assert toy.order_nll(model, y, order) == pytest.approx(-math.log(p[y]))
+        assert toy.masked_nll(model, y, toy.uniform_counts(H)) == pytest.approx(-math.log(p[y]))
 
 
 def test_masks_without_a_place_shrink_it_by_h_over_h_plus_1():
@@ -90,8 +90,10 @@ def test_dmpo_rests_at_its_target_without_a_baseline_and_not_with_neg(seed):
     """Weights p*: the conditionals of p* have gradient 0, other models have not."""
     tilt = np.exp(np.random.default_rng(seed).choice([0.0, 2.0], (V,) * H))
     tilt[0, 0, 0], tilt[1, 1, 1] = 1.0, math.exp(2.0)
-    best, worst = (x / x.sum() for x in (law_of(seed) * tilt, law_of(seed) / tilt))
+    best, worst = (
+        x / x.sum() for x in (distribution_of(seed) * tilt, distribution_of(seed) / tilt)
+    )
     at_target = toy.conditionals(best)
     assert np.abs(gradient_at(at_target, best)).max() < 1e-12
-    assert np.abs(gradient_at(toy.conditionals(law_of(seed)), best)).max() > 0.01
+    assert np.abs(gradient_at(toy.conditionals(distribution_of(seed)), best)).max() > 0.01
     assert np.abs(gradient_at(at_target, best - worst)).max() > 0.01

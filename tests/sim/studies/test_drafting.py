@@ -19,7 +19,7 @@ Q = ((F(1, 4), F(1, 4), F(1, 2)), (F(1, 6), F(1, 2), F(1, 3)))
 STATES = States(pairs.log_probs(P), pairs.log_probs(Q))
 LAM = F(3, 4)
 TAU = sum((exact.draft_tau(p, q, LAM) for p, q in zip(P, Q, strict=True)), F(0)) / 2
-EXACT = {  # the laws of both states, at the mean rejection rate of lam = 3/4
+EXACT = {  # the distributions of both states, at the mean rejection rate of lam = 3/4
     drafting.LAM: lambda p, q: exact.draft_law(p, q, LAM)[0],
     drafting.LENIENT: lambda p, q: draft_rules.lenient(p, q, LAM),
     drafting.ACCEPTS: lambda p, q: draft_rules.lenient_acceptance(p, q, LAM),
@@ -45,7 +45,7 @@ def rows():
 
 
 @pytest.mark.parametrize("name", EXACT)
-def test_a_rule_has_the_laws_of_rational_arithmetic(name):
+def test_a_rule_has_the_distributions_of_rational_arithmetic(name):
     """Two states of three tokens."""
     got = np.exp(drafting.RULES[name](STATES, float(TAU)))
     want = [EXACT[name](p, q) for p, q in zip(P, Q, strict=True)]
@@ -53,7 +53,7 @@ def test_a_rule_has_the_laws_of_rational_arithmetic(name):
 
 
 def test_no_rule_spends_more_rejections_than_it_says():
-    """F1: mean TV(q, s) is the rate for the clipped laws and the mixture, and at most it else."""
+    """F1: mean TV(q, s) is the rate for the clipped distributions and the mixture, else at most it."""
     states = drafting.states_at(drafting.peaked_world(np.random.default_rng(2), 20, 40), 0.1)
     tau = 0.5 * float(jackpot.tv(*states).mean())
     for name, rule in drafting.RULES.items():
@@ -75,7 +75,7 @@ def test_no_rule_is_nearer_than_a_common_price(rows):
         assert (row["excess"] > 1 + 1e-6) == (row["rule"] != drafting.BEST), row
 
 
-def test_at_one_lam_the_clipped_law_is_the_nearest(rows):
+def test_at_one_lam_the_clipped_distribution_is_the_nearest(rows):
     """F2: lenient acceptance with any other residual, and masking, leave more."""
     at = {(r["world"], r["kl_before"], r["spared"], r["rule"]): r["kl"] for r in rows}
     for (*where, name), kl in at.items():

@@ -66,8 +66,8 @@ def test_dmpos_mean_is_the_slope_of_its_kls():
     """-(KL(p* || p) - s KL(p_- || p)), p* and p_- by hand from p_pre = p_ref."""
     world = world_of()
     pre = path_prob(world.tree, world.log_ref)
-    laws = [pre * np.exp(sign * world.reward / 0.5) for sign in (1, -1)]
-    best, worst = (x / x.sum() for x in laws)
+    tilted = [pre * np.exp(sign * world.reward / 0.5) for sign in (1, -1)]
+    best, worst = (x / x.sum() for x in tilted)
 
     def loss(log_pi) -> float:
         return -float((best - 0.3 * worst) @ of_paths(world, log_pi))
@@ -125,7 +125,7 @@ def test_alpha_dpos_mean_is_the_slope_of_its_mean_over_pairs():
     )
 
 
-def test_bounds_of_the_batch_are_those_of_the_law():
+def test_bounds_of_the_batch_are_those_of_the_distribution():
     """BAPO with no step to make is PPO at its first bounds; M2PO at tau 0 masks all it may."""
     world = some_world(1, staleness=0.4)
     still = Obj("", "bapo", settings={"share": 0.0})

@@ -132,7 +132,7 @@ def test_bapos_walk_ends_where_it_must(accounting):
     assert lab.bapo_bounds(ratio, -one, mass, 0.4, accounting) == pytest.approx((0.9, 3.0))
 
 
-def law(seed: int, n: int = 9):
+def distributions(seed: int, n: int = 9):
     """log p, p_pre and q of n completions, and rewards."""
     rows = np.random.default_rng(seed).normal(size=(3, n))
     rows -= np.logaddexp.reduce(rows, axis=1, keepdims=True)
@@ -142,7 +142,7 @@ def law(seed: int, n: int = 9):
 @pytest.mark.parametrize("seed", SEEDS)
 def test_dmpos_limits(seed):
     """alpha -> inf, p_pre = q: every weight 1. alpha -> 0: all weight on the best, by p_pre."""
-    new, pre, inf, reward = law(seed)
+    new, pre, inf, reward = distributions(seed)
     assert lab.dmpo(new, inf, inf, reward, 1e12, "none") == pytest.approx(np.ones(9))
     found = lab.dmpo(new, pre, inf, reward, 1e-3, "none") * np.exp(inf)
     best = np.where(reward == reward.max(), np.exp(pre), 0)
@@ -156,7 +156,7 @@ def test_dmpos_limits(seed):
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_star_pos_value_lies_between_the_mean_and_the_largest_reward(seed):
     """It rises as beta falls; binary rewards: beta log(1 + share (exp(1 / beta) - 1))."""
-    _, pre, _, reward = law(seed)
+    _, pre, _, reward = distributions(seed)
     values = [lab.optimal_value(pre, reward, beta) for beta in (1e6, 1.0, 0.1, 1e-3)]
     assert values == sorted(values)
     assert values[0] == pytest.approx(np.exp(pre) @ reward, rel=1e-5)
@@ -169,7 +169,7 @@ def test_a_star_pos_value_lies_between_the_mean_and_the_largest_reward(seed):
 @pytest.mark.parametrize("seed", SEEDS)
 def test_alpha_dpos_coefficients_are_the_slope_of_its_loss(seed):
     """Central differences of the mean over pairs, by loops; z and its statistics held fixed."""
-    new, pre, inf, reward = law(seed)
+    new, pre, inf, reward = distributions(seed)
     prob, right = np.exp(inf), reward == 1.0
     if not right.any() or right.all():
         right = np.arange(9) < 4

@@ -21,7 +21,7 @@ DRAWS = {
 
 
 @pytest.mark.parametrize("name", DRAWS)
-def test_families_give_pairs_of_laws(name):
+def test_families_give_pairs_of_distributions(name):
     log_p, log_q = DRAWS[name](np.random.default_rng(0))
     for x in (log_p, log_q):
         assert x.shape == (3, 7) and x.dtype == np.float64

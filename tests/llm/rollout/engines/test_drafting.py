@@ -52,7 +52,7 @@ def test_a_copy_in_another_process_gives_bit_for_bit_the_same(tmp_path: Path, ki
 
 
 def test_the_probe_of_the_sampling_model_alone_is_not_drafted() -> None:
-    """The self-test compares both: the actor by itself, and the law s."""
+    """The self-test compares both: the actor by itself, and the distribution s."""
     policy, actor = random_pair()
     engine = opened(actor, policy)
     assert engine.probe(PROBLEMS, 2, 9, 4).verification is None
