@@ -53,7 +53,7 @@ def test_a_rule_has_the_distributions_of_rational_arithmetic(name):
 
 
 def test_no_rule_spends_more_rejections_than_it_says():
-    """F1: mean TV(q, s) is the rate for the clipped distributions and the mixture, else at most it."""
+    """F1: mean TV(q, s) is the rate for the clipped rule and the mixture, and at most it else."""
     states = drafting.states_at(drafting.peaked_world(np.random.default_rng(2), 20, 40), 0.1)
     tau = 0.5 * float(jackpot.tv(*states).mean())
     for name, rule in drafting.RULES.items():
