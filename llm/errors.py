@@ -21,3 +21,11 @@ class RunFilesError(ValueError):
 
 class ConfigError(ValueError):
     """A setting that is out of bounds, unknown, or without effect."""
+
+
+def kind_of(value: object) -> str:
+    """What a value read from a file is, with its article, for a message: "an int", "null"."""
+    if value is None:
+        return "null"
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'aeio' else 'a'} {name}"

@@ -23,7 +23,12 @@ from llm.models.loading import check_positions, positions_of
 from llm.phases import is_out_of_memory, phase_of
 from llm.planning import memory
 from llm.runs import alarms, run_folder
-from llm.runs.first_checks import check_folder, check_packages, check_reward_function
+from llm.runs.first_checks import (
+    check_folder,
+    check_packages,
+    check_reward_function,
+    check_threads,
+)
 from llm.settings.loading import Config, ConfigError, ModelConfig, load, split_arguments
 from llm.settings.schema import OwnReward, PretrainConfig
 from llm.tasks import factory, problem
@@ -50,7 +55,7 @@ def diagnose(argv: list[str]) -> Iterator[Line]:
     if line:
         yield line
         return
-    device, line = _attempt("device", lambda: open_device(cfg.run.device))
+    device, line = _attempt("device", lambda: _device(cfg))
     yield line or Line("device", OK, str(device))
     tokenizer, line = _attempt(
         "tokenizers", lambda: roles.open_tokenizer(cfg, Path(cfg.run.folder))
@@ -131,6 +136,7 @@ def _folder(cfg: Config) -> Line:
     folder = Path(cfg.run.folder).absolute()
     check_folder(folder, "--run.folder")
     if not run_folder.holds_run(folder):
+        run_folder.check_no_run(folder, cfg)
         return Line("run folder", OK, f"{folder} is free to use")
     run_folder.check_same(folder, cfg)
     if run_folder.is_complete(folder, cfg):
@@ -143,6 +149,11 @@ def _folder(cfg: Config) -> Line:
 def _packages(cfg: Config) -> Line:
     check_packages(cfg)
     return Line("packages", OK, "those that the settings need are installed")
+
+
+def _device(cfg: Config) -> torch.device:
+    check_threads(cfg.run.threads)
+    return open_device(cfg.run.device)
 
 
 def _data(cfg: Config, task: problem.Task, tokenizer: Any) -> tuple[int, list[Line]]:

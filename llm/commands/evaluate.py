@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from llm import settings
 from llm.phases import during
 from llm.regular_files import read_json
+from llm.runs.first_checks import usable_cores
 from llm.settings.loading import Config, ConfigError, ModelConfig
 from llm.settings.paths import path_of
 from llm.settings.schema import FunctionReward, OwnReward
@@ -162,7 +163,7 @@ def open_evaluation(
             "that of the run's models, which were built with task.digit_synonyms "
             f"{own.task.digit_synonyms}: leave it out"
         )
-    torch.set_num_threads(cfg.run.threads)
+    torch.set_num_threads(min(cfg.run.threads, usable_cores()))  # perhaps another machine's run
     device = open_device(cfg.run.device)
     tokenizer = roles.open_tokenizer(cfg, folder)
     task = factory.open_task(cfg.task, tokenizer, cfg.reward)

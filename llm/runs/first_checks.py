@@ -17,7 +17,7 @@ _PARTS_MAX = 200  # of a path, which Python makes one inside another
 
 
 def check_first(cfg: Settings) -> None:
-    """Refuse folders that cannot be written, a missing reward function, and missing packages.
+    """Refuse what this machine lacks: folders to write to, the reward function, packages, cores.
 
     Raises:
         ConfigError: naming the setting, what was found, and what to do.
@@ -27,6 +27,7 @@ def check_first(cfg: Settings) -> None:
         check_folder(Path(cfg.pretrain.folder), "--pretrain.folder")
     check_reward_function(cfg.reward)
     check_packages(cfg)
+    check_threads(cfg.run.threads)
 
 
 def check_folder(folder: Path, setting: str) -> None:
@@ -88,6 +89,25 @@ def check_packages(cfg: Settings) -> None:
         raise ConfigError(
             "--actor.type quantized needs torchao: pip install -e '.[torchao]' in the checkout"
         )
+
+
+def check_threads(threads: int) -> None:
+    """Raises ConfigError for more threads than this process may use cores. Each of them would wait
+    for the others in turn; and a run folder is read on other machines, so no setting's bound says
+    it."""
+    cores = usable_cores()
+    if threads > cores:
+        raise ConfigError(
+            f"--run.threads {threads} is more than the cores that this process may use, of which "
+            f"{cores} {'was' if cores == 1 else 'were'} found: give at most {cores}"
+        )
+
+
+def usable_cores() -> int:
+    """Cores that this process may use; of the machine where the system does not say (macOS)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def is_installed(package: str) -> bool:

@@ -42,12 +42,15 @@ _locks: dict[Path, IO[str]] = {}  # of this process; closing one frees it
 def prepare(cfg: Config) -> Path:
     """Create or reopen the run folder: config.toml and provenance.json; locked for this process.
 
-    A folder that holds no run yet takes any settings. Those of a run that goes on with others are
-    written by `claim`, once everything that can be refused has been looked at.
+    A folder that holds no run yet takes any settings, also those that a start left there which
+    failed; a config.toml that no start wrote is kept, so it must say the same. The settings of a
+    run that goes on with others are written by `claim`, once everything that can be refused has
+    been looked at.
 
     Raises:
         ConfigError: the folder cannot be written, is in use by another process, or holds something
-            else, another run, or more steps than are asked for. What it holds is then unchanged.
+            else, another run, older code's settings, or more steps than are asked for. What it
+            holds is then unchanged.
     """
     folder = Path(cfg.run.folder)
     try:
@@ -129,12 +132,37 @@ def _fill(folder: Path, cfg: Config) -> None:
     if holds_run(folder):
         check_same(folder, cfg)
     else:
+        check_no_run(folder, cfg)
         _write_config(folder, cfg)
     _append_provenance(folder / "provenance.json")
 
 
 def _write_config(folder: Path, cfg: Config) -> None:
     write_text(folder / "config.toml", dump(cfg))
+
+
+def check_no_run(folder: Path, cfg: Config) -> None:
+    """Of a folder that holds no run, refuse a config.toml of older code, and one that somebody put
+    there and that says something else. A start writes provenance.json beside its own, which the
+    next start may replace.
+
+    Raises:
+        ConfigError: what was found.
+    """
+    config = folder / "config.toml"
+    if not config.exists():
+        return
+    there = flat_table(read_table(config))  # refuses older code's
+    if (folder / "provenance.json").exists():
+        return
+    differs = changed(there, applicable(cfg))
+    if differs:
+        others = {key: pair for key, pair in differs.items() if key in there}
+        how = f"says {shown(others)}" if others else "does not hold every setting"
+        raise ConfigError(
+            f"{config} is not of a run, and would be replaced: it {how}. Move it away (if it is "
+            "meant, give it as the configuration), or choose another --run.folder"
+        )
 
 
 def holds_run(folder: Path) -> bool:

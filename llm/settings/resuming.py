@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from .sections import short_repr
+
 IDENTITY = frozenset(
     "task.type task.digits_min "
     "task.digits_max task.digit_synonyms task.pad_prompt_to task.instruction task.prompt_format "
@@ -92,8 +94,16 @@ def changed(there: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple
 
 
 def shown(differences: Mapping[str, tuple[Any, Any]]) -> str:
-    """Differences as words, for a message."""
-    return ", ".join(f"{k} ({a!r} there, {b!r} now)" for k, (a, b) in differences.items())
+    """Differences as words, for a message: the first of them where there are many."""
+    words = [
+        f"{key:.80} ({short_repr(there)} there, {short_repr(now)} now)"
+        for key, (there, now) in differences.items()
+    ]
+    more = [f"and {len(words) - _SHOWN} more"] if len(words) > _SHOWN else []
+    return ", ".join([*words[:_SHOWN], *more])
+
+
+_SHOWN = 20  # of another run's settings, which a damaged file may have without end
 
 
 def table() -> str:

@@ -119,13 +119,13 @@ class ProblemsTask(_FromRows):
     source: str = ""
     """A .jsonl or .parquet file, a hub dataset id, or gsm8k, math, deepscaler, dapo, math500, amc,
     aime24, aime25; a file with a preset's columns and answers: gsm8k:train.jsonl. Must be given."""
-    split: str = "train"
-    """Split of a hub dataset that is trained on."""
+    split: str = ""
+    """Split of a hub dataset that is trained on; empty: a preset's only one, else train."""
     eval_source: str = ""
     """Held-out problems, one set or several: math500,aime24:FILE.jsonl, own=FILE.jsonl. Each set
     has its own mean@k and pass@k. Empty: an eighth of `source`, chosen by a hash of the prompt."""
-    eval_split: str = "test"
-    """Split of a hub dataset in `eval_source`."""
+    eval_split: str = ""
+    """Split of the hub datasets in `eval_source`; empty: a preset's only one, else test."""
     prompt_column: str = ""
     """Column of the prompt, a text or a list of messages; empty: the preset's, else "prompt"."""
     answer_column: str = ""
@@ -1404,7 +1404,7 @@ class RunConfig:
     device: str = "auto"
     """auto: cuda where there is one, else cpu."""
     threads: int = 1
-    """Torch threads, of each process."""
+    """Torch threads, of each process; at most the cores that it may use."""
     sharding: Literal["none", "fsdp"] = "none"
     """Under torchrun. none: every rank holds the trained models and their optimisers; fsdp: these
     are spread over the ranks, of which there must be several, and a whole copy of each model's

@@ -142,7 +142,7 @@ def _updated(
         else:
             best = renamed(root).get(key, f"{key}.type")
             raise ConfigError(
-                f"{source}{key} is a section of settings, and was given {_short(value)}; "
+                f"{source}{key} is a section of settings, and was given {short_repr(value)}; "
                 f"perhaps you meant {source if source == '--' else ''}{best}?"
             )
     return dataclasses.replace(section, **changes)
@@ -161,16 +161,18 @@ def _value(key: str, value: Any, kind: Any) -> Any:
         value = kind(value)
     except (ValueError, OverflowError, KeyError) as e:
         article = "an" if kind is int else "a"
-        raise ConfigError(f"{key} must be {article} {kind.__name__}, got {_short(value)}") from e
+        raise ConfigError(
+            f"{key} must be {article} {kind.__name__}, got {short_repr(value)}"
+        ) from e
     if choices and value not in choices:
         close = difflib.get_close_matches(str(value), [str(c) for c in choices], n=1)
         perhaps = f"; perhaps you meant {close[0]}?" if close else ""
         wanted = ", ".join(str(c) for c in choices if c != "")
-        raise ConfigError(f"{key} must be one of {wanted}, got {_short(value)}{perhaps}")
+        raise ConfigError(f"{key} must be one of {wanted}, got {short_repr(value)}{perhaps}")
     return value
 
 
-def _short(value: Any) -> str:
+def short_repr(value: Any) -> str:
     """A value for a message, which is to be read."""
     with contextlib.suppress(ValueError):  # an integer of more digits than Python writes
         text = repr(value)

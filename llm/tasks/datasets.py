@@ -15,7 +15,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from llm.errors import ConfigError
+from llm.errors import ConfigError, kind_of
 from llm.hub import require_on_hub
 from llm.rewards import number_grammar
 from llm.rewards.answers import (
@@ -66,16 +66,18 @@ def open_problems(cfg: ProblemsTask, tokenizer: Any, reward: RewardConfig) -> Ro
         ConfigError: a source that cannot be read, bad rows that are refused, or nothing left.
     """
     evaluated = evaluation_sources(cfg.eval_source) if cfg.eval_source else {}
+    split = _split(cfg.source, "split", cfg.split, "train")
+    splits = {s: _split(s, "eval_split", cfg.eval_split, "test") for s in evaluated.values()}
     for place in (resolve(source)[1] for source in (cfg.source, *evaluated.values())):
         if _is_on_hub(place):  # all names, before the first set is downloaded
             require_on_hub(place, "data set")
     room = Room()  # of all sources
-    rows, skipped, repeats = _problems(cfg, cfg.source, cfg.split, tokenizer, reward, room)
+    rows, skipped, repeats = _problems(cfg, cfg.source, split, tokenizer, reward, room)
     held: dict[str, list[Problem]] = {}
     digests = {f"data: {cfg.source}": digest(rows)}
     if cfg.eval_source:
         for name, source in evaluated.items():
-            loaded = _problems(cfg, source, cfg.eval_split, tokenizer, reward, room)
+            loaded = _problems(cfg, source, splits[source], tokenizer, reward, room)
             problems, bad, again = loaded
             held[name], skipped, repeats = problems, skipped + bad, repeats + again
             digests[f"evaluation set {name}: {source}"] = digest(held[name])
@@ -102,6 +104,21 @@ def instructed(problems: list[Problem], instruction: str) -> list[Problem]:
     return [p._replace(prompt=with_instruction(p.prompt, instruction)) for p in problems]
 
 
+def _split(source: str, setting: str, given: str, usual: str) -> str:
+    """The split of a hub data set that is read: the one given, the preset's only one, or `usual`.
+
+    Raises:
+        ConfigError: a preset that has one split, and another is given.
+    """
+    preset, place = resolve(source)
+    if given and preset.split not in ("", given) and _is_on_hub(place):
+        raise ConfigError(
+            f"--task.{setting} {given} was asked for, and {source} has only the split "
+            f"{preset.split}: leave --task.{setting} out, or choose another data set"
+        )
+    return given or preset.split or usual
+
+
 def _problems(
     cfg: ProblemsTask, source: str, split: str, tokenizer: Any, reward: RewardConfig, room: Room
 ) -> tuple[list[Problem], int, int]:
@@ -111,8 +128,6 @@ def _problems(
             preset = replace(preset, answer=cfg.answer_column, gold=entire_text)
         preset = replace(preset, prompt=cfg.prompt_column or preset.prompt)
     columns, for_function = [preset.prompt, preset.answer], isinstance(reward, OwnReward)
-    if preset.split and split in ("train", "test"):  # the setting's default
-        split = preset.split
 
     def checked() -> Iterator[tuple[str, Problem | str]]:
         wanted = columns[:1] if for_function else columns
@@ -180,7 +195,7 @@ def _problem(
         if not isinstance(value, str):
             or_messages = isinstance(value, list) and not numbers_too
             more = " and no list of messages (role, content)" if or_messages else ""
-            return f"{column!r} is a {type(value).__name__}, not a text{more}"
+            return f"{column!r} is {kind_of(value)}, not a text{more}"
         if len(value) > LINE_BYTES_MAX:
             return f"{column!r} has {len(value)} characters, more than {LINE_BYTES_MAX}"
         if not value.strip():

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from llm.errors import ConfigError
+from llm.errors import ConfigError, kind_of
 from llm.hub import require_on_hub
 from llm.regular_files import open_regular
 
@@ -60,7 +60,7 @@ def _parsed(line: bytes) -> dict[str, Any] | str:
         row = json.loads(line.decode("utf-8-sig"))
     except (ValueError, RecursionError) as e:
         return f"not JSON ({str(e)[:100]})"
-    return row if isinstance(row, dict) else f"not an object but a {type(row).__name__}"
+    return row if isinstance(row, dict) else f"not an object but {kind_of(row)}"
 
 
 class NotThere(LookupError):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from llm.errors import kind_of
+
 ROLES = ("system", "user", "assistant")
 MESSAGES_MAX = 1000
 
@@ -45,7 +47,7 @@ def read_conversation(value: Sequence[dict[str, Any]]) -> Conversation | str:
         if role not in ROLES or (role == "system" and number > 1):
             return f"has the role {str(role)[:40]!r} in message {number}; wanted: {_WANTED}"
         if not isinstance(content, str):
-            return f"has a {type(content).__name__} as content of message {number}, not a text"
+            return f"has {kind_of(content)} as content of message {number}, not a text"
         if not content.strip():
             return f"has no text in message {number}"
         messages.append((role, content.strip()))

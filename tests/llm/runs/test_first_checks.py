@@ -49,6 +49,14 @@ def test_what_cannot_work_is_refused_by_the_settings_alone(here, flags):
     assert sorted(here.iterdir()) == before
 
 
+def test_more_threads_than_cores_are_refused_with_the_number_found(monkeypatch):
+    """The cores that this process may use, not those of the machine."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 5, 7})
+    check_first(settings.load([], ["--run.threads", "3"]))
+    with pytest.raises(ConfigError, match=r"threads 4 is more .* 3 were found: give at most 3"):
+        check_first(settings.load([], ["--run.threads", "4"]))
+
+
 def test_what_can_work_passes_and_nothing_is_executed_or_made(here):
     (here / "mine.py").write_text("raise SystemExit\n")
     for flags in ("", "--reward.function mine.py:f", "--reward.function json:loads",

@@ -136,6 +136,45 @@ def test_a_start_that_failed_before_its_first_step_binds_nobody(tmp_path):
         assert run_folder.holds_run(tmp_path)
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.name != ".lock"}
+
+
+@pytest.mark.parametrize("failed_start", [False, True])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[correction]\nname = "tis"\n', "is of a run from before 0.1.0"),
+        ("[run\n", "is not TOML"),
+    ],
+)
+def test_a_configuration_of_older_code_is_not_taken_over(tmp_path, text, message, failed_start):
+    """Also where the run has made no step yet, and whether or not a start is noted beside it."""
+    (tmp_path / "config.toml").write_text(text)
+    if failed_start:
+        (tmp_path / "provenance.json").write_text("[]")
+    before = contents(tmp_path)
+    with pytest.raises(ConfigError, match=message):
+        run_folder.prepare(configured(tmp_path))
+    assert contents(tmp_path) == before
+
+
+def test_a_configuration_that_no_start_wrote_is_taken_over_only_if_it_says_the_same(tmp_path):
+    config = tmp_path / "config.toml"
+    config.write_text(settings.dump(configured(tmp_path, "--run.seed", "3")))
+    before = contents(tmp_path)
+    with pytest.raises(ConfigError, match=r"it says run.seed \(3 there, 0 now\). Move it"):
+        run_folder.prepare(configured(tmp_path))
+    assert contents(tmp_path) == before
+    run_folder.release(run_folder.prepare(configured(tmp_path, "--run.seed", "3")))
+    assert config.read_bytes() == before["config.toml"]
+    (tmp_path / "provenance.json").unlink()
+    config.write_text("# mine\n[run]\nseed = 3\n")
+    with pytest.raises(ConfigError, match="does not hold every setting"):
+        run_folder.prepare(configured(tmp_path, "--run.seed", "3"))
+    assert config.read_text() == "# mine\n[run]\nseed = 3\n"
+
+
 def test_settings_that_may_change_are_taken_over_by_the_claim_and_not_before(tmp_path):
     """Until then the folder is what it was: a start may still fail."""
     run_folder.release(run_folder.prepare(configured(tmp_path, "--run.steps", "9")))

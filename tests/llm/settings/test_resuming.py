@@ -41,6 +41,15 @@ def test_an_unknown_setting_belongs_to_the_identity():
     }
 
 
+def test_many_or_long_differences_are_shown_in_a_sentence_that_can_be_read():
+    """A damaged file may have thousands, and hexadecimal numbers that Python does not write."""
+    assert resuming.shown({"run.seed": (0, 3)}) == "run.seed (0 there, 3 now)"
+    many = {f"{'x' * 9000}.{i}": ("y" * 9000, 16**5000) for i in range(9000)}
+    text = resuming.shown(many)
+    assert len(text) < 10_000 and text.endswith("and 8980 more")
+    assert "y... (9002 characters) there, a number of thousands of digits now" in text
+
+
 @pytest.mark.parametrize("key", ["run.steps", "run.device", "run.eval_every", "alarm.kl_max"])
 def test_identity_holds_no_setting_that_may_change(key):
     assert key not in checkpoint.identity(loading.load([], []))

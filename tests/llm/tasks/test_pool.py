@@ -7,7 +7,7 @@ import pytest
 from llm.errors import ConfigError
 from llm.settings import schema
 from llm.tasks.digits import DigitProblems
-from llm.tasks.pool import pool_of
+from llm.tasks.pool import _expected_draws, pool_of
 from llm.tasks.problem import Problem, RowTask
 
 
@@ -58,3 +58,19 @@ def test_a_large_pool_of_few_prompts_is_refused_without_drawing(monkeypatch):
     with pytest.raises(ConfigError, match=rf"pool 5000 is more than the {len(there)} different"):
         pool_of(task, 0, 5000)
     assert digits(40).training_prompts() > 10**40  # and is not counted one by one
+
+
+def test_the_draws_that_a_pool_needs_are_those_of_the_coupon_collector():
+    for there, size in ((5, 5), (87, 40), (900, 899), (2001, 2)):
+        exact = sum(there / (there - i) for i in range(size))
+        assert abs(_expected_draws(there, size) - exact) < 0.01 * exact + 1
+    assert _expected_draws(10**5000, 7) == 7
+
+
+@pytest.mark.parametrize(("digits_max", "size"), [(8, 9_999_999), (5, 96_500), (400, 300_001)])
+def test_a_pool_that_takes_minutes_to_draw_is_refused_without_drawing(
+    monkeypatch, digits_max, size
+):
+    monkeypatch.setattr(DigitProblems, "batch", None)
+    with pytest.raises(ConfigError, match=rf"pool {size} needs about [0-9,]* draws of a prompt"):
+        pool_of(digits(digits_max), 0, size)

@@ -184,6 +184,35 @@ def test_a_preset_with_one_split_is_read_from_it(monkeypatch, name, splits):
     assert asked == splits
 
 
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        (
+            {"source": "math500", "split": "train"},
+            "split train was asked for, and math500 has only the split test: leave --task",
+        ),
+        (
+            {"source": "a/b", "eval_source": "gsm8k,own=math-ai/aime25", "eval_split": "train"},
+            "eval_split train was asked for, and math-ai/aime25 has only the split test: leave",
+        ),
+    ],
+)
+def test_another_split_than_a_presets_only_one_is_refused_before_anything_is_read(
+    monkeypatch, task, message
+):
+    monkeypatch.setattr("llm.tasks.datasets.hub_rows", lambda *args: pytest.fail("it was read"))
+    monkeypatch.setattr("llm.tasks.datasets.require_on_hub", lambda *args: pytest.fail("asked"))
+    with pytest.raises(ConfigError, match=message):
+        open_task(sections.task(type="problems", **task), Words(), sections.EXACT)
+
+
+def test_a_local_copy_of_a_preset_has_no_splits(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"problem": "p", "answer": "1"}\n')
+    cfg = sections.task(type="problems", source=f"math500:{tmp_path}/a.jsonl", split="x")
+    with pytest.raises(ConfigError, match="leaves no"):
+        open_task(cfg, Words(), sections.EXACT)
+
+
 def test_a_split_without_effect_is_refused_for_each_of_several_sets():
     task = {"task.type": "problems", "task.source": "a/b", "policy.path": "x", "actor.path": "x"}
     sets = {"task.eval_source": "a.jsonl,b.jsonl", "task.eval_split": "dev"}

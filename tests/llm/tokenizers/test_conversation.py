@@ -97,7 +97,7 @@ def test_a_conversation_is_shown_with_roles_and_survives_copies():
         ([{"role": "tool", "content": "a"}], "the role 'tool' in message 1"),
         ([{"role": "user", "content": "a"}, {"role": "system", "content": "b"}], "'system' in mes"),
         ([{"role": "user", "content": [{"type": "text"}]}], "a list as content of message 1"),
-        ([{"role": "user"}], "a NoneType as content of message 1"),
+        ([{"role": "user"}], "null as content of message 1"),
         ([{"role": "user", "content": "  "}], "no text in message 1"),
         ([{"role": "user", "content": "a"}] * 1001, "1001 messages, more than 1000"),
     ],
