@@ -53,7 +53,8 @@ class Signals:
 
     Args:
         seconds: after so long `Overdue` is raised in the main thread, and leaves as `Stopped`. A
-            main thread that is deaf to it is ended `UNWIND_SECONDS` later. Not while `saving`.
+            main thread that is deaf to it is ended `UNWIND_SECONDS` later. Not while `saving`,
+            unless a second SIGINT comes: a disk may never answer.
         at_once: for where nothing is to be saved: the first signal raises `Overdue` itself, which
             leaves as it is, so that what it passes can say where that was. It is raised again
             after `seconds`, if a library swallowed it. A second signal ends the process.
@@ -134,6 +135,7 @@ class Signals:
         """The thread: hears of signals, and sees to it that the first one is answered in time."""
         heard: list[int] = []
         end = None  # when the first signal is overdue
+        saving = False  # whether that was so when it was
         while True:
             numbers = pipe.numbers(None if end is None else max(0.0, end - time.monotonic()))
             if b"\0" in numbers:
@@ -142,13 +144,21 @@ class Signals:
                 heard += [n for n in numbers if n in self._former and _entered[-1] is self]
                 end = self._deadline(heard, end) if heard else None
                 continue
-            if self._saving.locked():
-                with self._saving:  # waits for the end of a checkpoint, which ends the run
-                    end = time.monotonic() + 1.0
+            if saving or self._saving.locked():
+                if not saving:
+                    self._say("a checkpoint is being written, and waited for; a second Ctrl-C ends "
+                              "the run without it")  # fmt: skip
+                saving = self._saving.locked()
+                if saving and heard.count(signal.SIGINT) > 1:
+                    if self._left_alone(pipe, heard):
+                        self._end("what is being saved does not end; what was saved before is kept")
+                    return
+                # the end of a checkpoint ends the run, for which it gets a second
+                end = time.monotonic() + (0.1 if saving else 1.0)
                 continue
             self._overdue = True
             signal.pthread_kill(threading.main_thread().ident or 0, self.signal or 0)
-            if self._left_alone(pipe):
+            if self._left_alone(pipe, heard):
                 self._end("what the run waits for does not answer; it ends now, and what was saved "
                           "is kept")  # fmt: skip
             return
@@ -166,15 +176,18 @@ class Signals:
         # the main thread hears of a second Ctrl-C by itself, unless it is deaf
         return min(end, now + UNWIND_SECONDS) if heard.count(signal.SIGINT) > 1 else end
 
-    def _left_alone(self, pipe: WakeupPipe) -> bool:
-        """Whether `Signals` was not left in the time that unwinding may take."""
+    def _left_alone(self, pipe: WakeupPipe, heard: list[int]) -> bool:
+        """Whether `Signals` was not left in the time that unwinding may take, and nothing is being
+        saved that is still waited for: a second Ctrl-C waits for nothing."""
         end = time.monotonic() + UNWIND_SECONDS
         while (left := end - time.monotonic()) > 0:
-            if b"\0" in pipe.numbers(left):
+            numbers = pipe.numbers(left)
+            if b"\0" in numbers:
                 return False
-            if self._saving.locked():  # the state before this step
+            heard += numbers
+            if self._saving.locked() and heard.count(signal.SIGINT) < 2:  # the state before a step
                 end = time.monotonic() + UNWIND_SECONDS
-        return not self._saving.locked()
+        return heard.count(signal.SIGINT) > 1 or not self._saving.locked()
 
     def _end(self, text: str) -> NoReturn:
         self._say(text)

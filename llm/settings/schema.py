@@ -1388,7 +1388,7 @@ class RunConfig:
     """After a signal (TERM, INT, HUP, USR1) the step in progress may take so long. Then it is
     dropped: while it samples the run is saved as it was before, and once its updates have begun the
     run goes on from its last checkpoint. Raise it where a step takes longer and whoever sends the
-    signal waits longer."""
+    signal waits longer. A second Ctrl-C ends the run at once."""
     checkpoints_kept: int = 2
     """Newest checkpoints kept."""
     keep_best: bool = True

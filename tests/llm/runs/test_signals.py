@@ -66,11 +66,23 @@ def test_a_wait_without_end_is_left_in_time_and_says_so(capfd):
     assert "SIGUSR1: the run saves and ends, within 0.1 s" in capfd.readouterr().err
 
 
-def test_what_is_being_saved_is_not_interrupted():
+def test_what_is_being_saved_is_not_interrupted(capfd):
     with Signals(0.05) as interrupts, interrupts.saving():
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(0.3)
     assert interrupts.exit_code == 143
+    assert capfd.readouterr().err.count("a checkpoint is being written, and waited for") == 1
+
+
+def test_the_end_of_what_was_being_saved_is_followed_by_the_end_of_the_run_or_that_is_overdue():
+    with pytest.raises(Stopped), Signals(0.05) as interrupts:
+        with interrupts.saving():
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.3)
+        time.sleep(0.5)  # to say good-bye
+        interrupts.seconds = 0.0
+        time.sleep(60)
+    assert interrupts.seconds == 0.0
 
 
 def test_where_nothing_is_saved_a_signal_interrupts_at_once_and_again_if_that_was_swallowed():
@@ -140,6 +152,32 @@ def _deaf(seconds: float, count: int, at_once: bool) -> None:
             time.sleep(0.05)  # two that wait to be delivered would be one
 
     with Signals(seconds, at_once=at_once):
+        threading.Timer(0.05, send).start()
+        library.pthread_mutex_lock(lock)
+
+
+def test_a_second_ctrl_c_ends_a_run_whose_disk_does_not_answer(tmp_path):
+    """Its first one is answered in words: a large checkpoint takes its time."""
+    process = llm_process.called(_saving_without_end, stderr=tmp_path / "log.txt")
+    process.join(30)
+    assert process.exitcode == 130, (tmp_path / "log.txt").read_text()
+    first, second, third = (tmp_path / "log.txt").read_text().splitlines()
+    assert "saves and ends" in first and "a second Ctrl-C ends the run without it" in second
+    assert "what is being saved does not end" in third
+
+
+def _saving_without_end() -> None:
+    signals.UNWIND_SECONDS = 0.2
+    library, lock = ctypes.CDLL(None), ctypes.create_string_buffer(64)
+    library.pthread_mutex_init(lock, None)
+    library.pthread_mutex_lock(lock)
+
+    def send() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.3)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with Signals(0.1) as interrupts, interrupts.saving():
         threading.Timer(0.05, send).start()
         library.pthread_mutex_lock(lock)
 
