@@ -7,11 +7,13 @@ place of a scorer, judges such completions too and returns any finite float (fun
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from llm.settings.schema import (
     AutoReward,
+    EndingReward,
     ExactReward,
     MathVerifyReward,
     NumberReward,
@@ -91,11 +93,14 @@ def open_scorer(
     if isinstance(reward, NumberReward):
         return TextScorer(tokenizer, same_number, has_unread_number)
     strict = isinstance(tokenizer, CharTokenizer)
+    rule = same_text if strict else same_stripped_text
+    if isinstance(reward, EndingReward):
+        rule = functools.partial(same_ending, characters=reward.characters)
     if strict and cfg.digit_synonyms > 1:
         return TextScorer(
-            tokenizer, lambda text, answer: as_digits(text, cfg.digit_synonyms) == answer
+            tokenizer, lambda text, answer: rule(as_digits(text, cfg.digit_synonyms), answer)
         )
-    return TextScorer(tokenizer, same_text if strict else same_stripped_text)
+    return TextScorer(tokenizer, rule)
 
 
 class TextScorer:
@@ -187,6 +192,11 @@ def finished_text(completion: list[int], tokenizer: Any) -> str | None:
 
 def same_text(text: str, answer: str) -> bool:
     return text == answer
+
+
+def same_ending(text: str, answer: str, characters: int) -> bool:
+    """The last characters are those of the answer; all of it, where it has no more."""
+    return text.strip()[-characters:] == answer.strip()[-characters:]
 
 
 def same_stripped_text(text: str, answer: str) -> bool:

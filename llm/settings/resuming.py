@@ -21,7 +21,7 @@ IDENTITY = frozenset(
     "task.bad_rows task.prompt_tokens_max task.source task.split task.eval_source task.eval_split "
     "task.prompt_column task.answer_column task.generator task.size "
     "reward.type reward.function reward.callable reward.seconds reward.memory "
-    "reward.characters_max reward.batched "
+    "reward.characters reward.characters_max reward.batched "
     "policy.path policy.layers policy.width policy.dtype policy.lora_rank policy.lora_alpha "
     "actor.type actor.path actor.layers actor.width actor.dtype actor.lora_rank actor.lora_alpha "
     "actor.lr actor.ppo actor.clip_low actor.clip_high actor.correction.type "

@@ -180,6 +180,17 @@ class ExactReward(RewardSection):
 
 
 @dataclass(frozen=True)
+class EndingReward(RewardSection):
+    """1 if the last characters are those of the answer, whatever stands before them, else 0."""
+
+    type: Literal["ending"] = "ending"
+    """What gives a completion's reward: a scorer, which compares a finished completion with the
+    right answer, or a function of your own (docs/rewards.md)."""
+    characters: int = 2
+    """How many of the last characters must be the answer's."""
+
+
+@dataclass(frozen=True)
 class NumberReward(RewardSection):
     """1 if the last number in the text, or in its last box, equals the answer's, else 0."""
 
@@ -259,7 +270,13 @@ class PythonReward(OwnReward):
 
 
 RewardConfig = (
-    AutoReward | ExactReward | NumberReward | MathVerifyReward | FunctionReward | PythonReward
+    AutoReward
+    | ExactReward
+    | EndingReward
+    | NumberReward
+    | MathVerifyReward
+    | FunctionReward
+    | PythonReward
 )
 
 

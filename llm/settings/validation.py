@@ -24,6 +24,7 @@ from .schema import (
     BapoObjective,
     DigitTask,
     EarlyExitActor,
+    EndingReward,
     ExactReward,
     FunctionReward,
     IcePopWeight,
@@ -46,7 +47,8 @@ from .template_arguments import read_arguments
 
 _POSITIVE = (
     "task.digits_min task.digits_max task.digit_synonyms task.prompt_tokens_max task.size "
-    "reward.seconds reward.characters_max reward.workers policy.layers policy.width "
+    "reward.seconds reward.characters reward.characters_max reward.workers "
+    "policy.layers policy.width "
     "policy.lora_alpha actor.layers actor.width actor.lora_alpha actor.lag actor.exit_layers "
     "actor.noise actor.lr actor.distill.coef actor.distill.temperature actor.correction.cap "
     "actor.correction.high pretrain.batch_size pretrain.lr rollout.prompts_per_step "
@@ -108,6 +110,7 @@ _AT_MOST = {
     **dict.fromkeys(("policy.width", "actor.width"), 65_536),
     **dict.fromkeys(("policy.lora_rank", "actor.lora_rank", "actor.lag", "run.threads"), 4_096),
     "reward.workers": 1_024,
+    "reward.characters": 1_000,
     **dict.fromkeys(("task.digits_min", "task.digits_max", "task.pad_prompt_to"), 10_000),
     **dict.fromkeys(("rollout.prompts_per_step", "rollout.rollouts_per_prompt"), 1_000_000),
     **dict.fromkeys(("pretrain.batch_size", "rollout.top_k", "task.size", "task.pool"), 10_000_000),
@@ -597,7 +600,7 @@ def _task_needs(cfg: Settings) -> list[_Need]:
     t = cfg.task
     characters = not cfg.policy.path or _character_model(cfg.policy.path)
     reward = cfg.reward
-    spelled = isinstance(reward, AutoReward | ExactReward | OwnReward)
+    spelled = isinstance(reward, AutoReward | ExactReward | EndingReward | OwnReward)
     needs = [
         _Need(
             "task.digit_synonyms",

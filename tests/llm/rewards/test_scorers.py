@@ -9,9 +9,11 @@ import pytest
 import sections
 from toy_tokenizers import Unicode
 
+from llm.randomness import stream
 from llm.rewards.scorers import MathScorer, open_scorer
 from llm.settings.schema import MathVerifyReward
 from llm.tokenizers.character import CharTokenizer
+from llm.tokenizers.digit_synonyms import spell
 
 CHARS = CharTokenizer()
 ROOT = Path(__file__).parents[3]
@@ -49,6 +51,26 @@ def test_padding_inside_a_character_completion_is_no_answer():
 def test_exact_ignores_outer_whitespace_of_a_models_own_tokenizer():
     assert score("exact", " 344\n", "344") == 1.0
     assert score("exact", "3 44", "344") == 0.0
+
+
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [("344", 1.0), ("944", 1.0), ("4", 0.0), ("34", 0.0), ("3445", 0.0), ("", 0.0)],
+)
+def test_ending_compares_the_last_characters_alone(text, right):
+    """With the answer 344 and two characters; with a digit's synonyms they are read as digits."""
+    cfg = sections.reward(type="ending", characters=2)
+    for synonyms in (1, 3):
+        tokenizer = CharTokenizer(synonyms)
+        scorer = open_scorer(sections.task(digit_synonyms=synonyms), tokenizer, cfg)
+        written = spell(text, synonyms, stream(0, text))
+        assert scorer.score([[*tokenizer.encode(written), 1]], ["344"]) == [right]
+    assert scorer.score([tokenizer.encode("344")], ["344"]) == [0.0]  # it does not end itself
+
+
+def test_an_answer_shorter_than_the_ending_is_compared_whole():
+    scorer = open_scorer(PROBLEMS, Unicode(), sections.reward(type="ending", characters=3))
+    assert scorer.score([ended(t) for t in (" 12\n", "912", "2")], ["12"] * 3) == [1.0, 0.0, 0.0]
 
 
 def test_completions_whose_number_is_not_understood_are_counted():
