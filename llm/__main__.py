@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 
-from llm.output import SteadyStream, tell_torchrun
+from llm.output import SteadyStream, open_standard_streams, tell_torchrun
 from llm.phases import is_out_of_memory, phase_of
 from llm.runs.signals import AT_ONCE_SECONDS, NUMBERS, Overdue, Signals
 
@@ -109,6 +109,7 @@ def _fail(message: str, code: int = 2) -> int:
 
 def _run() -> int:
     """`main`, whose output may find no reader: that ends no training, and is said at the end."""
+    open_standard_streams()
     results, progress = SteadyStream(sys.stdout), SteadyStream(sys.stderr, drop=True)
     sys.stdout, sys.stderr = results, progress
     code = main(sys.argv[1:])

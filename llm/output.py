@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import select
+import sys
 import time
 from pathlib import Path
 from typing import Any, TextIO
@@ -74,6 +75,24 @@ class SteadyStream:
                 null = os.open(os.devnull, os.O_WRONLY)
                 os.dup2(null, self._stream.fileno())
                 os.close(null)
+
+
+def open_standard_streams() -> None:
+    """Give each of stdin, stdout and stderr that was closed (`>&-`, some daemons) the null device.
+
+    Otherwise the next file that is opened has its number, and gets what libraries print.
+    """
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
+            os.set_inheritable(number, True)  # as those that a shell gives
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, mode, closefd=False))
 
 
 def tell_torchrun(message: str) -> None:

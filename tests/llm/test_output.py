@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -57,3 +60,21 @@ def test_progress_is_left_out_where_nobody_reads_it(pipe, monkeypatch):
     assert steady.error is None
     assert 4_000 < len(os.read(read, 1 << 20)) <= 1 << 16
     os.close(read)
+
+
+CLOSED = """import os
+from llm.output import open_standard_streams
+open_standard_streams()
+print("to nobody", flush=True)
+with open(os.environ["FILE"], "w") as file:
+    assert file.fileno() > 2 and os.get_inheritable(1)
+    os.write(1, b"a library")
+"""
+
+
+def test_streams_that_were_closed_get_the_null_device(tmp_path):
+    """The next file would have the number 1, and what libraries print would stand in it."""
+    closing = ["sh", "-c", 'exec "$0" -S -c "$1" <&- >&- 2>&-', sys.executable, CLOSED]
+    here = {"FILE": str(tmp_path / "rows"), "PYTHONPATH": str(Path(output.__file__).parents[1])}
+    assert subprocess.run(closing, env={**os.environ, **here}).returncode == 0
+    assert (tmp_path / "rows").read_text() == ""
