@@ -16,12 +16,10 @@ from jackpot.torch.losses import actor_ppo_sum, distill_sum, joint_loss
 from jackpot.torch.objectives import policy_loss_sum
 from llm.settings.loading import Config
 from llm.training.context import TrainContext, open_context
-from llm.training.evaluation import evaluate
-from llm.training.keywords import actor_ppo_keywords
 from llm.training.minibatches import Minibatch, split_minibatches
-from llm.training.objective import objective_tokens, policy_factors
+from llm.training.objective import actor_ppo_inputs, objective_tokens, policy_factors
 from llm.training.optimal_values import with_optimal_values
-from llm.training.optimizer import Learner, optimizer_step, set_learning_rates
+from llm.training.optimizer import Learner, optimizer_step
 from llm.training.passes import ForwardPasses
 from llm.training.python_api import make_callable
 from llm.training.rollout_phase import sample_rollouts, with_rewards
@@ -43,42 +41,39 @@ def train(cfg: Config, folder: Path, reward: Callable[..., Any] | None = None) -
     """
     with open_context(cfg, folder, reward) as ctx, open_run(ctx, folder) as run:
         self_test(ctx)  # sampling and scoring must agree about log p before anything is corrected
-        run.claim()  # until here a start changes nothing of a run
+        run.claim()  # nothing was refused: only now are the files of an earlier start changed
         for step in run.steps():  # from the last checkpoint on
             train_step(ctx, run, step)
-        with run.at_the_end():
-            # Once more, without training: the KLs of an evaluation are of states of completions.
-            return run.finish(evaluate(ctx, sample_rollouts(ctx, cfg.run.steps)))
+        return run.finish()  # evaluates the trained models, and writes the summary
 
 
 def train_step(ctx: TrainContext, run: Run, step: int) -> None:
     """One step: a rollout of the actor, the updates on it, and what lies between two steps."""
-    cfg, learner = ctx.cfg, run.learner
     with run.recorded_step(step) as record:  # record: this step's row of metrics.jsonl
         # Phase 1, l. 3-10. The actor samples; log q and its top k are of the same forward pass.
         with record.timed("rollout"):
-            batch = sample_rollouts(ctx, step)  # logp_inf (n,), its top k (n, k)
-            batch = with_rewards(batch, ctx.scorer)  # (b,)
-            batch = with_optimal_values(ctx, batch, step)  # (b,): V* of A*-PO, else 0
+            batch = sample_rollouts(ctx, step)  # tokens and log q (n,), q's top k tokens (n, k)
+            batch = with_rewards(batch, ctx.scorer)  # one per sequence, (b,)
+            batch = with_optimal_values(ctx, batch, step)  # A*-PO alone: V* of each prompt, (b,)
             run.record_rollout(record, batch)
-            # (b,) within the group, before any rejection; fewer sequences where some are left out
-            batch = with_advantages(batch, cfg, step)
+            # Advantages within each group (b,), before any rejection. Some settings drop sequences.
+            batch = with_advantages(batch, ctx.cfg, step)
         run.evaluate_if_due(record, batch)  # pass rates on held-out prompts; KLs on this batch
 
         # Phase 2, l. 11-28. Policy (Eq. 5) and actor (Eq. 6, 7) step together, by minibatches.
         with record.timed("update"):
-            record.add(set_learning_rates(cfg, learner, run.alarm_lr_factor, step))
-            for minibatch in split_minibatches(ctx, batch, learner, step):  # p_ref: l. 11-13
+            run.set_learning_rates(record)
+            for minibatch in split_minibatches(ctx, batch, run.learner, step):  # p_ref, l. 11-13
                 run.evaluate_between_updates_if_due(record)
                 with run.skipping_nonfinite(record):  # with alarm.action stop it ends the run
-                    weights, metrics = update(ctx, learner, minibatch, step)
+                    weights, metrics = update(ctx, run.learner, minibatch, step)
                     record.add_update(minibatch, weights, metrics)
             run.record_updates(record)
 
-        # Between steps: the models go to the sampler; lam, Z's tail ratio and controls move.
+        # Between steps: the sampler gets the new weights; lam, Z's tail ratio and controls move.
         ctx.publish_weights(step)
         run.move_closed_loops(record)
-        run.decide_save(record, batch)
+        run.decide_save(record, batch)  # a checkpoint's models must be finite on this batch
     run.finish_step(record)  # the row is complete: alarms, files, checkpoint; Stopped on SIGTERM
 
 
@@ -92,29 +87,27 @@ def update(
     """
     cfg, passes = ctx.cfg, ForwardPasses(ctx, learner, minibatch)
 
-    # Which tokens count, and by how much (l. 14-24), without gradient, from all ranks' tokens.
-    # log p_ref and log p_new: of the sampled tokens, (n,), and of q's top k, (n, k)
-    old, new = passes.before_weights()
+    # Which tokens count, and by how much (l. 14-24): without gradient, from all ranks' tokens.
+    old, new = passes.before_weights()  # log p_ref, log p_new: (n,), and of q's top k (n, k)
     correction = jackpot_weights(ctx, learner, minibatch, old, new, step)  # fields (N,)
-    # This rank's mask x weight (n,) and denominator, 1 / N by default (n,); the clip bounds of PPO
+    # Mask x weight of this rank (n,); 1 / N, or as loss.denominator says, (n,); PPO's clip bounds.
     weight, scale, bounds = policy_factors(ctx, learner, minibatch, old, new, correction, step)
     n_all = len(correction.weight)  # N
 
-    # The losses (l. 25-27): sums over tokens. One backward pass serves policy and actor, because
-    # they share no parameters. Eq. 6 and 7 count rejected tokens too.
+    # The losses (l. 25-27), sums over tokens. The models share no parameters: one backward pass.
     metrics = UpdateMetrics(minibatch.all_ranks, bounds)
     learner.zero_grad()
-    for at, out in passes.microbatches():  # at: (m,) places among the n tokens
-        tokens = objective_tokens(minibatch, old, out, at)  # log p and advantage, (m,) each
+    for at, out in passes.microbatches():  # at: indices (m,) into the n tokens; out: with gradient
+        tokens = objective_tokens(minibatch, old, out, at)  # log-probabilities, advantages: (m,)
         policy = policy_loss_sum(tokens, weight[at], scale[at], **bounds)
         terms = {"loss_policy": policy.loss}  # Eq. 5; 0 at rejected tokens
-        if cfg.actor.ppo and out.logp_actor is not None:  # Eq. 6
-            own = (out.logp_actor, tokens.logp_inf, minibatch.actor_ref_at(at), tokens.advantage)
-            terms["loss_actor_ppo"] = actor_ppo_sum(*own, **actor_ppo_keywords(cfg)) / n_all
-        if "distill" in out.kl:  # Eq. 7
+        if cfg.actor.ppo:  # Eq. 6, rejected tokens too; by default the ratio is p_actor / q
+            inputs = actor_ppo_inputs(cfg, minibatch, tokens, out, at)
+            terms["loss_actor_ppo"] = actor_ppo_sum(**inputs) / n_all
+        if "distill" in out.kl:  # Eq. 7, rejected tokens too: its KL moves the actor alone
             distill = distill_sum(out.kl["distill"], cfg.actor.distill.temperature)
             terms["loss_distill"] = distill / n_all
-        if "initial" in out.kl:  # ours, off by default
+        if "initial" in out.kl:  # ours, off by default: KL to the policy at the start of training
             terms["loss_initial_kl"] = out.kl["initial"].sum() / n_all
         # Eq. 8: Eq. 5 and 6 count once, the two KLs by their coefficients.
         total = joint_loss(terms, learner.controls.distill_coef, cfg.loss.initial_kl_coef)
@@ -122,8 +115,8 @@ def update(
         total.backward()
         metrics.add(at, terms, out, policy)
 
-    norms = optimizer_step(ctx, learner, step)  # l. 28: sum over ranks, clip, step
+    norms = optimizer_step(ctx, learner, step)  # l. 28: sum gradients over ranks, clip, step
     return correction, metrics.of_all_ranks() | norms
 
 
-make_callable(__name__)  # from Python, llm.train(cfg, reward=f) calls `train` of this module
+make_callable(__name__)  # `llm.train` is this module: llm.train(cfg, reward=f) trains too

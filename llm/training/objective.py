@@ -13,7 +13,7 @@ from llm.settings.schema import WholeCompletionObjective
 
 from .context import TrainContext
 from .forward import ModelOutputs, PolicyLogprobs
-from .keywords import objective_keywords
+from .keywords import actor_ppo_keywords, objective_keywords
 from .minibatches import Minibatch
 from .optimizer import Learner
 from .weights import own_factors
@@ -84,3 +84,23 @@ def objective_tokens(
         sequence=batch.sequence[at],
         **topk,
     )
+
+
+def actor_ppo_inputs(
+    cfg: Config,
+    minibatch: Minibatch,
+    tokens: ObjectiveTokens,
+    out: ModelOutputs,
+    at: torch.Tensor,
+) -> dict[str, Any]:
+    """What `actor_ppo_sum` takes of a microbatch: log-probabilities, advantages (m,), settings.
+
+    tokens, out: of the tokens whose places among the minibatch's are `at`, (m,).
+    """
+    return {
+        "logp_actor": out.logp_actor,
+        "logp_inf": tokens.logp_inf,
+        "logp_actor_ref": minibatch.actor_ref_at(at),
+        "advantage": tokens.advantage,
+        **actor_ppo_keywords(cfg),
+    }

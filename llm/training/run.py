@@ -47,9 +47,9 @@ from .evaluation import evaluate, pass_rate
 from .forward import forward, logprobs_and_kls
 from .inputs import checked_inputs, keep_inputs
 from .keywords import control_keywords, next_state_keywords
-from .optimizer import open_learner
+from .optimizer import open_learner, set_learning_rates
 from .record import Record, progress_text, start_text
-from .rollout_phase import rollout_metrics, visits
+from .rollout_phase import rollout_metrics, sample_rollouts, visits
 from .sample_records import histogram_row, sample_rows
 from .saved_state import SavedState, saved_state
 
@@ -114,11 +114,6 @@ class Run:
             sys.stderr.write(f"{self.folder.name}: {line}\n")
         self.files.cut()
 
-    @property
-    def alarm_lr_factor(self) -> float:
-        """What alarms multiply both learning rates by."""
-        return self.alarms.state.lr_factor
-
     def steps(self) -> range:
         """The steps that are left."""
         return range(self.first_step, self.ctx.cfg.run.steps)
@@ -173,6 +168,11 @@ class Run:
             kind, task = self.ctx.actor.kind, self.ctx.task
             sys.stderr.write(start_text(kind, task.skipped, task.repeats, record.row))
         self._keep_if_best(record.step, record.row["pass_rate"])
+
+    def set_learning_rates(self, record: Record) -> None:
+        """Those of this step: scheduled, lowered by alarms, and controlled."""
+        lowered = self.alarms.state.lr_factor
+        record.add(set_learning_rates(self.ctx.cfg, self.learner, lowered, record.step))
 
     def evaluate_between_updates_if_due(self, record: Record) -> None:
         """Between the updates of a step, every run.eval_updates of them: the pass rate."""
@@ -260,10 +260,6 @@ class Run:
             self.progress.close()
             raise Stopped(record.exit_code)
 
-    def at_the_end(self) -> contextlib.AbstractContextManager[None]:
-        """For what follows the last step."""
-        return during("in the evaluation after the last step")
-
     def _save_before(self, record: Record, before: dict[str, Any]) -> bool:
         """Save what the steps before this one have done; whether that was possible.
 
@@ -283,9 +279,12 @@ class Run:
         with self.signals.saving(), during(f"in the checkpoint after {step} steps"):
             save_state(self.checkpoints, step, parts, state, keep, self._identity())
 
-    def finish(self, last: dict[str, Any]) -> dict[str, Any]:
-        """Write the last row, an evaluation after all updates; returns the summary."""
+    @during("in the evaluation after the last step")
+    def finish(self) -> dict[str, Any]:
+        """Evaluate after all updates and write that as the last row; returns the summary."""
         cfg = self.ctx.cfg
+        # One more rollout, without training: KLs are measured on the states of completions.
+        last = evaluate(self.ctx, sample_rollouts(self.ctx, cfg.run.steps))
         self.progress.close()
         row = {"step": cfg.run.steps, **last}
         self._keep_if_best(cfg.run.steps, row["pass_rate"])
