@@ -64,6 +64,11 @@ def open_run(ctx: TrainContext, folder: Path) -> Iterator[Run]:
         yield run
 
 
+def last_evaluation(ctx: TrainContext) -> dict[str, Any]:
+    """`evaluate` after all updates; KLs are of states of completions, hence one more rollout."""
+    return evaluate(ctx, sample_rollouts(ctx, ctx.cfg.run.steps))
+
+
 class Run:
     """learner: optimizers and what changes from step to step. best: the highest held-out pass rate
     so far.
@@ -283,8 +288,7 @@ class Run:
     def finish(self) -> dict[str, Any]:
         """Evaluate after all updates and write that as the last row; returns the summary."""
         cfg = self.ctx.cfg
-        # One more rollout, without training: KLs are measured on the states of completions.
-        last = evaluate(self.ctx, sample_rollouts(self.ctx, cfg.run.steps))
+        last = last_evaluation(self.ctx)
         self.progress.close()
         row = {"step": cfg.run.steps, **last}
         self._keep_if_best(cfg.run.steps, row["pass_rate"])

@@ -209,7 +209,7 @@ PHASES = {  # where each is in its second call; of what happens once, in its fir
     "an update": (train, "split_minibatches", 3),
     "an evaluation": (run_module, "evaluate", 2),
     "a checkpoint": (checkpoint, "save_file", 3),
-    "the last evaluation": (train, "evaluate", 1),
+    "the last evaluation": (run_module, "last_evaluation", 1),
 }
 
 
@@ -345,7 +345,7 @@ FAULTS: dict[str, tuple[Plant, int, str, str]] = {
     "no memory in an evaluation": (no_memory(run_module, "evaluate", RuntimeError(CPU), 2), 2,
                                    "out of memory in the evaluation of step 2", AGAIN),
     "no memory in the last evaluation": (
-        no_memory(train, "evaluate", MemoryError()), 2,
+        no_memory(run_module, "last_evaluation", MemoryError()), 2,
         "out of memory in the evaluation after the last step", AGAIN),
 }  # fmt: skip
 
@@ -450,7 +450,7 @@ STARTS: list[tuple[Plant, int, str]] = [
      "out of memory after the updates of step 1"),
     (no_memory(checkpoint, "state_dict_of", MemoryError(), 5), 2,
      "out of memory in the checkpoint after 2 steps"),
-    (no_memory(train, "sample_rollouts", MemoryError(), 5), 2,
+    (no_memory(run_module, "sample_rollouts", MemoryError()), 2,
      "out of memory in the evaluation after the last step"),
 ]  # fmt: skip
 

@@ -310,10 +310,9 @@ def test_lora_and_bfloat16_train_and_resume_exactly(tmp_path, pretrained, monkey
 def test_the_best_evaluation_is_kept_as_a_checkpoint(tmp_path, pretrained, monkeypatch):
     rates = iter([0.2, 0.1, 0.6, 0.5, 0.6])
     found = {"pass_rate_actor": 0.0, "kl_policy_actor": 0.1, "kl_actor_policy": 0.1}
-    for module in (train, run):
-        monkeypatch.setattr(
-            module, "evaluate", lambda *a: {"pass_rate": next(rates), "seconds_eval": 0.0} | found
-        )
+    monkeypatch.setattr(
+        run, "evaluate", lambda *a: {"pass_rate": next(rates), "seconds_eval": 0.0} | found
+    )
     summary = start(tmp_path, pretrained, "--run.eval-every", "3")
     cfg = settings(tmp_path, pretrained, "--run.eval-every", "3")
     parts = {"policy": context.open_context(cfg, tmp_path).policy}
@@ -427,10 +426,9 @@ def test_the_best_checkpoint_gives_way_to_no_worse_one_when_a_finished_run_goes_
     """The best was the evaluation after the last step, which is no row of the longer run."""
     rates = iter([0.2, 0.6, 0.5])
     found = {"pass_rate_actor": 0.0, "kl_policy_actor": 0.1, "kl_actor_policy": 0.1}
-    for module in (train, run):
-        monkeypatch.setattr(
-            module, "evaluate", lambda *a: {"pass_rate": next(rates), "seconds_eval": 0.0} | found
-        )
+    monkeypatch.setattr(
+        run, "evaluate", lambda *a: {"pass_rate": next(rates), "seconds_eval": 0.0} | found
+    )
     rarely = ("--run.eval-every", "9", "--run.checkpoint-every", "1")
     start(tmp_path, pretrained, "--run.steps", "2", *rarely)
     start(tmp_path, pretrained, "--run.steps", "3", *rarely)

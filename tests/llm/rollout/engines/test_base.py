@@ -13,6 +13,7 @@ from training_runs import COMMON, POLICY, rows, start
 from llm import train
 from llm.rollout.engines.in_process import HfEngine
 from llm.settings.loading import ConfigError
+from llm.training import run
 
 
 @pytest.mark.parametrize("d", [0, 1, 3])
@@ -37,7 +38,8 @@ def test_the_batch_of_step_t_is_of_the_weights_after_step_t_less_1_less_d(
         seen.append(step)
         return batch
 
-    monkeypatch.setattr(train, "sample_rollouts", noting)
+    for module in (train, run):  # the steps, and the evaluation after the last of them
+        monkeypatch.setattr(module, "sample_rollouts", noting)
     start(tmp_path, pretrained, *SHORT, "--rollout.max-staleness", str(d))
     assert seen == list(range(7))
     assert [r["staleness"] for r in rows(tmp_path)[:-1]] == [min(t, d) for t in range(6)]
