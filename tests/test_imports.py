@@ -367,6 +367,17 @@ def test_the_map_of_llm_has_every_row_and_names_files_that_exist():
     named = set(re.findall(r"`([\w/]+\.py)`", text))
     assert len(named) > 40
     assert named <= known, f"llm/README.md names what is not there: {sorted(named - known)}"
+    # A name without a folder is in the folder of the file before it in its row.
+    mapped = set()
+    for row in text.splitlines():
+        folder = Path()
+        for name in re.findall(r"`([\w/]+\.py)`", row):
+            folder = Path(name).parent if "/" in name else folder
+            mapped.add((folder / Path(name).name).as_posix())
+    files = {file for file in files if not file.endswith("__init__.py")}
+    assert files <= mapped, f"llm/README.md does not name {sorted(files - mapped)}"
+    gone = {file for file in mapped - files if not file.startswith("jackpot/")}
+    assert not gone, f"llm/README.md names what is not in that folder: {sorted(gone)}"
 
 
 def map_of_llm() -> dict[str, set[str]]:
