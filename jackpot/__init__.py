@@ -1,6 +1,7 @@
-"""Jackpot's verified core: Optimal Budgeted Rejection Sampling on numpy or torch arrays.
+"""Jackpot's verified core: Optimal Budgeted Rejection Sampling on arrays; it imports no torch.
 
-Log-probabilities in, last axis = vocabulary, any leading batch dimensions. Imports no torch.
+Functions take log-probabilities as numpy or torch arrays. The last axis is the vocabulary, and any
+number of batch dimensions may come before it.
 """
 
 from .budget import common_lam_for_budget, lam_for_budget, lam_from_samples

@@ -1,1 +1,1 @@
-"""Jackpot in other trainers: one thin module for each, loaded by that trainer. Needs torch."""
+"""Jackpot in other trainers: one module for each, which that trainer loads; no formula of the paper."""

@@ -1,4 +1,4 @@
-"""The paper and related objectives on torch tensors, for any trainer. Needs torch.
+"""The paper and related objectives on torch tensors, for any trainer; no models and no files.
 
 `Corrector` and the three losses take a trainer's own layout, padded (B, T) or packed (n,). The
 modules beside them hold the same formulas as pure functions of flat tensors.

@@ -18,8 +18,9 @@ class TaskSection:
     """What every task answers; a type declares as fields those that can be chosen."""
 
     pool: int = 0
-    """Train on so many different prompts, the first that run.seed gives; 0: on all. What goes by
-    a prompt's history (rollout.allocation, rollout.pruning.prompt_rate) needs one."""
+    """Number of different prompts that are trained on, the first that run.seed gives; 0: no limit.
+    Settings that go by a prompt's history (rollout.allocation, rollout.pruning.prompt_rate) need a
+    pool."""
 
     @property
     def digit_synonyms(self) -> int:
@@ -49,9 +50,9 @@ class TaskSection:
 @dataclass(frozen=True)
 class _Numbers(TaskSection):
     digits_min: int = 8
-    """Fewest digits in a prompt; in each number for add and arithmetic."""
+    """Fewest digits in a prompt; for add and arithmetic, fewest digits in each number."""
     digits_max: int = 8
-    """Most digits."""
+    """Most digits in a prompt; for add and arithmetic, most digits in each number."""
 
 
 @dataclass(frozen=True)
@@ -64,11 +65,11 @@ class _InCharacters(_Numbers):
 @dataclass(frozen=True)
 class _InWords(TaskSection):
     instruction: str = ""
-    """Put after every prompt, on a line of its own."""
+    """Text that is put after every prompt, on a line of its own."""
     prompt_format: Literal["auto", "chat", "plain"] = "auto"
-    """auto: the tokenizer's chat template where it has one."""
+    """How a prompt becomes tokens. auto: by the tokenizer's chat template, if it has one."""
     system_prompt: str = ""
-    """Message of the system before every prompt that has none of its own (chat template)."""
+    """System message before every prompt that has none of its own; needs a chat template."""
     template_arguments: str = ""
     """Arguments of the chat template: "enable_thinking=false, effort=high". true and false, numbers
     and texts; a text with a comma stands in double quotes."""
@@ -77,7 +78,7 @@ class _InWords(TaskSection):
 @dataclass(frozen=True)
 class _FromRows(_InWords):
     bad_rows: Literal["refuse", "skip"] = "refuse"
-    """A bad row stops the run before it starts, or is skipped and counted."""
+    """What a bad row does: it stops the run before it starts, or it is skipped and counted."""
     prompt_tokens_max: int = 1024
     """Longer prompts are bad rows."""
 
@@ -120,7 +121,7 @@ class ProblemsTask(_FromRows):
     """A .jsonl or .parquet file, a hub dataset id, or gsm8k, math, deepscaler, dapo, math500, amc,
     aime24, aime25; a file with a preset's columns and answers: gsm8k:train.jsonl. Must be given."""
     split: str = ""
-    """Split of a hub dataset that is trained on; empty: a preset's only one, else train."""
+    """Split of a hub dataset from which training prompts come."""
     eval_source: str = ""
     """Held-out problems, one set or several: math500,aime24:FILE.jsonl, own=FILE.jsonl. Each set
     has its own mean@k and pass@k. Empty: an eighth of `source`, chosen by a hash of the prompt."""
@@ -149,9 +150,10 @@ class GymTask(_FromRows):
         "spell_backward",
         "simple_equations",
     ] = "chain_sum"
-    """Which generator; only those that are scored without running the answer."""
+    """Name of the generator; only generators that are scored without running the answer are
+    offered."""
     size: int = 10000
-    """Problems generated."""
+    """Number of problems that are generated."""
 
 
 TaskConfig = DigitTask | AddTask | ArithmeticTask | ProblemsTask | GymTask
@@ -211,7 +213,7 @@ class MathVerifyReward(RewardSection):
     characters_max: int = 4000
     """Only so many of the last characters of an answer are read."""
     workers: int = 2
-    """Processes, for each rank."""
+    """Number of processes that score, on each rank."""
 
 
 @dataclass(frozen=True)
@@ -219,10 +221,11 @@ class OwnReward(RewardSection):
     """A function of the user's, of finished and unfinished completions."""
 
     batched: bool = False
-    """Call it once for all completions of a step and rank: each argument is a list, and it returns
-    a list of rewards."""
+    """Whether it is called once for all completions of a step and rank: each argument is then a
+    list, and it returns a list of rewards."""
     on_error: Literal["zero", "stop"] = "zero"
-    """A reward that fails (exception, no finite number, time, memory) is 0, or stops the run."""
+    """What a reward that fails (exception, no finite number, time, memory) does: it counts as 0, or
+    it stops the run."""
 
     @property
     def name(self) -> str:
@@ -247,7 +250,7 @@ class FunctionReward(OwnReward):
     memory: int = 4096
     """MiB of address space of each worker, the function's own imports included; 0: no limit."""
     workers: int = 2
-    """Processes that call it, for each rank."""
+    """Number of processes that call it, on each rank."""
 
     @property
     def name(self) -> str:
@@ -262,7 +265,7 @@ class PythonReward(OwnReward):
     """What gives a completion's reward: a scorer, which compares a finished completion with the
     right answer, or a function of your own (docs/rewards.md)."""
     callable: str = ""
-    """Its name, which llm.train fills in."""
+    """Name of the callable, which llm.train fills in."""
 
     @property
     def name(self) -> str:
@@ -290,7 +293,7 @@ class ModelConfig:
     width: int = 64
     """Hidden size of a built model; must be a multiple of 16."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of weights and activations. A trained bfloat16 model keeps float32 master weights."""
+    """Type of weights and activations. A trained bfloat16 model keeps float32 master weights."""
 
     @property
     def lora_rank(self) -> int:
@@ -304,9 +307,10 @@ class ModelConfig:
 @dataclass(frozen=True)
 class TrainedModelConfig(ModelConfig):
     lora_rank: int = 0
-    """Train low-rank adapters of this rank on every linear layer (peft); 0: all weights."""
+    """Rank of the low-rank adapters that are trained on every linear layer (peft); 0: all weights
+    are trained, without adapters."""
     lora_alpha: float = 32.0
-    """Adapters are scaled by lora_alpha / lora_rank."""
+    """Scale of the adapters: they are multiplied by lora_alpha / lora_rank."""
 
 
 @dataclass(frozen=True)
@@ -377,12 +381,13 @@ class Distillation:
     type: Literal["forward", "reverse"] = "forward"
     """Distillation of the policy into the actor."""
     coef: float = 1.0
-    """Weight of this KL in the actor's loss. The paper gives none."""
+    """Weight of this KL in the actor's loss. The paper gives no value."""
     top_k: int = 0
-    """Distil on the policy's k likeliest tokens and one bucket for the rest; 0: full vocabulary."""
+    """Number of the policy's likeliest tokens that are distilled one by one, with one bucket for
+    the rest; 0: full vocabulary."""
     temperature: float = 1.0
-    """Further divides both models' logits in the distillation loss, which is scaled by its
-    square."""
+    """Temperature by which both models' logits are divided once more in this loss, which is
+    multiplied by its square."""
 
 
 Distill = NoDistillation | Distillation
@@ -423,7 +428,7 @@ class SeparateActor(_OtherModel, TrainedModelConfig, ActorSection):
     lr: float = 6e-4
     """Learning rate (AdamW, betas 0.9 and 0.95); optim.schedule and lr_warmup_steps apply."""
     ppo: bool = True
-    """Train it by PPO on its own rollouts (Eq. 6)."""
+    """Whether the actor is trained by PPO on its own rollouts (Eq. 6)."""
     clip_low: float = 0.2
     """Eq. 6 clips the actor's ratio below at 1 - clip_low; inf: no clip."""
     clip_high: float = 0.2
@@ -521,16 +526,17 @@ class PretrainConfig:
     batch_size: int = 128
     """Demonstrations per supervised step."""
     lr: float = 3e-3
-    """Highest learning rate of both (Adam); rises over 20 steps, then falls linearly to a tenth."""
+    """Highest learning rate of both models (Adam); it rises over 20 steps, then falls linearly to a
+    tenth."""
     policy_error: float = 0.15
     """Share of steps at which a demonstration for the policy goes wrong (and stays wrong)."""
     actor_error: float = 0.25
-    """The same for the actor: more errors make a weaker actor and a larger mismatch."""
+    """Share of such steps for the actor: more errors make a weaker actor and a larger mismatch."""
 
 
 @dataclass(frozen=True)
 class HfEngineConfig:
-    """transformers, in this process, the actor's own model."""
+    """transformers in this process, with the actor's own model."""
 
     type: Literal["hf"] = "hf"
     """What samples. Each rank has one, on its own device."""
@@ -538,8 +544,8 @@ class HfEngineConfig:
 
 @dataclass(frozen=True)
 class ProcessEngineConfig:
-    """The same in a process of its own with a copy of the model, which can work while this one
-    trains."""
+    """transformers in a process of its own with a copy of the model, which can sample while this
+    process trains."""
 
     type: Literal["process"] = "process"
     """What samples. Each rank has one, on its own device."""
@@ -625,8 +631,8 @@ class DraftedMode:
     lam: FixedDraftLam | StateDraftLam = field(default_factory=FixedDraftLam)
     """The threshold of acceptance."""
     reuse_logp: bool = True
-    """Take the log-probabilities of the policy's verification as p_ref, where its weights are
-    still the same: one forward pass less in each step."""
+    """Whether the log-probabilities of the policy's verification serve as p_ref while its weights
+    are the same: this saves one forward pass in each step."""
 
 
 ModeConfig = PlainMode | DraftedMode
@@ -678,7 +684,7 @@ class CobaAllocation(_ByPassRate):
     kappa: float = 11.0
     """alpha + beta of the Beta density over pass rates."""
     failure_steps: int = 1
-    """Steps whose mean failure rate moves alpha. The paper's number is not given."""
+    """Number of steps whose mean failure rate moves alpha. The paper does not give it."""
 
 
 AllocationConfig = UniformAllocation | VipAllocation | CobaAllocation
@@ -730,21 +736,22 @@ class HorvitzThompsonPruning:
 @dataclass(frozen=True)
 class RolloutConfig:
     prompts_per_step: int = 16
-    """Prompts per step. Rows of a file: all different, so at most as many as there are."""
+    """Prompts per step. Rows of a file are all different in a step, so there must be as many."""
     rollouts_per_prompt: int = 8
     """Completions per prompt: the group whose mean reward is the baseline."""
     temperature: float = 1.0
-    """Of the distribution sampled from, and of every log-probability trained on."""
+    """Temperature of the distribution that is sampled from, and of every log-probability that is
+    trained on."""
     top_k: int = 20
-    """Log-probabilities of q kept per position, those of its k likeliest tokens; at most as many as
-    the models have."""
+    """Number of log-probabilities of q that are kept per position, those of its k likeliest tokens;
+    at most as many as the models have."""
     max_new_tokens: int = 12
     """Longest completion, in tokens, end-of-sequence included."""
     max_staleness: int = 0
-    """The batch of step t is sampled from the weights after step t - 1 - max_staleness (at first
-    the initial ones), in every engine; 0: from the present ones. Above 0 batches are sampled ahead
-    of the updates, by an engine other than hf while these are made. Of a frozen actor, whose
-    weights are always the same, that time is all it changes."""
+    """Steps that sampling runs ahead of the updates: in every engine, the batch of step t is
+    sampled from the weights after step t - 1 - max_staleness (at first the initial ones); 0: from
+    the present ones. Above 0, an engine other than hf samples while updates are made. A frozen
+    actor always has the same weights, so for it only this time changes."""
     allocation: AllocationConfig = field(default_factory=UniformAllocation)
     """How many completions each prompt gets."""
     down_sampling: NoDownSampling | DownSampling = field(default_factory=NoDownSampling)
@@ -762,7 +769,8 @@ class RefTarget:
     """p_ref, the policy before the updates of its batch."""
 
     type: Literal["ref"] = "ref"
-    """p of the ratio p/q (Sec. 4.3). new needs updates_per_rollout > 1: both are the same at 1."""
+    """Target p of the ratio p/q (Sec. 4.3). new needs updates_per_rollout > 1, because at 1 both
+    are the same."""
 
 
 @dataclass(frozen=True)
@@ -770,9 +778,10 @@ class NewTarget:
     """p_new, the policy that is being updated."""
 
     type: Literal["new"] = "new"
-    """p of the ratio p/q (Sec. 4.3). new needs updates_per_rollout > 1: both are the same at 1."""
+    """Target p of the ratio p/q (Sec. 4.3). new needs updates_per_rollout > 1, because at 1 both
+    are the same."""
     c2: float = 3.0
-    """Cap on p_ref / p_new; inf: none. Not given in the paper."""
+    """Cap on p_ref / p_new; inf: no cap. The paper gives no value."""
 
 
 Target = RefTarget | NewTarget
@@ -815,7 +824,7 @@ class FixedLam:
     type: Literal["fixed"] = "fixed"
     """Where the OBRS threshold lam comes from."""
     value: float = 1.0
-    """lam. Not given in the paper."""
+    """Value of lam. The paper does not give it."""
 
 
 @dataclass(frozen=True)
@@ -859,7 +868,7 @@ Lam = FixedLam | StateLam | BatchLam | TrackedLam
 
 @dataclass(frozen=True)
 class RatioTail:
-    """One acceptance ratio for the tails of all states, smoothed over steps."""
+    """One acceptance ratio holds for the tails of all states, smoothed over steps."""
 
     type: Literal["ratio"] = "ratio"
     """What Z of a state takes for the tokens outside q's top k."""
@@ -867,22 +876,22 @@ class RatioTail:
 
 @dataclass(frozen=True)
 class LumpedTail:
-    """They count as one token."""
+    """The tail counts as one token."""
 
     type: Literal["lumped"] = "lumped"
     """What Z of a state takes for the tokens outside q's top k."""
     kappa: bool = False
-    """Calibrate Z per state by the batch's acceptance, as in the paper."""
+    """Whether Z per state is calibrated by the batch's acceptance, as in the paper."""
 
 
 @dataclass(frozen=True)
 class DroppedTail:
-    """They are left out, as in the paper."""
+    """The tail is left out, as in the paper."""
 
     type: Literal["dropped"] = "dropped"
     """What Z of a state takes for the tokens outside q's top k."""
     kappa: bool = False
-    """Calibrate Z per state by the batch's acceptance, as in the paper."""
+    """Whether Z per state is calibrated by the batch's acceptance, as in the paper."""
 
 
 Tail = RatioTail | LumpedTail | DroppedTail
@@ -926,14 +935,14 @@ class JackpotCorrection(_Corrected):
     lam: Lam = field(default_factory=FixedLam)
     """The OBRS threshold."""
     mask: Literal["bernoulli", "expected"] = "bernoulli"
-    """Draw the acceptance coin, or use its expectation."""
+    """Whether the acceptance coin is drawn (bernoulli), or its expectation is used (expected)."""
     scope: Literal["token", "prefix"] = "token"
-    """token: a rejected token alone is left out (the paper); prefix: all after it in its completion
-    too, so that a token counts only where all before it were accepted."""
+    """What a rejection concerns. token: the rejected token alone (the paper). prefix: all tokens
+    after it in its completion too, so that a token counts only if all before it were accepted."""
     z: Z = field(default_factory=StateZ)
     """The acceptance rate that the weight is multiplied by."""
     c1: float = 3.0
-    """Cap on the OBRS weight; inf: none. Not given in the paper."""
+    """Cap on the OBRS weight; inf: no cap. The paper gives no value."""
 
 
 CorrectionConfig = (
@@ -1000,9 +1009,11 @@ class PpoObjective(ObjectiveSection):
     type: Literal["ppo"] = "ppo"
     """What a token adds to the policy's loss beside its weight; docs/methods.md compares them."""
     clip_low: float = 0.2
-    """The ratio is clipped below at 1 - clip_low; inf: no clip. PPO's customary value."""
+    """The ratio is clipped below at 1 - clip_low; inf: no clip. The default is PPO's customary
+    value."""
     clip_high: float = 0.2
-    """The ratio is clipped above at 1 + clip_high; inf: no clip. PPO's customary value."""
+    """The ratio is clipped above at 1 + clip_high; inf: no clip. The default is PPO's customary
+    value."""
 
 
 @dataclass(frozen=True)
@@ -1027,9 +1038,11 @@ class GspoObjective(RatioObjective):
     type: Literal["gspo"] = "gspo"
     """What a token adds to the policy's loss beside its weight; docs/methods.md compares them."""
     clip_low: float = 3e-4
-    """The ratio is clipped below at 1 - clip_low; inf: no clip. The paper's value."""
+    """The ratio is clipped below at 1 - clip_low; inf: no clip. The default is the paper's value.
+    """
     clip_high: float = 4e-4
-    """The ratio is clipped above at 1 + clip_high; inf: no clip. The paper's value."""
+    """The ratio is clipped above at 1 + clip_high; inf: no clip. The default is the paper's value.
+    """
 
 
 @dataclass(frozen=True)
@@ -1091,9 +1104,9 @@ class MinproObjective(ObjectiveSection):
     type: Literal["minpro"] = "minpro"
     """What a token adds to the policy's loss beside its weight; docs/methods.md compares them."""
     clip_low: float = 0.2
-    """rho m is clipped below at 1 - clip_low; inf: no lower bound. Not given in the paper."""
+    """rho m is clipped below at 1 - clip_low; inf: no lower bound. The paper gives no value."""
     clip_high: float = 0.2
-    """rho m is clipped above at 1 + clip_high; inf: no upper bound. Not given in the paper."""
+    """rho m is clipped above at 1 + clip_high; inf: no upper bound. The paper gives no value."""
 
 
 @dataclass(frozen=True)
@@ -1104,12 +1117,12 @@ class BapoObjective(RatioObjective):
     type: Literal["bapo"] = "bapo"
     """What a token adds to the policy's loss beside its weight; docs/methods.md compares them."""
     share: float = 0.4
-    """Wanted share of the tokens of positive advantage. The paper's value."""
+    """Wanted share of the tokens of positive advantage. The default is the paper's value."""
     accounting: Literal["value", "grad", "literal"] = "value"
     """What a token contributes. value: |min(r A, clip(r) A)|; grad: |r A| where its gradient is not
     clipped; literal: as value, but negative tokens subtract, as the paper's formula is printed."""
     low_min: float = 0.6
-    """First lower bound of the ratio. The paper's value, as the others."""
+    """First lower bound of the ratio. The defaults of the bounds are the paper's values."""
     low_max: float = 0.9
     """Last lower bound."""
     low_step: float = 0.02
@@ -1130,12 +1143,13 @@ class M2poObjective(ObjectiveSection):
     type: Literal["m2po"] = "m2po"
     """What a token adds to the policy's loss beside its weight; docs/methods.md compares them."""
     tau: float = 0.04
-    """Largest second moment of log rho. The paper's value."""
+    """Largest second moment of log rho. The default is the paper's value."""
 
 
 @dataclass(frozen=True)
 class WholeCompletionObjective:
-    """Of whole completions, with the initial policy, p_pre, in its loss; no advantage."""
+    """An objective of whole completions, with the initial policy, p_pre, in its loss; it has no
+    advantage."""
 
     @property
     def sequence_mask(self) -> SequenceMask:
@@ -1159,13 +1173,13 @@ class AStarPoObjective(WholeCompletionObjective):
     type: Literal["a_star_po"] = "a_star_po"
     """What a token adds to the policy's loss beside its weight; docs/methods.md compares them."""
     beta: float = 1e-3
-    """Of the regression. The authors' value."""
+    """Beta of the regression. The default is the authors' value."""
     value_beta: float = 0.5
-    """Of V* = beta log mean exp(reward / beta) over completions of p_pre; 0: their mean. The
-    authors' value. Only where it is beta too can the loss be 0."""
+    """Beta of V* = beta log mean exp(reward / beta) over completions of p_pre; 0: their mean. The
+    default is the authors' value. The loss can reach 0 only if value_beta is beta."""
     value_rollouts: int = 8
-    """Completions of p_pre for each prompt's V*, sampled when the prompt comes first. The authors'
-    value."""
+    """Completions of p_pre for each prompt's V*, sampled when the prompt first comes. The default
+    is the authors' value."""
 
 
 @dataclass(frozen=True)
@@ -1173,8 +1187,8 @@ class NoBaseline:
     """b = 0."""
 
     type: Literal["none"] = "none"
-    """b. neg: the softmax with -reward, the paper's; mean: equal weights; self: the softmax of
-    log(p_new / p_inf); none: 0."""
+    """Baseline b. neg: the softmax with -reward, as in the paper; mean: equal weights; self: the
+    softmax of log(p_new / p_inf); none: 0."""
 
 
 @dataclass(frozen=True)
@@ -1182,10 +1196,10 @@ class Baseline:
     """s b is subtracted from each weight."""
 
     type: Literal["neg", "mean", "self"] = "neg"
-    """b. neg: the softmax with -reward, the paper's; mean: equal weights; self: the softmax of
-    log(p_new / p_inf); none: 0."""
+    """Baseline b. neg: the softmax with -reward, as in the paper; mean: equal weights; self: the
+    softmax of log(p_new / p_inf); none: 0."""
     coef: float = 1.0
-    """s. The paper's value."""
+    """Factor s of the baseline. The default is the paper's value."""
 
 
 @dataclass(frozen=True)
@@ -1197,9 +1211,9 @@ class DmpoObjective(WholeCompletionObjective):
     type: Literal["dmpo"] = "dmpo"
     """What a token adds to the policy's loss beside its weight; docs/methods.md compares them."""
     alpha: float = 0.04
-    """Temperature of the rewards. The paper's value."""
+    """Temperature of the rewards. The default is the paper's value."""
     baseline: NoBaseline | Baseline = field(default_factory=Baseline)
-    """s b, which is subtracted from the weights."""
+    """Term s b, which is subtracted from the weights."""
     ess_min: float = 0.0
     """Least effective number of weights, as a share of the prompt's completions: both softmaxes are
     tempered until it is reached; 0: never. The authors' code has .7 and .8."""
@@ -1215,15 +1229,16 @@ class AlphaDpoObjective(WholeCompletionObjective):
     type: Literal["alpha_dpo"] = "alpha_dpo"
     """What a token adds to the policy's loss beside its weight; docs/methods.md compares them."""
     beta: float = 2.5
-    """Of the margin, as all defaults the authors' for Llama 3."""
+    """Beta of the margin. All defaults here are the authors' for Llama 3."""
     gamma_beta_ratio: float = 0.6
-    """gamma / beta, the margin that every pair should have."""
+    """Quotient gamma / beta: the margin that every pair should have."""
     alpha: float = 0.2
     """How far z moves that margin; 0: SimPO."""
     decay: float = 0.9
-    """Of the moving mean and standard deviation in z, per update, where alpha is above 0."""
+    """Decay, per update, of the moving mean and standard deviation in z."""
     bias_correction: bool = False
-    """Whether the first updates' are corrected for starting at 0; the authors' code does not."""
+    """Whether the first updates' mean and deviation are corrected for starting at 0; the authors'
+    code does not do this."""
 
 
 ObjectiveConfig = (
@@ -1243,16 +1258,17 @@ ObjectiveConfig = (
 @dataclass(frozen=True)
 class LossConfig:
     advantage: Literal["grpo", "dr_grpo", "rloo"] = "grpo"
-    """grpo: reward minus group mean, over the group's standard deviation; dr_grpo: not divided;
-    rloo: reward minus the mean of the group's others."""
+    """Advantage of a completion. grpo: reward minus group mean, over the group's standard
+    deviation; dr_grpo: the same, not divided; rloo: reward minus the mean of the group's others."""
     updates_per_rollout: int = 1
     """Optimiser steps per rollout batch, each on its share of the sequences."""
     denominator: Literal["proposed", "accepted", "sequence"] = "proposed"
-    """Policy loss per proposed token; per accepted one (jackpot); or the mean over sequences of
-    each one's mean over its proposed tokens."""
+    """What the policy's loss is divided by. proposed: the sampled tokens; accepted: the accepted
+    ones (jackpot); sequence: it is the mean over sequences of each one's mean over its sampled
+    tokens."""
     initial_kl_coef: float = 0.0
-    """Weight of KL(policy || initial policy) in the policy's loss; the initial policy is a
-    frozen copy of the policy at the start. 0: none, and no copy in memory."""
+    """Weight of KL(policy || initial policy) in the policy's loss; the initial policy is a frozen
+    copy of the policy at the start. 0: no such term, and no copy in memory."""
 
 
 @dataclass(frozen=True)
@@ -1272,12 +1288,12 @@ class KLControl:
     kl_target: float = 0.05
     """Wanted KL(policy || actor), nats per token."""
     distill: bool = True
-    """Drive actor.distill.coef."""
+    """Whether actor.distill.coef is driven."""
     actor_lr: bool = False
-    """Drive the actor's learning rate."""
+    """Whether the actor's learning rate is driven."""
     policy_lr: bool = False
-    """Drive the policy's learning rate the other way, never above its own: while the measured KL is
-    too high the policy waits for its actor."""
+    """Whether the policy's learning rate is driven the other way, never above its own: while the
+    measured KL is too high the policy waits for its actor."""
     gain: float = 0.1
     """Change of the logarithm per step, per unit of log(KL / kl_target), which counts as at most 1
     either way."""
@@ -1324,12 +1340,12 @@ class OptimConfig:
     policy_lr: float = 2e-4
     """Learning rate of the policy (AdamW, betas 0.9 and 0.95)."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """Of both learning rates after lr_warmup_steps: to 0 just after the last step, unless
-    constant."""
+    """How both learning rates go on after lr_warmup_steps: they stay (constant), or fall to 0 just
+    after the last step."""
     lr_warmup_steps: int = 0
     """Steps over which both learning rates rise, linearly."""
     weight_decay: float = 0.0
-    """AdamW's, of both models."""
+    """Weight decay of AdamW, for both models."""
     grad_clip: float = 1.0
     """Largest norm of each model's gradient."""
     head: Literal["auto", "chunked", "dense"] = "auto"
@@ -1356,9 +1372,9 @@ class LowerAction:
     type: Literal["lower"] = "lower"
     """What an alarm does."""
     factor: float = 0.5
-    """Learning rates are multiplied by this."""
+    """Factor that multiplies the learning rates."""
     lowerings_max: int = 3
-    """So many times; the next alarm stops the run."""
+    """Number of lowerings after which the next alarm stops the run."""
 
 
 ActionConfig = StopAction | LowerAction
@@ -1367,13 +1383,14 @@ ActionConfig = StopAction | LowerAction
 @dataclass(frozen=True)
 class AlarmConfig:
     kl_max: float = math.inf
-    """Alarm above this KL(q, p) per token, estimated from the step's ratios (kl_inf_target_k3)."""
+    """KL(q, p) per token above which there is an alarm, estimated from the step's ratios
+    (kl_inf_target_k3)."""
     ratio_max: float = math.inf
-    """Alarm above this p/q of a single token."""
+    """Ratio p/q of a single token above which there is an alarm."""
     accept_min: float = 0.0
-    """Alarm below this share of accepted tokens (correction.type = jackpot)."""
+    """Share of accepted tokens below which there is an alarm (correction.type = jackpot)."""
     entropy_min: float = 0.0
-    """Alarm below this entropy of the policy, nats per token."""
+    """Entropy of the policy, in nats per token, below which there is an alarm."""
     patience: int = 1
     """Steps in a row beyond a limit before the alarm."""
     action: ActionConfig = field(default_factory=StopAction)
@@ -1387,13 +1404,13 @@ class RunConfig:
     """Where everything of this run is written; an interrupted run there goes on. A start without it
     says which folder it takes."""
     steps: int = 300
-    """Rollout batches."""
+    """Number of steps: batches of completions with their updates."""
     seed: int = 0
-    """Of every random stream."""
+    """Seed of every random stream."""
     eval_every: int = 10
     """Steps between evaluations; the first is before training, the last after it."""
     eval_updates: int = 0
-    """Also the policy's pass rate after every so many optimiser steps within a step
+    """Optimiser steps within a step after which the policy's pass rate is also measured
     (updates_per_rollout > 1); 0: never."""
     eval_prompts: int = 384
     """Held-out prompts per evaluation, of each set of task.eval_source."""
@@ -1402,32 +1419,34 @@ class RunConfig:
     checkpoint_every: int = 50
     """Steps between checkpoints; the last step always has one."""
     stop_seconds: float = 5.0
-    """After a signal (TERM, INT, HUP, USR1) the step in progress may take so long. Then it is
-    dropped: while it samples the run is saved as it was before, and once its updates have begun the
-    run goes on from its last checkpoint. Raise it where a step takes longer and whoever sends the
-    signal waits longer. A second Ctrl-C ends the run at once."""
+    """Time that the step in progress may take after a signal (TERM, INT, HUP, USR1). A step that
+    takes longer is dropped: while it samples, the run is saved as it was before; once its updates
+    have begun, the run goes on from its last checkpoint. Raise it if a step takes longer and
+    whoever sends the signal waits longer."""
     checkpoints_kept: int = 2
-    """Newest checkpoints kept."""
+    """Number of newest checkpoints that are kept."""
     keep_best: bool = True
-    """Also keep the checkpoint of the best evaluation, in checkpoints/best."""
+    """Whether the checkpoint of the best evaluation is kept too, in checkpoints/best."""
     samples_kept: int = 4
     """Completions kept with every evaluation, token by token, for the report."""
     self_test_max: float = 0.0
-    """Largest |log p_inf - log p_ref| of a token allowed before training, both by the same model;
-    0: 1e-3 in float32; in bfloat16 2, with a mean of at most 0.1 and the likeliest tokens'
-    log-probabilities in proportion to 3 % (a wrong temperature is a factor)."""
+    """Largest |log p_inf - log p_ref| of a token that the self-test before training allows, both by
+    the same model. 0: in float32 1e-3; in bfloat16 2, with a mean of at most 0.1 and with the
+    likeliest tokens' log-probabilities in proportion to 3 % (a wrong temperature is a factor)."""
     tracker: Literal["none", "tensorboard", "wandb", "trackio"] = "none"
-    """Also send metrics there; metrics.jsonl is written always."""
+    """Program to which metrics are sent too; metrics.jsonl is always written."""
     device: str = "auto"
-    """auto: cuda where there is one, else cpu."""
+    """Device of the models. auto: cuda if there is one, else cpu."""
     threads: int = 1
-    """Torch threads, of each process; at most the cores that it may use."""
+    """Torch threads of each process."""
     sharding: Literal["none", "fsdp"] = "none"
-    """Under torchrun. none: every rank holds the trained models and their optimisers; fsdp: these
-    are spread over the ranks, of which there must be several, and a whole copy of each model's
-    weights samples. A run may go on with another choice and another number of ranks."""
+    """How models lie on the ranks of torchrun. none: every rank holds the trained models and their
+    optimisers. fsdp: these are spread over the ranks, of which there must be several, and a whole
+    copy of each model's weights samples. A run may go on with another choice and another number of
+    ranks."""
     activation_checkpointing: bool = False
-    """Compute each layer again in the backward pass rather than keep its activations."""
+    """Whether each layer is computed again in the backward pass, in place of keeping its
+    activations."""
 
 
 DIGIT_SYNONYMS_MAX = 2000  # of each digit: 19,990 characters of the block
