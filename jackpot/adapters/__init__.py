@@ -1,1 +1,1 @@
-"""Jackpot in other trainers: one module for each, which that trainer loads; no formula of the paper."""
+"""Jackpot in other trainers: one module for each, loaded by it; no formula of the paper."""
