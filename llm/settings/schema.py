@@ -121,7 +121,8 @@ class ProblemsTask(_FromRows):
     """A .jsonl or .parquet file, a hub dataset id, or gsm8k, math, deepscaler, dapo, math500, amc,
     aime24, aime25; a file with a preset's columns and answers: gsm8k:train.jsonl. Must be given."""
     split: str = ""
-    """Split of a hub dataset from which training prompts come."""
+    """Split of a hub dataset from which training prompts come; empty: a preset's only one, else
+    train."""
     eval_source: str = ""
     """Held-out problems, one set or several: math500,aime24:FILE.jsonl, own=FILE.jsonl. Each set
     has its own mean@k and pass@k. Empty: an eighth of `source`, chosen by a hash of the prompt."""
@@ -189,7 +190,7 @@ class EndingReward(RewardSection):
     """What gives a completion's reward: a scorer, which compares a finished completion with the
     right answer, or a function of your own (docs/rewards.md)."""
     characters: int = 2
-    """How many of the last characters must be the answer's."""
+    """Number of last characters that must be the answer's."""
 
 
 @dataclass(frozen=True)
@@ -1422,7 +1423,7 @@ class RunConfig:
     """Time that the step in progress may take after a signal (TERM, INT, HUP, USR1). A step that
     takes longer is dropped: while it samples, the run is saved as it was before; once its updates
     have begun, the run goes on from its last checkpoint. Raise it if a step takes longer and
-    whoever sends the signal waits longer."""
+    whoever sends the signal waits longer. A second Ctrl-C ends the run at once."""
     checkpoints_kept: int = 2
     """Number of newest checkpoints that are kept."""
     keep_best: bool = True
@@ -1438,7 +1439,7 @@ class RunConfig:
     device: str = "auto"
     """Device of the models. auto: cuda if there is one, else cpu."""
     threads: int = 1
-    """Torch threads of each process."""
+    """Torch threads of each process; at most the cores that it may use."""
     sharding: Literal["none", "fsdp"] = "none"
     """How models lie on the ranks of torchrun. none: every rank holds the trained models and their
     optimisers. fsdp: these are spread over the ranks, of which there must be several, and a whole
