@@ -5,6 +5,7 @@ VLLM := .venv-vllm
 TRL := .venv-trl
 VERL := .venv-verl
 DIST := .venv-dist
+DOCS := .venv-docs
 VERL_NEEDS := torch==2.13.0 transformers==5.24.0 'numpy>=2.1' packaging array-api-compat pytest hypothesis ray==2.60.0 tensordict==0.10.0 omegaconf==2.3.1 codetiming==1.4.0 datasets==5.2.0 pillow hydra-core==1.3.8 torchdata==0.11.0 peft==0.21.2
 VLLM_NEEDS := 'numpy>=2.1' array-api-compat matplotlib peft pytest hypothesis
 RUN := OMP_NUM_THREADS=1 $(VENV)/bin/python
@@ -13,7 +14,7 @@ PYTEST := $(RUN) -m pytest -n logical --maxprocesses 8 --dist loadfile --no-load
 DEMO := $(VENV)/bin/python -m llm train llm/configs/demo.toml
 DEMO_PARTS := demo-jackpot demo-none demo-tis_distill demo-fig2 demo-core
 
-.PHONY: help install demo $(DEMO_PARTS) test test-slow test-vllm test-trl test-verl check dist format bench bench-trl clean
+.PHONY: help install demo $(DEMO_PARTS) test test-slow test-vllm test-trl test-verl check dist docs format bench bench-trl clean
 
 help:
 	@echo "make demo       check the core, train a policy on a smaller actor's completions, draw pictures (3 minutes)"
@@ -25,6 +26,7 @@ help:
 	@echo "make test-verl  compute our loss through verl's own loss path, in its own environment (2 GB)"
 	@echo "make check      check style, format and types, and run the tests; do this before every push"
 	@echo "make dist       build wheel and sdist, check them, and install the wheel alone in an environment of its own"
+	@echo "make docs       build the documentation as a site in build/docs, in an environment of its own (100 MB)"
 	@echo "make bench      run the benchmarks (8 minutes)"
 	@echo "make bench-trl  compare our trainer with TRL's, in its own environment (1.6 GB, more with CUDA's libraries)"
 	@echo "make format     repair what the linter can repair, and format the code"
@@ -101,6 +103,17 @@ dist:
 	cd dist && ../$(DIST)/bin/python -c 'import sys, jackpot as j; assert "torch" not in sys.modules and ".venv-dist" in j.__file__'
 	cd dist && ../$(DIST)/bin/mypy --config-file= --warn-unused-ignores --cache-dir=/dev/null typed_consumer.py
 
+# Strict: a broken link or a missing reference fails.
+$(DOCS)/.installed: docs/site/constraints.txt
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/pip install --quiet --disable-pip-version-check --constraint docs/site/constraints.txt sphinx myst-parser furo
+	@touch $@
+
+docs: $(DOCS)/.installed
+	rm -rf build/docs
+	$(DOCS)/bin/sphinx-build -q -W --keep-going -n -c docs/site -d build/doctrees . build/docs
+	@echo "open build/docs/docs/index.html"
+
 format: install
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
@@ -131,4 +144,4 @@ bench-trl: $(TRL)/.installed
 	$(TRL)/bin/python benchmarks/beside_trl.py --json benchmarks/out/beside_trl.json
 
 clean:
-	rm -rf $(VENV) $(VLLM) $(TRL) $(VERL) $(DIST) build dist *.egg-info
+	rm -rf $(VENV) $(VLLM) $(TRL) $(VERL) $(DIST) $(DOCS) build dist *.egg-info
