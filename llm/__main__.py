@@ -112,6 +112,10 @@ def _run() -> int:
     open_standard_streams()
     results, progress = SteadyStream(sys.stdout), SteadyStream(sys.stderr, drop=True)
     sys.stdout, sys.stderr = results, progress
+    try:
+        os.getcwd()
+    except OSError as e:  # libraries would end without a word of it
+        return _fail(f"the working directory cannot be used ({e.strerror}): change to another")
     code = main(sys.argv[1:])
     for number in NUMBERS:  # from here on a signal ends what is done as it was to end
         if signal.getsignal(number) != signal.SIG_IGN:

@@ -23,6 +23,11 @@ class ConfigError(ValueError):
     """A setting that is out of bounds, unknown, or without effect."""
 
 
+class Interruption(BaseException):
+    """What is done has to end now, by no fault of its own: code that counts failures lets it
+    through."""
+
+
 def kind_of(value: object) -> str:
     """What a value read from a file is, with its article, for a message: "an int", "null"."""
     if value is None:

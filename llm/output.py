@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import json
 import os
 import select
@@ -28,6 +29,8 @@ class SteadyStream:
 
     def __init__(self, stream: TextIO, *, drop: bool = False) -> None:
         self._stream, self._drop = stream, drop
+        if isinstance(stream, io.TextIOWrapper):  # a name that its encoding lacks ends nothing
+            stream.reconfigure(errors="backslashreplace")
         self.error: OSError | None = None
 
     def write(self, text: str) -> int:

@@ -6,6 +6,8 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,6 +45,8 @@ def pretrained(cfg: Config, role: str, run_folder: Path) -> str:
         ConfigError: a damaged or edited folder: it does not hold what its name says.
     """
     folder = kept_in(cfg, role, run_folder)
+    if is_kept(cfg, role, run_folder):  # perhaps in a folder of somebody else's
+        return _pretrained(cfg, role, folder)
     with _alone_in(folder):
         return _pretrained(cfg, role, folder)
 
@@ -64,9 +68,18 @@ def is_kept(cfg: Config, role: str, run_folder: Path) -> bool:
 def _alone_in(folder: Path) -> Iterator[None]:
     """Waits while another run pretrains here; a lock of the kernel's, gone when its holder is."""
     folder.mkdir(parents=True, exist_ok=True)
-    with open_here(folder / ".lock", "a") as file:
+    with open_here(folder / ".lock", "a+") as file:
         with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.lockf(file, fcntl.LOCK_EX)
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                holder = file.read(20).strip() or "?"
+                sys.stderr.write(f"{folder}: process {holder} pretrains there, waiting for it\n")
+                fcntl.lockf(file, fcntl.LOCK_EX)
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
         yield
 
 

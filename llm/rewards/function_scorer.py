@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from llm.errors import Interruption
 from llm.settings.schema import FunctionReward, OwnReward
 
 from .function_pool import FunctionPool, Reply, RewardError
@@ -183,8 +184,11 @@ def callable_name(function: Callable[..., Any]) -> str:
 
 
 def _called(function: Callable[..., Any], given: dict[str, Any], count: int | None) -> Reply:
-    """A call in this process: exceptions and sys.exit are failures, an interrupt is not."""
+    """A call in this process: whatever it raises is a failure, panics of libraries in Rust and
+    sys.exit too, which are no Exception. An interrupt is not."""
     try:
         return Reply("rewards", call_function(function, given, count))
-    except (Exception, SystemExit) as e:
+    except (KeyboardInterrupt, Interruption):
+        raise
+    except BaseException as e:
         return Reply("failed", [], described(e))

@@ -153,11 +153,19 @@ def parameters(function: Callable[..., Any]) -> tuple[list[str] | None, list[str
     """Names of the arguments that a function takes, and of those that it needs.
 
     The first is None for a function that takes any (`**columns`). None where Python cannot tell.
+
+    Raises:
+        ValueError: every call would fail: it needs an argument without its name, or is async.
     """
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        raise ValueError("it is async, and a plain function is wanted: call asyncio.run in it")
     try:
         arguments = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):
         return None
+    for p in arguments:
+        if p.kind is p.POSITIONAL_ONLY and p.default is p.empty:
+            raise ValueError(f"it takes {p.name!r} by position only, and is called by names")
     named = [p for p in arguments if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     takes_any = any(p.kind is p.VAR_KEYWORD for p in arguments)
     needed = [p.name for p in named if p.default is p.empty]

@@ -23,7 +23,7 @@ def check_first(cfg: Settings) -> None:
         ConfigError: naming the setting, what was found, and what to do.
     """
     check_folder(Path(cfg.run.folder), "--run.folder")
-    if cfg.pretrain.folder:
+    if cfg.pretrain.folder and not Path(cfg.pretrain.folder).is_dir():  # else it may be complete
         check_folder(Path(cfg.pretrain.folder), "--pretrain.folder")
     check_reward_function(cfg.reward)
     check_packages(cfg)

@@ -58,7 +58,7 @@ def prepare(cfg: Config) -> Path:
         _refuse_links(folder)
         probe = folder / ".writable"
         probe.write_bytes(b"0" * 65536)
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # another start may have removed it
         _lock(folder)
     except OSError as e:
         release(folder)

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
+from llm.errors import Interruption
 from llm.wakeup_pipe import WakeupPipe
 
 # Batch systems say that the time is up by TERM or USR1, a closed terminal by HUP. Each means: save.
@@ -33,7 +34,7 @@ class Stopped(Exception):
         self.exit_code, self.saved = exit_code, saved
 
 
-class Overdue(BaseException):
+class Overdue(Interruption):
     """Raised in the main thread: a signal has to be answered now, wherever the run is."""
 
     def __init__(self, exit_code: int) -> None:

@@ -87,7 +87,8 @@ def open_problems(cfg: ProblemsTask, tokenizer: Any, reward: RewardConfig) -> Ro
     else:
         train = [p for p in rows if not is_held_out(p.prompt)]
         held[HELD_OUT] = [p for p in rows if is_held_out(p.prompt)]
-        remedy = f"it has only {len(rows)} problems: give --task.eval_source"
+        count = f"{len(rows)} problem" + "s" * (len(rows) != 1)
+        remedy = f"it has only {count}: give --task.eval_source"
     if not train or not all(held.values()):
         kind = "held-out" if train else "training"
         raise ConfigError(f"--task.source {cfg.source} leaves no {kind} problem: {remedy}")

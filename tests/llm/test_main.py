@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from llm import settings
+from llm import __main__, settings
 from llm.__main__ import main
 
 llm: Any = importlib.import_module("llm")  # it finds its names when they are asked for
@@ -32,6 +32,16 @@ def test_unknown_commands_and_missing_runs_say_what_there_is(capsys, tmp_path):
     assert "there are: train, doctor, plan, eval, report, compare, fetch" in capsys.readouterr().err
     assert main(["eval", str(tmp_path)]) == 2
     assert "holds no config.toml" in capsys.readouterr().err
+
+
+def test_a_working_directory_that_is_gone_is_said(tmp_path, monkeypatch, capsys):
+    """torch would end the process without a word of it."""
+    for stream in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, stream, getattr(sys, stream))
+    monkeypatch.chdir(tmp_path)
+    tmp_path.rmdir()
+    assert __main__._run() == 2
+    assert "working directory cannot be used (No such file" in capsys.readouterr().err
 
 
 def test_dry_run_prints_the_resolved_configuration_and_writes_nothing(tmp_path, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import subprocess
 import sys
@@ -48,6 +49,13 @@ def test_a_full_disk_is_said():
         steady = SteadyStream(full)
         steady.write("lost\n")
         assert "cannot write to /dev/full: No space left" in steady.failed()
+
+
+def test_what_an_encoding_lacks_is_escaped():
+    raw = io.BytesIO()
+    steady = SteadyStream(io.TextIOWrapper(raw, encoding="ascii", write_through=True))
+    steady.write("r\u00e9sum\u00e9\n")
+    assert raw.getvalue() == b"r\\xe9sum\\xe9\n"
 
 
 def test_progress_is_left_out_where_nobody_reads_it(pipe, monkeypatch):

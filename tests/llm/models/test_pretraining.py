@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import json
+import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -84,6 +88,35 @@ def test_a_pretraining_whose_recipe_is_not_that_of_its_name_is_refused(tmp_path,
     file.write_text(whole.replace('"pretrain.policy_error": 0.15', edited))
     with pytest.raises(ConfigError, match=match):
         roles.open_policy(cfg, tmp_path)
+
+
+def test_a_run_that_waits_for_the_pretraining_of_another_says_so(tmp_path, monkeypatch, capsys):
+    """POSIX locks are of processes, so this one cannot hold it against itself."""
+    asked: list[int] = []
+
+    def held(file: object, how: int) -> None:
+        asked.append(how)
+        if how & fcntl.LOCK_NB:
+            raise BlockingIOError
+
+    (tmp_path / ".lock").write_text("123\n")
+    monkeypatch.setattr(fcntl, "lockf", held)
+    with pretraining._alone_in(tmp_path):
+        assert (tmp_path / ".lock").read_text() == f"{os.getpid()}\n"
+    assert asked == [fcntl.LOCK_EX | fcntl.LOCK_NB, fcntl.LOCK_EX]
+    assert "process 123 pretrains there, waiting for it" in capsys.readouterr().err
+
+
+def test_a_complete_pretraining_is_read_from_a_folder_that_takes_no_files(tmp_path, monkeypatch):
+    """As that of somebody else on a read-only disk."""
+    cfg = settings("--pretrain.folder", str(tmp_path), "--pretrain.policy-steps", "0")
+    model = roles.open_policy(cfg, tmp_path)
+
+    def refused(path: Path, mode: str) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr(pretraining, "open_here", refused)
+    assert same(model, roles.open_policy(cfg, tmp_path))
 
 
 def test_demonstrations_show_prompt_answer_and_end_and_mark_the_answer():

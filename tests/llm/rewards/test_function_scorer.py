@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
@@ -14,6 +15,7 @@ import pytest
 from optional import not_none
 from toy_tokenizers import Unicode
 
+from llm.errors import Interruption
 from llm.rewards import function_pool
 from llm.rewards.function_pool import RewardError
 from llm.rewards.function_scorer import FunctionScorer, arguments, source_digest
@@ -284,6 +286,32 @@ def test_a_callable_is_called_in_this_process_and_an_interrupt_goes_through(caps
     assert score(leaves, "x") == [0.0] and leaves.counts()["score_errors"] == 1
 
 
+class Panic(BaseException):
+    """As PyO3 raises where a library in Rust panics."""
+
+
+@pytest.mark.parametrize(("raised", "passes"), [(Panic, False), (Interruption, True)])
+def test_what_a_callable_raises_is_its_failure_unless_it_is_told_to_end(raised, passes):
+    def mine(**columns):
+        raise raised
+
+    scorer = FunctionScorer(PythonReward(), Unicode(), mine)
+    with pytest.raises(raised) if passes else contextlib.nullcontext():
+        assert score(scorer, "x") == [0.0] and scorer.counts()["score_errors"] == 1
+
+
+def test_a_callable_of_which_every_call_would_fail_is_refused_before_the_first():
+    async def later(completion):
+        return 1.0
+
+    def by_position(completion, /):
+        return 1.0
+
+    for function, said in ((later, "it is async"), (by_position, "'completion' by position only")):
+        with pytest.raises(ValueError, match=said):
+            FunctionScorer(PythonReward(), Unicode(), function)
+
+
 def test_the_identity_holds_the_digest_of_the_source(scorer, file):
     import hashlib
 
@@ -297,6 +325,7 @@ def test_the_identity_holds_the_digest_of_the_source(scorer, file):
     [
         ("", "reward", r"no function 'reward'; its functions: none"),
         ("def reward(:\n", "reward", "SyntaxError"),
+        ("async def reward(completion): return 1.0\n", "reward", "it is async"),
         ("import nowhere_to_be_found\n", "reward", "ModuleNotFoundError"),
         ("raise SystemExit(7)\n", "reward", "SystemExit: 7"),
         ("import os; os._exit(7)\n", "reward", "exit code 7"),

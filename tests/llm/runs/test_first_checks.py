@@ -57,6 +57,13 @@ def test_more_threads_than_cores_are_refused_with_the_number_found(monkeypatch):
         check_first(settings.load([], ["--run.threads", "4"]))
 
 
+def test_a_folder_of_pretrained_models_need_not_be_writable(here, monkeypatch):
+    """It may hold them; where it does not, their pretraining says so."""
+    (here / "models").mkdir()
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "models")
+    check_first(settings.load([], ["--run.folder", "run", "--pretrain.folder", "models"]))
+
+
 def test_what_can_work_passes_and_nothing_is_executed_or_made(here):
     (here / "mine.py").write_text("raise SystemExit\n")
     for flags in ("", "--reward.function mine.py:f", "--reward.function json:loads",

@@ -252,3 +252,18 @@ def test_a_change_of_the_evaluation_is_kept_over_starts_and_other_changes_are_no
     for damaged in ("[", "3", '[{"evaluation_changed": 3}]'):
         (tmp_path / "provenance.json").write_text(damaged)
         assert run_folder.evaluation_changes(tmp_path) == {}
+
+
+def test_a_start_whose_probe_another_start_removed_goes_on(tmp_path, monkeypatch):
+    """Two at the same time: the lock decides, not the probe."""
+    original = Path.write_bytes
+
+    def removed(path: Path, data: bytes) -> int:
+        written = original(path, data)
+        if path.name == ".writable":
+            path.unlink()
+        return written
+
+    monkeypatch.setattr(Path, "write_bytes", removed)
+    with run_folder.prepared(settings.load([], ["--run.folder", str(tmp_path)])) as folder:
+        assert (folder / "provenance.json").exists()
