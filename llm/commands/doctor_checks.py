@@ -286,8 +286,8 @@ def _self_test(setup: TrainContext) -> tuple[dict[str, Any], list[Line]]:
     difference = self_test.self_test(setup)
     text = (
         f"log p_inf and log p_ref differ by at most {difference['max']:.2g} nats on "
-        f"{difference['tokens']} tokens, by {difference['length']:.2g} between passes of two "
-        f"lengths, allowed {difference['tolerance']:g}"
+        f"{difference['tokens']} tokens, by {difference['passes']:.2g} between passes of other "
+        f"lengths, with padding and with a cache, allowed {difference['tolerance']:g}"
     )
     return difference, [Line("self-test", OK, text)]
 

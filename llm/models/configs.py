@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 LAYERS_MAX = 1000  # the deepest published language models have fewer than 200
+_LIMITS = ("max_position_embeddings", "max_seq_len", "max_target_positions")  # of positions
 _ROPE_PAIRS = (("short_factor", "long_factor"), ("short_mscale", "long_mscale"))
 
 
@@ -21,7 +22,8 @@ def text_of(config: Any) -> Any:
 
 def positions_in(config: Any) -> int | None:
     """Tokens that a sequence may have; None where the config sets no limit."""
-    return getattr(text_of(config), "max_position_embeddings", None)
+    limits = (getattr(text_of(config), name, None) for name in _LIMITS)
+    return next((limit for limit in limits if limit is not None), None)
 
 
 def ids_in(config: Any) -> int | None:

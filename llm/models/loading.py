@@ -317,8 +317,9 @@ def enable_recomputing(model: Model) -> None:
     Raises:
         ConfigError: a model without that, or one with dropout, which would then be switched on.
     """
-    config = plain(model).config
-    on = [k for k, v in config.to_dict().items() if "drop" in k and isinstance(v, float) and v > 0]
+    parts = {id(x): x.to_dict() for x in (plain(model).config, text_of(plain(model).config))}
+    given = {k: v for part in parts.values() for k, v in part.items() if "drop" in k}
+    on = [k for k, v in given.items() if isinstance(v, (int, float)) and v is not True and v > 0]
     if on:
         raise ConfigError(
             f"--run.activation_checkpointing True: the model has dropout ({', '.join(on)}), which "

@@ -6,8 +6,10 @@ alone: the sampler works token by token with a cache, the scorer on whole padded
 temperature, mask, position, padding side or log-prob mode on either side shows here, and would
 otherwise look like a mismatch of actor and policy, to be "corrected" by the weights.
 
-Both also use a token in the same way whatever else a pass holds. So the start of a long sequence
-is scored alone and as a part of the whole, where a rotary table that depends on the length shows.
+Both also use a token in the same way whatever else a pass holds. So a prompt is scored alone, as
+the start of a long sequence, where a rotary table that depends on the length shows, and behind
+padding, where positions that are counted from the first column show. The end of a sequence of the
+largest length is read with a cache too: a sliding window may be longer than what is sampled here.
 
 An engine other than hf is then tried in the same way: it samples from its own copy of the actor's
 model, and the trainer scores the actor's model. Weights that were not taken over, log-probabilities
@@ -23,12 +25,13 @@ import math
 from typing import Any, NamedTuple
 
 import torch
+from transformers import DynamicCache
 
 from llm import randomness
-from llm.models.loading import Model
+from llm.models.loading import Model, plain
 from llm.phases import during
 from llm.rollout import sampling
-from llm.rollout.batch import Batch
+from llm.rollout.batch import Batch, positions
 from llm.settings.loading import ConfigError, ModelConfig
 from llm.settings.rollout_rules import drafts
 from llm.tasks.problem import Problem
@@ -37,11 +40,28 @@ from .adapter_check import compare_adapters
 from .context import TrainContext
 from .forward import at_sampled_tokens, forward, logprobs_and_kls
 
-_POSITIONS = 8  # of a prompt's last tokens, compared between passes of two lengths
+_POSITIONS = 8  # tokens that are compared between two passes
 _PROMPTS = 4
 _GROUP = 2
 _TOKENS_MAX = 64
 _TOP_K_MAX = 5  # log-probabilities of very unlikely tokens are rounded too coarsely in bfloat16
+
+
+# why two passes differ, and what to do
+_LENGTH = (
+    "its arithmetic depends on the longest sequence of a batch (a rotary embedding of the type "
+    "longrope or dynamic, or attention to later tokens), so sampler and scorer compute different "
+    "distributions. Lower --rollout.max_new_tokens below the length at which it switches, or take "
+    "another model"
+)
+_PADDING = (
+    "it counts positions from the first column, pays attention to padding, or mixes the sequences "
+    "of a batch, so what it says depends on the other prompts. Take another model"
+)
+_CACHE = (
+    "its cache does not keep what a pass over the whole sequence sees (a sliding window, or "
+    "attention in chunks). Lower --rollout.max_new_tokens, or take another model"
+)
 
 
 class SelfTestError(ConfigError):
@@ -84,7 +104,7 @@ def self_test(ctx: TrainContext) -> dict[str, Any]:
     Raises:
         AdapterCheckError: see `compare_adapters`.
         SelfTestError: a difference above the tolerance, or NaN; log-probabilities that depend on
-            the length of the pass; no completion can end. Says where and what to look at.
+            the rest of the pass; no completion can end. Says where and what to look at.
     """
     cfg, width = ctx.cfg, min(ctx.cfg.rollout.max_new_tokens, _TOKENS_MAX)
     samples = sampling.sample(
@@ -98,9 +118,9 @@ def self_test(ctx: TrainContext) -> dict[str, Any]:
         group=_GROUP,
     )
     result = _compared(ctx, ctx.policy, samples.flat(), limits(ctx), "")
-    result["length"] = _compare_lengths(ctx, ctx.policy, "policy", limits(ctx))
+    result["passes"] = _compare_passes(ctx, ctx.policy, "policy", limits(ctx))
     if isinstance(cfg.actor, ModelConfig):
-        _compare_lengths(ctx, ctx.actor.model, "actor", limits(ctx, cfg.actor.dtype))
+        _compare_passes(ctx, ctx.actor.model, "actor", limits(ctx, cfg.actor.dtype))
 
     def of_engine() -> Batch:
         assert ctx.engine is not None
@@ -210,43 +230,79 @@ def _compare_drafts(ctx: TrainContext, width: int) -> dict[str, float]:
     return {name: float(gap.max()) for name, gap in gaps.items()}
 
 
-def _compare_lengths(ctx: TrainContext, model: Model, role: str, allowed: Limits) -> float:
-    """The largest difference, nats, that the length of a pass makes to tokens at its start.
+def _compare_passes(ctx: TrainContext, model: Model, role: str, allowed: Limits) -> float:
+    """The largest difference, nats, that the rest of a pass makes to the same tokens.
 
-    A prompt is scored alone, and followed by as many tokens as a completion may have.
+    A prompt is scored alone; followed by as many tokens as a completion may have; and behind
+    padding, beside another sequence. The last tokens of the long sequence are also read one by one
+    with a cache, as sampling reads them: what the self-test samples is shorter.
 
     Raises:
         SelfTestError: it is above the tolerance.
     """
-    prompt = ctx.tokenizer.prompt(_of_unequal_lengths(ctx)[0].prompt)
-    longest = len(ctx.tokenizer.prompt(_of_unequal_lengths(ctx)[-1].prompt))
-    length = longest + ctx.cfg.rollout.max_new_tokens
-    ids = torch.tensor([(prompt * (length // len(prompt) + 1))[:length]], device=ctx.device)
-    at = torch.arange(len(prompt), device=ctx.device)[-_POSITIONS:]  # (p,)
+    problems = _of_unequal_lengths(ctx)
+    prompt, longest = (ctx.tokenizer.prompt(problems[i].prompt) for i in (0, -1))
+    length, padding = len(longest) + ctx.cfg.rollout.max_new_tokens, len(longest) - len(prompt) + 1
+    whole = (prompt * (length // len(prompt) + 1))[:length]
+    beside = [[ctx.tokenizer.pad] * padding + prompt, (longest * 2)[: padding + len(prompt)]]
+    p = min(len(prompt), _POSITIONS)
+    start, end = torch.arange(len(prompt))[-p:], torch.arange(length)[-p:]
 
-    def logp(count: int) -> torch.Tensor:
-        """(p, v) of the same tokens in a pass over `count` tokens."""
-        inputs = {"input_ids": ids[:, :count], "attention_mask": torch.ones_like(ids[:, :count])}
-        position = torch.arange(count, device=ctx.device)[None]
-        out = model(**inputs, position_ids=position, use_cache=False, logits_to_keep=at)
+    def logp(rows: list[list[int]], at: torch.Tensor, padding: int = 0) -> torch.Tensor:
+        """(p, v) of tokens `at` in the first row, which begins with padding."""
+        ids = torch.tensor(rows, device=ctx.device)
+        is_real = torch.ones_like(ids)
+        is_real[0, :padding] = 0
+        inputs = {"input_ids": ids, "attention_mask": is_real, "position_ids": positions(is_real)}
+        out = model(**inputs, use_cache=False, logits_to_keep=at.to(ctx.device))
         return torch.log_softmax(out.logits[0].float() / ctx.cfg.rollout.temperature, dim=-1)
 
-    alone, whole = logp(len(prompt)), logp(length)
-    if bool(alone.isnan().any()) and bool(whole.isnan().any()):
-        return 0.0  # at any length: the guard of the first step says so by the model's name
-    # (p, k), the same ids on both sides; unlikely ones are rounded too coarsely to compare
-    best = alone.topk(min(_TOP_K_MAX, alone.shape[-1]), dim=-1).indices
-    gap = _distance(alone.gather(-1, best), whole.gather(-1, best))  # (p, k)
-    if float(gap.max()) > allowed.token or float(gap.mean()) > allowed.mean:
-        raise SelfTestError(
-            f"self-test: the {role}'s log-probabilities of the same tokens differ by up to "
-            f"{float(gap.max()):.3g} nats between a pass over {len(prompt)} tokens and one over "
-            f"{length}, allowed {allowed.token:g}: its arithmetic depends on the longest sequence "
-            "of a batch (a rotary embedding of the type longrope or dynamic, or attention to later "
-            "tokens), so sampler and scorer compute different distributions. Lower "
-            "--rollout.max_new_tokens below the length at which it switches, or take another model"
+    alone, both = logp([prompt], start), logp([whole], torch.cat([start, end]))
+    pairs = {
+        f"a pass over {len(prompt)} tokens and one over {length}": (alone, both[:p], _LENGTH),
+        "a pass over one sequence and one where it stands behind padding, beside another": (
+            *(alone, logp(beside, start + padding, padding)),
+            _PADDING,
+        ),
+        f"a pass over {length} tokens and the last {p} of them one by one with a cache": (
+            *(both[p:], _with_cache(ctx, model, whole, p)),
+            _CACHE,
+        ),
+    }
+    if all(bool(x.isnan().any()) for x, _, _ in pairs.values()):
+        return 0.0  # in any pass: the guard of the first step says so by the model's name
+    most = 0.0
+    for passes, (one, other, why) in pairs.items():
+        # (p, k), the same ids on both sides; unlikely ones are rounded too coarsely to compare
+        best = one.topk(min(_TOP_K_MAX, one.shape[-1]), dim=-1).indices
+        gap = _distance(one.gather(-1, best), other.gather(-1, best))  # (p, k)
+        most = max(most, float(gap.max()))
+        if float(gap.max()) > allowed.token or float(gap.mean()) > allowed.mean:
+            raise SelfTestError(
+                f"self-test: the {role}'s log-probabilities of the same tokens differ by up to "
+                f"{float(gap.max()):.3g} nats between {passes}, allowed {allowed.token:g}: {why}"
+            )
+    return most
+
+
+def _with_cache(ctx: TrainContext, model: Model, sequence: list[int], last: int) -> torch.Tensor:
+    """Log-probabilities after each of the last tokens, (last, v), each a pass with a cache."""
+    ids = torch.tensor([sequence], device=ctx.device)
+    cache, seen, found = DynamicCache(config=plain(model).config), 0, []
+    for end in range(len(sequence) - last, len(sequence) + 1):
+        if end == seen:
+            continue  # no token before the last ones
+        out = model(
+            input_ids=ids[:, seen:end],
+            attention_mask=torch.ones_like(ids[:, :end]),
+            position_ids=torch.arange(seen, end, device=ctx.device)[None],
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
         )
-    return float(gap.max())
+        seen = end
+        found.append(out.logits[0, -1].float() / ctx.cfg.rollout.temperature)
+    return torch.log_softmax(torch.stack(found[-last:]), dim=-1)
 
 
 def _scale(topk_inf: torch.Tensor, topk_ref: torch.Tensor) -> float:

@@ -161,3 +161,19 @@ def test_outputs_of_a_text_model_inside_a_wrapper_are_switched_off_too(tmp_path)
     model.save_pretrained(tmp_path)
     text = loading.load(tmp_path).config.get_text_config()
     assert text.use_cache and not text.output_hidden_states
+
+
+def test_dropout_inside_a_config_is_seen_before_layers_are_in_training_mode():
+    model = gemma3()
+    loading.enable_recomputing(model)
+    model.config.text_config.attention_dropout = 0.1
+    with pytest.raises(ConfigError, match=r"the model has dropout \(attention_dropout\)"):
+        loading.enable_recomputing(model)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [("MptConfig", "max_seq_len"), ("WhisperConfig", "max_target_positions")],
+)
+def test_a_limit_of_positions_is_found_under_its_other_names(kind, name):
+    assert configs.positions_in(getattr(transformers, kind)(**{name: 64})) == 64

@@ -11,6 +11,8 @@ import pytest
 import torch
 from tiny_context import full_logprobs
 from transformers import (
+    BartConfig,
+    BartForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
     GraniteConfig,
@@ -18,6 +20,7 @@ from transformers import (
     Phi3Config,
     Phi3ForCausalLM,
 )
+from transformers.cache_utils import DynamicLayer
 
 from jackpot.torch import logprobs
 from llm import settings
@@ -287,11 +290,42 @@ def test_arithmetic_that_depends_on_the_longest_sequence_is_caught(monkeypatch):
     config = Phi3Config(**shape, rope_parameters=rope, initializer_range=0.3)
     model = Phi3ForCausalLM(config).eval()
     monkeypatch.setattr(loading, "build", lambda *a, **k: model)
-    assert self_test(opened("--rollout.max_new_tokens", "80"))["length"] < 1e-4
+    assert self_test(opened("--rollout.max_new_tokens", "80"))["passes"] < 1e-4
     with pytest.raises(
         SelfTestError, match=r"policy's log-probabilities of the same tokens .*long"
     ):
         self_test(opened("--rollout.max_new_tokens", "120"))
+
+
+def test_positions_counted_from_the_first_column_are_caught():
+    """BART's decoder takes no position ids; sampler and scorer have the same padding here."""
+    torch.manual_seed(0)
+    shape: dict[str, Any] = {
+        "vocab_size": 48,
+        "d_model": 16,
+        "decoder_layers": 1,
+        "pad_token_id": 0,
+    }
+    shape |= {"decoder_attention_heads": 2, "decoder_ffn_dim": 16, "max_position_embeddings": 64}
+    config = BartConfig(**shape, eos_token_id=1, bos_token_id=1, is_decoder=True, init_std=0.5)
+    ctx = opened()._replace(policy=BartForCausalLM(config).eval())
+    with pytest.raises(SelfTestError, match="it counts positions from the first column"):
+        self_test(ctx)
+
+
+def test_a_cache_that_forgets_beyond_the_sampled_length_is_caught(monkeypatch):
+    """Of 80 tokens or more, where the self-test samples 64."""
+    real = DynamicLayer.update
+
+    def forgetful(self, *args, **keywords):
+        keys, values = real(self, *args, **keywords)
+        forgets = keys.shape[-2] > 80
+        return (keys * (1.0 - 0.5 * forgets), values)
+
+    monkeypatch.setattr(DynamicLayer, "update", forgetful)
+    self_test(opened("--rollout.max_new_tokens", "64"))
+    with pytest.raises(SelfTestError, match="its cache does not keep"):
+        self_test(opened("--rollout.max_new_tokens", "90"))
 
 
 def biased(ctx: TrainContext, ids: list[int]) -> None:
