@@ -44,6 +44,14 @@ FIGURES = {
         "paper_figures.claims.rivals",
         "corrections, objectives and selections of others, from kept rows",
     ),
+    "drafted": (
+        "paper_figures.claims.drafted",
+        "drafted rollouts beside plain ones, from kept rows",
+    ),
+    "evidence": (
+        "paper_figures.claims.evidence",
+        "the claims again at 25 to 97 tokens a completion, from kept rows",
+    ),
     "claims": (
         "paper_figures.claims.page",
         "test the claims of the paper and print a verdict on each",

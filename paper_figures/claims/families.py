@@ -7,11 +7,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from paper_figures.analysis import run_statistics
-from paper_figures.analysis.comparisons import holm, p_value
+from paper_figures.analysis import comparisons, run_statistics
 from paper_figures.analysis.run_statistics import Interval
 from paper_figures.experiments.kept_rows import Row
-from paper_figures.experiments.rival_lists import JUDGED, SETTINGS
+from paper_figures.experiments.kept_studies import settings
+from paper_figures.experiments.studies import JUDGED, Study
 
 from .verdicts import FILE
 
@@ -24,6 +24,7 @@ class ComparisonFamily(NamedTuple):
     """Methods that are compared with a baseline by one metric; fields as in claims.toml."""
 
     id: str
+    title: str
     asks: str
     study: str
     setting: str
@@ -34,13 +35,17 @@ class ComparisonFamily(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """method - baseline. differences: by seed; p, adjusted: two-sided, before and after Holm."""
+    """method - baseline. differences: by seed; effect, bootstrap: their mean with Student's and the
+    bootstrap's 95 % interval; p, adjusted: two-sided, before and after Holm; detectable: the
+    smallest difference that so many seeds would show, infinite where none would."""
 
     method: str
     differences: dict[int, float]
     effect: Interval | None
+    bootstrap: Interval | None
     p: float
     adjusted: float
+    detectable: float
     verdict: str
 
 
@@ -49,7 +54,7 @@ def load(file: Path = FILE) -> list[ComparisonFamily]:
 
     Raises:
         ValueError: an entry lacks a field or has another one, repeats an id, or asks for what no
-            setting of rival_lists.py has.
+            setting of a study has.
     """
     families: list[ComparisonFamily] = []
     for entry in tomllib.loads(file.read_text(encoding="utf-8")).get("family", []):
@@ -59,7 +64,9 @@ def load(file: Path = FILE) -> list[ComparisonFamily]:
                 f"family {name}: fields {sorted(entry)}, not {sorted(ComparisonFamily._fields)}"
             )
         family = ComparisonFamily(**(entry | {"methods": tuple(entry["methods"])}))
-        there = {m for s in SETTINGS if s[:2] == family[2:4] for m in s.methods}
+        there = {
+            m for s in settings() if s[:2] == (family.study, family.setting) for m in s.methods
+        }
         missing = {family.baseline, *family.methods} - there
         if missing or family.metric not in METRICS or family.id in {f.id for f in families}:
             raise ValueError(
@@ -68,6 +75,12 @@ def load(file: Path = FILE) -> list[ComparisonFamily]:
             )
         families.append(family)
     return families
+
+
+def of_study(study: Study) -> list[ComparisonFamily]:
+    """The families of a study's settings."""
+    own = {s[:2] for s in study.settings}
+    return [f for f in load() if (f.study, f.setting) in own]
 
 
 def judge(family: ComparisonFamily, rows: Iterable[Row]) -> list[Comparison]:
@@ -81,30 +94,41 @@ def judge(family: ComparisonFamily, rows: Iterable[Row]) -> list[Comparison]:
     for method in family.methods:
         own = values[method]
         differences.append({s: own[s] - base[s] for s in sorted(own.keys() & base.keys())})
-    p_values = [p_value([*d.values()]) if len(d) >= family.seeds else 1.0 for d in differences]
-    both = zip(family.methods, differences, p_values, holm(p_values), strict=True)
-    return [_comparison(m, d, p, adjusted) for m, d, p, adjusted in both]
+    tested = [[*d.values()] if len(d) >= family.seeds else [] for d in differences]
+    p_values = [comparisons.p_value(d) for d in tested]
+    both = zip(family.methods, differences, p_values, comparisons.holm(p_values), strict=True)
+    return [_comparison(m, d, p, adjusted, len(differences)) for m, d, p, adjusted in both]
 
 
 def _comparison(
-    method: str, differences: dict[int, float], p: float, adjusted: float
+    method: str, differences: dict[int, float], p: float, adjusted: float, tests: int
 ) -> Comparison:
-    effect = run_statistics.student([*differences.values()]) if differences else None
+    values = [*differences.values()]
+    effect = run_statistics.student(values) if values else None
     verdict = OPEN
     if effect and adjusted < LEVEL:
         verdict = BETTER if effect.value > 0 else WORSE
-    return Comparison(method, differences, effect, p, adjusted, verdict)
+    return Comparison(
+        method,
+        differences,
+        effect,
+        comparisons.bootstrap(values),
+        p,
+        adjusted,
+        comparisons.detectable(values, LEVEL / tests),
+        verdict,
+    )
 
 
 def summary(judged: Sequence[tuple[ComparisonFamily, list[Comparison]]]) -> list[str]:
     """One line for each family: what was settled, and how many seeds are there."""
     lines = []
-    for family, comparisons in judged:
-        settled = [f"{c.method} {c.verdict}" for c in comparisons if c.verdict != OPEN]
-        fewest = min(len(c.differences) for c in comparisons)
+    for family, own in judged:
+        settled = [f"{c.method} {c.verdict}" for c in own if c.verdict != OPEN]
+        fewest = min(len(c.differences) for c in own)
         lines.append(
             f"{family.id} ({family.metric} against {family.baseline}, {fewest} of {family.seeds} "
             f"seeds): {', '.join(settled) or 'nothing settled'}; "
-            f"{sum(c.verdict == OPEN for c in comparisons)} of {len(comparisons)} not settled"
+            f"{sum(c.verdict == OPEN for c in own)} of {len(own)} not settled"
         )
     return lines

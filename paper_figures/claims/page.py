@@ -12,11 +12,13 @@ from paper_figures import figure as command
 from paper_figures import paths
 from paper_figures.analysis import run_statistics
 from paper_figures.drawing import plots, style, tables
+from paper_figures.experiments import kept_rows
 from paper_figures.experiments.configurations import RunSpec
+from paper_figures.experiments.kept_studies import STUDIES
 from paper_figures.experiments.run_lists import Scale
 from paper_figures.experiments.run_store import HOME, code_version
 from paper_figures.experiments.runner import Evaluation
-from paper_figures.extras import rivals
+from paper_figures.extras import kept_runs
 
 from . import families
 from . import verdicts as claim_verdicts
@@ -216,14 +218,17 @@ def figure(scale: Scale, out: Path, home: Path = HOME) -> str:
     (out / "claims.json").write_text(content, encoding="utf-8")
     (out / "claims.md").write_text(markdown(judgements), encoding="utf-8")
     plots.save(picture(judgements), out, "claims")
-    return text(judgements) + rival_lines()
+    return text(judgements) + kept_lines()
 
 
-def rival_lines() -> str:
-    """What the kept rows settle of each family of rivals; none of it is trained here."""
-    rows = [*rivals.checked(rivals.KEPT).values()]
-    judged = [(f, families.judge(f, rows)) for f in families.load()]
-    return "\n".join([f"Rivals, by {len(rows)} kept runs:", *families.summary(judged), ""])
+def kept_lines() -> str:
+    """What the kept rows settle of each family of the studies; none of it is trained here."""
+    lines = []
+    for study in STUDIES:
+        rows = kept_runs.checked(study, kept_rows.file_of(study)).values()
+        judged = [(f, families.judge(f, rows)) for f in families.of_study(study)]
+        lines += [f"The study {study.name}, by {len(rows)} kept runs:", *families.summary(judged)]
+    return "\n".join([*lines, ""])
 
 
 FIGURE = command.Figure("claims", (__doc__ or "").splitlines()[0], runs, figure, evaluations)

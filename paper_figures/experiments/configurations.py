@@ -106,6 +106,29 @@ WORLDS["chain 48"] = _CHAIN | {
     "run.steps": 70,
 }
 
+# 10 to 96 sums a completion, of which only the last two are scored: credit is delayed
+WORLDS["chain final"] = WORLDS["chain 48"] | {
+    "task.digits_min": 10,
+    "task.digits_max": 96,
+    "task.pad_prompt_to": 96,
+    "reward.type": "ending",
+    "rollout.max_new_tokens": 97,
+    "pretrain.policy_steps": 400,
+    "pretrain.actor_steps": 600,
+}
+
+# 25 tokens a completion, 2,048 ids
+WORLDS["chain 24 forms"] = WORLDS["chain 48"] | {
+    "task.digits_min": 24,
+    "task.digits_max": 24,
+    "task.digit_synonyms": 201,
+    "rollout.max_new_tokens": 25,
+    "pretrain.policy_steps": 400,
+    "pretrain.policy_error": 0.04,
+    "pretrain.actor_steps": 500,
+    "pretrain.actor_error": 0.12,
+}
+
 SMOLLM2 = "smollm2"  # a real model, and its int8 copy for an actor
 
 
@@ -164,7 +187,7 @@ METHODS: dict[str, Settings] = {
     "jackpot new": {**_SELF, **_NO_CLIP, **_JACKPOT, "correction.target.type": "new"},
     "jackpot expected new": {**_SELF, **_NO_CLIP, **_EXPECTED, "correction.target.type": "new"},
     "jackpot clipped": {**_SELF, **_JACKPOT, "correction.target.type": "new"},
-    "rival": {},  # all that it is stands in the run's own settings (rival_lists.py)
+    "rival": {},  # all that it is stands in the run's own settings (studies.py)
     # the policy's own copy in 8 bits samples: reduced precision alone
     "int8": {**_INT8, "correction.type": "none"},
     "int8 tis": {**_INT8, "correction.type": "tis"},

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .configurations import layers
-from .rival_lists import Entry
+from .studies import Entry, Study
 
 HERE = Path(__file__).resolve().parents[1] / "kept"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -56,6 +56,11 @@ class Row(NamedTuple):
 
 class Damaged(ValueError):
     """A file of kept rows that cannot be trusted as it is."""
+
+
+def file_of(study: Study) -> Path:
+    """Where the rows of a study are kept."""
+    return HERE / f"{study.name}.csv"
 
 
 def key(entry: Entry) -> str:

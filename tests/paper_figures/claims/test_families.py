@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import made_rows
 import pytest
-import rival_rows
 
 from paper_figures.claims import families
 from paper_figures.claims.families import BETTER, OPEN, WORSE
-from paper_figures.experiments.rival_lists import JUDGED
+from paper_figures.experiments.studies import JUDGED
 
 
 def of(name, rows):
@@ -16,7 +16,7 @@ def of(name, rows):
 
 
 def test_a_clear_gain_is_better_a_clear_loss_worse_and_noise_is_not_settled():
-    rows = rival_rows.whole({"jackpot": 0.4, "gspo": -0.4}, noise=0.01).values()
+    rows = made_rows.whole({"jackpot": 0.4, "gspo": -0.4}, noise=0.01).values()
     family, found = of("rivals-separate", rows)
     assert (found["jackpot"].verdict, found["gspo"].verdict) == (BETTER, WORSE)
     others = [c.verdict for m, c in found.items() if m not in ("jackpot", "gspo")]
@@ -29,7 +29,7 @@ def test_a_clear_gain_is_better_a_clear_loss_worse_and_noise_is_not_settled():
 def test_a_method_without_all_its_seeds_is_not_settled_and_counts_in_the_family():
     rows = [
         row
-        for row in rival_rows.whole({"jackpot": 0.4}, noise=0.01).values()
+        for row in made_rows.whole({"jackpot": 0.4}, noise=0.01).values()
         if not (row.method == "jackpot" and row.stage == JUDGED and row.seed == 102)
     ]
     family, found = of("rivals-separate", rows)
@@ -38,7 +38,7 @@ def test_a_method_without_all_its_seeds_is_not_settled_and_counts_in_the_family(
 
 
 def test_the_summary_says_what_is_settled():
-    rows = rival_rows.whole({"jackpot": 0.4}, noise=0.01).values()
+    rows = made_rows.whole({"jackpot": 0.4}, noise=0.01).values()
     judged = [(f, families.judge(f, rows)) for f in families.load() if f.id == "rivals-separate"]
     (line,) = families.summary(judged)
     assert "5 of 5 seeds" in line and "jackpot better" in line and "11 of 12 not settled" in line

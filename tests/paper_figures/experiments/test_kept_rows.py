@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import made_rows
 import pytest
-import rival_rows
 
-from paper_figures.experiments import kept_rows, rival_lists
+from paper_figures.experiments import kept_rows, rival_lists, studies
 from paper_figures.experiments.kept_rows import Damaged
 
-ENTRIES = rival_lists.judged(
-    rival_lists.SETTINGS[0], dict.fromkeys(rival_lists.SETTINGS[0].methods, 4e-4)
+ENTRIES = studies.judged(
+    rival_lists.STUDY.settings[0], dict.fromkeys(rival_lists.STUDY.settings[0].methods, 4e-4)
 )[:3]
 
 
@@ -17,17 +17,17 @@ ENTRIES = rival_lists.judged(
 def file(tmp_path):
     file = tmp_path / "kept" / "rows.csv"
     for e in ENTRIES:
-        kept_rows.append(file, rival_rows.made(e))
+        kept_rows.append(file, made_rows.made(e))
     return file
 
 
 def test_rows_are_read_as_they_were_written_and_matched_to_their_runs(file):
     rows = kept_rows.read(file)
-    assert list(rows.values()) == [rival_rows.made(e) for e in ENTRIES]
+    assert list(rows.values()) == [made_rows.made(e) for e in ENTRIES]
     assert kept_rows.matching(rows, ENTRIES) == {e: rows[kept_rows.key(e)] for e in ENTRIES}
-    kept_rows.append(file, rival_rows.made(ENTRIES[0], gain=0.1))  # trained again: one row
+    kept_rows.append(file, made_rows.made(ENTRIES[0], gain=0.1))  # trained again: one row
     again = kept_rows.read(file)
-    assert len(again) == 3 and again[kept_rows.key(ENTRIES[0])] != rival_rows.made(ENTRIES[0])
+    assert len(again) == 3 and again[kept_rows.key(ENTRIES[0])] != made_rows.made(ENTRIES[0])
     assert not list(file.parent.glob("*.draft"))
     assert kept_rows.read(file.with_name("none.csv")) == {}
 
@@ -37,7 +37,7 @@ def test_rows_are_read_as_they_were_written_and_matched_to_their_runs(file):
     [
         ("key,study", "key,studies", "its columns are"),
         (",0.03,", ",nan,", "not finite"),
-        (rival_rows.COMMIT, "b95358a", "40 hexadecimal"),
+        (made_rows.COMMIT, "b95358a", "40 hexadecimal"),
         ("10:0.", "10:1.", "not between 0 and 1"),
         ("10:0.", "0:0.", "do not rise"),
         ("judged,tis,0.0004,", "judged,tis,", "cells, not"),

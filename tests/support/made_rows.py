@@ -1,12 +1,12 @@
-"""Kept rows that are made up, for tests of `rivals`."""
+"""Kept rows that are made up, for tests of the studies."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from paper_figures.experiments import kept_rows, rival_lists
+from paper_figures.experiments import kept_rows, rival_lists, studies
 from paper_figures.experiments.kept_rows import Row
-from paper_figures.experiments.rival_lists import Entry
+from paper_figures.experiments.studies import Entry, Study
 
 COMMIT = "0123456789" * 4
 
@@ -34,11 +34,13 @@ def made(entry: Entry, gain: float = 0.0, noise: float = 0.02) -> Row:
     )
 
 
-def whole(gains: dict[str, float] | None = None, noise: float = 0.02) -> dict[str, Row]:
-    """A row of every run of all settings, the rate of the sweep being the middle one."""
+def whole(
+    gains: dict[str, float] | None = None, noise: float = 0.02, study: Study = rival_lists.STUDY
+) -> dict[str, Row]:
+    """A row of every run of a study, the rate of the sweep being the middle one."""
     rows = []
-    for setting in rival_lists.SETTINGS:
-        rates = dict.fromkeys(setting.methods, rival_lists.RATES[1])
-        entries = [*rival_lists.sweep(setting), *rival_lists.judged(setting, rates)]
+    for setting in study.settings:
+        rates = dict.fromkeys(setting.methods, setting.rates[len(setting.rates) // 2])
+        entries = [*studies.sweep(setting), *studies.judged(setting, rates)]
         rows += [made(e, (gains or {}).get(e.method, 0.0), noise) for e in entries]
     return {r.key: r for r in rows}

@@ -1,6 +1,6 @@
-"""The runs of `rivals`: trained where no row is kept of them, at rates that a sweep finds.
+"""The runs of a study: trained where no row is kept of them, at rates that a sweep finds.
 
-Each finished run leaves a row in kept/rivals.csv. What is kept there is not trained again.
+Each finished run leaves a row in kept/STUDY.csv. What is kept there is not trained again.
 """
 
 from __future__ import annotations
@@ -11,11 +11,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from paper_figures.analysis import run_statistics
-from paper_figures.experiments import kept_rows, rival_lists, run_store, runner
-from paper_figures.experiments.kept_rows import HERE, Row
-from paper_figures.experiments.rival_lists import Entry, Setting
-
-KEPT = HERE / "rivals.csv"
+from paper_figures.experiments import kept_rows, run_store, runner, studies
+from paper_figures.experiments.kept_rows import Row
+from paper_figures.experiments.studies import Entry, Setting, Study
 
 
 def row(entry: Entry) -> Row:
@@ -58,50 +56,49 @@ def train(entries: Iterable[Entry], file: Path, workers: int) -> None:
     runner.train(by_run, workers, ended=lambda run: kept_rows.append(file, row(by_run[run])))
 
 
-def best_rates(setting: Setting, rows: dict[str, Row]) -> dict[str, float]:
+def best_rates(study: Study, setting: Setting, rows: dict[str, Row]) -> dict[str, float]:
     """By method, the rate of the largest area in the sweep; the lower one of two equal ones.
 
     Raises:
         KeyError: a run of the sweep is not kept yet.
     """
     if setting.rates_of:
-        (other,) = (
-            s
-            for s in rival_lists.SETTINGS
-            if (s.study, s.name) == (setting.study, setting.rates_of)
-        )
-        return best_rates(other, rows)
+        wanted = (setting.study, setting.rates_of)
+        (other,) = (s for s in study.settings if (s.study, s.name) == wanted)
+        return best_rates(study, other, rows)
+    if len(setting.rates) == 1:
+        return dict.fromkeys(setting.methods, setting.rates[0])
     areas: dict[str, dict[float, float]] = {}
-    for e in rival_lists.sweep(setting):
+    for e in studies.sweep(setting):
         areas.setdefault(e.method, {})[e.rate] = rows[kept_rows.key(e)].area
     return {m: max(sorted(by), key=by.__getitem__) for m, by in areas.items()}
 
 
-def train_all(file: Path, workers: int) -> None:
+def train_all(study: Study, file: Path, workers: int) -> None:
     """The sweep of each setting, then its judged runs at the rates that it found."""
-    for setting in rival_lists.SETTINGS:
-        train(rival_lists.sweep(setting), file, workers)
-        rates = best_rates(setting, kept_rows.read(file))
-        train(rival_lists.judged(setting, rates), file, workers)
+    for setting in study.settings:
+        train(studies.sweep(setting), file, workers)
+        rates = best_rates(study, setting, kept_rows.read(file))
+        train(studies.judged(setting, rates), file, workers)
 
 
-def checked(file: Path, quick: bool = False) -> dict[str, Row]:
-    """The rows of a file by key, each of a run that the lists have.
+def checked(study: Study, file: Path, quick: bool = False) -> dict[str, Row]:
+    """The rows of a file by key, each of a run of the study.
 
     Raises:
-        kept_rows.Damaged: a row that cannot be read, or is of no run of the lists.
+        kept_rows.Damaged: a row that cannot be read, or is of no run of the study.
     """
     rows = kept_rows.read(file)
-    known = list(rival_lists.quick()) if quick else []
-    for setting in () if quick else rival_lists.SETTINGS:
-        known += rival_lists.sweep(setting)
-        for rate in rival_lists.RATES:
-            known += rival_lists.judged(setting, dict.fromkeys(setting.methods, rate))
-    known_keys = {row.key for row in kept_rows.matching(rows, known).values()}
-    strangers = [row for key, row in rows.items() if key not in known_keys]
+    known = list(studies.quick(study)) if quick else []
+    for setting in () if quick else study.settings:
+        known += studies.sweep(setting)
+        for rate in setting.rates:
+            known += studies.judged(setting, dict.fromkeys(setting.methods, rate))
+    found = {row.key for row in kept_rows.matching(rows, known).values()}
+    strangers = [row for key, row in rows.items() if key not in found]
     if strangers:
         raise kept_rows.Damaged(
-            f"{file}: {len(strangers)} rows are of no run of experiments/rival_lists.py, the first "
+            f"{file}: {len(strangers)} rows are of no run of the study {study.name}, the first "
             f"{strangers[0].key} ({strangers[0].study}, {strangers[0].setting}, "
             f"{strangers[0].method}); delete them, or restore the settings that they are of"
         )

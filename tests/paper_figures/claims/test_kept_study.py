@@ -1,0 +1,104 @@
+"""The commands of the studies: drawn from kept rows alone, wherever training stopped."""
+
+from __future__ import annotations
+
+import made_rows
+import pytest
+
+from paper_figures.claims import drafted, evidence, families, kept_study, rivals
+from paper_figures.experiments import kept_rows, kept_studies, studies
+from paper_figures.experiments.rival_lists import STUDY
+from paper_figures.extras import kept_runs
+
+
+@pytest.fixture
+def kept(tmp_path, monkeypatch):
+    file = tmp_path / "kept.csv"
+    monkeypatch.setattr(kept_rows, "file_of", lambda study: file)
+    monkeypatch.setattr(
+        kept_runs.runner, "train", lambda *_, **__: pytest.fail("nothing is trained")
+    )
+    return file
+
+
+def test_every_method_and_setting_has_its_name():
+    methods = {m for s in kept_studies.settings() for m in s.methods}
+    plain = {m for m in methods if m.startswith("drafted, ")} | {"on-policy", "no clip", "uniform"}
+    assert methods - plain <= set(kept_study.LABELS)
+    judged = {(f.study, f.setting) for f in families.load()}
+    shown_only = {s[:2] for s in kept_studies.settings() if s.study == "held back"}
+    assert judged | shown_only == {s[:2] for s in kept_studies.settings()}
+
+
+def test_pictures_table_and_verdicts_are_drawn_without_training(
+    kept, tmp_path, capsys, monkeypatch
+):
+    save = kept_study.plots.save
+
+    def save_one(figure, out, name):  # to lay out a large picture takes seconds
+        if name == "rivals_completions":
+            return save(figure, out, name)
+        (out / f"{name}.png").touch()
+        kept_study.plots.plt().close(figure)
+
+    monkeypatch.setattr(kept_study.plots, "save", save_one)
+    rows = made_rows.whole({"jackpot": 0.4}, noise=0.01)
+    for row in [r for r in rows.values() if r.study == "objectives"]:
+        kept_rows.append(kept, row)
+    assert rivals.main(["--out", str(tmp_path / "out")]) == 0
+    out = capsys.readouterr().out
+    assert "Jackpot " in out and "better" in out and "of commit 0123456" in out
+    assert "rivals-completions (area against grpo, 0 of 3 seeds): nothing settled" in out
+    pictures = {p.name for p in (tmp_path / "out").glob("*.png")}
+    assert pictures == {f"rivals_{s}.png" for s in ("objectives", "completions", "allocation")}
+    assert (tmp_path / "out" / "rivals.csv").read_text().count("\n") == 58
+
+
+def test_no_rows_at_all_are_drawn_as_such(kept, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(
+        kept_study.plots, "save", lambda figure, *_: kept_study.plots.plt().close(figure)
+    )
+    assert rivals.main(["--out", str(tmp_path / "out")]) == 0
+    assert f"0 of {studies.planned(STUDY)} runs are kept" in capsys.readouterr().out
+    assert not kept.exists()
+
+
+def test_damaged_and_foreign_rows_are_an_error(kept, tmp_path, capsys):
+    row = next(iter(made_rows.whole().values()))
+    kept_rows.append(kept, row._replace(key="f" * 16))
+    assert rivals.main(["--out", str(tmp_path / "out")]) == 1
+    assert "are of no run" in capsys.readouterr().err
+    kept.write_text("nonsense")
+    assert rivals.main(["--out", str(tmp_path / "out")]) == 1
+    assert "its columns are" in capsys.readouterr().err
+
+
+def test_flags_that_contradict_each_other_are_refused(capsys):
+    for flags in (["--train", "--quick"], ["--workers", "0"]):
+        with pytest.raises(SystemExit):
+            rivals.main(flags)
+    assert "choose one" in capsys.readouterr().err
+
+
+def test_the_kept_rows_of_the_repository_are_whole():
+    """Each is of a run of the lists, with a summary that is its curve's."""
+    assert len(kept_runs.checked(STUDY, kept_rows.HERE / "rivals.csv")) > 60
+
+
+@pytest.mark.parametrize("command", [drafted, evidence], ids=lambda c: c.STUDY.name)
+def test_the_other_studies_have_the_same_command(command, kept, tmp_path, capsys, monkeypatch):
+    drawn = []
+
+    def save(figure, out, name):
+        drawn.append(name)
+        kept_study.plots.plt().close(figure)
+
+    monkeypatch.setattr(kept_study.plots, "save", save)
+    study = command.STUDY
+    for row in [*made_rows.whole({"drafted, lam 1": 0.4}, 0.01, study).values()][:150]:
+        kept_rows.append(kept, row)
+    assert command.main(["--out", str(tmp_path / "out")]) == 0
+    out = capsys.readouterr().out
+    assert f"150 of {studies.planned(study)} runs are kept" in out
+    assert "drafted, lam 1" in out and "could show" in out
+    assert drawn[0] == study.name

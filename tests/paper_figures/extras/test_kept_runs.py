@@ -1,0 +1,54 @@
+"""What is trained for a study, in which order, and at which rates."""
+
+from __future__ import annotations
+
+import made_rows
+import pytest
+
+from paper_figures.experiments import drafted_lists, kept_rows, studies
+from paper_figures.experiments.rival_lists import STUDY
+from paper_figures.experiments.studies import RATES
+from paper_figures.extras import kept_runs
+
+
+def test_the_rate_of_the_sweep_is_the_one_of_the_largest_area_and_the_lower_of_equal_ones():
+    setting = STUDY.settings[0]
+    rows = {}
+    for e in studies.sweep(setting):
+        gain = {"jackpot": e.rate == RATES[2], "icepop": e.rate == RATES[0]}.get(e.method, 0)
+        row = made_rows.made(e, 0.3 * gain, noise=0.0)
+        rows[row.key] = row
+    rates = kept_runs.best_rates(STUDY, setting, rows)
+    assert (rates["jackpot"], rates["icepop"], rates["tis"]) == (RATES[2], RATES[0], RATES[0])
+    taken_over = next(s for s in STUDY.settings if s.rates_of)
+    assert kept_runs.best_rates(STUDY, taken_over, rows) == rates
+    del rows[next(iter(rows))]
+    with pytest.raises(KeyError):
+        kept_runs.best_rates(STUDY, setting, rows)
+
+
+def test_only_what_has_no_row_is_trained_and_each_run_leaves_its_row(tmp_path, monkeypatch):
+    file = tmp_path / "rows.csv"
+    entries = studies.sweep(STUDY.settings[2])
+    trained = []
+
+    def train(by_run, workers, ended):
+        for run in by_run:
+            trained.append(run)
+            ended(run)
+
+    monkeypatch.setattr(kept_runs.runner, "train", train)
+    monkeypatch.setattr(kept_runs, "row", made_rows.made)
+    kept_rows.append(file, made_rows.made(entries[0]))
+    kept_runs.train(entries, file, 1)
+    assert trained == [e.run for e in entries[1:]]
+    assert len(kept_rows.read(file)) == len(entries)
+    kept_runs.train(entries, file, 1)  # nothing is left
+    assert len(trained) == len(entries) - 1
+
+
+def test_a_rate_that_is_given_is_not_swept():
+    setting = drafted_lists.STUDY.settings[0]
+    assert studies.sweep(setting) == []
+    rates = kept_runs.best_rates(drafted_lists.STUDY, setting, {})
+    assert set(rates.values()) == set(setting.rates) and set(rates) == set(setting.methods)
