@@ -1,11 +1,15 @@
 """The chunked head against whole logits: workspace and time of a joint step's head, in ratios.
 
-    python benchmarks/head.py [--short | --quick] [--repeats 3] [--dtypes float32] [--json FILE]
+    python benchmarks/head.py [--short | --quick | --wide] [--repeats 3] [--dtypes float32]
+                              [--json FILE]
 
 A step is sum c logp(token) of the policy plus KL(SG(policy) || actor), forward and backward, at
-2,048 tokens x 151,936 x hidden 1,024 in one thread. Two dense rivals: `torch`, the leanest we could
-write (linear, log_softmax, gather, kl_div), and, with --quick only since it needs five times the
-memory, `trainer`, with the KL of the core. Targets are held against `torch`.
+2,048 tokens x 151,936 x hidden 1,024 in one thread. Targets are held against `torch`, whole logits
+by the leanest code we could write (linear, log_softmax, gather, kl_div). In bfloat16 it rounds
+logits and their gradients, and its gradients have 30 times the error of the chunked head's. So time
+is also held against `widened`: the same code in float32, of bfloat16 tensors, as accurate as the
+chunked head. With --quick and --wide there is `trainer`, too, with the KL of the core; it needs
+five times the memory.
 
 Workspace: peak resident memory above the inputs less the gradients, each variant in a process of
 its own. Time: processor seconds of the one thread, which other work on the machine disturbs less
@@ -84,10 +88,14 @@ def trainer(x: Inputs) -> torch.Tensor:
     return loss_of(dense_logprobs(x.sides(), [KLPair(0, 1, train_p=False)]), x)
 
 
-def lean_torch(x: Inputs) -> torch.Tensor:
+def lean_torch(x: Inputs, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """dtype: of the logits, (n, v); None: that of the tensors."""
     f = torch.nn.functional
+    dtype = dtype or x.hidden[0].dtype
     logp, logq = (
-        torch.log_softmax(f.linear(h, w), -1, dtype=torch.promote_types(h.dtype, torch.float32))
+        torch.log_softmax(
+            f.linear(h.to(dtype), w.to(dtype)), -1, dtype=torch.promote_types(dtype, torch.float32)
+        )
         for h, w in zip(x.hidden, x.weight, strict=True)
     )
     new = logp.gather(-1, x.tokens[:, None])[:, 0]
@@ -95,12 +103,22 @@ def lean_torch(x: Inputs) -> torch.Tensor:
     return (x.coef * new).sum() + kl
 
 
+def widened_torch(x: Inputs) -> torch.Tensor:
+    return lean_torch(x, torch.float32)
+
+
 def policy_only(x: Inputs) -> torch.Tensor:
     (policy,), _ = chunked_logprobs(x.sides()[:1])
     return (x.coef * policy.logp).sum()
 
 
-VARIANTS = {"torch": lean_torch, "trainer": trainer, "chunked": chunked, "policy": policy_only}
+VARIANTS = {
+    "torch": lean_torch,
+    "widened": widened_torch,
+    "trainer": trainer,
+    "chunked": chunked,
+    "policy": policy_only,
+}
 
 
 def step(name: str, x: Inputs) -> float:
@@ -172,13 +190,15 @@ def measure(
             ratio = used["chunked"] / used[rival]
             rows.append(row(f"workspace, {kind}, chunked / {rival}", [ratio], target))
         x = Inputs(size, dtype)
+        if dtype != torch.float32:
+            rivals = (*rivals, "widened")
         seconds = in_turns([*rivals, "chunked"], x, repeats)
         print(kind, {k: [f"{s:.1f} s" for s in v] for k, v in seconds.items()}, flush=True)
         for rival in rivals:
             target = TARGETS[f"time {kind}"] if judged and rival == "torch" else None
             ratios = [a / b for a, b in zip(seconds["chunked"], seconds[rival], strict=True)]
             rows.append(row(f"time, {kind}, chunked / {rival}", ratios, target))
-        for name in ("torch", "chunked"):
+        for name in [x for x in ("torch", "widened", "chunked") if x in (*rivals, "chunked")]:
             target = TARGETS["gradient"] if name == "chunked" and kind == "float32" else None
             error = gradient_errors(name, dtype)
             rows.append(row(f"gradient error, {kind}, {name}", [error], target))
@@ -217,6 +237,7 @@ def main() -> None:
     sizes = parser.add_mutually_exclusive_group()
     sizes.add_argument("--short", action="store_true", help=f"at {SHORT}; the same targets")
     sizes.add_argument("--quick", action="store_true", help=f"at {QUICK}; no targets")
+    sizes.add_argument("--wide", action="store_true", help=f"at {MEDIUM}; no targets")
     parser.add_argument("--repeats", type=int, default=3)
     kinds = ["float32", "bfloat16"]
     parser.add_argument("--dtypes", nargs="+", choices=kinds, default=kinds)
@@ -228,9 +249,9 @@ def main() -> None:
         name, dtype, n, v, h = args.child
         print(workspace(name, (int(n), int(v), int(h)), getattr(torch, dtype)))
         return
-    size = QUICK if args.quick else SHORT if args.short else FULL
+    size = QUICK if args.quick else SHORT if args.short else MEDIUM if args.wide else FULL
     print(f"{machine()}\n{size[0]} tokens x {size[1]} x hidden {size[2]}, two models")
-    rows = measure(size, args.repeats, not args.quick, args.dtypes)
+    rows = measure(size, args.repeats, not (args.quick or args.wide), args.dtypes)
     print(f"\n{'':58s} {'ratio':>9s} {'range':>19s} {'target':>8s}")
     for r in rows:
         low, high = r["spread"]

@@ -26,7 +26,7 @@ Tensor = torch.Tensor
 #     rounded, what whole logits cost              0.13            2.0               5.7
 #     with float32 sums, by `bf16_products`        0.26            1.1               1.2
 # Gradients' products stay widened: their left factor is float32, and two bfloat16 terms that hold
-# it to 2^-17 took as long as the one product.
+# it to 2^-17 took 0.7 to 1.5 times as long as the one product, depending on what else ran.
 @functools.cache
 def has_bf16_tiles() -> bool:
     """Whether this processor multiplies bfloat16 in tiles, and oneDNN is allowed to use them."""
@@ -70,8 +70,8 @@ LOWEST = -1e18
 class Chunk(NamedTuple):
     """A block's size. Buffers hold tokens x vocab x 4 bytes, two for each model and two more.
 
-    A constant, since sums depend on it in their last bits. Smaller blocks, 512 x 1,024 or 256 x
-    1,024, took 4 to 5 % longer, in float32 and in bfloat16.
+    A constant, since sums depend on it in their last bits. Smaller blocks, 512 x 2,048, 512 x 1,024
+    and 256 x 2,048, took 3 to 10 % longer in bfloat16 with tiles and 7 to 9 % in float32.
     """
 
     tokens: int = 1024
@@ -93,15 +93,26 @@ class HeadBlocks:
         both_bf16 = hidden.dtype == self.weight.dtype == torch.bfloat16 and dtype == torch.float32
         self.tiles = both_bf16 and hidden.device.type == "cpu" and has_bf16_tiles()
         self.dw: Any = None
+        self.widened: dict[str, Tensor] = {}  # of a narrower weight: a block, and its gradient
 
     def load(self, cols: slice) -> None:
         """Widen a vocabulary block of the weight, (c, h), and begin its gradient."""
-        self.w = self.weight[cols].to(self.dtype)
+        part = self.weight[cols]
+        self.w = part if part.dtype == self.dtype else self._wide("block", part).copy_(part)
         self.b = None if self.bias is None else self.bias[cols].to(self.dtype).clamp(min=_MASKED)
         if self.dw is not None:
             part, self.fresh = self.dw[cols], True
             # of a narrower weight summed apart, so that it is rounded once, by `close`
-            self.dw_block = part if part.dtype == self.dtype else torch.empty_like(self.w)
+            self.dw_block = part if part.dtype == self.dtype else self._wide("gradient", part)
+
+    def _wide(self, name: str, part: Tensor) -> Tensor:
+        """Memory for a block (c, h) in the pass's dtype; the same for all blocks of a pass.
+
+        New memory for every block would be pages that the system hands out and takes back.
+        """
+        if name not in self.widened:  # the first block is the largest
+            self.widened[name] = torch.empty_like(part, dtype=self.dtype)
+        return self.widened[name][: len(part)]
 
     def close(self, cols: slice) -> None:
         """All tokens have passed the block: its gradient is complete."""
