@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import math
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -248,10 +249,17 @@ def _positions(cfg: Config, policy: Any, actor: Any, longest: int) -> Line:
 
 
 def _prompts(tokenizer: Any) -> list[Line]:
-    """What ends a turn of the chat template, and what in it depends on the day."""
+    """What ends and opens a turn of the chat template, and what in it depends on the day."""
     if not isinstance(tokenizer, HubTokenizer):
         return []
     lines = [] if tokenizer.closing() is None else [_end_of_turn(tokenizer)]
+    if header := tokenizer.unopened():
+        seen = (
+            f"the chat template writes {header[:60]!r} before an answer, and ends a prompt without "
+            "it, so a completion would have to begin with it"
+        )
+        remedy = "let the template write it where add_generation_prompt is set"
+        lines.append(Line("chat template", WARNING, seen, remedy))
     if tokenizer.is_dated:
         day = tokenizer.today.isoformat()
         lines.append(Line("date", OK, f"the chat template names the day; this run keeps {day}"))
@@ -312,6 +320,8 @@ def _step(setup: TrainContext, scratch: Path, is_random: bool) -> list[Line]:
         lines.append(_reward_function(row, sequences))
     if is_random:
         return lines  # what random models sample says nothing about the run
+    if isinstance(cfg.actor, ModelConfig) and isinstance(setup.tokenizer, HubTokenizer):
+        lines += _strangers(row, setup.tokenizer.vocab_size)
     if row["groups_informative"] == 0:
         lines.append(
             Line(
@@ -336,6 +346,24 @@ def _step(setup: TrainContext, scratch: Path, is_random: bool) -> list[Line]:
     if fired and decision is not None:
         lines.append(Line("alarms", WARNING, f"{decision.reason} in the first step", "set others"))
     return lines
+
+
+def _strangers(row: dict[str, Any], ids: int) -> list[Line]:
+    """Whether the policy gives the actor's tokens less than chance does, 1 / ids.
+
+    No two models of one family do so. A head whose ids are in another order than its tokenizer's
+    does, and so does a mask of the policy over what the actor says.
+    """
+    gap, chance = row.get("kl_inf_target_k3", 0.0), math.log(ids)
+    # where a few tokens of large p / q make the estimate, that of KL(policy || actor) is larger
+    if gap <= chance or row["kl_target_inf_est"] > gap:
+        return []
+    seen = (
+        f"KL(actor || policy) is about {gap:.3g} nats per token, and {chance:.3g} between one sure "
+        "token and chance: the ids of one of the two seem to mean other tokens"
+    )
+    remedy = "look at where the actor's weights and tokenizer are from; take two of one family"
+    return [Line("actor", PROBLEM, seen, remedy)]
 
 
 def _reward_function(row: dict[str, Any], sequences: int) -> Line:

@@ -21,6 +21,10 @@ _FORMULA = re.compile(  # bounded lengths keep the search linear; "$5 and $6" ar
 _PLAIN = re.compile(r"-?[0-9][0-9,.]*(?:/[0-9]+)?")  # LaTeX reads these as the grammar does
 _WORDS = re.compile(r"[^\W\d_]+(?:[\s,;:.!?'\"-]+[^\W\d_]+)*[.!?]?")
 _FUNCTIONS = frozenset("sin cos tan cot sec csc arcsin arccos arctan log exp max min mod".split())
+_SCALE_WORDS = re.compile(
+    r"(?<=[0-9})]) ?(?:\\(?:text|mathrm|mbox) ?\{ ?)?"
+    r"(hundreds?|thousands?|[mbtr]+illions?|dozens?|squared|cubed|factorial)(?![a-z])"
+)
 _BESIDE = 200  # characters beside a box or formula that may make it a part of something
 _DASH_OF_LIST = re.compile(r"(?:^|\n) {0,8}- $")
 _JOINS_AFTER = re.compile(
@@ -152,6 +156,15 @@ def gold_expression(answer: str) -> str:
 def gold_number(answer: str) -> Number | None:
     """The number that a data set's answer is, or that stands last in it."""
     return whole_number(gold_expression(answer)) or final_number(answer)
+
+
+def scale_words(expression: str) -> list[str]:
+    r"""Words after numbers that make other numbers of them, as in "7\text{ million}".
+
+    math-verify leaves out such words, and reads 7.
+    """
+    found = _SCALE_WORDS.findall(number_grammar.plain(expression).lower())
+    return [word.removesuffix("s") for word in found]
 
 
 def is_scientific(expression: str) -> bool:

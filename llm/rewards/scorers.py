@@ -26,7 +26,14 @@ from llm.tokenizers.character import CharTokenizer
 from llm.tokenizers.digit_synonyms import as_digits
 
 from . import number_grammar
-from .answers import as_latex, final_answer, final_number, gold_expression, gold_number
+from .answers import (
+    as_latex,
+    final_answer,
+    final_number,
+    gold_expression,
+    gold_number,
+    scale_words,
+)
 from .number_grammar import Number
 
 
@@ -165,6 +172,8 @@ class MathScorer:
             gold, gold_value = as_latex(gold_expression(answer))
             expression, value = final_answer(text[-self._longest :])
             equal = equal_numbers(gold_value, value)
+            if equal is None and scale_words(gold) != scale_words(expression):
+                equal = False  # math-verify would compare the numbers without these words
             if equal is None:
                 pairs[i] = gold, expression
             else:

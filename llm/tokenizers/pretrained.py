@@ -142,6 +142,22 @@ class HubTokenizer:
             return None
         return chat.rpartition("(answer)")[2]
 
+    def unopened(self) -> str:
+        """What the chat template writes between a prompt and an answer, where a prompt ends
+        without it whatever add_generation_prompt says; else empty."""
+        if not self.is_chat:
+            return ""
+        turns = [("user", "1"), ("assistant", "(answer)")]
+        try:
+            asked = self._rendered(turns[:1], _CHAT_MAX, add_generation_prompt=True)
+            bare = self._rendered(turns[:1], _CHAT_MAX, add_generation_prompt=False)
+            whole = self._rendered(turns, _CHAT_MAX, add_generation_prompt=False)
+        except TemplateError:  # of a template that fails on prompts `prompt` says so
+            return ""
+        if asked != bare or not whole.startswith(asked):
+            return ""
+        return whole[len(asked) :].partition("(answer)")[0].strip()
+
     @property
     def is_dated(self) -> bool:
         """Whether the chat template asks for the date, so that prompts depend on the day."""

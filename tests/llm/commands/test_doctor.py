@@ -292,6 +292,29 @@ def test_an_end_of_turn_that_ends_nothing_and_a_date_are_told(tmp_path):
     assert doctor_checks._prompts(CharTokenizer()) == []
 
 
+def test_a_template_that_leaves_the_answers_header_to_the_model_is_told(tmp_path):
+    turn = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    )
+    opens = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    needs_none = "{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}"
+    for template, told in ((turn, True), (turn + opens, False), (needs_none, False)):
+        hub = HubTokenizer(save_tokenizer(tmp_path, template=template))
+        found = [x for x in doctor_checks._prompts(hub) if x.check == "chat template"]
+        assert bool(found) == told
+        assert all(x.status == WARNING and "'<|im_start|>assistant'" in x.seen for x in found)
+
+
+def test_an_actor_whose_tokens_the_policy_finds_less_likely_than_chance_is_a_problem():
+    """As with the ids of one of them in another order; KL of about log ids and above."""
+    far = {"kl_inf_target_k3": 7.0, "kl_target_inf_est": 1.0}
+    (line,) = doctor_checks._strangers(far, ids=1000)
+    assert line.status == PROBLEM and "7 nats per token, and 6.91" in line.seen
+    assert doctor_checks._strangers(far | {"kl_inf_target_k3": 6.9}, ids=1000) == []
+    assert doctor_checks._strangers(far | {"kl_target_inf_est": 50.0}, ids=1000) == []  # one token
+    assert doctor_checks._strangers({}, ids=1000) == []
+
+
 def rows(folder: Path, *pairs: tuple[str, str]) -> str:
     text = "".join(json.dumps({"question": q, "answer": a}) + "\n" for q, a in pairs)
     (folder / "rows.jsonl").write_text(text)

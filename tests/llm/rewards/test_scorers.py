@@ -174,6 +174,23 @@ def test_rounding_is_math_verifys_and_which_integer_is_written_is_the_grammars(v
     assert scorer.score([ended("7"), ended("8")], ["7", "7"]) == [1.0, 0.0] and not asked
 
 
+SCALED = [  # gold, completion; math-verify reads 7 where \\text{ million} follows
+    ("7", r"\boxed{7\text{ million}}", 0.0),
+    ("7000000", r"\boxed{7\text{ million}}", 0.0),
+    (r"7\text{ million}", r"\boxed{7}", 0.0),
+    ("7", r"\boxed{7\text{ squared}}", 0.0),
+    (r"7\text{ million}", r"\boxed{7\text{ million}}", 1.0),
+    ("7", r"\boxed{7\text{ apples}}", 1.0),
+]
+
+
+def test_a_word_of_scale_that_math_verify_leaves_out_is_not_left_out(verifier):
+    scorer = MathScorer(MathVerifyReward(), Unicode())
+    scorer._verifier = verifier
+    golds, texts, wanted = zip(*SCALED, strict=True)
+    assert scorer.score([ended(t) for t in texts], list(golds)) == list(wanted)
+
+
 CODE = "__import__('os').system('touch {path}')"
 HOSTILE = {
     "code": CODE,
