@@ -115,7 +115,7 @@ def run_config(cfg: Config) -> int:
     except ValueError as e:  # ConfigError and CheckpointError are ValueErrors
         return _fail(str(e), 2)
     if summary is None:
-        _say(f"{folder}: already complete; a larger --run.steps goes on with it\n")
+        _say(f"{folder}: already complete; a larger --run.steps goes on with it{_idle(cfg)}\n")
         return 0
     _say(
         f"{folder}: pass rate {summary['pass_rate_first']:.3f} -> {summary['pass_rate_last']:.3f} "
@@ -131,6 +131,20 @@ def _other_evaluation(summary: dict[str, Any]) -> str:
         return ""
     named = ", ".join(f"{key} {before} -> {now}" for key, (before, now) in changes.items())
     return f" (not comparable: the evaluation was changed on the way, {named})"
+
+
+def _idle(cfg: Config) -> str:
+    """Settings that a complete run would take over, and does not without another step."""
+    from llm import distributed
+    from llm.runs.run_folder import settings_there
+    from llm.settings.loading import applicable
+    from llm.settings.resuming import CONTINUATION, changed, shown
+
+    if not distributed.is_main():
+        return ""
+    differs = changed(settings_there(Path(cfg.run.folder)), applicable(cfg))
+    idle = {key: pair for key, pair in differs.items() if key in CONTINUATION}
+    return f". Without another step these have no effect: {shown(idle)}" if idle else ""
 
 
 def _trained(cfg: Config, folder: Path) -> dict[str, Any] | None:

@@ -13,6 +13,7 @@ import pytest
 
 from llm import __main__, settings
 from llm.__main__ import main
+from llm.runs import run_folder
 
 llm: Any = importlib.import_module("llm")  # it finds its names when they are asked for
 
@@ -42,6 +43,21 @@ def test_a_working_directory_that_is_gone_is_said(tmp_path, monkeypatch, capsys)
     tmp_path.rmdir()
     assert __main__._run() == 2
     assert "working directory cannot be used (No such file" in capsys.readouterr().err
+
+
+def test_a_complete_run_names_the_settings_that_have_no_effect_without_another_step(
+    tmp_path, capsys
+):
+    """They may change, and take effect from the next step on."""
+    flags = ["--run.folder", str(tmp_path), "--run.steps", "9"]
+    run_folder.release(run_folder.prepare(settings.load([], flags)))
+    (tmp_path / "metrics.jsonl").write_text('{"step": 0}\n')
+    (tmp_path / "summary.json").write_text("{}")
+    assert main(["train", *flags, "--run.threads", "1"]) == 0  # a place
+    assert capsys.readouterr().out.endswith("a larger --run.steps goes on with it\n")
+    assert main(["train", *flags, "--run.eval-every", "2"]) == 0
+    said = capsys.readouterr().out
+    assert said.endswith("these have no effect: run.eval_every (10 there, 2 now)\n")
 
 
 def test_dry_run_prints_the_resolved_configuration_and_writes_nothing(tmp_path, capsys):
