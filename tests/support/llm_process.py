@@ -10,21 +10,21 @@ from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["llm.train", "llm.commands.train"])
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["llm.train", "llm.commands.train"])
 
 
 def started(*words: str, stderr: Path | str = os.devnull) -> BaseProcess:
     """The running command; its exit code is `exitcode`, -9 after a SIGKILL. What it says goes to
     the file."""
-    process = _CONTEXT.Process(target=_main, args=(words, str(stderr)))
+    process = CONTEXT.Process(target=_main, args=(words, str(stderr)))
     process.start()
     return process
 
 
 def called(function: Callable[[], None], stderr: Path | str = os.devnull) -> BaseProcess:
     """The same for a function of a test's module."""
-    process = _CONTEXT.Process(target=_call, args=(function, str(stderr)))
+    process = CONTEXT.Process(target=_call, args=(function, str(stderr)))
     process.start()
     return process
 

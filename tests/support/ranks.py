@@ -13,8 +13,10 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, field, replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 
+import forked_workers
 import llm_process
 import pytest
 import torch
@@ -101,10 +103,11 @@ def ranks(n: int, scenes: list[RankScenario]) -> None:
     """
     port, home = free_port(), Path(scenes[0].folder).parent
     said = [home / f"rank_{rank}_of_{n}" for rank in range(n)]
-    started = [
-        llm_process.called(functools.partial(_play_all, rank, n, port, scenes), said[rank])
-        for rank in range(n)
-    ]
+    lines = [forked_workers.opened() for _ in range(n)]
+    plays = [functools.partial(_play_all, i, n, port, scenes, lines[i]) for i in range(n)]
+    started = [llm_process.called(play, file) for play, file in zip(plays, said, strict=True)]
+    for line in lines:
+        line.close()  # each rank has its own
     end = time.monotonic() + TIMEOUT
     for process in started:
         process.join(max(0.0, end - time.monotonic()))
@@ -114,13 +117,13 @@ def ranks(n: int, scenes: list[RankScenario]) -> None:
     assert codes == [0] * n, (codes, [file.read_text()[-3000:] for file in said])
 
 
-def _play_all(rank: int, n: int, port: str, scenes: list[RankScenario]) -> None:
+def _play_all(rank: int, n: int, port: str, scenes: list[RankScenario], line: Connection) -> None:
     from llm import distributed
 
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(n)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     torch.set_num_threads(1)
-    with distributed.process_group("cpu"):
+    with forked_workers.through(line), distributed.process_group("cpu"):
         for scene in scenes:
             play(scene)
 

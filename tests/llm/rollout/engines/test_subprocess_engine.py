@@ -7,6 +7,7 @@ import os
 import signal
 from pathlib import Path
 
+import forked_workers
 import pytest
 import torch
 from engine_cases import SHORT, cfg_of, equal, moved, opened
@@ -18,6 +19,19 @@ from llm.rollout.engines import subprocess_engine
 from llm.rollout.engines.base import generate
 from llm.runs.metrics_files import MetricsFile
 from llm.training import rollout_phase, self_test
+
+
+@pytest.fixture(scope="module")
+def line():
+    with forked_workers.opened() as found:
+        yield found
+
+
+@pytest.fixture
+def forked(line):
+    """Workers that start from now on are forked."""
+    with forked_workers.through(line):
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +76,7 @@ def test_a_part_of_a_step_is_sampled_at_its_place(both, name):
     assert part.index.tolist() == list(range(6, 15))
 
 
-def test_batches_ordered_ahead_keep_the_weights_of_their_order(both):
+def test_batches_ordered_ahead_keep_the_weights_of_their_order(both, forked):
     """Three orders from three versions, collected afterwards, the process killed in between."""
     engine, hf, model = both
     for step in (10, 11, 12):
@@ -81,7 +95,7 @@ def test_batches_ordered_ahead_keep_the_weights_of_their_order(both):
     assert engine.counts()["engine_restarts"] <= 1 and engine.counts() == {"engine_restarts": 0}
 
 
-def test_a_hung_process_is_replaced_and_gives_the_same_batch(both, monkeypatch, capfd):
+def test_a_hung_process_is_replaced_and_gives_the_same_batch(both, forked, monkeypatch, capfd):
     engine, hf, _ = both
     expected = hf.generate(20, PROBLEMS)
     engine.generate(19, PROBLEMS)
@@ -150,7 +164,7 @@ def test_a_signal_to_the_whole_group_is_the_trainers_to_handle(both):
 
 @pytest.mark.parametrize("d", [0, 1, 3])
 def test_a_run_ahead_resumes_exactly_and_is_the_same_from_a_process_that_is_killed(
-    tmp_path, pretrained, monkeypatch, d
+    tmp_path, pretrained, forked, monkeypatch, d
 ):
     """hf undisturbed; hf cut after four steps; process killed in one of them: rows and weights."""
     flags = (*SHORT, "--rollout.max-staleness", str(d))
@@ -168,7 +182,7 @@ def test_a_run_ahead_resumes_exactly_and_is_the_same_from_a_process_that_is_kill
             start(tmp_path / "cut", pretrained, *flags)
     monkeypatch.setattr(MetricsFile, "write", write)
     start(tmp_path / "cut", pretrained, *flags)
-    if d == 1:  # a process for each run takes seconds to start
+    if d == 1:  # a process for each run takes a second
         killing(monkeypatch)
         start(tmp_path / "child", pretrained, *flags, "--rollout.engine.type", "process")
         found = rows(tmp_path / "child")
