@@ -31,12 +31,16 @@ class DigitProblems:
         self.cfg = cfg
         self._width = cfg.pad_prompt_to if isinstance(cfg, schema.DigitTask) else 0
         self._instruction = cfg.instruction if isinstance(cfg, schema.ArithmeticTask) else ""
+        self._held_out: dict[tuple[int, int], list[Problem]] = {}  # by seed and n
 
     def batch(self, seed: int, step: int, n: int) -> list[Problem]:
         return self.problems(stream(seed, "prompts", step), n)
 
     def held_out(self, seed: int, n: int) -> list[Problem]:
-        return self.problems(stream(seed, "evaluation prompts"), n, held_out=True)
+        if (seed, n) not in self._held_out:  # every evaluation asks for the same
+            rng = stream(seed, "evaluation prompts")
+            self._held_out[seed, n] = self.problems(rng, n, held_out=True)
+        return list(self._held_out[seed, n])
 
     def held_out_sets(self, seed: int, n: int) -> dict[str, list[Problem]]:
         return {HELD_OUT: self.held_out(seed, n)}

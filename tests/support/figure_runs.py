@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import multiprocessing
+import signal
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -95,3 +98,21 @@ SEED = 900  # of no figure
 def tiny(method: str = "on-policy", **extra) -> RunSpec:
     more = {k.replace("__", "."): v for k, v in extra.items()}
     return RunSpec("chain", method, SEED, tuple(sorted((TINY | more).items())))
+
+
+def train_long(home: Path) -> None:
+    """A command that trains for longer than any test; for a process of its own. Its worker is
+    forked, which takes less time than a spawned one, and has its answer to SIGTERM."""
+    context = multiprocessing.get_context("fork")
+
+    class Worker(context.Process):  # type: ignore[name-defined]
+        def run(self) -> None:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            super().run()
+
+    context.Process = Worker  # type: ignore[misc]
+    runner.multiprocessing.get_context = lambda _: context  # type: ignore[assignment]
+    try:
+        runner.train([tiny(run__steps=100_000)], 1, home)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -14,13 +14,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
-from matplotlib import layout_engine
+from matplotlib.figure import Figure
 
 from paper_figures import figure
 from paper_figures.drawing import style
-from paper_figures.experiments import configurations, run_lists, runner
+from paper_figures.experiments import configurations, kept_rows, run_lists, runner
 from paper_figures.experiments.run_lists import Scale
-from paper_figures.extras import prefix_rejection, rivals
+from paper_figures.extras import prefix_rejection
 from paper_figures.figures import fig1
 from paper_figures.report import everything
 from paper_figures.tables import table1
@@ -47,12 +47,12 @@ if __name__ == "__main__":
     run_lists.STALE_PROMPTS = 1
     run_lists.TABLE1 = ("on-policy", "tis+kl", "jackpot")  # type: ignore[assignment]
     # the layout is not looked at here; tests/paper_figures/figures look at it
-    layout_engine.do_constrained_layout = lambda *_, **__: {}  # type: ignore[attr-defined]
+    Figure.get_layout_engine = lambda self: None  # type: ignore[method-assign]
     style.RC |= {"savefig.dpi": 50, "pdf.fonttype": 3}
     runner.Evaluation.__new__.__defaults__ = (16, 4)  # prompts, samples
     figure.QUICK = SMOKE
     runner.ProcessPoolExecutor = lambda n, context, **_: ThreadPoolExecutor(1)  # type: ignore[misc,assignment]
-    rivals.KEPT = Path(sys.argv[1]) / "no kept rows.csv"  # those kept are of the world as it is
+    kept_rows.HERE = Path(sys.argv[1]) / "no kept rows"  # those kept are of the world as it is
     options = ["--quick", "--out", sys.argv[1]]
     code = prefix_rejection.main(options) or everything.main(options)
     runner._train_one = runner._evaluate_run = never  # type: ignore[assignment]

@@ -1,5 +1,6 @@
 """The figures' runs are trained and evaluated by workers, once, and end with their command."""
 
+import functools
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import figure_runs
+import llm_process
 import pytest
 from figure_runs import tiny
 from optional import not_none
@@ -65,36 +67,19 @@ def test_what_a_worker_dies_of_is_told_with_the_run(tmp_path, in_threads, monkey
         runner.train([tiny()], 1, tmp_path)
 
 
-LONG_RUN = """
-import sys
-from pathlib import Path
-from paper_figures.experiments import runner
-sys.path.insert(0, "tests/support")
-from figure_runs import tiny
-
-if __name__ == "__main__":
-    try:
-        runner.train([tiny(run__steps=100_000)], 1, Path(sys.argv[1]))
-    except KeyboardInterrupt:
-        sys.exit(130)
-"""
-
-
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts processes in /proc")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda n: n.name)
 def test_a_command_that_is_ended_leaves_no_worker_and_a_run_to_go_on_with(tmp_path, number):
     """SIGTERM is a Ctrl-C; after SIGKILL the workers see that they are alone."""
-    script = tmp_path / "long_run.py"
-    script.write_text(LONG_RUN)
     home = tmp_path / "home"
-    command = [sys.executable, str(script), str(home)]
-    parent = subprocess.Popen(command, cwd=run_store.ROOT, env=os.environ | {"PYTHONPATH": "."})
+    parent = llm_process.called(functools.partial(figure_runs.train_long, home))
     own = run_store.folder(tiny(run__steps=100_000), home)
     wait_for(lambda: (own / "metrics.jsonl").exists() and (own / "metrics.jsonl").stat().st_size)
-    workers = children(parent.pid)
+    workers = children(not_none(parent.pid))
     assert workers
-    parent.send_signal(number)
-    assert parent.wait(60) == (130 if number == signal.SIGTERM else -signal.SIGKILL)
+    os.kill(not_none(parent.pid), number)
+    parent.join(60)
+    assert parent.exitcode == (130 if number == signal.SIGTERM else -signal.SIGKILL)
     wait_for(lambda: not [p for p in workers if alive(p)])
     assert list(own.glob("checkpoints/step_*"))
     assert not (own / "outcome.json").exists()
