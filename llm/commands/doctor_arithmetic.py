@@ -65,7 +65,7 @@ def arithmetic(setup: TrainContext, self_test: dict[str, Any] | None) -> Line:
     cfg = setup.cfg
     engine, kind = cfg.rollout.engine.type, setup.actor.kind
     own = cfg.actor if isinstance(cfg.actor, ModelConfig) else cfg.policy
-    merged = engine == "vllm" and own.lora_rank > 0
+    merged = engine == "vllm" and own.lora.rank > 0
     sampled = "float32" if merged else own.dtype
     where = f"the actor ({kind}) samples with engine {engine} in {sampled}"
     where += ", adapters merged into its weights" if merged else ""

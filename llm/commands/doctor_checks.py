@@ -197,7 +197,7 @@ def _memory(cfg: Config, device: torch.device, longest: int) -> tuple[Any, list[
     budget = f"about {_bytes(needed)} of {_bytes(free)} free on {device.type}: {detail}"
     remedy = (
         "lower --optim.microbatch.sequences (logits, activations) or "
-        "--rollout.prompts_per_step (cache), train adapters (--policy.lora_rank), or use "
+        "--rollout.prompts_per_step (cache), train adapters (--policy.lora.rank), or use "
         "--policy.dtype bfloat16"
     )
     status = PROBLEM if needed > free else WARNING if needed > 0.8 * free else OK

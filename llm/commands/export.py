@@ -103,8 +103,8 @@ def export(
     model = roles.open_shell(cfg, role, run)
     state = load_state(checkpoint, {role: model})
     rounded = None
-    keep = bool(part.lora_rank) and adapters == "keep"
-    if part.lora_rank and not keep:
+    keep = bool(part.lora.rank) and adapters == "keep"
+    if part.lora.rank and not keep:
         model = merged(model)
         dtype = dtype or "float32"
         if dtype != "float32":
@@ -112,7 +112,7 @@ def export(
     dtype = dtype or part.dtype
     if keep and dtype != part.dtype:
         raise ConfigError("--dtype needs --adapters merge: kept adapters stay in float32")
-    kind = ("kept" if keep else "merged") if part.lora_rank else "none"
+    kind = ("kept" if keep else "merged") if part.lora.rank else "none"
     copied = export_parts.copied_files(part.path) if part.path else {}
     has_tokenizer = export_parts.has_own_tokenizer(copied)
     notes = export_parts.notes(cfg, part, plain(model), roles.open_tokenizer(cfg, run))
@@ -150,7 +150,7 @@ def _part(cfg: Config, role: str, run: Path) -> ModelConfig:
             "checkpoint holds it. Use --model policy"
         )
     part: ModelConfig = getattr(cfg, role)
-    if part.lora_rank and not part.path and not is_kept(cfg, role, run):
+    if part.lora.rank and not part.path and not is_kept(cfg, role, run):
         raise ConfigError(
             f"the {role} of {run} consists of adapters, and the model under them, which the run "
             f"pretrained, is gone from {cfg.pretrain.folder or run / 'pretrained'}: put it back"

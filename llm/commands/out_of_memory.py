@@ -7,7 +7,7 @@ from llm.planning import memory
 from llm.settings.loading import Config, ModelConfig
 from llm.training.context import open_device
 
-_SMALLER = "--policy.dtype to bfloat16, train adapters (--policy.lora_rank), or take smaller models"
+_SMALLER = "--policy.dtype to bfloat16, train adapters (--policy.lora.rank), or take smaller models"
 _REMEDIES = {  # by a word of the phase
     "rollout": "--rollout.prompts_per_step or --rollout.max_new_tokens (key-value cache, logits)",
     "update": "--optim.microbatch.sequences, or set --optim.microbatch.type tokens or "

@@ -74,7 +74,7 @@ def verdict(
     if len(lines) == 1:
         lines.append(
             "  nothing here makes it fit: lower --rollout.max_new_tokens, train adapters "
-            "(--policy.lora_rank), or use bfloat16 (--policy.dtype, --actor.dtype)"
+            "(--policy.lora.rank), or use bfloat16 (--policy.dtype, --actor.dtype)"
         )
     return "\n".join(lines)
 

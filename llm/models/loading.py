@@ -242,11 +242,11 @@ def with_lora(model: Model, cfg: ModelConfig, seed: int) -> Model:
             from peft import LoraConfig, get_peft_model
     except ImportError as e:
         raise ConfigError(
-            f"lora_rank {cfg.lora_rank} needs peft: pip install -e '.[peft]' in the checkout"
+            f"lora.rank {cfg.lora.rank} needs peft: pip install -e '.[peft]' in the checkout"
         ) from e
     lora = LoraConfig(
-        r=cfg.lora_rank,
-        lora_alpha=cfg.lora_alpha,  # type: ignore[arg-type]  # any number will do
+        r=cfg.lora.rank,
+        lora_alpha=cfg.lora.alpha,  # type: ignore[arg-type]  # any number will do
         lora_dropout=0.0,
         target_modules="all-linear",
         task_type="CAUSAL_LM",

@@ -63,7 +63,7 @@ def open_model(cfg: Config, role: str, run_folder: Path) -> Model:
             f"{synonyms}, and task.digit_synonyms is {cfg.task.digit_synonyms}: set it to "
             f"{synonyms}, or choose another model"
         )
-    return with_lora(model, part, seed=seed_of(cfg, role)) if part.lora_rank else model
+    return with_lora(model, part, seed=seed_of(cfg, role)) if part.lora.rank else model
 
 
 def open_tokenizer(cfg: Config, run_folder: Path) -> Tokenizer:
@@ -129,6 +129,6 @@ def open_shell(cfg: Config, role: str, run_folder: Path) -> Model:
     """The model of a role for a checkpoint to be loaded into: as `open_model`, but a built one
     without adapters, whose weights are all in the checkpoint, is not pretrained."""
     part: ModelConfig = getattr(cfg, role)
-    if part.path or part.lora_rank:
+    if part.path or part.lora.rank:
         return open_model(cfg, role, run_folder)
     return build(part, 0, cfg.task.digit_synonyms).to(getattr(torch, part.dtype)).eval()

@@ -82,11 +82,11 @@ def shape(part: ModelConfig, config: Any = None, synonyms: int = 1) -> Model:
 
 def size(model: Model, part: ModelConfig) -> ModelSize:
     total = sum(p.numel() for p in model.parameters())
-    if not part.lora_rank:
+    if not part.lora.rank:
         return ModelSize(total, total, _BYTES[part.dtype])
     head = model.get_output_embeddings()
     linear = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head]
-    adapters = sum(part.lora_rank * (m.in_features + m.out_features) for m in linear)
+    adapters = sum(part.lora.rank * (m.in_features + m.out_features) for m in linear)
     return ModelSize(total, adapters, _BYTES[part.dtype])
 
 
@@ -164,7 +164,7 @@ def _always_held(cfg: Config, policy: Model, actor: Model | None, layout: Layout
         if isinstance(cfg.actor, StaleActor):
             copies = cfg.actor.lag + 2
         each = whole
-        if cfg.policy.lora_rank and cfg.actor.type in ("noisy", "quantized"):
+        if cfg.policy.lora.rank and cfg.actor.type in ("noisy", "quantized"):
             each = 4 * size(policy, cfg.policy).total  # merged, in float32 (`loading.frozen_copy`)
         held["actor weights"] = copies * each
     if cfg.loss.initial_kl_coef > 0 or cfg.objective.needs_initial:
@@ -225,13 +225,13 @@ def _in_blocks(cfg: Config, trained: list, tokens: int, several: bool) -> int:
     for _, model, part in trained:
         width, w = layers_and_width(model.config)[1], _BYTES[part.dtype]
         total += width * (tokens * (8 if w == 4 else 12) + 4 * cols)
-        total += w * width * vocabulary(model) * (several and not part.lora_rank)
+        total += w * width * vocabulary(model) * (several and not part.lora.rank)
     return total
 
 
 def _gathered_head(model: Model, part: ModelConfig) -> int:
     """The whole weight of a head in blocks besides a tied embedding, and its float32 gradient."""
-    weight, trained = model.get_output_embeddings().weight, not part.lora_rank
+    weight, trained = model.get_output_embeddings().weight, not part.lora.rank
     tied = weight is model.get_input_embeddings().weight
     return weight.numel() * (_BYTES[part.dtype] * (1 + trained) * tied + 4 * trained)
 
@@ -243,7 +243,7 @@ def _optimiser_step(trained: list[tuple[str, Model, ModelConfig]], layout: Layou
     costs = []
     for _, model, part in trained:
         n = size(model, part).trained
-        largest = n if part.lora_rank else max(p.numel() for p in model.parameters())
+        largest = n if part.lora.rank else max(p.numel() for p in model.parameters())
         grads = 4 * n * (_kept_width(part) == 2) // shards
         costs.append((grads, (4 * n if layout.foreach else 8 * min(n, largest)) // shards))
     grads, temporaries = max(costs, key=sum)
@@ -258,7 +258,7 @@ def _gathered(model: Model, part: ModelConfig) -> int:
              for p in m.parameters()}  # fmt: skip
     total = sum(p.numel() for p in model.parameters())
     layer = (total - sum(outer.values())) // layers
-    gradients = sum(outer.values()) + layer if not part.lora_rank else 0
+    gradients = sum(outer.values()) + layer if not part.lora.rank else 0
     return _BYTES[part.dtype] * (sum(outer.values()) + 2 * layer + gradients)
 
 
@@ -306,12 +306,12 @@ def _free_ram() -> int:
 
 
 def _kept_width(part: ModelConfig) -> int:
-    return 4 if part.lora_rank else _BYTES[part.dtype]  # adapters are float32
+    return 4 if part.lora.rank else _BYTES[part.dtype]  # adapters are float32
 
 
 def _held(size: ModelSize, part: ModelConfig) -> dict[str, int]:
     masters = 4 if _kept_width(part) == 2 else 0
-    adapters = 4 * size.trained if part.lora_rank else 0
+    adapters = 4 * size.trained if part.lora.rank else 0
     return {
         "weights": size.total * size.width + adapters,
         "gradients": size.trained * _kept_width(part),

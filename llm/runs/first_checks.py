@@ -80,9 +80,9 @@ def check_packages(cfg: Settings) -> None:
         )
     for role in ("policy", "actor"):
         part = getattr(cfg, role)
-        if isinstance(part, ModelConfig) and part.lora_rank and not is_installed("peft"):
+        if isinstance(part, ModelConfig) and part.lora.rank and not is_installed("peft"):
             raise ConfigError(
-                f"--{role}.lora_rank {part.lora_rank} needs peft: pip install -e '.[peft]' in the "
+                f"--{role}.lora.rank {part.lora.rank} needs peft: pip install -e '.[peft]' in the "
                 "checkout"
             )
     if cfg.actor.type == "quantized" and not is_installed("torchao"):

@@ -285,6 +285,39 @@ RewardConfig = (
 
 
 @dataclass(frozen=True)
+class NoAdapters:
+    """All weights are trained."""
+
+    type: Literal["none"] = "none"
+    """What is trained of a model. Giving lora.rank is enough to choose adapters."""
+
+    @property
+    def rank(self) -> int:
+        return 0
+
+    @property
+    def alpha(self) -> float:
+        return 0.0
+
+
+@dataclass(frozen=True)
+class Adapters:
+    """Low-rank adapters on every linear layer (LoRA, peft)."""
+
+    CHOSEN_BY: ClassVar[str] = "rank"
+
+    type: Literal["adapters"] = "adapters"
+    """What is trained of a model. Giving lora.rank is enough to choose adapters."""
+    rank: int = 16
+    """Rank of the low-rank adapters that are trained on every linear layer."""
+    alpha: float = 32.0
+    """Scale of the adapters: they are multiplied by alpha / rank."""
+
+
+LoraConfig = NoAdapters | Adapters
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     path: str = ""
     """Folder or hub id of a transformers causal language model (safetensors); empty: build one over
@@ -297,21 +330,14 @@ class ModelConfig:
     """Type of weights and activations. A trained bfloat16 model keeps float32 master weights."""
 
     @property
-    def lora_rank(self) -> int:
-        return 0
-
-    @property
-    def lora_alpha(self) -> float:
-        return 32.0
+    def lora(self) -> LoraConfig:
+        return NoAdapters()
 
 
 @dataclass(frozen=True)
 class TrainedModelConfig(ModelConfig):
-    lora_rank: int = 0
-    """Rank of the low-rank adapters that are trained on every linear layer (peft); 0: all weights
-    are trained, without adapters."""
-    lora_alpha: float = 32.0
-    """Scale of the adapters: they are multiplied by lora_alpha / lora_rank."""
+    lora: LoraConfig = NoAdapters()
+    """Which weights are trained: the model's own, or those of adapters."""
 
 
 @dataclass(frozen=True)
@@ -1342,7 +1368,8 @@ class OptimConfig:
     """Learning rate of the policy (AdamW, betas 0.9 and 0.95)."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """How both learning rates go on after lr_warmup_steps: they stay (constant), or fall to 0 just
-    after the last step."""
+    after the last step. If a single step is left it has the whole rate, whatever the schedule: a
+    run may go on with more steps."""
     lr_warmup_steps: int = 0
     """Steps over which both learning rates rise, linearly."""
     weight_decay: float = 0.0

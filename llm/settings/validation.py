@@ -48,8 +48,8 @@ from .template_arguments import read_arguments
 _POSITIVE = (
     "task.digits_min task.digits_max task.digit_synonyms task.prompt_tokens_max task.size "
     "reward.seconds reward.characters reward.characters_max reward.workers "
-    "policy.layers policy.width "
-    "policy.lora_alpha actor.layers actor.width actor.lora_alpha actor.lag actor.exit_layers "
+    "policy.layers policy.width policy.lora.rank policy.lora.alpha actor.layers actor.width "
+    "actor.lora.rank actor.lora.alpha actor.lag actor.exit_layers "
     "actor.noise actor.lr actor.distill.coef actor.distill.temperature actor.correction.cap "
     "actor.correction.high pretrain.batch_size pretrain.lr rollout.prompts_per_step "
     "rollout.temperature rollout.top_k rollout.max_new_tokens rollout.engine.timeout "
@@ -68,7 +68,7 @@ _POSITIVE = (
     "run.eval_completions run.stop_seconds run.checkpoint_every run.checkpoints_kept run.threads"
 ).split()
 _NOT_NEGATIVE = (
-    "task.pool task.pad_prompt_to reward.memory policy.lora_rank actor.lora_rank "
+    "task.pool task.pad_prompt_to reward.memory "
     "actor.distill.top_k "
     "objective.divergence.delta objective.tau objective.sequence_mask.delta objective.low_min "
     "objective.value_beta objective.gamma_beta_ratio objective.alpha "
@@ -108,7 +108,7 @@ _AT_MOST = {
     # Beyond any use, and more than a machine holds: a slip of a digit is said, not tried for hours
     **dict.fromkeys(("policy.layers", "actor.layers"), 1_000),
     **dict.fromkeys(("policy.width", "actor.width"), 65_536),
-    **dict.fromkeys(("policy.lora_rank", "actor.lora_rank", "actor.lag", "run.threads"), 4_096),
+    **dict.fromkeys(("policy.lora.rank", "actor.lora.rank", "actor.lag", "run.threads"), 4_096),
     "reward.workers": 1_024,
     "reward.characters": 1_000,
     **dict.fromkeys(("task.digits_min", "task.digits_max", "task.pad_prompt_to"), 10_000),
@@ -446,6 +446,8 @@ def _needs(cfg: Settings) -> list[_Need]:
 
 
 def _model_needs(cfg: Settings) -> list[_Need]:
+    """What a model that is loaded makes idle. Rules, because `path` itself chooses, and decides
+    over [pretrain] too: a `type` beside it could contradict it."""
     a, pretrain = cfg.actor, cfg.pretrain
     built_policy = not cfg.policy.path
     built_actor = isinstance(a, ModelConfig) and not a.path
@@ -453,13 +455,7 @@ def _model_needs(cfg: Settings) -> list[_Need]:
     actor = built_actor and pretrain.actor_steps > 0
     return [
         _Need("policy.layers policy.width", built_policy, "an empty policy.path"),
-        _Need("policy.lora_alpha", cfg.policy.lora_rank > 0, "policy.lora_rank > 0"),
         _Need("actor.layers actor.width", built_actor, "an empty actor.path"),
-        _Need(
-            "actor.lora_alpha",
-            isinstance(a, ModelConfig) and a.lora_rank > 0,
-            "actor.lora_rank > 0",
-        ),
         _Need(
             "pretrain.folder",
             policy or actor,
@@ -543,7 +539,8 @@ def _leaves_one(weight: Weight) -> bool:
 
 
 def _loop_needs(cfg: Settings) -> list[_Need]:
-    """What spans sections, and the alarm's patience, which any of its limits gives an effect."""
+    """What spans sections, and the alarm's patience: any of four limits gives it an effect, several
+    may be given, and a `type` for it could be chosen without a limit."""
     alarm, updates, correction = cfg.alarm, cfg.loss.updates_per_rollout, cfg.correction
     whole = isinstance(cfg.objective, WholeCompletionObjective)
     jackpot = per_state = isinstance(correction, JackpotCorrection)
@@ -597,6 +594,8 @@ def _loop_needs(cfg: Settings) -> list[_Need]:
 
 
 def _task_needs(cfg: Settings) -> list[_Need]:
+    """Rules, because what decides is another section, or a value: whether `source` names a file,
+    how long prompts are. `batched` idles one of a function's settings, so is no type of its own."""
     t = cfg.task
     characters = not cfg.policy.path or _character_model(cfg.policy.path)
     reward = cfg.reward

@@ -89,7 +89,7 @@ def effective_adapters(model: Model, part: ModelConfig) -> Iterator[None]:
             for factor in (down, up):
                 factor.copy_(torch.randn(factor.shape, generator=generator))
             own = layer.get_base_layer().weight.float().norm()
-            added = part.lora_alpha / part.lora_rank * (up.float() @ down.float()).norm()
+            added = part.lora.alpha / part.lora.rank * (up.float() @ down.float()).norm()
             up.mul_(_SIZE * own / added)
         yield
     finally:
@@ -135,10 +135,10 @@ def _judged(
         raise AdapterCheckError(
             f"self-test (adapters): they change log-probabilities by {effect:.3g} nats on average, "
             f"and the {place} differs from the trainer by {gap:.3g} (it applies them about "
-            f"{times:.2g} times, with lora_alpha / lora_rank = "
-            f"{part.lora_alpha / part.lora_rank:g}). Training would correct for this as if it were "
+            f"{times:.2g} times, with lora.alpha / lora.rank = "
+            f"{part.lora.alpha / part.lora.rank:g}). Training would correct for this as if it were "
             "a mismatch: look at how adapters are merged or sent there. Until then take "
             "--rollout.engine.type hf with an actor that has its adapters beside its weights "
-            "(self, stale, separate), or --policy.lora_rank 0"
+            "(self, stale, separate), or --policy.lora.type none"
         )
     return check

@@ -74,7 +74,7 @@ class VllmEngine(ProcessEngine):
         if plain(model) is model and any(".lora_A." in n for n, _ in model.named_parameters()):
             raise ConfigError(
                 "--rollout.engine.type vllm cannot sample from the first layers of a policy with "
-                "adapters: use --rollout.engine.type process, or --policy.lora_rank 0"
+                "adapters: use --rollout.engine.type process, or --policy.lora.type none"
             )
         super().__init__(cfg, tokenizer, device, model)
         inner = plain(model)

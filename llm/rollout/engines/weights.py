@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from llm.checkpoints.state_tensors import own_storage, storage_of
 from llm.models.loading import Model, plain, quiet, with_lora
 from llm.settings.loading import Config, ConfigError, ModelConfig
-from llm.settings.schema import QuantizedActor, TrainedModelConfig
+from llm.settings.schema import Adapters, QuantizedActor, TrainedModelConfig
 
 from .base import GenerationRequest, Result, generate
 
@@ -34,7 +34,7 @@ def shape_of(model: Model, cfg: Config, *, of_policy: bool = False) -> dict[str,
         "values": json.loads(inner.config.to_json_string(use_diff=False)),
         "dtype": str(inner.dtype).removeprefix("torch."),
         "attention": inner.config._attn_implementation,
-        "lora": [part.lora_rank, part.lora_alpha] if lora else [],
+        "lora": [part.lora.rank, part.lora.alpha] if lora else [],
         # torch multiplies frozen weights by another routine, whose last bits differ
         "trained": [name for name, p in model.named_parameters() if p.requires_grad],
         "tied": _tied(inner),
@@ -59,7 +59,7 @@ def build_shell(shape: dict[str, Any], device: str) -> Model:
     _tie(model, shape["tied"])
     if shape["lora"]:
         rank, alpha = shape["lora"]
-        model = with_lora(model, TrainedModelConfig(lora_rank=rank, lora_alpha=alpha), seed=0)
+        model = with_lora(model, TrainedModelConfig(lora=Adapters(rank=rank, alpha=alpha)), seed=0)
         model = model if shape["wrapped"] else plain(model)
     if shape["bits"]:
         from llm.models.actors import quantized

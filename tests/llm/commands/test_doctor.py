@@ -230,10 +230,10 @@ def test_bfloat16_halves_weights_and_adds_masters():
 
 def test_adapters_are_counted_as_peft_makes_them():
     pytest.importorskip("peft")
-    cfg = settings.load([], ["--policy.lora_rank", "4"])
+    cfg = settings.load([], ["--policy.lora.rank", "4"])
     model = loading.with_lora(loading.build(cfg.policy, seed=0), cfg.policy, seed=0)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    found = estimated("--policy.lora_rank", "4")
+    found = estimated("--policy.lora.rank", "4")
     assert found["policy optimiser"] == 8 * trained and found["policy gradients"] == 4 * trained
 
 

@@ -68,13 +68,13 @@ PLAIN = [*SELF, "--correction.type", "none"]
         ([*SELF, "--correction.type", "tis", *VLLM], NEAR, OK, "--correction.type tis corrects"),
         ([*PLAIN, "--policy.dtype", "bfloat16"], FOUND, WARNING, "scores in bfloat16"),
         (
-            [*PLAIN, *VLLM, "--policy.lora_rank", "4", "--policy.dtype", "bfloat16"],
+            [*PLAIN, *VLLM, "--policy.lora.rank", "4", "--policy.dtype", "bfloat16"],
             {**NEAR, "adapters": AdapterCheck("engine vllm", 0.001, 0.5)},
             WARNING,
             "vllm in float32, adapters merged into its weights; training scores in bfloat16",
         ),
         (
-            [*PLAIN, *VLLM, "--policy.lora_rank", "4"],
+            [*PLAIN, *VLLM, "--policy.lora.rank", "4"],
             {**NEAR, "adapters": AdapterCheck("engine vllm", 0.001, 0.5)},
             WARNING,
             "adapters lose 0.001 of their 0.5 nats (engine vllm)",

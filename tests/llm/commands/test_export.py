@@ -76,7 +76,7 @@ def test_kept_adapters_hold_no_embedding_of_a_padded_vocabulary(tmp_path, base):
     for file in base.iterdir():
         if file.name.startswith("token"):
             shutil.copy(file, tmp_path / "base")
-    run_of(tmp_path / "run", with_base(tmp_path / "base") + "--policy.lora_rank 4")
+    run_of(tmp_path / "run", with_base(tmp_path / "base") + "--policy.lora.rank 4")
     exporting.export(tmp_path / "run", tmp_path / "out", adapters="keep")
     with safe_open(tmp_path / "out/adapter_model.safetensors", "pt") as file:
         assert all("lora_" in name for name in file.keys())
@@ -96,7 +96,7 @@ def test_a_head_that_training_untied_stays_untied_whatever_the_config_says(tmp_p
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_adapters_are_merged_in_float32(tmp_path, base, dtype):
-    flags = with_base(base) + f"--policy.dtype {dtype} --policy.lora_rank 4"
+    flags = with_base(base) + f"--policy.dtype {dtype} --policy.lora.rank 4"
     _, models = run_of(tmp_path / "run", flags)
     done = exporting.export(tmp_path / "run", tmp_path / "out")
     assert (done.dtype, done.adapters, done.rounded) == ("float32", "merged", None)
@@ -108,7 +108,7 @@ def test_adapters_are_merged_in_float32(tmp_path, base, dtype):
 
 def test_rounding_of_merged_adapters_is_measured_and_said(tmp_path, base, capsys):
     """float32 keeps all; bfloat16, whose steps are as large as this change, a part."""
-    run_of(tmp_path / "run", with_base(base) + "--policy.lora_rank 4")
+    run_of(tmp_path / "run", with_base(base) + "--policy.lora.rank 4")
     argv = ["export", str(tmp_path / "run"), "--to", str(tmp_path / "out"), "--dtype", "bfloat16"]
     assert main(argv) == 0
     said = capsys.readouterr().out
@@ -131,7 +131,7 @@ def test_the_share_that_rounding_loses_is_that_of_the_norms():
 
 def test_adapters_can_be_kept(tmp_path, base):
     """Then transformers finds the base model by the path in adapter_config.json; we refuse."""
-    cfg, models = run_of(tmp_path / "run", with_base(base) + "--policy.lora_rank 4")
+    cfg, models = run_of(tmp_path / "run", with_base(base) + "--policy.lora.rank 4")
     done = exporting.export(tmp_path / "run", tmp_path / "out", adapters="keep")
     assert done.adapters == "kept" and not (tmp_path / "out/model.safetensors").exists()
     assert torch.equal(logits(opened(tmp_path / "out", "float32")), logits(models["policy"]))

@@ -215,7 +215,7 @@ def test_no_factorisation_into_ranks_and_microbatches_changes_anything(home, n, 
 
 KINDS = {
     "bfloat16": "--policy.dtype bfloat16 --actor.dtype bfloat16",
-    "lora": "--policy.lora-rank 2 --actor.lora-rank 2",
+    "lora": "--policy.lora.rank 2 --actor.lora.rank 2",
     "self": "--actor.type self --correction.type none",
     "stale": "--actor.type stale --actor.lag 1",
     "early_exit": "--actor.type early_exit",

@@ -20,7 +20,7 @@ from llm import settings as config
 from llm.checkpoints import state_tensors
 from llm.models import actors, loading, roles
 from llm.settings.loading import ConfigError
-from llm.settings.schema import ModelConfig, TrainedModelConfig
+from llm.settings.schema import Adapters, ModelConfig, TrainedModelConfig
 
 V, LAYERS = 48, 3
 KINDS = {
@@ -49,7 +49,7 @@ def llama(seed: int = 0, vocabulary: int = V) -> loading.Model:
 def policy_of(lora: bool) -> loading.Model:
     if not lora:
         return llama()
-    model = loading.with_lora(llama(), TrainedModelConfig(lora_rank=2, lora_alpha=4.0), seed=3)
+    model = loading.with_lora(llama(), TrainedModelConfig(lora=Adapters(rank=2, alpha=4.0)), seed=3)
     change(model, 4)  # adapters start without effect
     return model
 
@@ -400,7 +400,9 @@ def test_early_exit_of_a_decoder_that_lies_deeper_is_early_too(lora):
     policy = other("OPT", ffn_dim=32, word_embed_proj_dim=32, max_position_embeddings=64)
     policy.config.pad_token_id = None
     if lora:
-        policy = loading.with_lora(policy, TrainedModelConfig(lora_rank=2, lora_alpha=4.0), seed=3)
+        policy = loading.with_lora(
+            policy, TrainedModelConfig(lora=Adapters(rank=2, alpha=4.0)), seed=3
+        )
         change(policy, 4)
     actor = opened("early_exit", policy, "--actor.exit_layers", "1")
     by_hand = loading.frozen_copy(policy)

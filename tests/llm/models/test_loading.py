@@ -14,7 +14,7 @@ from llm import settings as config
 from llm.checkpoints import state_tensors
 from llm.models import loading, roles
 from llm.settings.loading import ConfigError
-from llm.settings.schema import SeparateActor, TrainedModelConfig
+from llm.settings.schema import Adapters, SeparateActor, TrainedModelConfig
 from llm.training import optimizer as optim
 
 SMALL: dict[str, Any] = dict(
@@ -157,7 +157,7 @@ def test_a_padded_vocabulary_is_no_fault(tmp_path):
 
 def test_lora_starts_as_the_model_and_trains_nothing_but_its_adapters(folder):
     base = llama()
-    cfg = TrainedModelConfig(path=str(folder), lora_rank=3, lora_alpha=6.0)
+    cfg = TrainedModelConfig(path=str(folder), lora=Adapters(rank=3, alpha=6.0))
     model = loading.with_lora(loading.load(folder), cfg, seed=1)
     assert torch.equal(model(input_ids=IDS).logits, base(input_ids=IDS).logits)
     trained = {n for n, p in model.named_parameters() if p.requires_grad}
@@ -177,7 +177,7 @@ def test_lora_starts_as_the_model_and_trains_nothing_but_its_adapters(folder):
 
 def test_lora_is_the_weights_plus_a_scaled_product(folder):
     """W + alpha / rank * B A, put together here from the factors."""
-    cfg = TrainedModelConfig(path=str(folder), lora_rank=3, lora_alpha=6.0)
+    cfg = TrainedModelConfig(path=str(folder), lora=Adapters(rank=3, alpha=6.0))
     model = loading.with_lora(loading.load(folder), cfg, seed=1)
     generator = torch.Generator().manual_seed(2)
     for p in model.parameters():
@@ -201,7 +201,7 @@ def test_lora_is_the_weights_plus_a_scaled_product(folder):
 
 def test_adapters_of_a_bfloat16_model_are_merged_in_float32(folder):
     """Rounded to bfloat16, the sum of weights and a small update is the weights again."""
-    cfg = TrainedModelConfig(path=str(folder), lora_rank=2)
+    cfg = TrainedModelConfig(path=str(folder), lora=Adapters(rank=2))
     model = loading.with_lora(loading.load(folder, "bfloat16"), cfg, seed=1)
     for name, p in model.named_parameters():
         if "lora_B" in name:
@@ -218,7 +218,7 @@ def test_adapters_of_a_bfloat16_model_are_merged_in_float32(folder):
 
 
 def test_the_same_seed_gives_the_same_adapters_and_leaves_torch_alone(folder):
-    cfg = TrainedModelConfig(path=str(folder), lora_rank=3)
+    cfg = TrainedModelConfig(path=str(folder), lora=Adapters(rank=3))
     torch.manual_seed(5)
     state = torch.get_rng_state()
     a, b, c = (

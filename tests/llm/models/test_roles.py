@@ -170,7 +170,7 @@ def test_a_vocabulary_for_other_digits_is_refused_with_the_setting(folder):
 
 
 def test_adapters_are_added_where_a_role_has_a_lora_rank(folder):
-    cfg = settings.load([], ["--policy.lora-rank", "2"])
+    cfg = settings.load([], ["--policy.lora.rank", "2"])
     names = [n for n, p in roles.open_policy(cfg, folder).named_parameters() if p.requires_grad]
     assert names and all("lora" in n for n in names)
     assert not any(

@@ -23,8 +23,8 @@ LATE = {  # what was refused after the models were opened: a word of the refusal
     "--pretrain.folder file": "--pretrain.folder file: .*file is no folder",
     "--run.tracker wandb": r"needs a package that is not installed \(wandb\)",
     "--run.tracker trackio": r"needs a package that is not installed \(trackio\)",
-    "--policy.lora_rank 4": r"--policy.lora_rank 4 needs peft",
-    "--actor.lora_rank 4": r"--actor.lora_rank 4 needs peft",
+    "--policy.lora.rank 4": r"--policy.lora.rank 4 needs peft",
+    "--actor.lora.rank 4": r"--actor.lora.rank 4 needs peft",
     "--actor.type quantized": "quantized needs torchao",
 }
 

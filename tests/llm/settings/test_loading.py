@@ -19,6 +19,7 @@ from llm.runs import run_folder
 from llm.settings import renamed, sections
 from llm.settings.loading import ConfigError, dump, resolve
 from llm.settings.schema import (
+    Adapters,
     DigitTask,
     FixedLam,
     FrozenActor,
@@ -28,6 +29,7 @@ from llm.settings.schema import (
     JackpotCorrection,
     KLControl,
     NewTarget,
+    NoAdapters,
     PpoObjective,
     SeparateActor,
     Settings,
@@ -211,7 +213,7 @@ OVERLAYS = ("chain_forms", "demo_none", "demo_tis_distill", "prefixes")
 
 
 @pytest.mark.parametrize(
-    "flags", ["", "--run.steps 7", "--policy.lora-rank 2 --loss.initial-kl-coef 1"]
+    "flags", ["", "--run.steps 7", "--policy.lora.rank 2 --loss.initial-kl-coef 1"]
 )
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_on_policy_turns_every_shipped_configuration_on_policy(path, flags):
@@ -414,3 +416,23 @@ def test_an_earlier_types_setting_is_not_kept_where_a_function_is_named():
     verified = {"reward.type": "math_verify", "reward.workers": 3}
     cfg = resolve(verified, {"reward.function": "a.py:f", "reward.batched": True})
     assert cfg.reward == FunctionReward(function="a.py:f", batched=True)
+
+
+def test_a_rank_chooses_adapters_and_none_drops_them(tmp_path):
+    file = write(tmp_path, "[policy.lora]\nrank = 4\nalpha = 8.0\n")
+    cfg = settings.load([file], [])
+    assert cfg.policy.lora == Adapters(rank=4, alpha=8.0)
+    assert isinstance(cfg.actor, SeparateActor) and cfg.actor.lora == NoAdapters()
+    assert resolve(write(tmp_path, dump(cfg))) == cfg
+    assert settings.load([file], ["--policy.lora.type", "none"]) == resolve()
+    actor = settings.load([], ["--actor.lora.rank", "2"]).actor
+    assert isinstance(actor, SeparateActor) and actor.lora == Adapters(rank=2)
+    for flag in (
+        "--policy.lora 4",
+        "--policy.lora_rank 4",
+        "--policy.lora.type none --policy.lora.rank 4",
+    ):
+        with pytest.raises(ConfigError, match=r"policy\.lora"):
+            settings.load([], flag.split())
+    with pytest.raises(ConfigError, match=r"lora\.rank must be greater than 0"):
+        settings.load([], ["--policy.lora.rank", "0"])

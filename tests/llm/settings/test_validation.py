@@ -179,7 +179,10 @@ TIS_NEEDS = "type tis would have no effect: it needs actor.ppo, and rollout.max_
             "correction.type tis would have no effect: it needs actor.ppo",
         ),
         ("--loss.advantage best", "advantage must be one of grpo, dr_grpo, rloo, got 'best'"),
-        ("--policy.lora-alpha 8", "lora_alpha 8.0 would have no effect"),
+        (
+            "--policy.lora.alpha 8",
+            "alpha is a setting of policy.lora.type adapters, and policy.lora.",
+        ),
         ("--policy.dtype float16", "float16"),
         ("--alarm.action.factor 0.1", "factor is a setting of alarm.action.type lower"),
         ("--alarm.action.type lower --alarm.action.factor 1", "action.factor must be below 1"),
@@ -360,8 +363,8 @@ def test_the_same_weights_may_be_corrected_where_sampling_computes_differently(f
 
 CONTEXTS: tuple[dict, ...] = (  # in one of these every setting has an effect
     {},
-    {"loss.updates_per_rollout": 2, "policy.lora_rank": 1},
-    {"actor.type": "separate", "actor.lora_rank": 1, "rollout.max_staleness": 1},
+    {"loss.updates_per_rollout": 2, "policy.lora.type": "adapters"},
+    {"actor.type": "separate", "actor.lora.type": "adapters", "rollout.max_staleness": 1},
     {"alarm.kl_max": 1.0, "reward.type": "math_verify"},
     {"task.type": "problems", "task.source": "a/b", "task.eval_source": "c/d"},
     {"loss.updates_per_rollout": 2, "correction.type": "tis"},
@@ -430,7 +433,7 @@ def test_every_rule_about_effects_can_be_broken():
             "objective.clip_low 0.2 would have no effect",
         ),
         ("--actor.ppo False --actor.clip-low 0.2", "actor.clip_low 0.2 would have no effect"),
-        ("--policy.lora-alpha 32", "lora_alpha 32.0 would have no effect"),
+        ("--policy.lora.alpha 32", "alpha is a setting of policy.lora.type adapters, and"),
         ("--correction.type none --alarm.accept-min 0", "accept_min 0.0 would have no effect"),
     ],
 )

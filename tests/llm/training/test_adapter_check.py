@@ -23,7 +23,7 @@ from llm.training.adapter_check import AdapterCheckError, adapter_layers
 from llm.training.context import TrainContext
 from llm.training.self_test import self_test
 
-FLAGS = ["--policy.width", "32", "--policy.lora_rank", "4", "--policy.lora_alpha", "12"]
+FLAGS = ["--policy.width", "32", "--policy.lora.rank", "4", "--policy.lora.alpha", "12"]
 SELF = ["--actor.type", "self", "--correction.type", "none", "--rollout.engine.type", "process"]
 Copy = Callable[[loading.Model], loading.Model]
 

@@ -116,6 +116,9 @@ def test_learning_rates_rise_hold_or_fall_to_nothing():
         cfg = dataclasses.replace(schedule, lr_warmup_steps=2)
         found = [optim.lr_factor(cfg, step, 10) for step in range(10)]
         assert found == pytest.approx([1 / 3, 2 / 3, *(formula(x) for x in range(8))])
+        for warmup in (0, 3):  # a single step is left: the whole rate, as schema.py says
+            alone = dataclasses.replace(schedule, lr_warmup_steps=warmup)
+            assert optim.lr_factor(alone, warmup, warmup + 1) == 1.0
     assert optim.lr_factor(OptimConfig(), 0, 1) == 1.0
     optimizer = optim.adamw(llama(), 1e-3, 0.0)
     optim.set_lr(optimizer, 5e-4)

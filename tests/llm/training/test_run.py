@@ -288,7 +288,7 @@ def test_a_kl_to_the_initial_policy_holds_it_near_where_it_started(tmp_path, pre
 @pytest.mark.parametrize(
     "flags",
     [
-        ("--policy.lora-rank", "4", "--actor.lora-rank", "2"),
+        ("--policy.lora.rank", "4", "--actor.lora.rank", "2"),
         ("--policy.dtype", "bfloat16", "--actor.dtype", "bfloat16"),
     ],
     ids=["lora", "bfloat16"],
@@ -304,7 +304,7 @@ def test_lora_and_bfloat16_train_and_resume_exactly(tmp_path, pretrained, monkey
     assert rows(tmp_path / "cut") == rows(tmp_path / "whole")
     found = weights(tmp_path / "whole")
     names = [n for n in found if n.startswith("policy")]
-    assert all(("lora" in n) == ("--policy.lora-rank" in flags) for n in names)
+    assert all(("lora" in n) == ("--policy.lora.rank" in flags) for n in names)
 
 
 def test_the_best_evaluation_is_kept_as_a_checkpoint(tmp_path, pretrained, monkeypatch):

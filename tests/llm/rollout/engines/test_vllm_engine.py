@@ -26,7 +26,7 @@ from llm.rollout.engines.base import EngineError
 from llm.rollout.engines.factory import open_engine
 from llm.rollout.engines.vllm_engine import VllmEngine, likeliest, limits_of, to_result
 from llm.runs import run_folder
-from llm.settings.schema import TrainedModelConfig
+from llm.settings.schema import Adapters, TrainedModelConfig
 from llm.training import self_test
 
 TEMPERATURE = 0.7
@@ -288,7 +288,7 @@ def test_vllm_is_told_of_the_longest_sequence_and_of_all_log_probabilities(top_k
 @pytest.mark.parametrize(("rank", "dtype"), [(0, "bfloat16"), (2, "float32")])
 def test_vllm_samples_from_merged_adapters_in_float32(rank, dtype):
     policy = random_pair()[0].bfloat16()
-    part = TrainedModelConfig(dtype="bfloat16", lora_rank=rank)
+    part = TrainedModelConfig(dtype="bfloat16", lora=Adapters(rank=rank))
     model = loading.with_lora(policy, part, seed=0) if rank else policy
     engine = Of(cfg=cfg_of("vllm"), device=torch.device("cpu"))
     options = VllmEngine._description(engine, model)["options"]  # type: ignore[arg-type]

@@ -20,8 +20,8 @@ from llm.settings.loading import ConfigError
     "flags",
     [
         ("--actor.type", "quantized"),
-        ("--actor.type", "early_exit", "--policy.lora-rank", "2"),
-        ("--actor.type", "stale", "--policy.lora-rank", "2", "--policy.dtype", "bfloat16"),
+        ("--actor.type", "early_exit", "--policy.lora.rank", "2"),
+        ("--actor.type", "stale", "--policy.lora.rank", "2", "--policy.dtype", "bfloat16"),
     ],
     ids=lambda f: f[1],
 )
@@ -29,7 +29,7 @@ def test_every_kind_of_actor_crosses_to_a_process_bit_for_bit(flags):
     """Quantised weights, adapters, a model cut short, bfloat16: a copy that computes the same."""
     cfg = cfg_of("process", *flags)
     policy = random_pair()[0].to(getattr(torch, cfg.policy.dtype)).eval()
-    if cfg.policy.lora_rank:
+    if cfg.policy.lora.rank:
         policy = loading.with_lora(policy, cfg.policy, seed=0)
     actor = actors.open_actor(cfg, policy, Path("unused"))
     shape = json.loads(json.dumps(engine_weights.shape_of(actor.model, cfg)))
