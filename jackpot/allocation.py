@@ -175,7 +175,7 @@ def coba(
     p: ArrayLike,
     total: int,
     alpha: float,
-    kappa: float = 11.0,
+    concentration: float = 11.0,
     tau: float | None = None,
     low: int = 2,
     high: int = 128,
@@ -190,8 +190,8 @@ def coba(
     Args:
         p: pass rates in [0, 1], shape (n,), from `pass_rates`.
         total: rollouts of the step, between n low and n high.
-        alpha: from `coba_alpha`, in [1, kappa - 1]. A larger alpha favours easier prompts.
-        kappa: alpha + beta of the Beta density, at least 2.
+        alpha: from `coba_alpha`, in [1, concentration - 1]. A larger alpha favours easier prompts.
+        concentration: alpha + beta of the Beta density, the paper's kappa, at least 2.
         tau: rollouts after which returns diminish, above 0; None: `coba_tau(p)`.
         low, high: fewest and most rollouts of one prompt; low at least 1.
 
@@ -207,7 +207,7 @@ def coba(
     """
     rate = vector("p", p, 0.0, 1.0)
     tau = coba_tau(rate) if tau is None else _positive("tau", tau)
-    log_density = _log_beta_density(rate, alpha, kappa)
+    log_density = _log_beta_density(rate, alpha, concentration)
     low, high = _bounds(len(rate), total, low, high, least=1)
     # V(n + 1) - V(n) = density e^(-n x) (1 - e^-x) with x = p (1 - p) / tau; its logarithm, which
     # orders alike, does not underflow.
@@ -219,16 +219,16 @@ def coba(
 
 
 def coba_value(
-    count: ArrayLike, p: ArrayLike, alpha: float, kappa: float = 11.0, tau: float = 3.0
+    count: ArrayLike, p: ArrayLike, alpha: float, concentration: float = 11.0, tau: float = 3.0
 ) -> np.ndarray:
-    """V(B, p) = (1 - exp(-B p (1 - p) / tau)) Beta(p; alpha, kappa - alpha), CoBA-RL's value.
+    """CoBA-RL's V(B, p) = (1 - exp(-B p (1 - p) / tau)) Beta(p; alpha, concentration - alpha).
 
     0 at p = 0, p = 1 and B = 0; increasing and concave in B.
 
     Args:
         count: B >= 0, rollouts of each prompt, of a shape that broadcasts with `p`.
         p: pass rates in [0, 1], any shape.
-        alpha, kappa, tau: as in `coba`.
+        alpha, concentration, tau: as in `coba`.
 
     Returns:
         Values, dimensionless, float64, the broadcast shape.
@@ -240,26 +240,26 @@ def coba_value(
     Source: CoBA-RL (arXiv 2602.03048v3), its capability-oriented value function.
     """
     rate, b = numbers("p", p, 0.0, 1.0), numbers("count", count, 0.0)
-    density = np.exp(_log_beta_density(rate, alpha, kappa))
+    density = np.exp(_log_beta_density(rate, alpha, concentration))
     return -np.expm1(-b * rate * (1.0 - rate) / _positive("tau", tau)) * density
 
 
-def coba_alpha(failure: ArrayLike, kappa: float = 11.0, gamma: float = 10.0) -> float:
-    """The alpha of this step: 1 + (kappa - 2) psi(F), F the mean failure rate of the last steps.
+def coba_alpha(failure: ArrayLike, concentration: float = 11.0, gamma: float = 10.0) -> float:
+    """This step's alpha: 1 + (concentration - 2) psi(F), F the mean failure rate of the last steps.
 
     psi(F) = F above 1/2, and the sigmoid 1 / (1 + exp(-gamma (F - 1/2))) up to there; both are 1/2
-    at 1/2. So alpha rises from 1 + (kappa - 2) / (1 + exp(gamma / 2)) where all succeed to
-    kappa - 1 where all fail. The paper's clip to [1, kappa - 1] never acts.
+    at 1/2. So alpha rises from 1 + (concentration - 2) / (1 + exp(gamma / 2)) where all succeed to
+    concentration - 1 where all fail. The paper's clip to [1, concentration - 1] never acts.
 
     Args:
         failure: 1 - mean pass rate of each step in the window, in [0, 1], shape (k,), k >= 1.
             Before the first step there is none: every prompt has p = 1/2 then, and `coba` is
             uniform whatever alpha is.
-        kappa: alpha + beta, at least 2.
+        concentration: alpha + beta, at least 2.
         gamma: steepness of the sigmoid, above 0.
 
     Returns:
-        alpha, dimensionless, in [1, kappa - 1].
+        alpha, dimensionless, in [1, concentration - 1].
 
     Raises:
         TypeError: not numbers.
@@ -269,10 +269,10 @@ def coba_alpha(failure: ArrayLike, kappa: float = 11.0, gamma: float = 10.0) -> 
     its code.
     """
     mean = float(np.mean(vector("failure", failure, 0.0, 1.0)))
-    kappa = _kappa(kappa)
+    concentration = _concentration(concentration)
     if mean <= 0.5:
         mean = 1.0 / (1.0 + math.exp(_positive("gamma", gamma) * (0.5 - mean)))
-    return 1.0 + (kappa - 2.0) * mean
+    return 1.0 + (concentration - 2.0) * mean
 
 
 def coba_tau(p: ArrayLike) -> float:
@@ -335,12 +335,12 @@ def _spread(p: ArrayLike) -> np.ndarray:
     return rate * (1.0 - rate)
 
 
-def _log_beta_density(rate: np.ndarray, alpha: float, kappa: float) -> np.ndarray:
+def _log_beta_density(rate: np.ndarray, alpha: float, concentration: float) -> np.ndarray:
     """log of the Beta density at each pass rate; -inf where it is 0, at the ends."""
-    kappa = _kappa(kappa)
-    alpha = parameter(np, "alpha", alpha, (), 1.0, kappa - 1.0, low_open=False)
-    beta = kappa - alpha
-    log_norm = math.lgamma(alpha) + math.lgamma(beta) - math.lgamma(kappa)
+    concentration = _concentration(concentration)
+    alpha = parameter(np, "alpha", alpha, (), 1.0, concentration - 1.0, low_open=False)
+    beta = concentration - alpha
+    log_norm = math.lgamma(alpha) + math.lgamma(beta) - math.lgamma(concentration)
     out = np.full(rate.shape, -log_norm)
     with np.errstate(divide="ignore"):
         if alpha > 1.0:  # 0 log 0 would be NaN
@@ -350,8 +350,8 @@ def _log_beta_density(rate: np.ndarray, alpha: float, kappa: float) -> np.ndarra
     return out
 
 
-def _kappa(kappa: float) -> float:
-    return _number("kappa", kappa, 2.0)
+def _concentration(concentration: float) -> float:
+    return _number("concentration", concentration, 2.0)
 
 
 def _positive(name: str, x: float) -> float:

@@ -25,7 +25,7 @@ def pods(
     """Which `keep` of a prompt's n completions the update uses: PODS (down-sampling of rollouts).
 
     max_variance: the subset of the largest reward variance. It consists of some of the lowest and
-    some of the highest rewards, so one sort and keep + 1 candidates find it, in O(n log n).
+    some of the highest rewards, so one sort and keep + 1 subsets find it, in O(n log n).
     max_reward: the highest rewards. random: a uniformly random subset.
 
     Ties (ours; the paper has none): of subsets with equal variance the one with the most even

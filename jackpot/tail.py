@@ -2,7 +2,7 @@
 
 The tail of a state, its tokens of unknown q, adds R = sum min(q, p / lam) to Z, and R <= U'
 (`tail_bound`). The sampled tokens that fall into the tail tell which share of U' that is over a
-batch, beta = sum R / sum U', without coins. All of it is plain values and pure functions:
+batch, the tail ratio sum R / sum U', without coins. All of it is plain values and pure functions:
 
     part = tail_statistic(accept, in_tail, bound, log_q_tail)     per micro-batch and rank
     seen = smooth_tail(seen, merge_tail(parts), decay)            per step, from TailStatistic() on
@@ -161,9 +161,9 @@ def z_bounds(
 
 
 class TailStatistic(NamedTuple):
-    """Two sums over sampled tail tokens; beta is their quotient.
+    """Two sums over sampled tail tokens; the tail ratio is their quotient.
 
-    The default is the prior of smoothing, beta = 1: it weighs as much as one tail token. Source:
+    The default is smoothing's prior, a ratio of 1: it weighs as much as one tail token. Source:
     docs/theory_topk.md, D4.
     """
 
@@ -234,7 +234,7 @@ def smooth_tail(previous: TailStatistic, new: TailStatistic, decay: float) -> Ta
     """decay * previous + new: sums over all steps, of which old ones fade.
 
     Steps weigh by their number of tail tokens, unlike in a mean of their ratios; a step without any
-    leaves the ratio alone. Start from `TailStatistic()`, i.e. beta = 1, the upper bound.
+    leaves the ratio alone. Start from `TailStatistic()`, i.e. a ratio of 1, the upper bound.
 
     Args:
         previous: what this function returned at the step before.
@@ -258,7 +258,7 @@ def smooth_tail(previous: TailStatistic, new: TailStatistic, decay: float) -> Ta
 
 
 def tail_ratio(statistic: TailStatistic) -> float:
-    """beta = clip(accepted / bound, 0, 1), a Python float; 1 where nothing has been seen.
+    """clip(accepted / bound, 0, 1), a Python float; 1 where nothing has been seen.
 
     A ratio estimate (Hajek): consistent, with a bias of order one over the number of tail tokens.
     The true quotient is at most 1; a sampled one may be larger, hence the clip.
@@ -267,7 +267,7 @@ def tail_ratio(statistic: TailStatistic) -> float:
         statistic: two sums >= 0, of one batch or smoothed over steps.
 
     Returns:
-        beta, dimensionless, in [0, 1].
+        The tail ratio, dimensionless, in [0, 1].
 
     Raises:
         ValueError: a statistic that is negative or not finite.
@@ -279,15 +279,15 @@ def tail_ratio(statistic: TailStatistic) -> float:
 
 
 def z_tail_ratio(z_known: Array, bound: Array, ratio: float) -> Array:
-    """Z_K + beta U' of each state: inside [Z_K, Z_K + U'], and right on average over the batch.
+    """Z_K + ratio U' of each state: inside [Z_K, Z_K + U'], and right on average over the batch.
 
     Unlike kappa Z_K it leaves states without a tail alone and cannot exceed the bounds. A state's
-    own sampled token reaches it only through beta, one number for the batch.
+    own sampled token reaches it only through the ratio, one number for the batch.
 
     Args:
         z_known: Z_K, `acceptance_rate` on the known tokens alone, shape (...), float32 or float64.
         bound: U' of each state (`tail_bound`), shape and dtype of `z_known`.
-        ratio: beta from `tail_ratio`, in [0, 1]; 1 gives the upper bound.
+        ratio: from `tail_ratio`, in [0, 1]; 1 gives the upper bound.
 
     Returns:
         The estimate of Z, shape (...).

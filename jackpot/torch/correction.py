@@ -402,7 +402,7 @@ def state_z(
     bound = inputs.tail_bound
     if bound is None:
         bound = lumped_tail(tail_p, tail_q, lam)
-    # beta is of earlier steps (state); this step's part enters it afterwards, in `next_state`.
+    # the ratio is of earlier steps (state); this step's part enters it afterwards, in `next_state`.
     # From a(x), not from the coin: the same mean, and less noise.
     part = jackpot.tail_statistic(
         gather(accept), gather(~inputs.in_topk), gather(bound), gather(tail_q)
@@ -472,7 +472,7 @@ def next_state(
         The state for the next step, and a Decision if lam is tracked.
     """
     tail = state.tail
-    # beta = sum of accepted over sum of bounds, both discounted: steps count by their tail tokens
+    # the ratio of two sums, accepted over bounds, both discounted: steps count by their tail tokens
     tails = [w.tail for w in parts if w.tail is not None]
     if tails:
         tail = jackpot.smooth_tail(tail, jackpot.merge_tail(tails), _TAIL_DECAY)

@@ -41,6 +41,8 @@ RENAMED = {
     "rollout.engine": "rollout.engine.type",
     "rollout.engine_timeout": "rollout.engine.timeout",
     "rollout.engine_memory": "rollout.engine.memory",
+    "rollout.allocation.kappa": "rollout.allocation.concentration",
+    "rollout.pruning.candidates": "rollout.pruning.candidate_fraction",
     "correction.name": "correction.type",
     "correction.tis_cap": "correction.cap",
     "correction.icepop_low": "correction.low",

@@ -169,8 +169,10 @@ def _check_pruning(cfg: Settings) -> None:
                 f"--rollout.pruning.{name} {rate} must be at least 0 and below 1: what is always "
                 "dropped cannot be made up for"
             )
-    if not 0 < own.candidates <= 1:
-        raise ConfigError(f"--rollout.pruning.candidates {own.candidates} must be in (0, 1]")
+    if not 0 < own.candidate_fraction <= 1:
+        raise ConfigError(
+            f"--rollout.pruning.candidate_fraction {own.candidate_fraction} must be in (0, 1]"
+        )
     if own.prompt_rate == own.completion_rate == 0:
         raise ConfigError(f"{asked} drops nothing: give a prompt_rate or a completion_rate")
     completions = r.prompts_per_step * r.rollouts_per_prompt
@@ -178,10 +180,10 @@ def _check_pruning(cfg: Settings) -> None:
         ("prompt_rate", own.prompt_rate, r.prompts_per_step),
         ("completion_rate", own.completion_rate, completions),
     ):
-        if rate > 0 and int(own.candidates * n) == 0:
+        if rate > 0 and int(own.candidate_fraction * n) == 0:
             raise ConfigError(
-                f"--rollout.pruning.candidates {own.candidates} of {n} is none, so {name} has no "
-                f"effect: give at least {1 / n:.3g}"
+                f"--rollout.pruning.candidate_fraction {own.candidate_fraction} of {n} is none, so "
+                f"{name} has no effect: give at least {1 / n:.3g}"
             )
     if cfg.loss.denominator != "sequence":
         raise ConfigError(

@@ -708,8 +708,8 @@ class CobaAllocation(_ByPassRate):
     """Fewest completions of a prompt."""
     rollouts_max: int = 128
     """Most completions of a prompt."""
-    kappa: float = 11.0
-    """alpha + beta of the Beta density over pass rates."""
+    concentration: float = 11.0
+    """alpha + beta of the Beta density over pass rates, the paper's kappa."""
     failure_steps: int = 1
     """Number of steps whose mean failure rate moves alpha. The paper does not give it."""
 
@@ -756,7 +756,7 @@ class HorvitzThompsonPruning:
     completion_rate: float = 0.5
     """Chance that a candidate among the completions is dropped. Candidates: those of the smallest
     |advantage|."""
-    candidates: float = 0.5
+    candidate_fraction: float = 0.5
     """Share of a step's prompts, and of its completions, that are candidates."""
 
 

@@ -181,9 +181,9 @@ def _check_bounds(cfg: Settings) -> None:
         _require(flat[key] < 1, key, flat[key], "below 1")
     for key in flat.keys() & {"policy.width", "actor.width"}:
         _require(flat[key] % 16 == 0, key, flat[key], "a multiple of 16")
-    if "rollout.allocation.kappa" in flat:
-        kappa = flat["rollout.allocation.kappa"]
-        _require(kappa > 2, "rollout.allocation.kappa", kappa, "above 2")
+    if "rollout.allocation.concentration" in flat:
+        concentration = flat["rollout.allocation.concentration"]
+        _require(concentration > 2, "rollout.allocation.concentration", concentration, "above 2")
     if cfg.control.type == "kl":
         top = cfg.control.factor_max
         _require(top > 1, "control.factor_max", top, "above 1")

@@ -67,8 +67,8 @@ def allocate(
     rate = allocation.pass_rates(*history.pooled(row))
     bounds = {"low": own.rollouts_min, "high": own.rollouts_max}
     if isinstance(own, CobaAllocation):
-        alpha = allocation.coba_alpha(history.failures(), own.kappa)
-        count = allocation.coba(rate, total, alpha, own.kappa, **bounds)
+        alpha = allocation.coba_alpha(history.failures(), own.concentration)
+        count = allocation.coba(rate, total, alpha, own.concentration, **bounds)
     else:
         assert cfg.loss.advantage != "grpo"  # refused: VIP has no variance of it
         count = allocation.vip(rate, total, estimator=cfg.loss.advantage, **bounds)
@@ -84,8 +84,8 @@ def _without_pruned(cfg: Config, abs_advantage: np.ndarray, step: int) -> Alloca
     # a prompt that was never seen may be worth anything: it is the last candidate
     score = np.where(abs_advantage < 0, abs_advantage.max(initial=0.0) + 1.0, abs_advantage)
     rng = randomness.stream(cfg.run.seed, "prompt pruning", step)
-    rate, candidates = pruning.prompt_rate, pruning.candidates
-    keep, weight = selection.horvitz_thompson(score, rate, candidates, rng)
+    rate, fraction = pruning.prompt_rate, pruning.candidate_fraction
+    keep, weight = selection.horvitz_thompson(score, rate, fraction, rng)
     if not keep.any():  # something must be sampled; its weight of 0 leaves it out of the loss
         keep[0] = True
     return Allocation(np.where(keep, cfg.rollout.rollouts_per_prompt, 0), weight)

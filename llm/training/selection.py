@@ -65,9 +65,9 @@ def _pruned(batch: Batch, pruning: HorvitzThompsonPruning, cfg: Config, step: in
     score, index = (distributed.all_gather(x) for x in (batch.advantage.abs(), batch.index))  # (B,)
     order = index.argsort()  # by number, so that no coin depends on the ranks
     rng = randomness.stream(cfg.run.seed, "completion pruning", step)
-    rate, candidates = pruning.completion_rate, pruning.candidates
+    rate, fraction = pruning.completion_rate, pruning.candidate_fraction
     sorted_score = score[order].double().cpu().numpy()
-    keep, weight = selection.horvitz_thompson(sorted_score, rate, candidates, rng)
+    keep, weight = selection.horvitz_thompson(sorted_score, rate, fraction, rng)
     place = torch.searchsorted(index[order], batch.index).cpu().numpy()  # (b,) in that order
     rows = np.flatnonzero(keep[place])
     # a rank that has nothing left keeps one completion, which its weight of 0 leaves out

@@ -10,7 +10,7 @@ from .configurations import FIGURE_SEEDS, Settings
 from .studies import Setting, Study
 
 FEW_SEEDS = FIGURE_SEEDS[:3]
-POOL = 64  # prompts, where their history counts
+PROMPT_POOL = 64  # prompts, where their history counts
 STALE_UPDATES = 16  # of one rollout
 
 _SELF: Settings = {"actor.type": "self"}
@@ -92,7 +92,7 @@ def _kept(kind: str, keep: int) -> Settings:
 
 def _pruned() -> Settings:
     """Each completion is dropped with probability 1/2."""
-    return {"rollout.pruning.type": "horvitz_thompson", "rollout.pruning.candidates": 1.0}
+    return {"rollout.pruning.type": "horvitz_thompson", "rollout.pruning.candidate_fraction": 1.0}
 
 
 # 64 completions a step are sampled. PODS and pruning update on half of them
@@ -114,7 +114,7 @@ _EQUAL_TOKENS: dict[str, Settings] = {
 _TIS: Settings = {"correction.type": "tis"}
 _BY_PROMPT: Settings = {
     **_TIS,
-    "task.pool": POOL,
+    "task.pool": PROMPT_POOL,
     "loss.advantage": "rloo",
     "loss.denominator": "sequence",
 }
@@ -131,7 +131,7 @@ STUDY = Study(
             steps=5,
             quick={"run.steps": 1, "run.eval_every": 1},
         ),
-        Setting("completions", "separate", "grpo", _WHOLE, {"task.pool": POOL}, FEW_SEEDS),
+        Setting("completions", "separate", "grpo", _WHOLE, {"task.pool": PROMPT_POOL}, FEW_SEEDS),
         Setting(
             *("allocation", "separate", "uniform", _EQUAL_ROLLOUTS | _EQUAL_TOKENS, _BY_PROMPT),
             FEW_SEEDS,

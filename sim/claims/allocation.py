@@ -31,7 +31,7 @@ from .registry import (
     to_40_digits,
 )
 
-KAPPA = 11
+CONCENTRATION = 11
 Counts = tuple[int, ...]
 Joint = dict[tuple[F, F], F]  # (reward, score): probability
 
@@ -280,13 +280,13 @@ def coba_case(draw) -> tuple[list[F], int, int, int, int, F]:
     p, total, low, high = problem(draw, 1)
     p = draw.keep("p", p[:3])
     total = draw.keep("total", max(len(p) * low, min(total, len(p) * high)))
-    alpha = draw.keep("alpha", int(draw.rng.integers(1, KAPPA)))
+    alpha = draw.keep("alpha", int(draw.rng.integers(1, CONCENTRATION)))
     return p, total, low, high, alpha, draw.fraction("tau", high=3)
 
 
 def density(p: F, alpha: int) -> F:
     """Beta(p; alpha, 11 - alpha) up to a factor that all prompts share."""
-    return p ** (alpha - 1) * (1 - p) ** (KAPPA - alpha - 1)
+    return p ** (alpha - 1) * (1 - p) ** (CONCENTRATION - alpha - 1)
 
 
 def exponents(p: list[F], counts: Counts, alpha: int, tau: F) -> dict[F, F]:
@@ -311,7 +311,7 @@ def the_optimum_of_coba(draw):
     """jackpot.allocation.coba keeps the budget and the bounds, and no other allocation has a larger
     sum of V (certified by intervals; equality by the exponents)."""
     p, total, low, high, alpha, tau = coba_case(draw)
-    counts = core_counts(allocation.coba, p, total, alpha, KAPPA, float(tau), low, high)
+    counts = core_counts(allocation.coba, p, total, alpha, CONCENTRATION, float(tau), low, high)
     yield from in_bounds(counts, total, low, high)
     iv.prec = intervals.PRECISIONS[1]
     table = {
@@ -344,9 +344,9 @@ def the_value_of_coba(draw):
         lambda: step(count), lambda: iv.exp(-intervals.interval(x)) * step(count - 1)
     )
     with mp.workdps(60):
-        a, b, rate, t = (mpf(float(y)) for y in (alpha, KAPPA - float(alpha), p, tau))
-        beta = rate ** (a - 1) * (1 - rate) ** (b - 1) / mp.beta(a, b)
-        value = -mp.expm1(-count * rate * (1 - rate) / t) * beta
+        a, b, rate, t = (mpf(float(y)) for y in (alpha, CONCENTRATION - float(alpha), p, tau))
+        density = rate ** (a - 1) * (1 - rate) ** (b - 1) / mp.beta(a, b)
+        value = -mp.expm1(-count * rate * (1 - rate) / t) * density
     core = partial(allocation.coba_value, alpha=float(alpha), tau=float(tau))
     yield close(core(count, float(p)), value)
     for nothing in (*core(count, [0.0, 1.0]), core(0, float(p))):
@@ -360,7 +360,7 @@ def a_larger_alpha_favours_easier_prompts(draw):
     p, total, low, high, alpha, tau = coba_case(draw)
     later = draw.fraction("later", alpha, 10) if alpha < 10 else F(10)
     one, two = (
-        core_counts(allocation.coba, p, total, float(a), KAPPA, float(tau), low, high)
+        core_counts(allocation.coba, p, total, float(a), CONCENTRATION, float(tau), low, high)
         for a in (alpha, later)
     )
     for c in set(p):

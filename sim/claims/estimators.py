@@ -87,8 +87,8 @@ def the_limits_of_the_normalisers(draw):
     yield equal(weighted_mean(d, ps, qs, lam, z, f) / accepted, rules.mean(d, z, mu) / zbar)
     yield equal(weighted_mean(d, ps, qs, lam, one, f), rules.mean(d, mu))
     yield equal(weighted_mean(d, ps, qs, lam, one, f) / accepted, rules.mean(d, mu) / zbar)
-    batch = weighted_mean(d, ps, qs, lam, [zbar] * len(d), f)
-    yield equal(batch / accepted, rules.mean(d, mu))
+    of_batch = weighted_mean(d, ps, qs, lam, [zbar] * len(d), f)
+    yield equal(of_batch / accepted, rules.mean(d, mu))
 
 
 @claim("C3-weight", "docs/theory.md, C3")

@@ -79,7 +79,7 @@ def z_approx_is_consistent(draw):
     yield equal(paper_z(p, q, lam, k), exact.acceptance_rate(p, q, lam))
 
 
-def batch(draw) -> tuple:
+def states_with_z(draw) -> tuple:
     """2-3 equally frequent states: p, q, lam, k, and Z, Z_approx and Z_K + U of every state."""
     ps, qs, _ = states(draw)
     lam = draw.fraction("lam", high=4)
@@ -109,7 +109,7 @@ def mean_kappa(z: list[F], low: list[F]) -> F:
 def kappa_makes_the_batch_mean_right(draw):
     """For given states, the mean of kappa Z_approx over the batch is its accepted share, whose
     expectation over tokens and coins is the mean of Z exactly."""
-    z, low, _ = batch(draw)
+    z, low, _ = states_with_z(draw)
     if sum(low):
         yield equal(mean_kappa(z, low) * sum(low), sum(z))
 
@@ -117,7 +117,7 @@ def kappa_makes_the_batch_mean_right(draw):
 @claim("kappa-state", "paper, Sec. 4.4.2", FAILS, example=NO_TAIL_AND_HALF_TAIL)
 def kappa_makes_every_state_right(draw):
     """Expected of the calibration: kappa Z_approx(s) has the mean Z(s) in every state."""
-    z, low, _ = batch(draw)
+    z, low, _ = states_with_z(draw)
     if sum(low):
         for i, (rate, approx) in enumerate(zip(z, low, strict=True)):
             yield equal(mean_kappa(z, low) * approx, rate, state=i)
@@ -127,7 +127,7 @@ def kappa_makes_every_state_right(draw):
 def kappa_stays_within_the_bounds(draw):
     """Expected of the calibration: with the mean kappa, kappa Z_approx(s) lies in the interval that
     the known tokens leave for Z(s), [Z_K, Z_K + U]."""
-    z, low, high = batch(draw)
+    z, low, high = states_with_z(draw)
     if sum(low):
         for i, (approx, upper) in enumerate(zip(low, high, strict=True)):
             yield at_most(mean_kappa(z, low) * approx, upper, state=i)
@@ -138,7 +138,7 @@ def what_kappa_does_to_a_state(draw):
     """As corrected: E[kappa] Z_approx(s) - Z(s) = Z_approx(s) mean R / mean Z_approx - R(s), with
     R = Z - Z_approx >= 0: a state that misses nothing is inflated, above its upper bound, as soon
     as another state misses something."""
-    z, low, high = batch(draw)
+    z, low, high = states_with_z(draw)
     if not sum(low):
         return
     missed = [a - b for a, b in zip(z, low, strict=True)]

@@ -51,8 +51,8 @@ def seen_in_tail(batch: StateBatch, bound: np.ndarray) -> jackpot.TailStatistic:
 def _ratio_of(bound: Callable[[Known], np.ndarray]) -> Callable[[StateBatch], np.ndarray]:
     def estimate(batch: StateBatch) -> np.ndarray:
         u = bound(batch.known)
-        beta = jackpot.tail_ratio(seen_in_tail(batch, u))
-        return jackpot.z_tail_ratio(batch.known.z_k, u, beta)
+        ratio = jackpot.tail_ratio(seen_in_tail(batch, u))
+        return jackpot.z_tail_ratio(batch.known.z_k, u, ratio)
 
     return estimate
 

@@ -177,11 +177,11 @@ def of_vip():
 
 
 def of_coba():
-    alpha = allocation.coba_alpha([0.7], kappa=11.0)
+    alpha = allocation.coba_alpha([0.7], concentration=11.0)
     tau = 3 + 9 * np.var(PASS_RATES) / 0.1667
     density = beta_distribution(1 + 9 * 0.7, 11 - 1 - 9 * 0.7).pdf
     assert optimum(lambda n, p: (1 - math.exp(-n * p * (1 - p) / tau)) * density(p)) == (3, 2, 7)
-    return allocation.coba(PASS_RATES, 12, alpha, kappa=11.0, **RANGE)
+    return allocation.coba(PASS_RATES, 12, alpha, concentration=11.0, **RANGE)
 
 
 def of_down_sampling():

@@ -218,8 +218,8 @@ def test_a_larger_alpha_favours_easier_prompts():
 
 
 def test_coba_does_not_underflow():
-    """kappa 4000: densities below 1e-600 still order the prompts far from the mode."""
-    counts = coba([0.01, 0.02, 0.5], 24, 3999.0, kappa=4000.0, low=2, high=12)
+    """concentration 4000: densities below 1e-600 still order the prompts far from the mode."""
+    counts = coba([0.01, 0.02, 0.5], 24, 3999.0, concentration=4000.0, low=2, high=12)
     assert list(counts) == [2, 10, 12]
 
 
@@ -246,7 +246,9 @@ def test_alpha_by_hand():
     assert coba_alpha([0.5]) == 5.5 == pytest.approx(coba_alpha([0.5 + 1e-12]), rel=1e-11)
     assert coba_alpha([0.45]) == pytest.approx(1 + 9 / (1 + math.exp(0.5)), rel=1e-15)
     assert coba_alpha([0.0]) == pytest.approx(1 + 9 / (1 + math.exp(5)), rel=1e-15)
-    assert coba_alpha([0.3], kappa=7.0, gamma=5.0) == pytest.approx(1 + 5 / (1 + math.e), rel=1e-15)
+    assert coba_alpha([0.3], concentration=7.0, gamma=5.0) == pytest.approx(
+        1 + 5 / (1 + math.e), rel=1e-15
+    )
 
 
 @given(st.floats(0, 1), st.floats(0, 1))
@@ -292,7 +294,11 @@ def test_pass_rates_of_seen_and_unseen_prompts():
         (lambda: vip([0.5], True, 2, 9), TypeError, "total must be a whole number, got True"),
         (lambda: coba([0.5], 4, 0.5), ValueError, r"alpha must lie in \[1, 10\], got 0.5"),
         (lambda: coba([0.5], 4, math.nan), ValueError, "alpha holds NaN"),
-        (lambda: coba([0.5], 4, 2.0, 1.0), ValueError, r"kappa must lie in \[2, inf\), got 1.0"),
+        (
+            lambda: coba([0.5], 4, 2.0, 1.0),
+            ValueError,
+            r"concentration must lie in \[2, inf\), got 1.0",
+        ),
         (lambda: coba([0.5], 4, 2.0, tau=0.0), ValueError, r"tau must lie in \(0, inf\)"),
         (lambda: coba([0.5], 4, 2.0, low=0), ValueError, "low must be at least 1, got 0"),
         (lambda: coba([0.5], 1, 2.0), ValueError, "between 2 and 128 rollouts, but total is 1"),

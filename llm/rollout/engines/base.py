@@ -121,14 +121,14 @@ def generate(
     }
     try:
         if request.drafting is None:
-            batch = sampling.sample(model, *what, **how)
+            samples = sampling.sample(model, *what, **how)
         else:
-            batch = sample_drafted(model, policy, *what, drafting=request.drafting, **how)
+            samples = sample_drafted(model, policy, *what, drafting=request.drafting, **how)
     except _NonFinite as e:
         return {NON_FINITE: e.logq}
-    result = {name: getattr(batch, name) for name in FIELDS}
-    if batch.verification is not None:
-        result |= dict(zip(VERIFIED, batch.verification, strict=True))
+    result = {name: getattr(samples, name) for name in FIELDS}
+    if samples.verification is not None:
+        result |= dict(zip(VERIFIED, samples.verification, strict=True))
     return result
 
 

@@ -261,7 +261,7 @@ REFUSED = r"config\.toml is of a run from before 0\.1\.0, and settings were rena
 @pytest.mark.parametrize("old", [*renamed.RENAMED])
 def test_every_old_name_makes_a_run_folder_one_of_older_code(tmp_path, old):
     """[task] name, [actor] kind, a flat lam_from, an engine as a word, and all the others."""
-    section, key = old.split(".")
+    section, key = old.rsplit(".", 1)
     (tmp_path / "config.toml").write_text(f"[{section}]\n{key} = 'x'\n")
     with pytest.raises(ConfigError, match=REFUSED):
         settings.load([str(tmp_path / "config.toml")], [])

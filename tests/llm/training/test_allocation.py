@@ -91,13 +91,13 @@ def test_pruned_prompts_are_not_sampled_and_the_others_weigh_more(pair):
 
 
 def test_a_prompt_never_seen_is_the_last_candidate_and_one_at_least_is_sampled(pair):
-    ctx = opened({**PRUNED, "rollout.pruning.candidates": 1.0}, pair)
+    ctx = opened({**PRUNED, "rollout.pruning.candidate_fraction": 1.0}, pair)
     assert ctx.history is not None
     problems = ctx.task.batch(0, 0, 6)
     rows = [ctx.task.rows[p.prompt] for p in problems]
     ctx.history.abs_advantage[rows[0]] = -1.0
     half = resolve(
-        {**PRUNED, "rollout.pruning.candidates": 0.5, "rollout.pruning.prompt_rate": 0.9}
+        {**PRUNED, "rollout.pruning.candidate_fraction": 0.5, "rollout.pruning.prompt_rate": 0.9}
     )
     dropped = 0
     for step in range(40):
