@@ -35,6 +35,9 @@ _WRITTEN = {"config.json", "generation_config.json", "readme.md", ".gitattribute
 _WRITTEN |= {file_checks.INDEX}
 _SAMPLING_KEPT = {"transformers_version", "_from_model_config", "pad_token_id", "bos_token_id"}
 _SAMPLING_KEPT |= {"eos_token_id", "do_sample", "temperature", "max_new_tokens", "max_length"}
+# what a pass returns, and whether it keeps a cache: the distribution stays
+_SAMPLING_KEPT |= {"output_attentions", "output_hidden_states", "output_scores", "output_logits"}
+_SAMPLING_KEPT |= {"return_dict_in_generate", "use_cache"}
 
 
 def config_of_file(part: ModelConfig) -> Any:

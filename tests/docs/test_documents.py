@@ -62,6 +62,15 @@ def test_every_link_in_the_documents_leads_somewhere():
     assert links > 80
 
 
+def test_no_command_that_is_pasted_is_a_pipe():
+    """`python -m sim check | sweep` would start a program named sweep."""
+    pages = [page for folder in (".", "docs", "llm") for page in (ROOT / folder).glob("*.md")]
+    blocks = [b for p in pages for b in re.findall(r"```\w*\n(.*?)```", p.read_text("utf-8"), re.S)]
+    commands = [x for b in blocks for x in b.splitlines() if re.match(r"(python|make|vllm) ", x)]
+    assert len(commands) > 20
+    assert [x for x in commands if "|" in x] == []
+
+
 def test_every_file_and_test_that_the_page_of_planted_faults_names_exists():
     """In docs/planted_faults.md `file.py::name` is test_name of tests/file.py; every other file
     is named by its path from the root."""

@@ -110,6 +110,7 @@ def test_what_is_not_taken_over_is_said(tmp_path, base, capsys):
     model.save_pretrained(start)
     sampling = json.loads((start / "generation_config.json").read_text())
     sampling |= {"repetition_penalty": 1.05, "top_k": 20, "eos_token_id": 2}
+    sampling |= {"use_cache": True, "output_attentions": False}  # which sample nothing else
     (start / "generation_config.json").write_text(json.dumps(sampling))
     run_of(tmp_path / "run", with_base(start) + "--task.instruction Box.it")
     assert main(["export", str(tmp_path / "run"), "--to", str(out)]) == 0
@@ -119,6 +120,7 @@ def test_what_is_not_taken_over_is_said(tmp_path, base, capsys):
         f"not copied from {start}: merge_notes.txt\n",
     ):
         assert part in said
+    assert "use_cache" not in said and "output_attentions" not in said
     assert (out / "LICENSE.txt").read_text() == "terms"
     assert (out / "additional_chat_templates/tools.jinja").is_file()
     assert "repetition_penalty" not in (out / "generation_config.json").read_text()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -239,3 +242,13 @@ def test_the_actor_of_a_role_has_its_own_seed(tmp_path):
     a, b = (roles.open_model(cfg, role, tmp_path) for role in ("policy", "actor"))
     assert not torch.equal(a.lm_head.weight, b.lm_head.weight)
     assert isinstance(cfg.actor, SeparateActor)
+
+
+def test_what_libraries_say_of_their_versions_is_not_printed(caplog, recwarn):
+    """torchao's log lines and FutureWarnings came with every command; ours still do come."""
+    for silent in (True, False):
+        with loading.quiet() if silent else contextlib.nullcontext():
+            logging.getLogger("torchao").warning("an older torch")
+            warnings.warn("an enum", FutureWarning, stacklevel=1)
+        found = 0 if silent else 1
+        assert len(caplog.records) == found and len(recwarn) == found
