@@ -14,6 +14,7 @@ from llm.errors import ConfigError
 from llm.settings.schema import FunctionReward, ModelConfig, RewardConfig, Settings
 
 _PARTS_MAX = 200  # of a path, which Python makes one inside another
+_PART_BYTES_MAX = 255
 
 
 def check_first(cfg: Settings) -> None:
@@ -36,6 +37,11 @@ def check_folder(folder: Path, setting: str) -> None:
         raise ConfigError(
             f"cannot write to {setting} {str(folder)[:100]}...: it has {len(folder.parts)} parts, "
             f"more than {_PARTS_MAX}; choose another"
+        )
+    if any(len(os.fsencode(part)) > _PART_BYTES_MAX for part in folder.parts):
+        raise ConfigError(
+            f"cannot write to {setting} {str(folder)[:100]}...: a name in it has more than "
+            f"{_PART_BYTES_MAX} bytes, which no file system takes; choose another"
         )
     there = next(p for p in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(p))
     if not there.is_dir():

@@ -180,10 +180,15 @@ def short_repr(value: Any) -> str:
     return "a number of thousands of digits"
 
 
+def _ascii(word: str) -> str:
+    """Python reads digits of every script, and no file may hold them."""
+    return word if word.isascii() else ""
+
+
 _READ: dict[type, Any] = {
     bool: lambda word: {"true": True, "false": False}[word.lower()],
-    int: int,
-    float: float,
+    int: lambda word: int(_ascii(word)),
+    float: lambda word: float(_ascii(word)),
     str: str,
 }
 
@@ -214,7 +219,10 @@ def _unknown(
     best = [known[k] for k in close or same_name]
     flag = source if source == "--" else ""
     hint = f"perhaps you meant {flag}{best[0]}?" if best else "see python -m llm train --help"
-    unknown = f"unknown flag --{key}" if flag else f"{source}unknown key {key}"
+    shown = key if key.isprintable() and len(key) <= 200 else short_repr(key)
+    if best and best[0] == key:
+        hint = "the file has it as one name in quotes: leave the quotes out"
+    unknown = f"unknown flag --{shown}" if flag else f"{source}unknown key {shown}"
     return f"{unknown}; {hint}"
 
 

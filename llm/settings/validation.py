@@ -39,10 +39,11 @@ from .schema import (
     Settings,
     StateZ,
     TisWeight,
+    TvDivergence,
     Weight,
     WholeCompletionObjective,
 )
-from .sections import default_values, flatten
+from .sections import default_values, flatten, short_repr
 from .template_arguments import read_arguments
 
 _POSITIVE = (
@@ -84,6 +85,7 @@ _MAY_BE_INFINITE = (
     "actor.clip_low actor.clip_high optim.grad_clip alarm.kl_max alarm.ratio_max"
 ).split()
 _FLOAT32_MAX = 3e38
+_FLOAT32_MIN = 1.2e-38  # what is smaller loses digits or is 0 there
 TEMPERATURE_MIN, TEMPERATURE_MAX = 1e-6, 1e6
 _AT_MOST = {
     "task.digit_synonyms": DIGIT_SYNONYMS_MAX,
@@ -113,12 +115,21 @@ _AT_MOST = {
     "reward.characters": 1_000,
     **dict.fromkeys(("task.digits_min", "task.digits_max", "task.pad_prompt_to"), 10_000),
     **dict.fromkeys(("rollout.prompts_per_step", "rollout.rollouts_per_prompt"), 1_000_000),
-    **dict.fromkeys(("pretrain.batch_size", "rollout.top_k", "task.size", "task.pool"), 10_000_000),
+    **dict.fromkeys(("pretrain.batch_size", "rollout.top_k", "task.pool"), 10_000_000),
+    "task.size": 1_000_000,  # problems that are generated before the run, in minutes
+    "reward.memory": 1_000_000_000,  # MiB: in bytes a number that the system can read
     **dict.fromkeys(("rollout.allocation.window", "rollout.allocation.failure_steps"), 1_000),
     **dict.fromkeys(("task.prompt_tokens_max", "rollout.max_new_tokens"), 10_000_000),
     **dict.fromkeys(("run.eval_prompts", "run.eval_completions"), 10_000_000),
 }
-_AT_LEAST = dict.fromkeys(("rollout.temperature", "actor.distill.temperature"), TEMPERATURE_MIN)
+_AT_LEAST = {
+    **dict.fromkeys(("rollout.temperature", "actor.distill.temperature"), TEMPERATURE_MIN),
+    # AdamW moves a weight by about the rate, and less than 1e-12 leaves one of 1e-4 as it is
+    **dict.fromkeys(("optim.policy_lr", "actor.lr", "pretrain.lr"), 1e-12),
+    "reward.seconds": 1e-3,  # in less no call ends
+    "rollout.engine.timeout": 0.1,
+}
+_SEQUENCES_MAX = 10_000_000  # of a step: their prompts alone are gigabytes
 _BELOW_ONE = ("correction.lam.decay", "alarm.action.factor", "objective.decay")
 IDLE_TYPES = {  # what a section that may be without effect as a whole then is
     "control.type": "none",
@@ -158,6 +169,8 @@ def _check_bounds(cfg: Settings) -> None:
                 "without lone surrogates (they stand for bytes that are no UTF-8, and no file of a "
                 "run can hold them)",
             )
+            blank = value != "" and not value.strip()
+            _require(not blank, key, repr(value), "empty, or more than white space")
         if isinstance(value, int):
             _require(abs(value) < 2**63, key, "a larger number", "below 2^63")
         if isinstance(value, float):
@@ -171,12 +184,14 @@ def _check_bounds(cfg: Settings) -> None:
         _require(0 <= flat[key] <= 1, key, flat[key], "between 0 and 1")
     for key in flat.keys() & _AT_MOST.keys():
         _require(flat[key] <= _AT_MOST[key], key, flat[key], f"at most {_AT_MOST[key]:.10g}")
+    for key in flat.keys() & _AT_LEAST.keys():
+        _require(flat[key] >= _AT_LEAST[key], key, flat[key], f"at least {_AT_LEAST[key]:g}")
     for key, value in flat.items():  # after those with a bound of their own
         if isinstance(value, float) and math.isfinite(value):
             wanted = f"at most {_FLOAT32_MAX:g} (it is used in float32)"
             _require(abs(value) <= _FLOAT32_MAX, key, value, wanted)
-    for key in flat.keys() & _AT_LEAST.keys():
-        _require(flat[key] >= _AT_LEAST[key], key, flat[key], f"at least {_AT_LEAST[key]:g}")
+            wanted = f"at least {_FLOAT32_MIN:g} in size (smaller is nothing in float32)"
+            _require(value == 0 or abs(value) >= _FLOAT32_MIN, key, value, wanted)
     for key in flat.keys() & set(_BELOW_ONE):
         _require(flat[key] < 1, key, flat[key], "below 1")
     for key in flat.keys() & {"policy.width", "actor.width"}:
@@ -214,6 +229,13 @@ def _check_fit(cfg: Settings) -> None:
     _require(late < cfg.run.steps, "optim.lr_warmup_steps", late, "below run.steps")
     sequences, updates = r.prompts_per_step * per_prompt, cfg.loss.updates_per_rollout
     _require(
+        sequences <= _SEQUENCES_MAX,
+        "rollout.prompts_per_step",
+        r.prompts_per_step,
+        f"at most {_SEQUENCES_MAX // per_prompt}: with {per_prompt} completions each, a step holds "
+        f"more than {_SEQUENCES_MAX} sequences",
+    )
+    _require(
         sequences % updates == 0,
         "loss.updates_per_rollout",
         updates,
@@ -228,6 +250,18 @@ def _check_fit(cfg: Settings) -> None:
         raise ConfigError(
             "--optim.head chunked cannot compute --actor.distill.top_k, which needs whole logits: "
             "use --optim.head auto or dense"
+        )
+    for low, high in (
+        ("correction.low", "correction.high"),
+        ("actor.correction.low", "actor.correction.high"),
+    ):
+        if low in flat:
+            _require(flat[low] < flat[high], high, flat[high], f"above {low}, or nothing is kept")
+    divergence = getattr(cfg.objective, "divergence", None)
+    if isinstance(divergence, TvDivergence) and divergence.delta >= 1:
+        raise ConfigError(
+            f"--objective.divergence.delta {divergence.delta} would have no effect: a total "
+            "variation is at most 1. Lower it, or choose --objective.divergence.type none"
         )
     if getattr(cfg.alarm.action, "lowerings_max", 1) == 0:
         raise ConfigError(
@@ -386,7 +420,8 @@ def _character_model(path: str) -> bool:
 
 def _require(ok: bool, key: str, value: Any, wanted: str) -> None:
     if not ok:
-        raise ConfigError(f"--{key} must be {wanted}, got {value}")
+        found = value if len(str(value)) <= 200 else short_repr(value)
+        raise ConfigError(f"--{key} must be {wanted}, got {found}")
 
 
 def _check_effect(cfg: Settings) -> None:
