@@ -92,7 +92,7 @@ def export(
     from llm.checkpoints.atomic_files import write_folder
     from llm.checkpoints.checkpoint import load_state
     from llm.models import roles
-    from llm.models.loading import merged, plain, rounding_loss
+    from llm.models.loading import logits_width, merged, plain, restrict_ids, rounding_loss
 
     from . import export_parts
 
@@ -108,7 +108,10 @@ def export(
         model = merged(model)
         dtype = dtype or "float32"
         if dtype != "float32":
-            rounded = rounding_loss(model, roles.open_base(cfg, role, run), dtype)
+            base = roles.open_base(cfg, role, run)
+            if logits_width(base) > logits_width(model):  # rows of ids that no tokenizer has
+                restrict_ids(base, logits_width(model))
+            rounded = rounding_loss(model, base, dtype)
     dtype = dtype or part.dtype
     if keep and dtype != part.dtype:
         raise ConfigError("--dtype needs --adapters merge: kept adapters stay in float32")

@@ -77,6 +77,8 @@ def test_kept_adapters_hold_no_embedding_of_a_padded_vocabulary(tmp_path, base):
         if file.name.startswith("token"):
             shutil.copy(file, tmp_path / "base")
     run_of(tmp_path / "run", with_base(tmp_path / "base") + "--policy.lora.rank 4")
+    merged = exporting.export(tmp_path / "run", tmp_path / "merged", dtype="bfloat16")
+    assert merged.rounded is not None and merged.rounded > 0
     exporting.export(tmp_path / "run", tmp_path / "out", adapters="keep")
     with safe_open(tmp_path / "out/adapter_model.safetensors", "pt") as file:
         assert all("lora_" in name for name in file.keys())
