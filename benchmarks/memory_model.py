@@ -98,8 +98,8 @@ def write_model(folder: Path, shape: tuple[int, int, int, int, int], vocabulary:
         num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=kv_heads,
         head_dim=hidden // heads, max_position_embeddings=512, pad_token_id=0, eos_token_id=1,
         tie_word_embeddings=False,
-        digit_forms=1,  # as of models built for the character alphabet: there is no tokenizer
     )  # fmt: skip
+    config.digit_forms = 1  # as of models that read characters: the folder has no tokenizer
     Qwen3ForCausalLM(config).save_pretrained(folder)
 
 
