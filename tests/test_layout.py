@@ -58,6 +58,17 @@ ALSO = {
         "paper_figures/drawing/plots.py",
     ],
     "tests/paper_figures/claims/test_page.py": ["paper_figures/report/page.py"],
+    # The commands of the studies, and their lists of runs: each test goes through all of them
+    "tests/paper_figures/claims/test_kept_study.py": [
+        *(f"paper_figures/claims/{name}.py" for name in ("rivals", "drafted", "evidence")),
+    ],
+    "tests/paper_figures/experiments/test_studies.py": [
+        *(
+            f"paper_figures/experiments/{name}_lists.py"
+            for name in ("rival", "drafted", "evidence")
+        ),
+        "paper_figures/experiments/kept_studies.py",
+    ],
     "tests/docs/test_makefile.py": ["paper_figures/figures/demo.py"],
 }
 UNTESTED = {  # module: why it has no test
