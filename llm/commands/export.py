@@ -92,7 +92,7 @@ def export(
     from llm.checkpoints.atomic_files import write_folder
     from llm.checkpoints.checkpoint import load_state
     from llm.models import roles
-    from llm.models.loading import logits_width, merged, plain, restrict_ids, rounding_loss
+    from llm.models.loading import merged, plain
 
     from . import export_parts
 
@@ -108,10 +108,7 @@ def export(
         model = merged(model)
         dtype = dtype or "float32"
         if dtype != "float32":
-            base = roles.open_base(cfg, role, run)
-            if logits_width(base) > logits_width(model):  # rows of ids that no tokenizer has
-                restrict_ids(base, logits_width(model))
-            rounded = rounding_loss(model, base, dtype)
+            rounded = _rounding(model, roles.open_base(cfg, role, run), dtype)
     dtype = dtype or part.dtype
     if keep and dtype != part.dtype:
         raise ConfigError("--dtype needs --adapters merge: kept adapters stay in float32")
@@ -131,6 +128,15 @@ def export(
 
     write_folder(to, fill, 0 if keep else _bytes(model, dtype), alone=False)
     return done
+
+
+def _rounding(model: Any, base: Any, dtype: str) -> float:
+    """What of the adapters' change is lost where merged weights are rounded to dtype."""
+    from llm.models.loading import logits_width, restrict_ids, rounding_loss
+
+    if logits_width(base) > logits_width(model):  # rows of ids that no tokenizer has
+        restrict_ids(base, logits_width(model))
+    return rounding_loss(model, base, dtype)
 
 
 def _bytes(model: Any, dtype: str) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -211,20 +212,7 @@ def _check_fit(cfg: Settings) -> None:
     _check_reward(cfg)
     per_prompt = r.rollouts_per_prompt
     _require(per_prompt >= 2, "rollout.rollouts_per_prompt", per_prompt, "at least 2 (a group)")
-    flat = flatten(cfg)
-    for low, high in (
-        ("correction.low", "correction.high"),
-        ("actor.correction.low", "actor.correction.high"),
-        ("correction.lam.min", "correction.lam.max"),
-        ("objective.low_min", "objective.low_max"),
-        ("objective.high_min", "objective.high_max"),
-    ):
-        if low in flat:
-            _require(flat[low] <= flat[high], high, flat[high], f">= {low}")
-    if "correction.lam.min" in flat:
-        least, most = flat["correction.lam.min"], flat["correction.lam.max"]
-        why = "above correction.lam.min: a lam that cannot move is --correction.lam.type fixed"
-        _require(least != most, "correction.lam.max", most, why)
+    _check_ranges(flatten(cfg))
     late = cfg.optim.lr_warmup_steps
     _require(late < cfg.run.steps, "optim.lr_warmup_steps", late, "below run.steps")
     sequences, updates = r.prompts_per_step * per_prompt, cfg.loss.updates_per_rollout
@@ -251,12 +239,6 @@ def _check_fit(cfg: Settings) -> None:
             "--optim.head chunked cannot compute --actor.distill.top_k, which needs whole logits: "
             "use --optim.head auto or dense"
         )
-    for low, high in (
-        ("correction.low", "correction.high"),
-        ("actor.correction.low", "actor.correction.high"),
-    ):
-        if low in flat:
-            _require(flat[low] < flat[high], high, flat[high], f"above {low}, or nothing is kept")
     divergence = getattr(cfg.objective, "divergence", None)
     if isinstance(divergence, TvDivergence) and divergence.delta >= 1:
         raise ConfigError(
@@ -274,6 +256,29 @@ def _check_fit(cfg: Settings) -> None:
     _check_control(cfg)
     _check_actor(cfg)
     check_objective(cfg, fresh=_samples_what_is_trained(cfg, cfg.policy.dtype))
+
+
+def _check_ranges(flat: Mapping[str, Any]) -> None:
+    """Pairs of a lower and an upper setting. flat: all settings by name."""
+    for low, high in (
+        ("correction.low", "correction.high"),
+        ("actor.correction.low", "actor.correction.high"),
+        ("correction.lam.min", "correction.lam.max"),
+        ("objective.low_min", "objective.low_max"),
+        ("objective.high_min", "objective.high_max"),
+    ):
+        if low in flat:
+            _require(flat[low] <= flat[high], high, flat[high], f">= {low}")
+    if "correction.lam.min" in flat:
+        least, most = flat["correction.lam.min"], flat["correction.lam.max"]
+        why = "above correction.lam.min: a lam that cannot move is --correction.lam.type fixed"
+        _require(least != most, "correction.lam.max", most, why)
+    for low, high in (
+        ("correction.low", "correction.high"),
+        ("actor.correction.low", "actor.correction.high"),
+    ):
+        if low in flat:
+            _require(flat[low] < flat[high], high, flat[high], f"above {low}, or nothing is kept")
 
 
 def check_vocabulary(cfg: Settings, vocabulary: int) -> None:
