@@ -52,9 +52,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--out",
         type=path_of,
-        help="a .html page or a .png picture (default runs/compare_NAMES.html, by the runs' names)",
+        help=".html page or .png picture (default runs/compare_NAMES.html, by the runs' names)",
     )
-    parser.add_argument("--force", action="store_true", help="even if their tasks differ")
+    parser.add_argument("--force", action="store_true", help="compare even if their tasks differ")
     args = parser.parse_args(argv)
     out: Path = args.out or default_out(args.runs)
     if out.suffix not in (".html", ".png"):

@@ -83,9 +83,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--prompts", type=int, default=500, help="held-out prompts of each set (default 500)"
     )
-    parser.add_argument("--samples", type=int, default=4, help="samples of each (default 4)")
+    parser.add_argument("--samples", type=int, default=4, help="samples per prompt (default 4)")
     parser.add_argument(
-        "--seed", type=int, default=1, help="of prompts, samples and intervals (default 1)"
+        "--seed", type=int, default=1, help="seed of prompts, samples and intervals (default 1)"
     )
     parser.add_argument(
         "--allow-reward-function",

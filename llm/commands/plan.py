@@ -51,8 +51,8 @@ def _arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str], list[str
         description="Memory per GPU by part, time of a step by part, and whether it fits.",
     )
     add = parser.add_argument
-    add("--gpus", type=int, required=True, help="one process each")
-    add("--gpu-memory", type=_bytes_of, required=True, help="of one: 80GB, 24GiB")
+    add("--gpus", type=int, required=True, help="number of GPUs, one process each")
+    add("--gpu-memory", type=_bytes_of, required=True, help="memory of one GPU: 80GB, 24GiB")
     add(
         "--model-sizes",
         nargs="+",
@@ -63,16 +63,16 @@ def _arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str], list[str
     add("--sharding", choices=["none", "fsdp"], help="default: fsdp if N > 1, else none")
     add("--engine", choices=["hf", "process", "vllm"], help="default: the setting, else hf")
     add("--head", choices=["dense", "chunked"], help="default: as optim.head")
-    add("--checkpointing", choices=["on", "off"], help="of activations; default: the setting")
+    add("--checkpointing", choices=["on", "off"], help="of activations (default: the setting)")
     add("--tokens-per-microbatch", type=int, help="default: the setting, else sequences")
-    add("--prompt-tokens", type=int, help="longest; default: task.prompt_tokens_max, or few")
-    add("--mean-prompt-tokens", type=int, default=256, help="for the time (default 256)")
-    add("--mean-new-tokens", type=int, help="for the time; default half of max_new_tokens")
-    add("--tflops", type=float, default=989, help="peak, bfloat16 (default 989: H100 SXM)")
-    add("--bandwidth", type=float, default=3350, help="of its memory, GB/s (default 3350)")
-    add("--link", type=float, default=450, help="to other GPUs, GB/s (default 450: NVLink)")
-    add("--mfu", type=float, default=0.4, help="share of the peak reached (default 0.4)")
-    add("--read-share", type=float, default=0.7, help="share of the bandwidth (default 0.7)")
+    add("--prompt-tokens", type=int, help="longest prompt (default task.prompt_tokens_max)")
+    add("--mean-prompt-tokens", type=int, default=256, help="mean prompt (default 256)")
+    add("--mean-new-tokens", type=int, help="mean completion (default: half the longest)")
+    add("--tflops", type=float, default=989, help="peak in bfloat16 (default 989: H100 SXM)")
+    add("--bandwidth", type=float, default=3350, help="GB/s of GPU memory (default 3350)")
+    add("--link", type=float, default=450, help="GB/s between GPUs (default 450: NVLink)")
+    add("--mfu", type=float, default=0.4, help="share of the peak that is reached (default 0.4)")
+    add("--read-share", type=float, default=0.7, help="share of the bandwidth used (default 0.7)")
     files, rest = split_arguments(argv)
     args, flags = parser.parse_known_args(rest)
     if unknown := [word for word in flags if word.startswith("--") and "." not in word]:

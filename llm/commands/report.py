@@ -29,7 +29,7 @@ def main(argv: list[str]) -> int:
         "ratios and weights, completions token by token, settings and provenance.",
     )
     parser.add_argument("run", type=path_of, help="run folder, finished or not")
-    parser.add_argument("--out", type=path_of, help="the page (default RUN/report.html)")
+    parser.add_argument("--out", type=path_of, help="page to write (default RUN/report.html)")
     args = parser.parse_args(argv)
     files = read_run(args.run)
     refuse_old(args.run / "config.toml", files.config)
