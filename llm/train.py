@@ -87,19 +87,19 @@ def update(
     """
     cfg, passes = ctx.cfg, ForwardPasses(ctx, learner, minibatch)
 
-    # Which tokens count, and by how much (l. 14-24): without gradient, from all ranks' tokens.
+    # This says which tokens count, and by how much (l. 14-24): without gradient, from all ranks.
     old, new = passes.before_weights()  # log p_ref, log p_new: (n,), and of q's top k (n, k)
     correction = jackpot_weights(ctx, learner, minibatch, old, new, step)  # fields (N,)
-    # Mask x weight of this rank (n,); 1 / N, or as loss.denominator says, (n,); PPO's clip bounds.
-    weight, scale, bounds = policy_factors(ctx, learner, minibatch, old, new, correction, step)
+    # Of this rank: mask x weight (n,), 1 / N or as loss.denominator says (n,), type and its bounds.
+    weight, scale, objective = policy_factors(ctx, learner, minibatch, old, new, correction, step)
     n_all = len(correction.weight)  # N
 
     # The losses (l. 25-27), sums over tokens. The models share no parameters: one backward pass.
-    metrics = UpdateMetrics(minibatch.all_ranks, bounds)
+    metrics = UpdateMetrics(minibatch.all_ranks, objective)
     learner.zero_grad()
     for at, out in passes.microbatches():  # at: indices (m,) into the n tokens; out: with gradient
         tokens = objective_tokens(minibatch, old, out, at)  # log-probabilities, advantages: (m,)
-        policy = policy_loss_sum(tokens, weight[at], scale[at], **bounds)
+        policy = policy_loss_sum(tokens, weight[at], scale[at], **objective)
         terms = {"loss_policy": policy.loss}  # Eq. 5; 0 at rejected tokens
         if cfg.actor.ppo:  # Eq. 6, rejected tokens too; by default the ratio is p_actor / q
             inputs = actor_ppo_inputs(cfg, minibatch, tokens, out, at)

@@ -12,7 +12,7 @@ import importlib
 FIGURES = {
     "all": (
         "paper_figures.report.everything",
-        "everything below except demo, tune and prefix_rejection",
+        "all but demo, tune, prefix_rejection and the studies of kept rows; then the report",
     ),
     "fig1": (
         "paper_figures.figures.fig1",

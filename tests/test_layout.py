@@ -44,7 +44,6 @@ ALSO = {
     ],
     # Collective operations in one process do nothing; with several they are tested in whole runs.
     "tests/llm/distributed/test_collectives.py": ["llm/distributed/dtensors.py"],
-    # Rows of a run's files are cut and repeated where runs are resumed.
     # Figures, tables and their command: every one is drawn of runs that are trained for it.
     "tests/paper_figures/report/test_everything.py": [
         *(f"paper_figures/figures/{name}.py" for name in ("fig1", "fig4", "fig5")),

@@ -163,8 +163,8 @@ def scale_words(expression: str) -> list[str]:
 
     math-verify leaves out such words, and reads 7.
     """
-    found = _SCALE_WORDS.findall(number_grammar.plain(expression).lower())
-    return [word.removesuffix("s") for word in found]
+    words = _SCALE_WORDS.findall(number_grammar.plain(expression).lower())
+    return [word.removesuffix("s") for word in words]
 
 
 def is_scientific(expression: str) -> bool:

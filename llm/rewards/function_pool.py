@@ -271,13 +271,13 @@ def _kill_marked(mark: str) -> None:
     """
     entry, killed = f"{_MARK}={mark}".encode(), set[int]()
     for _ in range(_ROUNDS_MAX):
-        found = {pid for pid in _processes() if pid not in killed and _has(pid, entry)}
-        if not found:
+        alive = {pid for pid in _processes() if pid not in killed and _has(pid, entry)}
+        if not alive:
             return
-        for pid in found:
+        for pid in alive:
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
-        killed |= found
+        killed |= alive
 
 
 def _processes() -> list[int]:

@@ -425,8 +425,8 @@ def _character_model(path: str) -> bool:
 
 def _require(ok: bool, key: str, value: Any, wanted: str) -> None:
     if not ok:
-        found = value if len(str(value)) <= 200 else short_repr(value)
-        raise ConfigError(f"--{key} must be {wanted}, got {found}")
+        shown = value if len(str(value)) <= 200 else short_repr(value)
+        raise ConfigError(f"--{key} must be {wanted}, got {shown}")
 
 
 def _check_effect(cfg: Settings) -> None:

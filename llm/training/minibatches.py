@@ -61,8 +61,8 @@ def split_minibatches(
 
     Where there are several, p_ref and p_actor_ref are computed here, before any update. The
     number that decides over a token belongs to (sequence, position), so it depends on neither the
-    split nor the ranks. The split is
-    of the sequences of all ranks, so of some minibatches a rank may have none.
+    split nor the ranks. The split is of the sequences of all ranks, so of some minibatches a rank
+    may have none.
     """
     cfg, device = ctx.cfg, batch.ids.device
     n_sequences = sum(distributed.all_gather_object(len(batch.answers)))

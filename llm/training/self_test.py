@@ -288,7 +288,7 @@ def _compare_passes(ctx: TrainContext, model: Model, role: str, allowed: Limits)
 def _with_cache(ctx: TrainContext, model: Model, sequence: list[int], last: int) -> torch.Tensor:
     """Log-probabilities after each of the last tokens, (last, v), each a pass with a cache."""
     ids = torch.tensor([sequence], device=ctx.device)
-    cache, seen, found = DynamicCache(config=plain(model).config), 0, []
+    cache, seen, rows = DynamicCache(config=plain(model).config), 0, []
     for end in range(len(sequence) - last, len(sequence) + 1):
         if end == seen:
             continue  # no token before the last ones
@@ -301,8 +301,8 @@ def _with_cache(ctx: TrainContext, model: Model, sequence: list[int], last: int)
             logits_to_keep=1,
         )
         seen = end
-        found.append(out.logits[0, -1].float() / ctx.cfg.rollout.temperature)
-    return torch.log_softmax(torch.stack(found[-last:]), dim=-1)
+        rows.append(out.logits[0, -1].float() / ctx.cfg.rollout.temperature)
+    return torch.log_softmax(torch.stack(rows[-last:]), dim=-1)
 
 
 def _scale(topk_inf: torch.Tensor, topk_ref: torch.Tensor) -> float:

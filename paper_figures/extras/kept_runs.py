@@ -94,8 +94,8 @@ def checked(study: Study, file: Path, quick: bool = False) -> dict[str, Row]:
         known += studies.sweep(setting)
         for rate in setting.rates:
             known += studies.judged(setting, dict.fromkeys(setting.methods, rate))
-    found = {row.key for row in kept_rows.matching(rows, known).values()}
-    strangers = [row for key, row in rows.items() if key not in found]
+    of_study = {row.key for row in kept_rows.matching(rows, known).values()}
+    strangers = [row for key, row in rows.items() if key not in of_study]
     if strangers:
         raise kept_rows.Damaged(
             f"{file}: {len(strangers)} rows are of no run of the study {study.name}, the first "

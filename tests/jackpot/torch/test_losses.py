@@ -157,6 +157,22 @@ def test_extreme_ratios_at_rejected_tokens_change_neither_loss_nor_gradient(pois
     assert float(gradient[2]) == 0.0
 
 
+@pytest.mark.parametrize("advantage", [-1.0, 1.0])
+def test_a_token_of_reference_probability_zero_adds_exactly_nothing(advantage):
+    """Whatever its weight: its ratio would be infinite, and the rest of the loss stays."""
+    losses, gradients = [], []
+    for rows in (slice(0, 1), slice(0, 2)):
+        logp_new = torch.tensor([-1.0, -2.0])[rows].requires_grad_()
+        logp_ref = torch.tensor([-1.5, -math.inf])[rows]
+        ones = torch.ones(2)[rows]
+        loss = ppo_clip_sum(logp_new, logp_ref, advantage * ones, ones, 0.2, math.inf)
+        loss.backward()
+        losses.append(loss.item())
+        gradients.append(not_none(logp_new.grad).tolist())
+    assert losses[0] == losses[1] and math.isfinite(losses[0])
+    assert gradients[1] == [*gradients[0], 0.0]
+
+
 @pytest.mark.parametrize("denominator", ["proposed", "accepted", "sequence"])
 def test_when_everything_is_rejected_the_loss_is_zero_with_a_valid_gradient(denominator):
     new = torch.tensor([-1.0, -2.0], requires_grad=True)

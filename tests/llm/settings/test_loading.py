@@ -238,6 +238,15 @@ def test_on_policy_turns_every_objective_on_policy(objective):
 
 
 @pytest.mark.parametrize(
+    "lam", [{}, {"rollout.mode.lam.value": 0.5}, {"rollout.mode.lam.type": "state"}]
+)
+def test_on_policy_turns_drafted_rollouts_plain(lam):
+    given = {"rollout.mode.type": "drafted", "correction.type": "none"}
+    cfg = settings.resolve(given | lam, ON_POLICY)
+    assert (cfg.rollout.mode.type, cfg.actor.type) == ("plain", "self")
+
+
+@pytest.mark.parametrize(
     "flags, message",
     [
         (
