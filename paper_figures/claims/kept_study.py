@@ -74,6 +74,8 @@ def picture(part: str, whole: Judged) -> Any:
     its interval, and the difference of each seed."""
     plt = plots.plt()
     own = [(f, c) for f, c in whole if f.study == part]
+    # families without a run are left out, unless there is nothing else
+    own = [(f, cs) for f, cs in own if any(c.effect for c in cs)] or own
     pairs = [own[i : i + 2] for i in range(0, len(own), 2)]
     heights = [max(len(c) for _, c in pair) for pair in pairs]
     with plt.rc_context(style.RC):
@@ -115,7 +117,9 @@ def panel(ax: Any, family: ComparisonFamily, comparisons: Sequence[Comparison]) 
     ax.set_yticks([-i for i in range(len(names))], names)
     ax.set_ylim(-len(names) + 0.4, 0.5)
     ax.tick_params(axis="y", length=0)
-    ax.set_xlabel(f"{METRIC_NAMES[family.metric]}, less that of {label(family.baseline)}")
+    metric, base = METRIC_NAMES[family.metric], label(family.baseline)
+    apart = "\n" if len(metric + base) > 30 else " "  # a long label is as wide as the panel
+    ax.set_xlabel(f"{metric},{apart}less that of {base}")
 
 
 def _handles(plt: Any) -> list[Any]:
