@@ -64,7 +64,7 @@ def _check_mode(cfg: Settings) -> None:
     if cfg.rollout.engine.type == "vllm":
         raise ConfigError(
             f"{asked} is not done by --rollout.engine.type vllm: use --rollout.engine.type hf or "
-            "process, or --rollout.mode.type plain"
+            "process, or --rollout.mode.type plain (docs/drafting.md says what vLLM lacks)"
         )
     if cfg.actor.type == "self":
         raise ConfigError(
