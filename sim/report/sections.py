@@ -218,8 +218,9 @@ PARTS = (
             "trajectories (3), the error over TIS's with each at its best cap (4), the lam that "
             "is worth its price (5), the error over TIS's for the same money (6), and, as the "
             "mismatch grows, the direction of the mean (7) and the error over TIS's (8).",
-            "objectives.png": "All corrections and objectives side by side, over the mismatch and "
-            "over the horizon: direction, bias, noise and error of their expected gradients.",
+            "objectives.png": "All corrections, objectives, selections and allocations side by "
+            "side, over the mismatch and over the horizon: direction, bias, noise and error of "
+            "their expected gradients.",
         },
     ),
     Part(

@@ -2,7 +2,7 @@
 
 Exact bias, variance and error of every estimator on small trees of tokens (`gradient_estimators`),
 as tables on stdout, CSV files of all numbers and a picture. A second picture and the last table
-have every correction and every objective (`objective_studies`) side by side.
+have every correction, objective, selection and allocation (`objective_studies`) side by side.
 """
 
 from __future__ import annotations
@@ -206,7 +206,7 @@ def _report_answers(results: Results) -> None:
 
 
 def _report_objectives(rows: list[Row]) -> None:
-    """Corrections and objectives side by side, with 95% intervals of the mean over worlds."""
+    """All of them side by side, with 95% intervals of the mean over worlds."""
     longest = max(r["horizon"] for r in rows if r["study"] == "horizon")
     cells = {(r["study"], r["kl"], r["horizon"], r["estimator"]): r for r in rows}
     tree = next(r for r in rows if r["study"] == "mismatch")
@@ -215,7 +215,7 @@ def _report_objectives(rows: list[Row]) -> None:
         ("horizon", objective_studies.HORIZON_KL, longest),
     ]
     print(
-        f"\nCorrections and objectives, {tree['worlds']} worlds; p has moved from p_ref (logit "
+        f"\nAll methods side by side, {tree['worlds']} worlds; p has moved from p_ref (logit "
         f"noise {objective_studies.STALENESS:g}).\nLast, trees of "
         f"{objective_studies.HORIZON_VOCAB} tokens and {longest} positions. +-: half a 95% "
         "interval of the mean over worlds.\nOf the noise the median is shown. error: after the "

@@ -1,4 +1,5 @@
-"""Corrections and objectives in one table: exact direction, bias, noise and error on small trees.
+"""Corrections, objectives, selections and allocations in one table: exact direction, bias, noise
+and error on small trees.
 
 Two studies: over the mismatch on trees of one shape, and over the horizon at one mismatch. In both
 the policy has moved away from p_ref, so that ratios to p_ref are not 1.
@@ -17,6 +18,17 @@ from sim.worlds.trees import Tree, gradient, make_tree, random_world
 
 from .estimator_studies import BASIC, JACKPOT, KL_GRID, Row
 from .gradient_estimators import Estimator
+from .group_estimators import (
+    ALLOCATIONS,
+    SELECTIONS,
+    AllocationEstimator,
+    GroupEstimator,
+    allocation_moments,
+    by_reward,
+    prompts_of,
+    selection_moments,
+    true_gradient,
+)
 from .objective_estimators import ObjectiveEstimator as Obj
 from .objective_estimators import moments_of
 
@@ -78,15 +90,24 @@ def objective_estimators(k: int) -> tuple[Obj, ...]:
     )
 
 
-def all_estimators(vocab: int) -> tuple[Estimator | Obj, ...]:
-    """Corrections, then objectives with their corrections; top_k takes half of the vocabulary."""
-    return CORRECTIONS + objective_estimators(max(1, vocab // 2))
+AnyEstimator = Estimator | Obj | GroupEstimator | AllocationEstimator
 
 
-def group_of(est: Estimator | Obj) -> str:
+def all_estimators(vocab: int) -> tuple[AnyEstimator, ...]:
+    """Corrections, objectives with their corrections, selections and allocations; top_k takes half
+    of the vocabulary."""
+    objectives = objective_estimators(max(1, vocab // 2))
+    return CORRECTIONS + objectives + SELECTIONS + ALLOCATIONS
+
+
+def group_of(est: AnyEstimator) -> str:
     """Which block of the table an estimator stands in."""
     if isinstance(est, Estimator):
         return "corrections"
+    if isinstance(est, GroupEstimator):
+        return "selections"
+    if isinstance(est, AllocationEstimator):
+        return "allocations"
     if est.objective in ("a_star_po", "dmpo", "alpha_dpo"):
         return "whole completions"
     near_actor = est.ratio == "inf" or est.objective == "dppo"
@@ -108,9 +129,16 @@ def _rows(tree: Tree, seeds: Iterable[int], kl: float) -> Iterator[Row]:
     estimators = all_estimators(tree.vocab)
     for seed in seeds:
         world = random_world(tree, seed, kl=kl, staleness=STALENESS)
-        true = gradient(world, world.log_p, world.log_p)
+        prompts = prompts_of(world, seed)
+        of_one, of_all = gradient(world, world.log_p, world.log_p), true_gradient(prompts)
+        paths, paths_of_all = by_reward(world), [by_reward(w) for w in prompts]
         for est in estimators:
-            m = moments_of(world, est)
+            if isinstance(est, AllocationEstimator):
+                true, m = of_all, allocation_moments(paths_of_all, est)
+            elif isinstance(est, GroupEstimator):
+                true, m = of_one, selection_moments(paths, est)
+            else:
+                true, m = of_one, moments_of(world, est)
             yield {
                 "vocab": tree.vocab,
                 "horizon": tree.horizon,

@@ -1,4 +1,5 @@
-"""The picture of all corrections and objectives: one line each, drawn from the summary's rows."""
+"""The picture of all corrections, objectives, selections and allocations: one line each, drawn from
+the summary's rows."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ FONT = 9
 PANELS = (
     ("cosine", "cosine with the true gradient", (1.0, 0.0)),
     ("bias", "bias: |mean - g| / |g|", (0.0, 1.5)),
-    ("noise_median", "noise of one trajectory (median)", (5.0, 1000.0)),
+    ("noise_median", "noise of one sampled trajectory (median)", (5.0, 1000.0)),
     ("error_1024", "error after the best step, N 1024", (0.0, 1.0)),
 )
 
@@ -37,8 +38,8 @@ def draw_objectives(rows: list[Row], folder: Path) -> list[Path]:
     _names(axes[0], names)
     tree, worlds = mismatch[0], mismatch[0]["worlds"]
     figure.suptitle(
-        f"Corrections and objectives on small trees, exactly: means over {worlds} worlds. Darker "
-        "is better.\n"
+        "Corrections, objectives, selections and allocations on small trees, exactly: means over "
+        f"{worlds} worlds. Darker is better.\n"
         f"Left halves: mismatch KL(p_ref || q) in nats per token, trees of {tree['vocab']} tokens "
         f"and {tree['horizon']} positions. Right halves: positions, trees of {HORIZON_VOCAB} "
         f"tokens at {HORIZON_KL:g} nats. p is {STALENESS:g} (sd of logits) away from p_ref.",

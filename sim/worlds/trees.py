@@ -12,7 +12,8 @@ Shapes: s states, v tokens, n = v^h paths, h positions.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.optimize import brentq
@@ -133,10 +134,21 @@ def random_world(
     def excess(alpha: float) -> float:
         return mean_kl(tree, log_ref, actor(alpha)) - kl
 
-    score = tree.at_paths(effect).sum(axis=1)
-    reward = (score >= np.quantile(score, 1 - GOOD_SHARE)).astype(float)
     log_q = actor(_scale_to(excess, kl, dead))
+    reward = _reward(tree, effect, GOOD_SHARE)
     return World(tree, log_softmax(logits, axis=-1), log_ref, log_q, reward)
+
+
+def other_reward(world: World, seed: Sequence[int], share: float) -> World:
+    """The same policies with another seeded reward, which the best `share` of the paths earn."""
+    effect = np.random.default_rng(seed).standard_normal(world.log_p.shape)
+    return replace(world, reward=_reward(world.tree, effect, share))
+
+
+def _reward(tree: Tree, effect: Array, share: float) -> Array:
+    """1 for the paths whose tokens' effects (s, v) have the largest sums, (n,)."""
+    score = tree.at_paths(effect).sum(axis=1)
+    return (score >= np.quantile(score, 1 - share)).astype(float)
 
 
 def mean_kl(tree: Tree, log_p: Array, log_q: Array) -> float:
