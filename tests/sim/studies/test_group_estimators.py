@@ -42,7 +42,7 @@ def used(kind: str, rewards: list[float]):
         for coins in product((0, 1), repeat=n):
             yield 0.5**n, [2 * b * a / n for a, b in zip(rloo(rewards), coins, strict=True)]
         return
-    subsets = [range(n)] if kind == "whole" else list(combinations(range(n), 2))
+    subsets = [tuple(range(n))] if kind == "whole" else list(combinations(range(n), 2))
     if kind == "most varied":
         subsets = [max(subsets, key=lambda s: np.var([rewards[i] for i in s]))]
     for subset in subsets:
