@@ -10,10 +10,10 @@ Seconds: processor seconds of the one thread, which other work disturbs less tha
 clock; all variants in turns in one process, the median over the turns. FLOPs: two for each weight
 of a layer or head and each token that goes through it (attention itself left out).
 
-Predicted: E[N] / (gamma rho + c_v) with the measured Z, E[N] = (1 - Z^(gamma+1)) / (1 - Z), and rho
-and c_v, the costs of a pass of the actor over one token and of the policy over gamma + 1 over that
-of the policy over one, measured by themselves at half the completion's length. `by rounds` takes
-the tokens per pass that the slowest completion got in the place of E[N].
+Predicted: (gamma rho + c_v) / E[N] (llm/planning/drafting.py) with the measured Z. rho and c_v, the
+costs of a pass of the actor over one token and of the policy over gamma + 1 over that of the policy
+over one, are measured by themselves at half the completion's length. `by rounds` takes the
+tokens per pass that the slowest completion got in the place of E[N].
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from llm.models.actors import early_exit
 from llm.models.loading import quiet
+from llm.planning import drafting as model
 from llm.rollout.drafted import Drafting, sample_drafted
 from llm.rollout.row_cache import RowCache
 from llm.rollout.sampling import sample
@@ -157,13 +158,12 @@ def measured(
     verified = out.verification
     assert verified is not None
     drafted = ~verified.is_bonus
-    z = min(float(verified.accept_rate[drafted].mean()), 1 - 1e-9)
+    z = min(float(verified.accept_rate[drafted].mean()), 1.0)
     rounds = verified.starts_round.sum(dim=1)
     gamma, held = drafting.length, PROMPT + t // 2
     one = pass_seconds(policy, batch, 1, held)
     rho = pass_seconds(actor, batch, 1, held) / one
     c_v = pass_seconds(policy, batch, gamma + 1, held) / one
-    expected = (1 - z ** (gamma + 1)) / (1 - z)
     share = [d / p for d, p in zip(seconds["drafted"], seconds["policy"], strict=True)]
     of_actor = [d / a for d, a in zip(seconds["drafted"], seconds["actor"], strict=True)]
     return {
@@ -174,7 +174,7 @@ def measured(
         "seconds_over_policy": statistics.median(share), "range": [min(share), max(share)],
         "seconds_over_actor": statistics.median(of_actor),
         "flops_over_policy": flops["drafted"] / flops["policy"],
-        "predicted": (gamma * rho + c_v) / expected,
+        "predicted": model.over_policy(z, gamma, rho, c_v),
         "predicted_by_rounds": (gamma * rho + c_v) * int(rounds.max()) / t,
     }  # fmt: skip
 

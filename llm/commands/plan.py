@@ -38,6 +38,9 @@ def main(argv: list[str]) -> int:
         tables.memory_table(needed),
     ]
     out += [tables.verdict(cfg, pair, choice, needed, args), tables.time_table(times)]
+    found = estimate.drafting_of(cfg, pair, choice, needed.at_once, device, args)
+    if found is not None:
+        out += [tables.drafting_table(cfg, choice, *found)]
     out += [tables.assumed(cfg, device, args, choice)]
     sys.stdout.write("\n\n".join(out) + "\n")
     return 0 if needed.peak <= usable and needed.at_once >= 1 else 1
@@ -73,16 +76,23 @@ def _arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str], list[str
     add("--link", type=float, default=450, help="GB/s between GPUs (default 450: NVLink)")
     add("--mfu", type=float, default=0.4, help="share of the peak that is reached (default 0.4)")
     add("--read-share", type=float, default=0.7, help="share of the bandwidth used (default 0.7)")
+    add(
+        "--accept-rate",
+        type=float,
+        default=0.8,
+        help="share of drafted tokens that is accepted, for the time of a step (default 0.8)",
+    )
     files, rest = split_arguments(argv)
     args, flags = parser.parse_known_args(rest)
     if unknown := [word for word in flags if word.startswith("--") and "." not in word]:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-    for name in ("gpus", "tflops", "bandwidth", "link", "mfu", "read_share", "prompt_tokens",
-                 "mean_prompt_tokens", "mean_new_tokens", "tokens_per_microbatch"):  # fmt: skip
+    for name in ("gpus", "tflops", "bandwidth", "link", "mfu", "read_share", "accept_rate",
+                 "prompt_tokens", "mean_prompt_tokens", "mean_new_tokens",
+                 "tokens_per_microbatch"):  # fmt: skip
         value = getattr(args, name)
         if value is not None and not 0 < value < float("inf"):
             parser.error(f"--{name.replace('_', '-')} must be greater than 0, got {value:g}")
-    for name in ("mfu", "read_share"):
+    for name in ("mfu", "read_share", "accept_rate"):
         if getattr(args, name) > 1:
             parser.error(f"--{name.replace('_', '-')} is a share, at most 1")
     return args, files, flags

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from llm.planning import cost, memory
+from llm.planning import cost, drafting, memory
 from llm.planning.estimate import (
     USABLE,
     Choice,
@@ -15,6 +15,10 @@ from llm.planning.estimate import (
     sequences_per_gpu,
 )
 from llm.settings.loading import Config
+from llm.settings.rollout_rules import drafts
+
+# Of benchmarks/drafted.py at 8 layers against 1 and more (docs/drafting.md, Measured)
+MEASURED_ABOVE = "27 to 57 %"
 
 
 def heading(name: str, cfg: Config, choice: Choice) -> str:
@@ -96,6 +100,33 @@ def time_table(times: Times) -> str:
     return "\n".join(lines)
 
 
+def drafting_table(
+    cfg: Config, choice: Choice, rows: list[drafting.Drafted], least: float | None
+) -> str:
+    asked = "as set" if drafts(cfg) else "with --rollout.mode.type drafted"
+    lines = [
+        f"drafted rollouts {asked}, best block length" + " and the one set" * drafts(cfg),
+        f"{'':<11}{'':>7}{'tokens per':>13}{'seconds over':>15}{'seconds over':>15}"
+        f"{'FLOPs over':>13}{'bytes over':>13}",
+        f"{'accepted Z':<11}{'block':>7}{'policy pass':>13}"
+        f"{'the policy':>15}{'the actor':>15}{'the policy':>13}{'the policy':>13}",
+    ]
+    lines += [
+        f"{x.z:<11.2f}{x.length:>7}{x.tokens:>13.2f}{x.over_policy:>15.2f}{x.over_actor:>15.2f}"
+        f"{x.flops:>13.2f}{x.bytes:>13.2f}"
+        for x in rows
+    ]
+    pays = "at no Z" if least is None else f"from Z = {least:.2f} on"
+    lines += [
+        f"drafting is faster than decoding the policy {pays}. Assumed: acceptance is independent;",
+        "no waiting for the slowest completion, no draws, no cuts of caches. Measured on a CPU,",
+        f"drafting took {MEASURED_ABOVE} more than this model says (docs/drafting.md).",
+    ]
+    if choice.engine == "vllm":
+        lines.append("vllm does not draft: this is drafting at its time of a layer.")
+    return "\n".join(lines)
+
+
 def assumed(cfg: Config, device: cost.Device, args: argparse.Namespace, choice: Choice) -> str:
     new = args.mean_new_tokens or cfg.rollout.max_new_tokens / 2
     lines = [
@@ -106,6 +137,8 @@ def assumed(cfg: Config, device: cost.Device, args: argparse.Namespace, choice: 
         f"{new:,.0f} tokens, mean prompt at most {args.mean_prompt_tokens}. Memory is",
         "for the longest. Not counted: scoring answers, evaluation, copying weights to the engine.",
     ]
+    if drafts(cfg):
+        lines.append(f"Of drafted tokens {args.accept_rate:.0%} are accepted (--accept-rate).")
     return "\n".join(lines)
 
 

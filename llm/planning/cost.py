@@ -17,7 +17,8 @@ from .memory import attention_widths, layers_and_width, vocabulary
 
 class Shape(NamedTuple):
     """Of a model. body: weights of all matrices in its layers; head: of its head; q, kv: widths of
-    queries and of keys. bytes_each: of a weight, a key or a value."""
+    queries and of keys. bytes_each: of a weight, a key or a value; those of a weight times
+    `compressed`."""
 
     layers: int
     hidden: int
@@ -27,6 +28,7 @@ class Shape(NamedTuple):
     body: int
     head: int
     bytes_each: int = 2
+    compressed: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -83,17 +85,34 @@ def forward_flops(shape: Shape, tokens: float, length: float, scored: float) -> 
     return tokens * (2 * shape.body + attention) + 2 * scored * shape.head
 
 
-def decode_step_seconds(shape: Shape, rows: float, length: float, device: Device) -> float:
-    """One token for each of `rows` sequences that are `length` tokens long, cache included."""
+class Pass(NamedTuple):
+    """Of one pass of a model: floating-point operations, and bytes that it reads."""
+
+    flops: float
+    read: float
+
+
+def decode_step(shape: Shape, rows: float, length: float, new: int = 1) -> Pass:
+    """`new` tokens of each of `rows` sequences that are `length` tokens long, cache included."""
     weights, cache = shape.body + shape.head, 2 * shape.layers * shape.kv * length
-    read = shape.bytes_each * (weights + rows * cache) + 4 * 6 * rows * shape.vocabulary
+    read = shape.bytes_each * (shape.compressed * weights + rows * cache)
+    read += 4 * 6 * rows * new * shape.vocabulary  # logits and what is computed from them
     attention = 4 * shape.layers * shape.q * length
-    flops = rows * (2 * weights + attention)
+    return Pass(rows * new * (2 * weights + attention), read)
+
+
+def step_seconds(step: Pass, shape: Shape, device: Device) -> float:
+    """The roofline of one pass of decoding."""
     return max(
-        read / (device.bandwidth * device.read_share),
-        flops / (device.flops * device.mfu),
+        step.read / (device.bandwidth * device.read_share),
+        step.flops / (device.flops * device.mfu),
         shape.layers * device.layer_seconds,
     )
+
+
+def decode_step_seconds(shape: Shape, rows: float, length: float, device: Device) -> float:
+    """One token for each of `rows` sequences that are `length` tokens long, cache included."""
+    return step_seconds(decode_step(shape, rows, length), shape, device)
 
 
 def prefill_seconds(shape: Shape, work: Work, device: Device) -> float:
@@ -103,17 +122,23 @@ def prefill_seconds(shape: Shape, work: Work, device: Device) -> float:
     return flops / (device.flops * device.mfu)
 
 
-def decode_seconds(shape: Shape, work: Work, device: Device) -> float:
-    """All new tokens, decoded `at_once` sequences at a time until none is left.
+def decode_steps(work: Work) -> tuple[float, float, float]:
+    """Steps of decoding all new tokens one by one, sequences of a step, and their mean length.
 
-    While more wait than fit, every place is taken; the last ones run `longest` steps in all. So
-    there are (tokens / at_once) full steps, but at least `longest`, at the mean of rows they have.
+    `at_once` sequences are decoded at a time until none is left. While more wait than fit, every
+    place is taken; the last ones run `longest` steps in all. So there are (tokens / at_once) full
+    steps, but at least `longest`, at the mean of rows they have.
     """
     tokens = work.sequences * work.new_tokens
     rows_most = min(work.at_once, work.sequences)
     steps = max(tokens / rows_most, float(work.longest))
-    middle = work.prompt_tokens + work.new_tokens / 2
-    return steps * decode_step_seconds(shape, tokens / steps, middle, device)
+    return steps, tokens / steps, work.prompt_tokens + work.new_tokens / 2
+
+
+def decode_seconds(shape: Shape, work: Work, device: Device) -> float:
+    """All new tokens, decoded `at_once` sequences at a time until none is left."""
+    steps, rows, middle = decode_steps(work)
+    return steps * decode_step_seconds(shape, rows, middle, device)
 
 
 def training_seconds(

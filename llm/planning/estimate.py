@@ -22,9 +22,19 @@ from llm.models.lm_head.support import in_blocks
 from llm.models.loading import Model
 from llm.settings.loading import Config, ModelConfig
 from llm.settings.paths import expanded
-from llm.settings.schema import AddTask, DigitTask, SeparateActor, SequenceMicrobatches
+from llm.settings.rollout_rules import drafts, reuses_logp
+from llm.settings.schema import (
+    AddTask,
+    DigitTask,
+    DraftedMode,
+    EarlyExitActor,
+    FixedBlock,
+    QuantizedActor,
+    SeparateActor,
+    SequenceMicrobatches,
+)
 
-from . import cost, memory
+from . import cost, drafting, memory
 from .memory import Layout
 from .model_shapes import KNOWN_SHAPES
 
@@ -80,7 +90,8 @@ class Times(NamedTuple):
 def choice_of(cfg: Config, pair: ModelPair, args: argparse.Namespace) -> Choice:
     """From the flags, else from the settings.
 
-    Raises ConfigError for GPUs that the trainer would refuse as ranks."""
+    Raises ConfigError for GPUs that the trainer would refuse as ranks, or an engine that cannot
+    draft where the settings ask for it."""
     checkpointing = cfg.run.activation_checkpointing
     choice = Choice(
         gpus=args.gpus,
@@ -92,6 +103,10 @@ def choice_of(cfg: Config, pair: ModelPair, args: argparse.Namespace) -> Choice:
         tokens_per_microbatch=args.tokens_per_microbatch or cfg.optim.microbatch.tokens,
     )
     check_groups(cfg, args.gpus, "--gpus")
+    if drafts(cfg) and choice.engine == "vllm":
+        raise ConfigError(
+            "--engine vllm does not draft (--rollout.mode.type drafted): use --engine hf or process"
+        )
     return choice
 
 
@@ -195,20 +210,29 @@ def times_of(
     args: argparse.Namespace,
 ) -> Times:
     """Seconds of a step on one GPU. at_once: sequences that it samples together."""
-    policy, actor = _shape(pair.policy, cfg.policy), None
-    if pair.actor is not None and isinstance(cfg.actor, ModelConfig):
-        actor = _shape(pair.actor, cfg.actor)
+    policy, actor = _shapes(cfg, pair)
     work = _work(cfg, choice, at_once, args)
+    rooms = _rooms(policy, actor, work, choice)
     policy_update = _policy_update_seconds(cfg, pair, choice, policy, work, device)
-    sampler = actor or policy
-    prompts = cost.prefill_seconds(sampler, work, device)
-    new_tokens = cost.decode_seconds(sampler, work, device)
+    prompts = cost.prefill_seconds(actor, work, device)
+    new_tokens = cost.decode_seconds(actor, work, device)
+    if drafts(cfg):
+        prompts += cost.prefill_seconds(policy, work, device)
+        # block lengths that adapt are taken to find the best
+        block = isinstance(cfg.rollout.mode, DraftedMode) and cfg.rollout.mode.block
+        if isinstance(block, FixedBlock):
+            found = drafting.drafted(
+                policy, actor, work, device, rooms, z=args.accept_rate, length=block.length
+            )
+        else:
+            found = drafting.best(policy, actor, work, device, rooms, args.accept_rate)
+        new_tokens = found.seconds - prompts
     parts = {
         "rollouts: prompts": prompts,
         "rollouts: new tokens": new_tokens,
         "policy: scoring and update": policy_update,
     }
-    if actor is None:
+    if pair.actor is None and not drafts(cfg):
         return Times(parts, None, 1.0, 0.0)
     actor_update = 0.0
     if isinstance(cfg.actor, SeparateActor):
@@ -217,12 +241,68 @@ def times_of(
         actor_update = _training_seconds(cfg, pair.actor, actor, choice, scored, work, device)
         parts["actor: update"] = actor_update
     # The same rollouts by the policy, whose longer cache rows leave room for fewer at once
-    room = max(1, int(work.at_once * sampler.layers * sampler.kv / (policy.layers * policy.kv)))
-    as_policy = work._replace(at_once=room if choice.engine == "vllm" else work.at_once)
     alone = cost.prefill_seconds(policy, work, device)
-    alone += cost.decode_seconds(policy, as_policy, device)
+    alone += cost.decode_seconds(policy, work._replace(at_once=rooms.policy), device)
     g, rollout_cost = alone / policy_update, (prompts + new_tokens) / alone
     return Times(parts, g, rollout_cost, actor_update / policy_update)
+
+
+def drafting_of(
+    cfg: Config,
+    pair: ModelPair,
+    choice: Choice,
+    at_once: int,
+    device: cost.Device,
+    args: argparse.Namespace,
+) -> tuple[list[drafting.Drafted], float | None] | None:
+    """Drafting at each of `drafting.RATES`, with the block length of the settings if that is fixed
+    and with the best, and the least rate that pays; None if the actor is the policy itself.
+
+    Where the settings do not draft, this is what drafting would take.
+    """
+    if cfg.actor.type == "self":
+        return None
+    policy, actor = _shapes(cfg, pair)
+    work = _work(cfg, choice, at_once, args)
+    place = (policy, actor, work, device, _rooms(policy, actor, work, choice))
+    rows = []
+    for z in drafting.RATES:
+        found = drafting.best(*place, z)
+        mode = cfg.rollout.mode
+        if isinstance(mode, DraftedMode) and isinstance(mode.block, FixedBlock):
+            asked = drafting.drafted(*place, z=z, length=mode.block.length)
+            rows += [asked] * (asked.length != found.length)
+        rows.append(found)
+    return rows, drafting.least_rate(*place)
+
+
+def _shapes(cfg: Config, pair: ModelPair) -> tuple[cost.Shape, cost.Shape]:
+    """Of the policy and of the model that samples or drafts."""
+    policy = _shape(pair.policy, cfg.policy)
+    if pair.actor is not None and isinstance(cfg.actor, ModelConfig):
+        return policy, _shape(pair.actor, cfg.actor)
+    if isinstance(cfg.actor, EarlyExitActor):
+        share = cfg.actor.exit_layers / policy.layers
+        return policy, policy._replace(
+            layers=cfg.actor.exit_layers, body=round(share * policy.body)
+        )
+    if isinstance(cfg.actor, QuantizedActor):
+        return policy, policy._replace(compressed=cfg.actor.bits / 8 / policy.bytes_each)
+    return policy, policy
+
+
+def _rooms(
+    policy: cost.Shape, actor: cost.Shape, work: cost.Work, choice: Choice
+) -> drafting.Rooms:
+    """How many sequences fit where `work.at_once` of the actor do. Engines other than vllm sample
+    all at once."""
+    if choice.engine != "vllm":
+        return drafting.Rooms(*[work.at_once] * 3)
+    of_actor, of_policy = (x.bytes_each * x.layers * x.kv for x in (actor, policy))
+    room = of_actor * work.at_once
+    return drafting.Rooms(
+        work.at_once, *(max(1, int(room / n)) for n in (of_policy, of_policy + of_actor))
+    )
 
 
 def _shape(model: Model, part: ModelConfig) -> cost.Shape:
@@ -252,6 +332,9 @@ def _policy_update_seconds(
     """Scoring, update, and the forward passes of the initial policy that losses ask for."""
     updates = cfg.loss.updates_per_rollout
     forwards = (microbatches(cfg, choice, work) > updates) + (updates > 1)
+    mode = cfg.rollout.mode
+    if isinstance(mode, DraftedMode) and mode.reuse_logp and reuses_logp(cfg):
+        forwards = max(0, forwards - 1)
     seconds = _training_seconds(cfg, pair.policy, policy, choice, forwards, work, device)
     for _ in range((cfg.loss.initial_kl_coef > 0) + cfg.objective.needs_initial):
         seconds += cost.training_seconds(
@@ -308,6 +391,8 @@ def remedies(
     }  # fmt: skip
     if choice.gpus > 1:
         ways = {"--sharding fsdp": {"sharding": "fsdp"}} | ways
+    if drafts(cfg):
+        del ways["--engine vllm"]
     ways = {k: w for k, w in ways.items() if choice._replace(**w) != choice}
 
     def tried(choice: Choice) -> Memory | None:

@@ -16,7 +16,7 @@ from llm.models.lm_head.blocks import Chunk
 from llm.models.lm_head.support import in_blocks
 from llm.models.loading import Model
 from llm.settings.loading import Config, ModelConfig
-from llm.settings.schema import SeparateActor, StaleActor
+from llm.settings.schema import AdaptiveBlock, DraftedMode, SeparateActor, StaleActor
 
 _BYTES = {"float32": 4, "bfloat16": 2}
 # Fitted to peaks of real runs on the CPU (benchmarks/memory_model.py), in float32 arrays of
@@ -127,6 +127,10 @@ def by_phase(
     length = prompt_tokens + cfg.rollout.max_new_tokens
     cache = {"key-value cache": at_once * length * cache_bytes(sampler, its)}
     sampling = {"logits of sampling": 4 * _SAMPLING_COPIES * at_once * vocabulary(sampler)}
+    if isinstance(mode := cfg.rollout.mode, DraftedMode):
+        cache["policy's key-value cache"] = at_once * length * cache_bytes(policy, cfg.policy)
+        rows = 2 * longest_block(mode) + 1  # log q and log p of a block, and of the bonus
+        sampling["distributions of a block"] = 4 * at_once * rows * vocabulary(sampler)
     if layout.keeps_cache:
         held |= cache
     else:
@@ -137,6 +141,11 @@ def by_phase(
         "optimiser step": _optimiser_step(trained, layout),
     }
     return held, phases
+
+
+def longest_block(mode: DraftedMode) -> int:
+    """Tokens."""
+    return mode.block.length_max if isinstance(mode.block, AdaptiveBlock) else mode.block.length
 
 
 def _own(cfg: Config) -> ModelConfig | None:
@@ -170,7 +179,7 @@ def _always_held(cfg: Config, policy: Model, actor: Model | None, layout: Layout
     if cfg.loss.initial_kl_coef > 0 or cfg.objective.needs_initial:
         held["initial policy's weights"] = whole
     if layout.engine_copy:
-        held["engine's copy"] = sampler
+        held["engine's copy"] = sampler + whole * isinstance(cfg.rollout.mode, DraftedMode)
     return held
 
 

@@ -58,6 +58,26 @@ def test_what_is_said_to_make_it_fit_does():
         assert command.main(["plan", EIGHT_B, *ON_8, *change.split()]) == 0
 
 
+def test_drafted_rollouts_are_predicted_over_acceptance_rates(tmp_path, capsys):
+    """At the block length of the settings and at the best; the rate of the step's time is said."""
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen3", **TINY}))
+    flags = ["--policy.path", str(tmp_path), "--actor.path", str(tmp_path)]
+    flags += ["--rollout.mode.type", "drafted", "--correction.type", "none"]
+    assert command.main(["plan", *ON_8, *flags, "--accept-rate", "0.7"]) == 0
+    out = capsys.readouterr().out
+    rows = [x.split() for x in out.splitlines() if re.match(r"0\.\d\d +\d", x)]
+    assert ["0.80", "4", "3.36"] in [row[:3] for row in rows]  # 1 + .8 + .64 + .512 + .4096
+    assert {row[0] for row in rows} == {"0.50", "0.60", "0.70", "0.80", "0.90", "0.95", "0.98"}
+    assert "at no Z" in out and "Of drafted tokens 70% are accepted" in out
+    assert (
+        command.main(
+            ["plan", *ON_8, *flags[:2], "--actor.type", "self", "--correction.type", "none"]
+        )
+        == 0
+    )
+    assert "drafted rollouts" not in capsys.readouterr().out
+
+
 def test_a_gpu_too_small_for_the_masters_is_told_how_many_it_takes(capsys):
     argv = ["plan", EIGHT_B, "--gpus", "1", "--gpu-memory", "80GB", *LEAN]
     assert command.main(argv) == 1
