@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from llm.errors import ConfigError
 
+from .bounds import check_bounds, check_ranges, require
 from .objective_rules import check_objective, ratio_denominator
 from .rollout_rules import check_rollout, drafts, is_lossless, reuses_logp
 from .schema import (
     CHARACTER_IDS,
-    DIGIT_SYNONYMS_MAX,
     AddTask,
     AlphaDpoObjective,
     ArithmeticTask,
@@ -44,94 +43,10 @@ from .schema import (
     Weight,
     WholeCompletionObjective,
 )
-from .sections import default_values, flatten, short_repr
+from .sections import default_values, flatten
 from .template_arguments import read_arguments
 
-_POSITIVE = (
-    "task.digits_min task.digits_max task.digit_synonyms task.prompt_tokens_max task.size "
-    "reward.seconds reward.characters reward.characters_max reward.workers "
-    "policy.layers policy.width policy.lora.rank policy.lora.alpha actor.layers actor.width "
-    "actor.lora.rank actor.lora.alpha actor.lag actor.exit_layers "
-    "actor.noise actor.lr actor.distill.coef actor.distill.temperature actor.correction.cap "
-    "actor.correction.high pretrain.batch_size pretrain.lr rollout.prompts_per_step "
-    "rollout.temperature rollout.top_k rollout.max_new_tokens rollout.engine.timeout "
-    "rollout.allocation.rollouts_min rollout.allocation.rollouts_max rollout.allocation.window "
-    "rollout.allocation.failure_steps rollout.down_sampling.keep "
-    "rollout.mode.block.length rollout.mode.block.length_max rollout.mode.lam.value "
-    "rollout.mode.lam.budget rollout.engine.memory correction.lam.value correction.lam.budget "
-    "correction.lam.min "
-    "correction.lam.max correction.c1 correction.target.c2 correction.cap correction.high "
-    "objective.clip_low objective.clip_high objective.cap objective.share objective.low_step "
-    "objective.high_step objective.value_rollouts objective.baseline.coef actor.clip_low "
-    "actor.clip_high "
-    "loss.updates_per_rollout control.kl_target control.gain "
-    "optim.policy_lr optim.grad_clip optim.microbatch.tokens alarm.kl_max alarm.ratio_max "
-    "alarm.patience alarm.action.factor run.steps run.eval_every run.eval_prompts "
-    "run.eval_completions run.stop_seconds run.checkpoint_every run.checkpoints_kept run.threads"
-).split()
-_NOT_NEGATIVE = (
-    "task.pool task.pad_prompt_to reward.memory "
-    "actor.distill.top_k "
-    "objective.divergence.delta objective.tau objective.sequence_mask.delta objective.low_min "
-    "objective.value_beta objective.gamma_beta_ratio objective.alpha "
-    "objective.ess_min objective.decay "
-    "actor.correction.low pretrain.policy_steps pretrain.actor_steps rollout.max_staleness "
-    "correction.lam.decay correction.low loss.initial_kl_coef optim.lr_warmup_steps "
-    "optim.weight_decay optim.microbatch.sequences alarm.accept_min alarm.entropy_min "
-    "alarm.action.lowerings_max run.seed run.eval_updates run.samples_kept run.self_test_max"
-).split()
-_MAY_BE_INFINITE = (
-    "correction.c1 correction.target.c2 correction.cap correction.high actor.correction.cap "
-    "actor.correction.high objective.clip_low objective.clip_high objective.cap "
-    "actor.clip_low actor.clip_high optim.grad_clip alarm.kl_max alarm.ratio_max"
-).split()
-_FLOAT32_MAX = 3e38
-_FLOAT32_MIN = 1.2e-38  # what is smaller loses digits or is 0 there
-TEMPERATURE_MIN, TEMPERATURE_MAX = 1e-6, 1e6
-_AT_MOST = {
-    "task.digit_synonyms": DIGIT_SYNONYMS_MAX,
-    "pretrain.lr": 10,
-    "optim.policy_lr": 10,
-    "actor.lr": 10,
-    "optim.weight_decay": 1,
-    "rollout.max_staleness": 64,
-    # logits over the temperature must stay finite in float32, and differ at all
-    **dict.fromkeys(("rollout.temperature", "actor.distill.temperature"), TEMPERATURE_MAX),
-    "rollout.engine.memory": 1,
-    # seconds, more than a week: beyond any use, and less than a clock of the system can hold
-    **dict.fromkeys(("rollout.engine.timeout", "reward.seconds"), 1_000_000),
-    "run.stop_seconds": 1_000_000,
-    "objective.ess_min": 1,
-    "objective.value_rollouts": 10_000,
-    **dict.fromkeys(("correction.lam.budget", "rollout.mode.lam.budget"), 1),
-    "rollout.mode.lam.value": 1,
-    "objective.share": 1,
-    "objective.low_max": 1,
-    "alarm.accept_min": 1,
-    # Beyond any use, and more than a machine holds: a slip of a digit is said, not tried for hours
-    **dict.fromkeys(("policy.layers", "actor.layers"), 1_000),
-    **dict.fromkeys(("policy.width", "actor.width"), 65_536),
-    **dict.fromkeys(("policy.lora.rank", "actor.lora.rank", "actor.lag", "run.threads"), 4_096),
-    "reward.workers": 1_024,
-    "reward.characters": 1_000,
-    **dict.fromkeys(("task.digits_min", "task.digits_max", "task.pad_prompt_to"), 10_000),
-    **dict.fromkeys(("rollout.prompts_per_step", "rollout.rollouts_per_prompt"), 1_000_000),
-    **dict.fromkeys(("pretrain.batch_size", "rollout.top_k", "task.pool"), 10_000_000),
-    "task.size": 1_000_000,  # problems that are generated before the run, in minutes
-    "reward.memory": 1_000_000_000,  # MiB: in bytes a number that the system can read
-    **dict.fromkeys(("rollout.allocation.window", "rollout.allocation.failure_steps"), 1_000),
-    **dict.fromkeys(("task.prompt_tokens_max", "rollout.max_new_tokens"), 10_000_000),
-    **dict.fromkeys(("run.eval_prompts", "run.eval_completions"), 10_000_000),
-}
-_AT_LEAST = {
-    **dict.fromkeys(("rollout.temperature", "actor.distill.temperature"), TEMPERATURE_MIN),
-    # AdamW moves a weight by about the rate, and less than 1e-12 leaves one of 1e-4 as it is
-    **dict.fromkeys(("optim.policy_lr", "actor.lr", "pretrain.lr"), 1e-12),
-    "reward.seconds": 1e-3,  # in less no call ends
-    "rollout.engine.timeout": 0.1,
-}
 _SEQUENCES_MAX = 10_000_000  # of a step: their prompts alone are gigabytes
-_BELOW_ONE = ("correction.lam.decay", "alarm.action.factor", "objective.decay")
 IDLE_TYPES = {  # what a section that may be without effect as a whole then is
     "control.type": "none",
     "actor.correction.type": "none",
@@ -147,62 +62,9 @@ def check(cfg: Settings) -> None:
     Raises:
         ConfigError: naming the setting, what was wanted, what was found.
     """
-    _check_bounds(cfg)
+    check_bounds(flatten(cfg))
     _check_fit(cfg)
     _check_effect(cfg)
-
-
-_INSTEAD_OF_INFINITY = {  # where none is a type
-    "objective.divergence.delta": " (--objective.divergence.type none leaves no token out)",
-}
-
-
-def _check_bounds(cfg: Settings) -> None:
-    flat = flatten(cfg)
-    _require(bool(flat["run.folder"].strip()), "run.folder", "''", "the name of a folder")
-    for key, value in flat.items():
-        if isinstance(value, str):
-            _require("\0" not in value, key, repr(value), "without the character NUL")
-            _require(
-                not any("\ud800" <= c <= "\udfff" for c in value),
-                key,
-                ascii(value),
-                "without lone surrogates (they stand for bytes that are no UTF-8, and no file of a "
-                "run can hold them)",
-            )
-            blank = value != "" and not value.strip()
-            _require(not blank, key, repr(value), "empty, or more than white space")
-        if isinstance(value, int):
-            _require(abs(value) < 2**63, key, "a larger number", "below 2^63")
-        if isinstance(value, float):
-            finite = math.isfinite(value) or (value == math.inf and key in _MAY_BE_INFINITE)
-            _require(finite, key, value, "a finite number" + _INSTEAD_OF_INFINITY.get(key, ""))
-    for key in flat.keys() & set(_POSITIVE):
-        _require(flat[key] > 0, key, flat[key], "greater than 0")
-    for key in flat.keys() & set(_NOT_NEGATIVE):
-        _require(flat[key] >= 0, key, flat[key], "at least 0")
-    for key in ("pretrain.policy_error", "pretrain.actor_error"):
-        _require(0 <= flat[key] <= 1, key, flat[key], "between 0 and 1")
-    for key in flat.keys() & _AT_MOST.keys():
-        _require(flat[key] <= _AT_MOST[key], key, flat[key], f"at most {_AT_MOST[key]:.10g}")
-    for key in flat.keys() & _AT_LEAST.keys():
-        _require(flat[key] >= _AT_LEAST[key], key, flat[key], f"at least {_AT_LEAST[key]:g}")
-    for key, value in flat.items():  # after those with a bound of their own
-        if isinstance(value, float) and math.isfinite(value):
-            wanted = f"at most {_FLOAT32_MAX:g} (it is used in float32)"
-            _require(abs(value) <= _FLOAT32_MAX, key, value, wanted)
-            wanted = f"at least {_FLOAT32_MIN:g} in size (smaller is nothing in float32)"
-            _require(value == 0 or abs(value) >= _FLOAT32_MIN, key, value, wanted)
-    for key in flat.keys() & set(_BELOW_ONE):
-        _require(flat[key] < 1, key, flat[key], "below 1")
-    for key in flat.keys() & {"policy.width", "actor.width"}:
-        _require(flat[key] % 16 == 0, key, flat[key], "a multiple of 16")
-    if "rollout.allocation.concentration" in flat:
-        concentration = flat["rollout.allocation.concentration"]
-        _require(concentration > 2, "rollout.allocation.concentration", concentration, "above 2")
-    if cfg.control.type == "kl":
-        top = cfg.control.factor_max
-        _require(top > 1, "control.factor_max", top, "above 1")
 
 
 def _check_fit(cfg: Settings) -> None:
@@ -211,19 +73,18 @@ def _check_fit(cfg: Settings) -> None:
     _check_task(cfg)
     _check_reward(cfg)
     per_prompt = r.rollouts_per_prompt
-    _require(per_prompt >= 2, "rollout.rollouts_per_prompt", per_prompt, "at least 2 (a group)")
-    _check_ranges(flatten(cfg))
+    check_ranges(flatten(cfg))
     late = cfg.optim.lr_warmup_steps
-    _require(late < cfg.run.steps, "optim.lr_warmup_steps", late, "below run.steps")
+    require(late < cfg.run.steps, "optim.lr_warmup_steps", late, "below run.steps")
     sequences, updates = r.prompts_per_step * per_prompt, cfg.loss.updates_per_rollout
-    _require(
+    require(
         sequences <= _SEQUENCES_MAX,
         "rollout.prompts_per_step",
         r.prompts_per_step,
         f"at most {_SEQUENCES_MAX // per_prompt}: with {per_prompt} completions each, a step holds "
         f"more than {_SEQUENCES_MAX} sequences",
     )
-    _require(
+    require(
         sequences % updates == 0,
         "loss.updates_per_rollout",
         updates,
@@ -258,29 +119,6 @@ def _check_fit(cfg: Settings) -> None:
     check_objective(cfg, fresh=_samples_what_is_trained(cfg, cfg.policy.dtype))
 
 
-def _check_ranges(flat: Mapping[str, Any]) -> None:
-    """Pairs of a lower and an upper setting. flat: all settings by name."""
-    for low, high in (
-        ("correction.low", "correction.high"),
-        ("actor.correction.low", "actor.correction.high"),
-        ("correction.lam.min", "correction.lam.max"),
-        ("objective.low_min", "objective.low_max"),
-        ("objective.high_min", "objective.high_max"),
-    ):
-        if low in flat:
-            _require(flat[low] <= flat[high], high, flat[high], f">= {low}")
-    if "correction.lam.min" in flat:
-        least, most = flat["correction.lam.min"], flat["correction.lam.max"]
-        why = "above correction.lam.min: a lam that cannot move is --correction.lam.type fixed"
-        _require(least != most, "correction.lam.max", most, why)
-    for low, high in (
-        ("correction.low", "correction.high"),
-        ("actor.correction.low", "actor.correction.high"),
-    ):
-        if low in flat:
-            _require(flat[low] < flat[high], high, flat[high], f"above {low}, or nothing is kept")
-
-
 def check_vocabulary(cfg: Settings, vocabulary: int) -> None:
     """Refuse a top k of which the models have too few token ids, and a tail that is empty.
 
@@ -302,7 +140,7 @@ def check_vocabulary(cfg: Settings, vocabulary: int) -> None:
     if "rollout.top_k" in without_effect(cfg):
         return
     wanted = f"at most {vocabulary}, which keeps every token id that the models have"
-    _require(top_k in (RolloutConfig.top_k, min(top_k, vocabulary)), "rollout.top_k", top_k, wanted)
+    require(top_k in (RolloutConfig.top_k, min(top_k, vocabulary)), "rollout.top_k", top_k, wanted)
     z = cfg.correction.z if isinstance(cfg.correction, JackpotCorrection) else None
     tail = z.tail if isinstance(z, StateZ) else RatioTail()
     if top_k >= vocabulary and not isinstance(tail, RatioTail) and not tail.kappa:
@@ -318,13 +156,13 @@ def _check_task(cfg: Settings) -> None:
     read_arguments(t.template_arguments)
     if isinstance(t, DigitTask | AddTask | ArithmeticTask):
         few, most = t.digits_min, t.digits_max
-        _require(few <= most, "task.digits_max", most, ">= task.digits_min")
+        require(few <= most, "task.digits_max", most, ">= task.digits_min")
     if isinstance(t, DigitTask) and t.pad_prompt_to:
         wide = t.pad_prompt_to >= t.digits_max
-        _require(wide, "task.pad_prompt_to", t.pad_prompt_to, "at least task.digits_max, or 0")
+        require(wide, "task.pad_prompt_to", t.pad_prompt_to, "at least task.digits_max, or 0")
     if isinstance(t, DigitTask | AddTask):
         longest = t.digits_max + (2 if t.type == "add" else 1)
-        _require(
+        require(
             r.max_new_tokens >= longest,
             "rollout.max_new_tokens",
             r.max_new_tokens,
@@ -400,7 +238,7 @@ def _check_actor(cfg: Settings) -> None:
     if isinstance(a, EarlyExitActor) and not cfg.policy.path:  # else seen when it is loaded
         layers = cfg.policy.layers
         wanted = f"below policy.layers, which is {layers}"
-        _require(a.exit_layers < layers, "actor.exit_layers", a.exit_layers, wanted)
+        require(a.exit_layers < layers, "actor.exit_layers", a.exit_layers, wanted)
     if isinstance(a, ModelConfig) and bool(cfg.policy.path) != bool(a.path):
         missing = "actor" if cfg.policy.path else "policy"
         if not _character_model(cfg.policy.path or a.path):
@@ -421,12 +259,6 @@ def _samples_what_is_trained(cfg: Settings, dtype: str) -> bool:
 def _character_model(path: str) -> bool:
     """A folder without a tokenizer holds a model over the character alphabet."""
     return os.path.isdir(path) and not os.path.exists(Path(path) / "tokenizer_config.json")
-
-
-def _require(ok: bool, key: str, value: Any, wanted: str) -> None:
-    if not ok:
-        shown = value if len(str(value)) <= 200 else short_repr(value)
-        raise ConfigError(f"--{key} must be {wanted}, got {shown}")
 
 
 def _check_effect(cfg: Settings) -> None:

@@ -6,7 +6,7 @@ import pytest
 from setting_choices import choices
 
 from llm import settings
-from llm.settings import sections, validation
+from llm.settings import bounds, sections, validation
 from llm.settings.loading import Config, ConfigError
 from llm.settings.schema import Settings
 from llm.tokenizers.character import CharTokenizer
@@ -341,10 +341,12 @@ def test_distilling_on_as_many_tokens_as_there_are_is_refused():
 
 def test_every_bound_is_of_a_setting_that_there_is():
     """A renamed setting would lose its bound without a word."""
-    known, bounds = set(sections.all_keys(Settings)), validation
+    known = set(sections.all_keys(Settings))
     named = {*bounds._POSITIVE, *bounds._NOT_NEGATIVE, *bounds._MAY_BE_INFINITE}
-    named |= {*bounds._AT_MOST, *bounds._BELOW_ONE}
-    named |= {k for need in bounds._needs(Settings()) for k in need.keys.split()}
+    named |= {*bounds._AT_MOST, *bounds._AT_LEAST, *bounds._BELOW_ONE, *bounds._ABOVE}
+    named |= {*bounds._SHARES, *bounds._MULTIPLES_OF_16, *bounds._CHECKED_WITH_OTHERS}
+    named |= {key for low, high in bounds._NOT_ABOVE for key in (low, high)}
+    named |= {k for need in validation._needs(Settings()) for k in need.keys.split()}
     assert named <= known
 
 
