@@ -7,6 +7,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
 import navigation  # noqa: E402
+import settings_page  # noqa: E402
 
 project = "jackpot"
 author = "the jackpot contributors"
@@ -19,6 +20,7 @@ extensions = ["myst_parser"]
 
 myst_heading_anchors = 4  # the anchors that a code host gives
 myst_links_external_new_tab = False
+smartquotes = False  # a quote in a value and the two hyphens of a flag stay what they are
 
 html_theme = "furo"
 html_title = "Jackpot"
@@ -28,7 +30,14 @@ html_show_copyright = False
 
 
 def setup(app):
+    app.connect("builder-inited", _write_pages)
     app.connect("source-read", _with_navigation)
+
+
+def _write_pages(app):
+    folder = ROOT / "docs/generated"
+    folder.mkdir(exist_ok=True)
+    (folder / "settings.md").write_text(settings_page.page(), encoding="utf-8")
 
 
 def _with_navigation(app, page, source):

@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 SECTIONS = ("Tutorial", "How-to", "Reference", "Explanation")
 # Pages that are written at build time. They are no files of the repository.
-GENERATED = {"Reference": []}
+GENERATED = {"Reference": [("Settings", "docs/generated/settings")]}
 
 
 def sections(index: str) -> dict[str, list[tuple[str, str]]]:
@@ -28,7 +28,11 @@ def toctrees(index: str) -> str:
         pages = [(_plain(title), _document(page)) for title, page in links]
         entries = "\n".join(f"{title} </{page}>" for title, page in pages + GENERATED.get(name, []))
         trees.append(f"```{{toctree}}\n:hidden:\n:caption: {name}\n\n{entries}\n```\n")
-    return index + "\n" + "\n".join(trees)
+    written = [
+        f"- [{title}](/{page}.md)\n" for pages in GENERATED.values() for title, page in pages
+    ]
+    heading = "\n## Reference written from the code\n\n"
+    return index + heading + "".join(written) + "\n" + "\n".join(trees)
 
 
 def documents() -> list[str]:

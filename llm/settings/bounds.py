@@ -194,7 +194,7 @@ def words_of(key: str) -> str:
         words += [f"{'below' if (low, high) in strict else 'at most'} {high}"] * (key == low)
     words += [_CHECKED_WITH_OTHERS[key]] if key in _CHECKED_WITH_OTHERS else []
     words += ["may be inf"] if key in _MAY_BE_INFINITE else []
-    return ", ".join(words)
+    return "; ".join(words)
 
 
 def check_bounds(flat: Mapping[str, Any]) -> None:

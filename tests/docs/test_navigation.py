@@ -40,3 +40,13 @@ def test_the_site_has_the_sections_with_their_pages():
     trees = text.removeprefix(INDEX)
     for page in navigation.documents()[1:]:
         assert f"</{page}>" in trees
+
+
+def test_the_pages_that_are_written_at_build_time_are_in_the_navigation_and_linked():
+    text = navigation.toctrees(INDEX)
+    pages = [(name, *page) for name, pages in navigation.GENERATED.items() for page in pages]
+    assert {page for _, _, page in pages} >= {"docs/generated/settings"}
+    for section, title, page in pages:
+        tree = text.split(f":caption: {section}\n")[1].split("```")[0]
+        assert f"{title} </{page}>" in tree
+        assert f"- [{title}](/{page}.md)" in text

@@ -1,0 +1,67 @@
+"""The page of settings has every setting with its type, default, bounds and meaning."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from llm.settings import sections
+from llm.settings.schema import Settings
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "docs/site"))
+import settings_page  # noqa: E402
+
+PAGE = settings_page.page()
+ENTRIES = dict(re.findall(r"^````\{confval\} (\S+)\n(.*?)^````$", PAGE, re.M | re.S))
+
+
+def test_every_setting_of_every_type_is_there_once():
+    named = re.findall(r"^````\{confval\} (\S+)$", PAGE, re.M)
+    assert len(named) == len(set(named))
+    assert set(named) == set(sections.all_keys(Settings))
+
+
+def test_every_type_is_there_with_its_settings():
+    for key, names in settings_page.unions().items():
+        body = ENTRIES[key]
+        assert all(f"`{name}`" in body.splitlines()[0] for name in names), key
+
+
+def test_every_setting_has_a_type_a_default_and_a_meaning():
+    for key, body in ENTRIES.items():
+        assert re.match(r":type: \S.*\n:default: \S.*\n\n\S", body), key
+
+
+def test_the_defaults_are_those_of_a_run():
+    for key, value in sections.flatten(Settings()).items():
+        assert settings_page.shown(value) in ENTRIES[key].split("\n\n")[0], key
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("correction.lam.budget", "Bounds: greater than 0; at most 1"),
+        ("actor.clip_low", "may be inf"),
+        ("task.digits_max", "at least {confval}`task.digits_min`"),
+        ("objective.type", "`a_star_po`"),
+        ("actor.ppo", "[the paper, Eq. 6]"),
+        ("rollout.allocation.window", "[arXiv 2602.03048]"),  # its type's paper
+        ("task.pad_prompt_to", "With {confval}`task.type` = `chain` or `sort` or `reverse`."),
+        ("rollout.mode.block.length", "Default `2`. Tokens of a sequence's first block."),
+    ],
+)
+def test_bounds_sources_and_conditions_are_named(key, said):
+    assert said in ENTRIES[key]
+
+
+def test_a_section_inside_a_type_says_which():
+    (head,) = re.findall(r"^#### `rollout\.mode\.lam`\n\n(.*)$", PAGE, re.M)
+    assert head == "With {confval}`rollout.mode.type` = `drafted`."
+
+
+def test_text_that_markdown_would_read_as_markup_is_escaped_outside_code():
+    assert settings_page.prose("A*-PO of `a*b` <x> run.steps") == (
+        r"A\*-PO of `a*b` \<x> {confval}`run.steps`"
+    )
