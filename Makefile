@@ -91,7 +91,7 @@ check: install
 	$(VENV)/bin/mypy
 	$(MAKE) --no-print-directory test
 
-# In an environment that has the wheel alone: it must import without torch, and show its types.
+# In an environment that has the wheel alone: it must run without torch, and show its types.
 dist:
 	rm -rf dist $(DIST)
 	$(PYTHON) -m venv $(DIST)
@@ -100,7 +100,7 @@ dist:
 	$(DIST)/bin/twine check --strict dist/*
 	$(DIST)/bin/pip install --quiet --disable-pip-version-check dist/*.whl
 	cp tests/support/typed_consumer.py dist/
-	cd dist && ../$(DIST)/bin/python -c 'import sys, jackpot as j; assert "torch" not in sys.modules and ".venv-dist" in j.__file__'
+	cd dist && ../$(DIST)/bin/python -c 'import sys, typed_consumer, jackpot as j; assert "torch" not in sys.modules and ".venv-dist" in j.__file__'
 	cd dist && ../$(DIST)/bin/mypy --config-file= --warn-unused-ignores --cache-dir=/dev/null typed_consumer.py
 
 # Strict: a broken link or a missing reference fails.

@@ -1,4 +1,4 @@
-"""What a consumer of the package writes, for a type checker: never run.
+"""What a consumer of the package writes. `make dist` checks its types, and runs it.
 
 Two assignments are wrong. mypy reports an `ignore` that ignores nothing, so it passes here only if
 it sees the package's types; without `py.typed` everything would be Any, and the errors not there.
