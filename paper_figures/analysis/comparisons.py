@@ -47,8 +47,36 @@ def detectable(differences: Sequence[float], level: float) -> float:
     x = np.asarray(differences, dtype=float)
     if len(x) < SEEDS_MIN:
         return float("inf")
-    quantiles = stats.t.ppf([1 - level / 2, POWER], len(x) - 1)
-    return float(quantiles.sum() * x.std(ddof=1) / np.sqrt(len(x)))
+    return _detectable(float(x.std(ddof=1) / np.sqrt(len(x))), len(x), level)
+
+
+def detectable_of(student: Interval, seeds: int, level: float) -> float:
+    """The same from Student's 95 % interval of so many seeds, which holds the spread."""
+    if seeds < SEEDS_MIN:
+        return float("inf")
+    half = (student.high - student.low) / 2
+    return _detectable(half / float(stats.t.ppf(0.975, seeds - 1)), seeds, level)
+
+
+def _detectable(error: float, seeds: int, level: float) -> float:
+    """error: the standard error of the mean."""
+    return float(stats.t.ppf([1 - level / 2, POWER], seeds - 1).sum() * error)
+
+
+# The factor by which Student's interval of so many normal values is wider than BCa's: 95 of 100
+# samples have a smaller one (simulated; their medians are 2.8 and 1.6).
+WIDER = {3: 2.95, 5: 1.68}
+
+
+def student_of_bootstrap(effect: Interval, seeds: int) -> Interval:
+    """About Student's interval, where only the bootstrap's is known: rather too wide than too
+    narrow, and around the estimate.
+
+    Raises:
+        KeyError: nothing was simulated for so many seeds.
+    """
+    half = WIDER[seeds] * (effect.high - effect.low) / 2
+    return Interval(effect.value, effect.value - half, effect.value + half)
 
 
 def bootstrap(differences: Sequence[float], draws: int = 10_000) -> Interval | None:

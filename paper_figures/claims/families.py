@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -14,9 +15,10 @@ from paper_figures.experiments.kept_studies import settings
 from paper_figures.experiments.studies import JUDGED, Study
 
 from .verdicts import FILE
+from .words import CONTRADICTED, LEVEL, NOT_SETTLED, REPRODUCED, word
 
-BETTER, WORSE, OPEN = "better", "worse", "not settled"
-LEVEL = 0.05  # of a family
+BETTER, WORSE, OPEN = "better", "worse", NOT_SETTLED
+_WORDS = {REPRODUCED: BETTER, CONTRADICTED: WORSE, NOT_SETTLED: OPEN}  # of "learns more"
 METRICS = ("area", "lowest_late", "final")
 
 
@@ -105,9 +107,8 @@ def _comparison(
 ) -> Comparison:
     values = [*differences.values()]
     effect = run_statistics.student(values) if values else None
-    verdict = OPEN
-    if effect and adjusted < LEVEL:
-        verdict = BETTER if effect.value > 0 else WORSE
+    intervals = () if effect is None else (effect,)
+    verdict = _WORDS[word(intervals, (0.0, math.inf), len(values), adjusted)]
     return Comparison(
         method,
         differences,
@@ -126,9 +127,13 @@ def summary(judged: Sequence[tuple[ComparisonFamily, list[Comparison]]]) -> list
     for family, own in judged:
         settled = [f"{c.method} {c.verdict}" for c in own if c.verdict != OPEN]
         fewest = min(len(c.differences) for c in own)
+        least = [c.detectable for c in own if c.verdict == OPEN and math.isfinite(c.detectable)]
+        could = (
+            f", where these seeds could show {min(least):.3f} to {max(least):.3f}" if least else ""
+        )
         lines.append(
             f"{family.id} ({family.metric} against {family.baseline}, {fewest} of {family.seeds} "
             f"seeds): {', '.join(settled) or 'nothing settled'}; "
-            f"{sum(c.verdict == OPEN for c in own)} of {len(own)} not settled"
+            f"{sum(c.verdict == OPEN for c in own)} of {len(own)} not settled{could}"
         )
     return lines

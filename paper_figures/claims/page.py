@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,29 +14,24 @@ from paper_figures import figure as command
 from paper_figures import paths
 from paper_figures.analysis import run_statistics
 from paper_figures.drawing import plots, style, tables
-from paper_figures.experiments import kept_rows
+from paper_figures.experiments import kept_rows, provenance
 from paper_figures.experiments.configurations import RunSpec
 from paper_figures.experiments.kept_studies import STUDIES
-from paper_figures.experiments.run_lists import Scale
+from paper_figures.experiments.run_lists import FULL, Scale
 from paper_figures.experiments.run_store import HOME, code_version
 from paper_figures.experiments.runner import Evaluation
 from paper_figures.extras import kept_runs
 
-from . import families
+from . import families, kept_claims
 from . import verdicts as claim_verdicts
-from .verdicts import CONTRADICTED, NOT, OPEN, REPRODUCED, Judgement
+from .verdicts import Judgement
+from .words import CONTRADICTED, NOT_SETTLED, REPRODUCED, WORDS, word
 
-# how a verdict is drawn: words, colour, marker, whether it is filled
+# how a verdict is drawn: colour, marker, whether it is filled
 LOOKS = {
-    "reproduced": ("reproduced at our scale", style.GREEN, "o", True),
-    "contradicted": (
-        "not reproduced: wholly short of the threshold",
-        style.VERMILION,
-        "X",
-        True,
-    ),
-    "undecided": ("not reproduced: straddles the threshold", style.BLUE, "D", False),
-    "open": ("no verdict: too few seeds", style.GREY, "s", False),
+    REPRODUCED: (style.GREEN, "o", True),
+    CONTRADICTED: (style.VERMILION, "X", True),
+    NOT_SETTLED: (style.BLUE, "D", False),
 }
 UNITS = {
     "pass rate": "pass rate, or a difference of two",
@@ -47,13 +44,11 @@ FEW = (
     "Bootstrap intervals of 3, 5 and 8 seeds cover the truth in about 70, 82 and 88 % of cases "
     "(normal values), not in 95 %; those of three reach from the smallest to the largest at most."
 )
-
-
-def kind(judgement: Judgement) -> str:
-    """Key of LOOKS."""
-    if judgement.verdict == NOT:
-        return "contradicted" if judgement.detail == CONTRADICTED else "undecided"
-    return {REPRODUCED: "reproduced", OPEN: "open"}[judgement.verdict]
+SHOWN = (
+    "Could show: how far from the threshold a true effect must lie to be settled in 4 of 5 such "
+    "studies, at the spread that was seen; of a ratio, by which factor. What is not settled and "
+    "lies nearer cannot be told from no effect"
+)
 
 
 def runs(scale: Scale) -> list[RunSpec]:
@@ -67,15 +62,17 @@ def evaluations(scale: Scale) -> list[Evaluation]:
 def row(judgement: Judgement) -> dict[str, Any]:
     """What is written of one claim."""
     c, effect = judgement.claim, judgement.effect
-    ends = effect or (None, None, None)
+    blank = (None, None, None)
     return {
         **{"id": c.id, "section": c.section, "paper": c.paper, "test": c.test, "kind": c.kind},
         **{"metric": c.metric, "unit": c.unit if effect else "", "a": side(c.a), "b": side(c.b)},
         "wanted": c.wanted if c.kind != "none" else "",
-        **dict(zip(("value", "low", "high"), ends, strict=True)),
-        **dict(zip(("t low", "t high"), (judgement.student or ends)[1:], strict=True)),
+        **dict(zip(("value", "low", "high"), effect or blank, strict=True)),
+        **dict(zip(("t low", "t high"), (judgement.student or blank)[1:], strict=True)),
         **{"seeds": judgement.seeds, "verdict": judgement.verdict, "detail": judgement.detail},
+        "could show": judgement.could_show if math.isfinite(judgement.could_show) else None,
         "changed after a first look": c.seen,
+        "commit": judgement.commit,
         "runs": list(judgement.runs),
     }
 
@@ -90,33 +87,61 @@ def side(wanted: dict[str, Any] | None) -> str:
 
 def summary(judgements: list[Judgement]) -> str:
     """How many of each verdict."""
-    verdicts = (REPRODUCED, NOT, OPEN, claim_verdicts.CANNOT)
-    counts = [(v, sum(j.verdict == v for j in judgements)) for v in verdicts]
-    contradicted = sum(j.detail == CONTRADICTED for j in judgements)
-    parts = [f"{n} {v}" for v, n in counts if n]
-    other = f"{contradicted} of those not reproduced lie {CONTRADICTED}"
-    return f"{len(judgements)} claims: {', '.join(parts)}; {other}"
+    counts = [(v, sum(j.verdict == v for j in judgements)) for v in WORDS]
+    return f"{len(judgements)} claims: {', '.join(f'{n} {v}' for v, n in counts if n)}"
 
 
-def by_student(judgements: list[Judgement]) -> str:
-    """Which verdicts `reproduced` rest on the kind of interval."""
-    held = [j for j in judgements if j.verdict == REPRODUCED and j.student]
-    lost = [j.claim.id for j in held if claim_verdicts.decide(j.claim, j.student)[0] != REPRODUCED]  # type: ignore[arg-type]
-    named = f": {', '.join(lost)}" if lost else ""
-    return f"By Student's t intervals {len(lost)} of the {len(held)} reproduced would not be{named}"
+def by_bootstrap(judgements: list[Judgement]) -> str:
+    """What the bootstrap's intervals alone would say, and of which claims that is more.
+
+    What both intervals settle, each of them settles.
+    """
+    alone = {
+        j.claim.id: word((j.effect,), j.claim.range, j.seeds)
+        if j.verdict == NOT_SETTLED
+        else j.verdict
+        for j in judgements
+        if j.effect
+    }
+    counts = {v: sum(w == v for w in alone.values()) for v in (REPRODUCED, CONTRADICTED)}
+    more = [j.claim.id for j in judgements if alone.get(j.claim.id, j.verdict) != j.verdict]
+    named = f"; those whose verdict differs: {', '.join(more)}" if more else ""
+    return (
+        f"By the bootstrap's intervals alone {counts[REPRODUCED]} would be reproduced and "
+        f"{counts[CONTRADICTED]} contradicted{named}"
+    )
+
+
+def shown(judgement: Judgement) -> str:
+    """What the seeds could show, in words; blank where there is no interval."""
+    if not math.isfinite(judgement.could_show):
+        return ""
+    factor = "factor " if judgement.claim.is_log else ""
+    return f"{factor}{judgement.could_show:.3f}"
 
 
 def text(judgements: list[Judgement]) -> str:
     """For a terminal."""
-    lines = [f"{'claim':32}{'wanted':>22}{'judgements':>26}{'seeds':>6}  verdict"]
+    lines = [
+        f"{'claim':32}{'wanted':>22}{'effect, bootstrap':>26}{'by Student':>18}{'seeds':>6}"
+        f"{'could show':>14}  verdict"
+    ]
     for j in judgements:
         wanted = "" if j.claim.kind == "none" else j.claim.wanted
         effect, seeds = (j.effect.text(), str(j.seeds)) if j.effect else ("", "")
         lines.append(
-            f"{j.claim.id:32}{wanted:>22}{effect:>26}{seeds:>6}  {j.verdict}"
-            + (f": {j.detail}" if j.detail else "")
+            f"{j.claim.id:32}{wanted:>22}{effect:>26}{ends(j):>18}{seeds:>6}{shown(j):>14}  "
+            f"{j.verdict}" + (f": {j.detail}" if j.detail else "")
         )
-    return "\n".join([*lines, summary(judgements), by_student(judgements), FEW, ""])
+    notes = [summary(judgements), by_bootstrap(judgements), f"{SHOWN}.", FEW]
+    return "\n".join([*lines, *notes, ""])
+
+
+def ends(judgement: Judgement) -> str:
+    """Student's interval without its centre; blank where there is none."""
+    if judgement.student is None or judgement.seeds < run_statistics.SEEDS_MIN:
+        return ""
+    return f"[{judgement.student.low:.3f}, {judgement.student.high:.3f}]"
 
 
 def markdown(judgements: list[Judgement]) -> str:
@@ -124,29 +149,31 @@ def markdown(judgements: list[Judgement]) -> str:
     for j in judgements:
         c = j.claim
         wanted = f"{c.test}\n{c.wanted}" if c.kind != "none" else ""
-        effect = j.effect.text() if j.effect else ""
+        effect = f"{j.effect.text()}\n{ends(j)}".strip() if j.effect else ""
         seeds = str(j.seeds) if j.effect else ""
         more = f"after a first look: {c.seen}" if c.seen else ""
         verdict = "\n".join(x for x in (j.verdict, j.detail, more) if x)
-        rows.append((f"{c.id}\n{c.section}", c.paper, wanted, effect, seeds, verdict))
-    head = ("claim", "the paper says", "test, wanted", "found", "seeds", "verdict")
+        rows.append((f"{c.id}\n{c.section}", c.paper, wanted, effect, seeds, verdict, shown(j)))
+    head = ("claim", "the paper says", "test, wanted", "found\nby Student's t", "seeds", "verdict",
+            "could show")  # fmt: skip
     return tables.markdown(
         tables.Table(
             "claims",
             "Claims of the paper",
             head,
             tuple(rows),
-            (summary(judgements), by_student(judgements), FEW),
+            (summary(judgements), by_bootstrap(judgements), SHOWN, FEW),
         )
     )
 
 
 def picture(judgements: list[Judgement]) -> Any:
-    """Each effect with its interval, over the region where it must lie; one panel per unit."""
+    """Each effect with its intervals, the bootstrap's thick and Student's thin, over the region
+    where both must lie; one panel per unit."""
     plt = plots.plt()
-    shown = [j for j in judgements if j.effect]
-    units = [u for u in UNITS if any(j.claim.unit == u for j in shown)]
-    by_unit = {u: [j for j in shown if j.claim.unit == u] for u in units}
+    with_effect = [j for j in judgements if j.effect]
+    units = [u for u in UNITS if any(j.claim.unit == u for j in with_effect)]
+    by_unit = {u: [j for j in with_effect if j.claim.unit == u] for u in units}
     with plt.rc_context(style.RC):
         sizes = [len(own) + 1.9 for own in by_unit.values()]
         height = 0.165 * sum(sizes) + 0.4
@@ -160,11 +187,13 @@ def picture(judgements: list[Judgement]) -> Any:
             panel(ax, own)
             ax.set_xlabel(UNITS[unit], labelpad=1)
         handles = [
-            plt.Line2D([], [], label=words, linestyle="none", **_marker(name))
-            for name, (words, *_) in LOOKS.items()
-            if any(kind(j) == name for j in shown)
+            plt.Line2D([], [], label=name, linestyle="none", **_marker(name))
+            for name in LOOKS
+            if any(j.verdict == name for j in with_effect)
         ]
-        region = plt.Rectangle((0, 0), 1, 1, color=BACKGROUND, label="where the interval must lie")
+        region = plt.Rectangle(
+            (0, 0), 1, 1, color=BACKGROUND, label="where both intervals must lie"
+        )
         fig.legend(handles=[region, *handles], loc="lower center", ncols=2)
     return fig
 
@@ -173,14 +202,19 @@ BACKGROUND = "#dfe5ea"
 
 
 def _marker(name: str) -> dict[str, Any]:
-    _, colour, marker, filled = LOOKS[name]
+    colour, marker, filled = LOOKS[name]
     face = colour if filled else "white"
     return {"color": colour, "marker": marker, "markerfacecolor": face, "markersize": 4.5}
 
 
 def panel(ax: Any, own: list[Judgement]) -> None:
     """Rows from top to bottom: the test, its effect, and the numbers at the right."""
-    marks = [x for j in own for x in (*(j.effect or ()), *j.claim.range) if math.isfinite(x)]
+    marks = [
+        x
+        for j in own
+        for x in (*(j.effect or ()), *(j.student or ()), *j.claim.range)
+        if math.isfinite(x)
+    ]
     low, high = min(marks), max(marks)
     margin = 0.08 * (high - low) or 0.1
     ax.set_xlim(low - margin, high + margin)
@@ -190,9 +224,10 @@ def panel(ax: Any, own: list[Judgement]) -> None:
         ax.fill_between((left, right), -i - 0.42, -i + 0.42, color=BACKGROUND, linewidth=0)
         for x in (x for x in j.claim.range if math.isfinite(x)):
             ax.plot((x, x), (-i - 0.42, -i + 0.42), color=style.BLACK, linewidth=0.8)
-        name, effect = kind(j), j.effect or run_statistics.Interval(0, 0, 0)
-        colour = LOOKS[name][1]
-        ax.plot((effect.low, effect.high), (-i, -i), color=colour, linewidth=1.4)
+        name, effect = j.verdict, j.effect or run_statistics.Interval(0, 0, 0)
+        colour, student = LOOKS[name][0], j.student or effect
+        ax.plot((student.low, student.high), (-i, -i), color=colour, linewidth=0.5)
+        ax.plot((effect.low, effect.high), (-i, -i), color=colour, linewidth=1.6)
         ax.plot(effect.value, -i, **_marker(name), zorder=3)
         numbers = effect.text() if j.seeds >= run_statistics.SEEDS_MIN else f"{effect.value:.3f}"
         ax.annotate(
@@ -205,15 +240,37 @@ def panel(ax: Any, own: list[Judgement]) -> None:
 
 def figure(scale: Scale, out: Path, home: Path = HOME) -> str:
     judgements = [claim_verdicts.judge(c, scale, home) for c in claim_verdicts.load()]
+    return write(judgements, scale.name, code_version(), out)
+
+
+def from_kept(out: Path) -> str:
+    """The verdicts by the effects that are kept; nothing is trained.
+
+    Raises:
+        kept_rows.Damaged: what is kept cannot be trusted as it is.
+    """
+    kept = kept_claims.read(kept_claims.file())
+    judgements = kept_claims.judgements(claim_verdicts.load(), kept)
+    return write(judgements, FULL.name, "", out) + of_commits(kept)
+
+
+def of_commits(kept: Mapping[str, kept_claims.KeptEffect]) -> str:
+    """Which code the kept effects are of."""
+    commits = ", ".join(sorted({k.commit[:7] for k in kept.values()})) or "none"
+    about = "" if all(k.t_low is not None for k in kept.values()) else f"{kept_claims.ABOUT}.\n"
+    return (
+        f"The verdicts on claims are those of {len(kept)} kept effects, of runs of commit "
+        f"{commits}; python -m paper_figures claims --train makes them anew.\n{about}"
+    )
+
+
+def write(judgements: list[Judgement], scale: str, code: str, out: Path) -> str:
+    """claims.csv, .json, .md, .png and .pdf; returns what is printed."""
     rows = [row(j) for j in judgements]
     table = [{**r, "runs": " ".join(r["runs"])} for r in rows]
     run_statistics.write_csv(out / "claims.csv", table)
-    whole: dict[str, Any] = {
-        "code": code_version(),
-        "scale": scale.name,
-        "summary": summary(judgements),
-    }
-    whole |= {"student": by_student(judgements), "claims": rows}
+    whole: dict[str, Any] = {"code": code, "scale": scale, "summary": summary(judgements)}
+    whole |= {"bootstrap": by_bootstrap(judgements), "claims": rows}
     content = json.dumps(whole, indent=1, allow_nan=False) + "\n"
     (out / "claims.json").write_text(content, encoding="utf-8")
     (out / "claims.md").write_text(markdown(judgements), encoding="utf-8")
@@ -237,15 +294,41 @@ FIGURE = command.Figure("claims", (__doc__ or "").splitlines()[0], runs, figure,
 def main(argv: list[str] | None = None) -> int:
     def more(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
+            "--train",
+            action="store_true",
+            help="train the runs that are missing, judge by them, and keep the effects",
+        )
+        parser.add_argument(
             "--json", type=paths.path_of, metavar="FILE", help="also write claims.json here"
         )
 
     args = command.arguments(FIGURE.name, FIGURE.about, argv, more)
+    if args.train and args.scale != FULL:
+        raise SystemExit("error: --quick keeps nothing, and --train keeps what is trained")
     if args.json and args.json.is_dir():
         raise SystemExit(f"error: --json {args.json} is a folder; give a file")
     if args.json and not args.json.absolute().parent.is_dir():
         raise SystemExit(f"error: there is no folder {args.json.absolute().parent}")
-    code = command.make([FIGURE], args.scale, args.out, args.workers)
+    if args.train or args.scale != FULL:
+        code = command.make([FIGURE], args.scale, args.out, args.workers)
+        if args.train and code == 0:
+            judged = [claim_verdicts.judge(c, FULL) for c in claim_verdicts.load()]
+            kept_claims.write(judged, kept_claims.file())
+    else:
+        code = show_kept(args.out)
     if args.json and code == 0:
         args.json.write_text((args.out / "claims.json").read_text(encoding="utf-8"), "utf-8")
     return code
+
+
+def show_kept(out: Path) -> int:
+    """Print the kept verdicts; returns the exit code."""
+    try:
+        shown = from_kept(out)
+    except kept_rows.Damaged as e:
+        sys.stderr.write(f"error: {e}\n")
+        return 1
+    sys.stdout.write(shown)
+    (out / f"{FIGURE.name}.txt").write_text(shown, encoding="utf-8")
+    provenance.note(out, FIGURE.name, FULL, ())
+    return 0

@@ -1,6 +1,7 @@
 """Claims of the paper, their tests as `claims.toml` states them, and the verdicts.
 
-A claim counts as reproduced only if its whole 95 % interval lies beyond the threshold.
+A claim is reproduced only if both of its 95 % intervals, by the bootstrap and by Student's t, lie
+beyond the threshold, and contradicted only if both lie short of it (words.py).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from paper_figures.analysis import run_statistics
+from paper_figures.analysis import comparisons, run_statistics
 from paper_figures.analysis.run_statistics import Interval
 from paper_figures.experiments import run_lists
 from paper_figures.experiments.configurations import RunSpec
@@ -25,13 +26,9 @@ from paper_figures.figures import fig5
 from paper_figures.tables import table1
 from sim.studies import sweep
 
+from .words import CANNOT, LEVEL, NOT_SETTLED, word
+
 FILE = Path(__file__).with_name("claims.toml")
-REPRODUCED = "reproduced at our scale"
-NOT = "not reproduced"
-CANNOT = "cannot be tested here"
-OPEN = "no verdict"  # fewer seeds than an interval needs
-CONTRADICTED = "wholly short of the threshold"
-UNDECIDED = "straddles the threshold"
 
 STUDIES: dict[str, Callable[[Scale], list[RunSpec]]] = {
     "fig1": run_lists.fig1,
@@ -47,7 +44,7 @@ STUDIES: dict[str, Callable[[Scale], list[RunSpec]]] = {
     "cost": lambda scale: [r for own in run_lists.cost(scale).values() for r in own],
 }
 UNITS = {"kl_highest": "nats", "kl_last": "nats", "lasts": "steps", "z": "share"}
-Mean = Callable[[Sequence[float]], Interval]  # curves.mean or curves.student
+Mean = Callable[[Sequence[float]], Interval]  # run_statistics.mean or student
 WAY = 0.8  # kind gain: share of the way to on-policy's end, as cost.LEVELS
 _SOLVED = re.compile(r"mean@4 of (\d+) digits")
 
@@ -80,6 +77,11 @@ class EmpiricalClaim(NamedTuple):
         return UNITS.get(self.metric, "pass rate")
 
     @property
+    def is_log(self) -> bool:
+        """Whether means are taken of logarithms."""
+        return self.kind in ("ratio", "gain")
+
+    @property
     def range(self) -> tuple[float, float]:
         """Ends of where the interval must lie."""
         if self.within is not None:
@@ -96,9 +98,12 @@ class EmpiricalClaim(NamedTuple):
 
 
 class Judgement(NamedTuple):
-    """seeds: found; detail: why a verdict is not `reproduced`; runs: folders it came from.
+    """detail: why there is no other verdict; effect: with the bootstrap's interval; seeds: found;
+    runs: folders it came from; student: the effect with Student's t interval.
 
-    student: the effect with Student's t interval, which decides nothing.
+    could_show: how far beyond the threshold a true effect must lie so that four of five such
+    studies would reproduce the claim, at the spread that was seen; a factor where the effect is a
+    ratio; infinite where no interval is. commit: of the runs, where they are kept rows.
     """
 
     claim: EmpiricalClaim
@@ -108,6 +113,8 @@ class Judgement(NamedTuple):
     seeds: int
     runs: tuple[str, ...]
     student: Interval | None = None
+    could_show: float = math.inf
+    commit: str = ""
 
 
 _FIELDS = {  # by kind: what an entry must hold beside id, section, paper and kind
@@ -195,13 +202,34 @@ def judge(claim: EmpiricalClaim, scale: Scale, home: Path = HOME) -> Judgement:
     effect, student = (
         _effect(claim, scale, home, m) for m in (run_statistics.mean, run_statistics.student)
     )
-    if effect is None:
+    if effect is None or student is None:
         detail = f"a seed never came {WAY:.0%} of the way"
-        return Judgement(claim, NOT, detail, None, seeds, _names(own, home))
-    verdict, detail = decide(claim, effect)
-    if seeds < run_statistics.SEEDS_MIN:
-        verdict, detail = OPEN, f"{seeds} seed{'s' * (seeds > 1)}"
-    return Judgement(claim, verdict, detail, effect, seeds, _names(own, home), student)
+        return Judgement(claim, NOT_SETTLED, detail, None, seeds, _names(own, home))
+    return of_intervals(claim, effect, student, seeds, _names(own, home))
+
+
+def of_intervals(
+    claim: EmpiricalClaim,
+    effect: Interval,
+    student: Interval,
+    seeds: int,
+    runs: tuple[str, ...] = (),
+) -> Judgement:
+    """The verdict by the bootstrap's interval and Student's, and what so many seeds could show."""
+    verdict = word((effect, student), claim.range, seeds)
+    few = seeds < run_statistics.SEEDS_MIN
+    detail = f"{seeds} seed{'s' * (seeds != 1)}" if few else ""
+    could_show = (
+        math.inf if few else comparisons.detectable_of(_plain(claim, student), seeds, LEVEL)
+    )
+    if claim.is_log and not few:
+        could_show = math.exp(could_show)
+    return Judgement(claim, verdict, detail, effect, seeds, runs, student, could_show)
+
+
+def _plain(claim: EmpiricalClaim, interval: Interval) -> Interval:
+    """The interval on the scale on which it was computed: that of logarithms for a ratio."""
+    return Interval(*(math.log(x) for x in interval)) if claim.is_log else interval
 
 
 def _runs_of(claim: EmpiricalClaim, scale: Scale) -> list[RunSpec]:
@@ -221,16 +249,6 @@ def _effect(claim: EmpiricalClaim, scale: Scale, home: Path, mean: Mean) -> Inte
         method, own = (claim.a or {})["method"], _of_gain(claim, scale)
         return cost.gain(own, method, WAY, claim.metric, home, mean)
     return _compare(claim, [side(claim, s, scale) for s in "ab" if getattr(claim, s)], home, mean)
-
-
-def decide(claim: EmpiricalClaim, effect: Interval) -> tuple[str, str]:
-    """(verdict, detail) of an interval with ends; an end on the threshold is not beyond it."""
-    low, high = claim.range
-    if low < effect.low and effect.high < high:
-        return REPRODUCED, ""
-    if effect.high < low or effect.low > high:
-        return NOT, CONTRADICTED
-    return NOT, UNDECIDED
 
 
 def _measure(claim: EmpiricalClaim, run: RunSpec, home: Path) -> float:

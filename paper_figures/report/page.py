@@ -12,7 +12,7 @@ from typing import Any
 from paper_figures import figure as command
 from paper_figures import paths
 from paper_figures.analysis import run_statistics
-from paper_figures.claims import verdicts
+from paper_figures.claims import words
 from paper_figures.drawing import tables
 from paper_figures.experiments import provenance
 from paper_figures.experiments.run_lists import FULL, Scale
@@ -35,7 +35,7 @@ figure img { min-width: 640px; }
 pre { overflow-x: auto; font-size: 0.8rem; }
 .part { display: block; white-space: normal; max-width: 18rem; }
 """
-BADGES = {verdicts.REPRODUCED: "good", verdicts.NOT: "refuted"}  # others: absent
+BADGES = {words.REPRODUCED: "good", words.CONTRADICTED: "bad", words.NOT_SETTLED: "refuted"}
 
 
 def heading(figure: Figure) -> str:
@@ -109,16 +109,14 @@ def claims(file: Path) -> Markup:
     whole = json.loads(file.read_text(encoding="utf-8"))
     rows = []
     for c in whole["claims"]:
-        contradicted = c["detail"] == verdicts.CONTRADICTED
-        look = "bad" if contradicted else BADGES.get(c["verdict"], "absent")
-        badge = html.badge(look, c["verdict"])
+        badge = html.badge(BADGES.get(c["verdict"], "absent"), c["verdict"])
         name = Markup(
             f"<code>{html.text(c['id'])}</code><br><small>{html.text(c['section'])}</small>"
         )
         test = lines("\n".join(x for x in (c["test"], c["wanted"]) if x))
         seen = c["changed after a first look"]
-        words = "; ".join(x for x in (c["detail"], seen and f"after a first look: {seen}") if x)
-        detail = Markup(f"{badge}<br><small>{html.text(words)}</small>")
+        more = "; ".join(x for x in (c["detail"], seen and f"after a first look: {seen}") if x)
+        detail = Markup(f"{badge}<br><small>{html.text(more)}</small>")
         value, seeds = "", ""
         if c["value"] is not None:
             value = f"{c['value']:.3f}\n[{c['low']:.3f}, {c['high']:.3f}]"
@@ -126,12 +124,22 @@ def claims(file: Path) -> Markup:
                 value if c["seeds"] >= run_statistics.SEEDS_MIN else value.split("\n")[0],
                 str(c["seeds"]),
             )
+        least = "" if c["could show"] is None else f"{c['could show']:.3f}"
         runs = html.folded(f"{len(c['runs'])} runs", "\n".join(c["runs"])) if c["runs"] else ""
-        rows.append((name, detail, c["paper"], test, lines(value), seeds, runs))
-    head = ("claim", "verdict", "the paper says", "test, wanted", "found", "seeds", "runs")
-    classes = ("claim", "worst", "worst", "worst", "number", "number", "nowrap")
+        rows.append((name, detail, c["paper"], test, lines(value), seeds, least, runs))
+    head = (
+        "claim",
+        "verdict",
+        "the paper says",
+        "test, wanted",
+        "found",
+        "seeds",
+        "could show",
+        "runs",
+    )
+    classes = ("claim", "worst", "worst", "worst", "number", "number", "number", "nowrap")
     return Markup(
-        f"<p>{html.text(whole['summary'])}. {html.text(whole['student'])}.</p>"
+        f"<p>{html.text(whole['summary'])}. {html.text(whole['bootstrap'])}.</p>"
         + html.table(head, rows, classes)
     )
 

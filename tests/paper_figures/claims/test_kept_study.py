@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
+
 import made_rows
 import pytest
 
@@ -9,6 +12,8 @@ from paper_figures.claims import drafted, evidence, families, kept_study, rivals
 from paper_figures.experiments import kept_rows, kept_studies, studies
 from paper_figures.experiments.rival_lists import STUDY
 from paper_figures.extras import kept_runs
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture
@@ -104,3 +109,63 @@ def test_the_other_studies_have_the_same_command(command, kept, tmp_path, capsys
     assert f"150 of {studies.planned(study)} runs are kept" in out
     assert "drafted, lam 1" in out and "could show" in out
     assert drawn[0] == study.name
+
+
+def _of_document(page, marker):
+    """Cells of each row of the page's table whose heading has the marker."""
+    rows, found = [], False
+    for line in (ROOT / "docs" / page).read_text(encoding="utf-8").splitlines():
+        if found and not line.startswith("|"):
+            break
+        found = found or (line.startswith("|") and marker in line)
+        if found:
+            rows.append([c.strip() for c in line.strip("|").split("|")])
+    return rows[2:]
+
+
+DOCUMENTED = {
+    "rivals-separate": ("rivals.md", "| less that of TIS | p, Holm | could show |"),
+    "rivals-completions": ("rivals.md", "| less that of GRPO |"),
+    "drafted-9-4e-4": ("evidence.md", "| less that of on-policy |"),
+}
+
+
+@pytest.mark.parametrize("name", DOCUMENTED)
+def test_the_tables_of_the_documents_are_those_of_the_kept_rows(name):
+    (family,) = (f for f in families.load() if f.id == name)
+    (study,) = (s for s in kept_studies.STUDIES if name.startswith(s.name))
+    found = families.judge(family, kept_rows.read(kept_rows.file_of(study)).values())
+    documented = [row for row in _of_document(*DOCUMENTED[name]) if row[-1] or row[-2]]
+    assert len(documented) == len(found)
+    for row, c in zip(documented, found, strict=True):
+        assert c.effect is not None
+        assert c.effect.signed() in row
+        assert {f"{c.detectable:.3f}", c.verdict} <= set(row)
+
+
+def test_a_picture_drawn_again_from_kept_rows_shows_their_differences():
+    """Marks and intervals of a panel against means and t quantiles of the curves by hand."""
+    study, name = drafted.STUDY, "drafted-9-4e-4"
+    rows = kept_rows.read(kept_rows.file_of(study))
+    whole = [f for f in kept_study.judged(study, rows.values()) if f[0].id == name]
+    figure = kept_study.picture("drafted", whole)
+    (ax,) = (a for a in figure.axes if a.axison)
+    areas = {}
+    for r in rows.values():
+        if r.setting == whole[0][0].setting and r.stage == "judged":
+            (x, y), n = zip(*r.curve, strict=True), len(r.curve)
+            height = sum((x[i + 1] - x[i]) * (y[i] + y[i + 1]) / 2 for i in range(n - 1))
+            areas[r.method, r.seed] = height / (x[-1] - x[0])
+    for i, method in enumerate(whole[0][0].methods):
+        d = [areas[method, s] - areas["on-policy", s] for s in range(300, 308)]
+        mean = sum(d) / 8
+        half = 2.364624 * math.sqrt(sum((v - mean) ** 2 for v in d) / 7 / 8)  # t of 7 degrees
+        ticks, interval, mark = (
+            line.get_xdata()
+            for line in ax.lines[1:]  # after the line of no difference
+            if i - 0.01 <= -line.get_ydata()[0] < i + 0.99
+        )
+        assert sorted(ticks) == pytest.approx(sorted(d), abs=1e-5)
+        assert [*interval] == pytest.approx([mean - half, mean + half], abs=1e-5)
+        assert [*mark] == pytest.approx([mean], abs=1e-5)
+    kept_study.plots.plt().close(figure)

@@ -10,7 +10,7 @@ from figure_runs import CLAIM, SCALE, rows
 from paper_figures import commands
 from paper_figures import figure as command
 from paper_figures.analysis import run_statistics
-from paper_figures.claims import families, verdicts
+from paper_figures.claims import families, kept_claims, verdicts, words
 from paper_figures.claims import page as claims
 from paper_figures.claims.verdicts import EmpiricalClaim
 from paper_figures.experiments import provenance
@@ -26,26 +26,51 @@ def test_the_verdicts_are_written_for_machines(drawn):
     assert (first["id"], first["wanted"], first["unit"]) == ("x", "above 0.1", "pass rate")
     assert first["low"] <= first["value"] <= first["high"]
     assert len(first["runs"]) == 6
-    assert (second["verdict"], second["value"]) == (verdicts.CANNOT, None)
+    assert (second["verdict"], second["value"]) == (words.CANNOT, None)
     assert "2 claims" in texts["claims"]
     assert [row["id"] for row in rows(out / "claims.csv")] == ["x", "y"]
 
 
 def test_it_is_said_which_verdicts_rest_on_the_kind_of_interval():
-    """Only those reproduced count, and each is judged again by its other interval."""
+    """Those that the bootstrap's interval alone would give, and Student's does not."""
     wide = run_statistics.Interval(0.5, -0.5, 1.5)
     near = run_statistics.Interval(0.5, 0.4, 0.6)
     claim = CLAIM._replace(above=0.1)
     judged = [
-        verdicts.Judgement(claim._replace(id=i), v, "", near, 3, (), t)
-        for i, v, t in (
-            ("kept", verdicts.REPRODUCED, near),
-            ("lost", verdicts.REPRODUCED, wide),
-            ("never", verdicts.NOT, wide),
+        verdicts.of_intervals(claim._replace(id=i), effect, student, 3)
+        for i, effect, student in (
+            ("kept", near, near),
+            ("lost", near, wide),
+            ("never", wide, wide),
         )
     ]
-    assert claims.by_student(judged).endswith("1 of the 2 reproduced would not be: lost")
-    assert claims.by_student(judged[:1]).endswith("0 of the 1 reproduced would not be")
+    assert [j.verdict for j in judged] == [words.REPRODUCED, words.NOT_SETTLED, words.NOT_SETTLED]
+    said = claims.by_bootstrap(judged)
+    assert "alone 2 would be reproduced and 0 contradicted" in said
+    assert said.endswith("those whose verdict differs: lost")
+    assert claims.by_bootstrap(judged[:1]).endswith(
+        "alone 1 would be reproduced and 0 contradicted"
+    )
+
+
+def test_the_kept_verdicts_are_printed_without_training(tmp_path, monkeypatch, capsys):
+    """What a fresh clone prints: the words, what the seeds could show, and the commit."""
+    file = tmp_path / "claims.csv"
+    fields = ",".join(kept_claims.KeptEffect._fields)
+    file.write_text(f"{fields}\nx,0.3,0.2,0.4,0.15,0.45,,5,{'ab' * 20}\n")
+    none = EmpiricalClaim("y", "Sec. 8", "w", "none", reason="r")
+    monkeypatch.setattr(verdicts, "load", lambda: [CLAIM._replace(above=0.1), none])
+    monkeypatch.setattr(kept_claims, "file", lambda: file)
+    monkeypatch.setattr(claims, "kept_lines", lambda: "")
+    monkeypatch.setattr(command, "make", lambda *_: pytest.fail("nothing is trained"))
+    assert claims.main(["--out", str(tmp_path / "out")]) == 0
+    out = capsys.readouterr().out
+    assert "2 claims: 1 reproduced, 1 cannot be tested here" in out
+    assert "[0.150, 0.450]" in out and "could show" in out and "of commit abababa" in out
+    assert (tmp_path / "out" / "claims.png").stat().st_size > 1000
+    file.write_text("nonsense")
+    assert claims.main(["--out", str(tmp_path / "out")]) == 1
+    assert "its columns are" in capsys.readouterr().err
 
 
 def test_the_verdicts_on_rivals_are_those_of_the_kept_rows(drawn):
@@ -123,7 +148,7 @@ def test_json_goes_where_it_is_asked_to(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(verdicts, "load", lambda: [none, sweeps._replace(seeds=1, above=0.5)])
     file = tmp_path / "found.json"
     assert claims.main(["--quick", "--out", str(tmp_path / "out"), "--json", str(file)]) == 0
-    assert json.loads(file.read_text())["claims"][1]["verdict"] == verdicts.OPEN
-    assert "no verdict" in capsys.readouterr().out
+    assert json.loads(file.read_text())["claims"][1]["verdict"] == words.NOT_SETTLED
+    assert "not settled: 1 seed" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="there is no folder"):
         claims.main(["--json", str(tmp_path / "no" / "such.json")])

@@ -10,7 +10,8 @@ from optional import not_none
 from paper_figures.analysis import run_statistics
 from paper_figures.analysis.run_statistics import Interval
 from paper_figures.claims import verdicts
-from paper_figures.claims.verdicts import CONTRADICTED, NOT, REPRODUCED, UNDECIDED, EmpiricalClaim
+from paper_figures.claims.verdicts import EmpiricalClaim
+from paper_figures.claims.words import CANNOT, CONTRADICTED, NOT_SETTLED, REPRODUCED, word
 from paper_figures.experiments.configurations import run
 from paper_figures.experiments.run_lists import FULL, QUICK
 from sim.studies import sweep
@@ -20,27 +21,28 @@ from sim.studies import sweep
     ("wanted", "low", "high", "verdict"),
     [
         ({"above": 0.2}, 0.2001, 0.5, REPRODUCED),
-        ({"above": 0.2}, 0.2, 0.5, UNDECIDED),
-        ({"above": 0.2}, 0.1, 0.2, UNDECIDED),
+        ({"above": 0.2}, 0.2, 0.5, NOT_SETTLED),
+        ({"above": 0.2}, 0.1, 0.2, NOT_SETTLED),
         ({"above": 0.2}, 0.1, 0.1999, CONTRADICTED),
-        ({"above": 0.0}, 0.0, 0.0, UNDECIDED),
+        ({"above": 0.0}, 0.0, 0.0, NOT_SETTLED),
         ({"below": 0.2}, -1.0, 0.1999, REPRODUCED),
-        ({"below": 0.2}, -1.0, 0.2, UNDECIDED),
+        ({"below": 0.2}, -1.0, 0.2, NOT_SETTLED),
         ({"below": 0.2}, 0.2001, 0.3, CONTRADICTED),
         ({"within": 0.25}, -0.249, 0.249, REPRODUCED),
-        ({"within": 0.25}, -0.25, 0.1, UNDECIDED),
-        ({"within": 0.25}, -0.1, 0.3, UNDECIDED),
-        ({"within": 0.25}, -0.5, 0.5, UNDECIDED),
+        ({"within": 0.25}, -0.25, 0.1, NOT_SETTLED),
+        ({"within": 0.25}, -0.1, 0.3, NOT_SETTLED),
+        ({"within": 0.25}, -0.5, 0.5, NOT_SETTLED),
         ({"within": 0.25}, 0.251, 0.5, CONTRADICTED),
         ({"within": 0.25}, -0.5, -0.251, CONTRADICTED),
         ({"within": 0.01, "of": 0.955}, 0.946, 0.964, REPRODUCED),
         ({"within": 0.01, "of": 0.955}, 0.0, 0.009, CONTRADICTED),
-        ({"above": 0.2}, math.nan, math.nan, UNDECIDED),
+        ({"above": 0.2}, math.nan, math.nan, NOT_SETTLED),
     ],
 )
 def test_a_claim_holds_only_if_its_whole_interval_lies_beyond(wanted, low, high, verdict):
-    found = verdicts.decide(CLAIM._replace(**wanted), Interval((low + high) / 2, low, high))
-    assert found == ((verdict, "") if verdict == REPRODUCED else (NOT, verdict))
+    interval = Interval((low + high) / 2, low, high)
+    assert word((interval,), CLAIM._replace(**wanted).range, 3) == verdict
+    assert verdicts.of_intervals(CLAIM._replace(**wanted), interval, interval, 3).verdict == verdict
 
 
 @pytest.fixture
@@ -74,19 +76,19 @@ def test_a_level_is_judged_alone(home):
     claim = CLAIM._replace(kind="level", metric="kl_last", b=None, below=0.05)
     found = verdicts.judge(claim, SCALE, home)
     assert found.effect == (0.0625, 0.0625, 0.0625)
-    assert (found.verdict, found.detail) == (NOT, CONTRADICTED)
+    assert (found.verdict, found.detail) == (CONTRADICTED, "")
 
 
 def test_too_few_seeds_give_no_verdict(home):
     two = SCALE._replace(seeds=SCALE.seeds[:2])
     found = verdicts.judge(CLAIM._replace(above=0.1, seeds=2), two, home)
-    assert (found.verdict, found.detail) == (verdicts.OPEN, "2 seeds")
+    assert (found.verdict, found.detail) == (NOT_SETTLED, "2 seeds")
 
 
 def test_a_claim_that_cannot_be_tested_says_why():
     claim = EmpiricalClaim("x", "Sec. 8", "w", "none", reason="no such machine")
     found = verdicts.judge(claim, FULL)
-    assert (found.verdict, found.detail) == (verdicts.CANNOT, "no such machine")
+    assert (found.verdict, found.detail) == (CANNOT, "no such machine")
     assert (found.effect, found.runs) == (None, ())
 
 
