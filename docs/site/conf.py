@@ -24,6 +24,7 @@ smartquotes = False  # a quote in a value and the two hyphens of a flag stay wha
 
 html_theme = "furo"
 html_title = "Jackpot"
+html_static_path = ["static"]
 html_copy_source = False
 html_show_sphinx = False
 html_show_copyright = False
@@ -32,6 +33,7 @@ html_show_copyright = False
 def setup(app):
     app.connect("builder-inited", _write_pages)
     app.connect("source-read", _with_navigation)
+    app.connect("html-page-context", _with_picture)
 
 
 def _write_pages(app):
@@ -43,3 +45,11 @@ def _write_pages(app):
 def _with_navigation(app, page, source):
     if page == root_doc:
         source[0] = navigation.toctrees(source[0])
+
+
+def _with_picture(app, page, template, context, doctree):
+    """The files that draw the picture of OBRS, in its page alone."""
+    if page == "docs/obrs_picture":
+        app.add_css_file("obrs_picture.css")
+        for script in ("obrs.js", "obrs_picture.js"):  # deferred ones run in this order
+            app.add_js_file(script, loading_method="defer")
