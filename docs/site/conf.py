@@ -1,12 +1,17 @@
 """Sphinx's configuration of the site. `make docs` builds it; the pages are the files of docs/."""
 
+import inspect
 import sys
 from pathlib import Path
+
+from sphinx.ext.autodoc.mock import mock, undecorate
+from sphinx.util.inspect import stringify_signature
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
 import navigation  # noqa: E402
+import reference  # noqa: E402
 import settings_page  # noqa: E402
 
 project = "jackpot"
@@ -16,11 +21,36 @@ root_doc = "docs/index"
 # reader of the files and for the site.
 include_patterns = [f"{page}.md" for page in navigation.documents()] + ["docs/generated/**"]
 exclude_patterns = [".*", "runs", "build", "dist", "tests", "sim/**", "**/__pycache__"]
-extensions = ["myst_parser"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+]
 
 myst_heading_anchors = 4  # the anchors that a code host gives
 myst_links_external_new_tab = False
 smartquotes = False  # a quote in a value and the two hyphens of a flag stay what they are
+
+# The environment of the site has none of these; Sphinx puts stand-ins in their place.
+autodoc_mock_imports = ["array_api_compat", "hypothesis", "mpmath", "numpy", "scipy", "trl"]
+autodoc_mock_imports += ["torch"]
+with mock(["torch"]):
+    import torch
+torch.no_grad = lambda: lambda function: function  # jackpot.torch reads signatures when loaded
+sys.modules["torch"] = torch
+autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
+autodoc_typehints_format = "short"
+napoleon_numpy_docstring = False
+napoleon_use_rtype = False
+nitpick_ignore_regex = [
+    # Types of other projects, whose pages need a network
+    ("py:.*", r"(torch|numpy|np|trl|collections|fractions|typing|st)\..*|Path|Fraction|F|b"),
+    # Names that a module gives to types, and classes of settings, which have a page of their own
+    ("py:class", r"Array|ArrayLike|Row|Pair|Gather|Chunk|Kind|Divergence|Baseline|Accounting"),
+    ("py:class", r"Settings|[A-Z]\w*Config"),
+]
 
 html_theme = "furo"
 html_title = "Jackpot"
@@ -34,12 +64,38 @@ def setup(app):
     app.connect("builder-inited", _write_pages)
     app.connect("source-read", _with_navigation)
     app.connect("html-page-context", _with_picture)
+    app.connect("autodoc-process-docstring", _as_rst, priority=100)  # before napoleon
+    app.connect("autodoc-process-signature", _signature)
+    app.connect("autodoc-skip-member", _skip)
 
 
 def _write_pages(app):
     folder = ROOT / "docs/generated"
     folder.mkdir(exist_ok=True)
-    (folder / "settings.md").write_text(settings_page.page(), encoding="utf-8")
+    pages = {"settings.md": settings_page.page()}
+    pages |= {f"{name}.rst": reference.text(page) for name, page in reference.PAGES.items()}
+    for name, text in pages.items():
+        (folder / name).write_text(text, encoding="utf-8")
+
+
+def _as_rst(app, what, name, obj, options, lines):
+    lines[:] = "\n".join(reference.rst_lines(lines)).splitlines()
+
+
+def _signature(app, what, name, obj, options, args, returned):
+    """Types as the source names them: Array, and not what it stands for."""
+    if what not in ("function", "method"):
+        return None
+    own = inspect.signature(undecorate(obj))
+    if what == "method" and not inspect.ismethod(obj):
+        own = own.replace(parameters=list(own.parameters.values())[1:])
+    arguments = stringify_signature(own, show_return_annotation=False)
+    return arguments, None if own.return_annotation is own.empty else own.return_annotation
+
+
+def _skip(app, what, name, obj, skip, options):
+    generated = (obj.__doc__ or "").startswith("Alias for field number")
+    return True if generated else None
 
 
 def _with_navigation(app, page, source):

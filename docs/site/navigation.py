@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import reference
+
 ROOT = Path(__file__).resolve().parents[2]
 SECTIONS = ("Tutorial", "How-to", "Reference", "Explanation")
 # Pages that are written at build time. They are no files of the repository.
-GENERATED = {"Reference": [("Settings", "docs/generated/settings")]}
+GENERATED = {"Reference": [("Settings", "docs/generated/settings"), *reference.documents()]}
 
 
 def sections(index: str) -> dict[str, list[tuple[str, str]]]:
@@ -28,9 +30,7 @@ def toctrees(index: str) -> str:
         pages = [(_plain(title), _document(page)) for title, page in links]
         entries = "\n".join(f"{title} </{page}>" for title, page in pages + GENERATED.get(name, []))
         trees.append(f"```{{toctree}}\n:hidden:\n:caption: {name}\n\n{entries}\n```\n")
-    written = [
-        f"- [{title}](/{page}.md)\n" for pages in GENERATED.values() for title, page in pages
-    ]
+    written = [f"- [{title}](/{page})\n" for pages in GENERATED.values() for title, page in pages]
     heading = "\n## Reference written from the code\n\n"
     return index + heading + "".join(written) + "\n" + "\n".join(trees)
 

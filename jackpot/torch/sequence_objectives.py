@@ -81,8 +81,9 @@ def a_star_po(
     equal to that of V*, and V* exact, it is 0 at p_pre(y) exp((r - V*) / beta).
 
     Args:
-        logp_new, logp_pre: of whole completions, (b,). reward: as scored, not relative to the
-        group, (b,). value: `optimal_value` of each completion's prompt, (b,).
+        logp_new, logp_pre: of whole completions, (b,).
+        reward: as scored, not relative to the group, (b,).
+        value: `optimal_value` of each completion's prompt, (b,).
 
     Paper: A*-PO (arXiv 2505.20686), its second stage with beta_2.
     """
