@@ -111,7 +111,7 @@ $(DOCS)/.installed: docs/site/constraints.txt
 
 docs: $(DOCS)/.installed
 	rm -rf build/docs
-	$(DOCS)/bin/sphinx-build -q -W --keep-going -n -c docs/site -d build/doctrees . build/docs
+	$(DOCS)/bin/sphinx-build -q -E -W --keep-going -n -c docs/site -d build/doctrees . build/docs
 	@echo "open build/docs/docs/index.html"
 
 format: install

@@ -35,10 +35,12 @@ smartquotes = False  # a quote in a value and the two hyphens of a flag stay wha
 # The environment of the site has none of these; Sphinx puts stand-ins in their place.
 autodoc_mock_imports = ["array_api_compat", "hypothesis", "mpmath", "numpy", "scipy", "trl"]
 autodoc_mock_imports += ["torch"]
-with mock(["torch"]):
+with mock(["numpy", "torch"]):
+    import numpy
     import torch
-torch.no_grad = lambda: lambda function: function  # jackpot.torch reads signatures when loaded
-sys.modules["torch"] = torch
+# These decorate functions, whose signatures and source are to be seen.
+torch.no_grad = numpy.errstate = lambda **options: lambda function: function
+sys.modules |= {"numpy": numpy, "torch": torch}
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 autodoc_typehints_format = "short"
@@ -55,6 +57,7 @@ nitpick_ignore_regex = [
 html_theme = "furo"
 html_title = "Jackpot"
 html_static_path = ["static"]
+html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sphinx = False
 html_show_copyright = False

@@ -28,7 +28,7 @@ def toctrees(index: str) -> str:
     trees = []
     for name, links in sections(index).items():
         pages = [(_plain(title), _document(page)) for title, page in links]
-        entries = "\n".join(f"{title} </{page}>" for title, page in pages + GENERATED.get(name, []))
+        entries = "\n".join(f"{title} </{page}>" for title, page in GENERATED.get(name, []) + pages)
         trees.append(f"```{{toctree}}\n:hidden:\n:caption: {name}\n\n{entries}\n```\n")
     written = [f"- [{title}](/{page})\n" for pages in GENERATED.values() for title, page in pages]
     heading = "\n## Reference written from the code\n\n"

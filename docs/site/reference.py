@@ -7,7 +7,9 @@ for packages that the documentation's environment does not have (conf.py).
 from __future__ import annotations
 
 import ast
+import itertools
 import re
+import textwrap
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,7 +42,7 @@ PAGES = {
     "jackpot": Reference("jackpot", "jackpot", modules_of("jackpot")),
     "jackpot_torch": Reference("jackpot.torch", "jackpot.torch", modules_of("jackpot.torch")),
     "jackpot_adapters": Reference("jackpot.adapters", "", modules_of("jackpot.adapters")),
-    "llm": Reference("llm", "", ("llm.settings.loading", "llm.errors")),
+    "llm": Reference("llm", "llm.settings", ("llm.errors",)),
     "sim": Reference("sim", "", modules_of("sim.oracle", "sim.worlds")),
 }
 
@@ -85,18 +87,35 @@ def names(page: Reference) -> dict[str, list[tuple[str, str]]]:
         found[module] = [
             (kind, f"{page.package if name in short else module}.{name}")
             for name, kind in public(module).items()
+            if name in short or module in page.modules
         ]
     return found
 
 
 def text(page: Reference) -> str:
     """The page as reStructuredText."""
-    lines = [_heading(page.title, "="), _intro(page)]
+    lines = [_heading(page.title, "="), rst(_docstring(page.title)), ""]
+    lines += _train() if page.title == "llm" else []
     for module, entries in names(page).items():
         lines += [_heading(module, "-"), rst(_docstring(module)), ""]
         for kind, name in entries:
             lines += [f".. auto{kind}:: {name}", *["   :members:"] * (kind == "class"), ""]
     return "\n".join(lines)
+
+
+def _train() -> list[str]:
+    """`llm.train`, a module that can be called, so autodoc sees no function."""
+    tree = ast.parse(source_of("llm.training.python_api").read_text(encoding="utf-8"))
+    (call,) = (n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.name == "__call__")
+    call.args.args = call.args.args[1:]  # without self
+    arguments, result = ast.unparse(call.args), ast.unparse(call.returns or ast.Constant(None))
+    sections = re.compile(r"^(Args|Raises):\n((?: +.*\n?)+)", re.M)  # as lists
+    doc = sections.sub(
+        lambda m: f"{m[1]}:\n\n{textwrap.dedent(m[2])}", ast.get_docstring(call) or ""
+    )
+    body = rst(doc)
+    head = f".. py:function:: llm.train({arguments}) -> {result}"
+    return [head, "   :module:", "", textwrap.indent(body, "   "), ""]
 
 
 def _heading(title: str, line: str) -> str:
@@ -105,14 +124,6 @@ def _heading(title: str, line: str) -> str:
 
 def _docstring(module: str) -> str:
     return ast.get_docstring(ast.parse(source_of(module).read_text(encoding="utf-8"))) or ""
-
-
-def _intro(page: Reference) -> str:
-    return _docstring_rst(page.package or page.title)
-
-
-def _docstring_rst(module: str) -> str:
-    return rst(_docstring(module)) + "\n"
 
 
 def rst(docstring: str) -> str:
@@ -152,7 +163,8 @@ def _fields(lines: list[str]) -> list[str]:
     for i, line in enumerate(lines):
         first = i == 0 or not lines[i - 1].strip()
         if first:
-            inside = bool(_FIELD.match(line))
+            block = itertools.takewhile(str.strip, lines[i:])
+            inside = bool(_FIELD.match(line)) and sum(map(bool, map(_FIELD.match, block))) > 1
         if inside and _FIELD.match(line):
             name, _, meaning = line.partition(": ")
             result.append(f"- `{name}`: {meaning}")
@@ -167,10 +179,13 @@ def _deeper(line: str, indent: int) -> bool:
 
 def _escaped(line: str) -> str:
     parts = re.split(r"(`[^`]*`)", line)
-    return "".join(
-        f"`{part}`" if part.startswith("`") else re.sub(r"([\\*|]|(?<=\w)_(?!\w))", r"\\\1", part)
-        for part in parts
-    )
+    return "".join(f"`{part}`" if part.startswith("`") else _plain(part) for part in parts)
+
+
+def _plain(text: str) -> str:
+    """Text outside code; a page of the documentation becomes a link."""
+    text = re.sub(r"([\\*|]|(?<=\w)_(?!\w))", r"\\\1", text)
+    return re.sub(r"\bdocs/(\w+)\.md\b", r":doc:`docs/\1.md </docs/\1>`", text)
 
 
 def _raises(lines: list[str]) -> list[str]:

@@ -58,6 +58,12 @@ def test_a_page_documents_each_of_its_names(name):
         assert all(f".. auto{kind}:: {full}\n" in text for kind, full in entries)
 
 
+def test_training_from_python_is_documented_as_it_is_called():
+    text = reference.text(reference.PAGES["llm"])
+    assert ".. py:function:: llm.train(cfg: Config, *, reward:" in text
+    assert {"llm.settings.resolve", "llm.settings.load", "llm.settings.Config"} <= LISTED
+
+
 @pytest.mark.parametrize(
     ("docstring", "lines"),
     [
@@ -65,6 +71,8 @@ def test_a_page_documents_each_of_its_names(name):
         ("So:\n\n    f(x)", ["So::", "", "    f(x)"]),
         ("Raises:\n    As `f`.", ["", "**Raises**: As ``f``."]),
         ("Raises:\n    ValueError: as `f`.", ["Raises:", "    ValueError: as ``f``."]),
+        ("a: one.\nNo list.", ["a: one.", "No list."]),
+        ("See docs/theory.md, A3.", ["See :doc:`docs/theory.md </docs/theory>`, A3."]),
         ("a: one\n    more.\nb, c: two", ["- ``a``: one", "  more.", "- ``b, c``: two"]),
     ],
 )
