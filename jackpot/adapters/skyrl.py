@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 
-from .hook import Hook, PeerError, token_losses
+from .hook import Hook, PeerError, require_read, token_losses
 
 NAME = "jackpot"
+READ = ("0.4.0",)
 
 
 def policy_loss(options: Mapping[str, Any] | None = None) -> Callable[..., Any]:
@@ -64,8 +65,10 @@ def register(options: Mapping[str, Any] | None = None) -> Callable[..., Any]:
     """Register the loss under the name "jackpot"; returns it.
 
     Raises:
-        PeerError: SkyRL is not installed, or its registry is not where it was.
+        PeerError: SkyRL is not installed, is another version than the one that was read, or its
+            registry is not where it was.
     """
+    require_read("skyrl", READ)
     try:
         from skyrl.backends.skyrl_train.utils.ppo_utils import PolicyLossRegistry
     except ImportError as e:

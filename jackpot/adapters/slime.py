@@ -12,15 +12,22 @@ from typing import Any
 
 import torch
 
-from .hook import Hook, PeerError
+from .hook import Hook, PeerError, require_read
+
+READ = ("0.3.1",)  # PyPI has another project of this name
 
 _hooks: dict[int, tuple[Any, Hook]] = {}  # with its args, so that no other gets their id
 
 
 def hook_of(args: Any) -> Hook:
     """The hook of this process. Options: `args.jackpot`, a mapping that slime's
-    `--custom-config-path` sets, else the environment variable JACKPOT_OPTIONS."""
+    `--custom-config-path` sets, else the environment variable JACKPOT_OPTIONS.
+
+    Raises:
+        PeerError: slime is another version than the one that was read.
+    """
     if id(args) not in _hooks:
+        require_read("slime", READ)
         _hooks[id(args)] = args, Hook("slime", getattr(args, "jackpot", None))
     return _hooks[id(args)][1]
 

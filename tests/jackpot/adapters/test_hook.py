@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import math
+import types
 
 import pytest
 import torch
-from peer_batches import peer_batch, plain_losses, plain_weights
+from peer_batches import peer_batch, plain_losses, plain_weights, stub_modules
 
-from jackpot.adapters import hook
-from jackpot.adapters.hook import Hook, PeerError, require_tested, token_losses
+from jackpot.adapters import hook, nemo_rl, skyrl, slime
+from jackpot.adapters.hook import Hook, PeerError, require_read, require_tested, token_losses
 
 
 @pytest.mark.parametrize("fill", [math.nan, math.inf, 0.0])
@@ -105,3 +106,28 @@ def test_versions_that_were_not_tested_are_refused(monkeypatch):
     assert require_tested("peer", ("1.17",)) == "1.16.2"
     with pytest.raises(PeerError, match="not installed"):
         require_tested("nobody", ("1",))
+    assert require_read("nobody", ("1",)) is None  # a checkout has no version
+
+
+@pytest.mark.parametrize(
+    ("package", "read", "start"),
+    [
+        ("skyrl", "0.4.0", skyrl.register),
+        ("slime", "0.3.1", lambda: slime.hook_of(types.SimpleNamespace(jackpot={}))),
+        ("nemo-rl", "0.6.0rc0", nemo_rl.JackpotLoss),
+    ],
+)
+def test_peers_of_other_versions_than_the_ones_read_are_refused(package, read, start, monkeypatch):
+    names = {"PolicyLossRegistry": types.SimpleNamespace(register=lambda name, loss: None)}
+    stub_modules(monkeypatch, skyrl__backends__skyrl_train__utils__ppo_utils=names)
+    words = {
+        "LossType": types.SimpleNamespace(TOKEN_LEVEL=0),
+        "LossInputType": types.SimpleNamespace(LOGPROB=0),
+    }
+    stub_modules(monkeypatch, nemo_rl__algorithms__loss__interfaces=words)
+    versions = {package: read}
+    monkeypatch.setattr(importlib.metadata, "version", versions.__getitem__)
+    start()
+    versions[package] = "0.9.9"
+    with pytest.raises(PeerError, match=rf"{package} 0\.9\.9 was not tested"):
+        start()
