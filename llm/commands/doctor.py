@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 _USAGE = """python -m llm doctor CONFIG.toml [MORE.toml ...] [--section.key value ...] [--json]
 
 Checks settings, run folder, device, tokenizers, data, memory, models, sampling against scoring, one
-step in memory, and disk. It prints a table: verdict, check, what was seen, and what to do. --json
+step in memory, and disk. Says which line of docs/choosing.md, "Which setting should I use?", fits
+the settings. It prints a table: verdict, check, what was seen, and what to do. --json
 prints the same as one JSON object with the keys problems, warnings and checks; a check has the keys
 verdict (ok, warning or problem), check, seen and remedy. Nothing is written into the run folder.
 Exit code 0: no problem found; 1: at least one; 2: nothing was given.

@@ -22,7 +22,7 @@ from llm.checkpoints.checkpoint import latest
 from llm.models import pretraining, roles
 from llm.models.loading import check_positions, positions_of
 from llm.phases import is_out_of_memory, phase_of
-from llm.planning import memory
+from llm.planning import choosing, memory
 from llm.runs import alarms, run_folder
 from llm.runs.first_checks import (
     check_folder,
@@ -50,6 +50,7 @@ def diagnose(argv: list[str]) -> Iterator[Line]:
     yield line or Line("settings", OK, "read, and every one has an effect")
     if cfg is None:
         return
+    yield Line("evidence", OK, choosing.sentence(choosing.fitting(cfg)))
     yield from _attempt_lines("run folder", lambda: (None, [_folder(cfg)]))[1]
     yield from _attempt_lines("packages", lambda: (None, [_packages(cfg)]))[1]
     _, line = _attempt("reward", lambda: check_reward_function(cfg.reward))

@@ -15,7 +15,7 @@ from llm import settings
 from llm.commands import doctor, doctor_checks
 from llm.commands.doctor_checks import OK, PROBLEM, WARNING, Line, diagnose
 from llm.models import loading, roles
-from llm.planning import memory
+from llm.planning import choosing, memory
 from llm.rollout import sampling
 from llm.runs import run_folder
 from llm.settings.schema import FrozenActor, ModelConfig, SeparateActor
@@ -49,6 +49,8 @@ def test_sound_settings_pass_every_check_and_nothing_is_written(tmp_path, capsys
     for check in ("models", "positions", "self-test", "tied weights", "arithmetic", "one step"):
         assert f"ok       {check}" in out
     assert "random weights here" in out
+    fits = choosing.fitting(settings.load([], [*TINY, "--run.folder", str(folder)]))
+    assert f"ok       evidence     {choosing.sentence(fits)}\n" in out
     assert list(tmp_path.iterdir()) == []
 
 
