@@ -151,7 +151,7 @@ ALLOWED_IMPORTS = {  # package: row -> what its files import of the same package
         "planning": "models models.lm_head distributed settings hub errors",
         "rollout.engines": "rollout models tasks tokenizers checkpoints distributed settings "
         "randomness",
-        "rollout": "tasks tokenizers errors",
+        "rollout": "tasks tokenizers settings errors",
         "models.lm_head": "models settings",
         "models": "tasks tokenizers runs checkpoints distributed settings hub randomness "
         "regular_files phases",

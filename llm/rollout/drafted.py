@@ -31,17 +31,19 @@ Check = Callable[[torch.Tensor], None]
 
 
 class Drafting(NamedTuple):
-    """How to draft. Exactly one of lam and budget is given.
+    """How to draft. Exactly one of lam, budget and price is given, before anything is sampled.
 
     length: tokens of a block. length_max: a block that was accepted to its end is followed by one
     of twice its length, at most this; another by one of a token more than were accepted.
     lam: threshold of the acceptance, in (0, 1]. budget: wanted acceptance rate in every state.
+    price: mu - lam in every state, nats per rejection, > 0.
     """
 
     length: int = 4
     length_max: int = 4
     lam: float | None = 1.0
     budget: float | None = None
+    price: float | None = None
 
 
 @torch.no_grad()
@@ -226,7 +228,7 @@ def _lam(drafting: Drafting, log_p: torch.Tensor, log_q: torch.Tensor) -> torch.
     """The threshold of each drafted state, (r, g) float64; log_p, log_q: (r, g, v)."""
     if drafting.lam is not None:
         return torch.full_like(log_p[..., 0], drafting.lam, dtype=torch.float64)
-    return draft_law(log_p, log_q, budget=drafting.budget).lam.double()
+    return draft_law(log_p, log_q, budget=drafting.budget, price=drafting.price).lam.double()
 
 
 class _Distribution(NamedTuple):
@@ -249,7 +251,7 @@ def _distribution(
         z = torch.minimum(log_p, log_q).exp().sum(dim=-1, dtype=torch.float64).clamp(max=1.0)
         one = torch.ones_like(kl_actor)
         return _Distribution(log_p, z.float(), one, one, torch.zeros_like(one), kl_actor)
-    # a budget's lam is solved for once, in `_lam`: mu and the rest follow from it
+    # the lam of a budget or price is solved for once, in `_lam`: mu and the rest follow from it
     s = draft_law(log_p, log_q, lam=lam)
     kl_sampled = _kl(log_p, s.log_s)
     return _Distribution(s.log_s, 1.0 - s.tau, s.lam, s.mu, kl_sampled, kl_actor)

@@ -22,7 +22,8 @@ _POSITIVE = (
     "rollout.allocation.rollouts_min rollout.allocation.rollouts_max rollout.allocation.window "
     "rollout.allocation.failure_steps rollout.down_sampling.keep "
     "rollout.mode.block.length rollout.mode.block.length_max rollout.mode.lam.value "
-    "rollout.mode.lam.budget rollout.engine.memory correction.lam.value correction.lam.budget "
+    "rollout.mode.lam.budget rollout.mode.lam.gain rollout.mode.lam.min rollout.mode.lam.max "
+    "rollout.mode.lam.price rollout.engine.memory correction.lam.value correction.lam.budget "
     "correction.lam.min "
     "correction.lam.max correction.c1 correction.target.c2 correction.cap correction.high "
     "objective.clip_low objective.clip_high objective.cap objective.share objective.low_step "
@@ -69,6 +70,7 @@ _AT_MOST = {
     "objective.value_rollouts": 10_000,
     **dict.fromkeys(("correction.lam.budget", "rollout.mode.lam.budget"), 1),
     "rollout.mode.lam.value": 1,
+    "rollout.mode.lam.gain": 1,
     "objective.share": 1,
     "objective.low_max": 1,
     "alarm.accept_min": 1,

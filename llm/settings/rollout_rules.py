@@ -8,12 +8,15 @@ from .schema import (
     AdaptiveBlock,
     DownSampling,
     DraftedMode,
+    DraftLam,
     FixedDraftLam,
     HorvitzThompsonPruning,
     JackpotCorrection,
     RatioTail,
     Settings,
     StateZ,
+    TrackedDraftLam,
+    TrackedPriceDraftLam,
     UniformAllocation,
     VipAllocation,
 )
@@ -85,6 +88,27 @@ def _check_mode(cfg: Settings) -> None:
             f"--rollout.mode.block.length_max {block.length_max} must be above "
             f"--rollout.mode.block.length {block.length}, or blocks adapt to nothing: raise it, or "
             "choose --rollout.mode.block.type fixed"
+        )
+    _check_tracked(mode.lam)
+
+
+def _check_tracked(lam: DraftLam) -> None:
+    if isinstance(lam, TrackedDraftLam | TrackedPriceDraftLam) and lam.budget >= 1:
+        raise ConfigError(
+            f"--rollout.mode.lam.budget {lam.budget:g} rejects nothing, and "
+            f"--rollout.mode.lam.type {lam.type} is led by what is rejected: give less than 1"
+        )
+    if isinstance(lam, TrackedDraftLam) and lam.min >= 1:
+        raise ConfigError(
+            f"--rollout.mode.lam.min {lam.min:g} must be below 1, where lam starts: a lam that "
+            "cannot move is --rollout.mode.lam.type fixed"
+        )
+    if isinstance(lam, TrackedPriceDraftLam) and not (
+        lam.min <= lam.price <= lam.max and lam.min < lam.max
+    ):
+        raise ConfigError(
+            f"--rollout.mode.lam.price {lam.price:g} must lie from --rollout.mode.lam.min "
+            f"{lam.min:g} to --rollout.mode.lam.max {lam.max:g}, which must differ"
         )
 
 

@@ -647,6 +647,53 @@ class StateDraftLam:
 
 
 @dataclass(frozen=True)
+class TrackedDraftLam:
+    """The same lam in every state of a step, from the acceptance rates of the steps before. It
+    starts at 1."""
+
+    type: Literal["tracked"] = "tracked"
+    """Where the threshold lam of the acceptance min(1, p / (lam q)) comes from."""
+    budget: float = 0.9
+    """Mean acceptance rate that lam is led to, below 1; lam stays at 1 where that accepts more."""
+    gain: float = 0.1
+    """lam of the next step is multiplied by (share that may be rejected / share rejected)^gain."""
+    min: float = 0.1
+    """Smallest lam."""
+
+
+@dataclass(frozen=True)
+class PriceDraftLam:
+    """In every state the lam at which one rejection more would save KL(p || s) by `price`. This is
+    the least mean KL for the mean acceptance rate."""
+
+    type: Literal["price"] = "price"
+    """Where the threshold lam of the acceptance min(1, p / (lam q)) comes from."""
+    price: float = 0.1
+    """mu - lam in every state, nats per rejection."""
+
+
+@dataclass(frozen=True)
+class TrackedPriceDraftLam:
+    """The same price in every state of a step, from the acceptance rates of the steps before."""
+
+    type: Literal["tracked_price"] = "tracked_price"
+    """Where the threshold lam of the acceptance min(1, p / (lam q)) comes from."""
+    budget: float = 0.9
+    """Mean acceptance rate that the price is led to, below 1."""
+    gain: float = 0.1
+    """The next step's price is multiplied by (share rejected / share that may be rejected)^gain."""
+    price: float = 0.1
+    """mu - lam of the first step, nats per rejection."""
+    min: float = 0.001
+    """Smallest price. 0 would be lossless, and could not be moved."""
+    max: float = 10.0
+    """Largest price."""
+
+
+DraftLam = FixedDraftLam | StateDraftLam | TrackedDraftLam | PriceDraftLam | TrackedPriceDraftLam
+
+
+@dataclass(frozen=True)
 class DraftedMode:
     """The actor drafts blocks of tokens, the policy verifies each in one pass, and the first token
     that is rejected is drawn anew (docs/drafting.md)."""
@@ -655,7 +702,7 @@ class DraftedMode:
     """How completions are sampled."""
     block: FixedBlock | AdaptiveBlock = field(default_factory=FixedBlock)
     """Tokens drafted at a time."""
-    lam: FixedDraftLam | StateDraftLam = field(default_factory=FixedDraftLam)
+    lam: DraftLam = field(default_factory=FixedDraftLam)
     """The threshold of acceptance."""
     reuse_logp: bool = True
     """Whether the log-probabilities of the policy's verification serve as p_ref while its weights

@@ -89,6 +89,8 @@ class Run:
             self._parts["optimal_values"] = ctx.values
         if cfg.objective.type == "alpha_dpo":
             self._parts["pair_gaps"] = self.learner.gaps
+        if ctx.engine is not None and ctx.engine.dial is not None:
+            self._parts["draft_dial"] = ctx.engine.dial
         self.inputs = checked_inputs(ctx, folder)
         # after the learner: a checkpoint is read into its optimisers
         state = self._load()
@@ -197,10 +199,14 @@ class Run:
 
     def move_closed_loops(self, record: Record) -> None:
         """lam and the tail ratio follow the step's weights; controls follow its measured KL; the
-        history of prompts takes in the step's rewards."""
+        history of prompts takes in the step's rewards, and drafting's dial its acceptance."""
         cfg, weights = self.ctx.cfg, record.weights
         if self.ctx.history is not None and record.visits is not None:
             self.ctx.history.add(*record.visits, cfg.loss.advantage)
+        if self.ctx.engine is not None and self.ctx.engine.dial is not None:
+            # after all of the step's tokens: see draft_dial.py
+            moved = self.ctx.engine.dial.move(record.row["draft_accept_rate"])
+            record.decisions.append(moved)
         if not weights:
             return
         # After the step's coins: a lam that its own tokens had moved would bias their weights.

@@ -22,9 +22,16 @@ from llm import distributed, randomness
 from llm.models.loading import Model
 from llm.rollout import sampling
 from llm.rollout.batch import Samples, Verification
+from llm.rollout.draft_dial import DraftDial, open_dial
 from llm.rollout.drafted import Drafting, sample_drafted
 from llm.settings.loading import Config, ConfigError
-from llm.settings.schema import AdaptiveBlock, DraftedMode, FixedDraftLam
+from llm.settings.schema import (
+    AdaptiveBlock,
+    DraftedMode,
+    FixedDraftLam,
+    PriceDraftLam,
+    StateDraftLam,
+)
 from llm.tasks.problem import Problem
 from llm.tokenizers.pretrained import Tokenizer
 
@@ -80,16 +87,25 @@ class _NonFinite(Exception):
         self.logq = logq
 
 
-def drafting_of(cfg: Config) -> Drafting | None:
-    """What rollout.mode says; None where the actor alone samples."""
+def drafting_of(cfg: Config, dial: DraftDial | None = None) -> Drafting | None:
+    """What rollout.mode says; None where the actor alone samples. dial: of a tracked lam or price,
+    by default as at the start."""
     mode = cfg.rollout.mode
     if not isinstance(mode, DraftedMode):
         return None
     block = mode.block
     most = block.length_max if isinstance(block, AdaptiveBlock) else block.length
-    if isinstance(mode.lam, FixedDraftLam):
-        return Drafting(block.length, most, mode.lam.value)
-    return Drafting(block.length, most, None, mode.lam.budget)
+    dial = dial or open_dial(mode.lam)
+    words: dict[str, float] = {}
+    if dial is not None:
+        words = {"price" if dial.is_price else "lam": dial.value}
+    elif isinstance(mode.lam, FixedDraftLam):
+        words = {"lam": mode.lam.value}
+    elif isinstance(mode.lam, PriceDraftLam):
+        words = {"price": mode.lam.price}
+    elif isinstance(mode.lam, StateDraftLam):
+        words = {"budget": mode.lam.budget}
+    return Drafting(block.length, most, **{"lam": None, **words})
 
 
 def generate(
@@ -151,6 +167,9 @@ class Engine:
         self._policy = policy
         self.cfg, self.tokenizer, self.device = cfg, tokenizer, device
         self.version = 0
+        mode = cfg.rollout.mode
+        # of the requests to come; `Run` moves it between steps
+        self.dial = open_dial(mode.lam) if isinstance(mode, DraftedMode) else None
         self._waiting: dict[
             int, GenerationRequest | None
         ] = {}  # by step; None: its result was put back
@@ -298,7 +317,7 @@ class Engine:
             self.tokenizer.pad,
             sorted(self.tokenizer.eos),
             place,
-            drafting_of(self.cfg),
+            drafting_of(self.cfg, self.dial),
         )
 
     def _batch(self, result: Result, problems: list[Problem], check: Check) -> Samples:

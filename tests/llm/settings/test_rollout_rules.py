@@ -26,6 +26,8 @@ PRUNED = {
 
 DRAFTED = {"rollout.mode.type": "drafted", "rollout.mode.lam.value": 0.5}
 ADAPTIVE = {**DRAFTED, "rollout.mode.block.type": "adaptive"}
+TRACKED = {"rollout.mode.type": "drafted", "rollout.mode.lam.type": "tracked"}
+PRICED = {**TRACKED, "rollout.mode.lam.type": "tracked_price"}
 LOSSLESS = {"rollout.mode.type": "drafted", "correction.type": "none"}
 
 
@@ -41,6 +43,9 @@ LOSSLESS = {"rollout.mode.type": "drafted", "correction.type": "none"}
         {**LOSSLESS, "actor.correction.type": "tis"},  # s is not the distribution of the actor
         {**DRAFTED, "actor.type": "frozen", "rollout.max_staleness": 1},  # the policy moves
         {"rollout.mode.type": "drafted", "rollout.mode.lam.type": "state"},
+        {**TRACKED, "rollout.mode.lam.type": "price", "rollout.mode.lam.price": 2.5},
+        {**TRACKED, "rollout.mode.lam.min": 0.3},
+        {**PRICED, "rollout.max_staleness": 2},
         VIP,
         {**VIP, "loss.advantage": "dr_grpo", "rollout.allocation.rollouts_min": 3},
         COBA,
@@ -94,6 +99,14 @@ def test_what_belongs_together_is_accepted(flags):
         ({**ADAPTIVE, "rollout.mode.block.length": 8}, "8 must be above --rollout.mode.block.leng"),
         ({**DRAFTED, "rollout.mode.lam.value": 1.5}, "lam.value must be at most 1, got 1.5"),
         ({**DRAFTED, "rollout.mode.lam.value": 0.0}, "lam.value must be greater than 0"),
+        ({**TRACKED, "rollout.mode.lam.budget": 1.0}, "budget 1 rejects nothing, .* less than 1"),
+        ({**PRICED, "rollout.mode.lam.budget": 1.0}, "type tracked_price is led by what is reject"),
+        ({**TRACKED, "rollout.mode.lam.min": 1.0}, "min 1 must be below 1, where lam starts"),
+        ({**PRICED, "rollout.mode.lam.price": 11.0}, "price 11 must lie from .*0.001 to .*max 10"),
+        ({**PRICED, "rollout.mode.lam.min": 0.5}, "price 0.1 must lie from"),
+        ({**PRICED, "rollout.mode.lam.gain": 0.0}, "lam.gain must be greater than 0"),
+        ({**PRICED, "rollout.mode.lam.gain": 1.5}, "lam.gain must be at most 1"),
+        ({**PRICED, "rollout.mode.lam.price": 0.0}, "lam.price must be greater than 0"),
         ({**LOSSLESS, "correction.type": "tis"}, "1 is lossless: .* no mismatch to correct"),
         ({**LOSSLESS, "objective.type": "minpro"}, "samples from the policy's own distribution"),
         ({**LOSSLESS, "rollout.mode.reuse_logp": False}, "needs a pass that it can save"),

@@ -261,6 +261,23 @@ def test_a_run_whose_prompts_have_a_history_resumes_exactly(tmp_path, pretrained
     assert len(set(counts[:, 0].tolist())) > 1
 
 
+def test_a_price_that_follows_earlier_steps_is_resumed_exactly(tmp_path, pretrained, monkeypatch):
+    """The checkpoint holds it, and every move is a decision."""
+    flags = (
+        *("--rollout.mode.type", "drafted", "--rollout.mode.lam.type", "tracked_price"),
+        *("--rollout.mode.block.length", "2", "--correction.type", "none", "--run.steps", "2"),
+        *("--run.eval-every", "5", "--run.checkpoint-every", "1", "--run.eval-prompts", "4"),
+    )
+    start(tmp_path / "whole", pretrained, *flags)
+    whole = repeated_by_a_resume(tmp_path, pretrained, monkeypatch, flags, 1)
+    moves = rows(tmp_path / "whole", "decisions")
+    assert [d["setting"] for d in moves] == ["rollout.mode.lam.price"] * 2
+    assert moves[0]["after"] == moves[1]["before"]
+    assert moves[0]["before"] == 0.1 != moves[0]["after"]
+    (value,) = (x for name, x in whole.items() if name.endswith(":value"))
+    assert float(value) == moves[-1]["after"]
+
+
 @pytest.mark.parametrize("objective", ["a_star_po", "dmpo", "alpha_dpo"])
 def test_objectives_of_whole_completions_train_and_resume_exactly(
     objective, tmp_path, pretrained, monkeypatch

@@ -59,6 +59,36 @@ def test_the_probe_of_the_sampling_model_alone_is_not_drafted() -> None:
     assert engine.probe(PROBLEMS, 2, 9, 4, drafted=True).verification is not None
 
 
+@pytest.mark.parametrize("kind", ["tracked", "tracked_price"])
+def test_a_request_has_the_dial_of_when_it_was_made(kind: str) -> None:
+    """Later moves are for later requests: what is sampled ahead follows the noted distribution."""
+    policy, actor = random_pair()
+    flags = ("--rollout.mode.type", "drafted", "--rollout.mode.lam.type", kind)
+    engine = HfEngine(cfg_of("hf", *flags), TOKENIZER, CPU, policy)
+    engine.update(actor, 0)
+    assert engine.dial is not None
+    field = "lam" if kind == "tracked" else "price"
+    first = engine._request("sampling", 5, PROBLEMS, 3, 9, 4, None)
+    engine.dial.move(0.3)
+    second = engine._request("sampling", 5, PROBLEMS, 3, 9, 4, None)
+    for request, others in ((first, drafting_of(engine.cfg)), (second, None)):
+        assert request.drafting is not None
+        set_ = [n for n in ("lam", "budget", "price") if getattr(request.drafting, n) is not None]
+        assert set_ == [field] and (others is None or request.drafting == others)
+    assert getattr(second.drafting, field) == engine.dial.value != getattr(first.drafting, field)
+    engine.submit(2, PROBLEMS)
+    engine.dial.move(0.3)
+    verified = engine.collect(2, PROBLEMS).verification
+    assert verified is not None
+    own = ~verified.is_bonus & verified.logp.ne(0)
+    low = verified.lam[own] if kind == "tracked" else (verified.mu - verified.lam)[own]
+    used = getattr(second.drafting, field)
+    if kind == "tracked":
+        assert torch.allclose(low, torch.full_like(low, used))
+    else:  # a state whose first rejection is worth less rejects nothing
+        assert float(low.max()) == pytest.approx(used, rel=1e-4)
+
+
 def test_batches_that_wait_keep_their_verification_in_a_checkpoint() -> None:
     """A run resumes with p, Z and the bounds of tokens that were sampled ahead."""
     policy, actor = random_pair()
