@@ -45,15 +45,15 @@ def entries(hint: Any, value: Any, prefix: str = "", where: Where = ()) -> Itera
                 yield Entry(f"{prefix}{name}", kind, inside, doc, here, cls.__doc__ or "")
 
 
-def page(readers: Mapping[str, list[str]] | None = None) -> str:
-    """The text of the page. readers: {setting: modules that read it}."""
+def page() -> str:
+    """The text of the page."""
     lines = [_HEAD]
     sections: dict[str, dict[str, list[Entry]]] = {}
     for entry in entries(Settings, Settings()):
         prefix = entry.key.rpartition(".")[0]
         sections.setdefault(prefix, {}).setdefault(entry.key, []).append(entry)
     for prefix in sorted(sections, key=_order(list(sections))):
-        lines += _section(prefix, sections[prefix], readers or {})
+        lines += _section(prefix, sections[prefix])
     return "\n".join(lines)
 
 
@@ -68,9 +68,7 @@ def _order(prefixes: list[str]) -> Callable[[str], list[int]]:
     return place
 
 
-def _section(
-    prefix: str, settings: Mapping[str, list[Entry]], readers: Mapping[str, list[str]]
-) -> Iterator[str]:
+def _section(prefix: str, settings: Mapping[str, list[Entry]]) -> Iterator[str]:
     yield f"{'#' * (2 + prefix.count('.'))} `{prefix}`\n"
     own = f"{prefix}.type"
     everything = [e for found in settings.values() for e in found]
@@ -78,7 +76,7 @@ def _section(
         yield f"{outer}\n"
     yield from _types(_hint(prefix))
     for key, found in settings.items():
-        yield from _setting(key, found, own, readers.get(key, []))
+        yield from _setting(key, found, own)
 
 
 def _hint(prefix: str) -> Any:
@@ -101,7 +99,7 @@ def _types(hint: Any) -> Iterator[str]:
         yield ""
 
 
-def _setting(key: str, found: list[Entry], own: str, readers: list[str]) -> Iterator[str]:
+def _setting(key: str, found: list[Entry], own: str) -> Iterator[str]:
     """The entry of one setting; types that declare it differently follow one another."""
     groups: dict[tuple[str, str, str], list[Entry]] = {}
     for e in found:
@@ -118,8 +116,6 @@ def _setting(key: str, found: list[Entry], own: str, readers: list[str]) -> Iter
         yield f"- Bounds: {prose(bounds)}"
     if sources := sources_of(found):
         yield f"- Source: {sources}"
-    if readers:
-        yield f"- Read by: {', '.join(f'`{name}`' for name in readers)}"
     yield "````\n"
 
 
