@@ -114,8 +114,10 @@ def _setting(key: str, found: list[Entry], own: str) -> Iterator[str]:
         yield f"{condition}{' ' * bool(condition)}{differs}{prose(doc)}\n"
     if bounds := words_of(key):
         yield f"- Bounds: {prose(bounds)}"
-    if sources := sources_of(found):
+    if sources := sources_of([e.doc for e in found]):
         yield f"- Source: {sources}"
+    elif sources := sources_of([e.owner for e in found]):
+        yield f"- Source of its type: {sources}"
     yield "````\n"
 
 
@@ -154,13 +156,8 @@ def shown(value: Any) -> str:
 _NAMED = re.compile(r"\b(Eq\. \d+(?: and \d+)?|Sec\. [\d.]*\d|Algorithm \d)|arXiv\s+(\d{4}\.\d{5})")
 
 
-def sources_of(found: list[Entry]) -> str:
-    """Equations of the paper, and other papers, which the docstrings of a setting name.
-
-    If its own names none, those of the type that it belongs to.
-    """
-    own = [e.doc for e in found]
-    texts = own if any(_NAMED.search(x) for x in own) else [e.owner for e in found]
+def sources_of(texts: list[str]) -> str:
+    """Equations of the paper, and other papers, which docstrings name."""
     links = {}
     for place, number in (m.groups() for text in texts for m in _NAMED.finditer(text)):
         label = f"the paper, {place}" if place else f"arXiv {number}"

@@ -46,8 +46,8 @@ def test_the_defaults_are_those_of_a_run():
         ("actor.clip_low", "may be inf"),
         ("task.digits_max", "at least {confval}`task.digits_min`"),
         ("objective.type", "`a_star_po`"),
-        ("actor.ppo", "[the paper, Eq. 6]"),
-        ("rollout.allocation.window", "[arXiv 2602.03048]"),  # its type's paper
+        ("actor.ppo", "- Source: [the paper, Eq. 6]"),
+        ("rollout.allocation.window", "- Source of its type: [arXiv 2602.01601]"),
         ("task.pad_prompt_to", "With {confval}`task.type` = `chain` or `sort` or `reverse`."),
         ("rollout.mode.block.length", "Default `2`. Tokens of a sequence's first block."),
     ],
