@@ -29,7 +29,8 @@ def test_every_page_is_in_exactly_one_section():
 def test_every_how_to_page_that_a_user_needs_is_there():
     """Own model, data, reward and loop, several GPUs, resuming, exporting, trouble."""
     pages = {page for _, page in navigation.sections(INDEX)["How-to"]}
-    subjects = ["launch/README", "data", "rewards", "own_loop", "resuming", "export", "trouble"]
+    subjects = ["models", "data", "rewards", "own_loop", "launch/README"]
+    subjects += ["resuming", "export", "trouble"]
     assert {f"{subject}.md" for subject in subjects} <= pages
 
 

@@ -24,8 +24,8 @@ PAGE = (ROOT / "docs/tutorial.md").read_text(encoding="utf-8")
 SMALLER = {  # of the file and the flags of the page, for the fast test
     "policy_steps = 250": "policy_steps = 3",
     "actor_steps = 400": "actor_steps = 3",
-    "steps = 60": "steps = 4",
-    "eval_every = 10": "eval_every = 2",
+    "steps = 60": "steps = 6",
+    "eval_every = 10": "eval_every = 1",
     "eval_prompts = 256": "eval_prompts = 8",
     "--prompts 200": "--prompts 4",
 }
@@ -72,7 +72,8 @@ def unseen(shown: str, seen: str) -> list[str]:
 def walk(changes: dict[str, str]) -> list[tuple[str, str]]:
     """Run the page with these changes of it; (shown, printed) of each block that shows output."""
     names: dict = {}
-    seen, pairs = "", []
+    pairs: list[tuple[str, str]] = []
+    seen = ""
     for block in BLOCKS:
         text = block.text
         for before, after in changes.items():
@@ -100,7 +101,7 @@ def test_every_command_runs_with_fewer_steps_and_prints_lines_as_shown(folder, m
     *others, used = pairs
     for shown, seen in others:
         assert unseen(shown, seen) == []
-    assert used[1]  # an untrained model answers something else than the shown 3489
+    assert used[1].strip()  # a hardly trained model answers, but not the shown 3489
 
 
 @pytest.mark.slow
