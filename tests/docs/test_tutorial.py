@@ -1,6 +1,7 @@
 """The commands of docs/tutorial.md are run, in order and in one process, and print what it shows.
 
-The fast test runs every command with fewer steps; the slow one runs the page as it stands.
+The slow tests run every command: once with fewer steps, once as the page stands. The fast ones
+check that its settings exist, that its flags parse, and that its numbers are those of its outputs.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import NamedTuple
 import pytest
 from optional import not_none
 
+from llm import settings
 from llm.__main__ import main
 from llm.report import plots
 
@@ -92,6 +94,7 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.mark.slow
 def test_every_command_runs_with_fewer_steps_and_prints_lines_as_shown(folder, monkeypatch):
     monkeypatch.setattr(plots, "curve", lambda *_: b"picture")  # each takes a tenth of a second
     monkeypatch.setattr(plots, "histograms", lambda *_: b"picture")
@@ -123,6 +126,17 @@ def test_the_installation_names_an_extra_and_a_file_that_exist():
     named = not_none(re.search(r"pip install -c (\S+) -e '\.\[(\w+)\]'", install))
     assert (ROOT / named[1]).is_file() and named[2] in extras["optional-dependencies"]
     assert "pip install jackpot" not in PAGE  # no name on an index is promised
+
+
+def test_the_file_and_the_flags_of_its_commands_are_settings(folder):
+    (file,) = (block.text for block in BLOCKS if block.language == "toml")
+    Path("tutorial.toml").write_text(file)
+    folders = []
+    for line in COMMANDS:
+        if " tutorial.toml" in line:
+            config, *flags = shlex.split(line)[4:]
+            folders.append(settings.load([Path(config)], flags).run.folder)
+    assert folders == ["runs/tutorial", "runs/tutorial", "runs/none"]
 
 
 def test_every_kind_of_command_a_first_run_needs_is_on_the_page():
