@@ -26,6 +26,7 @@ BENCHMARKS: dict[str, list[str]] = {
     "overhead": ["--repeats", "2"],
     "rollout": ["--repeats", "2"],
     "actor_speedup": ["--repeats", "2"],
+    "drafted": ["--quick", "--turns", "1"],
     "memory_model": ["--quick"],
     "slopes": ["--repeats", "1"],
 }

@@ -187,7 +187,8 @@ def _verify(
     offset = torch.arange(g, device=device)
     at = (state.done[:, None] + offset).clamp(max=t - 1)  # (r, g) positions of the drafts
     lam = _lam(state.drafting, log_p[:, :g], drafts.log_q)  # (r, g)
-    log_r = (log_p[:, :g] - drafts.log_q).gather(2, drafts.ids[..., None])[..., 0].double()
+    of_p, of_q = (x.gather(2, drafts.ids[..., None])[..., 0] for x in (log_p[:, :g], drafts.log_q))
+    log_r = (of_p - of_q).double()  # (r, g)
     # the coin is below 1, so min(1, p / (lam q)) needs no minimum
     accept = uniform[state.rows[:, None], at, 1] < (log_r - lam.log()).exp()
     accept &= offset < drafts.offered[:, None]
