@@ -14,7 +14,7 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from llm.settings.loading import Config, flatten, resolve
 
@@ -84,8 +84,7 @@ def outcome(run: RunSpec, home: Path = HOME) -> dict[str, Any]:
 def code_version() -> str:
     """12 hexadecimal digits of all code that training can reach, comments and docstrings left out,
     and of the versions of the libraries that compute."""
-    trees = {name: _without_docstrings(tree) for name, (_, tree) in _parsed(ENTRY_POINTS).items()}
-    code = sorted((name, ast.dump(tree)) for name, tree in trees.items())
+    code = sorted((name, module.code) for name, module in _modules(ENTRY_POINTS).items())
     versions = [importlib.metadata.version(library) for library in _LIBRARIES]
     text = json.dumps([code, versions])
     return hashlib.sha256(text.encode()).hexdigest()[:12]
@@ -97,21 +96,37 @@ def reached(entry_points: Iterable[str] = ENTRY_POINTS) -> dict[str, Path]:
     Whatever a file names in an import is followed, inside functions too; so is the `__init__` of
     each package on the way to a module, which Python runs first.
     """
-    return {name: path for name, (path, _) in _parsed(entry_points).items()}
+    return {name: module.path for name, module in _modules(entry_points).items()}
 
 
-def _parsed(entry_points: Iterable[str]) -> dict[str, tuple[Path, ast.Module]]:
-    modules: dict[str, tuple[Path, ast.Module]] = {}
+class _Module(NamedTuple):
+    """code: its tree without docstrings, as text. imports: modules that it names."""
+
+    path: Path
+    code: str
+    imports: frozenset[str]
+
+
+def _modules(entry_points: Iterable[str]) -> dict[str, _Module]:
+    modules: dict[str, _Module] = {}
     todo = list(entry_points)
     while todo:
         name = todo.pop()
         if name in modules or (path := _file(name)) is None:
             continue
-        tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
-        modules[name] = path, tree
         package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-        todo += [name.rpartition(".")[0], *_imported(tree, package)]
+        code, imports = _read(path.read_text(encoding="utf-8"), package)
+        modules[name] = _Module(path, code, imports)
+        todo += [name.rpartition(".")[0], *imports]
     return modules
+
+
+@functools.cache
+def _read(source: str, package: str) -> tuple[str, frozenset[str]]:
+    """(code, imports) of a file of `package`."""
+    tree = ast.parse(source)
+    imports = frozenset(_imported(tree, package))
+    return ast.dump(_without_docstrings(tree)), imports
 
 
 def _file(module: str) -> Path | None:

@@ -1,13 +1,14 @@
 """Runs of the figures: what names them and what is kept."""
 
 import ast
+import functools
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
+import llm_process
 import pytest
+import torch
 from figure_runs import SEED, tiny
 from optional import not_none
 
@@ -64,31 +65,29 @@ def test_a_docstring_is_no_code():
     )
 
 
-LOADED = """
-import json, sys
-from llm.commands import evaluate, train
-config, folder, result = sys.argv[1:]
-assert train.main([config]) == 0
-assert evaluate.main([folder, "--prompts", "4", "--samples", "2"]) == 0
-files = {n: getattr(m, "__file__", None) for n, m in sys.modules.items()}
-own = {n: f for n, f in files.items() if f and n.split(".")[0] in ("llm", "jackpot")}
-open(result, "w").write(json.dumps(own))
-"""
+def train_and_evaluate(config: Path, folder: str, result: Path) -> None:
+    """And write which modules of llm and jackpot are then loaded."""
+    from llm.commands import evaluate, train
+
+    torch.set_num_threads(1)
+    assert train.main([str(config)]) == 0
+    assert evaluate.main([folder, "--prompts", "4", "--samples", "2"]) == 0
+    files = {n: getattr(m, "__file__", None) for n, m in sys.modules.items()}
+    own = {n: f for n, f in files.items() if f and n.split(".")[0] in ("llm", "jackpot")}
+    result.write_text(json.dumps(own))
 
 
 def test_all_that_a_real_training_loads_is_in_the_hash(tmp_path):
     """Every module of llm and jackpot that a process has loaded after training and evaluating."""
     own = tiny("jackpot", run__steps=2, pretrain__policy_steps=2, pretrain__actor_steps=2)
     cfg = run_store.resolved(own, tmp_path)
-    (tmp_path / "tiny.toml").write_text(settings.dump(cfg))
-    arguments = [str(tmp_path / "tiny.toml"), cfg.run.folder, str(tmp_path / "loaded.json")]
-    done = subprocess.run(
-        [sys.executable, "-c", LOADED, *arguments],
-        cwd=run_store.ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True,
-        text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    loaded = json.loads((tmp_path / "loaded.json").read_text())
+    config, result, stderr = (tmp_path / name for name in ("tiny.toml", "loaded.json", "stderr"))
+    config.write_text(settings.dump(cfg))
+    job = functools.partial(train_and_evaluate, config, cfg.run.folder, result)
+    process = llm_process.called(job, stderr)
+    process.join(200)
+    assert process.exitcode == 0, stderr.read_text()
+    loaded = json.loads(result.read_text())
     assert {"llm", "llm.train", "llm.training.weights", "llm.runs.metrics", "jackpot"} <= set(
         loaded
     )
