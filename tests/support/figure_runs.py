@@ -112,6 +112,8 @@ def train_long(home: Path) -> None:
 
     context.Process = Worker  # type: ignore[misc]
     runner.multiprocessing.get_context = lambda _: context  # type: ignore[assignment]
+    # what a worker has for its save after a SIGKILL of its parent, and then waits
+    runner._WATCH_SECONDS, runner._SAVING_SECONDS = 1, 6
     try:
         runner.train([tiny(run__steps=100_000)], 1, home)
     except KeyboardInterrupt:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
-import subprocess
 import sys
 import time
 from pathlib import Path
 
+import llm_process
 import pytest
 import torch
 from engine_cases import CPU, opened
-from optional import not_none
 from tiny_context import PROBLEMS, random_pair
 
 from llm.rollout.engines import subprocess_engine
@@ -54,32 +54,30 @@ def test_a_process_that_goes_on_failing_is_an_error_after_three_replacements(
     assert not engine._folder.exists()
 
 
+def sampling(said: Path) -> None:
+    """An engine with a long batch under way, whose process and folder are said in a file."""
+    flags = ("--rollout.max-new-tokens", "400", "--rollout.rollouts-per-prompt", "400")
+    engine = opened("process", random_pair()[1], *flags)
+    engine.probe(PROBLEMS[:1], 1, 2, 1)
+    engine.submit(1, PROBLEMS * 4)
+    draft = said.with_suffix(".draft")
+    draft.write_text(f"{engine.pid} {engine._folder}")
+    draft.replace(said)
+    time.sleep(60)
+
+
 def test_the_process_ends_with_its_parent_even_while_it_samples(tmp_path):
     """SIGKILL of the parent with a long batch under way: no orphan, no folder left."""
-    script = f"""
-import sys, time
-sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests" / "support")!r}]
-import torch
-from tiny_context import PROBLEMS, TOKENIZER, random_pair
-from llm import settings
-from llm.rollout.engines.factory import open_engine
-flags = "--rollout.engine.type process --rollout.max-new-tokens 400 "
-flags += "--rollout.rollouts-per-prompt 400"
-cfg = settings.load([], flags.split())
-engine = open_engine(cfg, TOKENIZER, random_pair()[1], torch.device("cpu"))
-engine.probe(PROBLEMS[:1], 1, 2, 1)
-engine.submit(1, PROBLEMS * 4)
-print(engine.pid, engine._folder, flush=True)
-time.sleep(60)
-"""
-    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
-    said = not_none(parent.stdout)
+    said = tmp_path / "said"
+    parent = llm_process.called(functools.partial(sampling, said), tmp_path / "stderr")
     try:
-        pid, folder = said.readline().split()
+        deadline = time.monotonic() + 120
+        while not said.exists() and parent.is_alive() and time.monotonic() < deadline:
+            time.sleep(0.02)
     finally:
         parent.kill()
-        parent.wait()
-        said.close()
+        parent.join()
+    pid, folder = said.read_text().split()
     deadline = time.monotonic() + 10
     while running(int(pid)) and time.monotonic() < deadline:
         time.sleep(0.05)
