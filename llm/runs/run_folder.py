@@ -6,6 +6,7 @@ import contextlib
 import datetime
 import errno
 import fcntl
+import functools
 import importlib.metadata
 import os
 import platform
@@ -268,7 +269,7 @@ def _append_provenance(path: Path) -> None:
         "ranks": distributed.world_size(),
         "python": platform.python_version(),
         "device": f"cpu ({os.cpu_count()} cores, {platform.machine()})",
-        **{name: importlib.metadata.version(name) for name in _PACKAGES},
+        **{name: _version(name) for name in _PACKAGES},
         **{name: version for name in _OPTIONAL if (version := _version(name))},
     }
     write_json(path, [*entries, entry])
@@ -312,7 +313,9 @@ def first_date(folder: Path) -> datetime.date | None:
         return None
 
 
+@functools.cache
 def _version(package: str) -> str:
+    """Empty for a package that is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
