@@ -22,14 +22,20 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 torch.set_num_threads(1)
 
 LONGEST = (  # files that start first: no worker begins one of them when the others are done
-    "llm/distributed/test_collectives.py",
+    "llm/test_process_faults.py",
     "paper_figures/report/test_everything.py",
+    "llm/distributed/test_collectives.py",
     "llm/training/test_run.py",
     "llm/test_train.py",
-    "llm/rollout/engines/test_subprocess_engine.py",
     "paper_figures/experiments/test_runner.py",
     "llm/runs/test_signals.py",
-    "llm/test_process_faults.py",
+    "llm/rollout/engines/test_worker.py",
+    "llm/rollout/engines/test_subprocess_engine.py",
+    "jackpot/test_divergence.py",
+    "llm/commands/test_doctor.py",
+    "llm/models/test_actors.py",
+    "jackpot/test_obrs.py",
+    "paper_figures/experiments/test_run_store.py",
     "test_imports.py",
 )
 
