@@ -7,6 +7,7 @@ JACKPOT_FIGURE_RUNS says where the runs go.
 
 from __future__ import annotations
 
+import functools
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +18,7 @@ import torch
 from matplotlib.figure import Figure
 
 from paper_figures import figure
+from paper_figures.claims import verdicts
 from paper_figures.drawing import style
 from paper_figures.experiments import configurations, kept_rows, run_lists, runner
 from paper_figures.experiments.run_lists import Scale
@@ -24,6 +26,7 @@ from paper_figures.extras import prefix_rejection
 from paper_figures.figures import fig1
 from paper_figures.report import everything
 from paper_figures.tables import table1
+from sim.studies import sweep
 
 SMOKE = Scale("smoke", (11,), (11,), 0.02)
 TINY = {
@@ -51,6 +54,8 @@ if __name__ == "__main__":
     style.RC |= {"savefig.dpi": 50, "pdf.fonttype": 3}
     runner.Evaluation.__new__.__defaults__ = (16, 4)  # prompts, samples
     figure.QUICK = SMOKE
+    few = functools.cache(lambda name, seed: sweep.sweep(seed, True, (name,)))
+    verdicts._family = few  # type: ignore[assignment]
     runner.ProcessPoolExecutor = lambda n, context, **_: ThreadPoolExecutor(1)  # type: ignore[misc,assignment]
     kept_rows.HERE = Path(sys.argv[1]) / "no kept rows"  # those kept are of the world as it is
     options = ["--quick", "--out", sys.argv[1]]

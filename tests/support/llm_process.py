@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import runpy
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -27,6 +28,22 @@ def called(function: Callable[[], None], stderr: Path | str = os.devnull) -> Bas
     process = CONTEXT.Process(target=_call, args=(function, str(stderr)))
     process.start()
     return process
+
+
+def scripted(
+    script: Path, words: Sequence[str], env: Mapping[str, str], stderr: Path
+) -> BaseProcess:
+    """`python SCRIPT WORDS`, with these variables of the environment besides."""
+    process = CONTEXT.Process(target=_run, args=(script, words, dict(env), str(stderr)))
+    process.start()
+    return process
+
+
+def _run(script: Path, words: Sequence[str], env: dict[str, str], stderr: str) -> None:
+    _redirect(stderr)
+    os.environ.update(env)
+    sys.argv = [str(script), *words]
+    runpy.run_path(str(script), run_name="__main__")
 
 
 def _call(function: Callable[[], None], stderr: str) -> None:

@@ -1,29 +1,23 @@
 """`python -m paper_figures all` with models of no use: every part runs and writes its files."""
 
 import csv
-import os
-import subprocess
-import sys
 from pathlib import Path
 
-from paper_figures.experiments import run_store
+import llm_process
+
 from paper_figures.report import contents
 
 SCRIPT = Path(__file__).parents[2] / "support" / "figure_smoke.py"
 
 
-def all_of_it(tmp_path) -> subprocess.CompletedProcess[str]:
-    env = os.environ | {"JACKPOT_FIGURE_RUNS": str(tmp_path / "runs"), "OMP_NUM_THREADS": "1"}
-    (tmp_path / "out").mkdir(exist_ok=True)
-    command = [sys.executable, str(SCRIPT), str(tmp_path / "out")]
-    return subprocess.run(command, env=env, cwd=run_store.ROOT, capture_output=True, text=True)
-
-
 def test_all_trains_draws_judges_and_reports_and_trains_nothing_twice(tmp_path):
     """Each picture has its PNG, PDF and CSV; each row of a CSV of runs names one that exists."""
-    first = all_of_it(tmp_path)
-    assert first.returncode == 0, first.stderr[-3000:]
-    out, home = tmp_path / "out", tmp_path / "runs"
+    out, home, stderr = tmp_path / "out", tmp_path / "runs", tmp_path / "stderr"
+    out.mkdir()
+    env = {"JACKPOT_FIGURE_RUNS": str(home), "OMP_NUM_THREADS": "1"}
+    process = llm_process.scripted(SCRIPT, [str(out)], env, stderr)
+    process.join()
+    assert process.exitcode == 0, stderr.read_text()[-3000:]
     names = [f.name for own in contents.figures().values() for f in own]
     for name in set(names) - {"beyond_smollm2"}:
         for suffix in ("png", "pdf", "csv"):
