@@ -35,7 +35,9 @@ def arguments(
     """--quick, --out, --workers and what `more` adds; `scale` is set from the first."""
     parser = argparse.ArgumentParser(prog=f"python -m paper_figures {name}", description=about)
     parser.add_argument("--quick", action="store_true", help="one seed, an eighth of the steps")
-    parser.add_argument("--out", type=paths.out_dir, default=paths.OUT, help="folder to write into")
+    parser.add_argument(
+        "--out", type=paths.out_dir, default=str(paths.OUT), help="folder to write into"
+    )
     parser.add_argument(
         "--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)"
     )
@@ -44,7 +46,6 @@ def arguments(
     args = parser.parse_args(argv)
     if args.workers < 1:
         parser.error(f"--workers must be at least 1, got {args.workers}")
-    args.out.mkdir(exist_ok=True)
     args.scale = QUICK if args.quick else FULL
     return args
 

@@ -50,7 +50,7 @@ class Advice(NamedTuple):
 
 
 _EVIDENCE_9 = ("drafted rollouts at nine tokens", "evidence.md#drafted-rollouts-at-nine-tokens")
-_RIVALS = ("rivals at 49 tokens", "rivals.md#results-so-far")
+_RIVALS = ("rivals at 49 tokens", "rivals.md#results")
 _CLAIMS = ("the claims", "../paper_figures/README.md#what-the-claims-say")
 _OURS = ("rejection on prefixes", "../paper_figures/README.md#ours-rejection-on-prefixes")
 _BEYOND = ("beyond the paper", "../paper_figures/README.md#beyond-the-paper")

@@ -243,7 +243,9 @@ def main(study: Study, about: str, argv: list[str] | None = None) -> int:
         action="store_true",
         help="train two methods of each setting in a few steps and draw those; nothing is kept",
     )
-    parser.add_argument("--out", type=paths.out_dir, default=paths.OUT, help="folder to write into")
+    parser.add_argument(
+        "--out", type=paths.out_dir, default=str(paths.OUT), help="folder to write into"
+    )
     parser.add_argument(
         "--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)"
     )

@@ -68,13 +68,14 @@ def test_no_rows_at_all_are_drawn_as_such(kept, tmp_path, capsys, monkeypatch):
     assert not kept.exists()
 
 
-def test_damaged_and_foreign_rows_are_an_error(kept, tmp_path, capsys):
+def test_damaged_and_foreign_rows_are_an_error(kept, tmp_path, capsys, monkeypatch):
     row = next(iter(made_rows.whole().values()))
     kept_rows.append(kept, row._replace(key="f" * 16))
     assert rivals.main(["--out", str(tmp_path / "out")]) == 1
     assert "are of no run" in capsys.readouterr().err
     kept.write_text("nonsense")
-    assert rivals.main(["--out", str(tmp_path / "out")]) == 1
+    monkeypatch.setattr(kept_study.paths, "OUT", tmp_path / "default")
+    assert rivals.main([]) == 1 and (tmp_path / "default").is_dir()
     assert "its columns are" in capsys.readouterr().err
 
 
