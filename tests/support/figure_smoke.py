@@ -55,7 +55,7 @@ if __name__ == "__main__":
     runner.Evaluation.__new__.__defaults__ = (16, 4)  # prompts, samples
     figure.QUICK = SMOKE
     few = functools.cache(lambda name, seed: sweep.sweep(seed, True, (name,)))
-    verdicts._family = few  # type: ignore[assignment]
+    verdicts._family = few
     runner.ProcessPoolExecutor = lambda n, context, **_: ThreadPoolExecutor(1)  # type: ignore[misc,assignment]
     kept_rows.HERE = Path(sys.argv[1]) / "no kept rows"  # those kept are of the world as it is
     options = ["--quick", "--out", sys.argv[1]]
