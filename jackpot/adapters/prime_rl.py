@@ -3,7 +3,7 @@
 prime-rl calls the function for one completion at a time, and hands over p_new and p_inf. So the
 target is p_new, there is no clip, and Z would be of a single completion: the default is z = none,
 with which mask and weight together are p_new / p_inf, capped at c1. prime-rl divides by the tokens
-of all processes. Read at commit 559b4477 (2026-08-21).
+of all processes. Read at commit 559b4477 (2026-08-21, 0.8.0).
 """
 
 from __future__ import annotations
@@ -12,15 +12,23 @@ from typing import Any
 
 import torch
 
-from .hook import Hook, PeerError
+from .hook import Hook, PeerError, require_read
+
+READ = ("0.8.0",)
 
 _hooks: dict[tuple[tuple[str, Any], ...], Hook] = {}
 
 
 def hook_of(options: dict[str, Any]) -> Hook:
-    """The hook of this process with these options, the `kwargs` of [trainer.loss]."""
+    """The hook of this process with these options, the `kwargs` of [trainer.loss].
+
+    Raises:
+        PeerError: prime-rl is another version than the one that was read.
+        ValueError: an option that prime-rl cannot follow.
+    """
     key = tuple(sorted(options.items()))
     if key not in _hooks:
+        require_read("prime-rl", READ)
         if options.get("target", "ref") != "ref":
             raise ValueError("prime-rl hands over p_new alone: leave target out")
         _hooks[key] = Hook("prime-rl", options or None, defaults={"z": "none"})

@@ -1,8 +1,8 @@
 """ROLL: `actor_train.worker_cls: jackpot.adapters.roll.JackpotActorWorker`.
 
 ROLL hands over logits, p_ref and p_inf (infer_logprobs), and its `agg_loss` divides. Read at commit
-8eb27cc2 (2026-08-18). It has no release on PyPI; the class is made when it is first asked for,
-because its base class lies in ROLL.
+8eb27cc2 (2026-08-18, 0.3.0). It has no release on PyPI. The class is made when it is first asked
+for, because its base class lies in ROLL.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from typing import Any
 
 import torch
 
-from .hook import Hook, PeerError, token_losses
+from .hook import Hook, PeerError, require_read, token_losses
+
+READ = ("0.3.0",)  # PyPI has another project of this name
 
 
 def loss_func(worker: Any, data: Any, output_tensor: torch.Tensor) -> tuple[torch.Tensor, Any]:
@@ -22,11 +24,15 @@ def loss_func(worker: Any, data: Any, output_tensor: torch.Tensor) -> tuple[torc
         data: DataProto with response_mask (B, S), advantages, infer_logprobs, ref_log_probs
             (B, S - 1), and the denominators in meta_info.
         output_tensor: logits.
+
+    Raises:
+        PeerError: ROLL is another version than the one that was read, or corrects by itself.
     """
     from roll.utils.functionals import agg_loss, compute_approx_kl
 
     config, batch = worker.pipeline_config, data.batch
     if getattr(worker, "jackpot_hook", None) is None:
+        require_read("roll", READ)
         worker.jackpot_hook = Hook("ROLL")
     refuse_second_correction(config)
     mask = batch["response_mask"][:, 1:]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import itertools
 import json
 import math
 import types
@@ -11,7 +12,7 @@ import pytest
 import torch
 from peer_batches import peer_batch, plain_losses, plain_weights, stub_modules
 
-from jackpot.adapters import hook, nemo_rl, skyrl, slime
+from jackpot.adapters import hook, nemo_rl, prime_rl, skyrl, slime
 from jackpot.adapters.hook import Hook, PeerError, require_read, require_tested, token_losses
 
 
@@ -109,12 +110,16 @@ def test_versions_that_were_not_tested_are_refused(monkeypatch):
     assert require_read("nobody", ("1",)) is None  # a checkout has no version
 
 
+NUMBERS = itertools.count()  # each hook has options of its own
+
+
 @pytest.mark.parametrize(
     ("package", "read", "start"),
     [
         ("skyrl", "0.4.0", skyrl.register),
         ("slime", "0.3.1", lambda: slime.hook_of(types.SimpleNamespace(jackpot={}))),
         ("nemo-rl", "0.6.0rc0", nemo_rl.JackpotLoss),
+        ("prime-rl", "0.8.0", lambda: prime_rl.hook_of({"c1": 1.0 + next(NUMBERS)})),
     ],
 )
 def test_peers_of_other_versions_than_the_ones_read_are_refused(package, read, start, monkeypatch):
