@@ -42,6 +42,7 @@ class Hook:
             are z = "batch" and mask = "expected". The expected mask multiplies by the acceptance
             probability, so no random numbers depend on how the peer splits its batch.
         defaults: other defaults, of this adapter.
+        one_policy: the peer hands over one log-probability of the policy, not p_ref and p_new.
 
     Raises:
         TypeError, ValueError: as `Corrector`; an option that no adapter can follow.
@@ -53,6 +54,7 @@ class Hook:
         options: Mapping[str, Any] | None = None,
         *,
         defaults: Mapping[str, Any] | None = None,
+        one_policy: bool = False,
     ) -> None:
         given = dict(options if options is not None else options_of_environment())
         for name, refused in _NOT_HERE.items():
@@ -61,6 +63,11 @@ class Hook:
                     f"{peer}: {name} = {given[name]!r} needs what {peer} does not hand over. "
                     "docs/adapters.md has a table of what each adapter can do"
                 )
+        if one_policy and given.get("target", "ref") != "ref":
+            raise ValueError(
+                f"{peer} hands over one log-probability of the policy, which is the target: leave "
+                f"target out, got {given['target']!r}"
+            )
         if "denominator" in given:
             raise ValueError(f"{peer}: the denominator is {peer}'s own setting")
         obrs = given.get("type", "jackpot") == "jackpot"

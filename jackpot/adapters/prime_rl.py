@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from .hook import Hook, PeerError, require_read
+from .hook import Hook, PeerError, options_of_environment, require_read
 
 READ = ("0.8.0",)
 
@@ -20,7 +20,8 @@ _hooks: dict[tuple[tuple[str, Any], ...], Hook] = {}
 
 
 def hook_of(options: dict[str, Any]) -> Hook:
-    """The hook of this process with these options, the `kwargs` of [trainer.loss].
+    """The hook of this process with these options, the `kwargs` of [trainer.loss], which go
+    before those of the environment variable JACKPOT_OPTIONS.
 
     Raises:
         PeerError: prime-rl is another version than the one that was read.
@@ -29,9 +30,8 @@ def hook_of(options: dict[str, Any]) -> Hook:
     key = tuple(sorted(options.items()))
     if key not in _hooks:
         require_read("prime-rl", READ)
-        if options.get("target", "ref") != "ref":
-            raise ValueError("prime-rl hands over p_new alone: leave target out")
-        _hooks[key] = Hook("prime-rl", options or None, defaults={"z": "none"})
+        own = options_of_environment() | options
+        _hooks[key] = Hook("prime-rl", own, defaults={"z": "none"}, one_policy=True)
     return _hooks[key]
 
 

@@ -28,7 +28,7 @@ def hook_of(args: Any) -> Hook:
     """
     if id(args) not in _hooks:
         require_read("slime", READ)
-        _hooks[id(args)] = args, Hook("slime", getattr(args, "jackpot", None))
+        _hooks[id(args)] = args, Hook("slime", getattr(args, "jackpot", None), one_policy=True)
     return _hooks[id(args)][1]
 
 

@@ -92,6 +92,8 @@ class Corrector:
         check_settings(settings | {"denominator": denominator})
         self.settings = {"type": "jackpot", "target": "ref"} | settings
         self.denominator = denominator
+        if isinstance(seed, bool) or not isinstance(seed, int):
+            raise TypeError(f"seed must be a whole number, got {seed!r}")
         self._seed, self._distributed = seed, gather is not None
         self._gather: Gather = gather or ungathered
         self._state, self._step = CorrectionState(), 0

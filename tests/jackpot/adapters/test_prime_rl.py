@@ -70,5 +70,12 @@ def test_what_prime_rl_does_not_hand_over_is_refused(monkeypatch):
     monkeypatch.setattr(prime_rl, "_hooks", {})
     with pytest.raises(PeerError, match="LossOutputs could not be imported"):
         prime_rl.loss(completion(peer_batch(), 0))
-    with pytest.raises(ValueError, match="p_new alone"):
+    with pytest.raises(ValueError, match="prime-rl hands over one log-probability"):
         prime_rl.hook_of({"target": "new"})
+    monkeypatch.setenv("JACKPOT_OPTIONS", '{"lam": 2.0, "c1": 1.5}')
+    assert prime_rl.hook_of({"c1": 4.0}).options == {
+        **{"lam": 2.0, "c1": 4.0, "z": "none", "mask": "expected"}
+    }
+    monkeypatch.setenv("JACKPOT_OPTIONS", '{"target": "new"}')
+    with pytest.raises(ValueError, match="leave target out"):
+        prime_rl.hook_of({"lam": 0.7})

@@ -55,6 +55,11 @@ def test_masked_tokens_have_no_weight_whatever_their_loss():
     assert out is masks
 
 
+def test_a_target_that_slime_does_not_hand_over_is_refused():
+    with pytest.raises(ValueError, match="slime hands over one log-probability of the policy"):
+        call(types.SimpleNamespace(jackpot={"target": "new"}))
+
+
 def test_lengths_that_context_parallelism_splits_are_refused():
     with pytest.raises(PeerError, match="context-parallel-size 1"):
         call(types.SimpleNamespace(jackpot={}), loss_masks=[torch.ones(9)] * 3)

@@ -223,6 +223,8 @@ def test_a_corrector_goes_on_from_its_state():
         ({"z": "top"}, "choose one of"),
         ({"lam_from": "batch", "budget": 1.5}, "acceptance rate"),
         ({"denominator": "weights"}, "choose one of"),
+        ({"seed": "abc"}, "seed must be a whole number"),
+        ({"seed": True}, "seed must be a whole number"),
     ],
 )
 def test_settings_that_do_not_exist_or_do_nothing_are_refused(settings, said):
