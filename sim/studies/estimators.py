@@ -249,7 +249,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--vocab", type=int, default=5, help="tokens per state (default 5)")
     parser.add_argument("--horizon", type=int, default=3, help="tokens per path (default 3)")
-    parser.add_argument("--seeds", type=int, default=8, help="number of worlds (default 8)")
+    parser.add_argument(
+        "--seeds", type=int, default=8, help="number of worlds (default 8; the last table has 50)"
+    )
     parser.add_argument(
         "--out", type=path_of, default=Path("runs/estimators"), help="output folder"
     )

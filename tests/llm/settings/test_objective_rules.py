@@ -121,6 +121,14 @@ def test_objectives_of_whole_completions_stand_alone(kind):
             resolve(several)
 
 
+def test_a_step_in_which_alpha_dpo_can_never_have_two_pairs_is_refused():
+    flags = {**WHOLE, "objective.type": "alpha_dpo", "rollout.prompts_per_step": 1}
+    resolve({**flags, "rollout.rollouts_per_prompt": 3})
+    resolve({**flags, "rollout.prompts_per_step": 2, "rollout.rollouts_per_prompt": 2})
+    with pytest.raises(ConfigError, match="can give one at most"):
+        resolve({**flags, "rollout.rollouts_per_prompt": 2})
+
+
 @pytest.mark.parametrize(
     ("kind", "name", "value"),
     [

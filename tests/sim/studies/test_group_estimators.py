@@ -107,6 +107,24 @@ def test_an_allocation_adds_the_variances_of_its_prompts(prompts, est, monkeypat
     assert got.variance == pytest.approx(variance * (keep @ counts), rel=1e-12)
 
 
+def test_counts_are_the_best_of_all_that_share_out_the_rollouts(monkeypatch):
+    """VIP: least sum of p (1 - p) / (n - 1). CoBA: largest value with the alpha of its paper."""
+    monkeypatch.setattr(study, "GROUP", 4)
+    rates = np.array([0.04, 0.3, 0.85])
+    shares = [n for n in product(range(2, 13), repeat=3) if sum(n) == 12]
+    vip = min(shares, key=lambda n: sum(rates * (1 - rates) / (np.array(n) - 1)))
+    assert tuple(study.counts_of("vip", rates)) == vip
+    failure = 1 - rates.mean()  # above 1/2, so that psi(F) = F
+    alpha, tau = 1 + 9 * failure, 3 + 9 * min(rates.var() / 0.1667, 1)
+    beta = 11 - alpha
+    value = rates ** (alpha - 1) * (1 - rates) ** (beta - 1)
+    coba = max(
+        shares, key=lambda n: sum(value * (1 - np.exp(-np.array(n) * rates * (1 - rates) / tau)))
+    )
+    assert tuple(study.counts_of("coba", rates)) == coba
+    assert tuple(study.counts_of("uniform", rates)) == (4, 4, 4)
+
+
 def test_what_selections_and_allocations_do_to_direction_and_noise():
     """Pruning and chance change no mean, PODS its length alone; VIP has less noise than uniform."""
     world = random_world(make_tree(3, 3), 1, kl=0.1, staleness=0.2)
