@@ -45,6 +45,19 @@ def test_a_new_prompts_value_is_of_completions_of_the_policy_at_the_start(ctx, p
     assert set(ctx.values.known.nonzero()[:, 0].tolist()) == known
 
 
+def test_values_are_sampled_at_the_temperature_of_the_rollouts(ctx, monkeypatch):
+    """At another one V* would be of another policy than the one that is trained."""
+    asked = []
+
+    def sampled(*args, **keywords):
+        asked.append((keywords["temperature"], keywords["max_new_tokens"], keywords["place"]))
+        return sample(*args, **keywords)
+
+    monkeypatch.setattr("llm.training.optimal_values.sample", sampled)
+    with_optimal_values(ctx, sample_rollouts(ctx, 0), 0)
+    assert asked == [(0.5, 3, (0, 18))]
+
+
 def test_each_prompt_is_sampled_once_and_comes_back_with_its_value(ctx, monkeypatch):
     seen = []
 

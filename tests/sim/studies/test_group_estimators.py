@@ -110,7 +110,7 @@ def test_an_allocation_adds_the_variances_of_its_prompts(prompts, est, monkeypat
 def test_counts_are_the_best_of_all_that_share_out_the_rollouts(monkeypatch):
     """VIP: least sum of p (1 - p) / (n - 1). CoBA: largest value with the alpha of its paper."""
     monkeypatch.setattr(study, "GROUP", 4)
-    rates = np.array([0.04, 0.3, 0.85])
+    rates = np.array([0.02, 0.5, 0.6])
     shares = [n for n in product(range(2, 13), repeat=3) if sum(n) == 12]
     vip = min(shares, key=lambda n: sum(rates * (1 - rates) / (np.array(n) - 1)))
     assert tuple(study.counts_of("vip", rates)) == vip
