@@ -551,9 +551,18 @@ STREAMS = {
 }
 
 
+@pytest.fixture
+def own_signals():
+    """The command leaves handlers that end its process; this one lives on."""
+    former = {number: signal.getsignal(number) for number in signals.NUMBERS}
+    yield
+    for number, handler in former.items():
+        signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
 @pytest.mark.parametrize("name", STREAMS)
 def test_output_that_nobody_reads_ends_no_run(
-    name, whole, pretrained, tmp_path, monkeypatch, capsys
+    name, whole, pretrained, tmp_path, monkeypatch, capsys, own_signals
 ):
     which, opened, code = STREAMS[name]
     place = ["--run.folder", str(tmp_path / "run"), "--pretrain.folder", str(pretrained)]
