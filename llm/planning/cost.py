@@ -141,6 +141,11 @@ def decode_seconds(shape: Shape, work: Work, device: Device) -> float:
     return steps * decode_step_seconds(shape, rows, middle, device)
 
 
+def plain_seconds(shape: Shape, work: Work, device: Device) -> float:
+    """All rollouts of a step by one model: each prompt once, then the new tokens."""
+    return prefill_seconds(shape, work, device) + decode_seconds(shape, work, device)
+
+
 def training_seconds(
     shape: Shape, work: Work, device: Device, *, forwards: int, recompute: bool, backward: bool
 ) -> float:

@@ -80,11 +80,8 @@ def drafted(
     length: int,
 ) -> Drafted:
     """Predicted drafting of a step's completions; `work.at_once` gives way to `rooms`."""
-    alone = {
-        name: cost.prefill_seconds(shape, work, device)
-        + cost.decode_seconds(shape, work._replace(at_once=room), device)
-        for name, shape, room in (("policy", policy, rooms.policy), ("actor", actor, rooms.actor))
-    }
+    by_policy = cost.plain_seconds(policy, work._replace(at_once=rooms.policy), device)
+    by_actor = cost.plain_seconds(actor, work._replace(at_once=rooms.actor), device)
     tokens = tokens_per_round(z, length)
     steps, rows, middle = cost.decode_steps(work._replace(at_once=rooms.both))
     drafting, verifying, one = (
@@ -97,8 +94,9 @@ def drafted(
     flops, moved = (
         (length * d + v) / tokens / p for d, v, p in zip(drafting, verifying, one, strict=True)
     )
-    by_policy, by_actor = (seconds / alone[name] for name in ("policy", "actor"))
-    return Drafted(z, length, tokens, seconds, by_policy, by_actor, flops, moved)
+    return Drafted(
+        z, length, tokens, seconds, seconds / by_policy, seconds / by_actor, flops, moved
+    )
 
 
 def best(

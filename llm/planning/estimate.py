@@ -215,18 +215,16 @@ def times_of(
     rooms = _rooms(policy, actor, work, choice)
     policy_update = _policy_update_seconds(cfg, pair, choice, policy, work, device)
     prompts = cost.prefill_seconds(actor, work, device)
-    new_tokens = cost.decode_seconds(actor, work, device)
     if drafts(cfg):
         prompts += cost.prefill_seconds(policy, work, device)
-        # block lengths that adapt are taken to find the best
-        block = isinstance(cfg.rollout.mode, DraftedMode) and cfg.rollout.mode.block
-        if isinstance(block, FixedBlock):
-            found = drafting.drafted(
-                policy, actor, work, device, rooms, z=args.accept_rate, length=block.length
-            )
+        place, z = (policy, actor, work, device, rooms), args.accept_rate
+        length = _fixed_length(cfg)
+        if length is None:  # block lengths that adapt are taken to find the best
+            new_tokens = drafting.best(*place, z).seconds - prompts
         else:
-            found = drafting.best(policy, actor, work, device, rooms, args.accept_rate)
-        new_tokens = found.seconds - prompts
+            new_tokens = drafting.drafted(*place, z=z, length=length).seconds - prompts
+    else:
+        new_tokens = cost.decode_seconds(actor, work, device)
     parts = {
         "rollouts: prompts": prompts,
         "rollouts: new tokens": new_tokens,
@@ -241,10 +239,17 @@ def times_of(
         actor_update = _training_seconds(cfg, pair.actor, actor, choice, scored, work, device)
         parts["actor: update"] = actor_update
     # The same rollouts by the policy, whose longer cache rows leave room for fewer at once
-    alone = cost.prefill_seconds(policy, work, device)
-    alone += cost.decode_seconds(policy, work._replace(at_once=rooms.policy), device)
+    alone = cost.plain_seconds(policy, work._replace(at_once=rooms.policy), device)
     g, rollout_cost = alone / policy_update, (prompts + new_tokens) / alone
     return Times(parts, g, rollout_cost, actor_update / policy_update)
+
+
+def _fixed_length(cfg: Config) -> int | None:
+    """Tokens of a drafted block, where the settings fix them."""
+    mode = cfg.rollout.mode
+    if isinstance(mode, DraftedMode) and isinstance(mode.block, FixedBlock):
+        return mode.block.length
+    return None
 
 
 def drafting_of(
@@ -268,10 +273,9 @@ def drafting_of(
     rows = []
     for z in drafting.RATES:
         found = drafting.best(*place, z)
-        mode = cfg.rollout.mode
-        if isinstance(mode, DraftedMode) and isinstance(mode.block, FixedBlock):
-            asked = drafting.drafted(*place, z=z, length=mode.block.length)
-            rows += [asked] * (asked.length != found.length)
+        length = _fixed_length(cfg)
+        if length not in (None, found.length):
+            rows.append(drafting.drafted(*place, z=z, length=length))
         rows.append(found)
     return rows, drafting.least_rate(*place)
 
