@@ -16,7 +16,7 @@ from llm.models.lm_head.blocks import Chunk
 from llm.models.lm_head.support import in_blocks
 from llm.models.loading import Model
 from llm.settings.loading import Config, ModelConfig
-from llm.settings.schema import AdaptiveBlock, DraftedMode, SeparateActor, StaleActor
+from llm.settings.schema import DraftedMode, SeparateActor, StaleActor
 
 _BYTES = {"float32": 4, "bfloat16": 2}
 # Fitted to peaks of real runs on the CPU (benchmarks/memory_model.py), in float32 arrays of
@@ -129,7 +129,7 @@ def by_phase(
     sampling = {"logits of sampling": 4 * _SAMPLING_COPIES * at_once * vocabulary(sampler)}
     if isinstance(mode := cfg.rollout.mode, DraftedMode):
         cache["policy's key-value cache"] = at_once * length * cache_bytes(policy, cfg.policy)
-        rows = 2 * longest_block(mode) + 1  # log q and log p of a block, and of the bonus
+        rows = 2 * mode.block.longest + 1  # log q and log p of a block, and of the bonus
         sampling["distributions of a block"] = 4 * at_once * rows * vocabulary(sampler)
     if layout.keeps_cache:
         held |= cache
@@ -141,11 +141,6 @@ def by_phase(
         "optimiser step": _optimiser_step(trained, layout),
     }
     return held, phases
-
-
-def longest_block(mode: DraftedMode) -> int:
-    """Tokens."""
-    return mode.block.length_max if isinstance(mode.block, AdaptiveBlock) else mode.block.length
 
 
 def _own(cfg: Config) -> ModelConfig | None:

@@ -49,7 +49,6 @@ def check_objective(cfg: Settings, *, fresh: bool) -> None:
     given = f"--objective.type {objective.type}"
     if isinstance(objective, WholeCompletionObjective):
         _check_whole_completions(cfg, objective, given)
-        _check_pairs(cfg, given)
         return
     if hasattr(objective, "ratio"):
         given += f" with --objective.ratio {objective.ratio}"
@@ -69,18 +68,6 @@ def check_objective(cfg: Settings, *, fresh: bool) -> None:
             f"{given} moves its bounds, and low_min = low_max and high_min = high_max fix them, so "
             "share and accounting would have no effect: set --objective.high_max above "
             "--objective.high_min, or choose --objective.type ppo"
-        )
-
-
-def _check_pairs(cfg: Settings, given: str) -> None:
-    """alpha-DPO standardises the margins of a step's pairs, so it needs two of them."""
-    r, prompts = cfg.rollout, cfg.rollout.prompts_per_step
-    n = r.rollouts_per_prompt
-    if isinstance(cfg.objective, AlphaDpoObjective) and prompts * (n // 2) * (n - n // 2) < 2:
-        raise ConfigError(
-            f"{given} needs two pairs of a right and a wrong completion, and "
-            f"--rollout.prompts_per_step {prompts} with --rollout.rollouts_per_prompt {n} can give "
-            "one at most: raise one of them"
         )
 
 
@@ -198,3 +185,11 @@ def _check_whole_completions(
     for name, value in positive.items():
         if not value > 0:
             raise ConfigError(f"--objective.{name} {value} must be above 0")
+    prompts, n = r.prompts_per_step, r.rollouts_per_prompt
+    # the margins of a step's pairs are standardised, and n // 2 right ones give the most pairs
+    if isinstance(objective, AlphaDpoObjective) and prompts * (n // 2) * (n - n // 2) < 2:
+        raise ConfigError(
+            f"{given} needs two pairs of a right and a wrong completion, and "
+            f"--rollout.prompts_per_step {prompts} with --rollout.rollouts_per_prompt {n} can give "
+            "one at most: raise one of them"
+        )

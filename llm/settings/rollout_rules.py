@@ -76,7 +76,7 @@ def _check_mode(cfg: Settings) -> None:
             "or --rollout.mode.type plain"
         )
     block, longest = mode.block, cfg.rollout.max_new_tokens
-    top = block.length_max if isinstance(block, AdaptiveBlock) else block.length
+    top = block.longest
     name = "length_max" if isinstance(block, AdaptiveBlock) else "length"
     if top > longest:
         raise ConfigError(

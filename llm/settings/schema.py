@@ -611,6 +611,11 @@ class FixedBlock:
     length: int = 4
     """Tokens of a block."""
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest block."""
+        return self.length
+
 
 @dataclass(frozen=True)
 class AdaptiveBlock:
@@ -623,6 +628,11 @@ class AdaptiveBlock:
     """Tokens of a sequence's first block."""
     length_max: int = 8
     """Most tokens of a block."""
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest block."""
+        return self.length_max
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,6 @@ from llm.rollout.draft_dial import DraftDial, open_dial
 from llm.rollout.drafted import Drafting, sample_drafted
 from llm.settings.loading import Config, ConfigError
 from llm.settings.schema import (
-    AdaptiveBlock,
     DraftedMode,
     FixedDraftLam,
     PriceDraftLam,
@@ -94,7 +93,6 @@ def drafting_of(cfg: Config, dial: DraftDial | None = None) -> Drafting | None:
     if not isinstance(mode, DraftedMode):
         return None
     block = mode.block
-    most = block.length_max if isinstance(block, AdaptiveBlock) else block.length
     dial = dial or open_dial(mode.lam)
     words: dict[str, float] = {}
     if dial is not None:
@@ -105,7 +103,7 @@ def drafting_of(cfg: Config, dial: DraftDial | None = None) -> Drafting | None:
         words = {"price": mode.lam.price}
     elif isinstance(mode.lam, StateDraftLam):
         words = {"budget": mode.lam.budget}
-    return Drafting(block.length, most, **{"lam": None, **words})
+    return Drafting(block.length, block.longest, **{"lam": None, **words})
 
 
 def generate(
