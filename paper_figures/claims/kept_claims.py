@@ -6,10 +6,8 @@ A row that is damaged, or is of no claim, is refused.
 from __future__ import annotations
 
 import csv
-import io
 import json
 import math
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -23,7 +21,6 @@ from paper_figures.experiments.run_store import HOME
 from .verdicts import EmpiricalClaim, Judgement, of_intervals
 from .words import CANNOT, NOT_SETTLED, WORDS
 
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 _SIZE_MAX = 2**20  # bytes
 _REMEDY = (
     "restore the file (git checkout), or make it anew (python -m paper_figures claims --train)"
@@ -62,24 +59,7 @@ def read(path: Path) -> dict[str, KeptEffect]:
     Raises:
         Damaged: naming file and line, what was found and what to do.
     """
-    if not path.exists():
-        return {}
-    if path.stat().st_size > _SIZE_MAX:
-        raise Damaged(f"{path} has more than {_SIZE_MAX} bytes: it is no file of kept effects")
-    kept: dict[str, KeptEffect] = {}
-    lines = csv.reader(io.StringIO(path.read_text(encoding="utf-8")))
-    try:
-        head = next(lines, [])
-        if head != list(KeptEffect._fields):
-            raise ValueError(f"its columns are {head}, not {list(KeptEffect._fields)}")
-        for cells in lines:
-            row = _parsed(cells)
-            if row.id in kept:
-                raise ValueError(f"the claim {row.id} stands there twice")
-            kept[row.id] = row
-    except (ValueError, csv.Error) as e:
-        raise Damaged(f"{path}, line {lines.line_num}: {e}; {_REMEDY}") from e
-    return kept
+    return kept_rows.read_table(path, KeptEffect._fields, _parsed, _SIZE_MAX, _REMEDY)
 
 
 def _parsed(cells: list[str]) -> KeptEffect:
@@ -97,7 +77,7 @@ def _parsed(cells: list[str]) -> KeptEffect:
         raise ValueError(f"Student's interval of {name} is [{t_low}, {t_high}]")
     if row.by_student not in ("", *WORDS[:3]):
         raise ValueError(f"{name} has the verdict {row.by_student!r}, none of {WORDS[:3]}")
-    if not _COMMIT.fullmatch(row.commit) or row.seeds < 1:
+    if not kept_rows.COMMIT.fullmatch(row.commit) or row.seeds < 1:
         raise ValueError(f"{name} has {row.seeds} seeds, and its commit is {row.commit!r}")
     return row
 

@@ -13,7 +13,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -21,8 +21,9 @@ from .configurations import layers
 from .studies import Entry, Study
 
 HERE = Path(__file__).resolve().parents[1] / "kept"
-_COMMIT = re.compile(r"[0-9a-f]{40}")
+COMMIT = re.compile(r"[0-9a-f]{40}")
 _SIZE_MAX = 16 * 2**20  # bytes of a file of rows
+_R = TypeVar("_R")
 _PLACES = ("pretrain.folder",)  # where things lie changes no number
 
 
@@ -79,27 +80,46 @@ def read(file: Path) -> dict[str, Row]:
     Raises:
         Damaged: naming file and line, what was found and what to do.
     """
+    return read_table(file, Row._fields, _parsed, _SIZE_MAX, _REMEDY)
+
+
+def read_table(
+    file: Path,
+    columns: Sequence[str],
+    parsed: Callable[[list[str]], _R],
+    size_max: int,
+    remedy: str,
+) -> dict[str, _R]:
+    """The rows of a file by their first cell; none where there is no file.
+
+    Args:
+        parsed: makes a row of its cells, or raises ValueError with what is wrong.
+        size_max: bytes. remedy: what to do about damage.
+
+    Raises:
+        Damaged: naming file and line, what was found and what to do.
+    """
     if not file.exists():
         return {}
-    if file.stat().st_size > _SIZE_MAX:
-        raise Damaged(f"{file} has more than {_SIZE_MAX} bytes: it is no file of kept rows")
+    if file.stat().st_size > size_max:
+        raise Damaged(f"{file} has more than {size_max} bytes: it is no file of kept rows")
     try:
         text = file.read_text(encoding="utf-8")
     except UnicodeDecodeError as e:
-        raise Damaged(f"{file} is not UTF-8 ({e}); {_REMEDY}") from e
+        raise Damaged(f"{file} is not UTF-8 ({e}); {remedy}") from e
     lines = csv.reader(io.StringIO(text))
-    rows: dict[str, Row] = {}
+    rows: dict[str, _R] = {}
     try:
         head = next(lines, [])
-        if head != list(Row._fields):
-            raise ValueError(f"its columns are {head}, not {list(Row._fields)}")
+        if head != list(columns):
+            raise ValueError(f"its columns are {head}, not {list(columns)}")
         for cells in lines:
-            row = _parsed(cells)
-            if row.key in rows:
-                raise ValueError(f"the run {row.key} stands there twice")
-            rows[row.key] = row
+            row = parsed(cells)
+            if cells[0] in rows:
+                raise ValueError(f"the {columns[0]} {cells[0]} stands there twice")
+            rows[cells[0]] = row
     except (ValueError, csv.Error) as e:
-        raise Damaged(f"{file}, line {lines.line_num}: {e}; {_REMEDY}") from e
+        raise Damaged(f"{file}, line {lines.line_num}: {e}; {remedy}") from e
     return rows
 
 
@@ -209,7 +229,7 @@ _ROUNDING = 1e-4  # of the numbers as they are written
 
 def _check(row: Row) -> None:
     """What a row says must be possible, and its summary that of its curve."""
-    if not _COMMIT.fullmatch(row.commit):
+    if not COMMIT.fullmatch(row.commit):
         raise ValueError(f"its commit is {row.commit!r}, not 40 hexadecimal digits")
     if not re.fullmatch(r"[0-9a-f]{16}", row.key):
         raise ValueError(f"its key is {row.key!r}, not 16 hexadecimal digits")

@@ -66,16 +66,11 @@ class AllocationEstimator:
     prompt_weight: Literal["equal", "rollouts"] = "equal"
 
 
-def _certain(right: float, wrong: float, k: int, n: int) -> Sums:
-    """n paths are used, k of them right, with one coefficient for each kind."""
-    c, count = np.array([wrong, right]), np.array([n - k, k])
-    pairs = np.outer(count, count) - np.diag(count)
-    return Sums(c * count, c**2 * count, np.outer(c, c) * pairs)
-
-
 def whole_group(k: int, n: int) -> Sums:
     """RLOO: A / n with A = r minus the mean of the others' rewards."""
-    return _certain((n - k) / (n - 1) / n, -k / (n - 1) / n, k, n)
+    c, count = np.array([-k, n - k]) / (n - 1) / n, np.array([n - k, k])  # wrong, right
+    pairs = np.outer(count, count) - np.diag(count)
+    return Sums(c * count, c**2 * count, np.outer(c, c) * pairs)
 
 
 def most_varied(k: int, n: int, keep: int = KEEP) -> Sums:
