@@ -11,6 +11,7 @@ import importlib.metadata
 import json
 import math
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -176,7 +177,8 @@ def require_tested(package: str, tested: tuple[str, ...]) -> str:
     """The installed version of a peer, if the adapter was tested with it.
 
     Args:
-        tested: versions, or their beginnings: "1.16" is every 1.16.x.
+        tested: versions, or their beginnings: "1.16" is every release 1.16.x. A version before a
+            release, such as 1.16.0.dev3 or 1.16.0rc1, passes only where it is named itself.
 
     Raises:
         PeerError: not installed, or another version. JACKPOT_UNTESTED_PEER = 1 lets it pass.
@@ -185,7 +187,8 @@ def require_tested(package: str, tested: tuple[str, ...]) -> str:
         version = importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError as e:
         raise PeerError(f"{package} is not installed") from e
-    matches = any(version == t or version.startswith(f"{t}.") for t in tested)
+    release = r"(\.[0-9]+)*(\.post[0-9]+)?"
+    matches = any(version == t or re.fullmatch(re.escape(t) + release, version) for t in tested)
     if not matches and os.environ.get(UNTESTED_VARIABLE) != "1":
         raise PeerError(
             f"{package} {version} was not tested with this adapter, which reads its internals; "

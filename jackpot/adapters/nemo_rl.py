@@ -13,7 +13,7 @@ import torch
 
 from .hook import Hook, PeerError, check_clip, require_read, token_losses
 
-READ = ("0.6",)
+READ = ("0.6", "0.6.0rc0")  # the commit says 0.6.0rc0
 
 
 class JackpotLoss:

@@ -16,6 +16,15 @@ from .hook import Hook, PeerError, require_read, token_losses
 
 NAME = "jackpot"
 READ = ("0.4.0",)
+# Of off_policy_correction: each weights or masks tokens by p_ref / p_inf, unless it is null.
+_SECOND_CORRECTIONS = (
+    "tis_ratio_type",
+    "sequence_mask_metric",
+    "outlier_token_is_threshold_low",
+    "outlier_token_is_threshold_high",
+    "token_mask_is_threshold_low",
+    "token_mask_is_threshold_high",
+)
 
 
 def policy_loss(options: Mapping[str, Any] | None = None) -> Callable[..., Any]:
@@ -52,7 +61,7 @@ def policy_loss(options: Mapping[str, Any] | None = None) -> Callable[..., Any]:
 
 def refuse_second_correction(own: Any) -> None:
     """SkyRL's own correction of p_inf beside ours would count the importance weight twice."""
-    for name in ("tis_ratio_type", "sequence_mask_metric", "token_mask_is_threshold_low"):
+    for name in _SECOND_CORRECTIONS:
         value = getattr(own, name, None)
         if value is not None:
             raise PeerError(

@@ -125,7 +125,7 @@ class Corrector:
             sequence_id: a number for each completion that no other of the rollout has, (B,)
                 integer, or (n,) with packed tokens. Coins belong to it and to the place of the
                 token in its completion, so they depend on no layout. Several processes must give
-                it; one counts the completions of a step if it is not given.
+                it; one counts the completions of a step that have a real token if it is not given.
             topk: needed by z = state and lam_from = state.
 
         Raises:

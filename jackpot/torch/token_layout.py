@@ -43,7 +43,7 @@ class TokenLayout:
         names, self._lengths = torch.unique_consecutive(self.sequence, return_counts=True)
         if len(names.unique()) != len(names):
             raise ValueError("sequence: the tokens of a completion must be neighbours")
-        self.n_sequences = len(like) if self.padded_rows else len(names)
+        self.n_sequences = len(names)  # those that have a real token
 
     def logp(self, name: str, x: torch.Tensor) -> torch.Tensor:
         """Log-probabilities at the real tokens, (n, ...) float32, checked."""
@@ -55,10 +55,11 @@ class TokenLayout:
         return values.clamp(max=0.0)
 
     def ids(self, given: torch.Tensor | None, seen: int) -> torch.Tensor:
-        """The number of each real token's completion, (n,) int64."""
+        """The number of each real token's completion, (n,) int64.
+
+        Completions without a real token are not counted, because packed tokens hold none of them.
+        """
         if given is None:
-            if self.padded_rows:
-                return self.sequence + seen
             place = torch.arange(len(self._lengths), device=self.sequence.device)
             return place.repeat_interleave(self._lengths) + seen
         wanted = self._shape[:1] if self.padded_rows else self._shape

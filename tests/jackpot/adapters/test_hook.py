@@ -103,6 +103,15 @@ def test_versions_that_were_not_tested_are_refused(monkeypatch):
     for tested in (("1.1",), ("1.16.20",), ("1.17",)):
         with pytest.raises(PeerError, match=r"1\.16\.2 was not tested"):
             require_tested("peer", tested)
+    for early in ("0.9.1.dev3", "0.9.1rc1", "0.9.1a0", "0.9.1.2.dev1", "0.9.1+local", "0.9.10"):
+        versions["peer"] = early
+        with pytest.raises(PeerError, match="was not tested"):
+            require_tested("peer", ("0.9.1",))
+        assert require_tested("peer", ("0.9.1", early)) == early  # where it is named itself
+    for release in ("0.9.1", "0.9.1.2", "0.9.1.post1"):
+        versions["peer"] = release
+        assert require_tested("peer", ("0.9.1",)) == release
+    versions["peer"] = "1.16.2"
     monkeypatch.setenv(hook.UNTESTED_VARIABLE, "1")
     assert require_tested("peer", ("1.17",)) == "1.16.2"
     with pytest.raises(PeerError, match="not installed"):

@@ -51,6 +51,26 @@ def test_it_is_registered_by_name(monkeypatch):
     assert registered == {} and skyrl.register({"lam": 2.0}) is registered["jackpot"]
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("tis_ratio_type", "token"),
+        ("sequence_mask_metric", "geometric"),
+        ("outlier_token_is_threshold_low", 1e-4),
+        ("outlier_token_is_threshold_high", 100.0),
+        ("token_mask_is_threshold_low", 0.0),
+        ("token_mask_is_threshold_high", 2.0),
+    ],
+)
+def test_every_setting_that_weights_or_masks_by_the_ratio_is_refused(name, value):
+    """The fields of SkyRL's OffPolicyCorrectionConfig that are null where they are off."""
+    batch, loss_of = peer_batch(), skyrl.policy_loss({})
+    own = types.SimpleNamespace(**{name: value})
+    twice = types.SimpleNamespace(**{**vars(CONFIG), "off_policy_correction": own})
+    with pytest.raises(PeerError, match=name):
+        loss_of(batch.new, batch.ref, batch.advantage, twice, batch.mask, batch.inf)
+
+
 def test_a_second_correction_and_missing_log_probabilities_are_refused():
     batch, loss_of = peer_batch(), skyrl.policy_loss({})
     own = types.SimpleNamespace(tis_ratio_type="token")

@@ -174,6 +174,35 @@ def test_coins_belong_to_completion_and_place():
     assert abs(float(many.mean()) - 0.5) < 0.03 and abs(float(many.var()) - 1 / 12) < 0.01
 
 
+@pytest.mark.parametrize("denominator", ["proposed", "sequence"])
+def test_rows_without_a_real_token_change_nothing(denominator):
+    """Packed tokens hold none of them, so rows that follow must have the same coins and scales."""
+    logp = torch.full((3, 6), -1.0)
+    corrector = jt.Corrector(z="batch", denominator=denominator)
+    want = [corrector.weights(logp, logp - 0.7), corrector.weights(logp, logp - 0.7)]
+
+    rows = [1, 3, 4]  # of five; the others are masked throughout
+    wide = torch.full((5, 6), math.nan)
+    wide[rows] = logp
+    mask = ~wide.isnan()
+    corrector = jt.Corrector(z="batch", denominator=denominator)
+    for one in want:
+        got = corrector.weights(wide, wide - 0.7, mask=mask)
+        assert torch.equal(got.weight[rows], one.weight) and not got.weight[~mask].any()
+        assert torch.equal(got.scale[rows], one.scale) and not got.scale[~mask].any()
+        assert got.metrics == one.metrics
+    assert not torch.equal(want[0].weight, want[1].weight)
+
+    sequence = torch.arange(5)[:, None].expand(5, 6)
+    corrector = jt.Corrector(z="batch", denominator=denominator)
+    for one in want:
+        flat = wide.flatten()
+        packed = corrector.weights(
+            flat, flat - 0.7, mask=mask.flatten(), sequence=sequence.flatten()
+        )
+        assert torch.equal(packed.weight.reshape(5, 6)[rows], one.weight)
+
+
 def test_updates_of_a_step_throw_different_coins():
     corrector = jt.Corrector(z="batch")
     logp = torch.full((4, 8), -1.0)
