@@ -103,7 +103,7 @@ dist:
 	cd dist && ../$(DIST)/bin/python -c 'import sys, typed_consumer, jackpot as j; assert "torch" not in sys.modules and ".venv-dist" in j.__file__'
 	cd dist && ../$(DIST)/bin/mypy --config-file= --warn-unused-ignores --cache-dir=/dev/null typed_consumer.py
 
-# Strict: a broken link or a missing reference fails.
+# Strict: a broken link or a missing reference fails, also one that the generator wrote.
 $(DOCS)/.installed: docs/site/constraints.txt
 	$(PYTHON) -m venv $(DOCS)
 	$(DOCS)/bin/pip install --quiet --disable-pip-version-check --constraint docs/site/constraints.txt sphinx myst-parser furo
@@ -112,6 +112,7 @@ $(DOCS)/.installed: docs/site/constraints.txt
 docs: $(DOCS)/.installed
 	rm -rf build/docs
 	$(DOCS)/bin/sphinx-build -q -E -W --keep-going -n -c docs/site -d build/doctrees . build/docs
+	$(DOCS)/bin/python docs/site/links.py build/docs
 	@echo "open build/docs/docs/index.html"
 
 format: install

@@ -20,6 +20,8 @@ from typing import NamedTuple
 from .arrays import (
     Array,
     check_log_prob_values,
+    check_mask,
+    check_per_state,
     checked,
     checked_log_probs,
     log,
@@ -28,7 +30,7 @@ from .arrays import (
     quiet,
     zero,
 )
-from .topk import check_mask, check_per_state, z_topk
+from .topk import z_topk
 
 
 @quiet

@@ -7,11 +7,12 @@ hold q_T together, none of them more than the cap c, the smallest known q. p is 
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Literal
 
 from .arrays import (
     Array,
-    check_log_prob_values,
+    check_mask,
+    check_per_state,
     checked,
     checked_log_probs,
     is_array_api_obj,
@@ -153,28 +154,3 @@ def kappa(accepted: Array, z_approx: Array) -> float:
     if mean_z == 0.0:
         raise ValueError("z_approx is 0 in every state, so there is nothing to calibrate")
     return float(xp.mean(accepted)) / mean_z
-
-
-def check_per_state(xp: Any, like: Array, arrays: dict[str, Array]) -> None:
-    """Log-probabilities, one per state of `like` (..., tokens), of its dtype."""
-    shape = tuple(like.shape[:-1])
-    for name, x in arrays.items():
-        if not is_array_api_obj(x) or tuple(x.shape) != shape:
-            given = tuple(x.shape) if is_array_api_obj(x) else type(x).__name__
-            checked(**{name: x})
-            raise ValueError(f"{name} must have shape {shape} (one value per state), got {given}")
-        first = xp.min(like, axis=-1)  # of the shape, library and dtype that x must have
-        checked(log_probabilities=first, **{name: x})
-        check_log_prob_values(xp, name, x)
-
-
-def check_mask(xp: Any, name: str, mask: Array, like: Array) -> None:
-    """A bool array of the shape of `like`."""
-    if not is_array_api_obj(mask) or mask.dtype != xp.bool:
-        given = mask.dtype if is_array_api_obj(mask) else type(mask).__name__
-        raise TypeError(f"{name} must be a bool array, got {given}")
-    if tuple(mask.shape) != tuple(like.shape):
-        raise ValueError(
-            f"{name} has shape {tuple(mask.shape)}; it must have the shape of the "
-            f"log-probabilities it selects from, {tuple(like.shape)}"
-        )

@@ -1,6 +1,7 @@
 """Sphinx's configuration of the site. `make docs` builds it; the pages are the files of docs/."""
 
 import inspect
+import operator
 import sys
 from pathlib import Path
 
@@ -70,6 +71,7 @@ def setup(app):
     app.connect("autodoc-process-docstring", _as_rst, priority=100)  # before napoleon
     app.connect("autodoc-process-signature", _signature)
     app.connect("autodoc-skip-member", _skip)
+    app.connect("viewcode-follow-imported", _source_module)
 
 
 def _write_pages(app):
@@ -99,6 +101,16 @@ def _signature(app, what, name, obj, options, args, returned):
 def _skip(app, what, name, obj, skip, options):
     generated = (obj.__doc__ or "").startswith("Alias for field number")
     return True if generated else None
+
+
+def _source_module(app, module, name):
+    """The module that defines an object. A decorator of a stand-in hides it from viewcode."""
+    if not module:
+        return None
+    try:
+        return undecorate(operator.attrgetter(name)(sys.modules[module])).__module__
+    except AttributeError:  # an attribute of instances alone
+        return None
 
 
 def _with_navigation(app, page, source):

@@ -19,7 +19,7 @@ import torch
 
 from jackpot.torch.corrector import Corrector, UpdateWeights
 from jackpot.torch.objectives import ppo
-from jackpot.torch.trainer_losses import per_token
+from jackpot.torch.token_layout import per_token
 
 OPTIONS_VARIABLE = "JACKPOT_OPTIONS"
 UNTESTED_VARIABLE = "JACKPOT_UNTESTED_PEER"

@@ -89,6 +89,13 @@ class TokenLayout:
         return out
 
 
+def per_token(advantage: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """(B,) -> (B, T) where tokens are padded; else as it is."""
+    if like.ndim == 2 and advantage.ndim == 1:
+        return advantage[:, None].expand(like.shape)
+    return advantage
+
+
 def acceptance_coins(
     seed: int, step: int, sequence_id: torch.Tensor, place: torch.Tensor
 ) -> torch.Tensor:

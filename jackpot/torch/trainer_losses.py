@@ -15,6 +15,7 @@ import torch
 from .corrector import UpdateWeights
 from .losses import actor_ppo_sum, bucketed, distill_sum
 from .objectives import ObjectiveTokens, PolicyLoss, policy_loss_sum
+from .token_layout import per_token
 
 _PER_TOKEN = ("ppo", "cispo")  # objectives that need no more than the tokens of a microbatch
 
@@ -148,10 +149,3 @@ def distill_loss(
     if not bool(torch.isfinite(kl.detach()).all()):
         raise ValueError("distill_loss: NaN or inf in KL(policy || actor); look at the logits")
     return distill_sum(kl, temperature) / n_tokens
-
-
-def per_token(advantage: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """(B,) -> (B, T) where tokens are padded; else as it is."""
-    if like.ndim == 2 and advantage.ndim == 1:
-        return advantage[:, None].expand(like.shape)
-    return advantage
