@@ -56,7 +56,7 @@ def test_pictures_table_and_verdicts_are_drawn_without_training(
     assert "rivals-completions (area against grpo, 0 of 3 seeds): nothing settled" in out
     pictures = {p.name for p in (tmp_path / "out").glob("*.png")}
     assert pictures == {f"rivals_{s}.png" for s in ("objectives", "completions", "allocation")}
-    assert (tmp_path / "out" / "rivals.csv").read_text().count("\n") == 58
+    assert (tmp_path / "out" / "rivals.csv").read_text().count("\n") == 78
 
 
 def test_no_rows_at_all_are_drawn_as_such(kept, tmp_path, capsys, monkeypatch):
