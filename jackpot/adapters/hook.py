@@ -1,8 +1,8 @@
 """What all adapters share: options, weights, the loss of a token, metrics, and a counter.
 
-A peer hands over log-probabilities of sampled tokens, one microbatch at a time and without the top
-k of the sampler. So statistics (the acceptance rate in the place of Z, a lam from a budget) are of
-one microbatch of one process.
+A peer hands over log-probabilities of sampled tokens, one microbatch at a time, and as a rule
+without the top k of the sampler. So statistics (the acceptance rate in the place of Z, a lam from a
+budget) are of one microbatch of one process.
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ from typing import Any
 
 import torch
 
-from jackpot.torch.corrector import Corrector, UpdateWeights
+from jackpot.torch.corrector import Corrector, TopK, UpdateWeights
 from jackpot.torch.objectives import ppo
 from jackpot.torch.token_layout import per_token
 
 OPTIONS_VARIABLE = "JACKPOT_OPTIONS"
 UNTESTED_VARIABLE = "JACKPOT_UNTESTED_PEER"
 _OPTIONS_MAX_CHARACTERS = 10_000  # a few dozen numbers; more is no table of options
-# Without the sampler's top k there is no Z of a state and no lam of a state. A lam that is tracked
-# over steps needs to know where a step ends, which peers do not say.
-_NOT_HERE = {"z": ("state",), "lam_from": ("state", "tracked")}
+# Without the sampler's top k there is no Z of a state and no lam of a state.
+_NEEDS_TOP_K = (("z", "state"), ("lam_from", "state"))
+# A lam that is tracked over steps needs to know where a step ends, which peers do not say.
+_NOWHERE = (("lam_from", "tracked"),)
 
 
 class PeerError(RuntimeError):
@@ -44,6 +45,8 @@ class Hook:
             probability, so no random numbers depend on how the peer splits its batch.
         defaults: other defaults, of this adapter.
         one_policy: the peer hands over one log-probability of the policy, not p_ref and p_new.
+        has_topk: the adapter has the sampler's likeliest tokens of each state, so that z = state
+            and lam_from = state are possible.
 
     Raises:
         TypeError, ValueError: as `Corrector`; an option that no adapter can follow.
@@ -56,10 +59,11 @@ class Hook:
         *,
         defaults: Mapping[str, Any] | None = None,
         one_policy: bool = False,
+        has_topk: bool = False,
     ) -> None:
         given = dict(options if options is not None else options_of_environment())
-        for name, refused in _NOT_HERE.items():
-            if given.get(name) in refused:
+        for name, refused in _NOWHERE if has_topk else _NEEDS_TOP_K + _NOWHERE:
+            if given.get(name) == refused:
                 raise ValueError(
                     f"{peer}: {name} = {given[name]!r} needs what {peer} does not hand over. "
                     "docs/adapters.md has a table of what each adapter can do"
@@ -75,6 +79,7 @@ class Hook:
         own = {"z": "batch", "mask": "expected", **(defaults or {})} if obrs else {}
         self.peer = peer
         self.options = own | given
+        self.wants_topk = obrs and any(self.options.get(name) == x for name, x in _NEEDS_TOP_K)
         self.calls, self.tokens = 0, 0
         self._corrector = Corrector(**self.options)
 
@@ -85,8 +90,11 @@ class Hook:
         logp_new: torch.Tensor,
         mask: torch.Tensor | None = None,
         sequence: torch.Tensor | None = None,
+        topk: TopK | None = None,
     ) -> UpdateWeights:
         """As `Corrector.weights`, of one microbatch; counts that it was called.
+
+        topk: where `wants_topk` is True.
 
         Raises:
             PeerError: the peer gave no log-probabilities of the sampler.
@@ -98,7 +106,7 @@ class Hook:
             )
         new = logp_new.detach() if self.options.get("target") == "new" else None
         weights = self._corrector.weights(
-            logp_inf.detach(), logp_ref.detach(), new, mask, sequence=sequence
+            logp_inf.detach(), logp_ref.detach(), new, mask, sequence=sequence, topk=topk
         )
         self._corrector.end_step()  # each call has coins of its own
         self.calls += 1
@@ -178,7 +186,8 @@ def require_tested(package: str, tested: tuple[str, ...]) -> str:
 
     Args:
         tested: versions, or their beginnings: "1.16" is every release 1.16.x. A version before a
-            release, such as 1.16.0.dev3 or 1.16.0rc1, passes only where it is named itself.
+            release, such as 1.16.0.dev3 or 1.16.0rc1, passes only where it is named itself. What
+            follows a + names a build of the same version.
 
     Raises:
         PeerError: not installed, or another version. JACKPOT_UNTESTED_PEER = 1 lets it pass.
@@ -187,8 +196,9 @@ def require_tested(package: str, tested: tuple[str, ...]) -> str:
         version = importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError as e:
         raise PeerError(f"{package} is not installed") from e
+    public = version.split("+")[0]
     release = r"(\.[0-9]+)*(\.post[0-9]+)?"
-    matches = any(version == t or re.fullmatch(re.escape(t) + release, version) for t in tested)
+    matches = any(version == t or re.fullmatch(re.escape(t) + release, public) for t in tested)
     if not matches and os.environ.get(UNTESTED_VARIABLE) != "1":
         raise PeerError(
             f"{package} {version} was not tested with this adapter, which reads its internals; "

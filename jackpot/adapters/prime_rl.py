@@ -3,7 +3,8 @@
 prime-rl calls the function for one completion at a time, and hands over p_new and p_inf. So the
 target is p_new, there is no clip, and Z would be of a single completion: the default is z = none,
 with which mask and weight together are p_new / p_inf, capped at c1. prime-rl divides by the tokens
-of all processes. Read at commit 559b4477 (2026-08-21, 0.8.0).
+of all processes; since September 2026 by the sum of their `rl_weights`. Read at commit 559b4477
+(2026-08-21, 0.8.0), and in the source of September 2026, where prime-rl's own losses are objects.
 """
 
 from __future__ import annotations
@@ -29,10 +30,15 @@ def hook_of(options: dict[str, Any]) -> Hook:
     """
     key = tuple(sorted(options.items()))
     if key not in _hooks:
-        require_read("prime-rl", READ)
-        own = options_of_environment() | options
-        _hooks[key] = Hook("prime-rl", own, defaults={"z": "none"}, one_policy=True)
+        _hooks[key] = new_hook(options)
     return _hooks[key]
+
+
+def new_hook(options: dict[str, Any]) -> Hook:
+    """A hook of its own; options and errors as `hook_of`."""
+    require_read("prime-rl", READ)
+    own = options_of_environment() | options
+    return Hook("prime-rl", own, defaults={"z": "none"}, one_policy=True)
 
 
 def loss(inputs: Any, **options: Any) -> Any:
@@ -45,11 +51,41 @@ def loss(inputs: Any, **options: Any) -> Any:
     Returns:
         prime-rl's LossOutputs, whose loss is a sum.
     """
+    return loss_of_completion(hook_of(options), inputs)
+
+
+class CompletionLoss:
+    """The same as an object with a method `loss`, which prime-rl's losses are since September 2026.
+
+    prime-rl's configuration names functions alone, and wraps them in such an object. This one is
+    for a loop of your own around prime-rl's `compute_loss`, as `rl_loss_fn`. It has a counter of
+    its own.
+
+    Args:
+        options: as the `kwargs` of [trainer.loss].
+
+    Raises:
+        PeerError, ValueError: as `hook_of`.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        self.hook = new_hook(options)
+
+    def loss(self, inputs: Any) -> Any:
+        """As the function `loss`."""
+        return loss_of_completion(self.hook, inputs)
+
+
+def loss_of_completion(hook: Hook, inputs: Any) -> Any:
+    """LossOutputs of LossInputs, as `loss`.
+
+    Raises:
+        PeerError: prime-rl is not installed.
+    """
     try:
         from prime_rl.trainer.rl.loss import LossOutputs
     except ImportError as e:
         raise PeerError(f"prime-rl's LossOutputs could not be imported: {e}") from e
-    hook = hook_of(options)
     new, mask = inputs.trainer_logprobs, inputs.loss_mask.bool()
     sequence = torch.zeros_like(mask, dtype=torch.long)
     weights = hook.weights(inputs.inference_logprobs, new.detach(), new, mask, sequence)

@@ -14,11 +14,13 @@ from typing import Any
 import torch
 from trl import GRPOTrainer
 
+from jackpot.torch.corrector import TopK
 from jackpot.torch.trainer_losses import actor_loss, distill_loss
 
 from .hook import Hook, PeerError, require_tested
 
 TESTED = ("1.16",)
+_Z_TOP_K = 20  # the paper's
 _LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo")  # linear in a non-negative factor of A
 
 
@@ -41,10 +43,17 @@ class JackpotGRPOTrainer(GRPOTrainer):
         self, *args: Any, jackpot_options: Mapping[str, Any] | None = None, **kwargs: Any
     ) -> None:
         require_tested("trl", TESTED)
-        self.jackpot = Hook("TRL", jackpot_options)
+        self.jackpot = self._hook(jackpot_options)
         self._jackpot_inputs: dict[str, Any] | None = None
         super().__init__(*args, **kwargs)
         self._refuse_settings()
+
+    def _hook(self, options: Mapping[str, Any] | None) -> Hook:
+        return Hook("TRL", options)
+
+    def _topk(self, model: Any, inputs: dict[str, Any]) -> TopK | None:
+        """The sampler's likeliest tokens; TRL's samplers give none."""
+        return None
 
     def _refuse_settings(self) -> None:
         wrong = {
@@ -82,14 +91,17 @@ class JackpotGRPOTrainer(GRPOTrainer):
             raise PeerError("TRL computed a loss without asking for log-probabilities once")
         return loss
 
-    def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
-        out = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+    def _get_per_token_logps_and_entropies(self, model: Any, *args: Any, **kwargs: Any) -> Any:
+        out = super()._get_per_token_logps_and_entropies(model, *args, **kwargs)
         inputs = self._jackpot_inputs
         if inputs is not None:  # within _compute_loss, before it reads the advantages
-            self._weight_advantages(inputs, out[0])
+            topk = self._topk(model, inputs) if self.jackpot.wants_topk else None
+            self._weight_advantages(inputs, out[0], topk)
         return out
 
-    def _weight_advantages(self, inputs: dict[str, Any], logp_new: torch.Tensor) -> None:
+    def _weight_advantages(
+        self, inputs: dict[str, Any], logp_new: torch.Tensor, topk: TopK | None
+    ) -> None:
         mask = inputs["completion_mask"]
         if "tool_mask" in inputs:
             mask = mask * inputs["tool_mask"]
@@ -97,7 +109,7 @@ class JackpotGRPOTrainer(GRPOTrainer):
         if logp_ref is None:  # one update per rollout: the policy is still the one before updates
             logp_ref = logp_new.detach()
         weights = self.jackpot.weights(
-            inputs.get("sampling_per_token_logps"), logp_ref, logp_new, mask.bool()
+            inputs.get("sampling_per_token_logps"), logp_ref, logp_new, mask.bool(), topk=topk
         )
         advantage = inputs["advantages"]
         if advantage.dim() == 1:
@@ -112,7 +124,9 @@ class JackpotGRPOTrainer(GRPOTrainer):
 class JackpotPairTrainer(JackpotGRPOTrainer):
     """A small actor samples, is trained on the same rewards (Eq. 6) and distilled (Eq. 7).
 
-    One process. The actor's parameters join TRL's optimizer as a group with their own rate.
+    One process. The actor's parameters join TRL's optimizer as a group with their own rate. The
+    actor's logits are at hand, so by default Z is of each state, from its likeliest tokens
+    (z = state); `jackpot_options` may choose z = batch.
 
     Args:
         actor: a causal language model with the policy's tokens.
@@ -120,6 +134,8 @@ class JackpotPairTrainer(JackpotGRPOTrainer):
         actor_clip: of the actor's PPO ratio to q, on both sides.
         distill_coef: weight of KL(policy || actor), lambda_distill of Eq. 8.
         distill_top_k: the KL over the policy's k likeliest tokens, the rest as one; None: all.
+        z_top_k: how many of the actor's likeliest tokens Z and lam of a state are computed from;
+            None: 20. All tokens, where there are fewer.
     """
 
     def __init__(
@@ -130,6 +146,7 @@ class JackpotPairTrainer(JackpotGRPOTrainer):
         actor_clip: float = 0.2,
         distill_coef: float = 1.0,
         distill_top_k: int | None = None,
+        z_top_k: int | None = None,
         **kwargs: Any,
     ) -> None:
         for name, value in (("actor_learning_rate", actor_learning_rate), ("clip", actor_clip)):
@@ -137,6 +154,8 @@ class JackpotPairTrainer(JackpotGRPOTrainer):
                 raise ValueError(f"{name} = {value}; it is above 0")
         if not 0 <= distill_coef < math.inf:
             raise ValueError(f"distill_coef = {distill_coef}; it is at least 0 and finite")
+        if z_top_k is not None and z_top_k < 1:
+            raise ValueError(f"z_top_k = {z_top_k}; it is at least 1, or None for 20")
         super().__init__(*args, rollout_func=sample_of_actor, **kwargs)
         if self.accelerator.num_processes != 1:
             raise PeerError(
@@ -147,6 +166,13 @@ class JackpotPairTrainer(JackpotGRPOTrainer):
         self.actor = actor.to(self.accelerator.device)
         self._actor_learning_rate, self._actor_clip = actor_learning_rate, actor_clip
         self._distill_coef, self._distill_top_k = distill_coef, distill_top_k
+        if z_top_k is not None and not self.jackpot.wants_topk:
+            raise ValueError("z_top_k has no effect without z = 'state' or lam_from = 'state'")
+        self.z_top_k = (z_top_k or _Z_TOP_K) if self.jackpot.wants_topk else 0
+        self.sampled_topk: tuple[torch.Tensor, torch.Tensor] | None = None  # of the last rollout
+
+    def _hook(self, options: Mapping[str, Any] | None) -> Hook:
+        return Hook("TRL", options, defaults={"z": "state"}, has_topk=True)
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
         optimizer = super().create_optimizer(*args, **kwargs)
@@ -157,13 +183,55 @@ class JackpotPairTrainer(JackpotGRPOTrainer):
             optimizer.add_param_group({"params": parameters, "lr": self._actor_learning_rate})
         return optimizer
 
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        """TRL's, with q's likeliest tokens of each state, which `sample_of_actor` left here."""
+        output = super()._generate_and_score_completions(inputs)
+        if self.sampled_topk is None:
+            return output
+        width = output["completion_ids"].shape[1]
+        ids, logp = (_of_width(x, width) for x in self.sampled_topk)  # (B, T, k)
+        output |= {"jackpot_topk_ids": ids, "jackpot_topk_logps": logp}
+        if "old_per_token_logps" in output:  # several updates follow: p_ref must be kept now
+            size = self.args.per_device_train_batch_size
+            names = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
+            parts = [
+                logp_at(
+                    self._policy_logits(self.model, {n: output[n][i : i + size] for n in names}),
+                    ids[i : i + size],
+                )
+                for i in range(0, len(ids), size)
+            ]
+            output["jackpot_topk_old_logps"] = torch.cat(parts)
+        return output
+
+    def _topk(self, model: Any, inputs: dict[str, Any]) -> TopK | None:
+        ids = inputs["jackpot_topk_ids"]
+        logp_target = inputs.get("jackpot_topk_old_logps")
+        if logp_target is None or self.jackpot.options.get("target") == "new":
+            logits = inputs.get("jackpot_policy_logits")
+            logits = self._policy_logits(model, inputs) if logits is None else logits
+            logp_target = logp_at(logits, ids)
+        in_topk = (ids == inputs["completion_ids"][..., None]).any(-1)
+        return TopK(inputs["jackpot_topk_logps"], logp_target, in_topk)
+
+    @torch.no_grad()
+    def _policy_logits(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        """At the temperature, of the states in which the completions were sampled, (B, T, v)."""
+        ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
+        attention = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
+        with self.accelerator.autocast():
+            logits = states_logits(model, ids, attention, inputs["completion_ids"].shape[1])
+        return logits / self.temperature
+
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Any:
+        if self.model.training or self.jackpot.wants_topk:  # one pass for Z and the distillation
+            inputs = inputs | {"jackpot_policy_logits": self._policy_logits(model, inputs)}
         loss = super()._compute_loss(model, inputs)
         if not self.model.training:
             return loss
-        return loss + self._loss_of_actor(model, inputs) / self.current_gradient_accumulation_steps
+        return loss + self._loss_of_actor(inputs) / self.current_gradient_accumulation_steps
 
-    def _loss_of_actor(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+    def _loss_of_actor(self, inputs: dict[str, Any]) -> torch.Tensor:
         """Eq. 6 and 7 of this microbatch, each a mean over its tokens."""
         ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
         attention = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
@@ -175,8 +243,7 @@ class JackpotPairTrainer(JackpotGRPOTrainer):
             logp, inputs["sampling_per_token_logps"], inputs["advantages"], mask, n,
             clip_low=self._actor_clip, clip_high=self._actor_clip,
         )  # fmt: skip
-        with torch.no_grad():
-            policy = states_logits(model, ids, attention, token.shape[1]) / self.temperature
+        policy = inputs["jackpot_policy_logits"]
         kl = distill_loss(policy, logits, mask, n, top_k=self._distill_top_k)
         self._metrics["train"]["jackpot/loss_actor_ppo"].append(float(ppo.detach()))
         self._metrics["train"]["jackpot/loss_distill"].append(float(kl.detach()))
@@ -192,12 +259,25 @@ def states_logits(
     return out.logits[:, -n_completion - 1 : -1]
 
 
+def logp_at(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """Log-probabilities of some ids of each state: logits (..., v), ids (..., k) -> (..., k)."""
+    logits = logits.float()
+    return logits.gather(-1, ids) - logits.logsumexp(dim=-1, keepdim=True)
+
+
+def _of_width(x: torch.Tensor, width: int) -> torch.Tensor:
+    """(B, T, k) -> (B, width, k): cut, or with zeros, which stand outside the mask."""
+    x = x[:, :width]
+    return torch.nn.functional.pad(x, (0, 0, 0, width - x.shape[1]))
+
+
 @torch.no_grad()
 def sample_of_actor(prompts: list[Any], trainer: JackpotPairTrainer) -> dict[str, Any]:
     """TRL's rollout_func: one completion of each prompt from the actor, with log q of its tokens.
 
     Sampled at the trainer's temperature, without truncation, until the end id or
-    max_completion_length; log q is of the scores that were sampled from.
+    max_completion_length; log q is of the scores that were sampled from. Leaves the ids and log q
+    of the `z_top_k` likeliest tokens in the trainer's `sampled_topk`, (B, T, k) each.
 
     Raises:
         PeerError: prompts that are no text, or a truncation among TRL's settings.
@@ -224,6 +304,9 @@ def sample_of_actor(prompts: list[Any], trainer: JackpotPairTrainer) -> dict[str
     completions = out.sequences[:, padded["input_ids"].shape[1] :]  # (B, T)
     log_q = torch.stack(out.scores, dim=1).float().log_softmax(-1)  # (B, T, v)
     logp = log_q.gather(-1, completions[..., None])[..., 0]
+    if trainer.z_top_k:
+        top = log_q.topk(min(trainer.z_top_k, log_q.shape[-1]), dim=-1)
+        trainer.sampled_topk = top.indices, top.values
     rows: dict[str, list[list[Any]]] = {"prompt_ids": [], "completion_ids": [], "logprobs": []}
     for i, row in enumerate(completions.tolist()):
         length = next((j + 1 for j, token in enumerate(row) if token in ends), len(row))

@@ -14,6 +14,7 @@ from peer_batches import peer_batch, plain_losses, plain_weights, stub_modules
 
 from jackpot.adapters import hook, nemo_rl, prime_rl, skyrl, slime
 from jackpot.adapters.hook import Hook, PeerError, require_read, require_tested, token_losses
+from jackpot.torch.corrector import TopK
 
 
 @pytest.mark.parametrize("fill", [math.nan, math.inf, 0.0])
@@ -84,6 +85,23 @@ def test_options_that_cannot_be_followed_are_refused(options, said):
         Hook("peer", options)
 
 
+def test_an_adapter_with_the_samplers_top_k_computes_z_of_each_state():
+    own = Hook("peer", {"z": "state", "z_tail": "dropped", "c1": 9.0}, has_topk=True)
+    batch = peer_batch()
+    log_q = torch.full((3, 4, 2), 0.25).log()
+    log_p = torch.tensor([0.5, 0.125]).log().expand(3, 4, 2)
+    topk = TopK(log_q, log_p, torch.ones(3, 4, dtype=torch.bool))
+    weights = own.weights(batch.inf, batch.ref, batch.new, batch.mask, topk=topk)
+    z = 0.25 + 0.125  # sum over the two of min(q, p)
+    r = (batch.ref - batch.inf).exp()
+    want = r.clamp(max=1.0) * z * r.clamp(min=1.0)
+    assert torch.allclose(weights.weight[batch.mask], want[batch.mask], rtol=1e-5)
+    assert own.wants_topk and not Hook("peer", {}, has_topk=True).wants_topk
+    assert Hook("peer", {"lam_from": "state", "budget": 0.9}, has_topk=True).wants_topk
+    with pytest.raises(ValueError, match="does not hand over"):
+        Hook("peer", {"lam_from": "tracked"}, has_topk=True)
+
+
 def test_log_probabilities_of_the_sampler_are_needed():
     batch = peer_batch()
     with pytest.raises(PeerError, match="no log-probabilities of the sampler"):
@@ -103,12 +121,12 @@ def test_versions_that_were_not_tested_are_refused(monkeypatch):
     for tested in (("1.1",), ("1.16.20",), ("1.17",)):
         with pytest.raises(PeerError, match=r"1\.16\.2 was not tested"):
             require_tested("peer", tested)
-    for early in ("0.9.1.dev3", "0.9.1rc1", "0.9.1a0", "0.9.1.2.dev1", "0.9.1+local", "0.9.10"):
+    for early in ("0.9.1.dev3", "0.9.1rc1", "0.9.1a0", "0.9.1.2.dev1", "0.9.1.dev3+cpu", "0.9.10"):
         versions["peer"] = early
         with pytest.raises(PeerError, match="was not tested"):
             require_tested("peer", ("0.9.1",))
         assert require_tested("peer", ("0.9.1", early)) == early  # where it is named itself
-    for release in ("0.9.1", "0.9.1.2", "0.9.1.post1"):
+    for release in ("0.9.1", "0.9.1.2", "0.9.1.post1", "0.9.1+cu128"):
         versions["peer"] = release
         assert require_tested("peer", ("0.9.1",)) == release
     versions["peer"] = "1.16.2"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,9 @@ class LossInputs:
     advantages: torch.Tensor
     loss_mask: torch.Tensor
     loss_weights: torch.Tensor | None = None
+    # Since September 2026, for a loss of prime-rl's own:
+    trainer_mask_logprobs: torch.Tensor | None = None
+    inference_mask_logprobs: torch.Tensor | None = None
 
 
 @dataclass
@@ -54,6 +58,40 @@ def test_the_gradient_is_that_of_a_capped_importance_ratio():
     assert torch.allclose(batch.new.grad[0], want, rtol=1e-5)
     assert float(out.loss.detach()) == pytest.approx(float(want.sum()), rel=1e-5)
     assert float(out.metrics["jackpot/hook_calls"]) == 1
+
+
+def compute_loss(batch: PeerBatch, rl_loss_fn: Any, rl_weights: Any, rl_scale: float):
+    """prime-rl's loop over packed completions: members have a weight, and their sum divides."""
+    total = 0.0
+    for row in range(3):
+        inputs = completion(batch, row, rl_weights[row])
+        inputs.loss_mask = inputs.loss_mask & (rl_weights[row] != 0)
+        if bool(inputs.loss_mask.any()):
+            total = total + rl_loss_fn.loss(inputs).loss
+    return total / rl_scale
+
+
+@pytest.mark.usefixtures("peer")
+def test_the_object_has_the_numbers_of_the_function_under_prime_rls_denominator():
+    batch = peer_batch()
+    weights = torch.tensor([[1.0, 0.5, 1.0, 0.0], [0.0, 1.0, 1.0, 1.0], [2.0, 1.0, 1.0, 1.0]])
+    loss_of = prime_rl.CompletionLoss(lam=0.8, c1=1.2)
+    rl_scale = float(weights[batch.mask].sum())
+    loss = compute_loss(batch, loss_of, weights, rl_scale)
+    want = 0.0
+    for i, j in batch.mask.nonzero().tolist():
+        r = math.exp(float(batch.new[i, j].detach()) - float(batch.inf[i, j]))
+        w = min(1.0, r / 0.8) * min(max(0.8, r), 1.2)  # a min(max(lam, r), c1), Z = 1
+        want -= w * float(batch.advantage[i, j]) * float(weights[i, j])
+    assert float(loss.detach()) == pytest.approx(want / rl_scale, rel=1e-5)
+    loss.backward()
+    assert batch.new.grad is not None and bool(torch.isfinite(batch.new.grad).all())
+    # The second completion has one real token, of weight 0: prime-rl does not call for it.
+    assert loss_of.hook.calls == 2
+    loss_of.hook.require_called()
+    assert prime_rl.CompletionLoss(lam=0.8, c1=1.2).hook.calls == 0  # counters of their own
+    one = prime_rl.loss(completion(batch, 0), lam=0.8, c1=1.2).loss
+    assert float(one.detach()) == float(loss_of.loss(completion(batch, 0)).loss.detach())
 
 
 @pytest.mark.usefixtures("peer")

@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -111,7 +112,7 @@ def test_the_loss_is_trls_own_with_each_term_weighted(models, loss_type, target)
     trainer = pair(
         models,
         settings={"loss_type": loss_type, "epsilon": 0.1, "epsilon_high": 0.3},
-        jackpot_options={"lam": 1.2, "c1": 1.4, "target": target},
+        jackpot_options={"lam": 1.2, "c1": 1.4, "target": target, "z": "batch"},
     )
     trainer.model.train()
     rows = [{"prompt": "w4 w5"}] * 8 + [{"prompt": "w6"}] * 8
@@ -154,6 +155,91 @@ def test_the_loss_is_trls_own_with_each_term_weighted(models, loss_type, target)
     }.get(loss_type, terms.sum() / lengths.sum())
     assert float(loss.detach()) == pytest.approx(float(want), rel=2e-4, abs=1e-6)
     assert inputs["advantages"].dim() == 1  # as TRL gave them
+
+
+def sampled_batch(trainer) -> Any:
+    """TRL's batch of 16 completions, whose prompts are of one and two words."""
+    trainer.model.train()
+    trainer.current_gradient_accumulation_steps = 1
+    rows = [{"prompt": "w4 w5"}] * 8 + [{"prompt": "w6"}] * 8
+    return trainer._generate_and_score_completions(rows)
+
+
+def logp_of_all(model, inputs) -> Any:
+    """(B, T, v) of the states of the completions."""
+    ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
+    attention = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
+    width = inputs["completion_ids"].shape[1]
+    with torch.no_grad():
+        position = (attention.cumsum(dim=1) - 1).clamp(min=0)
+        out = model(input_ids=ids, attention_mask=attention, position_ids=position)
+    return out.logits[:, -width - 1 : -1].double().log_softmax(-1)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("k", [4, VOCABULARY])
+@pytest.mark.parametrize("updates", [1, 2])
+@pytest.mark.parametrize("target", ["ref", "new"])
+def test_z_of_each_state_is_that_of_the_core_on_the_actors_likeliest_tokens(
+    models, k, updates, target
+):
+    """With k the whole vocabulary, Z is sum_x min(q, p / lam), Eq. 3, of all its tokens."""
+    import jackpot
+
+    trainer = pair(
+        models, z_top_k=k, settings={"num_iterations": updates, "epsilon": 1e6},
+        jackpot_options={"lam": 1.2, "c1": 1.4, "target": target, "z_tail": "dropped"},
+    )  # fmt: skip
+    inputs = sampled_batch(trainer)
+    assert ("old_per_token_logps" in inputs) == (updates == 2)
+    log_q, log_ref = logp_of_all(trainer.actor, inputs), logp_of_all(trainer.model, inputs)
+    if updates == 2:  # as after the first update: both models are others than at the sampling
+        for parameter in (*trainer.model.parameters(), *trainer.actor.parameters()):
+            parameter.data += 0.05 * torch.randn_like(parameter)
+    log_new = logp_of_all(trainer.model, inputs)
+    log_p = log_ref if target == "ref" else log_new
+
+    top = log_q.topk(k, dim=-1).indices
+    top_p, top_q = log_p.gather(-1, top), log_q.gather(-1, top)
+    no_tail = np.full(top_p.shape[:-1], -np.inf)
+    z = jackpot.z_topk(top_p.numpy(), top_q.numpy(), 1.2, no_tail, no_tail)[0]
+    if k == VOCABULARY:
+        assert z == pytest.approx(jackpot.acceptance_rate(log_p.numpy(), log_q.numpy(), 1.2))
+    seen: dict[str, Any] = {}
+    trainer.jackpot.metrics = lambda weights: seen.update(of=weights) or {}
+    loss = trainer._compute_loss(trainer.model, inputs)
+    mask = inputs["completion_mask"].bool()
+    token = inputs["completion_ids"][..., None]
+    r = (log_p - log_q).gather(-1, token)[..., 0].exp()
+    want = r.div(1.2).clamp(max=1.0) * (torch.as_tensor(z) * r.clamp(min=1.2)).clamp(max=1.4)
+    if target == "new":
+        want *= (log_ref - log_new).gather(-1, token)[..., 0].exp().clamp(max=3.0)
+    assert torch.allclose(seen["of"].weight[mask].double(), want[mask], rtol=2e-4, atol=1e-6)
+    assert bool(torch.isfinite(loss.detach())) and not seen["of"].weight[~mask].any()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_actor_that_is_the_policy_has_weight_one_everywhere(models):
+    """p = q: Z = 1 with the tail's ratio, and every token is accepted."""
+    from transformers import AutoModelForCausalLM
+
+    actor = AutoModelForCausalLM.from_pretrained(models[0] / "policy", dtype=torch.float32)
+    actor.generation_config.eos_token_id, actor.generation_config.pad_token_id = 1, 0
+    trainer = pair(models, actor=actor, z_top_k=3)
+    inputs = sampled_batch(trainer)
+    seen: dict[str, Any] = {}
+    trainer.jackpot.metrics = lambda weights: seen.update(of=weights) or {}
+    trainer._compute_loss(trainer.model, inputs)
+    mask = inputs["completion_mask"].bool()
+    assert torch.allclose(seen["of"].weight[mask], torch.tensor(1.0), atol=2e-4)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_number_of_likeliest_tokens_without_use_or_below_one_is_refused(models):
+    with pytest.raises(ValueError, match="z_top_k has no effect"):
+        pair(models, z_top_k=4, jackpot_options={"z": "batch"})
+    with pytest.raises(ValueError, match="z_top_k = 0"):
+        pair(models, z_top_k=0)
 
 
 @pytest.mark.filterwarnings("ignore")
