@@ -49,6 +49,9 @@ SETTINGS = {  # each with statistics of the whole batch that a rank's own part w
     "pairs": "--objective.type alpha_dpo --correction.type none",
     "rejected": "--correction.lam.value 12 --correction.z.tail.kappa True "
     "--correction.z.tail.type lumped",
+    "drafted": "--rollout.mode.type drafted --rollout.mode.block.type adaptive "
+    "--rollout.mode.block.length-max 4 "
+    "--rollout.mode.lam.type tracked --correction.type tis --loss.updates-per-rollout 2",
 }
 MICRO = {
     "whole": "",
@@ -94,6 +97,7 @@ TWO = {  # (setting, its flags) of a run on two ranks
     "whole": ("whole", MICRO["three"].split()),
     "pairs": ("pairs", [*FSDP, *BLOCKS]),
     "present": ("tracked", [*PROCESS, *FSDP]),
+    "drafted": ("drafted", [*PROCESS, *FSDP, *BLOCKS]),
     "ahead": ("tracked", [*PROCESS, *AHEAD]),
     "moving": ("tracked", AHEAD),
 }
