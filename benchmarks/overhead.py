@@ -4,11 +4,13 @@
 
 One rollout of a small random policy and actor; then the same optimiser step on the same batch, in
 turns: with OBRS, with TIS and the same actor losses, and with PPO of the policy alone; with every
-other objective in the place of PPO (no correction, ratios to p_inf); and what the head saves where
-three quarters of the sequences have no advantage. Prints the median of the turns' ratios of
-processor seconds (one thread) and their range. Of an objective also what its loss takes by itself,
-without the models, which is free of the noise of whole steps. OBRS costs the same for each token
-and id whatever the width, so models wider than these pay a smaller share for it.
+other objective in the place of PPO (no correction, ratios to p_inf); with those of whole
+completions also over PPO's step and one pass of the policy at the start, which they need as a
+reference, as a KL to it would; and what the head saves where three quarters of the sequences have
+no advantage. Prints the median of the turns' ratios of processor seconds (one thread) and their
+range. Of an objective also what its loss takes by itself, without the models, which is free of the
+noise of whole steps. OBRS costs the same for each token and id whatever the width, so models wider
+than these pay a smaller share for it.
 Model passes per step are counted in tests/llm/test_train.py.
 """
 
@@ -43,8 +45,9 @@ from llm.train import update
 from llm.training.context import TrainContext
 from llm.training.forward import ModelOutputs, PolicyLogprobs
 from llm.training.minibatches import split_minibatches
-from llm.training.objective import bounded_objective, objective_tokens
+from llm.training.objective import objective_tokens, policy_factors
 from llm.training.optimizer import Learner, open_learner
+from llm.training.scoring import score_initial
 
 MODES: dict[str, tuple[str, ...]] = {
     "jackpot": (),
@@ -62,10 +65,14 @@ OBJECTIVES = {  # in the place of PPO, of the policy alone
     "m2po": (),
     "m2po opsm": ("--objective.sequence_mask.type", "opsm"),
 }
+WHOLE = ("a_star_po", "dmpo", "alpha_dpo")  # of whole completions, with the policy at the start
+OBJECTIVES |= {"a_star_po": ("--task.pool", "64"), "dmpo": (), "alpha_dpo": ()}
 MODES |= {
     name: (*MODES["ppo"], "--objective.type", name.split()[0], *extra)
     for name, extra in OBJECTIVES.items()
 }
+REFERENCE = "pass of the policy at the start"
+WITH_REFERENCE = "PPO and " + REFERENCE
 SPARSE = {"sparse jackpot": "jackpot", "sparse ppo": "ppo"}  # most advantages 0, as of equal groups
 
 
@@ -116,12 +123,17 @@ def scene(vocab: int, sequences: int, tokens: int) -> tuple[Any, Any, Batch]:
         group=sequences // 4,
     ).flat()
     batch.advantage.copy_(torch.from_numpy(rng.standard_normal(sequences)))
+    group = torch.arange(sequences) // (sequences // 4)
+    reward = (torch.arange(sequences) % 2).float()  # a right and a wrong one of each prompt
+    batch = dataclasses.replace(
+        batch, group=group, reward=reward, value=torch.full_like(reward, 0.5)
+    )
     return policy, actor, batch
 
 
-def context(cfg: Config, policy: Any, actor: Any) -> TrainContext:
-    """What an optimiser step of these models works with."""
-    models = policy, Actor(cfg.actor.type, actor), None
+def context(cfg: Config, policy: Any, actor: Any, initial: Any) -> TrainContext:
+    """What an optimiser step of these models works with. initial: the policy at the start."""
+    models = policy, Actor(cfg.actor.type, actor), initial
     parts = cfg, Numbers(), None, None, *models, torch.device("cpu")
     return TrainContext(*parts, chunked=cfg.optim.head == "chunked")  # type: ignore[arg-type]
 
@@ -135,22 +147,24 @@ def step(ctx: TrainContext, learner: Learner, batch: Batch) -> float:
 
 
 def loss_seconds(ctx: TrainContext, learner: Learner, batch: Batch) -> float:
-    """Processor seconds of an objective alone: its bounds, its loss and its gradient; a median."""
+    """Processor seconds of an objective alone: its bounds or what it computes of whole completions,
+    its loss and its gradient; a median."""
     (minibatch,) = split_minibatches(ctx, batch, learner, 0)
     n, random = len(batch.sequence), torch.Generator().manual_seed(3)
     ref, new = (batch.logp_inf + torch.randn(n, generator=random) / 10 for _ in range(2))
     p_ref, p_new = (PolicyLogprobs(logp, batch.topk_logp_inf, None) for logp in (ref, new))
     one = torch.ones(n)
     weights = TokenWeights(*[one] * 8)  # type: ignore[arg-type]
+    inputs = ctx, learner, minibatch, p_ref, p_new, weights
     topk = batch.topk_logp_inf if ctx.cfg.objective.needs_topk else None
     taken = []
     for _ in range(30):
         leaf = new.clone().requires_grad_()
         out = ModelOutputs(leaf, None, one, {}, None, topk)
         start = time.process_time()
-        objective = bounded_objective(ctx.cfg, minibatch, p_ref, p_new, weights)
+        weight, scale, objective = policy_factors(*inputs, 0)
         tokens = objective_tokens(minibatch, p_ref, out, torch.arange(n))
-        policy_loss_sum(tokens, one, one / n, **objective).loss.backward()
+        policy_loss_sum(tokens, weight, scale, **objective).loss.backward()
         taken.append(time.process_time() - start)
     return statistics.median(taken)
 
@@ -159,7 +173,7 @@ def measured(
     contexts: dict[str, TrainContext], learners: dict[str, Learner], batch: Batch, repeats: int
 ) -> dict[str, list[float]]:
     """Seconds of each mode's steps, in turns."""
-    seconds: dict[str, list[float]] = {name: [] for name in [*MODES, *SPARSE]}
+    seconds: dict[str, list[float]] = {name: [] for name in [*MODES, *SPARSE, REFERENCE]}
     useless = batch.advantage * (torch.arange(len(batch.advantage)) % 4 == 0)
     sparse = dataclasses.replace(batch, advantage=useless)
     for turn in range(repeats + 1):
@@ -168,6 +182,12 @@ def measured(
             taken = step(contexts[mode], learners[mode], own)
             if turn:  # the first turn fills caches and Adam's state
                 seconds[name].append(taken)
+        start = time.process_time()
+        score_initial(contexts[WHOLE[0]], batch)
+        if turn:
+            seconds[REFERENCE].append(time.process_time() - start)
+    ppo, reference = seconds["ppo"], seconds[REFERENCE]
+    seconds[WITH_REFERENCE] = [a + b for a, b in zip(ppo, reference, strict=True)]
     return seconds
 
 
@@ -181,6 +201,7 @@ def compared(seconds: dict[str, list[float]], repeats: int) -> list[dict[str, An
         ("sparse jackpot", "jackpot", f"step with OBRS and actor losses, {quarter}", None),
         ("sparse ppo", "ppo", f"step of PPO alone, {quarter}", None),
         *((name, "ppo", f"step of {name} over PPO of the policy", None) for name in OBJECTIVES),
+        *((name, WITH_REFERENCE, f"step of {name} over {WITH_REFERENCE}", None) for name in WHOLE),
     ):
         pairs = [a / b for a, b in zip(seconds[ours], seconds[rival], strict=True)]
         ratio = statistics.median(pairs)
@@ -208,11 +229,11 @@ def main() -> None:
     torch.set_num_threads(1)
     policy, actor, batch = scene(args.vocab, args.sequences, args.tokens)
     flags = ["--optim.policy-lr", "1e-9", "--actor.lr", "1e-9"]
-    contexts = {}
+    contexts, start = {}, copy.deepcopy(policy).requires_grad_(False)
     for name, extra in MODES.items():
         rates = flags if "frozen" not in extra else flags[:2]
         cfg = load([], [*rates, *extra, "--optim.head", args.head])
-        contexts[name] = context(cfg, policy, actor)
+        contexts[name] = context(cfg, policy, actor, start if name in WHOLE else None)
     own = [name for name in contexts if name not in OBJECTIVES]
     learners = {name: open_learner(contexts[name], Guard(Path("nowhere"))) for name in own}
     learners |= dict.fromkeys(OBJECTIVES, learners["ppo"])  # of the policy alone, as PPO's

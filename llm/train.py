@@ -17,7 +17,7 @@ from jackpot.torch.objectives import policy_loss_sum
 from llm.settings.loading import Config
 from llm.training.context import TrainContext, open_context
 from llm.training.minibatches import Minibatch, split_minibatches
-from llm.training.objective import actor_ppo_inputs, objective_tokens, policy_factors
+from llm.training.objective import actor_ppo_inputs, idle_roles, objective_tokens, policy_factors
 from llm.training.optimal_values import with_optimal_values
 from llm.training.optimizer import Learner, optimizer_step
 from llm.training.passes import ForwardPasses
@@ -115,7 +115,8 @@ def update(
         total.backward()
         metrics.add(at, terms, out, policy)
 
-    norms = optimizer_step(ctx, learner, step)  # l. 28: sum gradients over ranks, clip, step
+    # l. 28: sum gradients over ranks, clip, step; a policy without any term in its loss stays
+    norms = optimizer_step(ctx, learner, step, idle_roles(objective))
     return correction, metrics.of_all_ranks() | norms
 
 

@@ -136,7 +136,10 @@ def dmpo(
     prompts = torch.unique(group)
     for prompt in prompts:
         own = (group == prompt).nonzero()[:, 0]
-        ratio, tilt = pre[own] - inf[own], r[own] / alpha
+        # Equal rewards tilt nothing, and shift both softmaxes alike: 0, so that no rounding is left
+        # of W - b, which the paper's baseline makes 0 there.
+        tilt = r[own] / alpha if bool((r[own] != r[own[0]]).any()) else torch.zeros_like(r[own])
+        ratio = pre[own] - inf[own]
         temper = _temper(ratio + tilt, ess_min)
         weight = (temper * (ratio + tilt)).softmax(0)
         base = {

@@ -112,6 +112,8 @@ METRICS: dict[str, str] = {
     "kl_policy_actor_now": "the KL of kl_policy_actor, but of the step's updates; closed-loop "
     "control compares it with control.kl_target",
     "loss_policy": "policy loss (Eq. 5), divided by what loss.denominator names",
+    "policy_steps_skipped": "objectives of whole completions: share of the step's updates in which "
+    "no completion had a term, so that the policy was not moved; 0 or 1 where a rollout has one",
     "a_star_residual": "A*-PO: mean over completions of beta log(p_new / p_pre) + V* - reward",
     "dmpo_ess_share": "DMPO: effective number of weights over the size of the group, mean over "
     "prompts, in (0, 1]",

@@ -64,6 +64,13 @@ def bounded_objective(
     return {name: keywords[name] for name in ("type", "ratio", "opsm_delta")} | bounds
 
 
+def idle_roles(keywords: dict[str, Any]) -> tuple[str, ...]:
+    """The models that an update leaves as they are: the policy, where the objective is of whole
+    completions and none has a term. keywords: of `policy_loss_sum`, by `policy_factors`."""
+    skipped = keywords.get("metrics", {}).get("policy_steps_skipped", 0.0)
+    return ("policy",) if skipped else ()
+
+
 def objective_tokens(
     minibatch: Minibatch, p_ref: PolicyLogprobs, out: ModelOutputs, at: torch.Tensor
 ) -> ObjectiveTokens:

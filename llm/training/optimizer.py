@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -150,8 +150,13 @@ def set_learning_rates(
     return {f"lr_{role}": rates[role] for role in learner.optimizers}
 
 
-def optimizer_step(ctx: TrainContext, learner: Learner, step: int) -> dict[str, float]:
+def optimizer_step(
+    ctx: TrainContext, learner: Learner, step: int, idle: Collection[str] = ()
+) -> dict[str, float]:
     """Sum gradients over ranks, refuse NaN and inf, clip each model's norm, step.
+
+    idle: roles that are not stepped; with a gradient of 0 AdamW's momentum and decay would still
+    move them. The same on all ranks.
 
     Returns:
         grad_norm_<role>, before clipping.
@@ -169,6 +174,7 @@ def optimizer_step(ctx: TrainContext, learner: Learner, step: int) -> dict[str, 
         learner.guard.gradients(step, **{role: model})
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), ctx.cfg.optim.grad_clip)
         norms[f"grad_norm_{role}"] = float(full(norm))
-    for optimizer in learner.optimizers.values():
-        optimizer.step()
+    for role, optimizer in learner.optimizers.items():
+        if role not in idle:
+            optimizer.step()
     return norms

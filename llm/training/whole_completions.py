@@ -65,10 +65,13 @@ def completion_factors(
             new, start, *pairs_of, learner.gaps.statistics, **own
         )
     weight = tokens.local(made.coefficient.to(batch.logp_inf.dtype)[tokens.sequence])
-    return weight, torch.ones_like(weight), _keywords(made)
+    # The KL to the initial policy moves it too. All ranks have the same coefficients.
+    skipped = not bool(made.coefficient.any()) and ctx.cfg.loss.initial_kl_coef == 0
+    return weight, torch.ones_like(weight), _keywords(made, skipped)
 
 
-def _keywords(made: SequenceCoefficients) -> dict[str, Any]:
+def _keywords(made: SequenceCoefficients, skipped: bool) -> dict[str, Any]:
     # the sum over tokens has the loss's gradient, and another value
     metrics = {**made.metrics, "loss_policy": float(made.loss)}
+    metrics["policy_steps_skipped"] = float(skipped)
     return {"type": "whole_completion", "metrics": metrics}

@@ -597,3 +597,12 @@ def test_bad_bounds_of_bapo_m2po_and_opsm_and_unknown_names_are_refused():
         run(tokens, type="trpo")
     with pytest.raises(ValueError, match="old"):
         run(tokens, **PPO, ratio="old")
+
+
+def test_dppo_counts_the_tokens_whose_ratio_its_cap_holds():
+    w = RandomTokens(3)
+    for ratio, old in (("inf", w.lq), ("ref", w.lr)):
+        keywords = BINARY | {"ratio": ratio, "delta": 10.0, "cap": 1.1}
+        _, _, clipped, masked = run(w.tokens(), **keywords)
+        wanted = [math.exp(new - logp) > 1.1 for new, logp in zip(w.ln, old, strict=True)]
+        assert clipped.tolist() == wanted and 0 < sum(wanted) < w.n and not masked.any()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from threaded_ranks import on_ranks
 from tiny_context import world
 
 from jackpot.torch.sequence_objectives import optimal_value
@@ -26,7 +27,11 @@ FLAGS = {
 
 @pytest.fixture
 def ctx(pair):
-    cfg = resolve(FLAGS)
+    return opened(pair)
+
+
+def opened(pair, **flags):
+    cfg = resolve(FLAGS | flags)
     made = world(cfg, pair)
     made = made._replace(initial_policy=pair[0], task=factory.with_pool(cfg, made.task))
     return made._replace(values=open_values(cfg, made.task))
@@ -71,6 +76,23 @@ def test_each_prompt_is_sampled_once_and_comes_back_with_its_value(ctx, monkeypa
         rows = [ctx.task.rows[p] for p in batch.prompts]
         assert torch.equal(batch.value, ctx.values.value[rows].float())
     assert len(seen) == len(set(seen)) == 7 and ctx.values.known.all()
+
+
+def test_two_ranks_sample_the_values_that_one_does(pair, monkeypatch):
+    """Random numbers go by the place of a completion among those of all ranks."""
+    monkeypatch.setattr(
+        "llm.training.optimal_values.rewards",
+        lambda flat, _: torch.tensor([sum(c) / 100 for c in flat.completions()]),
+    )
+
+    def values(_rank):
+        ctx = opened(pair, **{"rollout.prompts_per_step": 4})
+        with_optimal_values(ctx, sample_rollouts(ctx, 0), 0)
+        return ctx.values.value.tolist()
+
+    alone = values(0)
+    assert len(set(alone)) == 5  # of four prompts that came, and 0
+    assert on_ranks(2, values) == [pytest.approx(alone)] * 2
 
 
 def test_other_objectives_know_no_value(ctx):

@@ -76,6 +76,17 @@ def test_pruned_completions_are_made_up_for_by_the_weights_of_the_others(scored)
     assert abs(sum(means) / 300 - exact) < 4 * error and len(left) > 3
 
 
+def test_pruning_goes_by_the_number_of_a_completion_not_by_its_place(scored):
+    """As on several ranks, whose completions lie in another order than their numbers."""
+    batch = dataclasses.replace(scored, reward=REWARD + torch.arange(20) / 1000)  # a name of each
+    order = torch.randperm(20, generator=torch.Generator().manual_seed(0))
+    plain = with_advantages(batch, config(**PRUNED), 3)
+    made = with_advantages(batch.rows(order), config(**PRUNED), 3)
+    wanted = dict(zip(plain.reward.tolist(), plain.advantage.tolist(), strict=True))
+    found = dict(zip(made.reward.tolist(), made.advantage.tolist(), strict=True))
+    assert found == pytest.approx(wanted) and len(found) < 20
+
+
 def test_the_completions_of_kept_prompts_carry_their_prompts_weight(scored):
     batch = dataclasses.replace(scored, multiplier=torch.linspace(1, 2, 20))
     flags = {**PRUNED, "rollout__pruning__prompt_rate": 0.5, "task__pool": 40}

@@ -17,6 +17,7 @@ from llm.train import update
 from llm.training.allocation import open_values
 from llm.training.minibatches import split_minibatches
 from llm.training.optimal_values import with_optimal_values
+from llm.training.optimizer import open_optimizers
 from llm.training.passes import ForwardPasses
 from llm.training.rollout_phase import sample_rollouts
 from llm.training.selection import with_advantages
@@ -127,3 +128,26 @@ def test_a_completion_that_p_new_cannot_give_stops_the_update(pair):
     learns.guard = NOWHERE
     with pytest.raises(NonFinite, match="log-probability of a completion"):
         completion_factors(ctx, learns, minibatch, p_new, 0)
+
+
+@pytest.mark.parametrize(("kind", "coef"), [("dmpo", 0.0), ("alpha_dpo", 0.0), ("alpha_dpo", 0.1)])
+def test_an_update_without_a_term_leaves_the_policy_as_it_is_and_is_counted(pair, kind, coef):
+    """AdamW's momentum of the update before would move it. The actor is distilled all the same, and
+    a KL to the initial policy is a term."""
+    ctx, learns, batch = prepared(kind, pair, **{"loss.initial_kl_coef": coef})
+    learns.optimizers = open_optimizers(ctx)
+
+    def updated(reward):
+        before = [p.detach().clone() for m in ctx.trained.values() for p in m.parameters()]
+        own = dataclasses.replace(batch, reward=reward)
+        (minibatch,) = split_minibatches(ctx, own, learns, 0)
+        _, metrics = update(ctx, learns, minibatch, 0)
+        after = [p for m in ctx.trained.values() for p in m.parameters()]
+        moved = [not torch.equal(a, b) for a, b in zip(after, before, strict=True)]
+        n = len(list(ctx.policy.parameters()))
+        assert list(ctx.trained) == ["policy", "actor"] and any(moved[n:])
+        return any(moved[:n]), metrics["policy_steps_skipped"]
+
+    assert updated(batch.reward) == (True, 0.0)
+    assert updated(torch.ones(12)) == ((True, 0.0) if coef else (False, 1.0))
+    assert updated(batch.reward) == (True, 0.0)
