@@ -74,6 +74,11 @@ def refuse_second_correction(config: Any) -> None:
             "ROLL: train_infer_correction.is_weight.enabled corrects for the sampler too. Set it "
             "to false: jackpot's weight is the correction"
         )
+    if any(getattr(one, "enabled", False) for one in getattr(own, "filters", None) or ()):
+        raise PeerError(
+            "ROLL: train_infer_correction.filters masks tokens by the same ratio, or has no effect "
+            "beside this loss. Leave it empty: jackpot's mask is the filter"
+        )
     for name, neutral in (("dual_clip_loss", False), ("entropy_loss_coef", 0)):
         if getattr(config, name, neutral) != neutral:
             raise PeerError(f"ROLL: {name} is not part of this loss; set it to {neutral!r}")

@@ -92,7 +92,10 @@ def test_rolls_kl_is_added():
 @pytest.mark.usefixtures("peer")
 def test_settings_that_would_count_twice_or_not_at_all_are_refused():
     own = types.SimpleNamespace(is_weight=types.SimpleNamespace(enabled=True))
+    off, on = types.SimpleNamespace(enabled=False), types.SimpleNamespace(enabled=True)
+    masks = types.SimpleNamespace(is_weight=off, filters=[off, on])
     cases: list[tuple[dict[str, Any], str]] = [
+        ({"train_infer_correction": masks}, "filters"),
         ({"train_infer_correction": own}, "is_weight"),
         ({"dual_clip_loss": True}, "dual_clip_loss"),
         ({"entropy_loss_coef": 0.1}, "entropy_loss_coef"),
