@@ -14,6 +14,15 @@ import torch
 from .hook import Hook, PeerError, require_read, token_losses
 
 READ = ("0.3.0",)  # PyPI has another project of this name
+# Settings that ROLL's own loss follows and this one does not, with the value that changes nothing.
+_NEUTRAL = {
+    "dual_clip_loss": False,
+    "entropy_loss_coef": 0,
+    "importance_sampling": "token",
+    "difficulty_loss_weight": False,
+    "length_loss_weight": False,
+    "rl_loss_coef": 1.0,
+}
 
 
 def loss_func(worker: Any, data: Any, output_tensor: torch.Tensor) -> tuple[torch.Tensor, Any]:
@@ -22,7 +31,8 @@ def loss_func(worker: Any, data: Any, output_tensor: torch.Tensor) -> tuple[torc
     Args:
         worker: ROLL's ActorWorker; its attribute `jackpot_hook` holds the hook.
         data: DataProto with response_mask (B, S), advantages, infer_logprobs, ref_log_probs
-            (B, S - 1), and the denominators in meta_info.
+            (B, S - 1), and the denominators in meta_info. final_response_mask, (B, S - 1), where
+            ROLL leaves completions out (max_len_mask, difficulty_mask).
         output_tensor: logits.
 
     Raises:
@@ -35,7 +45,9 @@ def loss_func(worker: Any, data: Any, output_tensor: torch.Tensor) -> tuple[torc
         require_read("roll", READ)
         worker.jackpot_hook = Hook("ROLL")
     refuse_second_correction(config)
-    mask = batch["response_mask"][:, 1:]
+    mask = batch.get("final_response_mask", None)
+    counts = "response_mask" if mask is None else "final_response_mask"
+    mask = batch["response_mask"][:, 1:] if mask is None else mask
     logp_new = worker.strategy.op_compute_log_probs(
         logits=output_tensor, input_ids=batch["input_ids"], attention_mask=batch["response_mask"]
     )
@@ -49,8 +61,8 @@ def loss_func(worker: Any, data: Any, output_tensor: torch.Tensor) -> tuple[torc
     denominators = {
         "loss_mask": mask.long(),
         "loss_agg_mode": config.loss_agg_mode,
-        "batch_num_tokens": data.meta_info["batch_num_tokens"]["response_mask"],
-        "global_valid_samples": data.meta_info["global_valid_samples"]["response_mask"],
+        "batch_num_tokens": data.meta_info["batch_num_tokens"][counts],
+        "global_valid_samples": data.meta_info["global_valid_samples"][counts],
     }
     losses = token_losses(logp_new, logp_ref, batch["advantages"], weights, low, high)
     loss = agg_loss(loss_mat=losses, **denominators)
@@ -79,7 +91,7 @@ def refuse_second_correction(config: Any) -> None:
             "ROLL: train_infer_correction.filters masks tokens by the same ratio, or has no effect "
             "beside this loss. Leave it empty: jackpot's mask is the filter"
         )
-    for name, neutral in (("dual_clip_loss", False), ("entropy_loss_coef", 0)):
+    for name, neutral in _NEUTRAL.items():
         if getattr(config, name, neutral) != neutral:
             raise PeerError(f"ROLL: {name} is not part of this loss; set it to {neutral!r}")
 

@@ -81,6 +81,24 @@ def test_rolls_own_denominators_divide_the_weighted_losses(mode):
 
 
 @pytest.mark.usefixtures("peer")
+def test_completions_that_roll_leaves_out_are_left_out():
+    """max_len_mask and difficulty_mask give final_response_mask and denominators of its own."""
+    batch = peer_batch()
+    worker, data = worker_and_data(batch)
+    final = batch.mask.clone()
+    final[2] = False
+    data.batch["final_response_mask"] = final.float()
+    data.meta_info["batch_num_tokens"]["final_response_mask"] = 13
+    data.meta_info["global_valid_samples"]["final_response_mask"] = 5
+    loss, _ = worker.loss_func(data, torch.zeros(1))
+    kept = batch._replace(mask=final)
+    want = total(plain_losses(kept, plain_weights(kept), (0.1, 0.2))) / 13
+    assert float(loss.detach()) == pytest.approx(want, rel=1e-5)
+    loss.backward()
+    assert batch.new.grad is not None and not batch.new.grad[2].any()
+
+
+@pytest.mark.usefixtures("peer")
 def test_rolls_kl_is_added():
     worker, data = worker_and_data(peer_batch())
     plain, _ = worker.loss_func(data, torch.zeros(1))
@@ -99,6 +117,10 @@ def test_settings_that_would_count_twice_or_not_at_all_are_refused():
         ({"train_infer_correction": own}, "is_weight"),
         ({"dual_clip_loss": True}, "dual_clip_loss"),
         ({"entropy_loss_coef": 0.1}, "entropy_loss_coef"),
+        ({"importance_sampling": "seq"}, "importance_sampling"),
+        ({"difficulty_loss_weight": True}, "difficulty_loss_weight"),
+        ({"length_loss_weight": True}, "length_loss_weight"),
+        ({"rl_loss_coef": 0.5}, "rl_loss_coef"),
     ]
     for config, said in cases:
         worker, data = worker_and_data(peer_batch(), **config)
