@@ -123,7 +123,7 @@ class Hook:
         if self.calls == 0:
             raise PeerError(
                 f"{self.peer} has not called jackpot's hook: training goes on without correction. "
-                "docs/adapters.md shows the configuration that selects it"
+                "docs/adapters.md leads to the configuration that selects it"
             )
 
 

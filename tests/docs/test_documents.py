@@ -48,7 +48,7 @@ def anchors(document: Path) -> set[str]:
 
 def test_every_link_in_the_documents_leads_somewhere():
     """To a file, and to a heading of it where the link names one."""
-    folders = (".", "docs", "docs/launch", "llm", "paper_figures")
+    folders = (".", "docs", "docs/adapters", "docs/launch", "llm", "paper_figures")
     links = 0
     for document in (page for folder in folders for page in (ROOT / folder).glob("*.md")):
         for target in re.findall(r"\]\(([^)\s]+)\)", document.read_text(encoding="utf-8")):
