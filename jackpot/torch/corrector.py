@@ -3,6 +3,9 @@
 A trainer of any make holds one `Corrector`. For each update it asks for the weights of the update's
 tokens, puts them into `trainer_losses.policy_loss`, and calls `end_step` after the last update of
 a rollout. The formulas are those of correction.py, which take flat tensors.
+
+The trainer of this repository calls these formulas itself (llm/training/weights.py): its tokens are
+flat already, and it checks each quantity before the next is computed from it.
 """
 
 from __future__ import annotations

@@ -104,6 +104,10 @@ def acceptance_coins(
     A counter-based generator (Philox) has a stream for each completion. So a token's number is the
     same in any microbatch, padding, packing and process.
 
+    The trainer of this repository has coins of its own (llm/training/minibatches.py), by one stream
+    for each step: these would give runs that are on record other numbers. Its coins need the number
+    of all completions of a step, which another trainer's microbatch does not know.
+
     Args:
         seed: any integer. step: at least 0.
         sequence_id: number of each token's completion, (n,) integer, at least 0.

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+import jackpot
+
 from .corrector import UpdateWeights
 from .losses import actor_ppo_sum, bucketed, distill_sum
 from .objectives import ObjectiveTokens, PolicyLoss, policy_loss_sum
@@ -143,9 +145,8 @@ def distill_loss(
     log_q = (logits_actor[mask].float() / temperature).log_softmax(-1)
     if top_k is not None:
         log_p, log_q = bucketed(log_p, log_q, top_k)  # (n, k + 1)
-    p = log_p.exp()
-    # 0 log 0 = 0. The difference is replaced before the product: 0 * inf would be NaN.
-    kl = (p * (log_p - log_q).masked_fill(p == 0, 0.0)).sum(-1)  # (n,)
-    if not bool(torch.isfinite(kl.detach()).all()):
+    nan = bool(log_p.isnan().any()) or bool(log_q.detach().isnan().any())
+    kl = None if nan else jackpot.kl_p_q(log_p, log_q)  # (n,); the KL of llm's pass too
+    if kl is None or not bool(torch.isfinite(kl.detach()).all()):
         raise ValueError("distill_loss: NaN or inf in KL(policy || actor); look at the logits")
     return distill_sum(kl, temperature) / n_tokens

@@ -68,7 +68,8 @@ def split_minibatches(
     n_sequences = sum(distributed.all_gather_object(len(batch.answers)))
     width = batch.is_completion.shape[1]
     rng = randomness.stream(cfg.run.seed, "rejection", step)
-    # Every rank draws for all sequences and takes its own: no number depends on the ranks.
+    # Every rank draws for all sequences and takes its own: no number depends on the ranks. Not by
+    # acceptance_coins, which has a stream for each sequence: recorded runs have these numbers.
     uniforms = torch.from_numpy(rng.random((n_sequences, width))).to(device)  # (all sequences, t)
     uniform = uniforms[batch.index[batch.sequence], batch.position]  # (n,)
     logp_init = score_initial(ctx, batch)
