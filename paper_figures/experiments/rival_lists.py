@@ -67,7 +67,7 @@ def _objectives(ratio: str) -> dict[str, Settings]:
 
 
 def _divergence(kind: str) -> Settings:
-    """DPPO with another divergence than binary TV. The top 20 of `rollout.top_k` are all ids."""
+    """DPPO with another divergence than binary TV."""
     return {**_UNCORRECTED, "objective.type": "dppo", "objective.divergence.type": kind}
 
 
