@@ -7,10 +7,13 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
+from readers import readers
+
 from llm.settings.bounds import words_of
 from llm.settings.help import field_docs
 from llm.settings.schema import Settings
 from llm.settings.sections import all_keys, classes_of, settings_of, types_of
+from llm.settings.sources import SOURCES
 
 PAPER = "2602.06107"
 Where = tuple[tuple[str, tuple[str, ...]], ...]  # ((key of a type, its values), ...): all hold
@@ -114,11 +117,26 @@ def _setting(key: str, found: list[Entry], own: str) -> Iterator[str]:
         yield f"{condition}{' ' * bool(condition)}{differs}{prose(doc)}\n"
     if bounds := words_of(key):
         yield f"- Bounds: {prose(bounds)}"
-    if sources := sources_of([e.doc for e in found]):
-        yield f"- Source: {sources}"
-    elif sources := sources_of([e.owner for e in found]):
-        yield f"- Source of its type: {sources}"
+    yield f"- Source{source(key, found)}"
+    modules = ", ".join(f"`llm/{name}`" for name in readers().get(key, []))
+    yield f"- Read by: {modules}"
     yield "````\n"
+
+
+def source(key: str, found: list[Entry]) -> str:
+    """Where a setting comes from: what its docstring names, its entry of SOURCES, or its type's."""
+    if named := sources_of([e.doc for e in found]):
+        return f": {named}"
+    if key in SOURCES:
+        return f": {_PLACE.sub(_paper, prose(SOURCES[key]))}"
+    return f" of its type: {sources_of([e.owner for e in found])}"
+
+
+_PLACE = re.compile(r"the paper, (Eq\. \d+|Sec\. [\d.]*\d|Algorithm \d|\w+ 3\.\d)")
+
+
+def _paper(found: re.Match[str]) -> str:
+    return f"[{found[0]}](https://arxiv.org/abs/{PAPER})"
 
 
 def _condition(members: list[Entry], of: Callable[[str], bool]) -> str:
@@ -188,7 +206,9 @@ _HEAD = f"""\
 
 Every setting of a run, `python -m llm train FILE.toml --section.name value`. A section with a
 setting `type` has one list of settings for each type. This page is written from the declarations in
-`llm/settings/schema.py` and the bounds in `llm/settings/bounds.py`.
+`llm/settings/schema.py`, the bounds in `llm/settings/bounds.py`, the sources in
+`llm/settings/sources.py`, and the modules of `llm/` that read a setting, as their code shows. A
+source "ours" is a choice of this project that no paper makes.
 `python -m llm train FILE.toml --help` prints the settings that apply to a configuration.
 
 Bounds are checked before a run starts, and a setting that nothing would read is refused. Every

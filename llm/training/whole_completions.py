@@ -49,6 +49,7 @@ def completion_factors(
     learner.guard.finite(step, **{"log-probability of a completion at the start": start})
     reward = of_each(batch.reward)
     objective = ctx.cfg.objective
+    assert isinstance(objective, AStarPoObjective | DmpoObjective | AlphaDpoObjective)
     own = {k: v for k, v in vars(objective).items() if k not in ("type", "value_beta")}
     if isinstance(objective, AStarPoObjective):
         value = of_each(batch.value)
@@ -59,7 +60,6 @@ def completion_factors(
         own |= {"baseline": base.type, "baseline_coef": coef}
         made = dmpo(new, start, summed(batch.logp_inf), reward, of_each(batch.group), **own)
     else:
-        assert isinstance(objective, AlphaDpoObjective)
         pairs_of = (of_each(batch.lengths), reward > _RIGHT, of_each(batch.group))
         made, learner.gaps.statistics = alpha_dpo(
             new, start, *pairs_of, learner.gaps.statistics, **own

@@ -8,6 +8,7 @@ import pytest
 
 from llm.settings import sections
 from llm.settings.schema import Settings
+from llm.settings.sources import SOURCES
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "docs/site"))
@@ -65,3 +66,43 @@ def test_text_that_markdown_would_read_as_markup_is_escaped_outside_code():
     assert settings_page.prose("A*-PO of `a*b` <x> run.steps") == (
         r"A\*-PO of `a*b` \<x> {confval}`run.steps`"
     )
+
+
+def declared(key):
+    return [e for e in settings_page.entries(Settings, Settings()) if e.key == key]
+
+
+def test_every_setting_has_a_source_and_says_who_reads_it():
+    for key, body in ENTRIES.items():
+        assert re.search(r"^- Source(?: of its type)?: \S", body, re.M), key
+        assert re.search(r"^- Read by: `llm/\S+\.py`", body, re.M), key
+
+
+def test_no_source_is_declared_twice_or_of_nothing():
+    assert set(SOURCES) <= set(ENTRIES)
+    assert "" not in SOURCES.values()
+    for key in SOURCES:
+        assert settings_page.sources_of([e.doc for e in declared(key)]) == "", key
+
+
+def test_a_setting_without_any_source_is_seen():
+    """The page would say "Source of its type: " and nothing."""
+    found = [e._replace(doc="", owner="") for e in declared("correction.c1")]
+    assert settings_page.source("correction.c1", found) == " of its type: "
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("run.folder", "- Source: ours\n"),
+        (
+            "policy.lora.rank",
+            "- Source: LoRA, [arXiv 2106.09685](https://arxiv.org/abs/2106.09685)",
+        ),
+        ("correction.scope", "- Source: token: [the paper, Eq. 5](https://arxiv.org/abs/2602."),
+        ("rollout.mode.lam.price", "ours, [docs/theory_drafting.md](../theory_drafting.md)"),
+        ("optim.grad_clip", "- Read by: `llm/training/optimizer.py`\n"),
+    ],
+)
+def test_a_source_and_the_readers_are_as_they_are_declared(key, said):
+    assert said in ENTRIES[key]
