@@ -10,10 +10,13 @@ Seconds: processor seconds of the one thread, which other work disturbs less tha
 clock; all variants in turns in one process, the median over the turns. FLOPs: two for each weight
 of a layer or head and each token that goes through it (attention itself left out).
 
-Predicted: (gamma rho + c_v) / E[N] (llm/planning/drafting.py) with the measured Z. rho and c_v, the
-costs of a pass of the actor over one token and of the policy over gamma + 1 over that of the policy
-over one, are measured by themselves at half the completion's length. `by rounds` takes the
-tokens per pass that the slowest completion got in the place of E[N].
+Predicted, each part measured by itself and none fitted to a drafted rollout: passes of both models
+at half the completion's length, for 1 row and for all, with the rounds that the measured Z lets
+expect of the slowest sequence (llm/planning/drafting.py); the cuts of both caches; the reading of
+the prompts; and the rest, which is a whole rollout with models that cost nothing. Decoding with the
+policy is predicted from the same parts, and the ratio is that of the two. `ideal` is the ratio
+without the rest, cuts, prompts and waiting: (gamma rho + c_v) / E[N]. `floor` is the time of the
+matrix products alone (which read all weights), over the measured time of the policy.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -112,16 +116,88 @@ def timed(run: Callable[[], Any]) -> tuple[float, Any]:
 
 
 @torch.no_grad()
-def pass_seconds(model: Any, rows: int, f: int, held: int) -> float:
-    """Of one pass over f tokens of each row, after `held` tokens; the least of five."""
-    cache = RowCache(model, torch.full((rows,), 10_000))
+def pass_seconds(model: Any, rows: int, f: int, held: int) -> tuple[float, float, float]:
+    """Of one pass over f tokens of each row, after `held` tokens; of a ragged cut of it; of the
+    prompts. The least of five each."""
+    cache = RowCache(model, torch.full((rows,), 10 * held))
     prompt = torch.ones((rows, held), dtype=torch.long)
     cache.read_prompts(prompt, prompt.bool(), group=1)
-    new, seconds = torch.ones((rows, f), dtype=torch.long), []
+    new, reads, cuts, prompts = torch.ones((rows, f), dtype=torch.long), [], [], []
+    shorter = torch.full((rows,), held)
+    shorter[::4] -= int(f > 1)  # a quarter of the rows loses more than the others
     for _ in range(5):
-        seconds.append(timed(lambda: cache.read(new, f))[0])
-        cache.cut(torch.arange(rows), torch.full((rows,), held))
-    return min(seconds)
+        reads.append(timed(lambda: cache.read(new, f))[0])
+        cuts.append(timed(lambda: cache.cut(torch.arange(rows), shorter))[0])
+        fresh = RowCache(model, torch.full((rows,), PROMPT))
+        first = prompt[:, :PROMPT]
+        prompts.append(timed(lambda: fresh.read_prompts(first, first.bool(), 1))[0])  # noqa: B023
+    return min(reads), min(cuts), min(prompts)
+
+
+class Free:
+    """A model that costs nothing: in every state it has the same logits, (v,)."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, model: Any) -> None:
+        self.config = model.config
+        ids = torch.arange(PROMPT)[None]
+        with torch.no_grad():
+            self._logits = model(input_ids=ids, logits_to_keep=1).logits[0, -1]
+
+    def __call__(self, input_ids: torch.Tensor, logits_to_keep: int, **_: Any) -> Any:
+        shape = (len(input_ids), logits_to_keep, len(self._logits))
+        return SimpleNamespace(logits=self._logits.expand(shape))
+
+
+def product_seconds(model: Any, tokens: int) -> float:
+    """Of the products of `tokens` hidden states with every weight of a layer and the head."""
+    layers = [m for m in model.modules() if isinstance(m, torch.nn.Linear)]
+    inputs = [torch.ones(tokens, m.in_features) for m in layers]
+
+    @torch.no_grad()
+    def products() -> None:
+        for layer, x in zip(layers, inputs, strict=True):
+            layer(x)
+
+    return min(timed(products)[0] for _ in range(5))
+
+
+def predictions(
+    actor: Any, policy: Any, batch: int, t: int, drafting: Drafting, z: float, seconds: float,
+    runs: dict[str, Callable[[Any, Any], Any]],
+) -> dict[str, float]:  # fmt: skip
+    """What drafting costs over decoding the policy. seconds: of the latter, measured."""
+    gamma, held = drafting.length, PROMPT + t // 2
+    costs: list[model.PassSeconds] = []
+    cuts = prompts = 0.0
+    at_batch = []
+    for m, f in ((policy, 1), (actor, 1), (policy, gamma + 1)):
+        (few, _, _), (many, cut, prompt) = (pass_seconds(m, n, f, held) for n in (1, batch))
+        row = max(0.0, many - few) / (batch - 1) if batch > 1 else 0.0
+        costs.append(model.PassSeconds(few - row, row))
+        at_batch.append(many)
+        cuts += cut if f > 1 else 0.0
+        prompts = prompt  # the last is the policy's
+    _, actors_cut, actors_prompts = pass_seconds(actor, batch, 2, held)
+    rounds = sum(1 - (1 - share) ** batch for share in model.shares_left(z, gamma, t))
+    free = Free(actor), Free(policy)
+    rest = {
+        name: min(timed(lambda: run(*free))[0] for _ in range(3))  # noqa: B023
+        for name, run in runs.items()
+    }
+    passes = model.closed_batch_seconds(z, gamma, t, batch, costs[1], costs[2])
+    whole = passes + rounds * (cuts + actors_cut) + prompts + actors_prompts + rest["drafted"]
+    plain = (t - 1) * at_batch[0] + prompts + rest["policy"]
+    products = gamma * product_seconds(actor, batch) + product_seconds(policy, batch * (gamma + 1))
+    return {
+        "rho": at_batch[1] / at_batch[0],
+        "c_v": at_batch[2] / at_batch[0],
+        "predicted": whole / plain,
+        "ideal": model.over_policy(z, gamma, at_batch[1] / at_batch[0], at_batch[2] / at_batch[0]),
+        "rest": (rest["drafted"] - rest["policy"]) / plain,
+        "floor": products * rounds / seconds,
+    }
 
 
 def measured(
@@ -140,18 +216,18 @@ def measured(
     def rng() -> np.random.Generator:
         return np.random.default_rng(seed)
 
-    variants: dict[str, Callable[[], Any]] = {
-        "policy": lambda: sample(policy, tokenizer, problems, rng(), **how),
-        "actor": lambda: sample(actor, tokenizer, problems, rng(), **how),
-        "drafted": lambda: sample_drafted(
-            actor, policy, tokenizer, problems, rng(), drafting=drafting, **how
+    variants: dict[str, Callable[[Any, Any], Any]] = {
+        "policy": lambda _, p: sample(p, tokenizer, problems, rng(), **how),
+        "actor": lambda q, _: sample(q, tokenizer, problems, rng(), **how),
+        "drafted": lambda q, p: sample_drafted(
+            q, p, tokenizer, problems, rng(), drafting=drafting, **how
         ),
     }
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     flops: dict[str, float] = {}
     for turn in range(turns + 1):
         for name, run in variants.items():
-            spent, out = timed(run)
+            spent, out = timed(lambda: run(actor, policy))  # noqa: B023
             flops[name] = counted.flops()
             if turn:  # the first warms up
                 seconds[name].append(spent)
@@ -160,38 +236,36 @@ def measured(
     drafted = ~verified.is_bonus
     z = min(float(verified.accept_rate[drafted].mean()), 1.0)
     rounds = verified.starts_round.sum(dim=1)
-    gamma, held = drafting.length, PROMPT + t // 2
-    one = pass_seconds(policy, batch, 1, held)
-    rho = pass_seconds(actor, batch, 1, held) / one
-    c_v = pass_seconds(policy, batch, gamma + 1, held) / one
     share = [d / p for d, p in zip(seconds["drafted"], seconds["policy"], strict=True)]
     of_actor = [d / a for d, a in zip(seconds["drafted"], seconds["actor"], strict=True)]
+    predicted = predictions(
+        actor, policy, batch, t, drafting, z, statistics.median(seconds["policy"]), variants
+    )
     return {
-        "actor_layers": exit_layers, "mismatch": mismatch, "batch": batch, "gamma": gamma,
+        "actor_layers": exit_layers, "mismatch": mismatch, "batch": batch,
+        "gamma": drafting.length,
         "lam": drafting.lam, "z": z, "kl_policy_actor": float(verified.kl_actor[drafted].mean()),
-        "kl_policy_sampled": float(verified.kl_sampled.mean()), "rho": rho, "c_v": c_v,
+        "kl_policy_sampled": float(verified.kl_sampled.mean()), **predicted,
         "tokens_per_pass": t * batch / int(rounds.sum()), "rounds_max": int(rounds.max()),
         "seconds_over_policy": statistics.median(share), "range": [min(share), max(share)],
         "seconds_over_actor": statistics.median(of_actor),
         "flops_over_policy": flops["drafted"] / flops["policy"],
-        "predicted": model.over_policy(z, gamma, rho, c_v),
-        "predicted_by_rounds": (gamma * rho + c_v) * int(rounds.max()) / t,
     }  # fmt: skip
 
 
 def table(rows: list[dict[str, Any]]) -> str:
     head = (
         "| actor layers | mismatch | batch | gamma | lam | Z | KL(p, q) | KL(p, s) | rho | c_v | "
-        "tokens/pass | seconds / policy's | range | predicted | by rounds | FLOPs / policy's | "
-        "seconds / actor's |\n" + "| --- " * 17 + "|"
+        "tokens/pass | seconds / policy's | range | predicted | ideal | rest | "
+        "floor | FLOPs / policy's | seconds / actor's |\n" + "| --- " * 19 + "|"
     )
     lines = [
         f"| {r['actor_layers']} | {r['mismatch']:g} | {r['batch']} | {r['gamma']} | {r['lam']:g} | "
         f"{r['z']:.3f} | {r['kl_policy_actor']:.3f} | {r['kl_policy_sampled']:.4f} | "
         f"{r['rho']:.2f} | {r['c_v']:.2f} | {r['tokens_per_pass']:.2f} | "
         f"{r['seconds_over_policy']:.2f} | {r['range'][0]:.2f} to {r['range'][1]:.2f} | "
-        f"{r['predicted']:.2f} | {r['predicted_by_rounds']:.2f} | {r['flops_over_policy']:.2f} | "
-        f"{r['seconds_over_actor']:.2f} |"
+        f"{r['predicted']:.2f} | {r['ideal']:.2f} | {r['rest']:.2f} | {r['floor']:.2f} | "
+        f"{r['flops_over_policy']:.2f} | {r['seconds_over_actor']:.2f} |"
         for r in rows
     ]
     return "\n".join([head, *lines])

@@ -7,8 +7,10 @@ gamma + 1 tokens) / (over one), drafting takes
     (gamma rho + c_v) / E[N],    E[N] = 1 + Z + ... + Z^gamma = (1 - Z^(gamma + 1)) / (1 - Z)
 
 of the seconds of decoding the policy, if tokens are accepted independently with probability Z
-(docs/drafting.md). benchmarks/drafted.py measures rho, c_v and Z; here they come from the roofline
-of cost.py.
+(docs/drafting.md). `drafted` takes rho and c_v from the roofline of cost.py, for an engine that
+gives the place of a finished sequence to another. Where a batch waits for its slowest sequence, as
+with the engines hf and process, `closed_batch_seconds` counts the rounds. benchmarks/drafted.py
+measures all of them.
 """
 
 from __future__ import annotations
@@ -67,6 +69,49 @@ def tokens_per_round(z: float, length: int) -> float:
 def over_policy(z: float, length: int, rho: float, c_v: float) -> float:
     """Seconds of drafting over those of decoding the policy; rho and c_v as above, both > 0."""
     return (length * rho + c_v) / tokens_per_round(z, length)
+
+
+class PassSeconds(NamedTuple):
+    """Seconds of one pass: `fixed`, and `row` for each row that it reads tokens of."""
+
+    fixed: float
+    row: float
+
+
+def shares_left(z: float, length: int, tokens: int) -> list[float]:
+    """Share of sequences that need more than k rounds for `tokens` tokens, k = 0, 1, .. to 0.
+
+    Args and Raises: as `tokens_per_round`.
+    """
+    tokens_per_round(z, length)  # refuses what is out of bounds
+    # of a round: n tokens with z^(n - 1) (1 - z), and length + 1 of them with z^length
+    yields = [z**n * (1 - z) for n in range(length)] + [z**length]
+    mass, shares = [1.0] + [0.0] * (tokens - 1), []  # by tokens done
+    while sum(mass) > 1e-9:
+        shares.append(sum(mass))
+        later = [0.0] * tokens
+        for done, m in enumerate(mass):
+            for n, share in enumerate(yields[: tokens - done - 1], start=1):
+                later[done + n] += m * share
+        mass = later
+    return shares
+
+
+def closed_batch_seconds(
+    z: float, length: int, tokens: int, rows: int, drafting: PassSeconds, verifying: PassSeconds
+) -> float:
+    """Passes of `rows` sequences of `tokens` tokens that start together, prompts left out.
+
+    No other sequence takes the place of a finished one. So there are as many rounds as the slowest
+    sequence needs, and those at the end have few rows. drafting: a pass over one token.
+    verifying: one over length + 1 tokens.
+    """
+    shares = shares_left(z, length, tokens)
+    rounds = sum(1 - (1 - share) ** rows for share in shares)  # expected, of the slowest
+    of_rows = rows * sum(shares)  # expected rounds of all sequences together
+    return (length * drafting.fixed + verifying.fixed) * rounds + (
+        length * drafting.row + verifying.row
+    ) * of_rows
 
 
 def drafted(

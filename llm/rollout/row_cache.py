@@ -16,6 +16,7 @@ from transformers.cache_utils import DummyLayer, DynamicLayer, DynamicSlidingWin
 from llm.errors import ConfigError
 
 from .batch import positions
+from .roomy_cache import Move, RoomyLayer
 
 
 class RowCache:
@@ -32,8 +33,9 @@ class RowCache:
         self._cache = DynamicCache(config=model.config)
         # A layer with a window forgets what is outside it, which a cut would need again. The mask
         # keeps to the window without that.
+        columns = int(last.max()) + 1
         self._cache.layers = [
-            DynamicLayer() if isinstance(layer, DynamicSlidingWindowLayer) else layer
+            layer if isinstance(layer, DummyLayer) else RoomyLayer(columns)
             for layer in self._cache.layers
         ]
 
@@ -62,25 +64,14 @@ class RowCache:
         return self._forward(ids, is_real, position, keep)
 
     def cut(self, rows: torch.Tensor, held: torch.Tensor) -> None:
-        """Keep the first `held` tokens, (r',), of these rows, (r',)."""
-        width, start = self.width, self.width - self.held[rows]  # (r',) column of the first token
-        new = int(held.max())
-        # new column c of a row is its token c - (new - held), in the old column start + that
-        shift = start - (new - held)  # (r',)
-        column = torch.arange(new, device=held.device)
-        source = (column + shift[:, None]).clamp(0, max(width - 1, 0))  # (r', new); padding: any
-        same = bool((shift == shift[0]).all()) and int(shift[0]) >= 0
+        """Keep the first `held` tokens, (r',), of these rows, (r',) in rising order."""
+        dropped = self.held[rows] - held  # (r',)
+        # A row that loses as little as possible stays where it is; another moves to the right.
+        back, *more = dropped.unique().tolist()
+        moves = [Move((dropped == n).nonzero()[:, 0], n - back) for n in more]
         for layer in self._cache.layers:
-            if not getattr(layer, "is_initialized", False):
-                continue  # layers that share the keys of others
-            for name in ("keys", "values"):
-                kept = getattr(layer, name)  # (r, heads, width, d)
-                if same:
-                    kept = kept[rows, :, int(shift[0]) : int(shift[0]) + new]
-                else:
-                    head = torch.arange(kept.shape[1], device=kept.device)[:, None]
-                    kept = kept[rows[:, None, None], head, source[:, None]]
-                setattr(layer, name, kept)  # (r', heads, new, d)
+            if isinstance(layer, RoomyLayer):  # another shares the keys of one of these
+                layer.cut(rows, back, moves, int(held.max()))
         self.held, self._last = held, self._last[rows]
 
     def _forward(

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import DynamicCache
 
 from llm.errors import NonFinite
 from llm.tasks.problem import Problem
 from llm.tokenizers.pretrained import Tokenizer
 
 from .batch import Samples, Verification, positions
+from .roomy_cache import roomy_cache
 
 _COMPACT_BELOW = 0.75  # share of unfinished sequences at which the finished ones leave the cache
 _BLOCK = 512  # ids per block of the two-level search for a token
@@ -59,7 +59,7 @@ def sample(
     width = samples.ids.shape[1] - t
     position = samples.is_real.sum(dim=1)  # (b,) of the first sampled token: the prompt's length
     ends = torch.tensor(sorted(tokenizer.eos), device=device)
-    cache = DynamicCache(config=model.config)
+    cache = roomy_cache(model, width + t - 1)
     logits = _after_prompts(model, samples, group, cache)  # (b, v)
     rows = torch.arange(b, device=device)  # the sequence in each row of the cache
     for i in range(t):

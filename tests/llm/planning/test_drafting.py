@@ -33,6 +33,25 @@ def test_tokens_of_a_round_are_those_of_simulated_rounds():
             drafting.tokens_per_round(z, length)
 
 
+def test_a_closed_batch_waits_for_its_slowest_sequence():
+    """By hand at Z 0 and 1; at other rates by 20,000 simulated batches."""
+    assert drafting.shares_left(0.0, 3, 4) == [1.0] * 4
+    assert drafting.shares_left(1.0, 4, 11) == [1.0] * 3
+    assert drafting.shares_left(0.5, 1, 2) == [1.0, 0.5]  # a first draft that is rejected: again
+    rng = np.random.default_rng(0)
+    for z, length, rows in ((0.6, 3, 4), (0.9, 4, 8)):
+        coins = rng.random((20_000, rows, 20, length)) < z
+        tokens = (np.cumprod(coins, axis=3).sum(axis=3) + 1).cumsum(axis=2)
+        rounds = (tokens < 20).sum(axis=2) + 1  # (batches, rows)
+        one, other = drafting.PassSeconds(0.5, 0.25), drafting.PassSeconds(2.0, 0.125)
+        wanted = (length * one.fixed + other.fixed) * rounds.max(axis=1).mean()
+        wanted += (length * one.row + other.row) * rounds.sum(axis=1).mean()
+        found = drafting.closed_batch_seconds(z, length, 20, rows, one, other)
+        assert found == pytest.approx(wanted, rel=5e-3)
+    with pytest.raises(ValueError, match="z in"):
+        drafting.shares_left(1.1, 2, 3)
+
+
 def test_seconds_are_those_of_a_round_over_its_tokens():
     """100 steps; blocks of 2: 2 passes of one layer and one of three for 1.75 tokens."""
     found = drafting.drafted(POLICY, ACTOR, WORK, LAUNCHES, ROOMS, z=0.5, length=2)
