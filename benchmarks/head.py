@@ -6,10 +6,10 @@
 A step is sum c logp(token) of the policy plus KL(SG(policy) || actor), forward and backward, at
 2,048 tokens x 151,936 x hidden 1,024 in one thread. Targets are held against `torch`, whole logits
 by the leanest code we could write (linear, log_softmax, gather, kl_div). In bfloat16 it rounds
-logits and their gradients, and its gradients have 30 times the error of the chunked head's. So time
-is also held against `widened`: the same code in float32, of bfloat16 tensors, as accurate as the
-chunked head. With --quick and --wide there is `trainer`, too, with the KL of the core; it needs
-five times the memory.
+logits and their gradients, and its gradients have 22 to 30 times the error of the chunked head's,
+with and without matrix tiles. So time is also held against `widened`: the same code in float32, of
+bfloat16 tensors, as accurate as the chunked head or slightly more. With --quick and --wide there is
+`trainer`, too, with the KL of the core; it needs five times the memory.
 
 Workspace: peak resident memory above the inputs less the gradients, each variant in a process of
 its own. Time: processor seconds of the one thread, which other work on the machine disturbs less

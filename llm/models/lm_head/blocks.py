@@ -25,8 +25,8 @@ Tensor = torch.Tensor
 #                                                 tiles   bfloat16 without tiles   neither
 #     rounded, what whole logits cost              0.13            2.0               5.7
 #     with float32 sums, by `bf16_products`        0.26            1.1               1.2
-# Gradients' products stay widened: their left factor is float32, and two bfloat16 terms that hold
-# it to 2^-17 took 0.7 to 1.5 times as long as the one product, depending on what else ran.
+# The gradients' products have a float32 factor, the logits' gradient. Tiles round it, as whole
+# logits in bfloat16 do, and nothing else: see `ROUNDED_FROM`.
 @functools.cache
 def has_bf16_tiles() -> bool:
     """Whether this processor multiplies bfloat16 in tiles, and oneDNN is allowed to use them."""
@@ -58,6 +58,13 @@ def bf16_products(wanted: bool) -> Iterator[None]:
         yield
     finally:
         setting.fp32_precision = before
+
+
+# Width from which tiles multiply the gradients too, where `has_bf16_tiles`. A constant, measured
+# once: a step at 1,024 x 4,096 ids took 0.87 of the time with float32 products at width 64, 0.80
+# at 128 and 0.79 at 256. Below it the gain is too small to round the logits' gradient for. Two
+# bfloat16 terms, which would hold that to 2^-17, took 0.9 to 1.7 times as long as float32.
+ROUNDED_FROM = 128
 
 
 # An id of probability 0 has the logit -inf, and 0 times -inf is NaN in every sum over the
@@ -92,34 +99,41 @@ class HeadBlocks:
         self.softcap, self.temperature = softcap, temperature
         both_bf16 = hidden.dtype == self.weight.dtype == torch.bfloat16 and dtype == torch.float32
         self.tiles = both_bf16 and hidden.device.type == "cpu" and has_bf16_tiles()
+        self.rounds = self.tiles and hidden.shape[1] >= ROUNDED_FROM  # gradients' products, too
+        self.narrow_hidden = hidden
         self.dw: Any = None
-        self.widened: dict[str, Tensor] = {}  # of a narrower weight: a block, and its gradient
+        self.reused: dict[str, Tensor] = {}  # memory, see `_memory`
 
-    def load(self, cols: slice) -> None:
-        """Widen a vocabulary block of the weight, (c, h), and begin its gradient."""
-        part = self.weight[cols]
-        self.w = part if part.dtype == self.dtype else self._wide("block", part).copy_(part)
+    def load(self, cols: slice, one_chunk: bool = False) -> None:
+        """Widen a vocabulary block of the weight, (c, h), and begin its gradient.
+
+        one_chunk: all tokens come in one chunk, so nothing is added to a product of theirs.
+        """
+        part, wide = self.weight[cols], self.dtype
+        self.w = part if part.dtype == wide else self._memory("block", part, wide).copy_(part)
         self.b = None if self.bias is None else self.bias[cols].to(self.dtype).clamp(min=_MASKED)
         if self.dw is not None:
             part, self.fresh = self.dw[cols], True
-            # of a narrower weight summed apart, so that it is rounded once, by `close`
-            self.dw_block = part if part.dtype == self.dtype else self._wide("gradient", part)
+            # Of a narrower weight summed apart, so that the sum is rounded once, by `close`. A
+            # bfloat16 product of one chunk is complete: it is rounded once, into its place.
+            apart = part.dtype != wide and not (self.rounds and one_chunk)
+            self.dw_block = self._memory("gradient", part, wide) if apart else part
 
-    def _wide(self, name: str, part: Tensor) -> Tensor:
-        """Memory for a block (c, h) in the pass's dtype; the same for all blocks of a pass.
+    def _memory(self, name: str, like: Tensor, dtype: torch.dtype) -> Tensor:
+        """Memory of that shape; the same for all blocks of a pass.
 
         New memory for every block would be pages that the system hands out and takes back.
         """
-        if name not in self.widened:  # the first block is the largest
-            self.widened[name] = torch.empty_like(part, dtype=self.dtype)
-        return self.widened[name][: len(part)]
+        if name not in self.reused:  # the first block and the first chunk are the largest
+            self.reused[name] = torch.empty(like.numel(), dtype=dtype, device=like.device)
+        return view(self.reused[name], like)
 
     def close(self, cols: slice) -> None:
         """All tokens have passed the block: its gradient is complete."""
         if self.dw is not None:
             if self.fresh:  # no token of the block has a gradient
                 self.dw_block.zero_()
-            if self.dw.dtype != self.dtype:
+            if self.dw_block.dtype != self.dw.dtype:
                 self.dw[cols].copy_(self.dw_block)
 
     def logits(self, rows: slice, buffer: Tensor) -> Tensor:
@@ -182,13 +196,19 @@ class HeadBlocks:
             dl, hidden = dl[pick], hidden[pick]
         if self.db is not None:
             self.db[cols] += dl.sum(0)
-        if self.dw is not None:
-            beta, self.fresh = 0 if self.fresh else 1, False  # beta 0 spares reading zeros
-            self.dw_block.addmm_(dl.t(), hidden, beta=beta)  # (c, r) (r, h) -> (c, h)
-        if self.dh is not None and pick is None:
-            self.dh[rows].addmm_(dl, self.w)  # (r, c) (c, h) -> (r, h)
-        elif self.dh is not None:
-            self.dh[rows].index_add_(0, pick, dl @ self.w)  # type: ignore[arg-type]
+        summed = self.dw is not None and self.dw_block.dtype == self.dtype
+        if self.dw is not None and not summed:  # one chunk in bfloat16, see `load`
+            narrow, self.fresh = self._memory("dl", dl, torch.bfloat16).copy_(dl), False
+            x = self.narrow_hidden if pick is None else self.narrow_hidden[pick]
+            torch.mm(narrow.t(), x, out=self.dw_block)
+        with bf16_products(self.rounds):  # dl is rounded, sums are not
+            if summed:
+                beta, self.fresh = 0 if self.fresh else 1, False  # beta 0 spares reading zeros
+                self.dw_block.addmm_(dl.t(), hidden, beta=beta)  # (c, r) (r, h) -> (c, h)
+            if self.dh is not None and pick is None:
+                self.dh[rows].addmm_(dl, self.w)  # (r, c) (c, h) -> (r, h)
+            elif self.dh is not None:
+                self.dh[rows].index_add_(0, pick, dl @ self.w)  # type: ignore[arg-type]
 
     def gradients(self, like: Tensor, kept: Tensor | None) -> tuple[Tensor | None, ...]:
         """Gradients of hidden, weight and bias, in their dtypes; `kept`: the rows of `like`."""
@@ -204,7 +224,7 @@ def blocks(heads: list[HeadBlocks], chunk: Chunk) -> Iterator[tuple[slice, slice
     for start in range(0, v if n else 0, chunk.vocab):
         cols = slice(start, min(start + chunk.vocab, v))
         for head in heads:
-            head.load(cols)
+            head.load(cols, n <= chunk.tokens)
         for first in range(0, n, chunk.tokens):
             yield cols, slice(first, min(first + chunk.tokens, n))
         for head in heads:

@@ -126,7 +126,8 @@ def chunked_logprobs(
     zero-advantage token, say, the policy's head computes nothing but what the KL needs.
     bf16 and float16 operands are widened block by block, or multiplied in tiles that sum in float32
     (`blocks.has_bf16_tiles`): products are exact, sums and log-probabilities float32, and each
-    gradient is rounded to its parameter's dtype once.
+    gradient is rounded to its parameter's dtype once. In tiles, from width 128 on, the gradient of
+    the logits is rounded to bfloat16 before its products, as that of whole logits in bfloat16 is.
 
     Args:
         inputs: the models, of one vocabulary; at least one. n = 0 is fine.

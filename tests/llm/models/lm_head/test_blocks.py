@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from llm.models.lm_head.blocks import Chunk, HeadBlocks, blocks, buffers, inside_block
+from llm.models.lm_head import blocks as blocks_module
+from llm.models.lm_head.blocks import ROUNDED_FROM, Chunk, HeadBlocks, blocks, buffers, inside_block
 
 CHUNK = Chunk(tokens=3, vocab=4)
 N, H, V = 7, 5, 10  # none a multiple of a block
@@ -60,3 +61,27 @@ def test_ids_of_other_blocks_are_marked_and_clamped_into_the_block():
     places, inside = inside_block(torch.tensor([0, 4, 7, 9]), slice(4, 8))
     assert inside.tolist() == [False, True, True, False]
     assert places.tolist() == [0, 0, 3, 3]
+
+
+BF16, F32 = torch.bfloat16, torch.float32
+
+
+@pytest.mark.parametrize(
+    "hidden, weight, block, width, tiles, rounds",
+    [
+        (BF16, BF16, F32, ROUNDED_FROM, True, True),
+        (BF16, BF16, F32, ROUNDED_FROM - 1, True, False),
+        (BF16, BF16, F32, ROUNDED_FROM, False, False),
+        (F32, BF16, F32, ROUNDED_FROM, True, False),
+        (BF16, F32, F32, ROUNDED_FROM, True, False),
+        (F32, F32, F32, ROUNDED_FROM, True, False),
+        (BF16, BF16, torch.float64, ROUNDED_FROM, True, False),
+    ],
+)
+def test_only_wide_bfloat16_heads_round_a_gradients_factor_and_only_in_tiles(
+    hidden, weight, block, width, tiles, rounds, monkeypatch
+):
+    """By dtypes, width and processor alone: a resumed run must take the same way."""
+    monkeypatch.setattr(blocks_module, "has_bf16_tiles", lambda: tiles)
+    given = torch.zeros(2, width, dtype=hidden), torch.zeros(3, width, dtype=weight), None, None
+    assert HeadBlocks(given, None, 1.0, block).rounds is rounds

@@ -140,6 +140,50 @@ def test_bf16_products_are_exact_and_gradients_round_once(tiles, monkeypatch):
         )
 
 
+def _step(logps, tokens, coef):
+    """A joint step's loss of whole log-probabilities of policy and actor, (n, v) each."""
+    logp, logq = logps
+    kl = torch.nn.functional.kl_div(logq, logp.detach(), reduction="sum", log_target=True)
+    return (coef * logp.gather(1, tokens[:, None])[:, 0]).sum() + kl
+
+
+@pytest.mark.parametrize("chunk", [Chunk(96, 300), Chunk(50, 300)], ids=str)
+@pytest.mark.parametrize("shared", [0.0, 3.0])
+def test_tiles_round_wide_gradients_no_more_than_whole_logits(chunk, shared, monkeypatch):
+    """Every gradient, in relative norm, against float64; half the tokens rejected.
+
+    Nor more than the exact gradient of the logits does, if it is rounded once, and its product too.
+
+    shared: size of a direction that all ids have in common. Its share of the hidden states'
+    gradient cancels over all ids, but not within a block: a block's product must not be rounded.
+    """
+    monkeypatch.setattr(blocks, "has_bf16_tiles", lambda: True)
+    n, v, h = 96, 3000, blocks.ROUNDED_FROM
+    common = shared * 2 / h**0.5 * random(h, seed=3).detach()
+    p, q = (model(s, n, v, h, dtype=torch.float64, scale=2 / h**0.5) for s in (0, 10))
+    close = 0.95 * p[1].weight.detach() + 0.3 * q[1].weight.detach()
+    tensors = [p[0], p[1].weight + common, 0.1 * q[0] + p[0], close + common]
+    narrow = [x.detach().bfloat16().requires_grad_() for x in tensors]
+    wide = [x.detach().double().requires_grad_() for x in narrow]
+    tokens, coef = ids(n, seed=1, v=v), random(n, seed=5, dtype=torch.float32).detach()
+    coef[::2] = 0.0
+
+    inputs = [HeadInput(narrow[0], Head(narrow[1]), tokens), HeadInput(narrow[2], Head(narrow[3]))]
+    (policy, _), (kl,) = chunked_logprobs(inputs, [KLPair(0, 1, train_p=False)], chunk=chunk)
+    ours = torch.autograd.grad((coef * policy.logp).sum() + kl.sum(), narrow)
+    logps = [(narrow[i] @ narrow[i + 1].T).log_softmax(-1, torch.float32) for i in (0, 2)]
+    whole = torch.autograd.grad(_step(logps, tokens, coef), narrow)
+    logits = [wide[i] @ wide[i + 1].T for i in (0, 2)]
+    loss = _step([each.log_softmax(-1) for each in logits], tokens, coef.double())
+    *exact, dp, dq = torch.autograd.grad(loss, [*wide, *logits])
+    dp, dq = (x.bfloat16().double() for x in (dp, dq))
+    x, w, y, u = (leaf.detach() for leaf in wide)
+    twice = [dp @ w, dp.T @ x, dq @ u, dq.T @ y]
+    for own, other, rounded, true in zip(ours, whole, twice, exact, strict=True):
+        assert relative(own, true) <= 1.02 * relative(rounded.bfloat16(), true)
+        assert relative(own, true) <= 1.02 * relative(other, true)
+
+
 @pytest.mark.parametrize(
     "hidden, weight",
     [
