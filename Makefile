@@ -10,7 +10,8 @@ VERL_NEEDS := torch==2.13.0 transformers==5.24.0 'numpy>=2.1' packaging array-ap
 VLLM_NEEDS := 'numpy>=2.1' array-api-compat matplotlib peft pytest hypothesis
 RUN := OMP_NUM_THREADS=1 $(VENV)/bin/python
 # One worker per core, a file of tests at a time, in the order of tests/conftest.py.
-PYTEST := $(RUN) -m pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+# Bytecode is kept, whatever the environment says: every process of the tests would compile all again.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(RUN) -m pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 DEMO := $(VENV)/bin/python -m llm train llm/configs/demo.toml
 DEMO_PARTS := demo-jackpot demo-none demo-tis_distill demo-fig2 demo-core
 

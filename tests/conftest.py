@@ -1,6 +1,8 @@
 """Hypothesis profiles (HYPOTHESIS_PROFILE = dev, ci or nightly), one torch thread, file order."""
 
+import gc
 import os
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -38,6 +40,17 @@ LONGEST = (  # files that start first: no worker begins one of them when the oth
     "paper_figures/experiments/test_run_store.py",
     "test_imports.py",
 )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """What is imported and collected stays to the end: no garbage is looked for in it."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
