@@ -12,7 +12,7 @@ import hashlib
 import importlib.metadata
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -142,7 +142,7 @@ def _imported(tree: ast.AST, package: str) -> set[str]:
     """Modules that a file of `package` names in imports, wherever they stand; relative ones of any
     level. Of `from a import b` both a and a.b, which may be a module."""
     names: set[str] = set()
-    for node in ast.walk(tree):
+    for node in _statements(tree):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -154,11 +154,24 @@ def _imported(tree: ast.AST, package: str) -> set[str]:
 
 
 def _without_docstrings(tree: ast.AST) -> ast.AST:
-    for node in ast.walk(tree):
+    for node in _statements(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list):
             node.body = [x for x in body if not _is_text(x)]  # type: ignore[attr-defined]
     return tree
+
+
+def _statements(tree: ast.AST) -> Iterator[ast.AST]:
+    """The tree and every statement in it, those above first. Expressions are left out: they hold
+    neither imports nor docstrings, and are nine tenths of a tree."""
+    todo = [tree]
+    while todo:
+        node = todo.pop()
+        yield node
+        for name in ("body", "orelse", "handlers", "finalbody", "cases"):
+            inside = getattr(node, name, None)
+            if isinstance(inside, list):  # of a conditional expression it is no list
+                todo += inside
 
 
 def _is_text(node: ast.AST) -> bool:

@@ -6,6 +6,7 @@ mpmath with 60 digits from the very floats the core is given, so rounding of the
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from fractions import Fraction
@@ -162,6 +163,11 @@ REFERENCES = {
 
 def divergence(name: str, log_p, log_q) -> mpmath.mpf:
     """A divergence between rows of logs; generalised for rows that do not sum to 1."""
+    return _divergence(name, tuple(_values(log_p).tolist()), tuple(_values(log_q).tolist()))
+
+
+@functools.cache  # Hypothesis draws the same rows for every backend
+def _divergence(name: str, log_p: tuple[float, ...], log_q: tuple[float, ...]) -> mpmath.mpf:
     return mp_sum(REFERENCES[name], log_p, log_q)
 
 
