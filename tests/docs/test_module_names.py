@@ -17,10 +17,12 @@ QUOTED = re.compile(r"`([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+)(?:\(\))?`")
 FILE = re.compile(r"(?<![\w.*{}<>/%-])(?:[\w-]+/)*[\w-]+\.py\b")
 PROSE = re.compile(r'"""(?:.|\n)*?"""|#.*')
 SECTIONS = {"lam", "rollout", "run"}  # of settings, called as a module or folder is
-SUFFIXES = {"csv", "html", "json", "jsonl", "md", "png", "py", "toml"}
+SUFFIXES = {"csv", "html", "json", "jsonl", "md", "png", "py", "toml", "yaml"}
 OFFERED = {"llm.load", "llm.Config", "llm.ConfigError"}  # by `llm.__getattr__`
 OFFERED |= {"jackpot.adapters.roll.JackpotActorWorker"}  # by its module's
-EXAMPLES = {  # of a user's file, and of any file
+EXAMPLES = {  # of a user's file, of a peer's, and of any file
+    "docs/adapters/nemo_rl.md": {"examples/run_grpo.py"},
+    "docs/adapters/roll.md": {"examples/start_rlvr_pipeline.py"},
     "docs/rewards.md": {"rewards.py"},
     "tests/docs/test_documents.py": {"file.py", "tests/file.py"},
     "tests/docs/test_theory.py": {"tests/file.py"},
