@@ -123,7 +123,7 @@ def measure(size: SlopeWorkload, rank: int) -> dict[str, float]:
     cfg = settings.load(
         [], ["--optim.head", size.head, "--optim.policy-lr", "1e-9", "--actor.lr", "1e-9"]
     )
-    ctx = context(cfg, policy, actor)
+    ctx = context(cfg, policy, actor, initial=None)
     learner = open_learner(ctx, Guard(Path("nowhere")))
     for optimizer in learner.optimizers.values():  # Adam's state exists before anything is measured
         for group in optimizer.param_groups:

@@ -225,9 +225,8 @@ def test_alpha_dpo_without_alpha_is_simpo_and_its_first_z_is_too_large():
 def test_dmpos_coefficients_are_exactly_0_where_the_rewards_of_each_prompt_are_equal():
     """So no rounding is left for the optimiser, and a run can count the update as skipped."""
     w = world(0, n=12, prompts=3)
-    logps = (w[n] for n in ("logp_new", "logp_pre", "logp_inf"))
     equal = 0.1 + 0.3 * w["group"].double()
-    made = dmpo(*logps, equal, w["group"], alpha=0.07)
+    made = dmpo(w["logp_new"], w["logp_pre"], w["logp_inf"], equal, w["group"], alpha=0.07)
     assert made.coefficient.tolist() == [0.0] * 12
 
 
