@@ -56,19 +56,44 @@ def check_objective(cfg: Settings, *, fresh: bool) -> None:
     if cfg.loss.updates_per_rollout == 1:
         _check_ratio(cfg, given, fresh)
     _check_whole_sequences(cfg, given)
-    if isinstance(objective, BapoObjective) and not objective.low_max <= 1 <= objective.high_min:
+    if isinstance(objective, BapoObjective):
+        _check_bapo(objective, given)
+
+
+_BAPO_STEPS = 10_000  # bounds tried in an update: each takes two sums over the tokens of all ranks
+
+
+def _check_bapo(objective: BapoObjective, given: str) -> None:
+    """The bounds are around 1, and move, in a number of steps that ends soon."""
+    if not objective.low_max <= 1 <= objective.high_min:
         raise ConfigError(
             "--objective.low_max must be at most 1 and --objective.high_min at least 1, got "
             f"{objective.low_max} and {objective.high_min}"
         )
-    if isinstance(objective, BapoObjective) and (
-        (objective.low_min, objective.high_min) == (objective.low_max, objective.high_max)
-    ):
+    if (objective.low_min, objective.high_min) == (objective.low_max, objective.high_max):
         raise ConfigError(
             f"{given} moves its bounds, and low_min = low_max and high_min = high_max fix them, so "
             "share and accounting would have no effect: set --objective.high_max above "
             "--objective.high_min, or choose --objective.type ppo"
         )
+    for name, first, last, step in (
+        ("low", objective.low_min, objective.low_max, objective.low_step),
+        ("high", objective.high_min, objective.high_max, objective.high_step),
+    ):
+        steps = (last - first) / step + 1e-9  # bapo_bounds makes as many whole ones
+        if first != last and steps < 1:
+            raise ConfigError(
+                f"--objective.{name}_step {step:g} is more than lies between "
+                f"--objective.{name}_min {first:g} and --objective.{name}_max {last:g}, so this "
+                f"bound would never move: lower {name}_step, or set {name}_max to {name}_min"
+            )
+        if steps > _BAPO_STEPS:
+            raise ConfigError(
+                f"--objective.{name}_step {step:g} makes up to {steps:.3g} steps from "
+                f"--objective.{name}_min {first:g} to --objective.{name}_max {last:g} in each "
+                f"update, and at most {_BAPO_STEPS:,} are made: raise {name}_step, or lower "
+                f"{name}_max"
+            )
 
 
 def _check_ratio(cfg: Settings, given: str, fresh: bool) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from llm.errors import ConfigError
 
 from .schema import (
@@ -204,10 +206,11 @@ def _check_pruning(cfg: Settings) -> None:
         ("prompt_rate", own.prompt_rate, r.prompts_per_step),
         ("completion_rate", own.completion_rate, completions),
     ):
-        if rate > 0 and int(own.candidate_fraction * n) == 0:
+        if rate > 0 and int(own.candidate_fraction * n + 1e-9) == 0:  # as horvitz_thompson counts
+            least = math.ceil(1e6 / n) / 1e6  # rounded up: what is advised must be enough
             raise ConfigError(
                 f"--rollout.pruning.candidate_fraction {own.candidate_fraction} of {n} is none, so "
-                f"{name} has no effect: give at least {1 / n:.3g}"
+                f"{name} has no effect: give at least {least:g}"
             )
     if cfg.loss.denominator != "sequence":
         raise ConfigError(

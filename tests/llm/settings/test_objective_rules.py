@@ -167,6 +167,10 @@ BAD = [
     ("bapo", "low_step 0", "greater than 0"),
     ("bapo", "high_step nan", "finite"),
     ("bapo", "high_min 0.9", "--objective.high_min at least 1"),
+    ("bapo", "high_step 1e-9", r"up to 1.8e\+09 steps .* at most 10,000 are made: raise high_step"),
+    ("bapo", "low_step 1e-30", "raise low_step, or lower low_max"),
+    ("bapo", "high_step 1.81", "high_step 1.81 is more than lies .* 1.2 .* 3, .* never move"),
+    ("bapo", "low_step 0.31", "low_step 0.31 is more than lies .* 0.6 .* 0.9, .* never move"),
     ("m2po", "sequence_mask.delta 0.1", "delta is a setting of objective.sequence_mask.type opsm"),
 ]
 
@@ -179,6 +183,12 @@ def test_a_bound_that_is_no_bound_is_refused_by_its_name(kind, flag, said):
     flags += ["--loss.denominator", "sequence"] if kind == "gspo" else []
     with pytest.raises(ConfigError, match=said):
         load([], flags)
+
+
+def test_a_step_of_bapo_may_be_the_whole_range():
+    given = {"objective.type": "bapo", "loss.updates_per_rollout": 2}
+    steps = {"objective.high_step": 3.0 - 1.2, "objective.low_step": 0.3}  # .9 - .6 is below .3
+    assert resolve({**given, **steps}).objective.low_step == 0.3
 
 
 def test_a_mask_of_sequences_may_have_no_slack():

@@ -60,6 +60,18 @@ def test_what_belongs_together_is_accepted(flags):
     resolve(flags)
 
 
+@pytest.mark.parametrize("prompts", [2, 3, 7, 49])
+def test_the_least_fraction_of_candidates_that_is_advised_is_enough(prompts):
+    """1/3 to three digits is .333, and .333 of 3 prompts is none."""
+    given = {**PRUNED, "rollout.prompts_per_step": prompts, "task.pool": 60}
+    with pytest.raises(ConfigError, match="prompt_rate has no effect: give at least") as refused:
+        resolve({**given, "rollout.pruning.candidate_fraction": 0.5 / prompts})
+    advised = float(str(refused.value).rsplit("at least ", 1)[1])
+    assert resolve({**given, "rollout.pruning.candidate_fraction": advised})
+    # 1 / 49 * 49 is below 1 in floating point; horvitz_thompson counts it as 1
+    assert resolve({**given, "rollout.pruning.candidate_fraction": 1 / prompts})
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
