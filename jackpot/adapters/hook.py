@@ -139,9 +139,17 @@ def token_losses(
 
     0 at tokens of weight 0, which are left out before anything is computed: neither a rejected
     token nor padding can make a NaN.
+
+    Raises:
+        ValueError: shapes that do not fit, or NaN at a token that counts.
     """
     kept = weights.weight != 0
     advantage = per_token(advantage, kept).expand(kept.shape)
+    for name, x in (("logp_new", logp_new), ("logp_ref", logp_ref), ("advantage", advantage)):
+        if x.shape != kept.shape:
+            raise ValueError(f"{name}: wanted {tuple(kept.shape)}, found {tuple(x.shape)}")
+        if bool(x.detach()[kept].isnan().any()):
+            raise ValueError(f"{name}: NaN at a token that counts")
     objective = ppo(
         logp_new[kept].float(),
         logp_ref.detach()[kept].float(),

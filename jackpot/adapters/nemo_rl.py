@@ -150,8 +150,18 @@ class JackpotLogitLoss(JackpotLoss):
 
 
 def sampled(data: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """Where a sampled token counts, (B, S - 1), bool."""
-    return (data["token_mask"][:, 1:] * data["sample_mask"].unsqueeze(-1)).bool()
+    """Where a sampled token counts, (B, S - 1), bool.
+
+    Raises:
+        PeerError: a mask that is a weight.
+    """
+    mask = data["token_mask"][:, 1:] * data["sample_mask"].unsqueeze(-1)
+    if bool(((mask != 0) & (mask != 1)).any()):
+        raise PeerError(
+            "NeMo-RL: token_mask times sample_mask is neither 0 nor 1 somewhere. A loss multiplier "
+            "between them is not part of this loss"
+        )
+    return mask.bool()
 
 
 def refuse_placeholders(mask: torch.Tensor, **logps: torch.Tensor) -> None:

@@ -66,7 +66,8 @@ def loss_func(worker: Any, data: Any, output_tensor: torch.Tensor) -> tuple[torc
     }
     losses = token_losses(logp_new, logp_ref, batch["advantages"], weights, low, high)
     loss = agg_loss(loss_mat=losses, **denominators)
-    metrics = {"actor/pg_loss": float(loss.detach())} | worker.jackpot_hook.metrics(weights)
+    # Divided by the tokens of all processes: ROLL adds up what ends in @sum, and shows it without.
+    metrics = {"actor/pg_loss@sum": float(loss.detach())} | worker.jackpot_hook.metrics(weights)
     if config.use_kl_loss:
         kl = compute_approx_kl(
             log_probs=logp_new,

@@ -2,7 +2,7 @@
 
 SkyRL hands over p_new, p_ref and p_inf, (B, T) each. It divides the advantages beforehand, so a
 loss is a plain sum over tokens, and the denominator is SkyRL's. Read at commit a9564572
-(2026-08-21); its package needs Python 3.12 and ray.
+(2026-08-21, which calls itself 0.3.0), and in the package 0.4.0, which needs Python 3.12 and ray.
 """
 
 from __future__ import annotations
@@ -48,8 +48,7 @@ def policy_loss(options: Mapping[str, Any] | None = None) -> Callable[..., Any]:
         hook = jackpot_policy_loss.hook  # type: ignore[attr-defined]
         own = getattr(config, "off_policy_correction", None)
         refuse_second_correction(own)
-        mask = None if loss_mask is None else loss_mask.bool()
-        weights = hook.weights(rollout_logprobs, old_log_probs, log_probs, mask)
+        weights = hook.weights(rollout_logprobs, old_log_probs, log_probs, loss_mask)
         losses = token_losses(
             log_probs, old_log_probs, advantages, weights, config.eps_clip_low, config.eps_clip_high
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
@@ -30,9 +30,19 @@ def group_advantage(
     Returns:
         Advantages, shape (b,), float32.
 
+    Raises:
+        ValueError: another kind, or shapes that are not (b,) both.
+
     Source: GRPO (arXiv 2402.03300), unbiased standard deviation; Dr. GRPO (2503.20783); RLOO
     (2402.14740).
     """
+    if kind not in get_args(Kind):
+        raise ValueError(f"kind = {kind!r}; choose one of {', '.join(get_args(Kind))}")
+    if reward.ndim != 1 or group.shape != reward.shape:
+        raise ValueError(
+            f"reward and group: wanted (b,) each, found {tuple(reward.shape)} and "
+            f"{tuple(group.shape)}"
+        )
     order = group.argsort(stable=True)  # a group's completions become neighbours
     _, sizes = torch.unique_consecutive(group[order], return_counts=True)
     size = sizes.repeat_interleave(sizes)  # (b,) of each one's group, in that order

@@ -31,6 +31,8 @@ from .diagnostics import correction_metrics
 from .losses import token_scale
 from .token_layout import TokenLayout, acceptance_coins, refuse
 
+_MASS_MAX = 1.02  # bfloat16 rounds a log-probability by 0.2 %; above it, it is no distribution
+
 
 class TopK(NamedTuple):
     """q's k likeliest tokens in the state of each sampled token, for Z (z = state).
@@ -139,13 +141,16 @@ class Corrector:
         logps = {"logp_inf": logp_inf, "logp_ref": logp_ref, "logp_new": logp_new}
         self._check_given(logps, topk, sequence_id)
         ids = layout.ids(sequence_id, self._seen)
+        all_ids = self._gather(ids)  # (N,)
         coins = acceptance_coins(self._seed, self._step, ids, layout.place())
         inputs = _inputs(layout, logps, topk, coins)
-        tokens = token_weights(inputs, self._state, gather=self._gather, **self._of_weights())
+        words = self._of_weights()
+        if len(all_ids) == 0:  # no lam follows from no tokens, and none is needed
+            words |= {"lam_from": "fixed"}
+        tokens = token_weights(inputs, self._state, gather=self._gather, **words)
         everywhere = self._of_all(tokens)
         self._parts.append(everywhere)
         self._seen += layout.n_sequences
-        all_ids = self._gather(ids)  # (N,)
         _, completion = torch.unique(all_ids, return_inverse=True)
         # (N,) -> (n,): a scale depends on the token's completion alone, so equal ids have one.
         scale = self._scale(everywhere, completion, all_ids, ids)
@@ -298,6 +303,12 @@ def _topk_inputs(layout: TokenLayout, topk: TopK | None) -> dict[str, torch.Tens
     for name, x in (("topk_logp_inf", topk.logp_inf), ("topk_logp_target", topk.logp_target)):
         if tuple(x.shape) != wanted:
             raise ValueError(f"{name}: wanted {wanted}, found {tuple(x.shape)}")
+        mass = flat[name].exp().sum(dim=-1)  # (n,)
+        if bool((mass > _MASS_MAX).any()):
+            raise ValueError(
+                f"{name}: the probabilities of a state add up to {float(mass.max()):.3g}. Give "
+                "normalised log-probabilities of different tokens"
+            )
     if topk.in_topk.shape != layout.mask.shape or topk.in_topk.dtype != torch.bool:
         raise ValueError(f"in_topk: wanted {tuple(layout.mask.shape)} bool")
     return flat | {"in_topk": topk.in_topk[layout.mask]}

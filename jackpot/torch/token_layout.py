@@ -24,6 +24,11 @@ class TokenLayout:
             mask = torch.ones_like(like, dtype=torch.bool)
         if mask.shape != like.shape:
             raise ValueError(f"mask: wanted {tuple(like.shape)}, found {tuple(mask.shape)}")
+        if bool(((mask != 0) & (mask != 1)).any()):  # NaN is neither
+            raise ValueError(
+                "mask: a value that is neither 0 nor 1. It marks sampled tokens; a weight of a "
+                "token belongs into its advantage"
+            )
         self.mask = mask.bool()
         self.padded_rows = like.ndim == 2
         if self.padded_rows:
@@ -71,16 +76,25 @@ class TokenLayout:
         if bool((given < 0).any()):
             raise ValueError("sequence_id: a number is negative")
         if not self.padded_rows:
-            return given[self.mask].long()
+            own = given[self.mask].long()  # (n,)
+            first = own[self._starts()]  # (completions,)
+            if bool((own != first.repeat_interleave(self._lengths)).any()):
+                raise ValueError("sequence_id: tokens of one completion have two numbers")
+            if len(first.unique()) != len(first):
+                raise ValueError("sequence_id: two completions have the same number")
+            return own
         if len(given.unique()) != len(given):
             raise ValueError("sequence_id: two rows have the same number")
         return given.long()[self.sequence]
 
     def place(self) -> torch.Tensor:
         """The place of each token among the real ones of its completion, (n,), from 0."""
-        starts = self._lengths.cumsum(0) - self._lengths
         count = torch.arange(len(self.sequence), device=self.sequence.device)
-        return count - starts.repeat_interleave(self._lengths)
+        return count - self._starts().repeat_interleave(self._lengths)
+
+    def _starts(self) -> torch.Tensor:
+        """Where each completion begins among the real tokens, (completions,)."""
+        return self._lengths.cumsum(0) - self._lengths
 
     def padded(self, values: torch.Tensor) -> torch.Tensor:
         """(n,) -> the layout of the inputs; 0 where there is no real token."""
@@ -90,8 +104,15 @@ class TokenLayout:
 
 
 def per_token(advantage: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """(B,) -> (B, T) where tokens are padded; else as it is."""
+    """(B,) -> (B, T) where tokens are padded; else as it is.
+
+    Raises:
+        ValueError: (B,) of another B.
+    """
     if like.ndim == 2 and advantage.ndim == 1:
+        if len(advantage) != len(like):
+            wanted = f"({len(like)},) or {tuple(like.shape)}"
+            raise ValueError(f"advantage: wanted {wanted}, found {tuple(advantage.shape)}")
         return advantage[:, None].expand(like.shape)
     return advantage
 

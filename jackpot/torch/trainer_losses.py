@@ -92,13 +92,17 @@ def actor_loss(
         logp_actor_ref, correction: as for `losses.actor_ppo_sum`: type, cap, low, high.
 
     Raises:
-        ValueError: NaN at a sampled token.
+        ValueError: NaN at a sampled token, shapes that do not fit, or fewer n_tokens than the mask
+            marks.
     """
     mask = mask.bool()
     values = {"logp_actor": logp_actor, "logp_inf": logp_inf, "advantage": advantage}
     values["advantage"] = per_token(advantage, mask)
     if logp_actor_ref is not None:
         values["logp_actor_ref"] = logp_actor_ref
+    for name, x in values.items():
+        if x.shape != mask.shape:
+            raise ValueError(f"{name}: wanted {tuple(mask.shape)}, found {tuple(x.shape)}")
     flat = {name: x[mask] for name, x in values.items()}
     for name, x in flat.items():
         if bool(x.detach().isnan().any()):
@@ -112,7 +116,7 @@ def actor_loss(
         clip_high,
         **correction,
     )
-    return total / n_tokens
+    return _mean(total, mask, n_tokens)
 
 
 def distill_loss(
@@ -134,7 +138,8 @@ def distill_loss(
         temperature: of both distributions; the loss is multiplied by its square.
 
     Raises:
-        ValueError: top_k or temperature out of bounds, NaN or inf in the result.
+        ValueError: top_k or temperature out of bounds, NaN or inf in the result, or fewer n_tokens
+            than the mask marks.
     """
     if not 0 < temperature < math.inf:
         raise ValueError(f"temperature = {temperature}; it is above 0 and finite")
@@ -149,4 +154,15 @@ def distill_loss(
     kl = None if nan else jackpot.kl_p_q(log_p, log_q)  # (n,); the KL of llm's pass too
     if kl is None or not bool(torch.isfinite(kl.detach()).all()):
         raise ValueError("distill_loss: NaN or inf in KL(policy || actor); look at the logits")
-    return distill_sum(kl, temperature) / n_tokens
+    return _mean(distill_sum(kl, temperature), mask, n_tokens)
+
+
+def _mean(total: torch.Tensor, mask: torch.Tensor, n_tokens: int) -> torch.Tensor:
+    """total / n_tokens; 0 of an update without tokens, as the policy's loss is."""
+    own = int(mask.sum())
+    if n_tokens < own:
+        raise ValueError(
+            f"n_tokens = {n_tokens}, but the mask marks {own} tokens. Give UpdateWeights.n_tokens, "
+            "the tokens of the whole update on all processes"
+        )
+    return total / max(n_tokens, 1)

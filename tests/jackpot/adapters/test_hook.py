@@ -33,6 +33,21 @@ def test_weights_and_losses_are_those_of_plain_loops(fill, z):
     assert grad.any()
 
 
+def test_losses_refuse_what_would_make_nan_and_shapes_that_do_not_fit():
+    logp = torch.full((2, 3), -1.0)
+    weights = Hook("peer", {}).weights(logp, logp, logp)
+    nan, one = logp * math.nan, torch.ones(2)
+    for given, said in [
+        ((nan, logp, one), "logp_new: NaN"),
+        ((logp, nan, one), "logp_ref: NaN"),
+        ((logp, logp, one * math.nan), "advantage: NaN"),
+        ((logp[:1], logp, one), "logp_new: wanted"),
+        ((logp, logp, torch.ones(3)), "advantage: wanted"),
+    ]:
+        with pytest.raises(ValueError, match=said):
+            token_losses(*given, weights, 0.2, 0.2)
+
+
 def test_calls_are_counted_and_a_hook_that_never_ran_is_an_error():
     own = Hook("peer", {})
     with pytest.raises(PeerError, match="has not called"):

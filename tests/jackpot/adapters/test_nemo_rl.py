@@ -78,6 +78,9 @@ def test_the_loss_is_the_mean_over_the_tokens_of_all_processes():
     data["sample_mask"] = torch.tensor([1.0, 0.0, 1.0])
     loss_of(batch.new, data, torch.tensor(5), torch.tensor(20))
     assert loss_of.hook.tokens == 8 + 7
+    data["sample_mask"] = torch.tensor([1.0, 0.5, 1.0])
+    with pytest.raises(PeerError, match="neither 0 nor 1"):
+        loss_of(batch.new, data, torch.tensor(5), torch.tensor(20))
 
 
 def drawn_logits(batch: PeerBatch, v: int = 7) -> tuple[torch.Tensor, torch.Tensor, PeerBatch]:

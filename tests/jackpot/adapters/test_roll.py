@@ -78,6 +78,8 @@ def test_rolls_own_denominators_divide_the_weighted_losses(mode):
     loss.backward()
     assert batch.new.grad is not None and bool(torch.isfinite(batch.new.grad).all())
     assert metrics["jackpot/hook_calls"] == 1
+    # ROLL adds up over microbatches and processes what ends so, and averages other names.
+    assert metrics["actor/pg_loss@sum"] == pytest.approx(want, rel=1e-5)
 
 
 @pytest.mark.usefixtures("peer")

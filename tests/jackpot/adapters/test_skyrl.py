@@ -34,6 +34,13 @@ def test_the_loss_is_the_sum_over_tokens():
     )
 
 
+def test_a_mask_that_is_a_weight_is_refused():
+    """SkyRL's own losses would multiply by it; this one would count such a token whole."""
+    batch, loss_of = peer_batch(), skyrl.policy_loss({})
+    with pytest.raises(ValueError, match="neither 0 nor 1"):
+        loss_of(batch.new, batch.ref, batch.advantage, CONFIG, 0.5 * batch.mask, batch.inf)
+
+
 def test_it_is_registered_by_name(monkeypatch):
     registered: dict[str, object] = {}
 

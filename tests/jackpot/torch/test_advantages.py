@@ -63,3 +63,12 @@ def test_rejection_changes_no_baseline_and_no_length(kind):
     )
     exact = -sum(float(advantage[i]) / 4 for i in (0, 1, 3))
     assert float(loss) == pytest.approx(exact, rel=1e-6) and int(kept.sum()) == 4
+
+
+def test_groups_that_do_not_fit_and_unknown_kinds_are_refused():
+    reward = torch.tensor(REWARD)
+    for group in (GROUP[:4], torch.cat([GROUP, GROUP]), GROUP[None]):
+        with pytest.raises(ValueError, match="wanted \\(b,\\) each"):
+            group_advantage(reward, group)
+    with pytest.raises(ValueError, match="choose one of grpo, dr_grpo, rloo"):
+        group_advantage(reward, GROUP, "gae")  # type: ignore[arg-type]

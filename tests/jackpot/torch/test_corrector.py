@@ -261,6 +261,12 @@ def test_settings_that_do_not_exist_or_do_nothing_are_refused(settings, said):
         jt.Corrector(**settings)
 
 
+def packed(corrector: jt.Corrector, sequence: list[int], sequence_id: list[int]):
+    logp = torch.full((len(sequence),), -1.0)
+    names, numbers = torch.tensor(sequence), torch.tensor(sequence_id)
+    return corrector.weights(logp, logp, sequence=names, sequence_id=numbers)
+
+
 def test_inputs_that_do_not_fit_are_refused_by_name():
     logp, mask = torch.full((2, 3), -1.0), torch.ones(2, 3, dtype=torch.bool)
     corrector = jt.Corrector(z="batch")
@@ -283,6 +289,11 @@ def test_inputs_that_do_not_fit_are_refused_by_name():
         (lambda: jt.Corrector(z="batch", target="new").weights(logp, logp), "needs logp_new"),
         (lambda: jt.Corrector(z="batch", gather=lambda x: x).weights(logp, logp), "sequence_id"),
         (lambda: corrector.end_step(), "no weights"),
+        (lambda: corrector.weights(logp, logp, mask=0.5 * mask), "neither 0 nor 1"),
+        (lambda: corrector.weights(logp, logp, mask=mask * math.nan), "neither 0 nor 1"),
+        (lambda: corrector.weights(logp, logp, mask=-100 * mask), "neither 0 nor 1"),
+        (lambda: packed(corrector, [0, 0, 1], [5, 6, 7]), "one completion have two numbers"),
+        (lambda: packed(corrector, [0, 1, 2], [5, 6, 5]), "two completions have the same"),
     ]:
         with pytest.raises(ValueError, match=said):
             call()
@@ -293,3 +304,26 @@ def test_an_empty_update_is_an_update():
     corrector = jt.Corrector(z="none")
     weights = corrector.weights(torch.zeros(2, 3), torch.zeros(2, 3), mask=torch.zeros(2, 3))
     assert weights.n_tokens == 0 and not weights.weight.any()
+
+
+@pytest.mark.parametrize("settings", FLAT_SETTINGS)
+def test_an_update_without_a_real_token_is_an_update_with_every_setting(settings):
+    corrector, logp = jt.Corrector(**settings), torch.zeros(2, 3)
+    needs = "state" in (corrector.settings.get("lam_from"), corrector.settings.get("z"))
+    topk = jt.TopK(torch.zeros(2, 3, 4), torch.zeros(2, 3, 4), torch.ones(2, 3).bool())
+    weights = corrector.weights(
+        logp, logp, logp, mask=torch.zeros(2, 3), topk=topk if needs else None
+    )
+    corrector.end_step()
+    assert weights.n_tokens == 0 and not weights.weight.any() and weights.metrics == {}
+
+
+@pytest.mark.parametrize("which", ["logp_inf", "logp_target"])
+def test_likeliest_tokens_that_are_no_distribution_are_refused(which):
+    logp = torch.full((2, 3), -1.0)
+    right = torch.full((2, 3, 4), math.log(0.25))
+    topk = jt.TopK(right, right, torch.ones(2, 3, dtype=torch.bool))
+    assert jt.Corrector(z="state").weights(logp, logp, topk=topk).n_tokens == 6
+    with pytest.raises(ValueError, match=f"topk_{which}: the probabilities .* add up to 1.2"):
+        wrong = topk._replace(**{which: right + math.log(1.2)})
+        jt.Corrector(z="state").weights(logp, logp, topk=wrong)

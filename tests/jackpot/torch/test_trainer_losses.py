@@ -137,6 +137,24 @@ def test_bad_input_is_refused_by_name(batch):
         (lambda: jt.actor_loss(bad, logp["inf"], advantage, mask, 10), "logp_actor: NaN"),
         (lambda: jt.distill_loss(logits["ref"], logits["inf"], mask, 10, top_k=0), "top_k"),
         (lambda: jt.distill_loss(logits["ref"], logits["inf"], mask, 10, temperature=0), "temper"),
+        (lambda: jt.policy_loss(bad, logp["ref"], advantage[:3], weights), "advantage: wanted"),
+        (
+            lambda: jt.actor_loss(logp["new"], logp["inf"][:2], advantage, mask, 10),
+            "logp_inf: want",
+        ),
+        (lambda: jt.actor_loss(logp["new"], logp["inf"], advantage, mask, 9), "marks 10 tokens"),
+        (lambda: jt.distill_loss(logits["ref"], logits["inf"], mask, 0), "marks 10 tokens"),
     ]:
         with pytest.raises(ValueError, match=said):
             call()
+
+
+def test_an_update_without_tokens_has_losses_of_0(batch):
+    """Not NaN, which one step of an optimiser would put into every weight."""
+    logits, logp, mask, advantage = batch
+    none = torch.zeros_like(mask)
+    actor = logits["inf"].clone().requires_grad_()
+    loss = jt.distill_loss(logits["ref"], actor, none, 0)
+    loss = loss + jt.actor_loss(actor[..., 0], logp["inf"], advantage, none, 0)
+    loss.backward()
+    assert float(loss.detach()) == 0 and actor.grad is not None and not actor.grad.any()
