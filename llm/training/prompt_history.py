@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from jackpot.torch.advantages import Kind, group_advantage
+from llm.errors import ConfigError
 
 _UNSEEN = -1.0  # in place of a number that does not exist yet
 
@@ -36,24 +37,39 @@ class PromptHistory:
         failure = self.failure[self.failure != _UNSEEN]
         return failure if len(failure) else np.array([0.5])
 
-    def add(self, row: torch.Tensor, reward: torch.Tensor, kind: Kind) -> None:
+    def add(
+        self, row: torch.Tensor, reward: torch.Tensor, kind: Kind, *, rates: bool = True
+    ) -> None:
         """A step's rollouts, of all ranks.
 
         Args:
             row: of each completion, its prompt's in the pool, (B,). reward: (B,).
             kind: of the advantage.
+            rates: whether the rewards are kept as pass rates; else only how far advantages are
+                from 0, for which rewards may be any numbers.
+
+        Raises:
+            ConfigError: rates are kept, and a reward is outside [0, 1]. The history is as before.
         """
+        if rates and bool(((reward < 0) | (reward > 1)).any()):
+            outside = float(reward[(reward < 0) | (reward > 1)][0])
+            raise ConfigError(
+                f"a reward is {outside:g}, and --rollout.allocation.type vip and coba go by pass "
+                "rates, so they take rewards from 0 to 1. Return such rewards, or choose uniform"
+            )
         advantage = group_advantage(reward, row, kind).abs().double().cpu().numpy()
         number, value = row.cpu().numpy(), reward.double().cpu().numpy()
-        rates = []
+        means = []
         for prompt in np.unique(number):
             own = number == prompt
+            self.abs_advantage[prompt] = advantage[own].mean()
+            if not rates:
+                continue
             for table, newest in ((self.reward_sum, value[own].sum()), (self.rollouts, own.sum())):
                 table[prompt] = np.concatenate([[newest], table[prompt, :-1]])
-            self.abs_advantage[prompt] = advantage[own].mean()
-            rates.append(value[own].mean())
-        if rates:
-            self.failure = np.concatenate([[1.0 - np.mean(rates)], self.failure[:-1]])
+            means.append(value[own].mean())
+        if means:
+            self.failure = np.concatenate([[1.0 - np.mean(means)], self.failure[:-1]])
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         return {name: torch.from_numpy(np.array(value)) for name, value in vars(self).items()}

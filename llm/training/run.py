@@ -40,6 +40,7 @@ from llm.runs.nonfinite_guard import Guard
 from llm.runs.progress import Progress
 from llm.runs.signals import Overdue, Signals, Stopped
 from llm.runs.trackers import Tracker, open_tracker
+from llm.settings.schema import UniformAllocation
 
 from .context import TrainContext
 from .continuation import continuation_notes
@@ -202,7 +203,8 @@ class Run:
         history of prompts takes in the step's rewards, and drafting's dial its acceptance."""
         cfg, weights = self.ctx.cfg, record.weights
         if self.ctx.history is not None and record.visits is not None:
-            self.ctx.history.add(*record.visits, cfg.loss.advantage)
+            rates = not isinstance(cfg.rollout.allocation, UniformAllocation)
+            self.ctx.history.add(*record.visits, cfg.loss.advantage, rates=rates)
         if self.ctx.engine is not None and self.ctx.engine.dial is not None:
             # after all of the step's tokens: see draft_dial.py
             moved = self.ctx.engine.dial.move(record.row["draft_accept_rate"])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from llm.errors import ConfigError
 from llm.training.prompt_history import PromptHistory
 
 
@@ -55,3 +56,19 @@ def test_it_is_kept_and_read_back_and_a_wrong_one_refused():
     ):
         with pytest.raises(ValueError, match=said):
             other.load_state_dict(wrong)
+
+
+@pytest.mark.parametrize("value", [-0.5, 1.5])
+def test_rewards_that_are_no_pass_rates_are_refused_where_rates_are_kept(value):
+    """A reward function may return any finite number. Only advantages are kept then, if no
+    allocation goes by rates, and what is saved can be read back."""
+    history, rows = PromptHistory(prompts=3, window=2, steps=2), torch.tensor([1, 1, 2, 2])
+    rewards = torch.tensor([0.0, 1.0, value, 0.0])
+    with pytest.raises(ConfigError, match=f"a reward is {value}, and .* choose uniform"):
+        history.add(rows, rewards, "rloo")
+    assert (history.abs_advantage == -1).all() and not history.rollouts.any()
+    history.add(rows, rewards, "rloo", rates=False)
+    assert history.abs_advantage.tolist() == [-1.0, 1.0, abs(value)]
+    other = PromptHistory(prompts=3, window=2, steps=2)
+    other.load_state_dict(history.state_dict())
+    assert other.abs_advantage.tolist() == history.abs_advantage.tolist()
