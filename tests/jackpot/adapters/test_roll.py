@@ -83,6 +83,15 @@ def test_rolls_own_denominators_divide_the_weighted_losses(mode):
 
 
 @pytest.mark.usefixtures("peer")
+def test_without_a_range_pg_clip_is_the_bound_on_both_sides():
+    batch = peer_batch()
+    worker, data = worker_and_data(batch, use_pg_clip_range=False, pg_clip=0.05)
+    loss, _ = worker.loss_func(data, torch.zeros(1))
+    want = total(plain_losses(batch, plain_weights(batch), (0.05, 0.05))) / 20
+    assert float(loss.detach()) == pytest.approx(want, rel=1e-5)
+
+
+@pytest.mark.usefixtures("peer")
 def test_completions_that_roll_leaves_out_are_left_out():
     """max_len_mask and difficulty_mask give final_response_mask and denominators of its own."""
     batch = peer_batch()

@@ -46,6 +46,16 @@ def test_the_loss_of_each_token_is_weighted_and_slime_divides():
     assert float(metrics["jackpot_hook_calls"].mean()) == hook_of(args).calls == 1
 
 
+def test_a_rejected_token_rejects_what_follows_it_in_its_own_completion_alone():
+    """scope = prefix: the first token of each completion has nothing before it."""
+    batch, (loss, _, _) = call(types.SimpleNamespace(jackpot={"scope": "prefix", "z": "none"}))
+    _, (alone, _, _) = call(types.SimpleNamespace(jackpot={"scope": "token", "z": "none"}))
+    first = torch.tensor([0, 4, 5])
+    assert torch.allclose(loss[first], alone[first])
+    assert not torch.allclose(loss, alone)
+    assert bool((batch.ref < batch.inf)[0, :3].any())  # so that something is rejected before
+
+
 def test_masked_tokens_have_no_weight_whatever_their_loss():
     args = types.SimpleNamespace(jackpot={})
     masks = [torch.tensor([1, 1, 0, 1]), torch.ones(1), torch.zeros(3)]

@@ -210,6 +210,17 @@ def test_updates_of_a_step_throw_different_coins():
     assert not torch.equal(*accepted)
 
 
+def test_a_corrector_that_goes_on_throws_the_coins_of_its_step():
+    one, two = (jt.Corrector(z="none", seed=5) for _ in range(2))
+    logp = torch.zeros(4, 50)
+    first = one.weights(logp - 0.7, logp - 1.4)
+    one.end_step()
+    two.load_state_dict(one.state_dict())
+    second, again = (c.weights(logp - 0.7, logp - 1.4) for c in (one, two))
+    assert torch.equal(second.weight, again.weight)
+    assert not torch.equal(second.weight, first.weight)
+
+
 def test_a_corrector_goes_on_from_its_state():
     settings: dict[str, Any] = {
         "z": "batch",
@@ -251,6 +262,7 @@ def test_a_corrector_goes_on_from_its_state():
         ({"c1": -1.0}, "above 0"),
         ({"z": "top"}, "choose one of"),
         ({"lam_from": "batch", "budget": 1.5}, "acceptance rate"),
+        ({"lam_from": "tracked", "lam_decay": 1}, "at least 0 and below 1"),
         ({"denominator": "weights"}, "choose one of"),
         ({"seed": "abc"}, "seed must be a whole number"),
         ({"seed": True}, "seed must be a whole number"),
