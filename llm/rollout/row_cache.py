@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 from transformers import DynamicCache
-from transformers.cache_utils import DummyLayer, DynamicLayer, DynamicSlidingWindowLayer
 
 from llm.errors import ConfigError
 
 from .batch import positions
 from .roomy_cache import Move, RoomyLayer
+from .sampling import CACHE_KEYWORD
 
 
 class RowCache:
@@ -35,7 +35,7 @@ class RowCache:
         # keeps to the window without that.
         columns = int(last.max()) + 1
         self._cache.layers = [
-            layer if isinstance(layer, DummyLayer) else RoomyLayer(columns)
+            layer if type(layer).__name__ == "DummyLayer" else RoomyLayer(columns)
             for layer in self._cache.layers
         ]
 
@@ -81,9 +81,9 @@ class RowCache:
             input_ids=ids,
             attention_mask=is_real.long(),
             position_ids=position,
-            past_key_values=self._cache,
             use_cache=True,
             logits_to_keep=keep,
+            **{CACHE_KEYWORD: self._cache},
         )
         return out.logits[:, -keep:].float()
 
@@ -94,9 +94,9 @@ def check_cuts(model: Any) -> None:
     Raises:
         ConfigError: a layer keeps something else than keys and values of each token.
     """
-    able = (DynamicLayer, DynamicSlidingWindowLayer, DummyLayer)  # dummies share another's
+    able = ("DynamicLayer", "DynamicSlidingWindowLayer", "DummyLayer")  # dummies share another's
     layers = DynamicCache(config=model.config).layers
-    odd = sorted({type(x).__name__ for x in layers if type(x) not in able})
+    odd = sorted({type(x).__name__ for x in layers} - set(able))
     if odd:
         raise ConfigError(
             f"--rollout.mode.type drafted cuts caches back by row, and {type(model).__name__} "

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
 import torch
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from llm.errors import NonFinite
 from llm.tasks.problem import Problem
@@ -18,6 +20,11 @@ from .roomy_cache import roomy_cache
 _COMPACT_BELOW = 0.75  # share of unfinished sequences at which the finished ones leave the cache
 _BLOCK = 512  # ids per block of the two-level search for a token
 _TOGETHER = 1 << 20  # entries searched together on a CPU: larger float64 copies cost page faults
+# The name of the cache among the arguments and outputs of a model; before transformers 5.24:
+# past_key_values
+CACHE_KEYWORD = next(
+    x.name for x in fields(CausalLMOutputWithPast) if x.name in ("cache", "past_key_values")
+)
 
 
 @torch.no_grad()
@@ -164,9 +171,9 @@ def _forward(
         input_ids=ids,
         attention_mask=is_real.long(),
         position_ids=position,
-        past_key_values=cache,
         use_cache=True,
         logits_to_keep=1,
+        **{CACHE_KEYWORD: cache},
     )
     return out.logits[:, -1].float()
 

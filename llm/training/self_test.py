@@ -296,9 +296,9 @@ def _with_cache(ctx: TrainContext, model: Model, sequence: list[int], last: int)
             input_ids=ids[:, seen:end],
             attention_mask=torch.ones_like(ids[:, :end]),
             position_ids=torch.arange(seen, end, device=ctx.device)[None],
-            past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
+            **{sampling.CACHE_KEYWORD: cache},
         )
         seen = end
         rows.append(out.logits[0, -1].float() / ctx.cfg.rollout.temperature)

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from transformers import Qwen3Config
 
+from llm.rollout.sampling import CACHE_KEYWORD
+
 VOCABULARY = 4
 END = 0  # the token that ends a completion
 HORIZON = 5
@@ -50,13 +52,13 @@ class TableModel:
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor,
         position_ids: torch.Tensor,
-        past_key_values: Any,
         use_cache: bool,
         logits_to_keep: int,
+        **cache: Any,
     ) -> Any:
         self.passes += 1
         new = (x[:, None, :, None].double() for x in (input_ids, position_ids))
-        keys, values = past_key_values.update(*new, 0)  # (r, 1, w, 1) each
+        keys, values = cache[CACHE_KEYWORD].update(*new, 0)  # (r, 1, w, 1) each
         ids, position = keys[:, 0, :, 0].long(), values[:, 0, :, 0].long()
         assert attention_mask.shape == ids.shape
         seen = self.hashes[position, ids] * attention_mask  # (r, w)

@@ -19,6 +19,7 @@ from llm import randomness
 from llm import settings as config
 from llm.checkpoints import state_tensors
 from llm.models import actors, loading, roles
+from llm.rollout.sampling import CACHE_KEYWORD
 from llm.settings.loading import ConfigError
 from llm.settings.schema import Adapters, ModelConfig, TrainedModelConfig
 
@@ -93,7 +94,7 @@ def sampled(model: loading.Model, prompt: torch.Tensor, n: int, seed: int) -> tu
         at = torch.arange(ids.shape[1])[-new.shape[1] :]
         out = model(
             input_ids=new, attention_mask=torch.ones_like(ids), position_ids=at.expand_as(new),
-            past_key_values=cache, use_cache=True, logits_to_keep=1,
+            use_cache=True, logits_to_keep=1, **{CACHE_KEYWORD: cache},
         )  # fmt: skip
         logs.append(out.logits[:, -1].float().log_softmax(-1))
         new = logs[-1].exp().multinomial(1, generator=generator)

@@ -12,6 +12,7 @@ import transformers
 from llm import settings
 from llm.models import actors, configs, loading, roles
 from llm.planning import memory
+from llm.rollout.sampling import CACHE_KEYWORD
 from llm.settings.loading import ConfigError
 
 SHAPE: dict[str, Any] = dict(
@@ -150,7 +151,7 @@ def test_outputs_that_a_config_switches_on_are_switched_off(tmp_path):
     loaded = loading.load(tmp_path)
     assert torch.equal(loaded(input_ids=IDS).logits, wanted)
     out = loaded(input_ids=IDS)
-    assert out.past_key_values is not None
+    assert out[CACHE_KEYWORD] is not None
     assert not any(out.get(x) for x in ("router_logits", "hidden_states", "attentions"))
 
 

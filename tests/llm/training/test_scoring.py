@@ -10,6 +10,7 @@ from tiny_context import full_logprobs, learner, world
 from update_cases import config
 
 from jackpot.torch.correction import CorrectionState
+from llm.rollout.sampling import CACHE_KEYWORD
 from llm.settings.schema import (
     DraftedMode,
     FixedDraftLam,
@@ -94,7 +95,7 @@ def test_the_verification_serves_as_p_ref_and_saves_a_pass(pair, parts, change, 
     seen: list[int] = []
 
     def count(_module, _args, words):
-        if words.get("past_key_values") is None:
+        if words.get(CACHE_KEYWORD) is None:
             seen.append(len(words["input_ids"]))
 
     hook = ctx.policy.register_forward_pre_hook(count, with_kwargs=True)
