@@ -35,7 +35,9 @@ def _setting(world: str) -> Setting:
 
 def _held_back(world: str) -> Setting:
     return Setting(
-        *("held back", world, "tis", _COMPARED, {}, HELD_BACK), rates_of=world, world=world
+        *("evidence", f"{world}, held back", "tis", _COMPARED, {}, HELD_BACK),
+        rates_of=world,
+        world=world,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import made_rows
 import pytest
 
-from paper_figures.experiments import drafted_lists, kept_rows, studies
+from paper_figures.experiments import drafted_lists, evidence_lists, kept_rows, studies
 from paper_figures.experiments.rival_lists import STUDY
 from paper_figures.experiments.studies import RATES
 from paper_figures.extras import kept_runs
@@ -52,3 +52,11 @@ def test_a_rate_that_is_given_is_not_swept():
     assert studies.sweep(setting) == []
     rates = kept_runs.best_rates(drafted_lists.STUDY, setting, {})
     assert set(rates.values()) == set(setting.rates) and set(rates) == set(setting.methods)
+
+
+def test_seeds_that_are_held_back_run_at_the_rates_of_the_judged_ones():
+    rows = kept_rows.read(kept_rows.file_of(evidence_lists.STUDY))
+    judged, held_back = (
+        kept_runs.best_rates(evidence_lists.STUDY, s, rows) for s in evidence_lists.STUDY.settings
+    )
+    assert held_back == judged
