@@ -64,7 +64,7 @@ def best_rates(study: Study, setting: Setting, rows: dict[str, Row]) -> dict[str
     """
     if setting.rates_of:
         wanted = (setting.study, setting.rates_of)
-        (other,) = (s for s in study.settings if (s.study, s.name) == wanted and not s.rates_of)
+        (other,) = (s for s in study.settings if (s.study, s.name) == wanted)
         return best_rates(study, other, rows)
     if len(setting.rates) == 1:
         return dict.fromkeys(setting.methods, setting.rates[0])
