@@ -51,7 +51,7 @@ class JackpotGRPOTrainer(GRPOTrainer):
     def _hook(self, options: Mapping[str, Any] | None) -> Hook:
         return Hook("TRL", options)
 
-    def _topk(self, model: Any, inputs: dict[str, Any]) -> TopK | None:
+    def _topk(self, inputs: dict[str, Any]) -> TopK | None:
         """The sampler's likeliest tokens; TRL's samplers give none."""
         return None
 
@@ -91,11 +91,11 @@ class JackpotGRPOTrainer(GRPOTrainer):
             raise PeerError("TRL computed a loss without asking for log-probabilities once")
         return loss
 
-    def _get_per_token_logps_and_entropies(self, model: Any, *args: Any, **kwargs: Any) -> Any:
-        out = super()._get_per_token_logps_and_entropies(model, *args, **kwargs)
+    def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
+        out = super()._get_per_token_logps_and_entropies(*args, **kwargs)
         inputs = self._jackpot_inputs
         if inputs is not None:  # within _compute_loss, before it reads the advantages
-            topk = self._topk(model, inputs) if self.jackpot.wants_topk else None
+            topk = self._topk(inputs) if self.jackpot.wants_topk else None
             self._weight_advantages(inputs, out[0], topk)
         return out
 
@@ -204,13 +204,11 @@ class JackpotPairTrainer(JackpotGRPOTrainer):
             output["jackpot_topk_old_logps"] = torch.cat(parts)
         return output
 
-    def _topk(self, model: Any, inputs: dict[str, Any]) -> TopK | None:
+    def _topk(self, inputs: dict[str, Any]) -> TopK | None:
         ids = inputs["jackpot_topk_ids"]
         logp_target = inputs.get("jackpot_topk_old_logps")
         if logp_target is None or self.jackpot.options.get("target") == "new":
-            logits = inputs.get("jackpot_policy_logits")
-            logits = self._policy_logits(model, inputs) if logits is None else logits
-            logp_target = logp_at(logits, ids)
+            logp_target = logp_at(inputs["jackpot_policy_logits"], ids)
         in_topk = (ids == inputs["completion_ids"][..., None]).any(-1)
         return TopK(inputs["jackpot_topk_logps"], logp_target, in_topk)
 
