@@ -9,7 +9,14 @@ import sections
 
 from llm.errors import ConfigError
 from llm.settings.loading import load, resolve
-from llm.settings.schema import LossConfig, RolloutConfig, SelfActor, SeparateActor, Settings
+from llm.settings.schema import (
+    BapoObjective,
+    LossConfig,
+    RolloutConfig,
+    SelfActor,
+    SeparateActor,
+    Settings,
+)
 from llm.settings.validation import check
 
 OBJECTIVES: dict[str, dict] = {
@@ -188,7 +195,8 @@ def test_a_bound_that_is_no_bound_is_refused_by_its_name(kind, flag, said):
 def test_a_step_of_bapo_may_be_the_whole_range():
     given = {"objective.type": "bapo", "loss.updates_per_rollout": 2}
     steps = {"objective.high_step": 3.0 - 1.2, "objective.low_step": 0.3}  # .9 - .6 is below .3
-    assert resolve({**given, **steps}).objective.low_step == 0.3
+    objective = resolve({**given, **steps}).objective
+    assert isinstance(objective, BapoObjective) and objective.low_step == 0.3
 
 
 def test_a_mask_of_sequences_may_have_no_slack():
