@@ -2,13 +2,15 @@
 
     python benchmarks/drafted.py [--quick] [--turns 3] [--seed 0] [--json FILE]
 
-The policy has 8 layers with random weights, and the actor is its first layers. What the other
-layers add is scaled down, and by how much sets the mismatch: an actor of any size with any
+The policy has 8 or 16 layers with random weights, and the actor is its first layers. What the
+other layers add is scaled down, and by how much sets the mismatch: an actor of any size with any
 acceptance rate, and no training. No token ends a completion, so all have their full length.
 
-Seconds: processor seconds of the one thread, which other work disturbs less than the
-clock; all variants in turns in one process, the median over the turns. FLOPs: two for each weight
-of a layer or head and each token that goes through it (attention itself left out).
+Seconds: processor seconds of the one thread, which other work disturbs less than the clock. All
+variants and all parts of the prediction are measured in every turn, in one process. Each turn has
+random numbers of its own, because a batch of one sequence has too few rounds to show their mean.
+The table has medians over the turns. FLOPs: two for each weight of a layer or head and each token
+that goes through it (attention itself left out).
 
 Predicted, each part measured by itself and none fitted to a drafted rollout: passes of both models
 at half the completion's length, for 1 row and for all, with the rounds that the measured Z lets
@@ -22,7 +24,6 @@ matrix products alone (which read all weights), over the measured time of the po
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import statistics
 import sys
@@ -30,7 +31,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -46,7 +47,7 @@ from llm.rollout.sampling import sample
 from llm.settings.paths import path_of
 from llm.tasks.problem import Problem
 
-LAYERS, PROMPT = 8, 16
+PROMPT = 16  # tokens
 FULL: dict[str, Any] = {"width": 512, "vocabulary": 4096, "tokens": 48}
 QUICK: dict[str, Any] = {"width": 256, "vocabulary": 1024, "tokens": 16}
 
@@ -64,7 +65,7 @@ class Prompts:
         return rng.integers(0, self._vocabulary, PROMPT).tolist()
 
 
-def policy_of(size: dict[str, Any], mismatch: float, exit_layers: int) -> Any:
+def policy_of(size: dict[str, Any], layers: int, mismatch: float, exit_layers: int) -> Any:
     """What the layers from `exit_layers` on add is scaled by `mismatch`."""
     with quiet():
         from transformers import Qwen3Config, Qwen3ForCausalLM
@@ -73,7 +74,7 @@ def policy_of(size: dict[str, Any], mismatch: float, exit_layers: int) -> Any:
     width = size["width"]
     config = Qwen3Config(
         vocab_size=size["vocabulary"], hidden_size=width, intermediate_size=3 * width,
-        num_hidden_layers=LAYERS, num_attention_heads=width // 64,
+        num_hidden_layers=layers, num_attention_heads=width // 64,
         num_key_value_heads=width // 64, head_dim=64, initializer_range=1 / width**0.5,
         tie_word_embeddings=False,
     )  # fmt: skip
@@ -118,20 +119,21 @@ def timed(run: Callable[[], Any]) -> tuple[float, Any]:
 @torch.no_grad()
 def pass_seconds(model: Any, rows: int, f: int, held: int) -> tuple[float, float, float]:
     """Of one pass over f tokens of each row, after `held` tokens; of a ragged cut of it; of the
-    prompts. The least of five each."""
+    prompts. Medians of five."""
     cache = RowCache(model, torch.full((rows,), 10 * held))
     prompt = torch.ones((rows, held), dtype=torch.long)
     cache.read_prompts(prompt, prompt.bool(), group=1)
-    new, reads, cuts, prompts = torch.ones((rows, f), dtype=torch.long), [], [], []
+    new, times = torch.ones((rows, f), dtype=torch.long), []
     shorter = torch.full((rows,), held)
     shorter[::4] -= int(f > 1)  # a quarter of the rows loses more than the others
-    for _ in range(5):
-        reads.append(timed(lambda: cache.read(new, f))[0])
-        cuts.append(timed(lambda: cache.cut(torch.arange(rows), shorter))[0])
+    for _ in range(6):
+        read = timed(lambda: cache.read(new, f))[0]
+        cut = timed(lambda: cache.cut(torch.arange(rows), shorter))[0]
         fresh = RowCache(model, torch.full((rows,), PROMPT))
         first = prompt[:, :PROMPT]
-        prompts.append(timed(lambda: fresh.read_prompts(first, first.bool(), 1))[0])  # noqa: B023
-    return min(reads), min(cuts), min(prompts)
+        times.append((read, cut, timed(lambda: fresh.read_prompts(first, first.bool(), 1))[0]))  # noqa: B023
+    read, cut, prompts = (statistics.median(x) for x in zip(*times[1:], strict=True))  # 1 warms up
+    return read, cut, prompts
 
 
 class Free:
@@ -163,58 +165,78 @@ def product_seconds(model: Any, tokens: int) -> float:
     return min(timed(products)[0] for _ in range(5))
 
 
-def predictions(
-    actor: Any, policy: Any, batch: int, t: int, drafting: Drafting, z: float, seconds: float,
+class Parts(NamedTuple):
+    """Seconds of what rollouts are made of, measured one by one.
+
+    passes: of a pass over one token of the policy, over one of the actor, over a block and one more
+    of the policy, each for one row and for all. cuts: of both caches, of a round. prompts: of the
+    policy's and of the actor's. rest: of a rollout with models that cost nothing, decoding the
+    policy and drafting. products: those of a round.
+    """
+
+    passes: tuple[tuple[float, float], ...]
+    cuts: float
+    prompts: tuple[float, float]
+    rest: tuple[float, float]
+    products: float
+
+
+def parts_of(
+    actor: Any, policy: Any, batch: int, t: int, gamma: int,
     runs: dict[str, Callable[[Any, Any], Any]],
-) -> dict[str, float]:  # fmt: skip
-    """What drafting costs over decoding the policy. seconds: of the latter, measured."""
-    gamma, held = drafting.length, PROMPT + t // 2
-    costs: list[model.PassSeconds] = []
-    cuts = prompts = 0.0
-    at_batch = []
-    for m, f in ((policy, 1), (actor, 1), (policy, gamma + 1)):
+) -> Parts:  # fmt: skip
+    held, passes, cuts, prompts = PROMPT + t // 2, [], 0.0, []
+    for m, f in ((policy, 1), (actor, 1), (policy, gamma + 1), (actor, 2)):
         (few, _, _), (many, cut, prompt) = (pass_seconds(m, n, f, held) for n in (1, batch))
+        passes.append((few, many))
+        if f > 1:
+            cuts += cut
+            prompts.append(prompt)
+    free = Free(actor), Free(policy)
+    plain, drafted = (timed(lambda: runs[name](*free))[0] for name in ("policy", "drafted"))  # noqa: B023
+    products = gamma * product_seconds(actor, batch) + product_seconds(policy, batch * (gamma + 1))
+    return Parts(tuple(passes[:3]), cuts, (prompts[0], prompts[1]), (plain, drafted), products)
+
+
+def predictions(
+    parts: Parts, batch: int, t: int, gamma: int, z: float, seconds: float
+) -> dict[str, float]:
+    """What drafting costs over decoding the policy. seconds: of the latter, measured."""
+    costs = []
+    for few, many in parts.passes:
         row = max(0.0, many - few) / (batch - 1) if batch > 1 else 0.0
         costs.append(model.PassSeconds(few - row, row))
-        at_batch.append(many)
-        cuts += cut if f > 1 else 0.0
-        prompts = prompt  # the last is the policy's
-    _, actors_cut, actors_prompts = pass_seconds(actor, batch, 2, held)
+    one, of_actor, verifying = (many for _, many in parts.passes)
     rounds = sum(1 - (1 - share) ** batch for share in model.shares_left(z, gamma, t))
-    free = Free(actor), Free(policy)
-    rest = {
-        name: min(timed(lambda: run(*free))[0] for _ in range(3))  # noqa: B023
-        for name, run in runs.items()
-    }
     passes = model.closed_batch_seconds(z, gamma, t, batch, costs[1], costs[2])
-    whole = passes + rounds * (cuts + actors_cut) + prompts + actors_prompts + rest["drafted"]
-    plain = (t - 1) * at_batch[0] + prompts + rest["policy"]
-    products = gamma * product_seconds(actor, batch) + product_seconds(policy, batch * (gamma + 1))
+    drafted = passes + rounds * parts.cuts + sum(parts.prompts) + parts.rest[1]
+    plain = (t - 1) * one + parts.prompts[0] + parts.rest[0]
     return {
-        "rho": at_batch[1] / at_batch[0],
-        "c_v": at_batch[2] / at_batch[0],
-        "predicted": whole / plain,
-        "ideal": model.over_policy(z, gamma, at_batch[1] / at_batch[0], at_batch[2] / at_batch[0]),
-        "rest": (rest["drafted"] - rest["policy"]) / plain,
-        "floor": products * rounds / seconds,
+        "rho": of_actor / one,
+        "c_v": verifying / one,
+        "predicted": drafted / plain,
+        "ideal": model.over_policy(z, gamma, of_actor / one, verifying / one),
+        "rest": (parts.rest[1] - parts.rest[0]) / plain,
+        "floor": parts.products * rounds / seconds,
     }
 
 
 def measured(
-    size: dict[str, Any], mismatch: float, exit_layers: int, batch: int, drafting: Drafting,
-    turns: int, seed: int,
+    size: dict[str, Any], layers: int, mismatch: float, exit_layers: int, batch: int,
+    drafting: Drafting, turns: int, seed: int,
 ) -> dict[str, Any]:  # fmt: skip
     """One row of the table."""
-    policy = policy_of(size, mismatch, exit_layers)
+    policy = policy_of(size, layers, mismatch, exit_layers)
     counted = Counted(policy)
     actor = early_exit(policy, exit_layers)
     tokenizer: Any = Prompts(size["vocabulary"])
     t = size["tokens"]
     how: dict[str, Any] = {"max_new_tokens": t, "temperature": 1.0, "top_k": 20}
     problems = [Problem(str(i), "") for i in range(batch)]
+    at = [seed]  # of this turn
 
     def rng() -> np.random.Generator:
-        return np.random.default_rng(seed)
+        return np.random.default_rng(at[0])
 
     variants: dict[str, Callable[[Any, Any], Any]] = {
         "policy": lambda _, p: sample(p, tokenizer, problems, rng(), **how),
@@ -224,29 +246,43 @@ def measured(
         ),
     }
     seconds: dict[str, list[float]] = {name: [] for name in variants}
-    flops: dict[str, float] = {}
+    flops: dict[str, float] = dict.fromkeys(variants, 0.0)
+    parts, verified = [], []
     for turn in range(turns + 1):
+        at[0] = seed + turn
         for name, run in variants.items():
             spent, out = timed(lambda: run(actor, policy))  # noqa: B023
-            flops[name] = counted.flops()
+            done = counted.flops()
             if turn:  # the first warms up
                 seconds[name].append(spent)
-    verified = out.verification
-    assert verified is not None
-    drafted = ~verified.is_bonus
-    z = min(float(verified.accept_rate[drafted].mean()), 1.0)
-    rounds = verified.starts_round.sum(dim=1)
+                flops[name] += done
+        if turn:
+            assert out.verification is not None
+            verified.append(out.verification)
+            parts.append(parts_of(actor, policy, batch, t, drafting.length, variants))
+            counted.flops()
+
+    def mean(name: str, drafted: bool) -> float:
+        return float(
+            torch.cat([getattr(v, name)[~v.is_bonus | (not drafted)] for v in verified]).mean()
+        )
+
+    z = min(mean("accept_rate", True), 1.0)
+    rounds = torch.stack([v.starts_round.sum(dim=1) for v in verified])  # (turns, batch)
     share = [d / p for d, p in zip(seconds["drafted"], seconds["policy"], strict=True)]
     of_actor = [d / a for d, a in zip(seconds["drafted"], seconds["actor"], strict=True)]
-    predicted = predictions(
-        actor, policy, batch, t, drafting, z, statistics.median(seconds["policy"]), variants
-    )
+    predicted = [
+        predictions(x, batch, t, drafting.length, z, s)
+        for x, s in zip(parts, seconds["policy"], strict=True)
+    ]
     return {
-        "actor_layers": exit_layers, "mismatch": mismatch, "batch": batch,
+        "layers": layers, "actor_layers": exit_layers, "mismatch": mismatch, "batch": batch,
         "gamma": drafting.length,
-        "lam": drafting.lam, "z": z, "kl_policy_actor": float(verified.kl_actor[drafted].mean()),
-        "kl_policy_sampled": float(verified.kl_sampled.mean()), **predicted,
-        "tokens_per_pass": t * batch / int(rounds.sum()), "rounds_max": int(rounds.max()),
+        "lam": drafting.lam, "z": z, "kl_policy_actor": mean("kl_actor", True),
+        "kl_policy_sampled": mean("kl_sampled", False),
+        **{name: statistics.median(x[name] for x in predicted) for name in predicted[0]},
+        "tokens_per_pass": t * batch * turns / int(rounds.sum()),
+        "rounds_max": float(rounds.max(dim=1).values.float().mean()),
         "seconds_over_policy": statistics.median(share), "range": [min(share), max(share)],
         "seconds_over_actor": statistics.median(of_actor),
         "flops_over_policy": flops["drafted"] / flops["policy"],
@@ -255,15 +291,16 @@ def measured(
 
 def table(rows: list[dict[str, Any]]) -> str:
     head = (
-        "| actor layers | mismatch | batch | gamma | lam | Z | KL(p, q) | KL(p, s) | rho | c_v | "
-        "tokens/pass | seconds / policy's | range | predicted | ideal | rest | "
-        "floor | FLOPs / policy's | seconds / actor's |\n" + "| --- " * 19 + "|"
+        "| layers | actor layers | mismatch | batch | gamma | lam | Z | KL(p, q) | KL(p, s) | "
+        "rho | c_v | tokens/pass | seconds / policy's | range | predicted | ideal | rest | "
+        "floor | FLOPs / policy's | seconds / actor's |\n" + "| --- " * 20 + "|"
     )
     lines = [
-        f"| {r['actor_layers']} | {r['mismatch']:g} | {r['batch']} | {r['gamma']} | {r['lam']:g} | "
-        f"{r['z']:.3f} | {r['kl_policy_actor']:.3f} | {r['kl_policy_sampled']:.4f} | "
-        f"{r['rho']:.2f} | {r['c_v']:.2f} | {r['tokens_per_pass']:.2f} | "
-        f"{r['seconds_over_policy']:.2f} | {r['range'][0]:.2f} to {r['range'][1]:.2f} | "
+        f"| {r['layers']} | {r['actor_layers']} | {r['mismatch']:g} | {r['batch']} | "
+        f"{r['gamma']} | {r['lam']:g} | {r['z']:.3f} | {r['kl_policy_actor']:.3f} | "
+        f"{r['kl_policy_sampled']:.4f} | {r['rho']:.2f} | {r['c_v']:.2f} | "
+        f"{r['tokens_per_pass']:.2f} | {r['seconds_over_policy']:.2f} | "
+        f"{r['range'][0]:.2f} to {r['range'][1]:.2f} | "
         f"{r['predicted']:.2f} | {r['ideal']:.2f} | {r['rest']:.2f} | {r['floor']:.2f} | "
         f"{r['flops_over_policy']:.2f} | {r['seconds_over_actor']:.2f} |"
         for r in rows
@@ -277,7 +314,8 @@ def entry(row: dict[str, Any], size: dict[str, Any]) -> dict[str, Any]:
     has_target = size == FULL and (row["actor_layers"], row["batch"]) == (1, 8) and row["z"] > 0.9
     return {
         "name": f"drafted / decoding the policy, batch {row['batch']}, Z {row['z']:.2f}, "
-        f"gamma {row['gamma']}, lam {row['lam']:g}, {row['actor_layers']} of {LAYERS} layers",
+        f"gamma {row['gamma']}, lam {row['lam']:g}, "
+        f"{row['actor_layers']} of {row['layers']} layers",
         "ratio": row["seconds_over_policy"],
         "target": 0.6 if has_target else None,
         "met": row["seconds_over_policy"] <= 0.6 if has_target else None,
@@ -296,19 +334,22 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     size = QUICK if args.quick else FULL
-    base = (1, 0.1, 8, 4, 1.0)  # actor layers, mismatch, batch, gamma, lam: one is varied at a time
+    # layers, actor layers, mismatch, batch, gamma, lam: one is varied at a time
+    base = (8, 1, 0.1, 8, 4, 1.0)
     varied = [
-        *((1, 0.1, batch, 4, 1.0) for batch in ((1, 8) if args.quick else (1, 4, 8, 16, 64))),
-        *((1, mismatch, 8, 4, 1.0) for mismatch in (0.03, 0.3)),
-        *((1, 0.3, 8, 4, lam) for lam in (0.5, 0.25)),
-        *(() if args.quick else [(1, 0.1, 8, gamma, 1.0) for gamma in (2, 8)]),
-        *(() if args.quick else [(layers, 0.1, 8, 4, 1.0) for layers in (2, 4)]),
+        *((8, 1, 0.1, batch, 4, 1.0) for batch in ((1, 8) if args.quick else (1, 4, 8, 16, 64))),
+        *((8, 1, mismatch, 8, 4, 1.0) for mismatch in (0.03, 0.3)),
+        *((8, 1, 0.3, 8, 4, lam) for lam in (0.5, 0.25)),
+        *(() if args.quick else [(8, 1, 0.1, 8, gamma, 1.0) for gamma in (2, 8)]),
+        *(() if args.quick else [(8, n, 0.1, 8, 4, 1.0) for n in (2, 4)]),
+        # where decoding dominates more: a nearer actor with longer blocks, and a deeper policy
+        *(() if args.quick else [(8, 1, 0.01, 8, 8, 1.0), (16, 1, 0.03, 8, 4, 1.0)]),
     ]
     assert base in varied
     rows = []
-    for layers, mismatch, batch, gamma, lam in itertools.chain(varied):
+    for layers, exit_layers, mismatch, batch, gamma, lam in varied:
         drafting = Drafting(gamma, gamma, lam)
-        row = measured(size, mismatch, layers, batch, drafting, args.turns, args.seed)
+        row = measured(size, layers, mismatch, exit_layers, batch, drafting, args.turns, args.seed)
         print(table([row]).splitlines()[-1], file=sys.stderr, flush=True)
         rows.append(row)
     print(table(rows))
