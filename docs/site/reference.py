@@ -16,6 +16,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[2]
 INTERNAL = {  # modules that no user imports
     "jackpot.arrays",
+    "jackpot.torch.checks",
     "jackpot.torch.corrector_settings",
     "jackpot.torch.token_layout",
     "jackpot.torch.z_tail",

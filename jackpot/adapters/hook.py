@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from jackpot.torch.checks import ratio_of, refuse_unusable, require_tensor
 from jackpot.torch.corrector import Corrector, TopK, UpdateWeights
 from jackpot.torch.objectives import ppo
 from jackpot.torch.token_layout import per_token
@@ -61,6 +62,11 @@ class Hook:
         one_policy: bool = False,
         has_topk: bool = False,
     ) -> None:
+        if options is not None and not isinstance(options, Mapping):
+            raise TypeError(
+                f"{peer}: jackpot's options are a table such as {{'lam': 1.0, 'c1': 3.0}}, got "
+                f"{options!r}"
+            )
         given = dict(options if options is not None else options_of_environment())
         for name, refused in _NOWHERE if has_topk else _NEEDS_TOP_K + _NOWHERE:
             if given.get(name) == refused:
@@ -104,6 +110,8 @@ class Hook:
                 f"{self.peer} gave no log-probabilities of the sampler. Switch them on in its "
                 "settings (docs/adapters.md); without them there is nothing to correct"
             )
+        for name, x in (("p_ref", logp_ref), ("p_new", logp_new)):
+            required(self.peer, f"log-probabilities of the policy (log {name})", x)
         new = logp_new.detach() if self.options.get("target") == "new" else None
         weights = self._corrector.weights(
             logp_inf.detach(), logp_ref.detach(), new, mask, sequence=sequence, topk=topk
@@ -141,25 +149,40 @@ def token_losses(
     token nor padding can make a NaN.
 
     Raises:
-        ValueError: shapes that do not fit, or NaN at a token that counts.
+        TypeError: what is no tensor of numbers.
+        ValueError: shapes that do not fit; at a token that counts, NaN, inf, a positive
+            log-probability or a ratio that overflows.
     """
     kept = weights.weight != 0
-    advantage = per_token(advantage, kept).expand(kept.shape)
-    for name, x in (("logp_new", logp_new), ("logp_ref", logp_ref), ("advantage", advantage)):
+    for name, x in (("logp_new", logp_new), ("logp_ref", logp_ref)):
+        require_tensor(name, x)
         if x.shape != kept.shape:
             raise ValueError(f"{name}: wanted {tuple(kept.shape)}, found {tuple(x.shape)}")
-        if bool(x.detach()[kept].isnan().any()):
-            raise ValueError(f"{name}: NaN at a token that counts")
-    objective = ppo(
-        logp_new[kept].float(),
-        logp_ref.detach()[kept].float(),
-        advantage.detach()[kept].float(),
-        clip_low=clip_low,
-        clip_high=clip_high,
-    )
+    new, ref = logp_new[kept].float(), logp_ref.detach()[kept].float()
+    advantage = per_token(advantage, kept).detach()[kept].float()
+    others = {"advantage": advantage, "p_new / p_ref": ratio_of(new, ref)}
+    refuse_unusable({"logp_new": new, "logp_ref": ref}, others, "tokens that count")
+    objective = ppo(new, ref, advantage, clip_low=clip_low, clip_high=clip_high)
     losses = torch.zeros_like(logp_new, dtype=torch.float32)
     losses[kept] = -weights.weight[kept] * objective.term
     return losses
+
+
+def required(peer: str, what: str, value: Any, advice: str = "") -> Any:
+    """The value, which a peer hands over.
+
+    Args:
+        what: its name. advice: which setting of the peer brings it.
+
+    Raises:
+        PeerError: there is none.
+    """
+    if value is None:
+        raise PeerError(
+            f"{peer} gave no {what}. {advice or 'Its version may hand over other names'}: "
+            "docs/adapters.md leads to the page of what this adapter reads"
+        )
+    return value
 
 
 def options_of_environment() -> dict[str, Any]:

@@ -6,6 +6,8 @@ from typing import Literal, get_args
 
 import torch
 
+from .checks import refuse_unusable, require_tensor
+
 Kind = Literal["grpo", "dr_grpo", "rloo"]
 _EPS = 1e-4  # GRPO's guard against a group of equal rewards; the paper does not give it
 
@@ -23,7 +25,7 @@ def group_advantage(
     a completion that is its prompt's only one.
 
     Args:
-        reward: one per sequence, shape (b,), float.
+        reward: one per sequence, shape (b,), finite; bool and integers do as well.
         group: number of each one's prompt, (b,) integers. Groups may differ in size.
         kind: which of the three.
 
@@ -31,25 +33,32 @@ def group_advantage(
         Advantages, shape (b,), float32.
 
     Raises:
-        ValueError: another kind, or shapes that are not (b,) both.
+        TypeError: what is no tensor, or a group that is no integer.
+        ValueError: another kind, shapes that are not (b,) both, or NaN or inf in a reward.
 
     Source: GRPO (arXiv 2402.03300), unbiased standard deviation; Dr. GRPO (2503.20783); RLOO
     (2402.14740).
     """
     if kind not in get_args(Kind):
         raise ValueError(f"kind = {kind!r}; choose one of {', '.join(get_args(Kind))}")
+    require_tensor("reward", reward, integers=True)
+    require_tensor("group", group, integers=True)
+    if group.is_floating_point():
+        raise TypeError(f"group: wanted integers, a number for each prompt, found {group.dtype}")
     if reward.ndim != 1 or group.shape != reward.shape:
         raise ValueError(
             f"reward and group: wanted (b,) each, found {tuple(reward.shape)} and "
             f"{tuple(group.shape)}"
         )
+    reward = reward.float()
+    refuse_unusable({}, {"reward": reward}, "completions")
     order = group.argsort(stable=True)  # a group's completions become neighbours
     _, sizes = torch.unique_consecutive(group[order], return_counts=True)
     size = sizes.repeat_interleave(sizes)  # (b,) of each one's group, in that order
     advantage = torch.zeros(len(reward), dtype=torch.float32, device=reward.device)
     for n in torch.unique(sizes).tolist():
         rows = order[size == n]
-        groups = reward[rows].float().reshape(-1, n)  # (groups of this size, n)
+        groups = reward[rows].reshape(-1, n)  # (groups of this size, n)
         advantage[rows] = _centred(groups, kind).reshape(-1)
     return advantage
 

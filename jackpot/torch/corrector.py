@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from .checks import refuse, require_tensor
 from .correction import (
     CorrectionInputs,
     CorrectionState,
@@ -29,7 +30,7 @@ from .correction import (
 from .corrector_settings import check_settings
 from .diagnostics import correction_metrics
 from .losses import token_scale
-from .token_layout import TokenLayout, acceptance_coins, refuse
+from .token_layout import TokenLayout, acceptance_coins
 
 _MASS_MAX = 1.02  # bfloat16 rounds a log-probability by 0.2 %; above it, it is no distribution
 
@@ -99,6 +100,8 @@ class Corrector:
         self.denominator = denominator
         if isinstance(seed, bool) or not isinstance(seed, int):
             raise TypeError(f"seed must be a whole number, got {seed!r}")
+        if gather is not None and not callable(gather):
+            raise TypeError(f"gather must be a function of a tensor, got {gather!r}")
         self._seed, self._distributed = seed, gather is not None
         self._gather: Gather = gather or ungathered
         self._state, self._step = CorrectionState(), 0
@@ -134,8 +137,9 @@ class Corrector:
             topk: needed by z = state and lam_from = state.
 
         Raises:
+            TypeError: what is no tensor, or holds no floating-point numbers.
             ValueError: shapes that do not fit, NaN or inf where a number is needed, a positive
-                log-probability.
+                log-probability, a weight that overflows.
         """
         layout = TokenLayout(logp_inf, mask, sequence)
         logps = {"logp_inf": logp_inf, "logp_ref": logp_ref, "logp_new": logp_new}
@@ -148,6 +152,7 @@ class Corrector:
         if len(all_ids) == 0:  # no lam follows from no tokens, and none is needed
             words |= {"lam_from": "fixed"}
         tokens = token_weights(inputs, self._state, gather=self._gather, **words)
+        _refuse_overflow(tokens.weight, self.settings["type"])
         everywhere = self._of_all(tokens)
         self._parts.append(everywhere)
         self._seen += layout.n_sequences
@@ -192,8 +197,13 @@ class Corrector:
         """Go on from `state_dict`.
 
         Raises:
+            TypeError: no mapping.
             ValueError: other keys, another seed, or values that are no finite numbers.
         """
+        if not isinstance(state, Mapping):
+            raise TypeError(
+                f"load_state_dict: wanted what state_dict returns, found {type(state).__name__}"
+            )
         names = {"step", "seed", *(field.name for field in fields(CorrectionState))}
         if set(state) != names:
             raise ValueError(f"load_state_dict: wanted {sorted(names)}, found {sorted(state)}")
@@ -202,6 +212,9 @@ class Corrector:
             number = isinstance(value, int | float) and not isinstance(value, bool)
             if not optional and not (number and math.isfinite(value)):
                 raise ValueError(f"load_state_dict: {name} is {value!r}; wanted a finite number")
+        step = state["step"]
+        if step < 0 or step != int(step):
+            raise ValueError(f"load_state_dict: step is {step!r}; wanted a whole number from 0")
         if state["seed"] != self._seed:
             raise ValueError(
                 f"load_state_dict: the state is of seed {state['seed']}, this corrector has seed "
@@ -221,6 +234,12 @@ class Corrector:
         topk: TopK | None,
         sequence_id: torch.Tensor | None,
     ) -> None:
+        require_tensor("logp_ref", logps["logp_ref"])
+        if topk is not None and not isinstance(topk, TopK):
+            raise TypeError(
+                "topk: wanted jackpot.torch.TopK(logp_inf, logp_target, in_topk), found "
+                f"{type(topk).__name__}"
+            )
         jackpot = self.settings["type"] == "jackpot"
         wants = [
             f"{name} = state"
@@ -300,6 +319,8 @@ def _topk_inputs(layout: TokenLayout, topk: TopK | None) -> dict[str, torch.Tens
         "topk_logp_target": layout.logp("topk_logp_target", topk.logp_target),
     }
     wanted = (*layout.mask.shape, topk.logp_inf.shape[-1])
+    if wanted[-1] == 0:
+        raise ValueError(f"topk_logp_inf: {wanted} holds no token of a state; k is at least 1")
     for name, x in (("topk_logp_inf", topk.logp_inf), ("topk_logp_target", topk.logp_target)):
         if tuple(x.shape) != wanted:
             raise ValueError(f"{name}: wanted {wanted}, found {tuple(x.shape)}")
@@ -309,6 +330,25 @@ def _topk_inputs(layout: TokenLayout, topk: TopK | None) -> dict[str, torch.Tens
                 f"{name}: the probabilities of a state add up to {float(mass.max()):.3g}. Give "
                 "normalised log-probabilities of different tokens"
             )
+    if not isinstance(topk.in_topk, torch.Tensor):
+        raise TypeError(f"in_topk: wanted a bool tensor, found {type(topk.in_topk).__name__}")
     if topk.in_topk.shape != layout.mask.shape or topk.in_topk.dtype != torch.bool:
-        raise ValueError(f"in_topk: wanted {tuple(layout.mask.shape)} bool")
+        raise ValueError(
+            f"in_topk: wanted {tuple(layout.mask.shape)} bool, found "
+            f"{tuple(topk.in_topk.shape)} {topk.in_topk.dtype}"
+        )
     return flat | {"in_topk": topk.in_topk[layout.mask]}
+
+
+def _refuse_overflow(weight: torch.Tensor, kind: str) -> None:
+    """Finite log-probabilities may have a ratio above the largest float32."""
+    if not bool(torch.isfinite(weight).all()):
+        way = (
+            "Set c1, the cap of a weight"
+            if kind == "jackpot"
+            else "Choose type = 'tis', which has a cap"
+        )
+        raise ValueError(
+            f"type = {kind}: the weight of a token is NaN or inf, because p / q is above 3e38. "
+            f"{way}, or look for tokens that the sampler all but excludes"
+        )

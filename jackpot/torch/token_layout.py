@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
 
-# A positive log-probability is rounding up to here; above it, it is no log-probability.
-LOG_PROB_MAX = 1e-3
+from .checks import LOG_PROB_MAX, real_mask, refuse, require_tensor
 
 
 class TokenLayout:
@@ -17,19 +17,13 @@ class TokenLayout:
     def __init__(
         self, like: torch.Tensor, mask: torch.Tensor | None, sequence: torch.Tensor | None
     ) -> None:
+        require_tensor("logp_inf", like)
         self._shape = like.shape
         if like.ndim not in (1, 2):
             raise ValueError(f"logp_inf: wanted (B, T) or (n,), found {tuple(like.shape)}")
         if mask is None:
             mask = torch.ones_like(like, dtype=torch.bool)
-        if mask.shape != like.shape:
-            raise ValueError(f"mask: wanted {tuple(like.shape)}, found {tuple(mask.shape)}")
-        if bool(((mask != 0) & (mask != 1)).any()):  # NaN is neither
-            raise ValueError(
-                "mask: a value that is neither 0 nor 1. It marks sampled tokens; a weight of a "
-                "token belongs into its advantage"
-            )
-        self.mask = mask.bool()
+        self.mask = real_mask(mask, like.shape)
         self.padded_rows = like.ndim == 2
         if self.padded_rows:
             if sequence is not None:
@@ -38,11 +32,7 @@ class TokenLayout:
         else:
             if sequence is None:
                 raise ValueError("packed (n,) tokens need sequence, the completion of each token")
-            if sequence.shape != like.shape or sequence.is_floating_point():
-                raise ValueError(
-                    f"sequence: wanted {tuple(like.shape)} integers, found "
-                    f"{tuple(sequence.shape)} {sequence.dtype}"
-                )
+            _require_integers("sequence", sequence, like.shape)
             number = sequence
         self.sequence = number[self.mask]  # (n,)
         names, self._lengths = torch.unique_consecutive(self.sequence, return_counts=True)
@@ -52,6 +42,7 @@ class TokenLayout:
 
     def logp(self, name: str, x: torch.Tensor) -> torch.Tensor:
         """Log-probabilities at the real tokens, (n, ...) float32, checked."""
+        require_tensor(name, x)
         if x.shape[: len(self._shape)] != self._shape:
             raise ValueError(f"{name}: wanted {tuple(self._shape)}, found {tuple(x.shape)}")
         values = x.detach()[self.mask].float()
@@ -68,11 +59,7 @@ class TokenLayout:
             place = torch.arange(len(self._lengths), device=self.sequence.device)
             return place.repeat_interleave(self._lengths) + seen
         wanted = self._shape[:1] if self.padded_rows else self._shape
-        if given.shape != wanted or given.is_floating_point():
-            raise ValueError(
-                f"sequence_id: wanted {tuple(wanted)} integers, found {tuple(given.shape)} "
-                f"{given.dtype}"
-            )
+        _require_integers("sequence_id", given, wanted)
         if bool((given < 0).any()):
             raise ValueError("sequence_id: a number is negative")
         if not self.padded_rows:
@@ -103,18 +90,32 @@ class TokenLayout:
         return out
 
 
-def per_token(advantage: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """(B,) -> (B, T) where tokens are padded; else as it is.
+def per_token(advantage: torch.Tensor, like: torch.Tensor, name: str = "advantage") -> torch.Tensor:
+    """(B,) -> (B, T) where tokens are padded; else as it is. `name` is for messages.
 
     Raises:
-        ValueError: (B,) of another B.
+        TypeError: no tensor of real numbers.
+        ValueError: neither (B,) nor the shape of `like`.
     """
-    if like.ndim == 2 and advantage.ndim == 1:
-        if len(advantage) != len(like):
-            wanted = f"({len(like)},) or {tuple(like.shape)}"
-            raise ValueError(f"advantage: wanted {wanted}, found {tuple(advantage.shape)}")
+    require_tensor(name, advantage, integers=True)
+    if like.ndim == 2 and advantage.shape == like.shape[:1]:
         return advantage[:, None].expand(like.shape)
+    if advantage.shape != like.shape:
+        rows = f"({len(like)},) or " if like.ndim == 2 else ""
+        raise ValueError(
+            f"{name}: wanted {rows}{tuple(like.shape)}, found {tuple(advantage.shape)}"
+        )
     return advantage
+
+
+def _require_integers(name: str, x: Any, shape: torch.Size) -> None:
+    if not isinstance(x, torch.Tensor):
+        raise TypeError(f"{name}: wanted a torch tensor of integers, found {type(x).__name__}")
+    whole = not (x.is_floating_point() or x.is_complex() or x.dtype == torch.bool)
+    if x.shape != shape or not whole:
+        raise ValueError(
+            f"{name}: wanted {tuple(shape)} integers, found {tuple(x.shape)} {x.dtype}"
+        )
 
 
 def acceptance_coins(
@@ -146,12 +147,3 @@ def acceptance_coins(
         own = places[start:end]
         uniform[start:end] = stream.random(int(own.max()) + 1)[own]
     return torch.from_numpy(uniform).to(sequence_id.device)
-
-
-def refuse(bad: torch.Tensor, name: str, what: str) -> None:
-    if bool(bad.any()):
-        count = int(bad.sum())
-        raise ValueError(
-            f"{name}: {what} at {count} of {bad.numel()} values at sampled tokens. Give the "
-            "log-probability of every token that the mask marks, in nats"
-        )

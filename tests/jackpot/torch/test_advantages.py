@@ -36,7 +36,7 @@ def test_groups_of_unequal_sizes_in_any_order_are_those_alone(kind):
     found = group_advantage(torch.tensor(REWARD), group, kind)
     for number in (5, 9):
         own = group == number
-        alone = group_advantage(torch.tensor(REWARD)[own], torch.zeros(int(own.sum())), kind)
+        alone = group_advantage(torch.tensor(REWARD)[own], group[own], kind)
         assert torch.equal(found[own], alone) and found[own].any()
     assert found[group == 2].tolist() == found[group == 7].tolist() == [0.0]
 
@@ -49,7 +49,7 @@ def test_grpo_is_the_default():
 @pytest.mark.parametrize("kind", ["grpo", "dr_grpo", "rloo"])
 def test_rejection_changes_no_baseline_and_no_length(kind):
     """A sequence rejected whole still counts in its group's mean and in the denominator."""
-    advantage = group_advantage(torch.tensor([1.0, 0.0, 0.0, 1.0]), torch.zeros(4), kind)
+    advantage = group_advantage(torch.tensor([1.0, 0.0, 0.0, 1.0]), torch.zeros(4).long(), kind)
     index = torch.tensor([0, 0, 1, 2, 2, 2, 3])
     scales = [
         token_scale("sequence", accepted, index, 4)
