@@ -12,7 +12,15 @@ from typing import Any
 
 import torch
 
-from .hook import Hook, PeerError, check_clip, options_of_environment, require_read, token_losses
+from .hook import (
+    Hook,
+    PeerError,
+    check_clip,
+    options_of_environment,
+    require_read,
+    required,
+    token_losses,
+)
 
 READ = ("0.6", "0.6.0rc0")
 
@@ -81,8 +89,11 @@ class JackpotLoss:
             global_valid_toks: tokens of the update on all processes, a scalar.
 
         Raises:
-            PeerError: log-probabilities that are 0 at all tokens: NeMo-RL computed none.
+            PeerError: log-probabilities that are 0 at all tokens: NeMo-RL computed none; something
+                of `data` is missing.
         """
+        for name in ("prev_logprobs", "generation_logprobs", "advantages"):
+            required("NeMo-RL", f"{name} in its data", data.get(name))
         mask = sampled(data)
         logp_ref, logp_inf = data["prev_logprobs"][:, 1:], data["generation_logprobs"][:, 1:]
         refuse_placeholders(mask, prev_logprobs=logp_ref, generation_logprobs=logp_inf)
@@ -140,6 +151,7 @@ class JackpotLogitLoss(JackpotLoss):
                 "NeMo-RL: with context parallelism the logits are of a part of the sequence. Use "
                 "JackpotLoss, or context_parallel_size = 1"
             )
+        required("NeMo-RL", "input_ids in its data", data.get("input_ids"))
         mask = sampled(data)
         own = logits[:, :-1][mask].float()  # (n, v): of the states in which tokens were sampled
         token = data["input_ids"][:, 1:][mask]
@@ -153,8 +165,10 @@ def sampled(data: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """Where a sampled token counts, (B, S - 1), bool.
 
     Raises:
-        PeerError: a mask that is a weight.
+        PeerError: a mask that is a weight, or is missing.
     """
+    for name in ("token_mask", "sample_mask"):
+        required("NeMo-RL", f"{name} in its data", data.get(name))
     mask = data["token_mask"][:, 1:] * data["sample_mask"].unsqueeze(-1)
     if bool(((mask != 0) & (mask != 1)).any()):
         raise PeerError(

@@ -13,7 +13,10 @@ from typing import Any
 
 import torch
 
-from .hook import Hook, PeerError, options_of_environment, require_read
+from jackpot.torch.checks import real_mask, refuse_unusable
+from jackpot.torch.token_layout import per_token
+
+from .hook import Hook, PeerError, options_of_environment, require_read, required
 
 READ = ("0.8.0",)
 
@@ -80,20 +83,31 @@ def loss_of_completion(hook: Hook, inputs: Any) -> Any:
     """LossOutputs of LossInputs, as `loss`.
 
     Raises:
-        PeerError: prime-rl is not installed.
+        PeerError: prime-rl is not installed, or its LossInputs lack what is named there.
+        TypeError, ValueError: as `Corrector.weights`; NaN or inf at a token that counts.
     """
     try:
         from prime_rl.trainer.rl.loss import LossOutputs
     except ImportError as e:
         raise PeerError(f"prime-rl's LossOutputs could not be imported: {e}") from e
-    new, mask = inputs.trainer_logprobs, inputs.loss_mask.bool()
+    new, mask, advantages = (
+        required("prime-rl", f"{name} in LossInputs", getattr(inputs, name, None))
+        for name in ("trainer_logprobs", "loss_mask", "advantages")
+    )
+    mask = real_mask(mask, new.shape)
     sequence = torch.zeros_like(mask, dtype=torch.long)
-    weights = hook.weights(inputs.inference_logprobs, new.detach(), new, mask, sequence)
+    logp_inf = getattr(inputs, "inference_logprobs", None)
+    weights = hook.weights(logp_inf, new.detach(), new, mask, sequence)
     kept = weights.weight != 0
+    factors = {"advantages": per_token(advantages, new)}
+    if getattr(inputs, "loss_weights", None) is not None:
+        factors["loss_weights"] = per_token(inputs.loss_weights, new, "loss_weights")
+    others = {name: x[kept].detach() for name, x in factors.items()}
+    refuse_unusable({"trainer_logprobs": new[kept]}, others, "tokens that count")
     # r = p_new / SG(p_new) is 1 and has the gradient of log p_new: PPO's term before any update.
     ratio = (new[kept] - new[kept].detach()).exp()
-    losses = -weights.weight[kept] * inputs.advantages[kept].detach() * ratio
-    if inputs.loss_weights is not None:
-        losses = losses * inputs.loss_weights[kept]
+    losses = -weights.weight[kept] * ratio
+    for x in others.values():
+        losses = losses * x
     metrics = {name: torch.tensor(value) for name, value in hook.metrics(weights).items()}
     return LossOutputs(loss=losses.sum(), metrics=metrics)

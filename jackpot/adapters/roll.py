@@ -11,7 +11,9 @@ from typing import Any
 
 import torch
 
-from .hook import Hook, PeerError, require_read, token_losses
+from jackpot.torch.checks import real_mask
+
+from .hook import Hook, PeerError, require_read, required, token_losses
 
 READ = ("0.3.0",)  # PyPI has another project of this name
 # Settings that ROLL's own loss follows and this one does not, with the value that changes nothing.
@@ -36,7 +38,9 @@ def loss_func(worker: Any, data: Any, output_tensor: torch.Tensor) -> tuple[torc
         output_tensor: logits.
 
     Raises:
-        PeerError: ROLL is another version than the one that was read, or corrects by itself.
+        PeerError: ROLL is another version than the one that was read, corrects by itself, or hands
+            over less than is named above.
+        TypeError, ValueError: as `token_losses`; a mask that is a weight.
     """
     from roll.utils.functionals import agg_loss, compute_approx_kl
 
@@ -45,38 +49,63 @@ def loss_func(worker: Any, data: Any, output_tensor: torch.Tensor) -> tuple[torc
         require_read("roll", READ)
         worker.jackpot_hook = Hook("ROLL")
     refuse_second_correction(config)
+    own = {name: batch.get(name, None) for name in ("input_ids", "response_mask", "advantages")}
+    for name, x in own.items():
+        required("ROLL", f"{name} in its batch", x)
     mask = batch.get("final_response_mask", None)
     counts = "response_mask" if mask is None else "final_response_mask"
-    mask = batch["response_mask"][:, 1:] if mask is None else mask
+    mask = own["response_mask"][:, 1:] if mask is None else mask
     logp_new = worker.strategy.op_compute_log_probs(
-        logits=output_tensor, input_ids=batch["input_ids"], attention_mask=batch["response_mask"]
+        logits=output_tensor, input_ids=own["input_ids"], attention_mask=own["response_mask"]
     )
+    mask = real_mask(mask, logp_new.shape)
     logp_ref = worker.get_old_log_probs_with_cache(data, logp_new)
+    denominators = {
+        "loss_mask": mask.long(),
+        "loss_agg_mode": config.loss_agg_mode,
+        "batch_num_tokens": count_of(data, "batch_num_tokens", counts),
+        "global_valid_samples": count_of(data, "global_valid_samples", counts),
+    }
     weights = worker.jackpot_hook.weights(
-        batch.get("infer_logprobs", None), logp_ref, logp_new, mask.bool()
+        batch.get("infer_logprobs", None), logp_ref, logp_new, mask
     )
     ranged = config.use_pg_clip_range
     low = config.pg_clip_low if ranged else config.pg_clip
     high = config.pg_clip_high if ranged else config.pg_clip
-    denominators = {
-        "loss_mask": mask.long(),
-        "loss_agg_mode": config.loss_agg_mode,
-        "batch_num_tokens": data.meta_info["batch_num_tokens"][counts],
-        "global_valid_samples": data.meta_info["global_valid_samples"][counts],
-    }
-    losses = token_losses(logp_new, logp_ref, batch["advantages"], weights, low, high)
+    losses = token_losses(logp_new, logp_ref, own["advantages"], weights, low, high)
     loss = agg_loss(loss_mat=losses, **denominators)
     # Divided by the tokens of all processes: ROLL adds up what ends in @sum, and shows it without.
     metrics = {"actor/pg_loss@sum": float(loss.detach())} | worker.jackpot_hook.metrics(weights)
     if config.use_kl_loss:
         kl = compute_approx_kl(
             log_probs=logp_new,
-            log_probs_base=batch["ref_log_probs"],
+            log_probs_base=required(
+                "ROLL",
+                "ref_log_probs in its batch",
+                batch.get("ref_log_probs", None),
+                "use_kl_loss needs the reference model's log-probabilities",
+            ),
             action_mask=mask,
             kl_penalty="k3",
         )
         loss = loss + agg_loss(loss_mat=kl, **denominators) * config.kl_loss_coef
     return loss, metrics
+
+
+def count_of(data: Any, name: str, mask: str) -> Any:
+    """A denominator: ROLL's count `name` of what `mask` marks, on all processes.
+
+    Raises:
+        PeerError: ROLL did not count it.
+    """
+    table = required("ROLL", f"{name} in meta_info", data.meta_info.get(name))
+    if mask not in table:
+        raise PeerError(
+            f"ROLL counted {name} of {', '.join(sorted(table)) or 'nothing'}, and not of {mask}, "
+            "which its batch holds: the loss would have another mask's denominator. Let the "
+            f"pipeline count {mask}, or leave max_len_mask and difficulty_mask off"
+        )
+    return table[mask]
 
 
 def refuse_second_correction(config: Any) -> None:

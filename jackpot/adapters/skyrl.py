@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from .hook import Hook, PeerError, require_read, token_losses
+from .hook import Hook, PeerError, require_read, required, token_losses
 
 NAME = "jackpot"
 READ = ("0.4.0",)
@@ -48,10 +48,12 @@ def policy_loss(options: Mapping[str, Any] | None = None) -> Callable[..., Any]:
         hook = jackpot_policy_loss.hook  # type: ignore[attr-defined]
         own = getattr(config, "off_policy_correction", None)
         refuse_second_correction(own)
-        weights = hook.weights(rollout_logprobs, old_log_probs, log_probs, loss_mask)
-        losses = token_losses(
-            log_probs, old_log_probs, advantages, weights, config.eps_clip_low, config.eps_clip_high
+        low, high = (
+            required("SkyRL", f"config.{name}", getattr(config, name, None))
+            for name in ("eps_clip_low", "eps_clip_high")
         )
+        weights = hook.weights(rollout_logprobs, old_log_probs, log_probs, loss_mask)
+        losses = token_losses(log_probs, old_log_probs, advantages, weights, low, high)
         return losses.sum(), hook.metrics(weights)
 
     jackpot_policy_loss.hook = None  # type: ignore[attr-defined]

@@ -12,7 +12,9 @@ from typing import Any
 
 import torch
 
-from .hook import Hook, PeerError, require_read
+from jackpot.torch.checks import real_mask, refuse_unusable, require_tensor
+
+from .hook import Hook, PeerError, require_read, required
 
 READ = ("0.3.1",)  # PyPI has another project of this name
 
@@ -49,25 +51,49 @@ def tis_function(
         loss_masks: 1 at sampled tokens, of the same lengths.
 
     Raises:
-        PeerError: lengths differ, as with context parallelism.
+        PeerError: something is missing, or lengths differ, as with context parallelism; slime
+            centers scores, which the weights do not reach.
+        ValueError: NaN or inf in the loss of a token that counts, or a mask that is a weight.
     """
+    if getattr(args, "use_score_centering", False):
+        raise PeerError(
+            "slime: use_score_centering adds a term of its own to each token's loss after this "
+            "function, and corrects for the sampler too. Leave --use-score-centering out: "
+            "jackpot's weight is the correction"
+        )
     hook = hook_of(args)
+    advice = "Run it with --use-tis, and a rollout that returns log-probabilities"
+    require_tensor("pg_loss", required("slime", "pg_loss", pg_loss))
+    named = {
+        "train_log_probs": train_log_probs,
+        "rollout_log_probs": rollout_log_probs,
+        "loss_masks": loss_masks,
+    }
+    for name, values in named.items():
+        for i, x in enumerate(required("slime", name, values, advice)):
+            if not isinstance(required("slime", f"{name}[{i}]", x, advice), torch.Tensor):
+                raise PeerError(f"slime: {name}[{i}]: wanted a tensor, found {type(x).__name__}")
+            if x.ndim != 1:
+                raise PeerError(f"slime: {name}[{i}]: wanted (length,), found {tuple(x.shape)}")
     lengths = [len(x) for x in train_log_probs]
     others = ([len(x) for x in rollout_log_probs], [len(x) for x in loss_masks])
-    if any(lengths != other for other in others) or sum(lengths) != len(pg_loss):
+    if any(lengths != other for other in others) or pg_loss.shape != (sum(lengths),):
         raise PeerError(
             f"slime: lengths of log-probabilities {lengths}, of the sampler's {others[0]}, of "
-            f"masks {others[1]}, of the loss {len(pg_loss)} differ. Context parallelism splits "
-            "some of them and not others: this adapter needs context-parallel-size 1"
+            f"masks {others[1]}, of the loss {tuple(pg_loss.shape)} differ. Context parallelism "
+            "splits some of them and not others: this adapter needs context-parallel-size 1"
         )
-    mask = torch.cat(list(loss_masks)).bool()
-    logp_ref = torch.cat(list(train_log_probs)).detach()
-    sequence = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
+    empty = pg_loss.detach().new_zeros(0)  # a microbatch may hold no completion
+    mask = real_mask(torch.cat([empty, *loss_masks]), pg_loss.shape)
+    logp_ref = torch.cat([empty, *train_log_probs]).detach()
+    sequence = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths).long())
     weights = hook.weights(
-        torch.cat(list(rollout_log_probs)), logp_ref, logp_ref, mask, sequence.to(mask.device)
+        torch.cat([empty, *rollout_log_probs]), logp_ref, logp_ref, mask, sequence.to(mask.device)
     )
+    counted = weights.weight != 0
+    refuse_unusable({}, {"slime: pg_loss": pg_loss[counted]}, "tokens that count")
     # Selected, not multiplied: a loss of inf times a weight of 0 would be NaN.
-    weighted = torch.where(weights.weight != 0, pg_loss, 0.0) * weights.weight.to(pg_loss.dtype)
+    weighted = torch.where(counted, pg_loss, 0.0) * weights.weight.to(pg_loss.dtype)
     same = torch.ones_like(weights.weight)
     # slime averages (n,) tensors: a number is given as n equal ones.
     metrics = {

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from trl import GRPOTrainer
 
+from jackpot.torch.checks import refuse_unusable
 from jackpot.torch.corrector import TopK
 from jackpot.torch.trainer_losses import actor_loss, distill_loss
 
@@ -28,8 +29,8 @@ class JackpotGRPOTrainer(GRPOTrainer):
     """GRPOTrainer whose tokens have the weights of OBRS (Eq. 5), or of another correction.
 
     The sampler's log-probabilities come from vLLM, or from a `rollout_func` that returns logprobs.
-    They must be of the distribution that was sampled from: with vLLM, at temperature alone
-    (top_p = 1, top_k off), or with processed log-probabilities.
+    They must be of the distribution that was sampled from: a vLLM server runs with
+    --logprobs-mode processed_logprobs, and TRL starts its own vLLM so.
 
     Args:
         jackpot_options: as `hook.Hook`.
@@ -79,6 +80,16 @@ class JackpotGRPOTrainer(GRPOTrainer):
         for name, (bad, why) in wrong.items():
             if bad:
                 raise PeerError(f"TRL: {name} does not go with jackpot: {why}")
+        if self.use_vllm and self.vllm_mode == "server" and self.accelerator.is_main_process:
+            # TRL looks at this only where its own correction is on.
+            info = self.vllm_generation.vllm_client.get_server_info()
+            mode = info["model_config"]["logprobs_mode"]
+            if mode != "processed_logprobs":
+                raise PeerError(
+                    f"TRL: the vLLM server runs with --logprobs-mode {mode}: its log-probabilities "
+                    "are not of the distribution that it samples from. Start it with "
+                    "--logprobs-mode processed_logprobs"
+                )
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Any:
         self._jackpot_inputs = dict(inputs)  # advantages are changed in this copy alone
@@ -114,6 +125,7 @@ class JackpotGRPOTrainer(GRPOTrainer):
         advantage = inputs["advantages"]
         if advantage.dim() == 1:
             advantage = advantage.unsqueeze(1)
+        refuse_unusable({}, {"advantages": advantage}, "values")
         inputs["advantages"] = advantage * weights.weight.to(advantage.dtype)  # (B, T)
         mode = "train" if self.model.training else "eval"
         for name, value in self.jackpot.metrics(weights).items():

@@ -20,7 +20,9 @@ from typing import Any
 
 import torch
 
-from .hook import Hook, PeerError, require_tested, token_losses
+from jackpot.torch.checks import real_mask
+
+from .hook import Hook, PeerError, require_tested, required, token_losses
 
 TESTED = ("0.9.1",)
 _RATIO_LOG_MAX = 20.0  # verl clamps log ratios there
@@ -41,12 +43,19 @@ def logp_of_sampler(
     """log p_inf = log p_ref - log(p_ref / p_inf), (B, T); 0 outside the mask.
 
     Raises:
-        PeerError: no ratios, or one that is 0, negative or not finite at a sampled token.
+        PeerError: no ratios, ratios of other tokens, or one that is 0, negative or not finite at a
+            sampled token.
     """
     if ratio is None:
         raise PeerError(
             "verl passed no rollout_is_weights. Set rollout.calculate_log_probs=true and "
             "algorithm.rollout_correction.rollout_is=token, rollout_is_threshold=1e9"
+        )
+    if ratio.shape != mask.shape or logp_ref.shape != mask.shape:
+        raise PeerError(
+            f"verl: rollout_is_weights {tuple(ratio.shape)}, old_log_prob {tuple(logp_ref.shape)} "
+            f"and response_mask {tuple(mask.shape)} are not of the same tokens. Set rollout_is="
+            "token: a ratio for each token"
         )
     own = ratio[mask]
     if not bool((torch.isfinite(own) & (own > 0)).all()):
@@ -68,22 +77,29 @@ def policy_loss(
     config: Any = None,
     rollout_is_weights: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, dict[str, float]]:
-    """verl's signature: log-probabilities, advantages and mask are (B, T)."""
+    """verl's signature: log-probabilities, advantages and mask are (B, T).
+
+    Raises:
+        PeerError: something is missing.
+        TypeError, ValueError: as `token_losses`; a mask that is a weight.
+    """
     from verl.trainer.ppo.core_algos import agg_loss
 
-    own, mask = hook(), response_mask.bool()
+    own = hook()
+    given = {"old_log_prob": old_log_prob, "log_prob": log_prob, "response_mask": response_mask}
+    for name, x in given.items():
+        required("verl", name, x)
+    mask = real_mask(response_mask, log_prob.shape)
+    low, high = clip_bounds(config)
+    batch_info = required("verl", "config.global_batch_info", _of(config, "global_batch_info"))
     logp_inf = logp_of_sampler(old_log_prob, rollout_is_weights, mask)
     weights = own.weights(logp_inf, old_log_prob, log_prob, mask)
-    low, high = (
-        config.clip_ratio if bound is None else bound
-        for bound in (config.clip_ratio_low, config.clip_ratio_high)
-    )
     losses = token_losses(log_prob, old_log_prob, advantages, weights, low, high)
     loss = agg_loss(
         loss_mat=losses,
         loss_mask=response_mask,
         loss_agg_mode=loss_agg_mode,
-        **config.global_batch_info,
+        **batch_info,
     )
     metrics = own.metrics(weights)
     log_ratio = weights.tokens.log_ratio.abs()
@@ -91,6 +107,26 @@ def policy_loss(
     clamped = (log_ratio >= _RATIO_LOG_MAX - 1e-3).float()
     metrics["jackpot/ratio_clamped_by_verl"] = float(clamped.mean()) if len(clamped) else 0.0
     return loss, {name: value for name, value in metrics.items() if math.isfinite(value)}
+
+
+def clip_bounds(config: Any) -> tuple[float, float]:
+    """verl's clip_ratio_low and clip_ratio_high, clip_ratio in the place of one that is not set.
+
+    Raises:
+        PeerError: verl passed no configuration, or one without them.
+    """
+    required("verl", "config of the actor", config)
+    bounds = []
+    for name in ("clip_ratio_low", "clip_ratio_high"):
+        own = _of(config, name)
+        bound = _of(config, "clip_ratio") if own is None else own
+        advice = "Set actor_rollout_ref.actor.clip_ratio"
+        bounds.append(required("verl", f"config.{name} and no clip_ratio", bound, advice))
+    return bounds[0], bounds[1]
+
+
+def _of(config: Any, name: str) -> Any:
+    return getattr(config, name, None)
 
 
 def register() -> None:

@@ -166,3 +166,13 @@ def test_bad_bounds_and_a_missing_peer_are_refused(monkeypatch):
     stub_modules(monkeypatch, nemo_rl__algorithms__loss__interfaces=WORDS)
     with pytest.raises(ValueError, match="clip_low"):
         nemo_rl.JackpotLoss(clip_low=math.nan)
+
+
+@pytest.mark.usefixtures("peer")
+@pytest.mark.parametrize("name", list(data_of(peer_batch())))
+def test_what_nemo_rl_does_not_hand_over_is_named(name):
+    batch, loss_of = peer_batch(), nemo_rl.JackpotLoss({})
+    data = data_of(batch)
+    del data[name]
+    with pytest.raises(PeerError, match=f"NeMo-RL gave no {name} in its data"):
+        loss_of(batch.new, data, torch.tensor(3), torch.tensor(8))

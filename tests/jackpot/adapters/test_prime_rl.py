@@ -117,3 +117,24 @@ def test_what_prime_rl_does_not_hand_over_is_refused(monkeypatch):
     monkeypatch.setenv("JACKPOT_OPTIONS", '{"target": "new"}')
     with pytest.raises(ValueError, match="leave target out"):
         prime_rl.hook_of({"lam": 0.7})
+
+
+@pytest.mark.usefixtures("peer")
+@pytest.mark.parametrize(
+    "name", ["trainer_logprobs", "inference_logprobs", "advantages", "loss_mask"]
+)
+def test_what_prime_rl_does_not_hand_over_is_named(name):
+    inputs = completion(peer_batch(), 0)
+    setattr(inputs, name, None)
+    said = "log-probabilities of the sampler" if name == "inference_logprobs" else name
+    with pytest.raises(PeerError, match=f"prime-rl gave no {said}"):
+        prime_rl.loss(inputs)
+
+
+@pytest.mark.usefixtures("peer")
+@pytest.mark.parametrize("name", ["advantages", "loss_weights"])
+def test_factors_that_are_no_numbers_are_refused(name):
+    inputs = completion(peer_batch(), 0)
+    setattr(inputs, name, torch.tensor([1.0, math.inf, 1.0, 1.0]))
+    with pytest.raises(ValueError, match=f"{name}: NaN or inf at 1 of 4"):
+        prime_rl.loss(inputs)

@@ -110,6 +110,41 @@ def test_completions_that_roll_leaves_out_are_left_out():
 
 
 @pytest.mark.usefixtures("peer")
+@pytest.mark.parametrize("name", ["batch_num_tokens", "global_valid_samples"])
+def test_completions_left_out_that_roll_did_not_count_are_refused(name):
+    """The denominator of the whole response_mask would be another one."""
+    batch = peer_batch()
+    worker, data = worker_and_data(batch)
+    data.batch["final_response_mask"] = batch.mask.float()
+    for counts in data.meta_info.values():
+        counts["final_response_mask"] = 5
+    del data.meta_info[name]["final_response_mask"]
+    with pytest.raises(PeerError, match=f"{name} of response_mask, and not of final_response_mask"):
+        worker.loss_func(data, torch.zeros(1))
+    del data.meta_info[name]
+    with pytest.raises(PeerError, match=f"ROLL gave no {name} in meta_info"):
+        worker.loss_func(data, torch.zeros(1))
+
+
+@pytest.mark.usefixtures("peer")
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("input_ids", "ROLL gave no input_ids in its batch"),
+        ("response_mask", "ROLL gave no response_mask in its batch"),
+        ("advantages", "ROLL gave no advantages in its batch"),
+        ("infer_logprobs", "ROLL gave no log-probabilities of the sampler"),
+        ("ref_log_probs", "ROLL gave no ref_log_probs in its batch. use_kl_loss needs"),
+    ],
+)
+def test_what_roll_does_not_hand_over_is_named(name, said):
+    worker, data = worker_and_data(peer_batch(), use_kl_loss=True)
+    del data.batch[name]
+    with pytest.raises(PeerError, match=said):
+        worker.loss_func(data, torch.zeros(1))
+
+
+@pytest.mark.usefixtures("peer")
 def test_rolls_kl_is_added():
     worker, data = worker_and_data(peer_batch())
     plain, _ = worker.loss_func(data, torch.zeros(1))

@@ -41,6 +41,24 @@ def test_a_mask_that_is_a_weight_is_refused():
         loss_of(batch.new, batch.ref, batch.advantage, CONFIG, 0.5 * batch.mask, batch.inf)
 
 
+@pytest.mark.parametrize(
+    ("at", "said"),
+    [
+        (0, "SkyRL gave no log-probabilities of the policy .log p_new"),
+        (1, "SkyRL gave no log-probabilities of the policy .log p_ref"),
+        (2, "advantage: wanted a torch tensor"),
+        (3, "SkyRL gave no config.eps_clip_low"),
+        (5, "SkyRL gave no log-probabilities of the sampler"),
+    ],
+)
+def test_what_skyrl_does_not_hand_over_is_named(at, said):
+    batch, loss_of = peer_batch(), skyrl.policy_loss({})
+    given = [batch.new, batch.ref, batch.advantage, CONFIG, batch.mask, batch.inf]
+    given[at] = None
+    with pytest.raises((PeerError, TypeError), match=said):
+        loss_of(*given)
+
+
 def test_it_is_registered_by_name(monkeypatch):
     registered: dict[str, object] = {}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import types
+from typing import Any
 
 import pytest
 import torch
@@ -73,3 +74,52 @@ def test_a_target_that_slime_does_not_hand_over_is_refused():
 def test_lengths_that_context_parallelism_splits_are_refused():
     with pytest.raises(PeerError, match="context-parallel-size 1"):
         call(types.SimpleNamespace(jackpot={}), loss_masks=[torch.ones(9)] * 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"rollout_log_probs": None}, "slime gave no rollout_log_probs. Run it with --use-tis"),
+        ({"train_log_probs": None}, "slime gave no train_log_probs"),
+        ({"loss_masks": None}, "slime gave no loss_masks"),
+        ({"pg_loss": None}, "slime gave no pg_loss"),
+        ({"rollout_log_probs": [None] * 3}, r"slime gave no rollout_log_probs\[0\]"),
+        ({"rollout_log_probs": [[-1.0] * 4] * 3}, r"rollout_log_probs\[0\]: wanted a tensor"),
+        ({"train_log_probs": [torch.zeros(())] * 3}, r"train_log_probs\[0\]: wanted \(length,\)"),
+        ({"rollout_log_probs": []}, "lengths of log-probabilities"),
+        ({"pg_loss": torch.zeros(2, 4)}, r"of the loss \(2, 4\) differ"),
+    ],
+)
+def test_what_slime_does_not_hand_over_is_named(change, said):
+    with pytest.raises(PeerError, match=said):
+        call(types.SimpleNamespace(jackpot={}), **change)
+
+
+def test_values_that_would_train_nan_or_count_a_token_in_part_are_refused():
+    flat = torch.ones(8)
+    flat[1] = torch.inf
+    with pytest.raises(ValueError, match="slime: pg_loss: NaN or inf at 1 of 8"):
+        call(types.SimpleNamespace(jackpot={}), pg_loss=flat)
+    masks = [torch.full((n,), 0.5) for n in (4, 1, 3)]
+    with pytest.raises(ValueError, match="neither 0 nor 1"):
+        call(types.SimpleNamespace(jackpot={}), loss_masks=masks)
+
+
+def test_options_that_are_no_table_are_refused():
+    with pytest.raises(TypeError, match="slime: jackpot's options are a table"):
+        call(types.SimpleNamespace(jackpot="lam"))
+
+
+def test_centered_scores_are_refused():
+    """slime would add its term after the weights, with a correction of its own."""
+    with pytest.raises(PeerError, match="use_score_centering"):
+        call(types.SimpleNamespace(jackpot={}, use_score_centering=True))
+    call(types.SimpleNamespace(jackpot={}, use_score_centering=False))
+
+
+def test_a_microbatch_without_completions_has_no_loss():
+    empty: dict[str, Any] = {
+        name: [] for name in ("train_log_probs", "rollout_log_probs", "loss_masks")
+    }
+    _, (loss, _, _) = call(types.SimpleNamespace(jackpot={}), pg_loss=torch.zeros(0), **empty)
+    assert loss.shape == (0,)

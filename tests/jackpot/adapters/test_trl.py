@@ -287,3 +287,59 @@ def test_a_truncated_actor_is_refused(models):
 
     with pytest.raises(PeerError, match="without truncation"):
         pair(models, settings={"top_p": 0.9}).train()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("mode", ["raw_logprobs", "processed_logprobs"])
+def test_a_server_whose_log_probabilities_are_not_what_it_samples_from_is_refused(models, mode):
+    """TRL warns of it only where its own correction is on, which is off beside ours."""
+    from types import SimpleNamespace
+
+    from jackpot.adapters.hook import PeerError
+    from jackpot.adapters.trl import JackpotGRPOTrainer
+
+    trainer = trainer_of(models, JackpotGRPOTrainer)
+    info = {"model_config": {"logprobs_mode": mode}}
+    client = SimpleNamespace(get_server_info=lambda: info)
+    trainer.vllm_generation = SimpleNamespace(vllm_client=client)
+    trainer.use_vllm, trainer.vllm_mode = True, "server"
+    trainer.vllm_importance_sampling_correction = False
+    if mode == "processed_logprobs":
+        trainer._refuse_settings()
+        return
+    with pytest.raises(PeerError, match=r"raw_logprobs.*--logprobs-mode processed"):
+        trainer._refuse_settings()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_trl_asks_vllm_for_the_sampled_token_alone(models, monkeypatch):
+    """Why Z is of the microbatch: docs/adapters/trl.md."""
+    import trl.trainer.grpo_trainer as peer
+
+    from jackpot.adapters.trl import JackpotGRPOTrainer
+
+    asked: dict[str, Any] = {}
+
+    class Generation:
+        def __init__(self, **keywords: Any) -> None:
+            asked.update(keywords)
+
+    monkeypatch.setattr(peer, "VLLMGeneration", Generation)
+    monkeypatch.setattr(peer, "is_vllm_available", lambda: True)
+    settings = {"use_vllm": True, "vllm_mode": "colocate"}
+    settings["vllm_importance_sampling_correction"] = False
+    trainer_of(models, JackpotGRPOTrainer, settings=settings)
+    assert asked["logprobs"] == 0
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_advantage_that_is_no_number_stops_training(models):
+    trainer = pair(models, jackpot_options={"z": "batch"})
+    logp = torch.full((2, 3), -1.0)
+    inputs = {
+        "completion_mask": torch.ones(2, 3),
+        "sampling_per_token_logps": logp,
+        "advantages": torch.tensor([1.0, torch.inf]),
+    }
+    with pytest.raises(ValueError, match="advantages: NaN or inf at 1 of 2"):
+        trainer._weight_advantages(inputs, logp, None)

@@ -79,6 +79,32 @@ def test_ratios_that_say_nothing_of_the_sampler_are_refused():
             verl.policy_loss(**keywords(batch, rollout_is_weights=ratio))
 
 
+@pytest.mark.usefixtures("peer")
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"old_log_prob": None}, "verl gave no old_log_prob"),
+        ({"log_prob": None}, "verl gave no log_prob"),
+        ({"response_mask": None}, "verl gave no response_mask"),
+        ({"config": None}, "verl gave no config of the actor"),
+        ({"config": types.SimpleNamespace()}, "no config.clip_ratio_low and no clip_ratio"),
+        (
+            {"config": types.SimpleNamespace(clip_ratio=0.2)},
+            "verl gave no config.global_batch_info",
+        ),
+        ({"rollout_is_weights": torch.ones(3, 1)}, "Set rollout_is=token"),
+        ({"advantages": None}, "advantage: wanted a torch tensor"),
+        ({"advantages": torch.full((3, 4), torch.inf)}, "advantage: NaN or inf"),
+        ({"advantages": torch.ones(2, 4)}, "advantage: wanted"),
+        ({"response_mask": torch.full((3, 4), 0.5)}, "neither 0 nor 1"),
+        ({"response_mask": torch.ones(3, 5)}, "mask: wanted"),
+    ],
+)
+def test_what_verl_does_not_hand_over_is_named(change, said):
+    with pytest.raises((PeerError, TypeError, ValueError), match=said):
+        verl.policy_loss(**keywords(peer_batch(0.0), **change))
+
+
 def test_it_registers_itself_with_a_version_that_was_tested(monkeypatch):
     registered: dict[str, object] = {}
 
