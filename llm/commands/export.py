@@ -258,5 +258,6 @@ def _said(done: Exported, to: Path) -> str:
         )
     if not done.has_tokenizer:
         lines.append("no tokenizer: the model reads the character alphabet of built models")
+        lines.append(f"note: {model_card.NO_TOKENIZER}")
     lines += [f"note: {note}" for note in done.notes]
     return "\n".join(lines) + "\n"

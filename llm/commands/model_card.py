@@ -14,6 +14,10 @@ from llm.report.run_files import read_run
 from llm.settings.loading import Config
 from llm.settings.resuming import PLACE
 
+NO_TOKENIZER = (
+    "AutoTokenizer gives an empty tokenizer for this folder, without an error; read and write text "
+    "with llm.tokenizers.character.CharTokenizer (docs/export.md)"
+)
 _USE = """```python
 from transformers import AutoModelForCausalLM{and_tokenizer}
 
@@ -61,7 +65,8 @@ def model_card(cfg: Config, done: Exported) -> str:
         ),
         "tokenizer": "in this folder"
         if done.has_tokenizer
-        else "none: the model reads the character alphabet of `llm/tokenizers/character.py`",
+        else "none: the model reads the character alphabet of `llm/tokenizers/character.py`. "
+        + NO_TOKENIZER,
     }
     rows = "\n".join(f"| {name} | {_line(value)} |" for name, value in facts.items())
     evaluations = "\n".join(_evaluations(done, run.rows)) or "None of this checkpoint.\n"

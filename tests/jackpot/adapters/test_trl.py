@@ -325,7 +325,6 @@ def test_trl_asks_vllm_for_the_sampled_token_alone(models, monkeypatch):
             asked.update(keywords)
 
     monkeypatch.setattr(peer, "VLLMGeneration", Generation)
-    monkeypatch.setattr(peer, "is_vllm_available", lambda: True)
     settings = {"use_vllm": True, "vllm_mode": "colocate"}
     settings["vllm_importance_sampling_correction"] = False
     trainer_of(models, JackpotGRPOTrainer, settings=settings)

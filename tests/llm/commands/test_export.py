@@ -32,7 +32,11 @@ def test_a_built_model_is_exported_without_a_tokenizer_and_says_so(tmp_path, cap
     _, models = run_of(tmp_path / "run", UNTRAINED + SMALL)
     to = tmp_path / "out/model"
     assert main(["export", str(tmp_path / "run"), "--to", str(to)]) == 0
-    assert "no tokenizer: the model reads the character alphabet" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "no tokenizer: the model reads the character alphabet" in said
+    for text in (said, (to / "README.md").read_text()):
+        assert "AutoTokenizer gives an empty tokenizer for this folder, without an error" in text
+    assert AutoTokenizer.from_pretrained(to)("12+3=").input_ids == []  # as the note says
     assert torch.equal(logits(opened(to)), logits(models["policy"]))
     cfg = settings.load([], ["--policy.path", str(to), "--actor.path", str(to)])
     assert torch.equal(logits(roles.open_policy(cfg, tmp_path)), logits(models["policy"]))
