@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-import torch
+import unflushed  # noqa: F401  no test waits for the disk
 from hypothesis import HealthCheck, settings
 
 _register = partial(
@@ -20,8 +20,6 @@ _register("dev", max_examples=25, derandomize=True)
 _register("ci", max_examples=300, derandomize=True)
 _register("nightly", max_examples=5000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
-
-torch.set_num_threads(1)
 
 LONGEST = (  # files that start first: no worker begins one of them when the others are done
     "llm/test_process_faults.py",
@@ -54,6 +52,9 @@ def pytest_collection() -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    import torch  # here: the process that hands the tests out collects none and needs no torch
+
+    torch.set_num_threads(1)
     root = Path(__file__).parent
     rank = {root / name: i for i, name in enumerate(LONGEST)}
     items.sort(key=lambda item: rank.get(item.path, len(rank)))  # stable

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import unflushed  # noqa: F401  what is forked does not wait for the disk either
+
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["llm.train", "llm.commands.train"])
 
