@@ -58,7 +58,7 @@ if __name__ == "__main__":
         if name != configurations.SMOLLM2:
             lengths = {} if name == "chain lengths" else SHORT  # that one is tested on 4 to 8
             configurations.WORLDS[name] = world | TINY | lengths
-    run_lists.STALE_PROMPTS, run_store.layers = 1, fewer_updates  # type: ignore[assignment]
+    run_lists.STALE_PROMPTS, run_store.layers = 1, fewer_updates
     run_lists.TABLE1 = ("on-policy", "tis+kl", "jackpot")  # type: ignore[assignment]
     # the layout is not looked at here; tests/paper_figures/figures look at it
     Figure.get_layout_engine = lambda self: None  # type: ignore[method-assign]
