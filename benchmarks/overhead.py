@@ -162,7 +162,7 @@ def loss_seconds(ctx: TrainContext, learner: Learner, batch: Batch) -> float:
         leaf = new.clone().requires_grad_()
         out = ModelOutputs(leaf, None, one, {}, None, topk)
         start = time.process_time()
-        weight, scale, objective = policy_factors(*inputs, 0)
+        weight, scale, objective, _ = policy_factors(*inputs, 0)
         tokens = objective_tokens(minibatch, p_ref, out, torch.arange(n))
         policy_loss_sum(tokens, weight, scale, **objective).loss.backward()
         taken.append(time.process_time() - start)

@@ -17,7 +17,7 @@ from jackpot.torch.objectives import policy_loss_sum
 from llm.settings.loading import Config
 from llm.training.context import TrainContext, open_context
 from llm.training.minibatches import Minibatch, split_minibatches
-from llm.training.objective import actor_ppo_inputs, idle_roles, objective_tokens, policy_factors
+from llm.training.objective import actor_ppo_inputs, objective_tokens, policy_factors
 from llm.training.optimal_values import with_optimal_values
 from llm.training.optimizer import Learner, optimizer_step
 from llm.training.passes import ForwardPasses
@@ -91,7 +91,8 @@ def update(
     old, new = passes.before_weights()  # log p_ref, log p_new: (n,), and of q's top k (n, k)
     correction = jackpot_weights(ctx, learner, minibatch, old, new, step)  # fields (N,)
     # Of this rank: mask x weight (n,), 1 / N or as loss.denominator says (n,), type and its bounds.
-    weight, scale, objective = policy_factors(ctx, learner, minibatch, old, new, correction, step)
+    factors = policy_factors(ctx, learner, minibatch, old, new, correction, step)
+    weight, scale, objective, idle = factors
     n_all = len(correction.weight)  # N
 
     # The losses (l. 25-27), sums over tokens. The models share no parameters: one backward pass.
@@ -116,7 +117,7 @@ def update(
         metrics.add(at, terms, out, policy)
 
     # l. 28: sum gradients over ranks, clip, step; a policy without any term in its loss stays
-    norms = optimizer_step(ctx, learner, step, idle_roles(objective))
+    norms = optimizer_step(ctx, learner, step, idle)
     return correction, metrics.of_all_ranks() | norms
 
 

@@ -16,7 +16,7 @@ from .forward import ModelOutputs, PolicyLogprobs
 from .keywords import actor_ppo_keywords, objective_keywords
 from .minibatches import Minibatch
 from .optimizer import Learner
-from .weights import own_factors
+from .weights import PolicyFactors, own_factors
 from .whole_completions import completion_factors
 
 
@@ -28,8 +28,8 @@ def policy_factors(
     p_new: PolicyLogprobs,
     weights: TokenWeights,
     step: int,
-) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
-    """Weight and scale of this rank's tokens, (n,) each, and keywords of `policy_loss_sum`.
+) -> PolicyFactors:
+    """Weight and scale of this rank's tokens, the objective's settings, and what stays idle.
 
     p_ref, p_new: at this rank's tokens, (n,). weights: of all ranks', (N,). What is of a whole
     update (denominators, bounds that adapt, whole completions) is of the tokens of all ranks.
@@ -37,7 +37,7 @@ def policy_factors(
     if isinstance(ctx.cfg.objective, WholeCompletionObjective):
         return completion_factors(ctx, learner, minibatch, p_new, step)
     keywords = bounded_objective(ctx.cfg, minibatch, p_ref, p_new, weights)
-    return *own_factors(ctx.cfg, minibatch, weights), keywords
+    return PolicyFactors(*own_factors(ctx.cfg, minibatch, weights), keywords)
 
 
 def bounded_objective(
@@ -62,13 +62,6 @@ def bounded_objective(
     )
     bounds = bounds_of(tokens, weights.weight, **keywords)
     return {name: keywords[name] for name in ("type", "ratio", "opsm_delta")} | bounds
-
-
-def idle_roles(keywords: dict[str, Any]) -> tuple[str, ...]:
-    """The models that an update leaves as they are: the policy, where the objective is of whole
-    completions and none has a term. keywords: of `policy_loss_sum`, by `policy_factors`."""
-    skipped = keywords.get("metrics", {}).get("policy_steps_skipped", 0.0)
-    return ("policy",) if skipped else ()
 
 
 def objective_tokens(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import torch
 
 from jackpot.torch.correction import CorrectionInputs, TokenWeights, token_weights
@@ -90,6 +92,19 @@ def _check_bounds(ctx: TrainContext, batch: Batch, p_ref: PolicyLogprobs) -> Non
             f"more than the {allowed:g} nats that rounding may do: the policy that verified is not "
             "the one that is trained. Use --rollout.mode.type plain, or raise --run.self_test_max"
         )
+
+
+class PolicyFactors(NamedTuple):
+    """What the policy's loss takes of an update, of this rank's tokens.
+
+    weight, scale: (n,) each. objective: keywords of `policy_loss_sum`. idle: the models that the
+    update leaves as they are, because nothing of their loss is there.
+    """
+
+    weight: torch.Tensor
+    scale: torch.Tensor
+    objective: dict[str, Any]
+    idle: tuple[str, ...] = ()
 
 
 def own_factors(

@@ -19,14 +19,15 @@ from .context import TrainContext
 from .forward import PolicyLogprobs
 from .minibatches import Minibatch
 from .optimizer import Learner
+from .weights import PolicyFactors
 
 _RIGHT = 0.5  # a reward above it makes a completion a right one
 
 
 def completion_factors(
     ctx: TrainContext, learner: Learner, minibatch: Minibatch, p_new: PolicyLogprobs, step: int
-) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
-    """Weight and scale of this rank's tokens, (n,) each, and keywords of `policy_loss_sum`.
+) -> PolicyFactors:
+    """Weight and scale of this rank's tokens; the policy is idle where no completion has a term.
 
     A token's weight is the coefficient of its completion, which is of those of all ranks.
 
@@ -67,7 +68,8 @@ def completion_factors(
     weight = tokens.local(made.coefficient.to(batch.logp_inf.dtype)[tokens.sequence])
     # The KL to the initial policy moves it too. All ranks have the same coefficients.
     skipped = not bool(made.coefficient.any()) and ctx.cfg.loss.initial_kl_coef == 0
-    return weight, torch.ones_like(weight), _keywords(made, skipped)
+    idle = ("policy",) if skipped else ()
+    return PolicyFactors(weight, torch.ones_like(weight), _keywords(made, skipped), idle)
 
 
 def _keywords(made: SequenceCoefficients, skipped: bool) -> dict[str, Any]:

@@ -74,7 +74,7 @@ def test_a_tokens_weight_is_the_coefficient_of_its_completion(pair, kind):
         history = GapStatistics(0.1, 0.2, 3)
         right, group = batch.reward > 0.5, torch.arange(12) // 4
         made, moved = alpha_dpo(new, start, batch.lengths, right, group, history)
-    weight, scale, keywords = completion_factors(ctx, learns, minibatch, p_new, 0)
+    weight, scale, keywords, _ = completion_factors(ctx, learns, minibatch, p_new, 0)
     wanted = made.coefficient.repeat_interleave(batch.lengths).float()
     torch.testing.assert_close(weight, wanted)
     assert weight.any() and scale.tolist() == [1.0] * len(weight)
