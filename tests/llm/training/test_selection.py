@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 import pytest
 import torch
+from threaded_ranks import on_ranks
 
 from jackpot import selection
 from jackpot.torch.advantages import group_advantage
@@ -85,6 +87,38 @@ def test_pruning_goes_by_the_number_of_a_completion_not_by_its_place(scored):
     wanted = dict(zip(plain.reward.tolist(), plain.advantage.tolist(), strict=True))
     found = dict(zip(made.reward.tolist(), made.advantage.tolist(), strict=True))
     assert found == pytest.approx(wanted) and len(found) < 20
+
+
+@pytest.mark.parametrize("allocation", ["uniform", "coba"])
+def test_two_ranks_prune_what_one_prunes_and_divide_by_what_all_have_left(scored, allocation):
+    """The first prompt has equal rewards, so the first rank often has nothing left: it then keeps a
+    completion of weight 0. With an allocation a prompt's completions may be on both ranks."""
+    batch = dataclasses.replace(scored, reward=REWARD.roll(-4))
+    flags = {**PRUNED, "rollout__pruning__completion_rate": 0.9}
+    if allocation == "coba":
+        flags |= {"task__pool": 40, "rollout__allocation__type": "coba"}
+        flags |= {"rollout__allocation__prompt_weight": "equal"}
+    cfg, cut = config(**flags), 4 if allocation == "uniform" else 10
+    own, added = (torch.arange(cut), torch.arange(cut, 20)), set()
+    for step in range(6):
+        alone = with_advantages(batch, cfg, step)
+        made = on_ranks(2, partial(of_rank, batch, own, cfg, step))
+        n = sum(len(b.index) for b in made)
+        assert [i for b in made for i in b.index.tolist()] == list(range(n))
+        found = contributions(made, n)
+        assert found == pytest.approx(contributions([alone], len(alone.index)))
+        added.add(n - len(alone.index))
+    assert added == ({0, 1} if allocation == "uniform" else {0})
+
+
+def of_rank(batch, own, cfg, step, rank):
+    return with_advantages(batch.rows(own[rank]), cfg, step)
+
+
+def contributions(batches, left):
+    """What each completion adds to an update that divides by what is left, if it adds anything."""
+    pairs = [pair for b in batches for pair in zip(b.answers, b.advantage.tolist(), strict=True)]
+    return {answer: advantage / left for answer, advantage in pairs if advantage}
 
 
 def test_the_completions_of_kept_prompts_carry_their_prompts_weight(scored):
