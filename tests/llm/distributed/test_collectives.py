@@ -41,12 +41,21 @@ SETTINGS = {  # each with statistics of the whole batch that a rank's own part w
         "--correction.type tis --alarm.action.type lower --optim.microbatch.sequences 2 "
         "--loss.updates-per-rollout 2"
     ),
-    "shared out": "--task.pool 6 --rollout.allocation.type vip --loss.advantage rloo "
+    "shared out": "--task.pool 8 --rollout.allocation.type vip --loss.advantage rloo "
     "--rollout.allocation.prompt-weight equal --rollout.allocation.rollouts-min 2 "
     "--rollout.pruning.type horvitz_thompson --loss.denominator sequence",
     "whole": "--objective.type a_star_po --task.pool 6 --correction.type none --actor.ppo False "
     "--loss.updates-per-rollout 2",
     "pairs": "--objective.type alpha_dpo --correction.type none",
+    "groups": "--objective.type dmpo --objective.alpha 0.5 --correction.type none",
+    "bapo": "--objective.type bapo --objective.ratio inf --objective.share 0.6 "
+    "--correction.type none --loss.updates-per-rollout 2",
+    "m2po": "--objective.type m2po --objective.tau 0.01 --correction.type none "
+    "--loss.updates-per-rollout 2",
+    "coba": "--task.pool 8 --rollout.allocation.type coba --rollout.allocation.window 2 "
+    "--rollout.allocation.prompt-weight equal --rollout.allocation.rollouts-min 2",
+    "pruned prompts": "--task.pool 8 --rollout.pruning.type horvitz_thompson "
+    "--rollout.pruning.prompt-rate 0.5 --loss.denominator sequence",
     "rejected": "--correction.lam.value 12 --correction.z.tail.kappa True "
     "--correction.z.tail.type lumped",
     "drafted": "--rollout.mode.type drafted --rollout.mode.block.type adaptive "
@@ -96,11 +105,15 @@ TWO = {  # (setting, its flags) of a run on two ranks
     "shared out": ("shared out", MICRO["three"].split()),
     "whole": ("whole", MICRO["three"].split()),
     "pairs": ("pairs", [*FSDP, *BLOCKS]),
+    "groups": ("groups", MICRO["three"].split()),
+    "bapo": ("bapo", MICRO["three"].split()),
+    "m2po": ("m2po", [*FSDP, *BLOCKS]),
     "present": ("tracked", [*PROCESS, *FSDP]),
     "drafted": ("drafted", [*PROCESS, *FSDP, *BLOCKS]),
     "ahead": ("tracked", [*PROCESS, *AHEAD]),
     "moving": ("tracked", AHEAD),
 }
+HISTORIES = ["shared out", "coba", "pruned prompts"]  # settings that go by the prompts' last visits
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +128,9 @@ def two(home) -> dict[str, RankScenario]:
         alone(home, setting)
     play(scene(home, "moving", "tracked", *AHEAD, stop_at=0))
     made["moving"].stop_at = 1
+    for setting in HISTORIES:  # step 0 by one process, step 1 by two ranks
+        play(scene(home, f"{setting} moved", setting, stop_at=0))
+        made[f"{setting} moved"] = scene(home, f"{setting} moved", setting, stop_at=1)
     ranks(2, list(made.values()))
     return made
 
@@ -151,6 +167,12 @@ def test_engines_of_two_ranks_repeat_the_run_of_one_though_one_is_killed(home, t
     assert said[0] == said[1]
     failed = "--rollout.engine.type process: the process that samples of rank 1 failed"
     assert said[0].startswith(failed)
+
+
+@pytest.mark.parametrize("setting", HISTORIES)
+def test_prompt_histories_go_on_on_two_ranks_and_then_on_one(home, two, setting):
+    play(scene(home, f"{setting} moved", setting))
+    assert_same(alone(home, setting), home / f"{setting} moved")
 
 
 def tied(home: Path, name: str, *flags: str) -> RankScenario:
