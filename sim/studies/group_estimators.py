@@ -80,6 +80,13 @@ def most_varied(k: int, n: int, keep: int = KEEP) -> Sums:
     return whole_group(int(rewards[kept].sum()), keep)
 
 
+def most_rewarded(k: int, n: int, keep: int = KEEP) -> Sums:
+    """The subset of the largest rewards, with advantages of its own."""
+    rewards = np.array([0.0] * (n - k) + [1.0] * k)
+    kept = selection.pods(rewards, keep, "max_reward")
+    return whole_group(int(rewards[kept].sum()), keep)
+
+
 def random_subset(k: int, n: int, keep: int = KEEP) -> Sums:
     """`keep` of the n paths by chance, with advantages of their own."""
     right = np.arange(keep + 1)
@@ -97,6 +104,7 @@ def pruned(k: int, n: int, drop: float = DROP) -> Sums:
 SELECTIONS = (
     GroupEstimator("groups of 8", whole_group),
     GroupEstimator("PODS, 4 of 8", most_varied),
+    GroupEstimator("best 4 of 8", most_rewarded),
     GroupEstimator("random 4 of 8", random_subset),
     GroupEstimator("pruning, 4 of 8", pruned),
 )

@@ -86,6 +86,8 @@ def objective_estimators(k: int) -> tuple[Obj, ...]:
         Obj("a_star_po", "a_star_po", settings={"beta_1": 0.5, "beta_2": 1e-3}),
         Obj("dmpo, no baseline", "dmpo", settings={"baseline": "none"}),
         Obj("dmpo, neg", "dmpo", settings={"baseline": "neg"}),
+        Obj("dmpo, mean", "dmpo", settings={"baseline": "mean"}),
+        Obj("dmpo, self", "dmpo", settings={"baseline": "self"}),
         Obj("alpha_dpo", "alpha_dpo"),
     )
 

@@ -125,5 +125,5 @@ def _short(x: float) -> str:
     if np.isinf(x):
         return "inf"
     if x >= 9999.5:
-        return f"1e{int(np.floor(np.log10(x)))}"
+        return f"{x:.0e}".replace("e+0", "e")
     return f"{x:.0f}" if x >= 9.95 else f"{x:.1f}" if x >= 2 else f"{x:.2f}".lstrip("0")

@@ -45,6 +45,8 @@ def used(kind: str, rewards: list[float]):
     subsets = [tuple(range(n))] if kind == "whole" else list(combinations(range(n), 2))
     if kind == "most varied":
         subsets = [max(subsets, key=lambda s: np.var([rewards[i] for i in s]))]
+    if kind == "most rewarded":
+        subsets = [max(subsets, key=lambda s: sum(rewards[i] for i in s))]
     for subset in subsets:
         own = rloo([rewards[i] for i in subset])
         c = [0.0] * n
@@ -70,6 +72,7 @@ def brute(world, kind: str, n: int) -> tuple[np.ndarray, float]:
     [
         ("whole", study.whole_group),
         ("most varied", partial(study.most_varied, keep=2)),
+        ("most rewarded", partial(study.most_rewarded, keep=2)),
         ("random", partial(study.random_subset, keep=2)),
         ("pruned", study.pruned),
     ],
