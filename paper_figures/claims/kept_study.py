@@ -99,7 +99,9 @@ def picture(part: str, whole: Judged) -> Any:
             ax.set_axis_off()
         for i, (ax, (family, comparisons)) in enumerate(zip(axes.flat, own, strict=False)):
             panel(ax, family, comparisons)
-            style.panel_title(ax, "abcdefghij"[i], f"{family.title}, {family.seeds} seeds")
+            kept = min(len(c.differences) for c in comparisons)
+            of = "" if kept == family.seeds else f" of {family.seeds}"
+            style.panel_title(ax, "abcdefghij"[i], f"{family.title}, {kept}{of} seeds")
         fig.legend(handles=_handles(plt), loc="outside lower center", ncols=4)
     return fig
 
