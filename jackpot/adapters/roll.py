@@ -77,17 +77,13 @@ def loss_func(worker: Any, data: Any, output_tensor: torch.Tensor) -> tuple[torc
     # Divided by the tokens of all processes: ROLL adds up what ends in @sum, and shows it without.
     metrics = {"actor/pg_loss@sum": float(loss.detach())} | worker.jackpot_hook.metrics(weights)
     if config.use_kl_loss:
-        kl = compute_approx_kl(
-            log_probs=logp_new,
-            log_probs_base=required(
-                "ROLL",
-                "ref_log_probs in its batch",
-                batch.get("ref_log_probs", None),
-                "use_kl_loss needs the reference model's log-probabilities",
-            ),
-            action_mask=mask,
-            kl_penalty="k3",
+        base = required(
+            "ROLL",
+            "ref_log_probs in its batch",
+            batch.get("ref_log_probs", None),
+            "use_kl_loss needs the reference model's log-probabilities",
         )
+        kl = compute_approx_kl(logp_new, base, action_mask=mask, kl_penalty="k3")
         loss = loss + agg_loss(loss_mat=kl, **denominators) * config.kl_loss_coef
     return loss, metrics
 

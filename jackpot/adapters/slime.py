@@ -62,27 +62,8 @@ def tis_function(
             "jackpot's weight is the correction"
         )
     hook = hook_of(args)
-    advice = "Run it with --use-tis, and a rollout that returns log-probabilities"
-    require_tensor("pg_loss", required("slime", "pg_loss", pg_loss))
-    named = {
-        "train_log_probs": train_log_probs,
-        "rollout_log_probs": rollout_log_probs,
-        "loss_masks": loss_masks,
-    }
-    for name, values in named.items():
-        for i, x in enumerate(required("slime", name, values, advice)):
-            if not isinstance(required("slime", f"{name}[{i}]", x, advice), torch.Tensor):
-                raise PeerError(f"slime: {name}[{i}]: wanted a tensor, found {type(x).__name__}")
-            if x.ndim != 1:
-                raise PeerError(f"slime: {name}[{i}]: wanted (length,), found {tuple(x.shape)}")
+    check_given(pg_loss, train_log_probs, rollout_log_probs, loss_masks)
     lengths = [len(x) for x in train_log_probs]
-    others = ([len(x) for x in rollout_log_probs], [len(x) for x in loss_masks])
-    if any(lengths != other for other in others) or pg_loss.shape != (sum(lengths),):
-        raise PeerError(
-            f"slime: lengths of log-probabilities {lengths}, of the sampler's {others[0]}, of "
-            f"masks {others[1]}, of the loss {tuple(pg_loss.shape)} differ. Context parallelism "
-            "splits some of them and not others: this adapter needs context-parallel-size 1"
-        )
     empty = pg_loss.detach().new_zeros(0)  # a microbatch may hold no completion
     mask = real_mask(torch.cat([empty, *loss_masks]), pg_loss.shape)
     logp_ref = torch.cat([empty, *train_log_probs]).detach()
@@ -100,3 +81,28 @@ def tis_function(
         name.replace("/", "_"): value * same for name, value in hook.metrics(weights).items()
     }
     return weighted, loss_masks, metrics
+
+
+def check_given(pg_loss: Any, train_log_probs: Any, rollout_log_probs: Any, masks: Any) -> None:
+    """Raises PeerError where slime left something out, or shapes do not fit; see `tis_function`."""
+    advice = "Run it with --use-tis, and a rollout that returns log-probabilities"
+    require_tensor("pg_loss", required("slime", "pg_loss", pg_loss))
+    named = {
+        "train_log_probs": train_log_probs,
+        "rollout_log_probs": rollout_log_probs,
+        "loss_masks": masks,
+    }
+    for name, values in named.items():
+        for i, x in enumerate(required("slime", name, values, advice)):
+            if not isinstance(required("slime", f"{name}[{i}]", x, advice), torch.Tensor):
+                raise PeerError(f"slime: {name}[{i}]: wanted a tensor, found {type(x).__name__}")
+            if x.ndim != 1:
+                raise PeerError(f"slime: {name}[{i}]: wanted (length,), found {tuple(x.shape)}")
+    lengths = [len(x) for x in train_log_probs]
+    others = ([len(x) for x in rollout_log_probs], [len(x) for x in masks])
+    if any(lengths != other for other in others) or pg_loss.shape != (sum(lengths),):
+        raise PeerError(
+            f"slime: lengths of log-probabilities {lengths}, of the sampler's {others[0]}, of "
+            f"masks {others[1]}, of the loss {tuple(pg_loss.shape)} differ. Context parallelism "
+            "splits some of them and not others: this adapter needs context-parallel-size 1"
+        )
