@@ -200,11 +200,14 @@ def test_noted_log_probabilities_are_those_of_passes_without_a_cache(pair, draft
     def taken(distribution: torch.Tensor) -> torch.Tensor:
         return distribution.gather(1, batch.token_ids[:, None])[:, 0]
 
-    assert torch.allclose(batch.logp_inf, taken(s), atol=3e-5)
+    # Below lam 1, tau = sum (q - p / lam)^+ is a difference of nearly equal numbers, and mu follows
+    # from it: with tau = 0.03 the rounding of a pass is 30 times as large in log s = log(p / mu).
+    of_s = 3e-5 if drafting.lam == 1.0 else 3e-4
+    assert torch.allclose(batch.logp_inf, taken(s), atol=of_s)
     assert torch.allclose(verified.logp, taken(p), atol=3e-5)
     best = s.topk(5, dim=-1)
-    assert torch.allclose(batch.topk_logp_inf, best.values, atol=3e-5)
-    assert torch.allclose(s.gather(1, batch.topk_ids), best.values, atol=3e-5)
+    assert torch.allclose(batch.topk_logp_inf, best.values, atol=of_s)
+    assert torch.allclose(s.gather(1, batch.topk_ids), best.values, atol=of_s)
     assert torch.allclose(verified.topk_logp, p.gather(1, batch.topk_ids), atol=3e-5)
     drafts = ~verified.is_bonus
     assert 0 < int(drafts.sum()) < len(drafts)
