@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import torch
-from overhead import Numbers, model
+from overhead import IdPrompts, model
 
 from jackpot.torch.correction import TokenWeights
 from llm import settings as config
@@ -74,7 +74,7 @@ def pair(size: GpuWorkload, device: torch.device) -> tuple[Any, Any]:
 def context(
     cfg: Config, policy: Any, actor: Any, device: torch.device, head: str = "dense"
 ) -> TrainContext:
-    parts = cfg, Numbers(), None, None, policy, Actor("separate", actor), None, device
+    parts = cfg, IdPrompts(), None, None, policy, Actor("separate", actor), None, device
     return TrainContext(*parts, chunked=head == "chunked")  # type: ignore[arg-type]
 
 
@@ -85,7 +85,7 @@ def sampled(
     rng = np.random.default_rng(0)
     asked = rng.integers(size.vocabulary, size=(size.prompts, PROMPT_TOKENS))
     problems = [Problem(" ".join(map(str, ids)), "") for ids in asked]
-    engine = open_engine(cfg, Numbers(), actor, device)  # type: ignore[arg-type]
+    engine = open_engine(cfg, IdPrompts(), actor, device)  # type: ignore[arg-type]
     try:
         wait(device)
         clock = time.perf_counter()

@@ -76,7 +76,7 @@ WITH_REFERENCE = "PPO and " + REFERENCE
 SPARSE = {"sparse jackpot": "jackpot", "sparse ppo": "ppo"}  # most advantages 0, as of equal groups
 
 
-class Numbers:
+class IdPrompts:
     """Prompts are numbers of ids; nothing ends a completion."""
 
     pad, eos = 0, frozenset[int]()
@@ -114,7 +114,7 @@ def scene(vocab: int, sequences: int, tokens: int) -> tuple[Any, Any, Batch]:
     problems = [Problem(" ".join(map(str, rng.integers(vocab, size=16))), "") for _ in range(4)]
     batch = sample(
         actor,
-        Numbers(),  # type: ignore[arg-type]
+        IdPrompts(),  # type: ignore[arg-type]
         problems,
         rng,
         max_new_tokens=tokens,
@@ -134,7 +134,7 @@ def scene(vocab: int, sequences: int, tokens: int) -> tuple[Any, Any, Batch]:
 def context(cfg: Config, policy: Any, actor: Any, initial: Any) -> TrainContext:
     """What an optimiser step of these models works with. initial: the policy at the start."""
     models = policy, Actor(cfg.actor.type, actor), initial
-    parts = cfg, Numbers(), None, None, *models, torch.device("cpu")
+    parts = cfg, IdPrompts(), None, None, *models, torch.device("cpu")
     return TrainContext(*parts, chunked=cfg.optim.head == "chunked")  # type: ignore[arg-type]
 
 

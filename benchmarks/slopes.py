@@ -40,7 +40,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import torch
 from memory_model import resident
-from overhead import Numbers, context, model, step
+from overhead import IdPrompts, context, model, step
 
 from llm import distributed, settings
 from llm.rollout.batch import Batch
@@ -100,7 +100,7 @@ def rollout(size: SlopeWorkload, rank: int, actor: Any) -> Batch:
     asked = rng.integers(size.vocabulary, size=(size.sequences // GROUP, PROMPT_TOKENS))
     batch = sample(
         actor,
-        Numbers(),  # type: ignore[arg-type]
+        IdPrompts(),  # type: ignore[arg-type]
         [Problem(" ".join(map(str, ids)), "") for ids in asked[rank * own : (rank + 1) * own]],
         rng,
         max_new_tokens=size.tokens,

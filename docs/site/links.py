@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 
-class _Page(HTMLParser):
+class _LinksOfPage(HTMLParser):
     """The ids of a page, its references, and those of them that the browser loads by itself."""
 
     def __init__(self, text: str) -> None:
@@ -41,7 +41,7 @@ def broken(site: Path) -> list[str]:
     files = sorted(site.rglob("*.html"))
     if not files:
         raise ValueError(f"{site} holds no page: build the site first")
-    pages = {file.resolve(): _Page(file.read_text(encoding="utf-8")) for file in files}
+    pages = {file.resolve(): _LinksOfPage(file.read_text(encoding="utf-8")) for file in files}
     return [
         f"{file.relative_to(site.resolve())}: {reference} ({wrong})"
         for file, page in pages.items()
@@ -50,7 +50,7 @@ def broken(site: Path) -> list[str]:
     ]
 
 
-def _wrong(file: Path, reference: str, pages: dict[Path, _Page]) -> str:
+def _wrong(file: Path, reference: str, pages: dict[Path, _LinksOfPage]) -> str:
     """What is wrong with a reference of a page; empty: nothing."""
     url = urlsplit(reference)
     if url.scheme == "data":

@@ -19,7 +19,7 @@ PAPER = "2602.06107"
 Where = tuple[tuple[str, tuple[str, ...]], ...]  # ((key of a type, its values), ...): all hold
 
 
-class Entry(NamedTuple):
+class PageSetting(NamedTuple):
     """A setting as one class of its section declares it."""
 
     key: str
@@ -30,7 +30,7 @@ class Entry(NamedTuple):
     owner: str
 
 
-def entries(hint: Any, value: Any, prefix: str = "", where: Where = ()) -> Iterator[Entry]:
+def entries(hint: Any, value: Any, prefix: str = "", where: Where = ()) -> Iterator[PageSetting]:
     """Every setting of every type. value: the section with its defaults."""
     types = types_of(hint)
     for cls in classes_of(hint):
@@ -43,15 +43,17 @@ def entries(hint: Any, value: Any, prefix: str = "", where: Where = ()) -> Itera
             if classes_of(kind):
                 yield from entries(kind, inside, f"{prefix}{name}.", here)
             elif name == "type":
-                yield Entry(f"{prefix}type", Literal[tuple(types)], value.type, doc, where, "")
+                yield PageSetting(
+                    f"{prefix}type", Literal[tuple(types)], value.type, doc, where, ""
+                )
             else:
-                yield Entry(f"{prefix}{name}", kind, inside, doc, here, cls.__doc__ or "")
+                yield PageSetting(f"{prefix}{name}", kind, inside, doc, here, cls.__doc__ or "")
 
 
 def page() -> str:
     """The text of the page."""
     lines = [_HEAD]
-    sections: dict[str, dict[str, list[Entry]]] = {}
+    sections: dict[str, dict[str, list[PageSetting]]] = {}
     for entry in entries(Settings, Settings()):
         prefix = entry.key.rpartition(".")[0]
         sections.setdefault(prefix, {}).setdefault(entry.key, []).append(entry)
@@ -71,7 +73,7 @@ def _order(prefixes: list[str]) -> Callable[[str], list[int]]:
     return place
 
 
-def _section(prefix: str, settings: Mapping[str, list[Entry]]) -> Iterator[str]:
+def _section(prefix: str, settings: Mapping[str, list[PageSetting]]) -> Iterator[str]:
     yield f"{'#' * (2 + prefix.count('.'))} `{prefix}`\n"
     own = f"{prefix}.type"
     everything = [e for found in settings.values() for e in found]
@@ -102,9 +104,9 @@ def _types(hint: Any) -> Iterator[str]:
         yield ""
 
 
-def _setting(key: str, found: list[Entry], own: str) -> Iterator[str]:
+def _setting(key: str, found: list[PageSetting], own: str) -> Iterator[str]:
     """The entry of one setting; types that declare it differently follow one another."""
-    groups: dict[tuple[str, str, str], list[Entry]] = {}
+    groups: dict[tuple[str, str, str], list[PageSetting]] = {}
     for e in found:
         groups.setdefault((kind_of(e.kind), shown(e.default), e.doc), []).append(e)
     kinds, defaults = (dict.fromkeys(group[i] for group in groups) for i in (0, 1))
@@ -123,7 +125,7 @@ def _setting(key: str, found: list[Entry], own: str) -> Iterator[str]:
     yield "````\n"
 
 
-def source(key: str, found: list[Entry]) -> str:
+def source(key: str, found: list[PageSetting]) -> str:
     """Where a setting comes from: what its docstring names, its entry of SOURCES, or its type's."""
     if named := sources_of([e.doc for e in found]):
         return f": {named}"
@@ -139,7 +141,7 @@ def _paper(found: re.Match[str]) -> str:
     return f"[{found[0]}](https://arxiv.org/abs/{PAPER})"
 
 
-def _condition(members: list[Entry], of: Callable[[str], bool]) -> str:
+def _condition(members: list[PageSetting], of: Callable[[str], bool]) -> str:
     """Which types have it, in words; nothing where all have. of: which keys of types to name."""
     keys = dict.fromkeys(key for e in members for key, _ in e.where if of(key))
     parts = []

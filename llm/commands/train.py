@@ -47,9 +47,9 @@ def main(argv: list[str]) -> int:
                     raise
                 code = _fail(f"{lost}; {_AGAIN}", 1)
             if code:
-                raise _Failed
+                raise _RunsFailed
     except BaseException as e:
-        if not isinstance(e, _Failed):
+        if not isinstance(e, _RunsFailed):
             code = code or 1
             if distributed.world_size() == 1:
                 raise
@@ -74,7 +74,7 @@ def _nothing_given() -> str:
     )
 
 
-class _Failed(Exception):
+class _RunsFailed(Exception):
     """The reason is on stderr."""
 
 

@@ -34,7 +34,7 @@ class VerifierError(ConfigError):
 
 
 @dataclass
-class _Worker:
+class _VerifierProcess:
     process: subprocess.Popen
     deadline: float
     job: int | None = None
@@ -62,7 +62,7 @@ class Verifier:
                 "pip install -e '.[math]' in the checkout, or choose --reward.type number or exact"
             )
         self.seconds, self._size = seconds, workers
-        self._workers: list[_Worker] = []
+        self._workers: list[_VerifierProcess] = []
         self._failures = self._timeouts = self._crashes = 0
 
     def equal(self, pairs: list[tuple[str, str]]) -> list[bool]:
@@ -127,11 +127,11 @@ class Verifier:
                 except OSError as e:  # it died while idle, which no answer is to blame for
                     self._fail(worker, str(e))
 
-    def _send(self, worker: _Worker, job: dict[str, str]) -> None:
+    def _send(self, worker: _VerifierProcess, job: dict[str, str]) -> None:
         assert worker.process.stdin is not None
         worker.process.stdin.write(json.dumps(job).encode() + b"\n")  # fits into the empty pipe
 
-    def _receive(self, worker: _Worker, verdicts: list[str]) -> None:
+    def _receive(self, worker: _VerifierProcess, verdicts: list[str]) -> None:
         """Take in what a worker says; it may also have died, or talk nonsense."""
         data = os.read(worker.replies, 4096)
         worker.received += data
@@ -155,14 +155,14 @@ class Verifier:
             self._failures = 0
             self._drop(worker)
 
-    def _time_out(self, worker: _Worker, verdicts: list[str]) -> None:
+    def _time_out(self, worker: _VerifierProcess, verdicts: list[str]) -> None:
         if worker.job is None:
             self._fail(worker, f"it was not ready after {_START_SECONDS:g} s")
         else:
             verdicts[worker.job], self._failures = "late", 0
             self._drop(worker)
 
-    def _fail(self, worker: _Worker, reason: str) -> None:
+    def _fail(self, worker: _VerifierProcess, reason: str) -> None:
         """A worker that ended without blame on an answer: replaced, but not for ever."""
         self._drop(worker)
         self._failures += 1
@@ -174,7 +174,7 @@ class Verifier:
                 f"{self._size}, and does `import math_verify` work?"
             )
 
-    def _drop(self, worker: _Worker) -> None:
+    def _drop(self, worker: _VerifierProcess) -> None:
         self._workers.remove(worker)
         worker.process.kill()
         worker.process.wait()
@@ -183,7 +183,7 @@ class Verifier:
             pipe.close()
 
 
-def _start(seconds: float) -> _Worker:
+def _start(seconds: float) -> _VerifierProcess:
     """A worker without this process's secrets, and unable to import from this package's folder."""
     process = subprocess.Popen(
         [
@@ -198,4 +198,4 @@ def _start(seconds: float) -> _Worker:
         stderr=subprocess.DEVNULL,
         env={name: os.environ[name] for name in _KEPT_ENVIRONMENT if name in os.environ},
     )
-    return _Worker(process, deadline=time.monotonic() + _START_SECONDS)
+    return _VerifierProcess(process, deadline=time.monotonic() + _START_SECONDS)

@@ -48,7 +48,7 @@ class TaskSection:
 
 
 @dataclass(frozen=True)
-class _Numbers(TaskSection):
+class _OfNumbers(TaskSection):
     digits_min: int = 8
     """Fewest digits in a prompt; for add and arithmetic, fewest digits in each number."""
     digits_max: int = 8
@@ -56,7 +56,7 @@ class _Numbers(TaskSection):
 
 
 @dataclass(frozen=True)
-class _InCharacters(_Numbers):
+class _InCharacters(_OfNumbers):
     digit_synonyms: int = 1
     """Characters that each digit of an answer may be written with; any of them counts. A built
     model then has 48 + 10 (digit_synonyms - 1) token ids: 2,048 with 201."""
@@ -104,7 +104,7 @@ class AddTask(_InCharacters):
 
 
 @dataclass(frozen=True)
-class ArithmeticTask(_Numbers, _InWords):
+class ArithmeticTask(_OfNumbers, _InWords):
     """The sum of two numbers, asked in words, for a model that reads."""
 
     type: Literal["arithmetic"] = "arithmetic"

@@ -35,7 +35,7 @@ class Weights(Protocol):
     def accepted(self) -> torch.Tensor: ...
 
 
-class Tokenizer(Protocol):
+class Decoder(Protocol):
     def decode(self, ids: list[int]) -> str: ...
     def pieces(self, ids: list[int]) -> list[str]: ...
 
@@ -51,7 +51,7 @@ ACCEPT_EDGES = np.linspace(0.05, 0.95, 19)
 def token_rows(
     step: int,
     batch: Batch,
-    tokenizer: Tokenizer,
+    tokenizer: Decoder,
     weights: Weights,
     kept: int,
     place: tuple[list[int], int] | None = None,

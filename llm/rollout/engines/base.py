@@ -80,7 +80,7 @@ class _Ids:
         return self._prompts[int(number)]
 
 
-class _NonFinite(Exception):
+class _UnusableLogits(Exception):
     def __init__(self, logq: torch.Tensor) -> None:
         super().__init__("log-probabilities that are not finite")
         self.logq = logq
@@ -116,7 +116,7 @@ def generate(
 
     def check(logq: torch.Tensor) -> None:
         if bool(torch.isnan(logq).any()):  # of an infinite logit too; -inf is a probability of 0
-            raise _NonFinite(logq)
+            raise _UnusableLogits(logq)
 
     numbered: Any = _Ids(request)
     what: tuple[Any, ...] = (
@@ -138,7 +138,7 @@ def generate(
             samples = sampling.sample(model, *what, **how)
         else:
             samples = sample_drafted(model, policy, *what, drafting=request.drafting, **how)
-    except _NonFinite as e:
+    except _UnusableLogits as e:
         return {NON_FINITE: e.logq}
     result = {name: getattr(samples, name) for name in FIELDS}
     if samples.verification is not None:
