@@ -74,7 +74,7 @@ def forward(ctx: TrainContext, model: Model, batch: Batch) -> HeadInput:
     # Flat from here on: no padding can reach a head, a weight or a loss.
     states = states[batch.is_completion]  # (b, t, h or v) -> (n, h or v)
     if head is None:
-        return HeadInput(logits=states)
+        return HeadInput(states)
     bias = None if head.bias is None else gathered(head.bias)
     return HeadInput(states, Head(gathered(head.weight), bias, head.softcap))
 
@@ -196,7 +196,7 @@ def distill_kl(
         return logprobs_and_kls([policy, actor], temperature, pair)[1][0]
     full = [torch.log_softmax(_logits(x) / temperature, dim=-1) for x in (policy, actor)]  # (n, v)
     coarse = bucketed(full[0], full[1], own.distill.top_k)  # (n, k + 1) each
-    return chunked.dense_logprobs([HeadInput(logits=x) for x in coarse], pair)[1][0]
+    return chunked.dense_logprobs([HeadInput(x) for x in coarse], pair)[1][0]
 
 
 @torch.no_grad()
@@ -264,19 +264,18 @@ def exact_kls(policy: HeadInput, actor: HeadInput, temperature: float) -> dict[s
 
 def _bare(head_input: HeadInput) -> HeadInput:
     """Nothing asked of it but a KL."""
-    return HeadInput(head_input.hidden, head_input.head, logits=head_input.logits)
+    return HeadInput(head_input.states, head_input.head)
 
 
 def _detached(head_input: HeadInput) -> HeadInput:
-    hidden, head, logits = head_input.hidden, head_input.head, head_input.logits
-    if hidden is None or head is None:
-        return head_input if logits is None else head_input._replace(logits=logits.detach())
-    bias = None if head.bias is None else head.bias.detach()
-    detached = Head(head.weight.detach(), bias, head.softcap)
-    return head_input._replace(hidden=hidden.detach(), head=detached)
+    states, head = head_input.states.detach(), head_input.head
+    if head is not None:
+        bias = None if head.bias is None else head.bias.detach()
+        head = Head(head.weight.detach(), bias, head.softcap)
+    return head_input._replace(states=states, head=head)
 
 
 def _logits(head_input: HeadInput) -> torch.Tensor:
     """Whole ones, (n, v) float32, before the temperature."""
-    assert head_input.logits is not None
-    return head_input.logits.float()  # softmax in bfloat16 would lose the digits of its sum
+    assert head_input.head is None
+    return head_input.states.float()  # softmax in bfloat16 would lose the digits of its sum

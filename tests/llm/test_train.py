@@ -257,7 +257,9 @@ def test_passes_over_a_batch_are_one_of_each_model_and_one_for_p_ref(
     monkeypatch.setattr(run, "open_learner", from_here)
     monkeypatch.setattr(Qwen3Model, "forward", counted)
     monkeypatch.setattr(run, "evaluate", lambda *a: {"pass_rate": 0.0, "kl_policy_actor": 0.0})
-    monkeypatch.setattr(run, "forward", lambda *a: HeadInput())  # once a checkpoint, one sequence
+    monkeypatch.setattr(
+        run, "forward", lambda *a: HeadInput(torch.zeros(1, 2))
+    )  # once a checkpoint, one sequence
     monkeypatch.setattr(run, "logprobs_and_kls", lambda *a: ([NOTHING_WRONG], []))
     monkeypatch.setattr(train, "self_test", lambda *a: None)  # once a run
     extra = ["--run.steps", "3", "--loss.updates-per-rollout", str(updates), "--optim.head", head]

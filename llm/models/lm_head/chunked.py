@@ -52,20 +52,19 @@ class Head:
 class HeadInput(NamedTuple):
     """One model at n states, and what is wanted of it.
 
-    Give `hidden` and `head`, or (for `dense_logprobs`) `logits`.
-    hidden: (n, h), the head's input. logits: (n, v), before the temperature.
+    states: (n, h), the head's input; without a head (for `dense_logprobs` alone) logits before the
+    temperature, (n, v).
     tokens: (n,), whose log-probability is wanted. ids: (n, k), further ones.
     top_k: how many of the likeliest tokens to return. entropy: whether to compute it.
     floor: (n,), nats: count the tokens of larger log-probability (for U', `z_tail.tail_terms`).
     """
 
-    hidden: Tensor | None = None
+    states: Tensor
     head: Head | None = None
     tokens: Tensor | None = None
     ids: Tensor | None = None
     top_k: int = 0
     entropy: bool = False
-    logits: Tensor | None = None
     floor: Tensor | None = None
 
 
@@ -148,12 +147,12 @@ def chunked_logprobs(
     heads = [x.head for x in inputs if x.head is not None]
     if len(heads) < len(inputs):
         raise ValueError(
-            "chunked_logprobs needs hidden and head of every input; `dense_logprobs` takes logits"
+            "chunked_logprobs needs the head of every input; `dense_logprobs` takes logits"
         )
     # autograd saves and differentiates tensors only where they are arguments of their own.
     tensors: list[Any] = []  # flat, as autograd wants them: `HeadTensors` one after the other
     for x, head in zip(inputs, heads, strict=True):
-        tensors += HeadTensors(x.hidden, head.weight, head.bias, _all_ids(x))  # type: ignore[arg-type]
+        tensors += HeadTensors(x.states, head.weight, head.bias, _all_ids(x))
     plan = Plan(
         softcap=tuple(head.softcap for head in heads),
         top_k=tuple(x.top_k for x in inputs),
@@ -185,9 +184,9 @@ def dense_logprobs(
     _check(inputs, pairs, temperature, CHUNK)
     outputs, logps, kls = [], [], []
     for x in inputs:
-        logits = x.logits if x.head is None else x.head.logits(x.hidden)  # type: ignore[arg-type]
+        logits = x.states if x.head is None else x.head.logits(x.states)
         # bf16 (n, v) -> float32 before the softmax: its sums over v would lose their digits
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature  # type: ignore[union-attr]
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
         logp, ids = torch.log_softmax(logits, -1), _all_ids(x)  # (n, v), (n, 1 + k)
         entropy = _entropy(logp) if x.entropy else None
         # which tokens are the likeliest has no gradient
@@ -278,21 +277,23 @@ def _check(
 
 
 def _shape(x: HeadInput) -> tuple[int, int]:
-    if x.hidden is None or x.head is None:
-        if x.logits is None or x.logits.ndim != 2 or x.head is not None:
-            raise ValueError("an input needs hidden and head, or logits (n, v)")
-        return len(x.logits), x.logits.shape[1]
+    if x.head is None:
+        if x.states.ndim != 2:
+            raise ValueError(
+                f"without a head, states are logits (n, v), got {tuple(x.states.shape)}"
+            )
+        return len(x.states), x.states.shape[1]
     weight, bias, softcap = x.head.weight, x.head.bias, x.head.softcap
-    if x.hidden.ndim != 2 or weight.ndim != 2 or x.hidden.shape[1] != weight.shape[1]:
-        shapes = f"{tuple(x.hidden.shape)} and {tuple(weight.shape)}"
-        raise ValueError(f"hidden must be (n, h) and the head's weight (v, h), got {shapes}")
+    if x.states.ndim != 2 or weight.ndim != 2 or x.states.shape[1] != weight.shape[1]:
+        shapes = f"{tuple(x.states.shape)} and {tuple(weight.shape)}"
+        raise ValueError(f"states must be (n, h) and the head's weight (v, h), got {shapes}")
     if bias is not None:
         _check_shape("bias", bias, (len(weight),))
         if not bool((bias < math.inf).all()):
             raise ValueError("the head's bias is not finite: it holds NaN or +inf")
     if softcap is not None and not 0.0 < softcap < math.inf:
         raise ValueError(f"softcap must lie in (0, inf) or be None, got {softcap:g}")
-    return len(x.hidden), len(weight)
+    return len(x.states), len(weight)
 
 
 def _check_shape(name: str, x: Tensor, shape: tuple[int, ...]) -> None:

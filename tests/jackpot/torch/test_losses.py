@@ -31,7 +31,7 @@ def distillation(policy, actor, direction="forward", top_k=0, temperature=1.0):
     """The loss of Eq. 7 of two models' logits."""
     distill = Distillation(direction, top_k=top_k, temperature=temperature)
     own = SeparateActor(distill=distill)
-    kl = distill_kl(own, HeadInput(logits=policy), HeadInput(logits=actor), 1.0)
+    kl = distill_kl(own, HeadInput(policy), HeadInput(actor), 1.0)
     return distill_sum(kl, temperature)
 
 
@@ -421,7 +421,7 @@ def test_the_initial_policy_holds_the_policy_and_is_itself_held_still():
     """KL(policy || initial): gradient p (log(p / p_init) - KL) on the policy's logits alone."""
     logits, initial = normal(6, 7, 8).requires_grad_(), normal(7, 7, 8).requires_grad_()
     log_p, log_init = torch.log_softmax(logits, -1), torch.log_softmax(initial, -1)
-    sides = [HeadInput(logits=log_p), HeadInput(logits=log_init)]
+    sides = [HeadInput(log_p), HeadInput(log_init)]
     loss = logprobs_and_kls(sides, 1.0, [KLPair(0, 1, train_q=False)])[1][0].sum()
     loss.backward()
     p, gap = log_p.detach().double().exp(), (log_p - log_init).detach().double()

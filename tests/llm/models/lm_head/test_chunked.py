@@ -420,8 +420,8 @@ def test_dense_gives_the_same_from_hidden_states_or_logits():
     inputs = [HeadInput(*a, ids(N, seed=1), ids(N, 2, seed=2), 3, True), HeadInput(*b)]
     pairs = [KLPair(0, 1, train_p=False), KLPair(1, 0)]
     whole = [
-        inputs[0]._replace(hidden=None, head=None, logits=reference_logp(*a, 1.0)[0]),
-        HeadInput(logits=reference_logp(*b, 1.0)[0]),
+        inputs[0]._replace(states=reference_logp(*a, 1.0)[0], head=None),
+        HeadInput(reference_logp(*b, 1.0)[0]),
     ]
     results = [
         chunked_logprobs(inputs, pairs, 0.7),
@@ -460,9 +460,9 @@ HEAD = Head(torch.zeros(V, 5))
         ([], (), {}, ValueError, "at least one input"),
         ([HeadInput(H, HEAD)], (), {"temperature": 0.0}, ValueError, "temperature 0 "),
         ([HeadInput(H, HEAD)], (), {"chunk": Chunk(0, 5)}, ValueError, "chunk sizes"),
-        ([HeadInput(H)], (), {}, ValueError, "hidden and head"),
+        ([HeadInput(H[0])], (), {}, ValueError, "logits .n, v., got .5,."),
         (
-            [HeadInput(logits=torch.zeros(N, V))],
+            [HeadInput(torch.zeros(N, V))],
             (),
             {},
             ValueError,
