@@ -57,6 +57,12 @@ def test_a_changed_file_makes_a_picture_stale(tmp_path, monkeypatch):
     assert provenance.version.__wrapped__() != before
 
 
+def test_another_version_of_the_code_that_trains_makes_a_picture_stale(monkeypatch):
+    before = provenance.version.__wrapped__()
+    monkeypatch.setattr(provenance, "code_version", lambda: "0" * 12)
+    assert provenance.version.__wrapped__() != before
+
+
 DRAWN = {  # picture: (version of the code, sha256 of the file): see "Which code drew them"
     "fig1.png": ("9a76b7f", "1b2ad03eac3399bf"),
     "prefix_rejection.png": ("9a76b7f", "626a8fd1b34edb7a"),

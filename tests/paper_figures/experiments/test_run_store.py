@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import importlib.metadata
 import json
 import sys
 from pathlib import Path
@@ -56,6 +57,22 @@ def test_a_change_of_code_changes_the_version_and_words_do_not(code, module):
     same = code(module, "\n# a remark\n\n")
     assert same == run_store.code_version()
     assert code(module, "\nADDED = 1\n") != same
+
+
+def test_another_version_of_the_code_gives_a_run_another_name(monkeypatch, tmp_path):
+    cfg = run_store.resolved(run("chain", "jackpot", SEED), tmp_path)
+    before = run_store.key(cfg)
+    monkeypatch.setattr(run_store, "code_version", lambda: "0" * 12)
+    assert run_store.key(cfg) != before
+
+
+@pytest.mark.parametrize("library", ["torch", "transformers", "numpy"])
+def test_another_version_of_a_library_is_another_version_of_the_code(monkeypatch, library):
+    before, installed = run_store.code_version.__wrapped__(), importlib.metadata.version
+    monkeypatch.setattr(
+        importlib.metadata, "version", lambda name: installed(name) + "+1" * (name == library)
+    )
+    assert run_store.code_version.__wrapped__() != before
 
 
 def test_a_docstring_is_no_code():
