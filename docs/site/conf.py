@@ -40,7 +40,8 @@ with mock(["numpy", "torch"]):
     import numpy
     import torch
 # These decorate functions, whose signatures and source are to be seen.
-torch.no_grad = numpy.errstate = lambda **options: lambda function: function
+for module, name in ((torch, "no_grad"), (numpy, "errstate")):
+    setattr(module, name, lambda **options: lambda function: function)
 sys.modules |= {"numpy": numpy, "torch": torch}
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True

@@ -13,7 +13,7 @@ import itertools
 import types
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple, TypeGuard, get_args
 
 from llm.settings import schema
 from llm.settings.schema import Settings
@@ -88,7 +88,9 @@ def _classes(tree: ast.Module) -> Iterator[ast.ClassDef]:
 
 def _returned(trees: dict[str, ast.Module]) -> dict[str, Held]:
     """{function: sections that it returns}, by its annotation."""
-    places = (place for tree in trees.values() for place in (tree, *_classes(tree)))
+    places: list[ast.Module | ast.ClassDef] = []
+    for tree in trees.values():
+        places += [tree, *_classes(tree)]
     functions = (function for place in places for function in _functions(place))
     found = {f.name: _annotated(f.returns, {}) for f in functions}
     return {name: held for name, held in found.items() if held}
@@ -137,7 +139,7 @@ def _properties() -> dict[tuple[str, str], set[str]]:
     }  # fmt: skip
 
 
-def _is_self(node: ast.AST) -> bool:
+def _is_self(node: ast.AST) -> TypeGuard[ast.Attribute]:
     return (
         isinstance(node, ast.Attribute)
         and isinstance(node.value, ast.Name)
@@ -195,9 +197,9 @@ class _Walk:
                 self._add(self.attributes, node.target.id, held)
         for function in _functions(cls):
             outer, self.scope = self.scope, _arguments(function, self.aliases)
-            for node in _own_nodes(function):
-                if isinstance(node, ast.Assign):
-                    pairs = (p for t in node.targets for p in _pairs(t, node.value))
+            for inside in _own_nodes(function):
+                if isinstance(inside, ast.Assign):
+                    pairs = (p for t in inside.targets for p in _pairs(t, inside.value))
                     for target, value in pairs:
                         if _is_self(target):
                             self._add(self.attributes, target.attr, self.held(value))
@@ -211,8 +213,9 @@ class _Walk:
 
     def _block(self, node: ast.AST, outer: dict[str, Held]) -> None:
         """A module, class or function: first its names, then its expressions."""
-        function = isinstance(node, ast.FunctionDef | ast.Lambda)
-        own = _arguments(node, self.aliases) if function else {}
+        own: dict[str, Held] = {}
+        if isinstance(node, ast.FunctionDef | ast.Lambda):
+            own = _arguments(node, self.aliases)
         scope = self.scope = {**outer, **own}
         nodes = _own_nodes(node)
         for _ in range(2):  # an alias of an alias
