@@ -28,7 +28,7 @@ help:
 	@echo "make check      check style, format and types, and run the tests; do this before every push"
 	@echo "make dist       build wheel and sdist, check them, and install the wheel alone in an environment of its own"
 	@echo "make docs       build the documentation as a site in build/docs, in an environment of its own (100 MB)"
-	@echo "make bench      run the benchmarks (9 minutes)"
+	@echo "make bench      run the benchmarks (about 9 minutes)"
 	@echo "make bench-trl  compare our trainer with TRL's, in its own environment (1.6 GB, more with CUDA's libraries)"
 	@echo "make format     repair what the linter can repair, and format the code"
 	@echo "make install    only create .venv with all packages"

@@ -1,8 +1,8 @@
 """Algorithm 1 of Jackpot (arXiv 2602.06107): train a policy from the rollouts of another model.
 
-The actor, a cheaper model, samples; q (p_inf in the paper) is its distribution. p_ref is the policy
-before this step's updates, p_new the policy as it is being updated. "l.": lines of Algorithm 1.
-Shapes: b sequences, n sampled tokens of this rank, N of all ranks, m of a microbatch, k of top k.
+The cheaper actor samples from q (paper: p_inf). p_ref is the policy before this step's updates,
+p_new as it is being updated. "l.": lines of Algorithm 1. Shapes: b sequences, m tokens of a
+microbatch, n of this rank (in `update` of its minibatch), N of all ranks, k of top k.
 """
 
 from __future__ import annotations
@@ -54,10 +54,9 @@ def train_step(ctx: TrainContext, run: Run, step: int) -> None:
         with record.timed("rollout"):
             batch = sample_rollouts(ctx, step)  # tokens and log q (n,), q's top k tokens (n, k)
             batch = with_rewards(batch, ctx.scorer)  # one per sequence, (b,)
-            batch = with_optimal_values(ctx, batch, step)  # A*-PO alone: V* of each prompt, (b,)
+            batch = with_optimal_values(ctx, batch, step)  # only A*-PO adds V*, (b,)
             run.record_rollout(record, batch)
-            # Advantages within each group (b,), before any rejection. Some settings drop sequences.
-            batch = with_advantages(batch, ctx.cfg, step)
+            batch = with_advantages(batch, ctx.cfg, step)  # of groups, (b,); may drop sequences
         run.evaluate_if_due(record, batch)  # pass rates on held-out prompts; KLs on this batch
 
         # Phase 2, l. 11-28. Policy (Eq. 5) and actor (Eq. 6, 7) step together, by minibatches.
@@ -82,25 +81,24 @@ def update(
 ) -> tuple[TokenWeights, dict[str, float]]:
     """One optimiser step of policy and actor on the joint loss L_Jackpot (Eq. 8).
 
-    Returns weights and metrics, both of the tokens of all ranks. Raises NonFinite at NaN and inf,
-    before any optimiser was stepped.
+    Returns weights and metrics of all ranks' tokens. Raises NonFinite before any optimiser step.
     """
     cfg, passes = ctx.cfg, ForwardPasses(ctx, learner, minibatch)
 
-    # This says which tokens count, and by how much (l. 14-24): without gradient, from all ranks.
-    old, new = passes.before_weights()  # log p_ref, log p_new: (n,), and of q's top k (n, k)
-    correction = jackpot_weights(ctx, learner, minibatch, old, new, step)  # fields (N,)
+    # Which tokens count, and by how much, is computed without gradient, from all ranks (l. 18-24).
+    p_ref, p_new = passes.before_weights()  # their logs at tokens (n,), and at q's top k (n, k)
+    correction = jackpot_weights(ctx, learner, minibatch, p_ref, p_new, step)  # fields (N,)
     # Of this rank: mask x weight (n,), 1 / N or as loss.denominator says (n,), type and its bounds.
-    factors = policy_factors(ctx, learner, minibatch, old, new, correction, step)
-    weight, scale, objective, idle = factors
+    factors = policy_factors(ctx, learner, minibatch, p_ref, p_new, correction, step)
+    weight, scale, objective_keywords, idle = factors
     n_all = len(correction.weight)  # N
 
-    # The losses (l. 25-27), sums over tokens. The models share no parameters: one backward pass.
-    metrics = UpdateMetrics(minibatch.all_ranks, objective)
+    # Losses (l. 25-27) are sums. No parameter is shared: one backward pass serves both models.
+    metrics = UpdateMetrics(minibatch.all_ranks, objective_keywords)
     learner.zero_grad()
     for at, out in passes.microbatches():  # at: indices (m,) into the n tokens; out: with gradient
-        tokens = objective_tokens(minibatch, old, out, at)  # log-probabilities, advantages: (m,)
-        policy = policy_loss_sum(tokens, weight[at], scale[at], **objective)
+        tokens = objective_tokens(minibatch, p_ref, out, at)  # log-probabilities, advantages: (m,)
+        policy = policy_loss_sum(tokens, weight[at], scale[at], **objective_keywords)
         terms = {"loss_policy": policy.loss}  # Eq. 5; 0 at rejected tokens
         if cfg.actor.ppo:  # Eq. 6, rejected tokens too; by default the ratio is p_actor / q
             inputs = actor_ppo_inputs(cfg, minibatch, tokens, out, at)

@@ -1,4 +1,4 @@
-"""The words for what intervals say of a claim: one rule for the ledger and for the families."""
+"""The words for what intervals say of a claim: one rule for the registry and for the families."""
 
 from __future__ import annotations
 
