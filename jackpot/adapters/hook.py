@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import math
 import os
 import re
 from collections.abc import Mapping
@@ -253,10 +252,3 @@ def require_read(package: str, read: tuple[str, ...]) -> str | None:
     except importlib.metadata.PackageNotFoundError:
         return None
     return require_tested(package, read)
-
-
-def check_clip(**bounds: float) -> None:
-    """Refuse NaN and negative clip bounds by name."""
-    for name, value in bounds.items():
-        if math.isnan(value) or value < 0:
-            raise ValueError(f"{name} = {value}; it is at least 0")

@@ -12,15 +12,9 @@ from typing import Any
 
 import torch
 
-from .hook import (
-    Hook,
-    PeerError,
-    check_clip,
-    options_of_environment,
-    require_read,
-    required,
-    token_losses,
-)
+from jackpot.torch.checks import check_clip
+
+from .hook import Hook, PeerError, options_of_environment, require_read, required, token_losses
 
 READ = ("0.6", "0.6.0rc0")
 

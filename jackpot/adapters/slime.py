@@ -62,8 +62,7 @@ def tis_function(
             "jackpot's weight is the correction"
         )
     hook = hook_of(args)
-    check_given(pg_loss, train_log_probs, rollout_log_probs, loss_masks)
-    lengths = [len(x) for x in train_log_probs]
+    lengths = checked_lengths(pg_loss, train_log_probs, rollout_log_probs, loss_masks)
     empty = pg_loss.detach().new_zeros(0)  # a microbatch may hold no completion
     mask = real_mask(torch.cat([empty, *loss_masks]), pg_loss.shape)
     logp_ref = torch.cat([empty, *train_log_probs]).detach()
@@ -83,8 +82,14 @@ def tis_function(
     return weighted, loss_masks, metrics
 
 
-def check_given(pg_loss: Any, train_log_probs: Any, rollout_log_probs: Any, masks: Any) -> None:
-    """Raises PeerError where slime left something out, or shapes do not fit; see `tis_function`."""
+def checked_lengths(
+    pg_loss: Any, train_log_probs: Any, rollout_log_probs: Any, masks: Any
+) -> list[int]:
+    """The tokens of each completion; arguments as of `tis_function`.
+
+    Raises:
+        PeerError: slime left something out, or shapes do not fit.
+    """
     advice = "Run it with --use-tis, and a rollout that returns log-probabilities"
     require_tensor("pg_loss", required("slime", "pg_loss", pg_loss))
     named = {
@@ -106,3 +111,4 @@ def check_given(pg_loss: Any, train_log_probs: Any, rollout_log_probs: Any, mask
             f"masks {others[1]}, of the loss {tuple(pg_loss.shape)} differ. Context parallelism "
             "splits some of them and not others: this adapter needs context-parallel-size 1"
         )
+    return lengths

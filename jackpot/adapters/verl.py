@@ -91,7 +91,9 @@ def policy_loss(
         required("verl", name, x)
     mask = real_mask(response_mask, log_prob.shape)
     low, high = clip_bounds(config)
-    batch_info = required("verl", "config.global_batch_info", _of(config, "global_batch_info"))
+    batch_info = required(
+        "verl", "config.global_batch_info", getattr(config, "global_batch_info", None)
+    )
     logp_inf = logp_of_sampler(old_log_prob, rollout_is_weights, mask)
     weights = own.weights(logp_inf, old_log_prob, log_prob, mask)
     losses = token_losses(log_prob, old_log_prob, advantages, weights, low, high)
@@ -118,15 +120,11 @@ def clip_bounds(config: Any) -> tuple[float, float]:
     required("verl", "config of the actor", config)
     bounds = []
     for name in ("clip_ratio_low", "clip_ratio_high"):
-        own = _of(config, name)
-        bound = _of(config, "clip_ratio") if own is None else own
+        own = getattr(config, name, None)
+        bound = getattr(config, "clip_ratio", None) if own is None else own
         advice = "Set actor_rollout_ref.actor.clip_ratio"
         bounds.append(required("verl", f"config.{name} and no clip_ratio", bound, advice))
     return bounds[0], bounds[1]
-
-
-def _of(config: Any, name: str) -> Any:
-    return getattr(config, name, None)
 
 
 def register() -> None:

@@ -97,3 +97,26 @@ def ratio_of(logp_new: torch.Tensor, logp_old: torch.Tensor) -> torch.Tensor:
     """
     log_ratio = (logp_new - logp_old).detach()
     return log_ratio.masked_fill(~torch.isfinite(log_ratio), 0.0).exp()
+
+
+def number(name: str, value: Any) -> float:
+    """The value.
+
+    Raises:
+        TypeError: it is no number.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} = {value!r}; it is a number")
+    return value
+
+
+def check_clip(**bounds: Any) -> None:
+    """Refuse bounds of a clip by name.
+
+    Raises:
+        TypeError: no number.
+        ValueError: NaN, or below 0.
+    """
+    for name, value in bounds.items():
+        if not number(name, value) >= 0:
+            raise ValueError(f"{name} must be at least 0 (inf: no bound), got {value}")

@@ -16,7 +16,14 @@ import torch
 
 import jackpot
 
-from .checks import ratio_of, real_mask, refuse_unusable, require_tensor
+from .checks import (
+    check_clip,
+    number,
+    ratio_of,
+    real_mask,
+    refuse_unusable,
+    require_tensor,
+)
 from .corrector import UpdateWeights
 from .corrector_settings import check_settings
 from .losses import actor_ppo_sum, bucketed, distill_sum
@@ -64,7 +71,7 @@ def policy_loss(
             "weights: wanted what Corrector.weights returns, found "
             f"{weights.__class__.__name__}. Take the rows of a microbatch by its method `at`"
         )
-    _check_clip(bounds)
+    _check_bounds(bounds)
     counted = weights.weight != 0  # NaN too
     logps = {"logp_new": logp_new, "logp_ref": logp_ref}
     for name, x in logps.items():
@@ -117,7 +124,7 @@ def actor_loss(
             or a ratio that overflows; a keyword out of bounds or without effect; fewer n_tokens
             than the mask marks.
     """
-    _check_clip({"clip_low": clip_low, "clip_high": clip_high})
+    check_clip(clip_low=clip_low, clip_high=clip_high)
     _check_actor_correction(correction, logp_actor_ref)
     require_tensor("logp_actor", logp_actor)
     mask = real_mask(mask, logp_actor.shape)
@@ -168,7 +175,7 @@ def distill_loss(
         ValueError: shapes that do not fit, top_k or temperature out of bounds, NaN or inf in the
             result, or fewer n_tokens than the mask marks.
     """
-    if not 0 < _number("temperature", temperature) < math.inf:
+    if not 0 < number("temperature", temperature) < math.inf:
         raise ValueError(f"temperature = {temperature}; it is above 0 and finite")
     if top_k is not None and _whole("top_k", top_k) < 1:
         raise ValueError(f"top_k = {top_k}; it is at least 1, or None for all tokens")
@@ -209,13 +216,11 @@ def _selected(values: Mapping[str, torch.Tensor], at: torch.Tensor) -> dict[str,
     return {name: x[at] for name, x in values.items()}
 
 
-def _check_clip(bounds: Mapping[str, Any]) -> None:
+def _check_bounds(bounds: Mapping[str, Any]) -> None:
     unknown = sorted(bounds.keys() - set(_CLIP))
     if unknown:
         raise TypeError(f"no bound is called {', '.join(unknown)}; there are {' and '.join(_CLIP)}")
-    for name, value in bounds.items():
-        if not _number(name, value) >= 0:
-            raise ValueError(f"{name} must be at least 0 (inf: no bound), got {value}")
+    check_clip(**bounds)
 
 
 def _check_actor_correction(
@@ -238,12 +243,6 @@ def _check_actor_correction(
             "logp_actor_ref has no effect with type = none, whose ratio is to logp_inf: leave it "
             "out, or choose importance, tis or icepop"
         )
-
-
-def _number(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} = {value!r}; it is a number")
-    return value
 
 
 def _whole(name: str, value: Any) -> int:

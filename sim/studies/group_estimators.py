@@ -75,15 +75,17 @@ def whole_group(k: int, n: int) -> Sums:
 
 def most_varied(k: int, n: int, keep: int = KEEP) -> Sums:
     """PODS: the subset of the largest reward variance, with advantages of its own."""
-    rewards = np.array([0.0] * (n - k) + [1.0] * k)
-    kept = selection.pods(rewards, keep)
-    return whole_group(int(rewards[kept].sum()), keep)
+    return _kept_by("max_variance", k, n, keep)
 
 
 def most_rewarded(k: int, n: int, keep: int = KEEP) -> Sums:
     """The subset of the largest rewards, with advantages of its own."""
+    return _kept_by("max_reward", k, n, keep)
+
+
+def _kept_by(rule: Literal["max_variance", "max_reward"], k: int, n: int, keep: int) -> Sums:
     rewards = np.array([0.0] * (n - k) + [1.0] * k)
-    kept = selection.pods(rewards, keep, "max_reward")
+    kept = selection.pods(rewards, keep, rule)
     return whole_group(int(rewards[kept].sum()), keep)
 
 
