@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from jackpot.torch.checks import check_clip
+from jackpot.torch.checks import check_bounds
 
 from .hook import Hook, PeerError, options_of_environment, require_read, required, token_losses
 
@@ -48,7 +48,7 @@ class JackpotLoss:
         except ImportError as e:
             raise PeerError(f"NeMo-RL's loss interfaces could not be imported: {e}") from e
         require_read("nemo-rl", READ)
-        check_clip(clip_low=clip_low, clip_high=clip_high)
+        check_bounds(clip_low=clip_low, clip_high=clip_high)
         self.loss_type = interfaces.LossType.TOKEN_LEVEL
         self.input_type = getattr(interfaces.LossInputType, self._input_type)
         # In one of its trainers NeMo-RL divides by the tokens what is not declared to be divided

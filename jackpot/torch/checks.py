@@ -110,8 +110,8 @@ def number(name: str, value: Any) -> float:
     return value
 
 
-def check_clip(**bounds: Any) -> None:
-    """Refuse bounds of a clip by name.
+def check_bounds(**bounds: Any) -> None:
+    """Refuse bounds by name; inf is no bound.
 
     Raises:
         TypeError: no number.

@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
+from .checks import check_bounds
 from .diagnostics import clipped_tokens
 
 Divergence = Literal["binary_tv", "binary_kl", "top_k_tv", "top_k_kl"]
@@ -75,7 +76,7 @@ def ppo(
 
     Paper: PPO (arXiv 1707.06347), Eq. 7; in Jackpot Eq. 2. inf: no clip on that side.
     """
-    _check(clip_low=clip_low, clip_high=clip_high)
+    check_bounds(clip_low=clip_low, clip_high=clip_high)
     term, clipped = _pessimistic((logp_new - logp_old).exp(), advantage, clip_low, clip_high)
     return Objective(term, torch.ones_like(logp_old), clipped)
 
@@ -93,7 +94,7 @@ def cispo(
     Paper: MiniMax-M1 (arXiv 2506.13585), with no lower bound; its upper one is not given. The
     default is TRL's: a ratio of at most 5.
     """
-    _check(clip_low=clip_low, clip_high=clip_high)
+    check_bounds(clip_low=clip_low, clip_high=clip_high)
     return _reinforce(logp_new, (logp_new - logp_old).exp(), advantage, clip_low, clip_high)
 
 
@@ -114,7 +115,7 @@ def gspo(
     Paper: GSPO (arXiv 2507.18071), its token variant; the bounds are the paper's for its Eq. 5. It
     is per sequence: loss.denominator = sequence.
     """
-    _check(clip_low=clip_low, clip_high=clip_high)
+    check_bounds(clip_low=clip_low, clip_high=clip_high)
     log_s = sequence_mean((logp_new - logp_old).detach(), sequence)  # (n,), equal in a sequence
     ratio = log_s.exp() * (logp_new - logp_new.detach()).exp()  # the second factor is 1
     term, clipped = _pessimistic(ratio, advantage, clip_low, clip_high)
@@ -141,7 +142,7 @@ def dppo(
     D <= delta. delta is that of the authors' scripts, .15 for TV and .05 for KL. Their codes differ
     about cap: 20 in TRL, 10 in Stable-RL, 3 in verl, whose p_old is p_ref unless in bypass mode.
     """
-    _check(delta=delta, cap=cap)
+    check_bounds(delta=delta, cap=cap)
     log_ratio = (logp_new - logp_old).detach()
     log_rho = (logp_new - logp_inf).detach()  # its sign says on which side of q the policy is
     moves_away = torch.where(advantage > 0, log_rho > 0, (advantage < 0) & (log_rho < 0))
@@ -203,7 +204,7 @@ def minpro(
     Paper: MinPRO (arXiv 2601.22718). The bounds' values are ours, because the paper's are not
     known, and its authors gave no code.
     """
-    _check(clip_low=clip_low, clip_high=clip_high)
+    check_bounds(clip_low=clip_low, clip_high=clip_high)
     log_rho = (logp_new - logp_inf).detach()
     ratio = (log_rho + prefix_minimum(log_rho, sequence)).exp()
     return _reinforce(logp_new, ratio, advantage, clip_low, clip_high)
@@ -258,7 +259,7 @@ def bapo_bounds(
     Paper: BAPO (arXiv 2510.18927), Alg. 1; contributions are weighted by p_inf. The
     authors' code bounds the quotient of positive and negative, without p_inf, and raises low first.
     """
-    _check(share=share)
+    check_bounds(share=share)
     bounds = (low_min, low_max, low_step, high_min, high_max, high_step)
     _check_bapo(*bounds)
     ratio = (logp_new.double() - logp_old.double()).exp()
@@ -338,7 +339,7 @@ def m2po_threshold(
 
     Paper: M2PO (arXiv 2510.01161), its second moment M2 and the loop that masks.
     """
-    _check(tau=tau)
+    check_bounds(tau=tau)
     log_rho = (logp_new - logp_inf).double()
     square = log_rho[_pushed_away(log_rho, advantage)].square().sort().values  # (c,), rising
     if len(square) == 0:
@@ -362,7 +363,7 @@ def opsm_mask(
     Paper: off-policy sequence masking, of DeepSeek-V3.2 (arXiv 2512.02556). slime's p_old is
     p_ref, its delta 1e-4; TRL's is p_inf.
     """
-    _check(delta=delta)
+    check_bounds(delta=delta)
     drift = sequence_mean(logp_old - logp_new, sequence)
     return (~((advantage < 0) & (drift > delta))).to(advantage.dtype)
 
@@ -549,13 +550,6 @@ def _at(tokens: ObjectiveTokens, selected: torch.Tensor) -> ObjectiveTokens:
 
 def _steps(first: float, last: float, step: float) -> int:
     return math.floor((last - first) / step + 1e-9)
-
-
-def _check(**bounds: float) -> None:
-    """inf is no bound; NaN and negative numbers are errors."""
-    for name, value in bounds.items():
-        if not value >= 0:
-            raise ValueError(f"{name} must be at least 0 (inf: no bound), got {value}")
 
 
 def _check_bapo(

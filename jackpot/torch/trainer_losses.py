@@ -17,7 +17,7 @@ import torch
 import jackpot
 
 from .checks import (
-    check_clip,
+    check_bounds,
     number,
     ratio_of,
     real_mask,
@@ -71,7 +71,7 @@ def policy_loss(
             "weights: wanted what Corrector.weights returns, found "
             f"{weights.__class__.__name__}. Take the rows of a microbatch by its method `at`"
         )
-    _check_bounds(bounds)
+    _check_policy_bounds(bounds)
     counted = weights.weight != 0  # NaN too
     logps = {"logp_new": logp_new, "logp_ref": logp_ref}
     for name, x in logps.items():
@@ -124,7 +124,7 @@ def actor_loss(
             or a ratio that overflows; a keyword out of bounds or without effect; fewer n_tokens
             than the mask marks.
     """
-    check_clip(clip_low=clip_low, clip_high=clip_high)
+    check_bounds(clip_low=clip_low, clip_high=clip_high)
     _check_actor_correction(correction, logp_actor_ref)
     require_tensor("logp_actor", logp_actor)
     mask = real_mask(mask, logp_actor.shape)
@@ -216,11 +216,11 @@ def _selected(values: Mapping[str, torch.Tensor], at: torch.Tensor) -> dict[str,
     return {name: x[at] for name, x in values.items()}
 
 
-def _check_bounds(bounds: Mapping[str, Any]) -> None:
+def _check_policy_bounds(bounds: Mapping[str, Any]) -> None:
     unknown = sorted(bounds.keys() - set(_CLIP))
     if unknown:
         raise TypeError(f"no bound is called {', '.join(unknown)}; there are {' and '.join(_CLIP)}")
-    check_clip(**bounds)
+    check_bounds(**bounds)
 
 
 def _check_actor_correction(
