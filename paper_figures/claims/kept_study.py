@@ -57,6 +57,10 @@ LABELS = {
     "pruning of 128": "pruned, 64 of 128",
     "none, frozen actor": "no correction, frozen actor",
     "tis, frozen actor": "TIS, frozen actor",
+    "tis prefixes, frozen actor": "TIS on prefixes, frozen actor",
+    "none, 4 x completions": "no correction, 4 x completions",
+    "jackpot, distillation driven": "Jackpot, distillation driven",
+    "jackpot, policy's rate driven": "Jackpot, policy's rate driven",
 }
 METRIC_NAMES = {"area": "mean pass rate", "lowest_late": "lowest late pass rate", "final": "final"}
 LOOKS = {BETTER: (style.GREEN, "o"), WORSE: (style.VERMILION, "X"), OPEN: (style.GREY, "s")}

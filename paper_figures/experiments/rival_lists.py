@@ -15,16 +15,21 @@ STALE_UPDATES = 16  # of one rollout
 
 _SELF: Settings = {"actor.type": "self"}
 _NO_DISTILLATION: Settings = {"actor.distill.type": "none"}
-_STALE: Settings = {
-    **_SELF,
-    "rollout.prompts_per_step": 8 * STALE_UPDATES,
-    "loss.updates_per_rollout": STALE_UPDATES,
-    "run.eval_every": 1,
-    "run.eval_updates": 8,
-    "run.checkpoint_every": 2,
-}
-_NO_CLIP: Settings = {"objective.clip_low": float("inf"), "objective.clip_high": float("inf")}
-_NEW: Settings = {"correction.target.type": "new"}
+NO_CLIP: Settings = {"objective.clip_low": float("inf"), "objective.clip_high": float("inf")}
+ON_NEW: Settings = {"correction.target.type": "new"}
+
+
+def stale(updates: int) -> Settings:
+    """So many updates of one rollout of the policy itself, each of 64 completions."""
+    return {
+        **_SELF,
+        "rollout.prompts_per_step": 8 * updates,
+        "loss.updates_per_rollout": updates,
+        "run.eval_every": 1,
+        "run.eval_updates": 8,
+        "run.checkpoint_every": 2,
+    }
+
 
 # Corrections, with PPO of one update: the settings of the policy's loss and no others
 CORRECTIONS: dict[str, Settings] = {
@@ -86,7 +91,7 @@ _ADDED: dict[str, Settings] = {
     **_DIVERGENCES,
 }
 _ADDED_STALE: dict[str, Settings] = {
-    "importance": {**_NO_CLIP, "correction.type": "importance", **_NEW},
+    "importance": {**NO_CLIP, "correction.type": "importance", **ON_NEW},
     "ppo opsm": {**_UNCORRECTED, **_OPSM},  # p_old is the policy before the updates
     **_DIVERGENCES,
 }
@@ -94,11 +99,11 @@ _ADDED_STALE: dict[str, Settings] = {
 _ON_POLICY: dict[str, Settings] = {"on-policy": {**_SELF, **_UNCORRECTED}}
 _ONE_UPDATE = CORRECTIONS | _objectives("inf")
 _SEVERAL: dict[str, Settings] = {
-    "tis": {**_NO_CLIP, "correction.type": "tis", **_NEW},
-    "jackpot": {**_NO_CLIP, "correction.type": "jackpot", **_NEW},
+    "tis": {**NO_CLIP, "correction.type": "tis", **ON_NEW},
+    "jackpot": {**NO_CLIP, "correction.type": "jackpot", **ON_NEW},
     "ppo": _UNCORRECTED,
-    "no clip": {**_NO_CLIP, **_UNCORRECTED},
-    "icepop": {**_NO_CLIP, "correction.type": "icepop", **_NEW},
+    "no clip": {**NO_CLIP, **_UNCORRECTED},
+    "icepop": {**NO_CLIP, "correction.type": "icepop", **ON_NEW},
     **_objectives("ref"),
 }
 _WHOLE: dict[str, Settings] = {
@@ -153,7 +158,8 @@ STUDY = Study(
             "objectives", "separate", "tis", _ONE_UPDATE | _ON_POLICY | _ADDED, {}, FIGURE_SEEDS
         ),
         Setting(
-            *("objectives", "stale", "tis", _SEVERAL | _ADDED_STALE, _STALE, FEW_SEEDS),
+            *("objectives", "stale", "tis", _SEVERAL | _ADDED_STALE, stale(STALE_UPDATES)),
+            FEW_SEEDS,
             sweep_steps=3,  # rollouts
             steps=5,
             quick={"run.steps": 1, "run.eval_every": 1},

@@ -22,6 +22,7 @@ from paper_figures.experiments.configurations import run
 def code(monkeypatch, tmp_path):
     """A function: the version of the code if a module had this appended."""
     found = run_store._file
+    run_store.code_version()  # kept from now on: later calls must not see what is replaced here
 
     def version(module: str, appended: str) -> str:
         changed = tmp_path / "changed.py"
