@@ -11,7 +11,7 @@ from plan_cases import EIGHT_B, LEAN, ON_8, TINY, of_preset
 
 from llm import __main__ as command
 from llm import settings
-from llm.commands import plan
+from llm.commands import plan, plan_tables
 from llm.planning import estimate
 from llm.settings.loading import ConfigError
 
@@ -76,6 +76,20 @@ def test_drafted_rollouts_are_predicted_over_acceptance_rates(tmp_path, capsys):
         == 0
     )
     assert "drafted rollouts" not in capsys.readouterr().out
+
+
+def test_how_far_measured_drafting_exceeds_the_prediction_is_that_of_the_page():
+    """Seconds over the ideal of each row, to what two digits of both allow."""
+    page = (ROOT / "docs/drafting.md").read_text()
+    table = page[page.index("| policy layers ") :].split("\n\n")[0]
+    head, *body = (
+        [cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()
+    )
+    rows = [dict(zip(head, row, strict=True)) for row in body[1:]]
+    seconds = [float(row["seconds (range)"].split("**")[1]) for row in rows]
+    above = [100 * (s / float(row["ideal"]) - 1) for s, row in zip(seconds, rows, strict=True)]
+    said = [int(x) for x in re.findall(r"\d+", plan_tables.MEASURED_ABOVE)]
+    assert len(rows) == 15 and said == pytest.approx([min(above), max(above)], abs=1.0)
 
 
 def test_a_gpu_too_small_for_the_masters_is_told_how_many_it_takes(capsys):
