@@ -211,6 +211,8 @@ def test_noted_log_probabilities_are_those_of_passes_without_a_cache(pair, draft
     assert torch.allclose(verified.topk_logp, p.gather(1, batch.topk_ids), atol=3e-5)
     drafts = ~verified.is_bonus
     assert 0 < int(drafts.sum()) < len(drafts)
+    for name, of_bonus in (("lam", 1.0), ("mu", 1.0), ("kl_sampled", 0.0)):
+        assert bool((getattr(verified, name)[~drafts] == of_bonus).all())
     gap = verified.logp - batch.logp_inf
     assert float((gap - verified.lam.log()).min()) >= -3e-5  # of a bonus lam is 1
     if drafting.lam is not None:
