@@ -213,6 +213,8 @@ def test_noted_log_probabilities_are_those_of_passes_without_a_cache(pair, draft
     assert 0 < int(drafts.sum()) < len(drafts)
     for name, of_bonus in (("lam", 1.0), ("mu", 1.0), ("kl_sampled", 0.0)):
         assert bool((getattr(verified, name)[~drafts] == of_bonus).all())
+    kl = (p.exp() * (p - s)).sum(dim=-1)
+    assert torch.allclose(verified.kl_sampled, kl, atol=1e-4)
     gap = verified.logp - batch.logp_inf
     assert float((gap - verified.lam.log()).min()) >= -3e-5  # of a bonus lam is 1
     if drafting.lam is not None:
