@@ -129,6 +129,7 @@ def _of_document(page, marker):
 DOCUMENTED = {
     "rivals-separate": ("rivals.md", "| less that of TIS | p, Holm | could show |"),
     "rivals-completions": ("rivals.md", "| less that of GRPO |"),
+    **{f"evidence-length-{n}": ("evidence.md", f"| {n} sums | rate |") for n in (8, 24, 48)},
     "evidence-mask": ("evidence.md", "| trained actor, rate 8e-4 |"),
     "evidence-causes": ("evidence.md", "| frozen actor, rate 8e-4 |"),
     **{
