@@ -14,7 +14,9 @@ from pathlib import Path
 import unflushed  # noqa: F401  what is forked does not wait for the disk either
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["llm.train", "llm.commands.train"])
+# transformers imports the others with the first model: once here, not in each process
+MODELS = ["transformers.models.qwen3.modeling_qwen3", "transformers.loss.loss_utils"]
+CONTEXT.set_forkserver_preload(["llm.train", "llm.commands.train", *MODELS])
 
 
 def started(*words: str, stderr: Path | str = os.devnull) -> BaseProcess:
