@@ -5,6 +5,7 @@ here, with their reasons.
 """
 
 import ast
+import functools
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -86,7 +87,8 @@ OF_NO_MODULE = {  # file of tests: what it tests
 }
 
 
-def modules() -> set[str]:
+@functools.cache
+def modules() -> frozenset[str]:
     """Files that define a function or a class."""
     found = set()
     for package in PACKAGES:
@@ -94,7 +96,7 @@ def modules() -> set[str]:
             body = ast.parse(path.read_text(encoding="utf-8")).body
             if any(isinstance(node, ast.FunctionDef | ast.ClassDef) for node in body):
                 found.add(path.relative_to(ROOT).as_posix())
-    return found
+    return frozenset(found)
 
 
 def files_of_tests() -> set[str]:
