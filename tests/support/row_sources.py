@@ -12,10 +12,11 @@ from llm.tasks.factory import open_task
 
 
 def source(path, rows_, reward="exact", **settings) -> Any:
-    """A task of rows written to a file; exact scoring, so that no worker starts."""
+    """A task of rows written to a file; exact scoring, so that no worker starts, else one."""
     path.write_text("".join(r if isinstance(r, str) else json.dumps(r) + "\n" for r in rows_))
     cfg = sections.task(type="problems", source=str(path), **settings)
-    return open_task(cfg, Words(), sections.reward(type=reward))
+    workers = {"workers": 1} if reward == "math_verify" else {}
+    return open_task(cfg, Words(), sections.reward(type=reward, **workers))
 
 
 def numbered(n: int) -> list[dict]:
