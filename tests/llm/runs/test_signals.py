@@ -248,7 +248,7 @@ def test_outside_the_main_thread_no_handler_is_touched():
 
 
 def test_sigterm_saves_exits_with_143_and_the_run_goes_on_exactly(tmp_path, pretrained):
-    flags = ("--run.steps", "60", "--run.checkpoint-every", "30")
+    flags = ("--run.steps", "30", "--run.checkpoint-every", "30")
     start(tmp_path / "whole", pretrained, *flags)
     where = ("--run.folder", str(tmp_path / "cut"), "--pretrain.folder", str(pretrained))
     log = tmp_path / "log.txt"
