@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import errno
+import functools
 import json
 import os
-import subprocess
-import sys
+import time
 from pathlib import Path
 
+import llm_process
 import pytest
 
 from llm import settings
 from llm.runs import run_folder
 from llm.settings.loading import ConfigError
-
-ROOT = Path(__file__).resolve().parents[3]
 
 
 def with_a_row(folder: Path) -> None:
@@ -29,22 +28,24 @@ def configured(folder: Path, *flags: str) -> settings.Config:
 
 def test_two_processes_cannot_train_in_one_folder(tmp_path):
     """The kernel frees the lock when its holder dies, however it dies."""
-    script = (
-        "import sys, time; from llm import settings; from llm.runs import run_folder\n"
-        f"run_folder.prepare(settings.load([], ['--run.folder', {str(tmp_path)!r}]))\n"
-        "print('held', flush=True); time.sleep(60)"
-    )
-    other = subprocess.Popen(
-        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=ROOT
-    )
+    other = llm_process.called(functools.partial(holding, tmp_path / "run", tmp_path / "held"))
     try:
-        assert other.stdout is not None and other.stdout.readline() == "held\n"
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "held").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
         with pytest.raises(ConfigError, match=rf"in use by process {other.pid}"):
-            run_folder.prepare(configured(tmp_path))
+            run_folder.prepare(configured(tmp_path / "run"))
     finally:
         other.kill()
-        other.communicate()
-    run_folder.release(run_folder.prepare(configured(tmp_path)))
+        other.join()
+    run_folder.release(run_folder.prepare(configured(tmp_path / "run")))
+
+
+def holding(folder: Path, said: Path) -> None:
+    """A process that has prepared a folder, says so with a file, and waits."""
+    run_folder.prepare(configured(folder))
+    said.touch()
+    time.sleep(60)
 
 
 def test_a_folder_with_other_settings_is_refused_and_nothing_in_it_changes(tmp_path):
