@@ -1,6 +1,7 @@
 """Who may import whom, read from the source; and that light packages stay light."""
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -54,7 +55,8 @@ def sources(package: str) -> list[Path]:
     return sorted((ROOT / package).rglob("*.py"))
 
 
-def imported(source: str, package: str) -> set[str]:
+@functools.cache
+def imported(source: str, package: str) -> frozenset[str]:
     """Full names of what a file of `package` (its folder, dotted) imports, wherever it says so.
 
     `from a import b` gives a.b, whether b is a module or a name in one.
@@ -68,7 +70,7 @@ def imported(source: str, package: str) -> set[str]:
             base = above[: len(above) + 1 - node.level] if node.level else []
             base += [node.module] if node.module else []
             names |= {".".join([*base, alias.name]) for alias in node.names}
-    return names
+    return frozenset(names)
 
 
 def imports_by_name(source: str) -> bool:
