@@ -84,5 +84,6 @@ def save(fig: Any, out: Path, name: str) -> list[Path]:
     paths = [out / f"{name}.{suffix}" for suffix in ("png", "pdf")]
     for path in paths:
         fig.savefig(path, metadata={"CreationDate": None} if path.suffix == ".pdf" else None)
+        fig.set_layout_engine("none")  # it is laid out: not again for the second file
     plt().close(fig)
     return paths

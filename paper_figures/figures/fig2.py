@@ -176,4 +176,5 @@ def main(argv: list[str]) -> int:
 def save(figure: Figure, out: Path) -> None:
     """PNG and PDF, without a date in them, so that equal numbers give equal files."""
     figure.savefig(out / "fig2.png", metadata={"Software": None})
+    figure.set_layout_engine("none")  # it is laid out: not again for the PDF
     figure.savefig(out / "fig2.pdf", metadata={"CreationDate": None})

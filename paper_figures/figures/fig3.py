@@ -316,6 +316,7 @@ def main(argv: list[str]) -> int:
     with rc_context(style.RC):
         figure = draw()
         figure.savefig(args.out / "fig3.png", metadata={"Software": None})
+        figure.set_layout_engine("none")  # it is laid out: not again for the PDF
         figure.savefig(args.out / "fig3.pdf", metadata={"CreationDate": None})
     write_csv(args.out / "fig3.csv", rows)
     names = ("fig3.png", "fig3.pdf", "fig3.csv")

@@ -12,4 +12,5 @@ def save(figure: Figure, stem: Path, *, dpi: int) -> list[Path]:
     written = [stem.with_name(f"{stem.name}.{suffix}") for suffix in ("png", "pdf")]
     for path in written:
         figure.savefig(path, dpi=dpi)
+        figure.set_layout_engine("none")  # it is laid out: not again for the second file
     return written
