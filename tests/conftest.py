@@ -22,21 +22,26 @@ _register("nightly", max_examples=5000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 
 LONGEST = (  # files that start first: no worker begins one of them when the others are done
+    "llm/distributed/test_collectives.py",
     "llm/test_process_faults.py",
     "paper_figures/report/test_everything.py",
-    "llm/distributed/test_collectives.py",
     "llm/training/test_run.py",
     "llm/test_train.py",
     "paper_figures/experiments/test_runner.py",
-    "llm/runs/test_signals.py",
     "llm/rollout/engines/test_worker.py",
+    "llm/rewards/test_math_verifier.py",
     "llm/rollout/engines/test_subprocess_engine.py",
+    "sim/claims/test_check.py",
+    "llm/runs/test_signals.py",
+    "paper_figures/figures/test_fig2.py",
     "jackpot/test_divergence.py",
-    "llm/commands/test_doctor.py",
+    "llm/test_hostile_folders.py",
     "llm/models/test_actors.py",
+    "paper_figures/claims/test_kept_study.py",
     "jackpot/test_obrs.py",
-    "paper_figures/experiments/test_run_store.py",
-    "test_imports.py",
+    "llm/rewards/test_number_context.py",
+    "sim/studies/test_estimator_studies.py",
+    "llm/training/test_forward.py",
 )
 
 
