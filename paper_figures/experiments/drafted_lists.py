@@ -1,7 +1,8 @@
 """Which runs say whether drafted rollouts train well: at 9 and at 49 tokens a completion.
 
 Nothing is swept: every method runs at each rate, and the rates are judged apart. The actor that
-drafts is frozen, so it drifts from the policy as far as the policy learns.
+drafts is frozen, so it drifts from the policy as far as the policy learns, but for one method, in
+which it is distilled. That one was added after the others were judged.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ _COMPARED: dict[str, Settings] = {
     "drafted, lam 1": drafted(1.0),
     "drafted, lam 0.5": drafted(0.5),
     "drafted, lam 0.25": drafted(0.25),
+    "drafted, lam 1, actor distilled": drafted(1.0)
+    | {"actor.type": "separate", "actor.ppo": False},
 }
 
 
