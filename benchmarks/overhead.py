@@ -17,6 +17,7 @@ Model passes per step are counted in tests/llm/test_train.py.
 from __future__ import annotations
 
 import argparse
+import collections
 import copy
 import dataclasses
 import json
@@ -71,8 +72,12 @@ MODES |= {
     name: (*MODES["ppo"], "--objective.type", name.split()[0], *extra)
     for name, extra in OBJECTIVES.items()
 }
-REFERENCE = "pass of the policy at the start"
-WITH_REFERENCE = "PPO and " + REFERENCE
+WITH_REFERENCE = "PPO and a pass of the policy at the start"
+OWN = ("jackpot", "ppo", "tis")
+# ppo a b ppo c d ppo: each objective's step has one of PPO beside it, as the processor's speed
+# changes within a turn where other work shares it
+_NAMES = tuple(OBJECTIVES)
+BESIDE_PPO = (*(m for i in range(0, len(_NAMES), 2) for m in ("ppo", *_NAMES[i : i + 2])), "ppo")
 SPARSE = {"sparse jackpot": "jackpot", "sparse ppo": "ppo"}  # most advantages 0, as of equal groups
 
 
@@ -171,27 +176,35 @@ def loss_seconds(ctx: TrainContext, learner: Learner, batch: Batch) -> float:
 
 def measured(
     contexts: dict[str, TrainContext], learners: dict[str, Learner], batch: Batch, repeats: int
-) -> dict[str, list[float]]:
-    """Seconds of each mode's steps, in turns."""
-    seconds: dict[str, list[float]] = {name: [] for name in [*MODES, *SPARSE, REFERENCE]}
+) -> dict[Any, list[float]]:
+    """Seconds of each mode's steps, in turns. (name, "ppo"): of the PPO step beside that of an
+    objective; (name, WITH_REFERENCE): the same and a pass of the policy at the start."""
     useless = batch.advantage * (torch.arange(len(batch.advantage)) % 4 == 0)
     sparse = dataclasses.replace(batch, advantage=useless)
+    seconds: dict[Any, list[float]] = collections.defaultdict(list)
     for turn in range(repeats + 1):
-        steps = [(name, name, batch) for name in sorted(contexts, reverse=turn % 2 == 1)]
-        for name, mode, own in [*steps, *((n, m, sparse) for n, m in SPARSE.items())]:
-            taken = step(contexts[mode], learners[mode], own)
-            if turn:  # the first turn fills caches and Adam's state
-                seconds[name].append(taken)
+        if turn == 1:  # the first turn filled caches and Adam's state
+            seconds.clear()
+        order = -1 if turn % 2 else 1
+        modes = BESIDE_PPO[::order]
+        taken = [step(contexts[mode], learners[mode], batch) for mode in modes]
         start = time.process_time()
         score_initial(contexts[WHOLE[0]], batch)
-        if turn:
-            seconds[REFERENCE].append(time.process_time() - start)
-    ppo, reference = seconds["ppo"], seconds[REFERENCE]
-    seconds[WITH_REFERENCE] = [a + b for a, b in zip(ppo, reference, strict=True)]
+        reference = time.process_time() - start
+        for i, mode in enumerate(modes):
+            if mode != "ppo":
+                ppo = taken[i - 1 if modes[i - 1] == "ppo" else i + 1]
+                seconds[mode].append(taken[i])
+                seconds[mode, "ppo"].append(ppo)
+                seconds[mode, WITH_REFERENCE].append(ppo + reference)
+        for mode in OWN[::order]:
+            seconds[mode].append(step(contexts[mode], learners[mode], batch))
+        for name, mode in SPARSE.items():
+            seconds[name].append(step(contexts[mode], learners[mode], sparse))
     return seconds
 
 
-def compared(seconds: dict[str, list[float]], repeats: int) -> list[dict[str, Any]]:
+def compared(seconds: dict[Any, list[float]], repeats: int) -> list[dict[str, Any]]:
     """Ratios of steps."""
     quarter = "with advantages in a quarter of the sequences over all"
     entries = []
@@ -200,8 +213,8 @@ def compared(seconds: dict[str, list[float]], repeats: int) -> list[dict[str, An
         ("jackpot", "ppo", "step with OBRS and actor losses over PPO of the policy alone", None),
         ("sparse jackpot", "jackpot", f"step with OBRS and actor losses, {quarter}", None),
         ("sparse ppo", "ppo", f"step of PPO alone, {quarter}", None),
-        *((name, "ppo", f"step of {name} over PPO of the policy", None) for name in OBJECTIVES),
-        *((name, WITH_REFERENCE, f"step of {name} over {WITH_REFERENCE}", None) for name in WHOLE),
+        *((o, (o, "ppo"), f"step of {o} over PPO of the policy", None) for o in OBJECTIVES),
+        *((o, (o, WITH_REFERENCE), f"step of {o} over {WITH_REFERENCE}", None) for o in WHOLE),
     ):
         pairs = [a / b for a, b in zip(seconds[ours], seconds[rival], strict=True)]
         ratio = statistics.median(pairs)
@@ -234,8 +247,7 @@ def main() -> None:
         rates = flags if "frozen" not in extra else flags[:2]
         cfg = load([], [*rates, *extra, "--optim.head", args.head])
         contexts[name] = context(cfg, policy, actor, start if name in WHOLE else None)
-    own = [name for name in contexts if name not in OBJECTIVES]
-    learners = {name: open_learner(contexts[name], Guard(Path("nowhere"))) for name in own}
+    learners = {name: open_learner(contexts[name], Guard(Path("nowhere"))) for name in OWN}
     learners |= dict.fromkeys(OBJECTIVES, learners["ppo"])  # of the policy alone, as PPO's
     seconds = measured(contexts, learners, batch, args.repeats)
     print(
