@@ -53,6 +53,16 @@ def test_of_two_values_half_are_kept_where_there_are_enough(zeros, ones, half):
     assert wins == min(max(half, 2 * half - zeros), ones)
 
 
+@given(st.lists(st.integers(-4, 4), min_size=2, max_size=4), st.booleans(), st.data())
+def test_the_order_of_the_completions_does_not_matter(half, mirrored, data):
+    """The same rewards are kept; where they are symmetric, subsets of odd size are tied."""
+    rewards = [*half, *(-x if mirrored else x + 1 for x in half)]
+    m, order = data.draw(st.integers(1, len(rewards))), data.draw(st.permutations(rewards))
+    for rule in ("max_variance", "max_reward"):
+        kept, again = ([r[i] for i in pods(r, m, rule)] for r in (rewards, order))
+        assert sorted(kept) == sorted(again)
+
+
 def test_equal_variances_are_taken_evenly_from_both_ends_then_from_the_top():
     assert list(pods([1.0] * 6, 4)) == [0, 1, 4, 5]
     assert list(pods([1.0] * 6, 3)) == [0, 4, 5]

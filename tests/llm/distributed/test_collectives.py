@@ -113,7 +113,8 @@ TWO = {  # (setting, its flags) of a run on two ranks
     "ahead": ("tracked", [*PROCESS, *AHEAD]),
     "moving": ("tracked", AHEAD),
 }
-HISTORIES = ["shared out", "coba", "pruned prompts"]  # settings that go by the prompts' last visits
+# what they go by is in the checkpoint: the prompts' last visits, V* of each, the pairs so far
+HISTORIES = ["shared out", "coba", "pruned prompts", "whole", "pairs"]
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +171,7 @@ def test_engines_of_two_ranks_repeat_the_run_of_one_though_one_is_killed(home, t
 
 
 @pytest.mark.parametrize("setting", HISTORIES)
-def test_prompt_histories_go_on_on_two_ranks_and_then_on_one(home, two, setting):
+def test_histories_go_on_on_two_ranks_and_then_on_one(home, two, setting):
     play(scene(home, f"{setting} moved", setting))
     assert_same(alone(home, setting), home / f"{setting} moved")
 
