@@ -222,6 +222,8 @@ def bapo(
 
     Paper: BAPO (arXiv 2510.18927), its objective; p_old there is the policy that sampled.
     """
+    if not 0 <= low <= 1 <= high:  # NaN too; high may be inf
+        raise ValueError(f"bapo needs 0 <= low <= 1 <= high, got {low} and {high}")
     return ppo(logp_new, logp_old, advantage, clip_low=1.0 - low, clip_high=high - 1.0)
 
 
@@ -260,6 +262,8 @@ def bapo_bounds(
     authors' code bounds the quotient of positive and negative, without p_inf, and raises low first.
     """
     check_bounds(share=share)
+    if math.isinf(share):
+        raise ValueError("share must be finite, got inf: no tokens contribute as much")
     bounds = (low_min, low_max, low_step, high_min, high_max, high_step)
     _check_bapo(*bounds)
     ratio = (logp_new.double() - logp_old.double()).exp()
@@ -319,6 +323,7 @@ def m2po(
     Paper: M2PO (arXiv 2510.01161): the second-moment trust region. The authors' code turns the
     threshold into two clip bounds of PPO, of at least .3 below and .5 above.
     """
+    check_bounds(threshold=threshold)
     log_rho = logp_new - logp_inf
     pushed = _pushed_away(log_rho.detach(), advantage)
     mask = ~(pushed & (log_rho.detach().double().square() >= threshold))

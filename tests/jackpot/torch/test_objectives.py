@@ -586,9 +586,15 @@ def test_bad_bounds_of_bapo_m2po_and_opsm_and_unknown_names_are_refused():
         for bad in (NAN, INF, -1.0):
             with pytest.raises(ValueError, match="bapo"):
                 objectives.bounds_of(tokens, one, type="bapo", ratio="ref", **{name: bad})
-    for bad in (NAN, -1.0):
+    for bad in (NAN, INF, -1.0):
         with pytest.raises(ValueError, match="share"):
             objectives.bounds_of(tokens, one, type="bapo", share=bad)
+    for low, high in ((NAN, 1.2), (-0.1, 1.2), (1.1, 1.2), (0.8, NAN), (0.8, 0.9)):
+        with pytest.raises(ValueError, match="bapo needs 0 <= low <= 1 <= high"):
+            run(tokens, type="bapo", low=low, high=high)
+    for bad in (NAN, -1.0):
+        with pytest.raises(ValueError, match="threshold"):
+            run(tokens, type="m2po", ratio="inf", threshold=bad)
         with pytest.raises(ValueError, match="tau"):
             objectives.bounds_of(tokens, one, type="m2po", tau=bad)
         with pytest.raises(ValueError, match="delta"):

@@ -292,6 +292,12 @@ def test_a_completions_coefficient_multiplies_each_of_its_tokens():
                         alpha=0.0), "alpha must be finite and above 0"),
         (lambda w: dmpo(*(w[n] for n in ("logp_new", "logp_pre", "logp_inf", "reward", "group")),
                         ess_min=1.5), "ess_min is a share"),
+        *((lambda w, bad=bad: dmpo(*(w[n] for n in ("logp_new", "logp_pre", "logp_inf", "reward",
+                                                    "group")), baseline_coef=bad),
+           "baseline_coef must be finite and at least 0") for bad in (math.nan, math.inf, -1.0)),
+        *((lambda w, name=name, bad=bad: dpo(w, NO_HISTORY, **{name: bad}),
+           f"{name} must be finite and at least 0")
+          for name in ("alpha", "gamma_beta_ratio") for bad in (math.nan, math.inf, -1.0)),
         (lambda w: dpo(w, NO_HISTORY, decay=1.0), "decay must be in"),
         (lambda w: dpo(w, NO_HISTORY, beta=math.inf), "beta must be"),
         (lambda w: dpo(w | {"length": 0 * w["length"]}, NO_HISTORY), "without a tok"),
