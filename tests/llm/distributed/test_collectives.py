@@ -113,8 +113,9 @@ TWO = {  # (setting, its flags) of a run on two ranks
     "ahead": ("tracked", [*PROCESS, *AHEAD]),
     "moving": ("tracked", AHEAD),
 }
-# what they go by is in the checkpoint: the prompts' last visits, V* of each, the pairs so far
-HISTORIES = ["shared out", "coba", "pruned prompts", "whole", "pairs"]
+# Settings whose checkpoint holds the prompts' last visits, V* of each, or the statistics of pairs,
+# and the step that two ranks take over. There are no pairs before step 1.
+HISTORIES = {"shared out": 1, "coba": 1, "pruned prompts": 1, "whole": 1, "pairs": 2}
 
 
 @pytest.fixture(scope="module")
@@ -129,9 +130,9 @@ def two(home) -> dict[str, RankScenario]:
         alone(home, setting)
     play(scene(home, "moving", "tracked", *AHEAD, stop_at=0))
     made["moving"].stop_at = 1
-    for setting in HISTORIES:  # step 0 by one process, step 1 by two ranks
-        play(scene(home, f"{setting} moved", setting, stop_at=0))
-        made[f"{setting} moved"] = scene(home, f"{setting} moved", setting, stop_at=1)
+    for setting, step in HISTORIES.items():  # the steps before by one process, this by two ranks
+        play(scene(home, f"{setting} moved", setting, stop_at=step - 1))
+        made[f"{setting} moved"] = scene(home, f"{setting} moved", setting, stop_at=step)
     ranks(2, list(made.values()))
     return made
 
