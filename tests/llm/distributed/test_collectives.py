@@ -46,7 +46,8 @@ SETTINGS = {  # each with statistics of the whole batch that a rank's own part w
     "--rollout.pruning.type horvitz_thompson --loss.denominator sequence",
     "whole": "--objective.type a_star_po --task.pool 6 --correction.type none --actor.ppo False "
     "--loss.updates-per-rollout 2",
-    "pairs": "--objective.type alpha_dpo --correction.type none",
+    # at this temperature, step 1 has pairs on each of two ranks
+    "pairs": "--objective.type alpha_dpo --correction.type none --rollout.temperature 0.7",
     "groups": "--objective.type dmpo --objective.alpha 0.5 --correction.type none",
     "bapo": "--objective.type bapo --objective.ratio inf --objective.share 0.6 "
     "--correction.type none --loss.updates-per-rollout 2",
