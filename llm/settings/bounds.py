@@ -46,9 +46,9 @@ _NOT_NEGATIVE = (
     "alarm.action.lowerings_max run.seed run.eval_updates run.samples_kept run.self_test_max"
 ).split()
 _MAY_BE_INFINITE = (
-    "correction.c1 correction.target.c2 correction.cap correction.high actor.correction.cap "
-    "actor.correction.high objective.clip_low objective.clip_high objective.cap "
-    "actor.clip_low actor.clip_high optim.grad_clip alarm.kl_max alarm.ratio_max"
+    "correction.c1 correction.target.c2 correction.high actor.correction.high "
+    "objective.clip_low objective.clip_high objective.cap actor.clip_low actor.clip_high "
+    "optim.grad_clip alarm.kl_max alarm.ratio_max"
 ).split()
 _FLOAT32_MAX = 3e38
 _FLOAT32_MIN = 1.2e-38  # what is smaller loses digits or is 0 there
@@ -102,6 +102,8 @@ _SHARES = ("pretrain.policy_error", "pretrain.actor_error")
 _MULTIPLES_OF_16 = ("policy.width", "actor.width")
 _INSTEAD_OF_INFINITY = {  # where none is a type
     "objective.divergence.delta": " (--objective.divergence.type none leaves no token out)",
+    "correction.cap": " (--correction.type importance has no cap)",
+    "actor.correction.cap": " (--actor.correction.type importance has no cap)",
 }
 _NOT_ABOVE = (  # pairs of a lower and an upper setting
     ("correction.low", "correction.high"),
@@ -130,6 +132,8 @@ _CHECKED_WITH_OTHERS = {
     "task.source": "not empty",
     "reward.function": "FILE.py:NAME or package.module:NAME",
     "actor.exit_layers": "below policy.layers",
+    "actor.correction.high": "finite where actor.correction.low is 0",
+    "correction.high": "finite where correction.low is 0",
     "objective.divergence.delta": "below 1 for a total variation",
     "rollout.mode.block.length": "at most rollout.max_new_tokens",
     "rollout.mode.block.length_max": "above rollout.mode.block.length, "
@@ -242,3 +246,8 @@ def check_ranges(flat: Mapping[str, Any]) -> None:
     for low, high, wanted in _BELOW:
         if low in flat:
             require(flat[low] < flat[high], high, flat[high], wanted)
+    for section in ("correction", "actor.correction"):
+        if f"{section}.low" in flat and flat[f"{section}.low"] == 0:
+            high = f"{section}.high"
+            instead = f" (to keep every ratio: --{section}.type importance)"
+            require(flat[high] < math.inf, high, math.inf, _CHECKED_WITH_OTHERS[high] + instead)

@@ -363,7 +363,7 @@ class TisWeight:
     type: Literal["tis"] = "tis"
     """F of Sec. 2.2, a function of the ratio r = p / q of a sampled token."""
     cap: float = 2.0
-    """Largest weight; inf: none."""
+    """Largest weight."""
 
 
 @dataclass(frozen=True)
@@ -375,7 +375,7 @@ class IcePopWeight:
     low: float = 0.5
     """Smallest ratio that is kept."""
     high: float = 2.0
-    """Largest ratio that is kept; inf: none is too large."""
+    """Largest ratio that is kept; inf: none is too large (low must then be above 0)."""
 
 
 Weight = UnitWeight | ImportanceWeight | TisWeight | IcePopWeight

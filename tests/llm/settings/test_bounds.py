@@ -15,6 +15,9 @@ OUTSIDE = {  # for each bound that depends on other settings: flags that break i
     "task.source": "--task.type problems --policy.path x --actor.path x",
     "reward.function": "--reward.function f.py",
     "actor.exit_layers": "--actor.type early_exit --actor.exit_layers 2",
+    "actor.correction.high": "--rollout.max_staleness 1 --actor.correction.type icepop "
+    "--actor.correction.low 0 --actor.correction.high inf",
+    "correction.high": "--correction.type icepop --correction.low 0 --correction.high inf",
     "objective.divergence.delta": "--objective.type dppo --correction.type none "
     "--objective.divergence.delta 1",
     "rollout.mode.block.length": "--rollout.mode.type drafted --rollout.mode.block.length 90",
@@ -54,6 +57,19 @@ def test_every_bound_beside_other_settings_is_checked_somewhere():
     for key, flags in OUTSIDE.items():
         with pytest.raises(ConfigError, match=re.escape(key)):
             settings.load([], flags.split())
+
+
+@pytest.mark.parametrize("section", ["correction", "actor.correction"])
+def test_a_cap_that_caps_nothing_is_another_type(section):
+    ahead = ["--rollout.max_staleness", "1"]  # else no weight of the actor has an effect
+    capped = [*ahead, f"--{section}.type", "tis", f"--{section}.cap"]
+    settings.load([], [*capped, "3"])
+    with pytest.raises(ConfigError, match=f"finite number .--{section}.type importance has no cap"):
+        settings.load([], [*capped, "inf"])
+    band = [*ahead, f"--{section}.type", "icepop", f"--{section}.high", "inf", f"--{section}.low"]
+    settings.load([], [*band, "0.1"])
+    with pytest.raises(ConfigError, match=f"to keep every ratio: --{section}.type importance"):
+        settings.load([], [*band, "0"])
 
 
 def test_bounds_are_said_in_words():
