@@ -558,16 +558,29 @@ def test_a_benchmark_finds_the_packages_from_wherever_it_is_started():
     assert seen > 50
 
 
-def test_no_two_classes_share_a_name():
-    """A reader who meets a name knows which class is meant, in tests and benchmarks too."""
+ALIASED = (ast.Subscript, ast.BinOp)  # Literal[...], Callable[...]; A | B
+
+
+def test_no_two_types_share_a_name():
+    """A reader who meets a name knows which class is meant, in tests and benchmarks too. An alias
+    has one meaning in the core and the trainer."""
     places: dict[str, list[str]] = {}
+    aliases: dict[str, set[str]] = {}
     for package in ("jackpot", *ALLOWED_IMPORTS, "benchmarks", "docs", "tests"):
         for path in sources(package):
             source = path.read_text(encoding="utf-8")
-            nodes = ast.walk(ast.parse(source)) if "class" in source else ()
+            tree = ast.parse(source)
+            nodes = ast.walk(tree) if "class" in source else ()
             for node in nodes:
                 if isinstance(node, ast.ClassDef):
                     file = path.relative_to(ROOT).as_posix()
                     places.setdefault(node.name.strip("_"), []).append(file)
+            for node in tree.body if package in ("jackpot", "llm") else ():
+                if isinstance(node, ast.Assign) and isinstance(node.value, ALIASED):
+                    name = ast.unparse(node.targets[0]).strip("_")
+                    if not name.isupper() and name[:1].isupper():
+                        aliases.setdefault(name, set()).add(ast.unparse(node.value))
     assert {name: files for name, files in places.items() if len(files) > 1} == {}
-    assert len(places) > 150
+    core = {n for n, files in places.items() if files[0].startswith(("jackpot/", "llm/"))}
+    assert {name for name, said in aliases.items() if len(said) > 1 or name in core} == set()
+    assert len(places) > 150 and len(aliases) > 25

@@ -27,7 +27,7 @@ from .batch import Samples
 from .row_cache import RowCache
 from .sampling import inverse_cdf, refuse_nan, vocabulary_of, without_completions
 
-Check = Callable[[torch.Tensor], None]
+LogqCheck = Callable[[torch.Tensor], None]
 
 
 class Drafting(NamedTuple):
@@ -61,7 +61,7 @@ def sample_drafted(
     group: int = 1,
     place: tuple[int, int] | None = None,
     version: int = 0,
-    check: Check | None = None,
+    check: LogqCheck | None = None,
 ) -> Samples:
     """`group` completions for each problem, neighbours, drafted by the actor, verified by p.
 
@@ -151,7 +151,7 @@ class _Rows:
 
 
 def _draft(
-    state: _Rows, uniform: torch.Tensor, ends: torch.Tensor, temperature: float, check: Check
+    state: _Rows, uniform: torch.Tensor, ends: torch.Tensor, temperature: float, check: LogqCheck
 ) -> _Drafts:
     """A block of each row, drawn from the actor token by token."""
     t = uniform.shape[1]

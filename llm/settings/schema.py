@@ -1158,7 +1158,7 @@ class NoDivergence:
     """Distance between q and p_new in the state of a token; top_k takes rollout.top_k tokens."""
 
 
-Divergence = TvDivergence | KlDivergence | NoDivergence
+DivergenceConfig = TvDivergence | KlDivergence | NoDivergence
 
 
 @dataclass(frozen=True)
@@ -1169,7 +1169,7 @@ class DppoObjective(ObjectiveSection):
 
     type: Literal["dppo"] = "dppo"
     """What a token adds to the policy's loss beside its weight; docs/methods.md compares them."""
-    divergence: Divergence = field(default_factory=TvDivergence)
+    divergence: DivergenceConfig = field(default_factory=TvDivergence)
     """The trust region around q."""
     cap: float = 20.0
     """Largest ratio that multiplies a token; inf: none. The default is TRL's; Stable-RL has 10,
@@ -1276,7 +1276,7 @@ class NoBaseline:
 
 
 @dataclass(frozen=True)
-class Baseline:
+class WeightBaseline:
     """s b is subtracted from each weight."""
 
     type: Literal["neg", "mean", "self"] = "neg"
@@ -1296,7 +1296,7 @@ class DmpoObjective(WholeCompletionObjective):
     """What a token adds to the policy's loss beside its weight; docs/methods.md compares them."""
     alpha: float = 0.04
     """Temperature of the rewards. The default is the paper's value."""
-    baseline: NoBaseline | Baseline = field(default_factory=Baseline)
+    baseline: NoBaseline | WeightBaseline = field(default_factory=WeightBaseline)
     """Term s b, which is subtracted from the weights."""
     ess_min: float = 0.0
     """Least effective number of weights, as a share of the prompt's completions: both softmaxes are

@@ -48,7 +48,7 @@ from .problem import (
     is_held_out,
     with_instruction,
 )
-from .readers import LINE_BYTES_MAX, NotThere, Row, cell, hub_rows, jsonl_rows, parquet_rows
+from .readers import LINE_BYTES_MAX, NotThere, SourceRow, cell, hub_rows, jsonl_rows, parquet_rows
 from .repeats import Room, distinct_problems
 
 _SHOWN = 5
@@ -145,7 +145,7 @@ def _problems(
 
 def _rows(
     place: str, preset: Preset, split: str, columns: list[str], all_columns: bool
-) -> Iterable[Row]:
+) -> Iterable[SourceRow]:
     path = Path(place)
     if path.suffix == ".jsonl":
         return jsonl_rows(path)

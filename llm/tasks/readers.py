@@ -20,11 +20,11 @@ from . import unpacking
 LINE_BYTES_MAX = 1 << 20  # of a row: prompts and answers are thousands of characters at most
 FILE_BYTES_MAX = 1 << 36  # every start reads it all; the largest published files have 15 GB
 
-Row = tuple[str, dict[str, Any] | str]
+SourceRow = tuple[str, dict[str, Any] | str]
 """("line 3", the row), or ("line 3", why it is none)."""
 
 
-def jsonl_rows(path: Path) -> Iterator[Row]:
+def jsonl_rows(path: Path) -> Iterator[SourceRow]:
     """Rows of a JSON Lines file; blank lines are none.
 
     Raises:
@@ -90,7 +90,7 @@ def _inside(row: dict[str, Any], column: str) -> str:
     return shown(list(row)) + own
 
 
-def parquet_rows(path: Path, columns: list[str], all_columns: bool = False) -> Iterator[Row]:
+def parquet_rows(path: Path, columns: list[str], all_columns: bool = False) -> Iterator[SourceRow]:
     """Rows of a parquet file, only the named columns unless all are wanted.
 
     Raises:
@@ -133,7 +133,7 @@ def _check_size(path: Path, file: IO[bytes]) -> None:
 
 def hub_rows(
     name: str, config: str | None, split: str, columns: list[str], all_columns: bool = False
-) -> Iterator[Row]:
+) -> Iterator[SourceRow]:
     """Rows of a hub data set's split, only the named columns unless all are wanted.
 
     Raises:

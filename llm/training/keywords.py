@@ -8,7 +8,7 @@ from typing import Any
 from llm.settings.loading import Config
 from llm.settings.objective_rules import ratio_denominator
 from llm.settings.schema import (
-    Divergence,
+    DivergenceConfig,
     DppoObjective,
     FixedLam,
     JackpotCorrection,
@@ -92,7 +92,7 @@ def objective_keywords(cfg: Config) -> dict[str, Any]:
     return words | {"ratio": ratio_denominator(cfg), "opsm_delta": objective.sequence_mask.delta}
 
 
-def _divergence_keywords(divergence: Divergence) -> dict[str, Any]:
+def _divergence_keywords(divergence: DivergenceConfig) -> dict[str, Any]:
     if isinstance(divergence, NoDivergence):
         return {"divergence": "binary_tv", "delta": math.inf}  # every distance is kept
     return {"divergence": divergence.type, "delta": divergence.delta}

@@ -13,7 +13,7 @@ from jackpot.torch.sequence_objectives import (
     dmpo,
     per_sequence,
 )
-from llm.settings.schema import AlphaDpoObjective, AStarPoObjective, Baseline, DmpoObjective
+from llm.settings.schema import AlphaDpoObjective, AStarPoObjective, DmpoObjective, WeightBaseline
 
 from .context import TrainContext
 from .forward import PolicyLogprobs
@@ -57,7 +57,7 @@ def completion_factors(
         made = a_star_po(new, start, reward, value, beta=objective.beta)
     elif isinstance(objective, DmpoObjective):
         base = own["baseline"]
-        coef = base.coef if isinstance(base, Baseline) else 0.0
+        coef = base.coef if isinstance(base, WeightBaseline) else 0.0
         own |= {"baseline": base.type, "baseline_coef": coef}
         made = dmpo(new, start, summed(batch.logp_inf), reward, of_each(batch.group), **own)
     else:

@@ -23,7 +23,7 @@ from llm.models.loading import Model
 from llm.rollout import sampling
 from llm.rollout.batch import Samples, Verification
 from llm.rollout.draft_dial import DraftDial, open_dial
-from llm.rollout.drafted import Drafting, sample_drafted
+from llm.rollout.drafted import Drafting, LogqCheck, sample_drafted
 from llm.settings.loading import Config, ConfigError
 from llm.settings.schema import (
     DraftedMode,
@@ -34,7 +34,6 @@ from llm.settings.schema import (
 from llm.tasks.problem import Problem
 from llm.tokenizers.pretrained import Tokenizer
 
-Check = Callable[[torch.Tensor], None]
 Result = dict[str, torch.Tensor]  # the tensors FIELDS of Samples, or NON_FINITE alone
 FIELDS = (
     *("ids", "is_real", "is_completion", "logp_inf", "topk_ids", "topk_logp_inf"),
@@ -184,7 +183,7 @@ class Engine:
         problems: list[Problem],
         *,
         place: tuple[int, int] | None = None,
-        check: Check = lambda logq: None,
+        check: LogqCheck = lambda logq: None,
     ) -> Samples:
         """Completions of a step's problems, rollouts_per_prompt of each.
 
@@ -218,7 +217,7 @@ class Engine:
             self._begin(step, request)
 
     def collect(
-        self, step: int, problems: list[Problem], *, check: Check = lambda logq: None
+        self, step: int, problems: list[Problem], *, check: LogqCheck = lambda logq: None
     ) -> Samples:
         """What was requested for a step; waits for it where the engine works by itself."""
         request = self._waiting[step]
@@ -318,7 +317,7 @@ class Engine:
             drafting_of(self.cfg, self.dial),
         )
 
-    def _batch(self, result: Result, problems: list[Problem], check: Check) -> Samples:
+    def _batch(self, result: Result, problems: list[Problem], check: LogqCheck) -> Samples:
         if NON_FINITE in result:
             check(result[NON_FINITE])
             raise EngineError("the sampling model gives log-probabilities that are not finite")
