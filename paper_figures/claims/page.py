@@ -14,7 +14,7 @@ from paper_figures import figure as command
 from paper_figures import paths
 from paper_figures.analysis import run_statistics
 from paper_figures.drawing import plots, style, tables
-from paper_figures.experiments import kept_rows, provenance
+from paper_figures.experiments import evidence_lists, kept_rows, provenance
 from paper_figures.experiments.configurations import RunSpec
 from paper_figures.experiments.kept_studies import STUDIES
 from paper_figures.experiments.run_lists import FULL, Scale
@@ -22,7 +22,7 @@ from paper_figures.experiments.run_store import HOME, code_version
 from paper_figures.experiments.runner import Evaluation
 from paper_figures.extras import kept_runs
 
-from . import families, kept_claims
+from . import again, families, kept_claims
 from . import verdicts as claim_verdicts
 from .verdicts import Judgement
 from .words import CONTRADICTED, NOT_SETTLED, REPRODUCED, WORDS, word
@@ -285,6 +285,9 @@ def kept_lines() -> str:
         rows = kept_runs.checked(study, kept_rows.file_of(study)).values()
         judged = [(f, families.judge(f, rows)) for f in families.of_study(study)]
         lines += [f"The study {study.name}, by {len(rows)} kept runs:", *families.summary(judged)]
+    kept = kept_rows.read(kept_rows.file_of(evidence_lists.STUDY)).values()
+    lines += ["The paper's claims again, by kept runs of the study evidence:"]
+    lines += again.summary(again.judge(entry, kept) for entry in again.load())
     return "\n".join([*lines, ""])
 
 

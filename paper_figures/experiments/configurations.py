@@ -106,15 +106,6 @@ WORLDS["chain 48"] = _CHAIN | {
     "run.steps": 70,
 }
 
-# The same with twice the prompts and a falling rate, with which on-policy training rises to .9
-WORLDS["chain 48 falling"] = WORLDS["chain 48"] | {
-    "rollout.prompts_per_step": 16,
-    "optim.schedule": "linear",
-    "optim.policy_lr": 8e-4,
-    "actor.lr": 2.4e-3,
-    "run.steps": 100,
-}
-
 
 def _sums(digits: int) -> Settings:
     """Another length. Errors go as 1 / digits, so the pass rate before the training and the KL of a
@@ -131,28 +122,48 @@ def _sums(digits: int) -> Settings:
 LENGTHS = (8, 24, 48, 96)  # digits
 WORLDS |= {f"{digits} sums": _sums(digits) for digits in LENGTHS}
 
-# 10 to 96 sums a completion, of which only the last two are scored: credit is delayed
-WORLDS["chain final"] = WORLDS["chain 48"] | {
-    "task.digits_min": 10,
-    "task.digits_max": 96,
-    "task.pad_prompt_to": 96,
-    "reward.type": "ending",
-    "rollout.max_new_tokens": 97,
-    "pretrain.policy_steps": 400,
-    "pretrain.actor_steps": 600,
+# 16 prompts a step and a falling rate, with which on-policy training rises to .9
+_FALLING: Settings = {
+    "rollout.prompts_per_step": 16,
+    "optim.schedule": "linear",
+    "optim.policy_lr": 8e-4,
+    "actor.lr": 2.4e-3,
 }
+WORLDS["chain 48 falling"] = WORLDS["chain 48"] | _FALLING | {"run.steps": 100}
+
+# 10 to 96 sums a completion, of which only the last two are scored: credit is delayed
+WORLDS["chain final"] = (
+    WORLDS["chain 48"]
+    | _FALLING
+    | {
+        "task.digits_min": 10,
+        "task.digits_max": 96,
+        "task.pad_prompt_to": 96,
+        "reward.type": "ending",
+        "rollout.max_new_tokens": 97,
+        "pretrain.policy_steps": 400,
+        "pretrain.policy_error": 0.015,
+        "pretrain.actor_steps": 600,
+        "pretrain.actor_error": 0.05,
+        "run.steps": 110,
+    }
+)
 
 # 25 tokens a completion, 2,048 ids
-WORLDS["chain 24 forms"] = WORLDS["chain 48"] | {
-    "task.digits_min": 24,
-    "task.digits_max": 24,
-    "task.digit_synonyms": 201,
-    "rollout.max_new_tokens": 25,
-    "pretrain.policy_steps": 400,
-    "pretrain.policy_error": 0.04,
-    "pretrain.actor_steps": 500,
-    "pretrain.actor_error": 0.12,
-}
+WORLDS["chain 24 forms"] = (
+    WORLDS["chain 48"]
+    | _FALLING
+    | {
+        "task.digits_min": 24,
+        "task.digits_max": 24,
+        "task.digit_synonyms": 201,
+        "rollout.max_new_tokens": 25,
+        "rollout.prompts_per_step": 32,
+        "pretrain.policy_error": 0.015,
+        "pretrain.actor_steps": 800,
+        "run.steps": 130,
+    }
+)
 
 SMOLLM2 = "smollm2"  # a real model, and its int8 copy for an actor
 

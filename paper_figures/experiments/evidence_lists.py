@@ -19,8 +19,8 @@ SEEDS = tuple(range(400, 408))
 HELD_BACK = (408, 409)
 QUESTION_SEEDS = tuple(range(410, 415))
 OTHER_SEEDS = tuple(range(420, 425))  # of questions in the same world as a length's
-WORLDS = ("chain 48 falling",)
-_SWEEP_STEPS = 50  # half of a run
+WORLDS = ("chain 48 falling", "chain final", "chain 24 forms")
+_SWEEP_STEPS = 50  # about half of a run
 _HIGH_RATE = 8e-4  # at which on-policy training is best, and methods differ most
 
 _COMPARED: dict[str, Settings] = {
