@@ -23,7 +23,10 @@ METRICS = ("area", "lowest_late", "final")
 
 
 class ComparisonFamily(NamedTuple):
-    """Methods that are compared with a baseline by one metric; fields as in claims.toml."""
+    """Methods that are compared with a baseline by one metric; fields as in claims.toml.
+
+    picture: the part of the study that it is drawn with, where that is not all of it.
+    """
 
     id: str
     title: str
@@ -34,6 +37,12 @@ class ComparisonFamily(NamedTuple):
     baseline: str
     methods: tuple[str, ...]
     seeds: int
+    picture: str = ""
+
+    @property
+    def part(self) -> str:
+        """The picture in which it is drawn."""
+        return self.picture or self.study
 
 
 class Comparison(NamedTuple):
@@ -61,7 +70,7 @@ def load(file: Path = FILE) -> list[ComparisonFamily]:
     families: list[ComparisonFamily] = []
     for entry in tomllib.loads(file.read_text(encoding="utf-8")).get("family", []):
         name = entry.get("id", "?")
-        if entry.keys() != set(ComparisonFamily._fields):
+        if entry.keys() | {"picture"} != set(ComparisonFamily._fields):
             raise ValueError(
                 f"family {name}: fields {sorted(entry)}, not {sorted(ComparisonFamily._fields)}"
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import string
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -83,7 +84,7 @@ def picture(part: str, whole: Judged) -> Any:
     """The families of a part of a study, two in a row: each method's difference from the baseline,
     its interval, and the difference of each seed."""
     plt = plots.plt()
-    own = [(f, c) for f, c in whole if f.study == part]
+    own = [(f, c) for f, c in whole if f.part == part]
     # families without a run are left out, unless there is nothing else
     own = [(f, cs) for f, cs in own if any(c.effect for c in cs)] or own
     pairs = [own[i : i + 2] for i in range(0, len(own), 2)]
@@ -105,7 +106,7 @@ def picture(part: str, whole: Judged) -> Any:
             panel(ax, family, comparisons)
             kept = min(len(c.differences) for c in comparisons)
             of = "" if kept == family.seeds else f" of {family.seeds}"
-            style.panel_title(ax, "abcdefghij"[i], f"{family.title}, {kept}{of} seeds")
+            style.panel_title(ax, string.ascii_lowercase[i], f"{family.title}, {kept}{of} seeds")
         fig.legend(handles=_handles(plt), loc="outside lower center", ncols=4)
     return fig
 
@@ -199,7 +200,7 @@ def _level(method: str, own: Sequence[Row]) -> tuple[str, ...]:
 def draw(study: Study, rows: Mapping[str, Row], out: Path) -> str:
     """STUDY_PART.png and .pdf, STUDY.csv and .md; returns what is printed."""
     whole, name = judged(study, rows.values()), study.name
-    for part in dict.fromkeys(f.study for f, _ in whole):
+    for part in dict.fromkeys(f.part for f, _ in whole):
         plots.save(picture(part, whole), out, name if part == name else f"{name}_{part}")
     numbers = [
         {
