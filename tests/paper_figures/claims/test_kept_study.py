@@ -129,6 +129,8 @@ def _of_document(page, marker):
 DOCUMENTED = {
     "rivals-separate": ("rivals.md", "| less that of TIS | p, Holm | could show |"),
     "rivals-completions": ("rivals.md", "| less that of GRPO |"),
+    "evidence-mask": ("evidence.md", "| trained actor, rate 8e-4 |"),
+    "evidence-causes": ("evidence.md", "| frozen actor, rate 8e-4 |"),
     **{
         f"drafted-{tokens}-{rate}{late}": ("evidence.md", f"| {name} {rate} | {metric} |")
         for tokens, rate, name in (
