@@ -171,8 +171,7 @@ STUDY = Study(
         ),
         Setting(
             *("objectives", "not distilled", "tis", _ONE_UPDATE | _ADDED, _NO_DISTILLATION),
-            FEW_SEEDS,
-            rates_of="separate",
+            FIGURE_SEEDS,
         ),
     ),
 )
