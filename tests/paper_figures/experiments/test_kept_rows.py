@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+from pathlib import Path
+
 import made_rows
 import pytest
 
@@ -84,3 +88,17 @@ def test_the_summary_of_a_curve():
     want["area"] = (10 * 0.5 + 10 * 0.6 + 10 * 0.45) / 30
     assert got == pytest.approx(want)
     assert kept_rows.summary(curve, 3)["final"] == 0
+
+
+def test_the_commits_that_trained_kept_rows_are_in_the_history():
+    """A rebase would leave rows of commits that nobody can look at."""
+    root = Path(__file__).resolve().parents[3]
+    if not (root / ".git").exists() or (root / ".git" / "shallow").exists():
+        pytest.skip("no whole history here")
+    listed = subprocess.run(
+        ["git", "rev-list", "HEAD"], cwd=root, capture_output=True, text=True, check=True
+    )
+    text = "".join(f.read_text("utf-8") for f in sorted(kept_rows.HERE.glob("*.csv")))
+    commits = set(re.findall(r"\b[0-9a-f]{40}\b", text))
+    assert len(commits) > 5
+    assert commits <= set(listed.stdout.split())
