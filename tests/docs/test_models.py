@@ -55,6 +55,8 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_the_commands_run(folder, capfd):
+    pytest.importorskip("math_verify")  # of the extra that the page names
+    assert "pip install -e '.[hub,math]'" in PAGE
     assert [words[0] for words in COMMANDS] == ["doctor", "train", "plan"]
     few = ["--run.steps", "1", "--run.eval_prompts", "4", "--rollout.prompts_per_step", "2"]
     for words in COMMANDS:
