@@ -9,8 +9,7 @@ import pytest
 import torch
 from optional import not_none
 
-from jackpot.torch.correction import CorrectionInputs, CorrectionState, token_weights
-from jackpot.torch.correction import TRUNCATIONS
+from jackpot.torch.correction import TRUNCATIONS, CorrectionInputs, CorrectionState, token_weights
 from jackpot.torch.losses import actor_ppo_sum, distill_sum, joint_loss, ppo_clip_sum, token_scale
 from llm.models.lm_head.chunked import HeadInput, KLPair
 from llm.settings import sections
