@@ -10,6 +10,7 @@ from .checks import refuse_unusable, require_tensor
 
 Kind = Literal["grpo", "dr_grpo", "rloo"]
 _EPS = 1e-4  # GRPO's guard against a group of equal rewards; the paper does not give it
+_LARGEST = 1e15  # of a reward's size: float32 holds the squares of a large group's differences
 
 
 def group_advantage(
@@ -25,7 +26,7 @@ def group_advantage(
     a completion that is its prompt's only one.
 
     Args:
-        reward: one per sequence, shape (b,), finite; bool and integers do as well.
+        reward: one per sequence, shape (b,), of a size up to 1e15; bool and integers do as well.
         group: number of each one's prompt, (b,) integers. Groups may differ in size.
         kind: which of the three.
 
@@ -34,7 +35,8 @@ def group_advantage(
 
     Raises:
         TypeError: what is no tensor, or a group that is no integer.
-        ValueError: another kind, shapes that are not (b,) both, or NaN or inf in a reward.
+        ValueError: another kind, shapes that are not (b,) both, or a reward that is NaN, inf or
+            above 1e15 in size.
 
     Source: GRPO (arXiv 2402.03300), unbiased standard deviation; Dr. GRPO (2503.20783); RLOO
     (2402.14740).
@@ -50,8 +52,11 @@ def group_advantage(
             f"reward and group: wanted (b,) each, found {tuple(reward.shape)} and "
             f"{tuple(group.shape)}"
         )
-    reward = reward.float()
+    # In its own dtype: float32 would turn 1e300 into inf.
+    reward = reward if reward.is_floating_point() else reward.float()
     refuse_unusable({}, {"reward": reward}, "completions")
+    _refuse_huge(reward)
+    reward = reward.float()
     order = group.argsort(stable=True)  # a group's completions become neighbours
     _, sizes = torch.unique_consecutive(group[order], return_counts=True)
     size = sizes.repeat_interleave(sizes)  # (b,) of each one's group, in that order
@@ -61,6 +66,17 @@ def group_advantage(
         groups = reward[rows].reshape(-1, n)  # (groups of this size, n)
         advantage[rows] = _centred(groups, kind).reshape(-1)
     return advantage
+
+
+def _refuse_huge(reward: torch.Tensor) -> None:
+    huge = reward.detach().abs() > _LARGEST
+    n = int(huge.sum())
+    if n:
+        raise ValueError(
+            f"reward: a size above {_LARGEST:g} at {n} of {reward.numel()} completions, the first "
+            f"{float(reward.detach()[huge][0]):.3g}. The mean or the variance of its group can "
+            "overflow float32. Divide all rewards by one number, or clip them"
+        )
 
 
 def _centred(groups: torch.Tensor, kind: Kind) -> torch.Tensor:

@@ -24,6 +24,13 @@ from .lam import batch_lam, clamp_log_lam, clamp_log_ratio, state_lam
 from .logprobs import log_tail
 from .z_tail import lumped_tail, tail_floor, tail_terms
 
+# F of Sec. 2.2 by name, and the keywords of each; `truncated_ratio` computes them
+TRUNCATIONS: dict[str, tuple[str, ...]] = {
+    "none": (),
+    "importance": (),
+    "tis": ("cap",),
+    "icepop": ("low", "high"),
+}
 Gather = Callable[[torch.Tensor], torch.Tensor]  # (n,) of one process -> (N,) of all
 
 _TAIL_DECAY = 0.9  # the tail ratio remembers about ten steps (docs/theory_topk.md, D4)
@@ -122,7 +129,7 @@ def token_weights(
     Args:
         inputs: the tokens of a whole update.
         state: as it was before this step.
-        type: jackpot (OBRS); or F of Sec. 2.2: none, importance, tis, icepop.
+        type: jackpot (OBRS); or F of Sec. 2.2, one of `TRUNCATIONS`: none, importance, tis, icepop.
         target: p is logp_ref (ref) or logp_new (new), Sec. 4.3.
         c2: cap on p_ref / p_new, with target = new; inf: none.
         cap: largest weight of tis. low, high: the ratios that icepop keeps.
@@ -131,7 +138,7 @@ def token_weights(
         obrs: what `obrs_weights` takes; other types do not read it.
 
     Returns:
-        TokenWeights; of type none, importance, tis and icepop every token is accepted.
+        TokenWeights; of types other than jackpot every token is accepted.
 
     Raises:
         ValueError: NaN, q = 0 at a sampled token, or an unknown type.
@@ -182,7 +189,7 @@ def truncated_ratio(
     if type == "none":
         return torch.ones_like(log_ratio)
     raise ValueError(
-        f"a weight of type {type!r} is not known; choose none, importance, tis or icepop"
+        f"a weight of type {type!r} is not known; choose one of {', '.join(TRUNCATIONS)}"
     )
 
 

@@ -8,11 +8,11 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from .correction import obrs_weights, token_weights
+from .correction import TRUNCATIONS, obrs_weights, token_weights
 
 DENOMINATORS = ("proposed", "accepted", "sequence")
 _CHOICES = {
-    "type": ("jackpot", "none", "importance", "tis", "icepop"),
+    "type": ("jackpot", *TRUNCATIONS),
     "target": ("ref", "new"),
     "lam_from": ("fixed", "batch", "tracked", "state"),
     "mask": ("bernoulli", "expected"),
@@ -84,7 +84,7 @@ def _applying(settings: Mapping[str, Any]) -> set[str]:
     names = {"type", "denominator", "target"}
     names |= {"c2"} if settings.get("target") == "new" else set()
     if kind != "jackpot":
-        return names | {"tis": {"cap"}, "icepop": {"low", "high"}}.get(kind, set())
+        return names | set(TRUNCATIONS[kind])
     names |= {"lam_from", "mask", "scope", "z", "c1"}
     lam_from = settings.get("lam_from", "fixed")
     names |= {"lam"} if lam_from == "fixed" else {"budget"}

@@ -90,9 +90,7 @@ def actor_ppo_sum(
     clip_high: float,
     *,
     type: str = "none",
-    cap: float = 2.0,
-    low: float = 0.5,
-    high: float = 2.0,
+    **bounds: float,
 ) -> torch.Tensor:
     """The actor's PPO loss on its own rollouts, a sum over tokens.
 
@@ -103,7 +101,8 @@ def actor_ppo_sum(
         advantage: (n,).
         type: F of Eq. 6. none: the PPO ratio is taken to q itself, because q is the actor before
             these updates (DEVIATIONS.md, 8). Others: the ratio is to p_actor_ref, and F(p_actor_ref
-            / q) is the weight, as in `correction.truncated_ratio`, which cap, low and high are for.
+            / q) is the weight, as in `correction.truncated_ratio`.
+        bounds: what `truncated_ratio` takes beside the type: cap, low, high.
 
     Paper: Eq. 6.
     """
@@ -113,7 +112,7 @@ def actor_ppo_sum(
         # A single update: the actor is p_actor_ref itself. Detached, r = 1 still has a gradient.
         logp_old = logp_actor.detach() if logp_actor_ref is None else logp_actor_ref
     # F(p_actor_ref / q), without gradient; exactly 1 with type = none
-    weight = truncated_ratio(logp_old - logp_inf, type=type, cap=cap, low=low, high=high)
+    weight = truncated_ratio(logp_old - logp_inf, type=type, **bounds)
     return ppo_clip_sum(logp_actor, logp_old, advantage, weight, clip_low, clip_high)
 
 

@@ -24,6 +24,7 @@ from .checks import (
     refuse_unusable,
     require_tensor,
 )
+from .correction import TRUNCATIONS
 from .corrector import UpdateWeights
 from .corrector_settings import check_settings
 from .losses import actor_ppo_sum, bucketed, distill_sum
@@ -226,22 +227,23 @@ def _check_policy_bounds(bounds: Mapping[str, Any]) -> None:
 def _check_actor_correction(
     correction: Mapping[str, Any], logp_actor_ref: torch.Tensor | None
 ) -> None:
-    unknown = sorted(correction.keys() - {"type", "cap", "low", "high"})
+    known = dict.fromkeys(("type", *(word for words in TRUNCATIONS.values() for word in words)))
+    unknown = sorted(correction.keys() - known.keys())
     if unknown:
         raise TypeError(
-            f"actor_loss takes no {', '.join(unknown)}; its correction has type, cap, low and high"
+            f"actor_loss takes no {', '.join(unknown)}; its correction has {', '.join(known)}"
         )
     kind = correction.get("type", "none")
-    if kind not in ("none", "importance", "tis", "icepop"):
+    if kind not in TRUNCATIONS:
         raise ValueError(
-            f"type = {kind!r}: the actor's loss takes none, importance, tis or icepop. Its own "
+            f"type = {kind!r}: the actor's loss takes one of {', '.join(TRUNCATIONS)}. Its own "
             "tokens are not rejected"
         )
     check_settings({"type": kind, **correction})
     if kind == "none" and logp_actor_ref is not None:
         raise ValueError(
             "logp_actor_ref has no effect with type = none, whose ratio is to logp_inf: leave it "
-            "out, or choose importance, tis or icepop"
+            "out, or choose another type"
         )
 
 

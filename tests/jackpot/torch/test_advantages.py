@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
 
 from jackpot.torch.advantages import group_advantage
 from jackpot.torch.losses import ppo_clip_sum, token_scale
+from llm.rewards.function_worker import LARGEST
 
 GROUP = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])
 REWARD = [1.0, 0.0, 0.0, 1.0, 0.25, 1.0, 1.0, 0.5]
@@ -72,3 +75,27 @@ def test_groups_that_do_not_fit_and_unknown_kinds_are_refused():
             group_advantage(reward, group)
     with pytest.raises(ValueError, match="choose one of grpo, dr_grpo, rloo"):
         group_advantage(reward, GROUP, "gae")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["grpo", "dr_grpo", "rloo"])
+@pytest.mark.parametrize(
+    ("huge", "dtype"), [(3e38, torch.float32), (1e20, torch.float32), (-1e300, torch.float64)]
+)
+def test_a_reward_whose_group_overflows_float32_is_refused(kind, huge, dtype):
+    """3e38 overflows the mean, 1e20 the variance alone: GRPO's advantages would all be 0."""
+    reward = torch.tensor([0.0, 1.0, huge, 0.0], dtype=dtype)
+    said = f"reward: a size above 1e+15 at 1 of 4 completions, the first {huge:.3g}. "
+    with pytest.raises(ValueError, match=re.escape(said)):
+        group_advantage(reward, torch.zeros(4).long(), kind)
+
+
+@pytest.mark.parametrize("kind", ["grpo", "dr_grpo", "rloo"])
+def test_the_largest_reward_of_a_function_is_accepted_and_exact(kind):
+    """llm's bound on what a reward function returns is this one, so no run is ended by it."""
+    r = np.array([LARGEST, -LARGEST, 0.0, LARGEST])
+    found = group_advantage(torch.tensor(r), torch.zeros(4).long(), kind).numpy()
+    if kind == "rloo":
+        exact = [r[i] - np.delete(r, i).mean() for i in range(4)]
+    else:
+        exact = (r - r.mean()) / (r.std(ddof=1) if kind == "grpo" else 1.0)
+    assert found == pytest.approx(np.asarray(exact), rel=1e-5)

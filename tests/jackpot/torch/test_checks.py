@@ -175,7 +175,7 @@ def test_what_is_no_tensor_of_numbers_is_refused(loss, name, value, said):
         ({"clip_low": "0.2"}, "clip_low = '0.2'; it is a number"),
         ({"clip_high": None}, "clip_high = None; it is a number"),
         ({"clip_low": math.nan}, "clip_low must be at least 0"),
-        ({"type": "jackpot"}, "the actor's loss takes none, importance, tis or icepop"),
+        ({"type": "jackpot"}, "the actor's loss takes one of none, importance, tis, icepop"),
         ({"type": "icepop", "cap": 2.0}, "cap has no effect"),
         ({"type": "none"}, "logp_actor_ref has no effect"),
         ({"cap": -1.0}, "cap = -1.0; it is above 0"),

@@ -9,7 +9,7 @@ import pytest
 import torch
 from optional import not_none
 
-from jackpot.torch.correction import CorrectionInputs, CorrectionState, token_weights
+from jackpot.torch.correction import TRUNCATIONS, CorrectionInputs, CorrectionState, token_weights
 from jackpot.torch.losses import actor_ppo_sum, distill_sum, joint_loss, ppo_clip_sum, token_scale
 from llm.models.lm_head.chunked import HeadInput, KLPair
 from llm.settings import sections
@@ -64,6 +64,10 @@ RATIOS = {  # F of Sec. 2.2, with cap 1.6 and the band 0.7 to 1.5
     "tis": lambda r: min(r, 1.6),
     "icepop": lambda r: r if 0.7 <= r <= 1.5 else 0.0,
 }
+
+
+def test_every_truncation_is_among_these():
+    assert set(RATIOS) == set(TRUNCATIONS)
 
 
 def actor_tokens():

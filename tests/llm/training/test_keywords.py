@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import inspect
 import math
+from typing import get_args
 
 import pytest
 import sections
+import torch
 
 from jackpot.torch import control, correction, losses, objectives
 from llm.settings.loading import Config
-from llm.settings.schema import Distillation, KLControl, LossConfig, SeparateActor, TisWeight
+from llm.settings.schema import (
+    Distillation,
+    KLControl,
+    LossConfig,
+    SeparateActor,
+    TisWeight,
+    Weight,
+)
 from llm.training import keywords
 
 
@@ -67,7 +76,17 @@ def test_the_actors_correction_goes_to_equation_6():
     cfg = Config(actor=actor, loss=LossConfig(updates_per_rollout=2))
     found = keywords.actor_ppo_keywords(cfg)
     assert found == {"type": "tis", "cap": 1.5, "clip_low": 0.1, "clip_high": 0.3}
-    assert set(found) <= taken(losses.actor_ppo_sum)
+    assert {"clip_low", "clip_high", "type"} <= taken(losses.actor_ppo_sum)
+    assert "cap" in correction.TRUNCATIONS["tis"]
+
+
+def test_every_weight_of_the_settings_is_computed_from_its_own_keywords():
+    """A weight that the settings have and Eq. 5 or Eq. 6 does not take ended in the first step."""
+    settings = {cls().type: set(vars(cls())) - {"type"} for cls in get_args(Weight)}
+    assert settings == {name: set(words) for name, words in correction.TRUNCATIONS.items()}
+    for name, words in correction.TRUNCATIONS.items():
+        assert set(words) <= taken(correction.truncated_ratio) & taken(correction.token_weights)
+        correction.truncated_ratio(torch.zeros(2), type=name)
 
 
 @pytest.mark.parametrize(
