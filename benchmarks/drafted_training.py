@@ -19,6 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from llm.settings.paths import path_of
 from paper_figures.analysis import run_statistics
 from paper_figures.experiments import runner
 from paper_figures.experiments.configurations import FIGURE_SEEDS, RunSpec, run
@@ -70,7 +71,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
     parser.add_argument("--seeds", type=int, default=3, choices=range(1, len(FIGURE_SEEDS) + 1))
     parser.add_argument("--workers", type=int, default=1, help="runs at once; more disturb times")
-    parser.add_argument("--out", type=Path, default=Path("build/drafted_training"))
+    parser.add_argument("--out", type=path_of, default="build/drafted_training")
     args = parser.parse_args()
     by_name = runs(args.seeds)
     # seed by seed, so that what disturbs one method disturbs the others as well
