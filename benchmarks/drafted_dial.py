@@ -40,7 +40,7 @@ GAIN_MIN, KL_MAX = 0.10, 0.01
 
 _LOSSLESS = Drafting(GAMMA, GAMMA, 1.0)
 DIALS = {
-    **{f"lam {lam:g}": Drafting(GAMMA, GAMMA, lam) for lam in (0.9, 0.7, 0.5)},
+    **{f"lam {lam:g}": Drafting(GAMMA, GAMMA, lam) for lam in (0.9, 0.8, 0.7, 0.5)},
     **{f"price {x:g}": Drafting(GAMMA, GAMMA, None, price=x) for x in (0.05, 0.1, 0.2, 0.3, 0.4)},
 }
 
