@@ -65,12 +65,14 @@ class Prompts:
         return rng.integers(0, self._vocabulary, PROMPT).tolist()
 
 
-def policy_of(size: dict[str, Any], layers: int, mismatch: float, exit_layers: int) -> Any:
-    """What the layers from `exit_layers` on add is scaled by `mismatch`."""
+def policy_of(
+    size: dict[str, Any], layers: int, mismatch: float, exit_layers: int, seed: int = 0
+) -> Any:
+    """What the layers from `exit_layers` on add is scaled by `mismatch`. seed: of all weights."""
     with quiet():
         from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     width = size["width"]
     config = Qwen3Config(
         vocab_size=size["vocabulary"], hidden_size=width, intermediate_size=3 * width,
