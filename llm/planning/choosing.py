@@ -89,7 +89,7 @@ SITUATIONS: tuple[Situation, ...] = (
         "be shown. Jackpot with a trained actor: -0.026, -0.115, -0.477; -0.059, -0.305, all "
         "worse. Eight seeds each. That the samples are the policy's is proved.",
         (_EVIDENCE_9, _DRAFTED_49),
-        "Running sums only. It need not be faster: the rollout took 0.61 to 1.85 of the seconds of "
+        "Running sums only. It need not be faster: the rollout took 0.72 to 1.84 of the seconds of "
         "decoding with the policy.",
         is_lossless,
     ),
@@ -235,11 +235,11 @@ ADVICE: tuple[Advice, ...] = (
         "drafting",
         "where Z is high, the actor's pass costs a fifth of the policy's or less, and batches are "
         "small",
-        "Seconds over those of decoding with the policy, batch 8: 0.61 at Z = 0.98, 0.71 at 0.93, "
-        "1.06 at 0.78, 1.85 at 0.49. Decoding with the actor alone is 2 to 7 times faster than "
+        "Seconds over those of decoding with the policy, batch 8: 0.75 at Z = 0.98, 0.84 at 0.93, "
+        "1.15 at 0.78, 1.84 at 0.49. Decoding with the actor alone is 2 to 9 times faster than "
         "drafting.",
         (_DRAFTING,),
-        "Random weights on one CPU; three turns each. Nothing was measured on a GPU.",
+        "Random weights on one CPU; five turns each. Nothing was measured on a GPU.",
     ),
     Advice(
         "learning rate",
