@@ -20,7 +20,7 @@ def test_the_rate_of_the_sweep_is_the_one_of_the_largest_area_and_the_lower_of_e
         rows[row.key] = row
     rates = kept_runs.best_rates(STUDY, setting, rows)
     assert (rates["jackpot"], rates["icepop"], rates["tis"]) == (RATES[2], RATES[0], RATES[0])
-    taken_over = next(s for s in STUDY.settings if s.rates_of)
+    taken_over = setting._replace(name="another", rates_of=setting.name)
     assert kept_runs.best_rates(STUDY, taken_over, rows) == rates
     del rows[next(iter(rows))]
     with pytest.raises(KeyError):
@@ -56,7 +56,9 @@ def test_a_rate_that_is_given_is_not_swept():
 
 def test_seeds_that_are_held_back_run_at_the_rates_of_the_judged_ones():
     rows = kept_rows.read(kept_rows.file_of(evidence_lists.STUDY))
+    by_name = {s.name: s for s in evidence_lists.STUDY.settings}
     judged, held_back = (
-        kept_runs.best_rates(evidence_lists.STUDY, s, rows) for s in evidence_lists.STUDY.settings
+        kept_runs.best_rates(evidence_lists.STUDY, by_name[name], rows)
+        for name in ("chain 48 falling", "chain 48 falling, held back")
     )
-    assert held_back == judged
+    assert held_back == judged and len(set(judged.values())) > 1
