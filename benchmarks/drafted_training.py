@@ -48,24 +48,6 @@ def seconds_of_steps(specs: list[RunSpec], column: str, home: Path) -> float:
     return float(sum(r[column] for r in rows) / len(rows))
 
 
-def gains(on_policy: list[RunSpec], own: list[RunSpec], home: Path) -> list[float]:
-    """By seed: on-policy's time to the goal over a method's; 0 where the method does not reach it.
-
-    Raises:
-        ValueError: on-policy training did not raise the pass rate.
-    """
-    found = []
-    for base, other in zip(on_policy, own, strict=True):
-        start = float(run_statistics.curve(base, "pass_rate", home)[1][0])
-        rise = run_statistics.final(base, home) - start
-        if rise <= 0:
-            raise ValueError(f"on-policy training of seed {base.seed} rose by {rise:.3f}")
-        level = start + GOAL * rise
-        spent = [cost.reached(r, level, "seconds", home) for r in (base, other)]
-        found.append(spent[0] / spent[1])
-    return found
-
-
 def main() -> int:
     form = argparse.RawTextHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
@@ -86,12 +68,13 @@ def main() -> int:
     for name, own in by_name.items():
         step = [seconds_of_steps(own, f"seconds_{c}", args.out) for c in ("rollout", "update")]
         last = sum(run_statistics.final(r, args.out) for r in own) / len(own)
-        found = gains(by_name["on-policy"], own, args.out)
+        pairs = zip(by_name["on-policy"], own, strict=True)
+        found = [cost.factor(*both, GOAL, "seconds", args.out) for both in pairs]
         each = " ".join(f"{g:.2f}" if g else "never" for g in found)
         mean = "not all reach it"
-        if all(found) and len(found) >= run_statistics.SEEDS_MIN:
-            logs = run_statistics.student([math.log(g) for g in found])
-            mean = run_statistics.Interval(*map(math.exp, logs)).text(2)
+        logs = [math.log(g) for g in found if g]
+        if len(logs) == len(found) >= run_statistics.SEEDS_MIN:
+            mean = run_statistics.Interval(*map(math.exp, run_statistics.student(logs))).text(2)
         print(f"| {name} | {step[0]:.3f} | {step[1]:.3f} | {last:.3f} | {each} | {mean} |")
     print(f"{args.seeds} seeds of '{WORLD}'; runs in {folder(in_turn[0], args.out).parent}")
     return 0

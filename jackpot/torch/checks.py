@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -120,3 +121,15 @@ def check_bounds(**bounds: Any) -> None:
     for name, value in bounds.items():
         if not number(name, value) >= 0:
             raise ValueError(f"{name} must be at least 0 (inf: no bound), got {value}")
+
+
+def check_finite_bounds(**bounds: Any) -> None:
+    """Refuse bounds by name, inf among them.
+
+    Raises:
+        TypeError: no number.
+        ValueError: NaN, inf, or below 0.
+    """
+    for name, value in bounds.items():
+        if not 0 <= number(name, value) < math.inf:
+            raise ValueError(f"{name} must be finite and at least 0, got {value}")

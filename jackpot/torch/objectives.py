@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
-from .checks import check_bounds
+from .checks import check_bounds, check_finite_bounds
 from .diagnostics import clipped_tokens
 
 Divergence = Literal["binary_tv", "binary_kl", "top_k_tv", "top_k_kl"]
@@ -261,9 +261,7 @@ def bapo_bounds(
     Paper: BAPO (arXiv 2510.18927), Alg. 1; contributions are weighted by p_inf. The
     authors' code bounds the quotient of positive and negative, without p_inf, and raises low first.
     """
-    check_bounds(share=share)
-    if math.isinf(share):
-        raise ValueError("share must be finite, got inf: no tokens contribute as much")
+    check_finite_bounds(share=share)
     bounds = (low_min, low_max, low_step, high_min, high_max, high_step)
     _check_bapo(*bounds)
     ratio = (logp_new.double() - logp_old.double()).exp()

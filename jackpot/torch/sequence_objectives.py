@@ -16,6 +16,8 @@ from typing import Literal, NamedTuple
 
 import torch
 
+from .checks import check_finite_bounds
+
 Baseline = Literal["none", "mean", "neg", "self"]
 
 
@@ -129,7 +131,7 @@ def dmpo(
     """
     _check_finite(logp_new=logp_new, logp_pre=logp_pre, logp_inf=logp_inf, reward=reward)
     _check_positive(alpha=alpha)
-    _check_at_least_0(baseline_coef=baseline_coef)
+    check_finite_bounds(baseline_coef=baseline_coef)
     if not 0 <= ess_min <= 1:
         raise ValueError(f"ess_min is a share of the group's size, 0 to 1, got {ess_min}")
     new, pre, inf, r = (x.double() for x in (logp_new, logp_pre, logp_inf, reward))
@@ -216,7 +218,7 @@ def alpha_dpo(
     """
     _check_finite(logp_new=logp_new, logp_pre=logp_pre)
     _check_positive(beta=beta)
-    _check_at_least_0(alpha=alpha, gamma_beta_ratio=gamma_beta_ratio)
+    check_finite_bounds(alpha=alpha, gamma_beta_ratio=gamma_beta_ratio)
     if not 0 <= decay < 1:
         raise ValueError(f"decay must be in [0, 1), got {decay}")
     if len(length) and int(length.min()) < 1:
@@ -283,9 +285,3 @@ def _check_positive(**values: float) -> None:
     for name, value in values.items():
         if not 0 < value < math.inf:
             raise ValueError(f"{name} must be finite and above 0, got {value}")
-
-
-def _check_at_least_0(**values: float) -> None:
-    for name, value in values.items():
-        if not 0 <= value < math.inf:
-            raise ValueError(f"{name} must be finite and at least 0, got {value}")

@@ -14,7 +14,7 @@ from paper_figures import figure as command
 from paper_figures import paths
 from paper_figures.analysis import run_statistics
 from paper_figures.drawing import plots, style, tables
-from paper_figures.experiments import evidence_lists, kept_rows, provenance
+from paper_figures.experiments import kept_rows, provenance
 from paper_figures.experiments.configurations import RunSpec
 from paper_figures.experiments.kept_studies import STUDIES
 from paper_figures.experiments.run_lists import FULL, Scale
@@ -281,13 +281,13 @@ def write(judgements: list[Judgement], scale: str, code: str, out: Path) -> str:
 def kept_lines() -> str:
     """What the kept rows settle of each family of the studies; none of it is trained here."""
     lines = []
+    kept = {s.name: kept_runs.checked(s, kept_rows.file_of(s)).values() for s in STUDIES}
     for study in STUDIES:
-        rows = kept_runs.checked(study, kept_rows.file_of(study)).values()
+        rows = kept[study.name]
         judged = [(f, families.judge(f, rows)) for f in families.of_study(study)]
         lines += [f"The study {study.name}, by {len(rows)} kept runs:", *families.summary(judged)]
-    kept = kept_rows.read(kept_rows.file_of(evidence_lists.STUDY)).values()
     lines += ["The paper's claims again, by kept runs of the study evidence:"]
-    lines += again.summary(again.judge(entry, kept) for entry in again.load())
+    lines += again.summary(again.judge(entry, kept["evidence"]) for entry in again.load())
     return "\n".join([*lines, ""])
 
 

@@ -182,7 +182,7 @@ WORLDS[SMOLLM2] = _smollm2()
 _FROZEN: Settings = {"actor.type": "frozen"}
 _SELF: Settings = {"actor.type": "self"}
 _INT8: Settings = {"actor.type": "quantized", "actor.bits": 8}
-_NO_CLIP: Settings = {
+NO_CLIP: Settings = {
     "objective.clip_low": float("inf"),
     "objective.clip_high": float("inf"),
 }
@@ -211,17 +211,17 @@ METHODS: dict[str, Settings] = {
     "jackpot+ppo": {**_JACKPOT, "actor.distill.type": "none"},
     # stale: the policy samples itself, updates_per_rollout comes from the run
     "clipped": {**_SELF, "correction.type": "none"},
-    "no clip": {**_SELF, **_NO_CLIP, "correction.type": "none"},
+    "no clip": {**_SELF, **NO_CLIP, "correction.type": "none"},
     "capped": {
-        **_SELF, **_NO_CLIP, "correction.type": "tis", "correction.target.type": "new",
+        **_SELF, **NO_CLIP, "correction.type": "tis", "correction.target.type": "new",
         "correction.cap": 3.0, "correction.target.c2": float("inf"),
     },
     "tis new": {
-        **_SELF, **_NO_CLIP, "correction.type": "tis", "correction.target.type": "new",
+        **_SELF, **NO_CLIP, "correction.type": "tis", "correction.target.type": "new",
         "correction.cap": 2.0,
     },
-    "jackpot new": {**_SELF, **_NO_CLIP, **_JACKPOT, "correction.target.type": "new"},
-    "jackpot expected new": {**_SELF, **_NO_CLIP, **_EXPECTED, "correction.target.type": "new"},
+    "jackpot new": {**_SELF, **NO_CLIP, **_JACKPOT, "correction.target.type": "new"},
+    "jackpot expected new": {**_SELF, **NO_CLIP, **_EXPECTED, "correction.target.type": "new"},
     "jackpot clipped": {**_SELF, **_JACKPOT, "correction.target.type": "new"},
     "rival": {},  # all that it is stands in the run's own settings (studies.py)
     # the policy's own copy in 8 bits samples: reduced precision alone

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from .configurations import LENGTHS, METHODS, Settings
 from .drafted_lists import drafted
-from .rival_lists import CORRECTIONS, NO_CLIP, ON_NEW, stale
+from .rival_lists import CORRECTIONS, SEVERAL, stale
 from .studies import Setting, Study
 
 SEEDS = tuple(range(400, 408))
@@ -61,12 +61,7 @@ _CAUSES: dict[str, Settings] = {
     "none, 4 x completions": METHODS["none"] | {"rollout.prompts_per_step": 32},
     "drafted, lam 1": drafted(1.0),
 }
-_STALE: dict[str, Settings] = {
-    "no clip": NO_CLIP | {"correction.type": "none"},
-    "ppo": {"correction.type": "none"},
-    "tis": NO_CLIP | {"correction.type": "tis"} | ON_NEW,
-    "jackpot": NO_CLIP | {"correction.type": "jackpot"} | ON_NEW,
-}
+_STALE = {m: SEVERAL[m] for m in ("no clip", "ppo", "tis", "jackpot")}
 STALE_UPDATES = (16, 32, 64, 128)  # of one rollout
 UPDATES = 128  # in all
 

@@ -6,7 +6,7 @@ the number of updates are the same.
 
 from __future__ import annotations
 
-from .configurations import FIGURE_SEEDS, Settings
+from .configurations import FIGURE_SEEDS, NO_CLIP, Settings
 from .studies import Setting, Study
 
 FEW_SEEDS = FIGURE_SEEDS[:3]
@@ -15,8 +15,7 @@ STALE_UPDATES = 16  # of one rollout
 
 _SELF: Settings = {"actor.type": "self"}
 _NO_DISTILLATION: Settings = {"actor.distill.type": "none"}
-NO_CLIP: Settings = {"objective.clip_low": float("inf"), "objective.clip_high": float("inf")}
-ON_NEW: Settings = {"correction.target.type": "new"}
+_NEW: Settings = {"correction.target.type": "new"}
 
 
 def stale(updates: int) -> Settings:
@@ -91,19 +90,20 @@ _ADDED: dict[str, Settings] = {
     **_DIVERGENCES,
 }
 _ADDED_STALE: dict[str, Settings] = {
-    "importance": {**NO_CLIP, "correction.type": "importance", **ON_NEW},
+    "importance": {**NO_CLIP, "correction.type": "importance", **_NEW},
     "ppo opsm": {**_UNCORRECTED, **_OPSM},  # p_old is the policy before the updates
     **_DIVERGENCES,
 }
 
 _ON_POLICY: dict[str, Settings] = {"on-policy": {**_SELF, **_UNCORRECTED}}
 _ONE_UPDATE = CORRECTIONS | _objectives("inf")
-_SEVERAL: dict[str, Settings] = {
-    "tis": {**NO_CLIP, "correction.type": "tis", **ON_NEW},
-    "jackpot": {**NO_CLIP, "correction.type": "jackpot", **ON_NEW},
+# Of several updates of one rollout: corrections on the new policy, without PPO's clip
+SEVERAL: dict[str, Settings] = {
+    "tis": {**NO_CLIP, "correction.type": "tis", **_NEW},
+    "jackpot": {**NO_CLIP, "correction.type": "jackpot", **_NEW},
     "ppo": _UNCORRECTED,
     "no clip": {**NO_CLIP, **_UNCORRECTED},
-    "icepop": {**NO_CLIP, "correction.type": "icepop", **ON_NEW},
+    "icepop": {**NO_CLIP, "correction.type": "icepop", **_NEW},
     **_objectives("ref"),
 }
 _WHOLE: dict[str, Settings] = {
@@ -158,7 +158,7 @@ STUDY = Study(
             "objectives", "separate", "tis", _ONE_UPDATE | _ON_POLICY | _ADDED, {}, FIGURE_SEEDS
         ),
         Setting(
-            *("objectives", "stale", "tis", _SEVERAL | _ADDED_STALE, stale(STALE_UPDATES)),
+            *("objectives", "stale", "tis", SEVERAL | _ADDED_STALE, stale(STALE_UPDATES)),
             FEW_SEEDS,
             sweep_steps=3,  # rollouts
             steps=5,

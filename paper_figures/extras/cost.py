@@ -78,6 +78,19 @@ def reached(run: RunSpec, level: float, unit: str, home: Path = HOME) -> float:
     return float(np.interp(level, (y[i - 1], y[i]), (x[i - 1], x[i])))
 
 
+def factor(
+    base: RunSpec, other: RunSpec, share: float, unit: str, home: Path = HOME
+) -> float | None:
+    """What on-policy training (base) spends to a share of its way over what the other run spends; 0
+    if that one never comes there, None if on-policy training learnt nothing or does not either."""
+    start = run_statistics.curve(base, "pass_rate", home)[1][0]
+    learnt = run_statistics.final(base, home) - start
+    if learnt <= 0:
+        return None
+    spent_by = [reached(r, start + share * learnt, unit, home) for r in (base, other)]
+    return None if math.isinf(spent_by[0]) else float(spent_by[0] / spent_by[1])
+
+
 def gain(
     own: Sequence[RunSpec],
     method: str,
@@ -93,15 +106,10 @@ def gain(
     log_gains = []
     for base in (r for r in own if r.method == "on-policy"):
         other = next(r for r in own if r.method == method and r.seed == base.seed)
-        start = run_statistics.curve(base, "pass_rate", home)[1][0]
-        learnt = run_statistics.final(base, home) - start
-        if learnt <= 0:
+        found = factor(base, other, share, unit, home)
+        if not found:
             return None
-        level = start + share * learnt
-        both = [reached(r, level, unit, home) for r in (base, other)]
-        if math.inf in both:
-            return None
-        log_gains.append(math.log(both[0] / both[1]))
+        log_gains.append(math.log(found))
     return Interval(*(math.exp(x) for x in mean(log_gains)))
 
 
