@@ -71,9 +71,10 @@ def main() -> int:
         pairs = zip(by_name["on-policy"], own, strict=True)
         found = [cost.factor(*both, GOAL, "seconds", args.out) for both in pairs]
         each = " ".join(f"{g:.2f}" if g else "never" for g in found)
-        mean = "not all reach it"
+        few = len(found) < run_statistics.SEEDS_MIN
+        mean = "too few seeds" if few else "not all reach it"
         logs = [math.log(g) for g in found if g]
-        if len(logs) == len(found) >= run_statistics.SEEDS_MIN:
+        if len(logs) == len(found) and not few:
             mean = run_statistics.Interval(*map(math.exp, run_statistics.student(logs))).text(2)
         print(f"| {name} | {step[0]:.3f} | {step[1]:.3f} | {last:.3f} | {each} | {mean} |")
     print(f"{args.seeds} seeds of '{WORLD}'; runs in {folder(in_turn[0], args.out).parent}")
