@@ -9,7 +9,8 @@ models. Then peak memory of such steps against llm/planning/memory.py, and a ste
 one of TIS with the same actor losses.
 The limits are in LIMITS; those of the bfloat16 step and engines are about three times what a CPU
 showed. Exit status: 0, 1 where a limit is broken, 2 without a GPU. `--device cpu` runs the same
-code, and judges neither memory nor time there (benchmarks/memory_model.py and overhead.py do).
+code, and judges neither memory nor time there (benchmarks/memory_model.py and overhead.py do), nor
+does --quick.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 from gpu_scene import (
+    PEAKED,
     PROMPT_TOKENS,
     QUICK,
     GpuWorkload,
@@ -59,7 +61,7 @@ FLOAT = torch.float32
 LIMITS = {
     "head float32: log-probability, nats": 1e-4,
     "head float32: KL, nats": 1e-4,
-    "head float32: gradients, relative": 1e-5,
+    "head float32: gradients, error over whole logits'": 1.5,
     "head bfloat16: log-probability, nats": 1e-4,
     "head bfloat16: KL, nats": 1e-4,
     "head bfloat16: gradients, relative": 4e-3,  # each is rounded once
@@ -85,17 +87,17 @@ LIMITS |= {
         "gradient of actor, relative": 0.06,
     }.items()
 }
-JUDGED_ON_GPUS = ("memory", "time")
+COSTS = ("memory", "time")
 
 
 class CheckRow(NamedTuple):
     name: str
     value: float
 
-    def ok(self, device: torch.device) -> bool | None:
-        """None: not judged."""
+    def ok(self, cost_judged: bool) -> bool | None:
+        """None: not judged. cost_judged: whether memory and time are, on a GPU at full size."""
         limit = LIMITS.get(self.name)
-        if limit is None or (device.type == "cpu" and self.name.startswith(JUDGED_ON_GPUS)):
+        if limit is None or (not cost_judged and self.name.startswith(COSTS)):
             return None
         return math.isfinite(self.value) and abs(self.value) <= limit
 
@@ -127,11 +129,30 @@ def head(device: torch.device, size: tuple[int, int, int], kind: str) -> list[Ch
             "KL, nats": (logp.exp() * (logp - logq)).sum(-1) - kl.double(),
         }
     rows = [CheckRow(f"head {kind}: {name}", float(e.abs().max())) for name, e in errors.items()]
-    chunked(x).backward()
     lean_torch(exact).backward()
-    pairs = zip(x.gradients(), exact.gradients(), strict=True)
-    worst = max(float((a.double() - b).norm() / b.norm()) for a, b in pairs)
-    return [*rows, CheckRow(f"head {kind}: gradients, relative", worst)]
+    worst, seconds = {}, {}
+    for form, loss in (("whole", lean_torch), ("chunked", chunked)):
+        taken = []
+        for _ in range(3):  # the first fills caches
+            for leaf in x.leaves():
+                leaf.grad = None
+            wait(device)
+            clock = time.perf_counter()
+            loss(x).backward()
+            wait(device)
+            taken.append(time.perf_counter() - clock)
+        seconds[form] = min(taken)
+        pairs = zip(x.gradients(), exact.gradients(), strict=True)
+        worst[form] = max(float((a.double() - b).norm() / b.norm()) for a, b in pairs)
+    over = worst["chunked"] / worst["whole"]
+    return [
+        *rows,
+        CheckRow(f"head {kind}: gradients, relative", worst["chunked"]),
+        CheckRow(f"head {kind}: gradients, error over whole logits'", over),
+        CheckRow(
+            f"time: head {kind}, chunked over whole logits", seconds["chunked"] / seconds["whole"]
+        ),
+    ]
 
 
 def core(device: torch.device, vocabulary: int) -> list[CheckRow]:
@@ -139,18 +160,24 @@ def core(device: torch.device, vocabulary: int) -> list[CheckRow]:
     torch.manual_seed(0)
     p = (3 * torch.randn(64, vocabulary)).bfloat16()
     q = p + (0.5 * torch.randn(64, vocabulary)).bfloat16()
+    # bfloat16 logits tie, and each device breaks ties its own way: all take the same top k
+    ids = q.double().topk(20, dim=-1).indices
     here, exact = (
-        _core(*(torch.log_softmax(x.to(**place), -1) for x in (p, q)))
-        for place in ({"device": device, "dtype": torch.float32}, {"dtype": torch.float64})
+        _core(
+            torch.log_softmax(p.to(where, dtype), -1),
+            torch.log_softmax(q.to(where, dtype), -1),
+            ids.to(where),
+        )
+        for where, dtype in ((device, torch.float32), (torch.device("cpu"), torch.float64))
     )
     return [
         CheckRow(f"core: {name}, relative", off(here[name].cpu(), exact[name])) for name in exact
     ]
 
 
-def _core(log_p: Tensor, log_q: Tensor) -> dict[str, Tensor]:
-    lam, k = 0.9, 20
-    ids = log_q.topk(k, dim=-1).indices
+def _core(log_p: Tensor, log_q: Tensor, ids: Tensor) -> dict[str, Tensor]:
+    """ids: q's likeliest tokens, (n, k)."""
+    lam = 0.9
     top_p, top_q = log_p.gather(-1, ids), log_q.gather(-1, ids)
     known = torch.zeros_like(log_p, dtype=torch.bool).scatter(-1, ids, True)
     tails = log_tail(top_p), log_tail(top_q)
@@ -236,7 +263,7 @@ def peak_memory(device: torch.device, size: GpuWorkload) -> list[CheckRow]:
     before = _start_peak(device)
     policy, actor = pair(size, device)
     cfg = settings(size, device)
-    layout = memory.Layout(foreach=device.type == "cuda", blocks=True)
+    layout = memory.Layout(gpu=device.type == "cuda", blocks=True)
     predicted = sum(memory.estimate(cfg, policy, actor, PROMPT_TOKENS, layout).values())
     ctx = context(cfg, policy, actor, device, "chunked")
     learner = learner_of(ctx)
@@ -267,7 +294,7 @@ def _peak(device: torch.device) -> int:
 
 def step_time(device: torch.device, size: GpuWorkload) -> list[CheckRow]:
     """Both kinds of step over the same models and batch, in turns; the median of the ratios."""
-    policy, actor = pair(size, device)
+    policy, actor = pair(size, device, PEAKED)
     batch, _ = sampled(settings(size, device), size, actor, device)
     contexts = [
         context(settings(size, device, correction=name), policy, actor, device, "chunked")
@@ -326,9 +353,10 @@ def main(argv: list[str] | None = None) -> int:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     print(f"{name}, torch {torch.__version__}{', tiny sizes' if args.quick else ''}")
     rows = check(device, QUICK if args.quick else GpuWorkload())
+    cost_judged = device.type == "cuda" and not args.quick
     entries = []
     for row in rows:
-        ok, limit = row.ok(device), LIMITS.get(row.name)
+        ok, limit = row.ok(cost_judged), LIMITS.get(row.name)
         shown = "" if limit is None else f"{limit:g}"
         verdict = {True: "ok", False: "BROKEN", None: ""}[ok]
         print(f"{row.name:56}{row.value:12.3g}{shown:>9} {verdict}")
@@ -336,7 +364,7 @@ def main(argv: list[str] | None = None) -> int:
         entries.append(entry | {"spread": [row.value, row.value]})
     if args.json:
         args.json.write_text(json.dumps(entries, indent=1) + "\n")
-    return 1 if any(row.ok(device) is False for row in rows) else 0
+    return 1 if any(row.ok(cost_judged) is False for row in rows) else 0
 
 
 if __name__ == "__main__":

@@ -170,7 +170,7 @@ def memory_of(
         engine_copy=choice.engine != "hf",
         keeps_cache=choice.engine == "vllm",
         tokens_per_microbatch=choice.tokens_per_microbatch,
-        foreach=True,
+        gpu=True,
     )
     size = SequenceMicrobatches(sequences=choice.sequences_per_microbatch)
     optim = replace(cfg.optim, microbatch=size)

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from llm.hub import is_local, require_on_hub
 from llm.models import loading
 from llm.models.configs import text_of
-from llm.models.lm_head.blocks import Chunk
+from llm.models.lm_head.blocks import default_chunk
 from llm.models.lm_head.support import in_blocks
 from llm.models.loading import Model
 from llm.settings.loading import Config, ModelConfig
@@ -49,7 +49,7 @@ class Layout(NamedTuple):
     keeps_cache: the sampler's key-value cache stays in memory during updates.
     at_once: sequences that a rank samples at once; 0: all of its share.
     tokens_per_microbatch: 0: by optim.microbatch.
-    foreach: the optimiser works on all parameters at once, as torch does on GPUs.
+    gpu: blocks of the head are larger, and the optimiser works on all parameters at once.
     """
 
     ranks: int = 1
@@ -60,7 +60,7 @@ class Layout(NamedTuple):
     keeps_cache: bool = False
     at_once: int = 0
     tokens_per_microbatch: int = 0
-    foreach: bool = False
+    gpu: bool = False
 
 
 Parts = dict[str, int]
@@ -205,7 +205,7 @@ def _update(
         logits = int(4 * copies * micro * (new + 1) * vocabulary(policy))
     else:
         several = micro * cfg.loss.updates_per_rollout < share and not layout.sharded
-        logits = _in_blocks(cfg, trained, micro * new, several)
+        logits = _in_blocks(cfg, trained, micro * new, several, layout.gpu)
     parts = {
         "logits of a micro-batch": logits,
         "activations of a micro-batch": sum(
@@ -220,11 +220,12 @@ def _update(
     return parts
 
 
-def _in_blocks(cfg: Config, trained: list, tokens: int, several: bool) -> int:
+def _in_blocks(cfg: Config, trained: list, tokens: int, several: bool, gpu: bool) -> int:
     """Two blocks for each model and two more; hidden states and their gradients, in
     bfloat16 widened, too; `several`: a head's gradient besides that of earlier micro-batches."""
     held = len(trained) + (cfg.loss.initial_kl_coef > 0)
-    rows, cols = min(Chunk().tokens, tokens), min(Chunk().vocab, vocabulary(trained[0][1]))
+    chunk = default_chunk("cuda" if gpu else "cpu")
+    rows, cols = min(chunk.tokens, tokens), min(chunk.vocab, vocabulary(trained[0][1]))
     total = 4 * (2 * held + 2) * rows * cols
     for _, model, part in trained:
         width, w = layers_and_width(model.config)[1], _BYTES[part.dtype]
@@ -249,7 +250,7 @@ def _optimiser_step(trained: list[tuple[str, Model, ModelConfig]], layout: Layou
         n = size(model, part).trained
         largest = n if part.lora.rank else max(p.numel() for p in model.parameters())
         grads = 4 * n * (_kept_width(part) == 2) // shards
-        costs.append((grads, (4 * n if layout.foreach else 8 * min(n, largest)) // shards))
+        costs.append((grads, (4 * n if layout.gpu else 8 * min(n, largest)) // shards))
     grads, temporaries = max(costs, key=sum)
     return {"gradients of masters": grads, "Adam's temporaries": temporaries}
 

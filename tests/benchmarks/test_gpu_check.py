@@ -45,4 +45,34 @@ def test_a_device_of_another_kind_is_an_error_of_usage(script, capsys, name):
 
 def test_a_number_that_is_not_finite_breaks_its_limit(script):
     row = script.CheckRow("core: weight, relative", float("nan"))
-    assert row.ok(torch.device("cpu")) is False
+    assert row.ok(cost_judged=False) is False
+
+
+def test_memory_and_time_are_judged_on_a_gpu_at_full_size_alone(script):
+    for name in ("memory: prediction over peak, less 1", "time: step of Jackpot over TIS"):
+        row = script.CheckRow(name, 9.0)
+        assert row.ok(cost_judged=True) is False
+        assert row.ok(cost_judged=False) is None
+
+
+def test_the_cores_error_does_not_depend_on_which_of_two_equal_tokens_a_device_takes(
+    script, monkeypatch
+):
+    """bfloat16 logits tie at the k-th place, and the topk of a GPU breaks ties its own way."""
+    topk = torch.Tensor.topk
+
+    def other_ties(x, k, dim=-1):
+        values, ids = topk(x.flip(-1), k, dim=dim)
+        return torch.return_types.topk((values, x.shape[-1] - 1 - ids))
+
+    cpu = torch.device("cpu")
+    plain = [row.value for row in script.core(cpu, 1000)]
+    calls = []
+
+    def sometimes(x, k, dim=-1):  # of float32 alone, as another device would
+        calls.append(x.dtype)
+        return other_ties(x, k, dim) if x.dtype == torch.float32 else topk(x, k, dim=dim)
+
+    monkeypatch.setattr(torch.Tensor, "topk", sometimes)
+    assert [row.value for row in script.core(cpu, 1000)] == plain
+    assert torch.float64 in calls

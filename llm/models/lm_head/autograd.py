@@ -13,7 +13,8 @@ states. With C = log softmax(l) and P = exp(C) a head's logits l receive, of an 
 
 Derived on a page, with what it costs: docs/head.md. A block is float32 (float64 if an operand is):
 products of narrower operands are exact, only sums round, and a gradient is rounded to its tensor's
-dtype once, when complete. Where `HeadBlocks.rounds`, the gradient of the logits is rounded, too.
+dtype once, when complete. The gradient of the logits is rounded to
+`HeadBlocks.gradient_precision` before its products, where that names one.
 """
 
 from __future__ import annotations

@@ -24,9 +24,10 @@ Tensor = torch.Tensor
 # processor with all three (the others by ONEDNN_MAX_CPU_ISA = AVX512_CORE_BF16 and AVX512_CORE):
 #                                                 tiles   bfloat16 without tiles   neither
 #     rounded, what whole logits cost              0.13            2.0               5.7
-#     with float32 sums, by `bf16_products`        0.26            1.1               1.2
+#     with float32 sums, by `rounded_operands`     0.26            1.1               1.2
 # The gradients' products have a float32 factor, the logits' gradient. Tiles round it, as whole
-# logits in bfloat16 do, and nothing else: see `ROUNDED_FROM`.
+# logits in bfloat16 do, and nothing else: see `ROUNDED_FROM`. On a GPU, tensor cores take the place
+# of tiles. There the factor is rounded to TF32, an eighth of the error of bfloat16.
 @functools.cache
 def has_bf16_tiles() -> bool:
     """Whether this processor multiplies bfloat16 in tiles, and oneDNN is allowed to use them."""
@@ -41,23 +42,37 @@ def has_bf16_tiles() -> bool:
     return bool(torch.backends.mkldnn.is_available() and supported() and init())
 
 
+def operand_precision(device: torch.device) -> str:
+    """What float32 products may round bfloat16 values to, which changes none: "bf16" or "tf32",
+    and "" where rounding gains nothing. TF32, of tensor cores, keeps 11 bits where bfloat16 has 8.
+    """
+    if device.type == "cuda":  # without tensor cores the setting has no effect
+        return "tf32"
+    return "bf16" if device.type == "cpu" and has_bf16_tiles() else ""
+
+
 @contextlib.contextmanager
-def bf16_products(wanted: bool) -> Iterator[None]:
-    """float32 products inside may round their operands to bfloat16; sums stay float32.
+def rounded_operands(precision: str) -> Iterator[None]:
+    """float32 products inside may round their operands to that precision; sums stay float32.
 
     Exact where the operands are bfloat16 values already. The setting is the process's, so it
-    stands for a single product at a time.
+    stands for a single product at a time. precision: "bf16" (CPU), "tf32" (CUDA), or "" for none.
     """
-    if not wanted:
+    if not precision:
         yield
         return
-    setting = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
-    before = setting.fp32_precision
-    setting.fp32_precision = "bf16"
+    setting: Any = torch.backends.mkldnn if precision == "bf16" else torch.backends.cuda
+    setting, name, value = setting.matmul, "fp32_precision", precision
+    if precision == "tf32" and not hasattr(setting, name):  # of a torch before 2.9
+        name, value = "allow_tf32", True  # type: ignore[assignment]
+    before = getattr(setting, name)
+    if before != value:  # written twice, torch forgets which of its two names was used
+        setattr(setting, name, value)
     try:
         yield
     finally:
-        setting.fp32_precision = before
+        if before != value:
+            setattr(setting, name, before)
 
 
 # Width from which tiles multiply the gradients too, where `has_bf16_tiles`. A constant, measured
@@ -77,12 +92,22 @@ LOWEST = -1e18
 class Chunk(NamedTuple):
     """A block's size. Buffers hold tokens x vocab x 4 bytes, two for each model and two more.
 
-    A constant, since sums depend on it in their last bits. Smaller blocks, 512 x 2,048, 512 x 1,024
-    and 256 x 2,048, took 3 to 10 % longer in bfloat16 with tiles and 7 to 9 % in float32.
+    A constant of a device's kind, since sums depend on it in their last bits. The default is for
+    CPUs. Smaller blocks, 512 x 2,048, 512 x 1,024 and 256 x 2,048, took 3 to 10 % longer in
+    bfloat16 with tiles and 7 to 9 % in float32.
     """
 
     tokens: int = 1024
     vocab: int = 2048
+
+
+# A GPU waits for the launch of each product unless the product is large: docs/performance.md
+CUDA_CHUNK = Chunk(1024, 16384)
+
+
+def default_chunk(device_type: str) -> Chunk:
+    """The size of blocks on a device of that kind ("cpu", "cuda")."""
+    return CUDA_CHUNK if device_type == "cuda" else Chunk()
 
 
 class HeadBlocks:
@@ -98,8 +123,9 @@ class HeadBlocks:
         self.dtype, self.hidden = dtype, hidden.to(dtype)  # (n, h) is small; weights go by block
         self.softcap, self.temperature = softcap, temperature
         both_bf16 = hidden.dtype == self.weight.dtype == torch.bfloat16 and dtype == torch.float32
-        self.tiles = both_bf16 and hidden.device.type == "cpu" and has_bf16_tiles()
-        self.rounds = self.tiles and hidden.shape[1] >= ROUNDED_FROM  # gradients' products, too
+        self.precision = operand_precision(hidden.device) if both_bf16 else ""
+        wide = hidden.shape[1] >= ROUNDED_FROM
+        self.gradient_precision = self.precision if wide else ""
         self.narrow_hidden = hidden
         self.dw: Any = None
         self.reused: dict[str, Tensor] = {}  # memory, see `_memory`
@@ -116,7 +142,8 @@ class HeadBlocks:
             part, self.fresh = self.dw[cols], True
             # Of a narrower weight summed apart, so that the sum is rounded once, by `close`. A
             # bfloat16 product of one chunk is complete: it is rounded once, into its place.
-            apart = part.dtype != wide and not (self.rounds and one_chunk)
+            in_place = self.gradient_precision == "bf16" and one_chunk
+            apart = part.dtype != wide and not in_place
             self.dw_block = self._memory("gradient", part, wide) if apart else part
 
     def _memory(self, name: str, like: Tensor, dtype: torch.dtype) -> Tensor:
@@ -141,7 +168,7 @@ class HeadBlocks:
         hidden = self.hidden[rows]
         out = buffer[: len(hidden) * len(self.w)].view(len(hidden), len(self.w))
         scale = 1.0 / (self.softcap or self.temperature)
-        with bf16_products(self.tiles):
+        with rounded_operands(self.precision):
             torch.addmm(out, hidden, self.w.t(), beta=0, alpha=scale, out=out)
         if self.b is not None:
             out.add_(self.b, alpha=scale)
@@ -201,7 +228,7 @@ class HeadBlocks:
             narrow, self.fresh = self._memory("dl", dl, torch.bfloat16).copy_(dl), False
             x = self.narrow_hidden if pick is None else self.narrow_hidden[pick]
             torch.mm(narrow.t(), x, out=self.dw_block)
-        with bf16_products(self.rounds):  # dl is rounded, sums are not
+        with rounded_operands(self.gradient_precision):  # dl is rounded, sums are not
             if summed:
                 beta, self.fresh = 0 if self.fresh else 1, False  # beta 0 spares reading zeros
                 self.dw_block.addmm_(dl.t(), hidden, beta=beta)  # (c, r) (r, h) -> (c, h)

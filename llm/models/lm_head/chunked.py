@@ -19,11 +19,10 @@ import torch
 import jackpot
 
 from .autograd import ChunkedHeadFunction, HeadTensors, KLPair, Plan
-from .blocks import Chunk
+from .blocks import Chunk, default_chunk
 from .threshold_scan import above
 
 Tensor = torch.Tensor
-CHUNK = Chunk()
 
 
 @dataclass(frozen=True)
@@ -116,23 +115,23 @@ def chunked_logprobs(
     inputs: list[HeadInput],
     pairs: Sequence[KLPair] = (),
     temperature: float = 1.0,
-    chunk: Chunk = CHUNK,
+    chunk: Chunk | None = None,
 ) -> LogprobsAndKLs:
     """Everything asked for of several models at the same n states, in one pass over blocks.
 
     Backward costs one more product with each weight than the dense path (its logits again). Tokens
     whose upstream gradients are all exactly 0 are left out of it, by model: of a rejected or
     zero-advantage token, say, the policy's head computes nothing but what the KL needs.
-    bf16 and float16 operands are widened block by block, or multiplied in tiles that sum in float32
-    (`blocks.has_bf16_tiles`): products are exact, sums and log-probabilities float32, and each
-    gradient is rounded to its parameter's dtype once. In tiles, from width 128 on, the gradient of
-    the logits is rounded to bfloat16 before its products, as that of whole logits in bfloat16 is.
+    bf16 and float16 operands are widened block by block; bf16 ones may use tiles or tensor cores
+    that sum in float32 (`blocks.operand_precision`): products are exact, sums and log-probabilities
+    float32, and a gradient is rounded to its parameter's dtype once. There, from width 128 on, the
+    logits' gradient is rounded before its products: to bfloat16 in tiles, to TF32 in tensor cores.
 
     Args:
         inputs: the models, of one vocabulary; at least one. n = 0 is fine.
         pairs: the KLs wanted, by index. Gradient as `KLPair` says, to hidden, weight and bias of
             either.
-        temperature: divides the (capped) logits, > 0. chunk: block sizes, the default for a CPU.
+        temperature: divides the (capped) logits, > 0. chunk: block sizes; None: the device's.
 
     Returns:
         HeadOutput of each model, and KL (n,) >= 0 of each pair, in nats; exactly 0, with gradient
@@ -143,12 +142,11 @@ def chunked_logprobs(
             [0, v], temperature or chunk not positive, NaN or +inf in a bias. TypeError: ids not
             int64.
     """
-    _check(inputs, pairs, temperature, chunk)
+    _check(inputs, pairs, temperature, chunk or Chunk())
+    chunk = chunk or default_chunk(inputs[0].states.device.type)
     heads = [x.head for x in inputs if x.head is not None]
     if len(heads) < len(inputs):
-        raise ValueError(
-            "chunked_logprobs needs the head of every input; `dense_logprobs` takes logits"
-        )
+        raise ValueError("chunked_logprobs needs every input's head; `dense_logprobs` takes logits")
     # autograd saves and differentiates tensors only where they are arguments of their own.
     tensors: list[Any] = []  # flat, as autograd wants them: `HeadTensors` one after the other
     for x, head in zip(inputs, heads, strict=True):
@@ -167,10 +165,10 @@ def chunked_logprobs(
         results = plan.named(ChunkedHeadFunction.apply(plan, *tensors))
     # only heads with a floor have counts, in the order of the heads
     above_floor = iter(results.above_floor)
-    outputs = []
-    for x, sums in zip(inputs, results.heads, strict=True):
-        counted = (None, None) if x.floor is None else next(above_floor)
-        outputs.append(_output(x, *sums, *counted))
+    outputs = [
+        _output(x, *sums, *((None, None) if x.floor is None else next(above_floor)))
+        for x, sums in zip(inputs, results.heads, strict=True)
+    ]
     return LogprobsAndKLs(outputs, results.kls)
 
 
@@ -181,7 +179,7 @@ def dense_logprobs(
 
     Logits are computed in the model's dtype, so in bf16 they are rounded, as a model's own are.
     """
-    _check(inputs, pairs, temperature, CHUNK)
+    _check(inputs, pairs, temperature, Chunk())
     outputs, logps, kls = [], [], []
     for x in inputs:
         logits = x.states if x.head is None else x.head.logits(x.states)
@@ -217,7 +215,7 @@ def _entropy(logp: Tensor) -> Tensor:
 
 
 def token_logprobs(
-    hidden: Tensor, head: Head, tokens: Tensor, temperature: float = 1.0, chunk: Chunk = CHUNK
+    hidden: Tensor, head: Head, tokens: Tensor, temperature: float = 1.0, chunk: Chunk | None = None
 ) -> Tensor:
     """log p of one token at each state: (n, h), (n,) -> (n,). See `chunked_logprobs`."""
     asked = [HeadInput(hidden, head, tokens)]
@@ -245,9 +243,12 @@ def _output(x: HeadInput, logp_all: Tensor | None, *others: Tensor | None) -> He
 
 
 def _check(
-    inputs: list[HeadInput], pairs: Sequence[KLPair], temperature: float, chunk: Chunk
-) -> int:
-    """n, after a check of all arguments."""
+    inputs: list[HeadInput],
+    pairs: Sequence[KLPair],
+    temperature: float,
+    chunk: Chunk,
+) -> None:
+    """Raises what `chunked_logprobs` says it raises."""
     if not inputs or not 0.0 < temperature < math.inf or min(chunk) < 1:
         raise ValueError(
             f"needs at least one input, temperature in (0, inf) and chunk sizes of at least 1; got "
@@ -273,7 +274,6 @@ def _check(
     for pair in pairs:
         if not (0 <= pair.p < len(inputs) and 0 <= pair.q < len(inputs) and pair.p != pair.q):
             raise ValueError(f"a pair names two of {len(inputs)} inputs, got {pair.p}, {pair.q}")
-    return n
 
 
 def _shape(x: HeadInput) -> tuple[int, int]:

@@ -6,7 +6,16 @@ import pytest
 import torch
 
 from llm.models.lm_head import blocks as blocks_module
-from llm.models.lm_head.blocks import ROUNDED_FROM, Chunk, HeadBlocks, blocks, buffers, inside_block
+from llm.models.lm_head.blocks import (
+    ROUNDED_FROM,
+    Chunk,
+    HeadBlocks,
+    blocks,
+    buffers,
+    default_chunk,
+    inside_block,
+    operand_precision,
+)
 
 CHUNK = Chunk(tokens=3, vocab=4)
 N, H, V = 7, 5, 10  # none a multiple of a block
@@ -66,22 +75,32 @@ def test_ids_of_other_blocks_are_marked_and_clamped_into_the_block():
 BF16, F32 = torch.bfloat16, torch.float32
 
 
+@pytest.mark.parametrize("tiles", [False, True])
+def test_a_gpu_rounds_operands_to_what_holds_bfloat16_and_has_larger_blocks(tiles, monkeypatch):
+    """By the device's kind alone. TF32 keeps 11 bits, more than bfloat16's 8."""
+    monkeypatch.setattr(blocks_module, "has_bf16_tiles", lambda: tiles)
+    assert operand_precision(torch.device("cuda")) == "tf32"
+    assert operand_precision(torch.device("cpu")) == ("bf16" if tiles else "")
+    assert operand_precision(torch.device("meta")) == ""
+    assert default_chunk("cuda").vocab > default_chunk("cpu").vocab == Chunk().vocab
+
+
 @pytest.mark.parametrize(
-    "hidden, weight, block, width, tiles, rounds",
+    "hidden, weight, block, width, tiles, gradients",
     [
-        (BF16, BF16, F32, ROUNDED_FROM, True, True),
-        (BF16, BF16, F32, ROUNDED_FROM - 1, True, False),
-        (BF16, BF16, F32, ROUNDED_FROM, False, False),
-        (F32, BF16, F32, ROUNDED_FROM, True, False),
-        (BF16, F32, F32, ROUNDED_FROM, True, False),
-        (F32, F32, F32, ROUNDED_FROM, True, False),
-        (BF16, BF16, torch.float64, ROUNDED_FROM, True, False),
+        (BF16, BF16, F32, ROUNDED_FROM, True, "bf16"),
+        (BF16, BF16, F32, ROUNDED_FROM - 1, True, ""),
+        (BF16, BF16, F32, ROUNDED_FROM, False, ""),
+        (F32, BF16, F32, ROUNDED_FROM, True, ""),
+        (BF16, F32, F32, ROUNDED_FROM, True, ""),
+        (F32, F32, F32, ROUNDED_FROM, True, ""),
+        (BF16, BF16, torch.float64, ROUNDED_FROM, True, ""),
     ],
 )
 def test_only_wide_bfloat16_heads_round_a_gradients_factor_and_only_in_tiles(
-    hidden, weight, block, width, tiles, rounds, monkeypatch
+    hidden, weight, block, width, tiles, gradients, monkeypatch
 ):
     """By dtypes, width and processor alone: a resumed run must take the same way."""
     monkeypatch.setattr(blocks_module, "has_bf16_tiles", lambda: tiles)
     given = torch.zeros(2, width, dtype=hidden), torch.zeros(3, width, dtype=weight), None, None
-    assert HeadBlocks(given, None, 1.0, block).rounds is rounds
+    assert HeadBlocks(given, None, 1.0, block).gradient_precision == gradients

@@ -8,7 +8,7 @@ from lm_head_cases import CHUNKS, N, Products, V, ids, model, random, reference_
 from optional import not_none
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from llm.models.lm_head import blocks
+from llm.models.lm_head import blocks, chunked
 from llm.models.lm_head.chunked import (
     Chunk,
     Head,
@@ -215,13 +215,43 @@ def test_tiles_round_no_operand_that_bf16_cannot_hold(hidden, weight, monkeypatc
 def test_rounding_of_operands_ends_with_the_product_whatever_happens_in_it():
     setting = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before = setting.fp32_precision
-    with pytest.raises(ZeroDivisionError), blocks.bf16_products(True):
+    with pytest.raises(ZeroDivisionError), blocks.rounded_operands("bf16"):
         assert setting.fp32_precision == "bf16"
         raise ZeroDivisionError
     assert setting.fp32_precision == before
     a = model(0, dtype=torch.bfloat16)
     token_logprobs(*a, ids(N, seed=1)).sum().backward()
     assert setting.fp32_precision == before
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="torch < 2.9")
+@pytest.mark.parametrize("own", ["none", "ieee", "tf32"])
+def test_tf32_on_a_gpu_ends_with_the_product_and_a_users_own_setting_stands(own):
+    setting = torch.backends.cuda.matmul
+    before = setting.fp32_precision
+    setting.fp32_precision = own
+    try:
+        with pytest.raises(ZeroDivisionError), blocks.rounded_operands("tf32"):
+            assert setting.fp32_precision == "tf32"
+            raise ZeroDivisionError
+        assert setting.fp32_precision == own
+    finally:
+        setting.fp32_precision = before
+
+
+def test_blocks_have_the_size_of_their_device_unless_one_is_given(monkeypatch):
+    seen = []
+
+    def size(device_type):
+        seen.append(device_type)
+        return Chunk(3, 5)
+
+    monkeypatch.setattr(chunked, "default_chunk", size)
+    a, tokens = model(0), ids(N, seed=1)
+    small = token_logprobs(*a, tokens)
+    assert seen == ["cpu"]
+    assert torch.equal(small, token_logprobs(*a, tokens, chunk=Chunk(3, 5)))
+    assert seen == ["cpu"]
 
 
 @pytest.mark.parametrize("isa, may", [("AVX512_CORE_BF16", False), ("AVX2", False), ("ALL", True)])
