@@ -30,6 +30,16 @@ def above(logp: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
 
 def entries_above(x: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
     """Row and value of each entry that exceeds its row's floor: (n, v), (n,) -> (m,) twice."""
+    # A GPU compares all entries in less time than it loses by waiting for a second `nonzero`.
+    return (_by_stretches if x.device.type == "cpu" else _by_entries)(x, floor)
+
+
+def _by_entries(x: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
+    row, column = (x > floor[:, None]).nonzero(as_tuple=True)
+    return row, x[row, column]
+
+
+def _by_stretches(x: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
     whole = x.shape[1] - x.shape[1] % _STRETCH
     stretches = x[:, :whole].unflatten(1, (-1, _STRETCH))  # (n, stretches, 128)
     # One pass over all entries finds the few stretches worth looking into, (m,) each.

@@ -94,3 +94,14 @@ def test_u_prime_of_one_pass_is_that_of_the_core(chunk, lam):
     torch.testing.assert_close(ours, core, rtol=0, atol=1.1e-4)  # less than 1e-4 is ignored
     none = chunked_logprobs([HeadInput(m[0][:0], m[1], ids=known[:0], floor=log_q[:0, -1])])[0][0]
     assert none.n_above.shape == none.mass_above.shape == (0,)
+
+
+@pytest.mark.parametrize("v", [1, 127, 128, 300, 1024])
+def test_both_ways_to_find_the_entries_above_a_floor_find_those_that_are(v):
+    """By stretches on a CPU, by entries on a GPU."""
+    x, floor = random(9, v, seed=1).detach(), torch.linspace(-2.0, 2.0, 9).double()
+    wanted = [(i, float(x[i, j])) for i in range(9) for j in range(v) if x[i, j] > floor[i]]
+    for way in (threshold_scan._by_stretches, threshold_scan._by_entries):
+        rows, values = way(x, floor)
+        found = zip(rows.tolist(), values.tolist(), strict=True)
+        assert sorted(found) == sorted(wanted)
