@@ -52,6 +52,10 @@ FIGURES = {
         "paper_figures.claims.evidence",
         "the claims again at 25 to 97 tokens a completion, from kept rows",
     ),
+    "smollm2": (
+        "paper_figures.claims.smollm2",
+        "a real model and three actors made of it, from kept rows",
+    ),
     "claims": (
         "paper_figures.claims.page",
         "test the claims of the paper and print a verdict on each",

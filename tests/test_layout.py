@@ -65,7 +65,7 @@ ALSO = {
     "tests/paper_figures/experiments/test_studies.py": [
         *(
             f"paper_figures/experiments/{name}_lists.py"
-            for name in ("rival", "drafted", "evidence")
+            for name in ("rival", "drafted", "evidence", "smollm2")
         ),
         "paper_figures/experiments/kept_studies.py",
     ],

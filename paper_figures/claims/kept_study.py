@@ -6,7 +6,7 @@ import argparse
 import os
 import string
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +62,17 @@ LABELS = {
     "none, 4 x completions": "no correction, 4 x completions",
     "jackpot, distillation driven": "Jackpot, distillation driven",
     "jackpot, policy's rate driven": "Jackpot, policy's rate driven",
+    **{
+        f"{how}, {actor} actor": f"{named}, {actor} actor"
+        for actor in ("int8", "4-bit", "early exit")
+        for how, named in (("tis", "TIS"), ("jackpot", "Jackpot"), ("drafted", "drafted"))
+    },
 }
-METRIC_NAMES = {"area": "mean pass rate", "lowest_late": "lowest late pass rate", "final": "final"}
+METRIC_NAMES = {
+    "area": "mean pass rate",
+    "lowest_late": "lowest late pass rate",
+    "final": "final pass rate",
+}
 LOOKS = {BETTER: (style.GREEN, "o"), WORSE: (style.VERMILION, "X"), OPEN: (style.GREY, "s")}
 ROW = 0.19  # inches of a method
 BELOW = 0.3  # rows between an interval and the marks of its seeds
@@ -197,11 +206,24 @@ def _level(method: str, own: Sequence[Row]) -> tuple[str, ...]:
     return (label(method), f"{own[0].rate:g}", str(len(own)), *means)
 
 
-def draw(study: Study, rows: Mapping[str, Row], out: Path) -> str:
-    """STUDY_PART.png and .pdf, STUDY.csv and .md; returns what is printed."""
-    whole, name = judged(study, rows.values()), study.name
+Pictures = Callable[[Study, Sequence[Row], Judged], Iterable[tuple[str, Any]]]
+
+
+def pictures_of_parts(
+    study: Study, rows: Sequence[Row], whole: Judged
+) -> Iterator[tuple[str, Any]]:
+    """Name and picture of each part of a study."""
     for part in dict.fromkeys(f.part for f, _ in whole):
-        plots.save(picture(part, whole), out, name if part == name else f"{name}_{part}")
+        yield part if part == study.name else f"{study.name}_{part}", picture(part, whole)
+
+
+def draw(
+    study: Study, rows: Mapping[str, Row], out: Path, pictures: Pictures = pictures_of_parts
+) -> str:
+    """The pictures as .png and .pdf, STUDY.csv and .md; returns what is printed."""
+    whole, name = judged(study, rows.values()), study.name
+    for picture_name, figure in pictures(study, [*rows.values()], whole):
+        plots.save(figure, out, picture_name)
     numbers = [
         {
             **{"family": f.id, "metric": f.metric, "baseline": f.baseline, "method": c.method},
@@ -230,7 +252,7 @@ def progress(study: Study, rows: Mapping[str, Row]) -> str:
     return (
         f"{len(rows)} of {studies.planned(study)} runs are kept, of commit {commits}; "
         f"{sum(known):.0f} seconds of one core. The others would take about {left:.0f} "
-        f"(python -m paper_figures {study.name} --train)"
+        f"(python -m paper_figures {study.name} {study.flag})"
     )
 
 
@@ -241,40 +263,25 @@ def _missing(setting: Setting, rows: Mapping[str, Row]) -> float:
     return (studies.planned_of(setting) - len(own)) * float(np.mean(own or all_known))
 
 
-def main(study: Study, about: str, argv: list[str] | None = None) -> int:
-    """The command of a study."""
-    parser = argparse.ArgumentParser(
-        prog=f"python -m paper_figures {study.name}",
-        description=about,
-        epilog=f"Drawn and judged from the rows in paper_figures/kept/{study.name}.csv.",
-    )
-    parser.add_argument(
-        "--train", action="store_true", help="first train the runs that no row is kept of"
-    )
-    parser.add_argument(
-        "--quick",
-        action="store_true",
-        help="train two methods of each setting in a few steps and draw those; nothing is kept",
-    )
-    parser.add_argument(
-        "--out", type=paths.out_dir, default=str(paths.OUT), help="folder to write into"
-    )
-    parser.add_argument(
-        "--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)"
-    )
-    args = parser.parse_args(argv)
-    if args.workers < 1:
-        parser.error(f"--workers must be at least 1, got {args.workers}")
-    if args.train and args.quick:
-        parser.error("--quick keeps nothing, and --train trains what is kept: choose one of them")
+def main(
+    study: Study,
+    about: str,
+    argv: list[str] | None = None,
+    pictures: Pictures = pictures_of_parts,
+    require: Callable[[], None] = lambda: None,
+) -> int:
+    """The command of a study. require: raises runner.Failed where training lacks something."""
+    args = _arguments(study, about, argv)
     file = args.out / f"{study.name}_quick.csv" if args.quick else kept_rows.file_of(study)
     try:
         if args.quick:
             kept_runs.train(studies.quick(study), file, args.workers)
         elif args.train:
+            if len(kept_rows.read(file)) < studies.planned(study):
+                require()
             kept_runs.train_all(study, file, args.workers)
         rows = kept_runs.checked(study, file, quick=args.quick)
-        sys.stdout.write(draw(study, rows, args.out))
+        sys.stdout.write(draw(study, rows, args.out, pictures))
     except (runner.Failed, kept_rows.Damaged) as e:
         sys.stderr.write(f"error: {e}\n")
         return 1
@@ -282,3 +289,38 @@ def main(study: Study, about: str, argv: list[str] | None = None) -> int:
         sys.stderr.write("interrupted; the same command goes on from what is kept\n")
         return 130
     return 0
+
+
+def _arguments(study: Study, about: str, argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog=f"python -m paper_figures {study.name}",
+        description=about,
+        epilog=f"Drawn and judged from the rows in paper_figures/kept/{study.name}.csv.",
+    )
+    parser.add_argument(
+        study.flag,
+        dest="train",
+        action="store_true",
+        help="first train the runs that no row is kept of",
+    )
+    parser.set_defaults(quick=False)
+    if not study.long:
+        parser.add_argument(
+            "--quick",
+            action="store_true",
+            help="train two methods of each setting in a few steps and draw those; nothing is kept",
+        )
+    parser.add_argument(
+        "--out", type=paths.out_dir, default=str(paths.OUT), help="folder to write into"
+    )
+    cores = os.cpu_count() or 1
+    workers, by_default = (1, "one") if study.long else (cores, "all cores")
+    parser.add_argument(
+        "--workers", type=int, default=workers, help=f"processes (default: {by_default})"
+    )
+    args = parser.parse_args(argv)
+    if args.workers < 1:
+        parser.error(f"--workers must be at least 1, got {args.workers}")
+    if args.train and args.quick:
+        parser.error("--quick keeps nothing, and --train trains what is kept: choose one of them")
+    return args

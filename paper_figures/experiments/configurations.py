@@ -166,6 +166,7 @@ WORLDS["chain 24 forms"] = (
 )
 
 SMOLLM2 = "smollm2"  # a real model, and its int8 copy for an actor
+SMOLLM2_LONG = "smollm2 long"  # the same, long enough for a learning curve
 
 
 def _smollm2() -> Settings:
@@ -178,6 +179,11 @@ def _smollm2() -> Settings:
 
 
 WORLDS[SMOLLM2] = _smollm2()
+# A checkpoint at the end alone, because each is 1.6 GB; an interrupted run saves one too
+WORLDS[SMOLLM2_LONG] = WORLDS[SMOLLM2] | {
+    **{"run.steps": 20, "run.eval_every": 5, "run.eval_prompts": 64},
+    **{"run.checkpoint_every": 20, "run.samples_kept": 0},
+}
 
 _FROZEN: Settings = {"actor.type": "frozen"}
 _SELF: Settings = {"actor.type": "self"}

@@ -147,8 +147,15 @@ def append(file: Path, row: Row) -> None:
     """Add a row. A reader sees the file with it or without it, never a part of it.
 
     Raises:
-        Damaged: what is there cannot be read.
+        Damaged: what is there cannot be read, or the row could not be read again.
     """
+    try:
+        _check(row)
+    except ValueError as e:
+        raise Damaged(
+            f"the row of {row.study}, {row.setting}, {row.method}, seed {row.seed} cannot be kept: "
+            f"{e}. A checkout without git has no commit: train in a clone"
+        ) from e
     file.parent.mkdir(exist_ok=True)
     with file.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

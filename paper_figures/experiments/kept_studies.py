@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from . import drafted_lists, evidence_lists, rival_lists
+from . import drafted_lists, evidence_lists, rival_lists, smollm2_lists
 from .studies import Setting
 
-STUDIES = (rival_lists.STUDY, drafted_lists.STUDY, evidence_lists.STUDY)
+STUDIES = (rival_lists.STUDY, drafted_lists.STUDY, evidence_lists.STUDY, smollm2_lists.STUDY)
 
 
 def settings() -> list[Setting]:

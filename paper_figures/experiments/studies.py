@@ -44,10 +44,21 @@ class Setting(NamedTuple):
 
 
 class Study(NamedTuple):
-    """A command of `python -m paper_figures`, and its settings in the order of training."""
+    """A command of `python -m paper_figures`, and its settings in the order of training.
+
+    long: its model is a real one. It is trained by `--long` in place of `--train`, by one worker
+    unless more are asked for, and has no `--quick`. The checkpoints of a run, which are large, are
+    removed as its row is kept.
+    """
 
     name: str
     settings: tuple[Setting, ...]
+    long: bool = False
+
+    @property
+    def flag(self) -> str:
+        """The option that trains the runs that no row is kept of."""
+        return "--long" if self.long else "--train"
 
 
 class Entry(NamedTuple):

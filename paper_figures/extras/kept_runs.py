@@ -6,12 +6,14 @@ Each finished run leaves a row in kept/STUDY.csv. What is kept there is not trai
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 from paper_figures.analysis import run_statistics
 from paper_figures.experiments import kept_rows, run_store, runner, studies
+from paper_figures.experiments.configurations import RunSpec
 from paper_figures.experiments.kept_rows import Row
 from paper_figures.experiments.studies import Entry, Setting, Study
 
@@ -45,15 +47,24 @@ def _points(steps: Iterable[float], values: Iterable[float]) -> tuple[tuple[floa
     return tuple((float(x), float(y)) for x, y in zip(steps, values, strict=True))
 
 
-def train(entries: Iterable[Entry], file: Path, workers: int) -> None:
-    """Train the entries that have no row, and keep theirs as each ends."""
+def train(
+    entries: Iterable[Entry], file: Path, workers: int, *, checkpoints_stay: bool = True
+) -> None:
+    """Train the entries that have no row, and keep theirs as each ends. The checkpoints of a run
+    whose row is kept are removed, unless they stay."""
     entries = list(entries)
     kept = kept_rows.matching(kept_rows.read(file), entries)
     by_run = {e.run: e for e in entries if e not in kept}
     if not by_run:
         return
     sys.stderr.write(f"{len(kept)} of {len(entries)} runs are kept; training {len(by_run)}\n")
-    runner.train(by_run, workers, ended=lambda run: kept_rows.append(file, row(by_run[run])))
+
+    def ended(run: RunSpec) -> None:
+        kept_rows.append(file, row(by_run[run]))
+        if not checkpoints_stay:
+            shutil.rmtree(run_store.folder(run) / "checkpoints", ignore_errors=True)
+
+    runner.train(by_run, workers, ended=ended)
 
 
 def best_rates(study: Study, setting: Setting, rows: dict[str, Row]) -> dict[str, float]:
@@ -77,9 +88,9 @@ def best_rates(study: Study, setting: Setting, rows: dict[str, Row]) -> dict[str
 def train_all(study: Study, file: Path, workers: int) -> None:
     """The sweep of each setting, then its judged runs at the rates that it found."""
     for setting in study.settings:
-        train(studies.sweep(setting), file, workers)
+        train(studies.sweep(setting), file, workers, checkpoints_stay=not study.long)
         rates = best_rates(study, setting, kept_rows.read(file))
-        train(studies.judged(setting, rates), file, workers)
+        train(studies.judged(setting, rates), file, workers, checkpoints_stay=not study.long)
 
 
 def checked(study: Study, file: Path, quick: bool = False) -> dict[str, Row]:

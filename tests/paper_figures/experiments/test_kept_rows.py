@@ -36,6 +36,14 @@ def test_rows_are_read_as_they_were_written_and_matched_to_their_runs(file):
     assert kept_rows.read(file.with_name("none.csv")) == {}
 
 
+def test_a_row_that_could_not_be_read_again_is_not_written(file):
+    """As of a run in a copy without git, which has no commit."""
+    before = file.read_text()
+    with pytest.raises(Damaged, match="cannot be kept: its commit is ''"):
+        kept_rows.append(file, made_rows.made(ENTRIES[0])._replace(commit=""))
+    assert file.read_text() == before
+
+
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [

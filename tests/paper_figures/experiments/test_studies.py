@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from paper_figures.experiments import kept_rows, run_store, studies
+from llm.settings.loading import flatten
+from paper_figures.experiments import kept_rows, run_store, smollm2_lists, studies
 from paper_figures.experiments.kept_studies import STUDIES, settings
 from paper_figures.experiments.studies import JUDGED, SWEEP
 
@@ -55,3 +56,39 @@ def test_the_number_of_planned_runs_and_their_keys(study):
     keys = {kept_rows.key(e) for e in entries}
     assert len(keys) == len(entries) == studies.planned(study)
     assert len({kept_rows.key(e) for e in studies.quick(study)} & keys) == 0
+
+
+def test_the_methods_of_the_real_model_differ_in_what_samples_and_in_the_correction_alone():
+    """Nine methods beside on-policy: three actors, each with TIS, with Jackpot and drafting."""
+    (setting,) = smollm2_lists.STUDY.settings
+    found = {}
+    for e in studies.judged(setting, dict.fromkeys(setting.methods, smollm2_lists.RATE)):
+        cfg = run_store.resolved(e.run)
+        assert (cfg.run.steps, cfg.run.eval_every, cfg.run.eval_prompts) == (20, 5, 64)
+        assert (cfg.policy.dtype, cfg.run.device, cfg.optim.policy_lr) == ("float32", "auto", 5e-6)
+        # an interrupted run saves itself; else there is one checkpoint of 1.6 GB, at the end
+        assert (cfg.run.checkpoint_every, cfg.run.checkpoints_kept) == (20, 1)
+        own = flatten(cfg)
+        parts = ("actor.", "correction.", "rollout.mode.", "run.seed", "run.folder")
+        found.setdefault(e.method, {k: v for k, v in own.items() if not k.startswith(parts)})
+        (mode, _, actor), correction = e.method.partition(", "), cfg.correction.type
+        if e.method == "on-policy":
+            assert (cfg.actor.type, correction) == ("self", "none")
+            continue
+        assert {
+            "int8 actor": ("quantized", 8, None),
+            "4-bit actor": ("quantized", 4, None),
+            "early exit actor": ("early_exit", None, 29),
+        }[actor] == (
+            cfg.actor.type,
+            getattr(cfg.actor, "bits", None),
+            getattr(cfg.actor, "exit_layers", None),
+        )
+        assert not any("distill" in k or "ppo" in k for k in own if k.startswith("actor."))
+        wanted = {"tis": ("tis", "plain"), "jackpot": ("jackpot", "plain")}
+        assert wanted.get(mode, ("none", "drafted")) == (correction, cfg.rollout.mode.type)
+        if mode == "drafted":
+            assert own["rollout.mode.lam.value"] == 1.0
+    assert len(found) == 10
+    first = found["on-policy"]
+    assert all(settings == first for settings in found.values())

@@ -5,7 +5,13 @@ from __future__ import annotations
 import made_rows
 import pytest
 
-from paper_figures.experiments import drafted_lists, evidence_lists, kept_rows, studies
+from paper_figures.experiments import (
+    drafted_lists,
+    evidence_lists,
+    kept_rows,
+    smollm2_lists,
+    studies,
+)
 from paper_figures.experiments.rival_lists import STUDY
 from paper_figures.experiments.studies import RATES
 from paper_figures.extras import kept_runs
@@ -45,6 +51,29 @@ def test_only_what_has_no_row_is_trained_and_each_run_leaves_its_row(tmp_path, m
     assert len(kept_rows.read(file)) == len(entries)
     kept_runs.train(entries, file, 1)  # nothing is left
     assert len(trained) == len(entries) - 1
+
+
+@pytest.mark.parametrize("study", [smollm2_lists.STUDY, drafted_lists.STUDY], ids=lambda s: s.name)
+def test_the_checkpoints_of_a_real_model_go_once_its_row_is_kept(study, tmp_path, monkeypatch):
+    """1.6 GB a run. Those of small models stay."""
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "state").touch()
+    one = study._replace(settings=(study.settings[0]._replace(seeds=(7,)),))
+    monkeypatch.setattr(kept_runs.run_store, "folder", lambda run: tmp_path)
+    monkeypatch.setattr(kept_runs, "row", made_rows.made)
+    monkeypatch.setattr(kept_runs.runner, "train", lambda runs, _, ended: ended(next(iter(runs))))
+    append = kept_rows.append
+
+    def full(*_):
+        raise OSError("no space")
+
+    monkeypatch.setattr(kept_rows, "append", full)
+    with pytest.raises(OSError, match="no space"):
+        kept_runs.train_all(one, tmp_path / "rows.csv", 1)
+    assert (tmp_path / "checkpoints" / "state").is_file()  # no row, so the run is still needed
+    monkeypatch.setattr(kept_rows, "append", append)
+    kept_runs.train_all(one, tmp_path / "rows.csv", 1)
+    assert (tmp_path / "checkpoints").exists() == (not study.long)
 
 
 def test_a_rate_that_is_given_is_not_swept():
