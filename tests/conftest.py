@@ -1,4 +1,8 @@
-"""Hypothesis profiles (HYPOTHESIS_PROFILE = dev, ci or nightly), one torch thread, file order."""
+"""Hypothesis profiles (HYPOTHESIS_PROFILE = dev, ci or nightly), one torch thread, file order.
+
+All tests run on the CPU, where results can be compared to the last bit and processes can be forked.
+A GPU is checked by benchmarks/gpu_check.py.
+"""
 
 import gc
 import os
@@ -9,6 +13,8 @@ from pathlib import Path
 import pytest
 import unflushed  # noqa: F401  no test waits for the disk
 from hypothesis import HealthCheck, settings
+
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # read when torch first looks for a GPU
 
 _register = partial(
     settings.register_profile,

@@ -23,6 +23,7 @@ from .launch import (
     check_settings,
     is_first_to_report,
     process_group,
+    takes_cuda,
     why_lost,
 )
 
@@ -46,6 +47,7 @@ __all__ = [
     "rank",
     "rank_slice",
     "sum_counts",
+    "takes_cuda",
     "why_lost",
     "world_size",
 ]

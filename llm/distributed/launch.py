@@ -48,6 +48,11 @@ def check_groups(cfg: Config, ranks: int, flag: str) -> None:
         )
 
 
+def takes_cuda(device: str) -> bool:
+    """Whether a run with that run.device computes on a GPU."""
+    return device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+
+
 @contextlib.contextmanager
 def process_group(device: str) -> Iterator[None]:
     """One of torchrun's processes while entered: gloo on the CPU, nccl between GPUs.
@@ -57,7 +62,7 @@ def process_group(device: str) -> Iterator[None]:
     if not _launched():
         yield
         return
-    cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+    cuda = takes_cuda(device)
     if cuda:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     store, number, ranks = next(iter(dist.rendezvous("env://", timeout=TIMEOUT)))

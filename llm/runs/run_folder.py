@@ -16,6 +16,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+import torch
+
 from llm import distributed
 from llm.checkpoints.atomic_files import drop, write_text
 from llm.checkpoints.checkpoint import best, latest, write_json
@@ -135,7 +137,7 @@ def _fill(folder: Path, cfg: Config) -> None:
     else:
         check_no_run(folder, cfg)
         _write_config(folder, cfg)
-    _append_provenance(folder / "provenance.json")
+    _append_provenance(folder / "provenance.json", cfg.run.device)
 
 
 def _write_config(folder: Path, cfg: Config) -> None:
@@ -253,7 +255,7 @@ def claim(folder: Path, cfg: Config) -> dict[str, tuple[Any, Any]]:
     return differs if there else {}
 
 
-def _append_provenance(path: Path) -> None:
+def _append_provenance(path: Path, device: str) -> None:
     """One entry for each start of this run: what code, libraries and command it ran."""
     try:
         entries = read_json(path) if path.exists() else []
@@ -268,11 +270,18 @@ def _append_provenance(path: Path) -> None:
         "dirty": bool(_git("status", "--porcelain")),
         "ranks": distributed.world_size(),
         "python": platform.python_version(),
-        "device": f"cpu ({os.cpu_count()} cores, {platform.machine()})",
+        "device": _device(device),
         **{name: _version(name) for name in _PACKAGES},
         **{name: version for name in _OPTIONAL if (version := _version(name))},
     }
     write_json(path, [*entries, entry])
+
+
+def _device(name: str) -> str:
+    """What a run with that run.device computes on."""
+    cpu = f"cpu ({os.cpu_count()} cores, {platform.machine()})"
+    gpu = distributed.takes_cuda(name) and torch.cuda.is_available()  # `open_device` refuses others
+    return f"{torch.cuda.get_device_name()}, {cpu}" if gpu else cpu
 
 
 _EVALUATION = ("run.eval_prompts", "run.eval_completions")

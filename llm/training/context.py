@@ -156,7 +156,7 @@ def _with_models(
 
 def open_device(name: str) -> torch.device:
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if distributed.takes_cuda(name) else "cpu"
     try:
         device = torch.zeros(1, device=name).device
         if device.type == "meta":

@@ -59,6 +59,18 @@ def test_a_folder_with_other_settings_is_refused_and_nothing_in_it_changes(tmp_p
     assert len(json.loads((tmp_path / "provenance.json").read_text())) == 2
 
 
+@pytest.mark.parametrize("device, there, gpu", [
+    ("auto", True, True), ("cuda:1", True, True), ("cpu", True, False), ("auto", False, False),
+    ("cuda", False, False),
+])  # fmt: skip
+def test_provenance_names_the_gpu_of_a_run_that_uses_one(device, there, gpu, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: there)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda: "Fast 1")
+    run_folder.release(run_folder.prepare(configured(tmp_path, "--run.device", device)))
+    (start,) = json.loads((tmp_path / "provenance.json").read_text())
+    assert start["device"].startswith("Fast 1, cpu (" if gpu else "cpu (")
+
+
 def test_a_file_where_the_folder_should_be_and_a_full_disk_are_clear_errors(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"cannot write to run folder .*file.*exists"):

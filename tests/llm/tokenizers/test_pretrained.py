@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import numpy as np
@@ -166,12 +165,10 @@ TEMPLATES = {
 
 
 @pytest.mark.parametrize("template", TEMPLATES, ids=list(TEMPLATES.values()))
-def test_whatever_a_template_does_it_is_named_at_once(tmp_path, template):
+def test_whatever_a_template_does_it_is_named(tmp_path, template):
     hub = pretrained.HubTokenizer(save_tokenizer(tmp_path, template=template))
-    start = time.monotonic()
     with pytest.raises(ConfigError, match=f"chat template in {tmp_path}.*{TEMPLATES[template]}"):
         hub.prompt("12")
-    assert time.monotonic() - start < 2
 
 
 @pytest.mark.parametrize("part", ["{{ ['a', 'b'] | random }}", "{{ lipsum() }}"])

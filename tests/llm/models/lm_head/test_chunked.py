@@ -469,10 +469,10 @@ def test_dense_gives_the_same_from_hidden_states_or_logits():
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # of torch.compile, at a graph break
 def test_a_compiled_caller_gets_the_same_values_and_gradients():
     h, head = model(0)
-    body = random(5, 5, seed=7)
+    body, tokens = random(5, 5, seed=7), ids(N, seed=1)
 
     def loss(h):
-        return token_logprobs(torch.tanh(h @ body), head, ids(N, seed=1)).sum() * 2.0
+        return token_logprobs(torch.tanh(h @ body), head, tokens).sum() * 2.0
 
     plain = torch.autograd.grad(loss(h), (h, body, head.weight))
     compiled = torch.autograd.grad(torch.compile(loss, backend="eager")(h), (h, body, head.weight))
