@@ -21,6 +21,9 @@ def kept(tmp_path, monkeypatch):
     file = tmp_path / "kept.csv"
     monkeypatch.setattr(kept_rows, "file_of", lambda study: file)
     monkeypatch.setattr(smollm2, "MODEL", tmp_path / "no model")
+    monkeypatch.setattr(
+        kept_runs.runner, "train", lambda *_, **__: pytest.fail("nothing is trained")
+    )
     return file
 
 
