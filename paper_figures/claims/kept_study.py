@@ -249,9 +249,10 @@ def progress(study: Study, rows: Mapping[str, Row]) -> str:
     known = [r.seconds for r in rows.values()]
     left = sum(_missing(setting, rows) for setting in study.settings)
     commits = ", ".join(sorted({r.commit[:7] for r in rows.values()})) or "none"
+    of = "worker" if study.long else "core"  # a real model may be on a GPU
     return (
         f"{len(rows)} of {studies.planned(study)} runs are kept, of commit {commits}; "
-        f"{sum(known):.0f} seconds of one core. The others would take about {left:.0f} "
+        f"{sum(known):.0f} seconds of one {of}. The others would take about {left:.0f} "
         f"(python -m paper_figures {study.name} {study.flag})"
     )
 

@@ -48,7 +48,9 @@ def pictures(
             below.set_yscale("log")
             below.set_xlabel("step")
             style.panel_title(above, string.ascii_lowercase[column], f"{actor} actor")
-            style.panel_title(below, string.ascii_lowercase[column + len(ACTORS)], "its distance")
+            style.panel_title(
+                below, string.ascii_lowercase[column + len(ACTORS)], f"KL, {actor} actor"
+            )
         axes[0, 0].set_ylabel("held-out pass rate")
         axes[0, 0].set_ylim(0, 1)
         axes[1, 0].set_ylabel(KL_LABEL)

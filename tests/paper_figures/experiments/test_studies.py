@@ -6,6 +6,7 @@ import pytest
 
 from llm.settings.loading import flatten
 from paper_figures.experiments import kept_rows, run_store, smollm2_lists, studies
+from paper_figures.experiments.configurations import Settings
 from paper_figures.experiments.kept_studies import STUDIES, settings
 from paper_figures.experiments.studies import JUDGED, SWEEP
 
@@ -61,7 +62,7 @@ def test_the_number_of_planned_runs_and_their_keys(study):
 def test_the_methods_of_the_real_model_differ_in_what_samples_and_in_the_correction_alone():
     """Nine methods beside on-policy: three actors, each with TIS, with Jackpot and drafting."""
     (setting,) = smollm2_lists.STUDY.settings
-    found = {}
+    found: dict[str, Settings] = {}
     for e in studies.judged(setting, dict.fromkeys(setting.methods, smollm2_lists.RATE)):
         cfg = run_store.resolved(e.run)
         assert (cfg.run.steps, cfg.run.eval_every, cfg.run.eval_prompts) == (20, 5, 64)
