@@ -28,6 +28,7 @@ FLAGS = {  # flags of a configuration in each
         "none",
     ],
     "on-policy": ["--actor.type", "self", "--correction.type", "none"],
+    "far-copy": ["--actor.type", "quantized", "--actor.bits", "4"],
     "near-copy": ["--actor.type", "quantized"],
     "frozen-actor": FROZEN,
     "trained-short": ["--rollout.max_new_tokens", str(choosing.SHORT)],
