@@ -89,7 +89,7 @@ def update(
 
     # Without gradient, from all ranks (l. 18-24): a token is accepted with probability
     # min(1, p / (lam q)). Z is its state's mean. Its weight is Z max(lam, p / q), capped.
-    p_ref, p_new = passes.before_weights()  # log p: tokens' (n,), of q's likeliest (n, k)
+    p_ref, p_new = passes.logprobs_for_weights()  # log p: tokens' (n,), of q's likeliest (n, k)
     correction = jackpot_weights(ctx, learner, minibatch, p_ref, p_new, step)  # fields (N,)
     # Of this rank: mask x weight (n,); 1 / N or as loss.denominator says (n,); the objective's type
     # and bounds; idle: the policy's name, if no token of this update gives it a loss.
