@@ -235,7 +235,7 @@ def obrs_weights(
     )  # fmt: skip
     accept, coin, prefix_kept = acceptance(inputs, logp_target, lam_used, mask=mask, scope=scope)
     accepted = coin * prefix_kept  # (n,) in [0, 1]
-    rate, calibration, tail = acceptance_rate(  # (n,), l. 21-22
+    rate, calibration, tail = z_in_weights(  # (n,), l. 21-22
         inputs, state, accept, coin, accepted, lam_used,
         z=z, z_tail=z_tail, kappa=kappa, gather=gather,
     )  # fmt: skip
@@ -340,7 +340,7 @@ def lam_before(
     return None
 
 
-def acceptance_rate(
+def z_in_weights(
     inputs: CorrectionInputs,
     state: CorrectionState,
     accept: torch.Tensor,
@@ -353,13 +353,13 @@ def acceptance_rate(
     kappa: bool,
     gather: Gather = ungathered,
 ) -> tuple[torch.Tensor, float, TailStatistic | None]:
-    """What stands in the place of Z in a token's weight, as `obrs_weights` describes z.
+    """The Z of each token's weight, which need not be its state's: `obrs_weights` describes z.
 
     Args:
         accept, coin, accepted: a(x), the coin, and the coin with the prefix's, (n,).
 
     Returns:
-        Z of each token's state, (n,), kappa (1 where it is not used), and the update's part of the
+        That Z, (n,), kappa (1 where it is not used), and the update's part of the
         tail ratio.
     """
     if z == "none":
