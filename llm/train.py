@@ -1,8 +1,9 @@
 """Algorithm 1 of Jackpot (arXiv 2602.06107): train a policy from the rollouts of another model.
 
-The cheaper actor samples from q (paper: p_inf). p_ref is the policy before this step's updates,
-p_new as it is being updated. "l.": lines of Algorithm 1. Shapes: b sequences, m tokens of a
-microbatch, n of this rank (in `update` of its minibatch), N of all ranks, k of top k.
+A cheaper model, the actor, samples from q (paper: p_inf). p_ref is the policy before this step's
+updates, p_new as it is being updated; the target p is either. "l.": lines of Algorithm 1. Shapes:
+b sequences, n tokens of this rank (in `update`: in its minibatch), m of a microbatch, N of all
+ranks, k of q's likeliest at each token.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from llm.training.weights import jackpot_weights
 def train(cfg: Config, folder: Path, reward: Callable[..., Any] | None = None) -> dict[str, Any]:
     """Run or resume Algorithm 1 in `folder`; returns the summary that it also writes there.
 
-    Every rank calls it, for its own sequences; rank 0 writes. reward: in the scorer's place.
+    Every rank calls it, for its own sequences; rank 0 writes. reward: replaces the scorer.
 
     Raises:
         Diverged: an alarm stops the run; NonFinite: NaN or inf, on which nothing was trained.
@@ -69,8 +70,8 @@ def train_step(ctx: TrainContext, run: Run, step: int) -> None:
                     record.add_update(minibatch, weights, metrics)
             run.record_updates(record)
 
-        # Between steps: the sampler gets the new weights; lam, Z's tail ratio and controls move.
-        ctx.publish_weights(step)
+        # Between steps: metrics of this step move lam, Z's tail ratio and the values of [control].
+        ctx.publish_weights(step)  # to what samples
         run.move_closed_loops(record)
         run.decide_save(record, batch)  # a checkpoint's models must be finite on this batch
     run.finish_step(record)  # the row is complete: alarms, files, checkpoint; Stopped on SIGTERM
@@ -81,14 +82,17 @@ def update(
 ) -> tuple[TokenWeights, dict[str, float]]:
     """One optimiser step of policy and actor on the joint loss L_Jackpot (Eq. 8).
 
-    Returns weights and metrics of all ranks' tokens. Raises NonFinite before any optimiser step.
+    learner: optimisers, and what moves between steps. Returns weights and metrics of all ranks'
+    tokens. Raises NonFinite before any optimiser step.
     """
     cfg, passes = ctx.cfg, ForwardPasses(ctx, learner, minibatch)
 
-    # Which tokens count, and by how much, is computed without gradient, from all ranks (l. 18-24).
-    p_ref, p_new = passes.before_weights()  # their logs at tokens (n,), and at q's top k (n, k)
+    # Without gradient, from all ranks (l. 18-24): a token is accepted with probability
+    # min(1, p / (lam q)). Z is its state's mean. Its weight is Z max(lam, p / q), capped.
+    p_ref, p_new = passes.logprobs_for_weights()  # log p: tokens' (n,), of q's likeliest (n, k)
     correction = jackpot_weights(ctx, learner, minibatch, p_ref, p_new, step)  # fields (N,)
-    # Of this rank: mask x weight (n,), 1 / N or as loss.denominator says (n,), type and its bounds.
+    # Of this rank: mask x weight (n,); 1 / N or as loss.denominator says (n,); the objective's type
+    # and bounds; idle: the policy's name, if no token of this update gives it a loss.
     factors = policy_factors(ctx, learner, minibatch, p_ref, p_new, correction, step)
     weight, scale, objective_keywords, idle = factors
     n_all = len(correction.weight)  # N
@@ -114,7 +118,7 @@ def update(
         total.backward()
         metrics.add(at, terms, out, policy)
 
-    # l. 28: sum gradients over ranks, clip, step; a policy without any term in its loss stays
+    # l. 28: sum gradients over ranks, clip, step; models in idle stay
     norms = optimizer_step(ctx, learner, step, idle)
     return correction, metrics.of_all_ranks() | norms
 

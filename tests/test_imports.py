@@ -504,6 +504,34 @@ def test_importing_llm_loads_nothing_and_naming_what_it_offers_does():
     assert in_a_fresh_interpreter(code) == "module 'llm' has no attribute 'nothing'\n"
 
 
+def misplaced_dots(source: str, package: str) -> list[str]:
+    """Relative imports from another folder, and absolute ones from a file of the same folder."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom):
+            beside = node.module and package in (node.module, node.module.rpartition(".")[0])
+            if node.level > 1 or (node.level == 0 and beside):
+                found.append(ast.unparse(node))
+    return found
+
+
+@pytest.mark.parametrize("package", ALLOWED)
+def test_imports_are_relative_within_a_folder_and_absolute_across_folders(package):
+    """So that an import of another folder can be told, and searched for, by its full name."""
+    assert misplaced_dots("def f():\n    from ..b import x\n", "a.c") == ["from ..b import x"]
+    assert misplaced_dots("from a.c.d import x\nfrom .e import y\n", "a.c") == [
+        "from a.c.d import x"
+    ]
+    files = {
+        path.relative_to(ROOT).as_posix(): misplaced_dots(
+            path.read_text(encoding="utf-8"), ".".join(path.relative_to(ROOT).parts[:-1])
+        )
+        for path in sources(package)
+        if path.parent != ROOT / package  # files beside the folders are rows of their own
+    }
+    assert {name: lines for name, lines in files.items() if lines} == {}
+
+
 def in_a_fresh_interpreter(code: str) -> str:
     """What `code` writes to stderr; it must end without an error."""
     done = subprocess.run(
@@ -513,9 +541,22 @@ def in_a_fresh_interpreter(code: str) -> str:
     return done.stderr
 
 
+def light_modules() -> list[str]:
+    return [m for m in modules(ROOT, "llm") if m.split(".")[1:2] and m.split(".")[1] in LIGHT]
+
+
+def test_light_folders_never_name_torch():
+    """Not inside a function either: what needs a tensor belongs in another folder."""
+    files = modules(ROOT, "llm")
+    for module in light_modules():
+        names = imported(files[module].read_text(encoding="utf-8"), module.rpartition(".")[0])
+        assert "torch" not in {name.split(".")[0] for name in names}, module
+
+
 def test_light_folders_load_without_torch():
-    """Every module of them; their functions may import torch when they are called."""
-    own = [m for m in modules(ROOT, "llm") if m.split(".")[1:2] and m.split(".")[1] in LIGHT]
+    """Every module of them. Functions of `tokenizers` and of hub.py load transformers when they
+    are called, and it may load torch."""
+    own = light_modules()
     assert {m.split(".")[1] for m in own} == set(LIGHT)
     code = (
         "import importlib, sys\n"

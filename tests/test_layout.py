@@ -25,7 +25,6 @@ ALSO = {
     "tests/llm/models/lm_head/test_chunked.py": ["llm/models/lm_head/autograd.py"],
     "tests/llm/rewards/test_function_scorer.py": ["llm/rewards/function_pool.py"],
     "tests/llm/rewards/test_math_verifier.py": ["llm/rewards/math_verifier_worker.py"],
-    "tests/llm/settings/test_loading.py": ["llm/settings/renamed.py"],
     "tests/llm/tasks/test_datasets.py": ["llm/tasks/factory.py"],
     "tests/llm/tokenizers/test_chat_templates.py": ["llm/tokenizers/template_worker.py"],
     "tests/sim/claims/test_check.py": [  # a verdict of each claim, and faults that it must notice

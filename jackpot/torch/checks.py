@@ -73,15 +73,15 @@ def refuse_unusable(
     all_values = {**logps, **others}
     counts = [(~torch.isfinite(x.detach())).sum() for x in all_values.values()]
     counts += [(x.detach() > LOG_PROB_MAX).sum() for x in logps.values()]
-    found = torch.stack(counts).tolist()
-    for (name, x), n in zip(all_values.items(), found[: len(all_values)], strict=True):
+    numbers = torch.stack(counts).tolist()
+    for (name, x), n in zip(all_values.items(), numbers[: len(all_values)], strict=True):
         if n:
             first = float(x.detach()[~torch.isfinite(x.detach())][0])
             raise ValueError(
                 f"{name}: NaN or inf at {n} of {x.numel()} {where}, the first {first}. Mend what "
                 "computed it, or leave it out of the update"
             )
-    for (name, x), n in zip(logps.items(), found[len(all_values) :], strict=True):
+    for (name, x), n in zip(logps.items(), numbers[len(all_values) :], strict=True):
         if n:
             raise ValueError(
                 f"{name}: a positive log-probability at {n} of {x.numel()} {where}, the largest "

@@ -2,8 +2,8 @@
 
 Everything here works on flat tensors of sampled tokens, shape (n,) or (n, k), and takes plain
 keywords. Statistics over tokens (lam, Z, kappa) are over exactly the tokens given and gathered, so
-give those of a whole update. What earlier updates taught is a `CorrectionState`. It changes once a
-step, after the coins of that step were thrown (`next_state`).
+give those of a whole update. Statistics of earlier steps are a `CorrectionState`. It changes once a
+step, after all tokens of that step were accepted or rejected (`next_state`).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _TAIL_DECAY = 0.9  # the tail ratio remembers about ten steps (docs/theory_topk.
 
 @dataclass(frozen=True)
 class CorrectionState:
-    """What earlier steps taught. Its fields are numbers, so dataclasses.asdict is its JSON.
+    """Statistics of earlier steps. The fields are numbers, so dataclasses.asdict is its JSON.
 
     log_lam: the tracked lam (lam_from = tracked), None before the first step. tail_accepted,
     tail_bound: the smoothed `TailStatistic`; the default is the prior, ratio 1.
@@ -64,7 +64,7 @@ class CorrectionInputs(NamedTuple):
     topk_logp_inf, topk_logp_target: log q and log p of q's k likeliest tokens, (n, k); p is the
         target, logp_ref or logp_new.
     in_topk: True where the sampled token is one of those k, (n,).
-    uniform: the acceptance coin of each token, in [0, 1), (n,).
+    uniform: in [0, 1), (n,): a token is accepted where it is below a(x). The token's coin.
     sequence: a number for each token's completion, (n,) integer; the tokens of a completion are
         neighbours and in order.
     tail_bound: `forward_tail` of p, (n,); None: the tail counts as one token in its bound.
@@ -218,7 +218,7 @@ def obrs_weights(
         inputs, state, gather: as for `token_weights`.
         logp_target: log p of the sampled tokens, (n,).
         lam, lam_from, budget, lam_min, lam_max: as for `threshold`.
-        mask: bernoulli throws the coin, expected uses the acceptance probability in its place.
+        mask: bernoulli tosses the coin, expected uses the acceptance probability in its place.
         scope: token (the paper), or prefix: a token counts only where all tokens before it in its
             completion were accepted (DEVIATIONS.md, 21).
         z: state (the paper), batch (the acceptance rate of the update), none (1).
@@ -235,7 +235,7 @@ def obrs_weights(
     )  # fmt: skip
     accept, coin, prefix_kept = acceptance(inputs, logp_target, lam_used, mask=mask, scope=scope)
     accepted = coin * prefix_kept  # (n,) in [0, 1]
-    rate, calibration, tail = acceptance_rate(  # (n,), l. 21-22
+    rate, calibration, tail = z_in_weights(  # (n,), l. 21-22
         inputs, state, accept, coin, accepted, lam_used,
         z=z, z_tail=z_tail, kappa=kappa, gather=gather,
     )  # fmt: skip
@@ -340,7 +340,7 @@ def lam_before(
     return None
 
 
-def acceptance_rate(
+def z_in_weights(
     inputs: CorrectionInputs,
     state: CorrectionState,
     accept: torch.Tensor,
@@ -353,13 +353,13 @@ def acceptance_rate(
     kappa: bool,
     gather: Gather = ungathered,
 ) -> tuple[torch.Tensor, float, TailStatistic | None]:
-    """What stands in the place of Z in a token's weight, as `obrs_weights` describes z.
+    """The Z of each token's weight, which need not be its state's: `obrs_weights` describes z.
 
     Args:
         accept, coin, accepted: a(x), the coin, and the coin with the prefix's, (n,).
 
     Returns:
-        Z of each token's state, (n,), kappa (1 where it is not used), and the update's part of the
+        That Z, (n,), kappa (1 where it is not used), and the update's part of the
         tail ratio.
     """
     if z == "none":

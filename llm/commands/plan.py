@@ -38,9 +38,9 @@ def main(argv: list[str]) -> int:
         tables.memory_table(needed),
     ]
     out += [tables.verdict(cfg, pair, choice, needed, args), tables.time_table(times)]
-    found = estimate.drafting_of(cfg, pair, choice, needed.at_once, device, args)
-    if found is not None:
-        out += [tables.drafting_table(cfg, choice, *found)]
+    drafting = estimate.drafting_of(cfg, pair, choice, needed.at_once, device, args)
+    if drafting is not None:
+        out += [tables.drafting_table(cfg, choice, *drafting)]
     out += [tables.assumed(cfg, device, args, choice)]
     sys.stdout.write("\n\n".join(out) + "\n")
     return 0 if needed.peak <= usable and needed.at_once >= 1 else 1

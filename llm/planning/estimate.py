@@ -272,11 +272,11 @@ def drafting_of(
     place = (policy, actor, work, device, _rooms(policy, actor, work, choice))
     rows = []
     for z in drafting.RATES:
-        found = drafting.best(*place, z)
+        fastest = drafting.best(*place, z)
         length = _fixed_length(cfg)
-        if length not in (None, found.length):
+        if length not in (None, fastest.length):
             rows.append(drafting.drafted(*place, z=z, length=length))
-        rows.append(found)
+        rows.append(fastest)
     return rows, drafting.least_rate(*place)
 
 

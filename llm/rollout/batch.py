@@ -115,8 +115,9 @@ class Batch:
     """Sequences, and their sampled tokens, flat. b sequences, n tokens, k of q's likeliest.
 
     Of each sequence: ids, is_real, is_completion (what a forward pass reads), index, finished,
-    prompts, answers, extras as in `Samples`; group, the number of its prompt within the step, (b,);
-    reward and advantage, (b,), which the trainer fills in.
+    prompts, answers, extras as in `Samples`; group, the number of its prompt within the step, (b,).
+    The trainer fills in reward and advantage, (b,); multiplier, (b,), of the advantages, where
+    prompts have different numbers of completions; value, (b,), the V* of A*-PO, else 0.
     Of each token, in order of sequence, then position:
     sequence: its row in `ids`, (n,). position: its place in the completion, from 0, (n,).
     token_ids: the sampled token, (n,). logp_inf: its log q, nats, (n,) float32.

@@ -1,8 +1,9 @@
-"""One number that says how much drafting accepts, led to a mean acceptance rate from step to step.
+"""Feedback control of drafting: a number moves between steps, so that Z approaches a budget.
 
-It is a lam or a price, the same in every state of a step, and it is fixed before the step's first
-token is drawn. One that moved with the tokens of its own step would depend on them. Then s, which
-is noted for a token, would not be the distribution that the token follows given what came before.
+The number is a lam or a price, the same in every state of a step. It is fixed before the step's
+first token is drawn. One that moved with the tokens of its own step would depend on them. Then s,
+which is noted for a token, would not be the distribution that the token follows given what came
+before.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from transformers import DynamicCache
 from llm.errors import ConfigError
 
 from .batch import positions
-from .roomy_cache import Move, RoomyLayer
+from .preallocated_cache import Move, PreallocatedLayer
 from .sampling import CACHE_KEYWORD
 
 
@@ -35,7 +35,7 @@ class RowCache:
         # keeps to the window without that.
         columns = int(last.max()) + 1
         self._cache.layers = [
-            layer if type(layer).__name__ == "DummyLayer" else RoomyLayer(columns)
+            layer if type(layer).__name__ == "DummyLayer" else PreallocatedLayer(columns)
             for layer in self._cache.layers
         ]
 
@@ -70,7 +70,7 @@ class RowCache:
         back, *more = dropped.unique().tolist()
         moves = [Move((dropped == n).nonzero()[:, 0], n - back) for n in more]
         for layer in self._cache.layers:
-            if isinstance(layer, RoomyLayer):  # another shares the keys of one of these
+            if isinstance(layer, PreallocatedLayer):  # another shares the keys of one of these
                 layer.cut(rows, back, moves, int(held.max()))
         self.held, self._last = held, self._last[rows]
 

@@ -15,7 +15,7 @@ from llm.tasks.problem import Problem
 from llm.tokenizers.pretrained import Tokenizer
 
 from .batch import Samples, Verification, positions
-from .roomy_cache import roomy_cache
+from .preallocated_cache import preallocated_cache
 
 _COMPACT_BELOW = 0.75  # share of unfinished sequences at which the finished ones leave the cache
 _BLOCK = 512  # ids per block of the two-level search for a token
@@ -66,7 +66,7 @@ def sample(
     width = samples.ids.shape[1] - t
     position = samples.is_real.sum(dim=1)  # (b,) of the first sampled token: the prompt's length
     ends = torch.tensor(sorted(tokenizer.eos), device=device)
-    cache = roomy_cache(model, width + t - 1)
+    cache = preallocated_cache(model, width + t - 1)
     logits = _after_prompts(model, samples, group, cache)  # (b, v)
     rows = torch.arange(b, device=device)  # the sequence in each row of the cache
     for i in range(t):

@@ -1,4 +1,4 @@
-"""Sequences dealt to forward passes: so many each, or by a budget of tokens."""
+"""The sequences of each forward pass: a fixed number, or as many as a budget of tokens allows."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ class Learner:
     """What an update uses besides the models.
 
     optimizers: by role. guard: stops at NaN and inf. controls: values that closed loops drive.
-    correction: what earlier steps taught the weights. gaps: the moving statistics of alpha-DPO.
+    correction: statistics of earlier steps, for the weights. gaps: those of alpha-DPO.
     """
 
     optimizers: Optimizers

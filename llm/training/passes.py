@@ -36,7 +36,7 @@ class ForwardPasses:
         self._bounds_need_p_new = adapts and not minibatch.is_first
         self._only: ModelOutputs | None = None
 
-    def before_weights(self) -> tuple[PolicyLogprobs, PolicyLogprobs]:
+    def logprobs_for_weights(self) -> tuple[PolicyLogprobs, PolicyLogprobs]:
         """p_ref and p_new for the weights, of the sampled tokens (n,) and of q's top k (n, k).
 
         p_ref is p_new where there is a single update per rollout. p_new is p_ref where computing it

@@ -1,4 +1,4 @@
-"""What a checkpoint holds besides tensors, believed only when every value can be right."""
+"""What a checkpoint holds besides tensors; a value that cannot be right is refused."""
 
 from __future__ import annotations
 

@@ -80,11 +80,11 @@ def judge(entry: ClaimAgain, rows: Iterable[Row]) -> Judgement:
             commits.add(row.commit)
     a, b = values[entry.a], values[entry.b]
     seeds = sorted(a.keys() & b.keys()) if entry.b else sorted(a)
-    found = [a[s] - b[s] if entry.b else a[s] for s in seeds]
+    differences = [a[s] - b[s] if entry.b else a[s] for s in seeds]
     claim = entry.claim._replace(test=words(entry), seeds=len(seeds))
-    if not found:
+    if not differences:
         return Judgement(claim, NOT_SETTLED, "no runs are kept", None, 0, (), None, math.inf)
-    intervals = (run_statistics.mean(found), run_statistics.student(found))
+    intervals = (run_statistics.mean(differences), run_statistics.student(differences))
     judged = verdicts.of_intervals(claim, *intervals, len(seeds))
     return judged._replace(commit=", ".join(sorted(c[:7] for c in commits)))
 

@@ -132,10 +132,11 @@ def _judged(claim: EmpiricalClaim, row: KeptEffect | None) -> Judgement:
         student = Interval(effect.value, row.t_low, row.t_high)
     else:
         student = effect if few else _about(claim, effect, row.seeds)
-    found = of_intervals(claim, effect, student, row.seeds)._replace(commit=row.commit)
-    if row.by_student and row.by_student != found.verdict:  # rounded ends, or a width that is about
-        return found._replace(verdict=row.by_student, detail=_AS_PRINTED)
-    return found
+    judged = of_intervals(claim, effect, student, row.seeds)._replace(commit=row.commit)
+    # here the ends of the interval are rounded, or its width is an estimate
+    if row.by_student and row.by_student != judged.verdict:
+        return judged._replace(verdict=row.by_student, detail=_AS_PRINTED)
+    return judged
 
 
 def _about(claim: EmpiricalClaim, effect: Interval, seeds: int) -> Interval:

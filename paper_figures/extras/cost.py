@@ -106,10 +106,10 @@ def gain(
     log_gains = []
     for base in (r for r in own if r.method == "on-policy"):
         other = next(r for r in own if r.method == method and r.seed == base.seed)
-        found = factor(base, other, share, unit, home)
-        if not found:
+        quotient = factor(base, other, share, unit, home)
+        if not quotient:
             return None
-        log_gains.append(math.log(found))
+        log_gains.append(math.log(quotient))
     return Interval(*(math.exp(x) for x in mean(log_gains)))
 
 

@@ -67,11 +67,11 @@ def moments_of(world: World, est: Estimator | ObjectiveEstimator) -> Moments:
             "gspo's ratio depends on which tokens of the path were accepted; "
             "its moments are known for corrections without a coin only"
         )
-    coef = token_weights(world, est, corrected) * advantage(world)[:, None]
+    coef = token_coefficients(world, est, corrected) * advantage(world)[:, None]
     return average_moments(world, corrected, coef)
 
 
-def token_weights(world: World, est: ObjectiveEstimator, corrected: Terms) -> Array:
+def token_coefficients(world: World, est: ObjectiveEstimator, corrected: Terms) -> Array:
     """Weight of the correction times factor of the objective, at the tokens of every path, (n, h).
 
     `corrected` holds the unclipped PPO term's ratio p / p_ref, which the factor replaces.

@@ -21,7 +21,8 @@ def test_the_order_of_sequences_changes_neither_loss_nor_gradient(pair, scene, s
 
 
 def test_denominators_match_a_literal_hand_computation(pair, scene):
-    """proposed: over all sampled tokens; accepted: over the coins that came up."""
+    """proposed: over all sampled tokens; accepted: over those accepted; sequence: of a completion
+    over its sampled tokens, then over the completions."""
     batch, coin = scene
     cfg = config(type="jackpot", lam=2.0, z="batch")
     found, _ = scored_update(pair, cfg, batch, coin)
@@ -34,6 +35,11 @@ def test_denominators_match_a_literal_hand_computation(pair, scene):
     over_accepted, _ = scored_update(pair, accepted, batch, coin)
     assert 0 < int(w.accepted.sum()) < int(real.sum())
     assert over_accepted["loss_policy"] == pytest.approx(total / int(w.accepted.sum()), rel=1e-5)
+    by_sequence = dataclasses.replace(cfg.loss, denominator="sequence")
+    mean_of_means, _ = scored_update(pair, dataclasses.replace(cfg, loss=by_sequence), batch, coin)
+    terms = (w.weight * advantage).split(real.sum(dim=1).tolist())  # of each completion
+    wanted = -sum(float(x.mean()) for x in terms) / len(batch.answers)
+    assert mean_of_means["loss_policy"] == pytest.approx(wanted, rel=1e-5)
 
 
 @pytest.mark.parametrize("denominator", ["proposed", "accepted"])

@@ -32,7 +32,7 @@ def opened(pair, scene, micro: int, target: str, p_ref=None):
 @pytest.mark.parametrize("micro", [0, 6])
 def test_with_a_single_update_p_ref_is_p_new_in_the_order_of_the_batch(pair, scene, micro):
     passes, ctx = opened(pair, scene, micro, "ref")
-    ref, new = passes.before_weights()
+    ref, new = passes.logprobs_for_weights()
     assert ref is new
     whole_batch = microbatches(dataclasses.replace(ctx.cfg, optim=OptimConfig()), scene[0])
     plain = score(ctx, whole_batch, CorrectionState(), is_target=True)
@@ -45,14 +45,14 @@ def test_a_known_p_ref_serves_as_p_new_where_weights_do_not_use_p_new(pair, scen
     known = score(ctx, microbatches(ctx.cfg, scene[0]), CorrectionState(), is_target=True)
     shifted = known._replace(logp=known.logp - 1.0)
     for target, is_same in (("ref", True), ("new", False)):
-        ref, new = opened(pair, scene, 6, target, shifted)[0].before_weights()
+        ref, new = opened(pair, scene, 6, target, shifted)[0].logprobs_for_weights()
         assert ref is shifted and (new is shifted) == is_same
 
 
 @pytest.mark.parametrize("micro", [0, 6])
 def test_every_token_is_in_one_pass_with_gradient(pair, scene, micro):
     passes = opened(pair, scene, micro, "ref")[0]
-    _, new = passes.before_weights()
+    _, new = passes.logprobs_for_weights()
     seen = []
     for places, out in passes.microbatches():
         assert out.logp_policy.requires_grad
@@ -96,6 +96,6 @@ def test_bounds_that_adapt_are_of_p_new_which_is_p_ref_before_the_first_update(
         return original(*args, **keywords)
 
     monkeypatch.setattr(scoring, "policy_logprobs", counted)
-    ref, new = ForwardPasses(ctx, learner(cfg), minibatch).before_weights()
+    ref, new = ForwardPasses(ctx, learner(cfg), minibatch).logprobs_for_weights()
     assert ref is shifted and len(calls) == scored * len(micro)
     assert torch.equal(new.logp, now.logp if scored else shifted.logp)

@@ -103,7 +103,7 @@ def test_the_verification_serves_as_p_ref_and_saves_a_pass(pair, parts, change, 
         first = split_minibatches(ctx, batch, learns, 0)[0]
         p_ref = first.p_ref
         if p_ref is None:
-            p_ref, _ = ForwardPasses(ctx, learns, first).before_weights()
+            p_ref, _ = ForwardPasses(ctx, learns, first).logprobs_for_weights()
     finally:
         hook.remove()
     assert sum(seen) == (0 if saved else len(batch.answers))

@@ -25,7 +25,7 @@ def scored(pair, scene):
     ctx, learns = world(cfg, pair), learner(cfg)
     minibatch = whole(batch, coin[batch.is_completion])
     with torch.no_grad():
-        return ctx, learns, minibatch, *ForwardPasses(ctx, learns, minibatch).before_weights()
+        return ctx, learns, minibatch, *ForwardPasses(ctx, learns, minibatch).logprobs_for_weights()
 
 
 def test_z_comes_from_the_bound_of_the_tail_that_the_forward_pass_computed(scored):

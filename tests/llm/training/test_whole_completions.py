@@ -61,7 +61,7 @@ def test_a_tokens_weight_is_the_coefficient_of_its_completion(pair, kind):
     learns.gaps.statistics = GapStatistics(0.1, 0.2, 3)
     (minibatch,) = split_minibatches(ctx, batch, learns, 0)
     assert minibatch.logp_init is not None
-    _, p_new = ForwardPasses(ctx, learns, minibatch).before_weights()
+    _, p_new = ForwardPasses(ctx, learns, minibatch).logprobs_for_weights()
     assert (p_new.logp - minibatch.logp_init).abs().max() > 1e-3  # the policy has moved
     new, start, inf = (sums(batch, x) for x in (p_new.logp, minibatch.logp_init, batch.logp_inf))
     if kind == "a_star_po":
@@ -123,7 +123,7 @@ def test_the_gradient_is_that_of_the_regression(pair):
 def test_a_completion_that_p_new_cannot_give_stops_the_update(pair):
     ctx, learns, batch = prepared("dmpo", pair)
     (minibatch,) = split_minibatches(ctx, batch, learns, 0)
-    _, p_new = ForwardPasses(ctx, learns, minibatch).before_weights()
+    _, p_new = ForwardPasses(ctx, learns, minibatch).logprobs_for_weights()
     p_new.logp.data[3] = -torch.inf
     learns.guard = NOWHERE
     with pytest.raises(NonFinite, match="log-probability of a completion"):

@@ -1,4 +1,4 @@
-"""Keys and values with room for the tokens to come: a new token is written, and nothing is copied.
+"""A cache of keys and values that is allocated in advance: a new token is written, none is copied.
 
 A `DynamicLayer` of transformers copies all that it holds for every new token. For small models and
 batches that was a sixth of the time of decoding.
@@ -13,14 +13,15 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 
-def roomy_cache(model: Any, columns: int) -> DynamicCache:
+def preallocated_cache(model: Any, columns: int) -> DynamicCache:
     """An empty cache of a model, with room for `columns` tokens of each row.
 
     Layers of another kind, such as those with a window, stay as transformers makes them.
     """
     cache = DynamicCache(config=model.config)
     cache.layers = [
-        RoomyLayer(columns) if type(layer) is DynamicLayer else layer for layer in cache.layers
+        PreallocatedLayer(columns) if type(layer) is DynamicLayer else layer
+        for layer in cache.layers
     ]
     return cache
 
@@ -32,7 +33,7 @@ class Move(NamedTuple):
     columns: int
 
 
-class RoomyLayer(DynamicLayer):
+class PreallocatedLayer(DynamicLayer):
     """keys, values: views, (r, heads, width, d), of tensors with rows and columns to spare."""
 
     def __init__(self, columns: int) -> None:

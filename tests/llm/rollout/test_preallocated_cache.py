@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers.cache_utils import DynamicLayer
 
-from llm.rollout.roomy_cache import Move, RoomyLayer
+from llm.rollout.preallocated_cache import Move, PreallocatedLayer
 
 
 def states(rows: int, f: int, rng: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
@@ -20,7 +20,7 @@ def states(rows: int, f: int, rng: torch.Generator) -> tuple[torch.Tensor, torch
 def test_it_holds_what_a_layer_without_room_holds(columns):
     """Too little room, then enough; rows that are repeated, chosen or cropped in between."""
     rng, steps = torch.Generator().manual_seed(0), (4, 1, 3, 1, 2)
-    layers: tuple[Any, ...] = (DynamicLayer(), RoomyLayer(columns))
+    layers: tuple[Any, ...] = (DynamicLayer(), PreallocatedLayer(columns))
     between: list[Any] = [
         lambda layer: layer.batch_repeat_interleave(3),
         lambda layer: layer.batch_select_indices(torch.tensor([0, 2, 5])),
@@ -40,7 +40,7 @@ def test_it_holds_what_a_layer_without_room_holds(columns):
 
 
 def test_new_tokens_copy_nothing_that_is_held():
-    rng, layer = torch.Generator().manual_seed(0), RoomyLayer(6)
+    rng, layer = torch.Generator().manual_seed(0), PreallocatedLayer(6)
     places = []
     for _ in range(6):
         keys, _ = layer.update(*states(2, 1, rng))
@@ -50,7 +50,7 @@ def test_new_tokens_copy_nothing_that_is_held():
 
 def test_cuts_are_those_of_a_list_of_tokens_for_each_row():
     """A hundred rounds of reads and ragged cuts, in which rows leave and the room is used up."""
-    layer: Any = RoomyLayer(12)
+    layer: Any = PreallocatedLayer(12)
     rng, rows = torch.Generator().manual_seed(0), 9
     kept: list[list[torch.Tensor]] = [[] for _ in range(rows)]
     for _ in range(100):
@@ -76,6 +76,6 @@ def test_cuts_are_those_of_a_list_of_tokens_for_each_row():
 
 def test_a_layer_that_holds_nothing_is_not_cut():
     """It shares the keys of another, and never gets any."""
-    layer = RoomyLayer(4)
+    layer = PreallocatedLayer(4)
     layer.cut(torch.arange(2), 1, [], 0)
     assert not layer.is_initialized
