@@ -293,6 +293,24 @@ def test_a_corrector_goes_on_from_its_state():
         two.load_state_dict({**one.state_dict(), "log_lam": 9e4})
 
 
+@pytest.mark.parametrize("own", [{"lam_decay": 0.0}, {"lam_max": 0.9}, {"lam_min": 4.0}])
+def test_settings_of_a_tracked_lam_reach_its_next_step(own):
+    settings: dict[str, Any] = {"z": "batch", "lam_from": "tracked", "budget": 0.7}
+    lams = []
+    given: list[dict[str, Any]] = [{}, own]
+    for more in given:
+        corrector = jt.Corrector(**settings, **more)
+        corrector.load_state_dict(corrector.state_dict() | {"log_lam": 0.5})
+        weights = packed_call(corrector, settings)
+        corrector.end_step()
+        want, _ = next_state(
+            CorrectionState(log_lam=0.5), [weights.tokens], tracked=True, budget=0.7, **more
+        )
+        lams.append(corrector.state_dict()["log_lam"])
+        assert lams[-1] == want.log_lam
+    assert lams[0] != lams[1]
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
