@@ -22,9 +22,11 @@ from llm.settings.sections import all_keys, classes_of, settings_of
 ROOT = Path(__file__).resolve().parents[2]
 # Read where the walk does not see it: {setting: module}.
 _LIMITS = ("alarm.kl_max", "alarm.ratio_max", "alarm.accept_min", "alarm.entropy_min")
+_TEXTS = ("task.system_prompt", "task.instruction", "task.template_arguments")
 DECLARED = {
     **dict.fromkeys(_LIMITS, "runs/alarms.py"),
     "objective.baseline.coef": "training/whole_completions.py",
+    **dict.fromkeys(_TEXTS, "commands/export_parts.py"),
 }
 
 
@@ -39,6 +41,7 @@ class Section(NamedTuple):
 Held = frozenset[Section]
 NOTHING: Held = frozenset()
 ALL = frozenset({Section(Settings, "")})
+MODELS = frozenset({Section(schema.ModelConfig, None)})  # of the two roles
 
 
 @functools.cache
@@ -276,6 +279,8 @@ class _Walk:
             return self.held(node.value)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name | ast.Attribute):
             name = node.func.id if isinstance(node.func, ast.Name) else node.func.attr
+            if name == "getattr" and self.held(node.args[0]) == ALL:  # getattr(cfg, role)
+                return MODELS
             return self.returns.get(name, NOTHING)
         return NOTHING
 

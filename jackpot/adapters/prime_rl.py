@@ -20,7 +20,7 @@ from .hook import Hook, PeerError, options_of_environment, require_read, require
 
 READ = ("0.8.0",)
 
-_hooks: dict[tuple[tuple[str, Any], ...], Hook] = {}
+_hooks: dict[tuple[tuple[str, str], ...], Hook] = {}
 
 
 def hook_of(options: dict[str, Any]) -> Hook:
@@ -31,7 +31,8 @@ def hook_of(options: dict[str, Any]) -> Hook:
         PeerError: prime-rl is another version than the one that was read.
         ValueError: an option that prime-rl cannot follow.
     """
-    key = tuple(sorted(options.items()))
+    # As text: a list is no key, and True would be the key of 1.
+    key = tuple(sorted((name, repr(value)) for name, value in options.items()))
     if key not in _hooks:
         _hooks[key] = new_hook(options)
     return _hooks[key]

@@ -32,6 +32,7 @@ from .diagnostics import correction_metrics
 from .losses import token_scale
 from .token_layout import TokenLayout, acceptance_coins
 
+_LOG_LAM_MAX = 700.0  # e^709 is the largest float64
 _MASS_MAX = 1.02  # bfloat16 rounds a log-probability by 0.2 %; above it, it is no distribution
 
 
@@ -146,6 +147,7 @@ class Corrector:
         self._check_given(logps, topk, sequence_id)
         ids = layout.ids(sequence_id, self._seen)
         all_ids = self._gather(ids)  # (N,)
+        completion = _completions(ids, all_ids)  # (N,)
         coins = acceptance_coins(self._seed, self._step, ids, layout.place())
         inputs = _inputs(layout, logps, topk, coins)
         words = self._of_weights()
@@ -156,7 +158,6 @@ class Corrector:
         everywhere = self._of_all(tokens)
         self._parts.append(everywhere)
         self._seen += layout.n_sequences
-        _, completion = torch.unique(all_ids, return_inverse=True)
         # (N,) -> (n,): a scale depends on the token's completion alone, so equal ids have one.
         scale = self._scale(everywhere, completion, all_ids, ids)
         return UpdateWeights(
@@ -212,9 +213,17 @@ class Corrector:
             number = isinstance(value, int | float) and not isinstance(value, bool)
             if not optional and not (number and math.isfinite(value)):
                 raise ValueError(f"load_state_dict: {name} is {value!r}; wanted a finite number")
+            if name.startswith("tail_") and value < 0:
+                raise ValueError(f"load_state_dict: {name} is {value!r}; wanted a number from 0")
+            if name == "log_lam" and not optional and abs(value) > _LOG_LAM_MAX:
+                raise ValueError(
+                    f"load_state_dict: log_lam is {value!r}; wanted a size up to {_LOG_LAM_MAX:g}"
+                )
         step = state["step"]
-        if step < 0 or step != int(step):
-            raise ValueError(f"load_state_dict: step is {step!r}; wanted a whole number from 0")
+        if not 0 <= step < 2**64 or step != int(step):
+            raise ValueError(
+                f"load_state_dict: step is {step!r}; wanted a whole number from 0, below 2^64"
+            )
         if state["seed"] != self._seed:
             raise ValueError(
                 f"load_state_dict: the state is of seed {state['seed']}, this corrector has seed "
@@ -283,6 +292,34 @@ class Corrector:
         scale = token_scale(kind, everywhere.accepted, completion, n_sequences)  # (N,)
         order = all_ids.argsort()
         return scale[order][torch.searchsorted(all_ids[order], ids)]
+
+
+def _completions(ids: torch.Tensor, all_ids: Any) -> torch.Tensor:
+    """From 0 on, the completion of each token of all processes, (N,).
+
+    Args:
+        ids: of this process's tokens, (n,). all_ids: what `gather` made of them.
+
+    Raises:
+        TypeError: no tensor (N,). ValueError: not all of these tokens are in it, or other tokens
+            have their numbers.
+    """
+    if not isinstance(all_ids, torch.Tensor) or all_ids.ndim != 1:
+        tensor = isinstance(all_ids, torch.Tensor)
+        found = f"{tuple(all_ids.shape)} of {all_ids.dtype}" if tensor else type(all_ids).__name__
+        raise TypeError(f"gather: wanted a tensor (N,), found {found}")
+    names, completion, lengths = torch.unique(all_ids, return_inverse=True, return_counts=True)
+    own, own_lengths = torch.unique(ids, return_counts=True)
+    if len(own) == 0:
+        return completion
+    place = torch.searchsorted(names, own).clamp(max=max(len(names) - 1, 0))
+    if len(names) == 0 or bool(((names[place] != own) | (lengths[place] != own_lengths)).any()):
+        raise ValueError(
+            "sequence_id: a number of this process's completions has other tokens on all processes "
+            "than on this one. Give numbers that no two processes share, and as gather a function "
+            "that puts the values of all processes one after another, and does not add them"
+        )
+    return completion
 
 
 def _inputs(

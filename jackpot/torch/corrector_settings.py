@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import math
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,12 +31,7 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     Raises:
         TypeError, ValueError: as `Corrector`.
     """
-    known = {
-        name
-        for function in (token_weights, obrs_weights)
-        for name, parameter in inspect.signature(function).parameters.items()
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name != "gather"
-    } | {"lam_decay", "denominator"}
+    known = _keywords().keys() | {"lam_decay", "denominator"}
     for name, value in settings.items():
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)
@@ -50,8 +46,25 @@ def check_settings(settings: Mapping[str, Any]) -> None:
             f"{ {name: settings[name] for name in _CHOICES if name in settings} }: leave it out"
         )
     for low, high in (("low", "high"), ("lam_min", "lam_max")):
-        if low in settings and high in settings and not settings[low] < settings[high]:
-            raise ValueError(f"{low} = {settings[low]} is not below {high} = {settings[high]}")
+        shown, values = [], []
+        for name in (
+            low,
+            high,
+        ):  # where one alone is given, it is compared with the other's default
+            values.append(settings.get(name, _keywords()[name].default))
+            shown.append(f"{name} = {values[-1]}" + ", its default," * (name not in settings))
+        if not values[0] < values[1]:
+            raise ValueError(f"{shown[0]} is not below {shown[1]}".removesuffix(","))
+
+
+def _keywords() -> dict[str, inspect.Parameter]:
+    """Of the functions that compute weights, with their defaults."""
+    return {
+        name: parameter
+        for function in (token_weights, obrs_weights)
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name != "gather"
+    }
 
 
 def _check_value(name: str, value: Any) -> None:
@@ -64,8 +77,10 @@ def _check_value(name: str, value: Any) -> None:
             raise ValueError(f"kappa = {value!r}; it is True or False")
         return
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or math.isnan(value):
+    if not number or value != value:  # NaN
         raise ValueError(f"{name} = {value!r}; it is a number")
+    if isinstance(value, int) and abs(value) > sys.float_info.max:
+        raise ValueError(f"{name} = {str(value)[:9]}...; it is finite, at most 1.8e308")
     if name in _POSITIVE and value <= 0:
         raise ValueError(f"{name} = {value}; it is above 0")
     if name in ("lam", "lam_min", "lam_max", "low", "high") and math.isinf(value):

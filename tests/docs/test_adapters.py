@@ -7,9 +7,12 @@ import json
 import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 import yaml
+from peer_batches import peer_batch, plain_losses, plain_weights
 
 from jackpot.adapters.hook import Hook
 from llm.runs.metrics import METRICS
@@ -85,3 +88,16 @@ def test_every_metric_that_is_named_is_defined_and_every_own_one_is_listed():
         given |= set(re.findall(r'"jackpot/([a-z_]+)"', path.read_text()))
     assert given >= {"hook_calls", "ratio_clamped_by_verl"}
     assert given - METRICS.keys() == set(OWN)
+
+
+def test_the_function_of_openrlhfs_page_gives_the_weighted_losses_of_plain_loops():
+    (source,) = blocks(PAGES["openrlhf"], "python")
+    names: dict[str, Any] = {}
+    exec(compile(source, "openrlhf.md", "exec"), names)
+    batch = peer_batch()
+    losses, metrics = names["weighted_losses"](
+        batch.new, batch.ref, batch.inf, batch.advantage, batch.mask.long()
+    )
+    want = plain_losses(batch, plain_weights(batch, 1.0, 3.0), (0.2, 0.2))
+    assert torch.allclose(losses, torch.tensor(want), rtol=1e-5)
+    assert metrics["jackpot/hook_calls"] == names["hook"].calls == 1

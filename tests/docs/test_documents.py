@@ -39,6 +39,39 @@ def test_the_readme_counts_the_claims_that_are_checked():
     assert counts == [str(len(registry.CLAIMS))] * 2
 
 
+def test_one_version_is_stated_everywhere():
+    """In the package, its metadata, the citation, and the newest entry of the release notes."""
+    import jackpot
+
+    stated = {
+        "pyproject.toml": r'^version = "(.+)"$',
+        "CITATION.cff": r"^version: (.+)$",
+        "CHANGELOG.md": r"^## (\S+)",
+    }
+    for name, pattern in stated.items():
+        found = re.findall(pattern, (ROOT / name).read_text(encoding="utf-8"), re.M)
+        assert found[:1] == [jackpot.__version__], name
+    assert re.fullmatch(r"\d+\.\d+\.\d+", jackpot.__version__)  # semantic
+
+
+def test_no_page_and_no_message_installs_this_project_from_an_index():
+    """The name may be another project's there, so every installation is from the checkout."""
+    files = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+    for folder in ("docs", "jackpot", "llm", "sim", "paper_figures", "benchmarks"):
+        files += [
+            f for end in ("md", "py", "sh", "toml") for f in (ROOT / folder).rglob(f"*.{end}")
+        ]
+    commands = [
+        (file, line.strip())
+        for file in files
+        for line in file.read_text(encoding="utf-8").splitlines()
+        if re.search(r"\bpip3? install\b", line)
+    ]
+    assert len(commands) > 15
+    name = re.compile(r"install\b[^;|`]*[\s'\"]jackpot(?![\w/])")
+    assert [(f.name, line) for f, line in commands if name.search(line)] == []
+
+
 def anchors(document: Path) -> set[str]:
     """What GitHub names the headings of a page: lower case, words joined by hyphens."""
     text = re.sub(r"```.*?```", "", document.read_text(encoding="utf-8"), flags=re.S)

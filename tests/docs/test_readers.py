@@ -80,6 +80,8 @@ def keys_of(source: str) -> set[str]:
         ("match cfg.control:\n  case 1: pass", {"control.type"}),
         ("vars(cfg.pretrain)", {key for key in KEYS if key.startswith("pretrain.")}),
         ("for m in (cfg.policy, cfg.actor):\n  m.dtype", {"policy.dtype", "actor.dtype"}),
+        ("part = getattr(cfg, role)\npart.dtype", {"policy.dtype", "actor.dtype"}),
+        ("getattr(model.config, role).dtype", set()),
         ("drafts(cfg)", {"x"}),
         ("cfg.objective.needs_topk", {"objective.divergence.type"}),  # a property of the section
         (

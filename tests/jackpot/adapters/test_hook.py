@@ -14,7 +14,7 @@ from peer_batches import peer_batch, plain_losses, plain_weights, stub_modules
 
 from jackpot.adapters import hook, nemo_rl, prime_rl, skyrl, slime
 from jackpot.adapters.hook import Hook, PeerError, require_read, require_tested, token_losses
-from jackpot.torch.corrector import TopK
+from jackpot.torch.corrector import Corrector, TopK
 
 
 @pytest.mark.parametrize("fill", [math.nan, math.inf, 0.0])
@@ -31,6 +31,38 @@ def test_weights_and_losses_are_those_of_plain_loops(fill, z):
     grad = batch.new.grad
     assert grad is not None and bool(torch.isfinite(grad).all()) and not grad[~batch.mask].any()
     assert grad.any()
+
+
+def test_the_target_may_be_the_policy_as_it_is_being_updated():
+    """Eq. 5 with p = p_new: the weight has the factor min(p_ref / p_new, c2) too."""
+    batch = peer_batch()
+    own = Hook("peer", {"target": "new", "lam": 0.8, "c1": 1.2, "c2": 1.1})
+    weights = own.weights(batch.inf, batch.ref, batch.new, batch.mask).weight
+    want = plain_weights(batch, 0.8, 1.2, target="new")
+    drifts = [
+        math.exp(float(batch.ref[i, j]) - float(batch.new[i, j].detach()))
+        for i, j in batch.mask.nonzero().tolist()
+    ]
+    for (i, j), drift in zip(batch.mask.nonzero().tolist(), drifts, strict=True):
+        want[i][j] *= min(drift, 1.1)
+    assert torch.allclose(weights, torch.tensor(want), rtol=1e-5)
+    assert min(drifts) < 1.1 < max(drifts)  # so that c2 decides somewhere, and not everywhere
+
+
+def test_each_call_is_a_step_of_its_own():
+    """The tail ratio is learnt from call to call, and no call's tokens are kept."""
+    own = Hook("peer", {"z": "state"}, has_topk=True)
+    alone = Corrector(z="state", mask="expected")
+    batch = peer_batch()
+    log_q = torch.full((3, 4, 2), 0.25).log()
+    topk = TopK(log_q, log_q, torch.zeros_like(batch.mask))  # all that was sampled is of the tail
+    seen = []
+    for _ in range(3):
+        seen.append(own.weights(batch.inf, batch.ref, batch.new, batch.mask, topk=topk).weight)
+        want = alone.weights(batch.inf, batch.ref, None, batch.mask, topk=topk).weight
+        alone.end_step()
+        assert torch.equal(seen[-1], want)
+    assert not torch.equal(seen[0], seen[1]) and not torch.equal(seen[1], seen[2])
 
 
 def test_losses_refuse_what_would_make_nan_and_shapes_that_do_not_fit():

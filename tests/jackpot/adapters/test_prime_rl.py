@@ -138,3 +138,19 @@ def test_factors_that_are_no_numbers_are_refused(name):
     setattr(inputs, name, torch.tensor([1.0, math.inf, 1.0, 1.0]))
     with pytest.raises(ValueError, match=f"{name}: NaN or inf at 1 of 4"):
         prime_rl.loss(inputs)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"), [([1.0], r"lam = \[1.0\]; it is a number"), ({}, "lam = {}")]
+)
+def test_an_option_that_is_no_number_is_refused_by_name(value, said):
+    """A list in [trainer.loss.kwargs], for example."""
+    with pytest.raises(ValueError, match=said):
+        prime_rl.hook_of({"lam": value})
+
+
+def test_true_is_not_the_number_1(monkeypatch):
+    monkeypatch.setattr(prime_rl, "_hooks", {})
+    prime_rl.hook_of({"c1": 1.0})
+    with pytest.raises(ValueError, match="c1 = True; it is a number"):
+        prime_rl.hook_of({"c1": True})

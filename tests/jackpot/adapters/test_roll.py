@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import types
 from typing import Any
 
@@ -141,6 +142,18 @@ def test_what_roll_does_not_hand_over_is_named(name, said):
     worker, data = worker_and_data(peer_batch(), use_kl_loss=True)
     del data.batch[name]
     with pytest.raises(PeerError, match=said):
+        worker.loss_func(data, torch.zeros(1))
+
+
+@pytest.mark.usefixtures("peer")
+def test_other_versions_than_the_one_read_are_refused(monkeypatch):
+    versions = {"roll": "0.3.0"}
+    monkeypatch.setattr(importlib.metadata, "version", versions.__getitem__)
+    worker, data = worker_and_data(peer_batch())
+    worker.loss_func(data, torch.zeros(1))
+    versions["roll"] = "0.2.9"
+    worker, data = worker_and_data(peer_batch())
+    with pytest.raises(PeerError, match=r"roll 0\.2\.9 was not tested"):
         worker.loss_func(data, torch.zeros(1))
 
 

@@ -163,6 +163,44 @@ def two_ranks(of_rank):
         return list(pool.map(lambda rank: of_rank(rank, gather_of(rank)), (0, 1)))
 
 
+def test_completions_of_two_processes_with_one_number_are_refused():
+    """They would throw the same coins, and count as one completion in a denominator."""
+    logp = torch.full((2, 3), -1.0)
+
+    def of_rank(rank, gather):
+        corrector = jt.Corrector(z="none", gather=gather)
+        said = []
+        for ids in ([4 * rank, 4 * rank + 1], [0, 1], [rank, 5]):
+            try:
+                corrector.weights(logp, logp, sequence_id=torch.tensor(ids))
+                said.append("")
+            except ValueError as e:
+                said.append(str(e))
+        return said
+
+    for own, same, one in two_ranks(of_rank):
+        assert own == ""
+        for text in (same, one):
+            assert text.startswith("sequence_id: a number of this process's completions")
+
+
+@pytest.mark.parametrize(
+    ("gather", "said"),
+    [
+        (lambda x: 2 * x, "puts the values of all processes one after another"),
+        (lambda x: x[:2], "puts the values of all processes one after another"),
+        (lambda x: x.sum(), "gather: wanted a tensor .N,., found .. of torch.int64"),
+        (lambda x: x.numpy(), "gather: wanted a tensor .N,., found ndarray"),
+        (lambda x: None, "gather: wanted a tensor .N,., found NoneType"),
+    ],
+)
+def test_a_gather_that_does_not_put_values_together_is_refused(gather, said):
+    """An all-reduce in its place, for example, adds the numbers of two processes' completions."""
+    logp = torch.full((2, 3), -1.0)
+    with pytest.raises((TypeError, ValueError), match=said):
+        jt.Corrector(z="batch", gather=gather).weights(logp, logp, sequence_id=torch.tensor([3, 4]))
+
+
 def test_coins_belong_to_completion_and_place():
     ids, place = torch.tensor([4, 4, 4, 8]), torch.tensor([0, 1, 2, 0])
     coins = acceptance_coins(1, 2, ids, place)
@@ -235,7 +273,12 @@ def test_a_corrector_goes_on_from_its_state():
     one.end_step()
     two = jt.Corrector(seed=5, **settings)
     two.load_state_dict(one.state_dict())
-    assert torch.equal(packed_call(one, settings).weight, packed_call(two, settings).weight)
+    assert two.state_dict() == one.state_dict()
+    # Of other tokens: a first step would solve the same lam from the same ones.
+    seen, again = (packed_call(c, settings, slice(0, 4)).tokens.lam for c in (one, two))
+    assert torch.equal(seen, again)
+    first = packed_call(jt.Corrector(seed=5, **settings), settings, slice(0, 4)).tokens.lam
+    assert not torch.allclose(seen, first)
     one.end_step()
     with pytest.raises(ValueError, match="seed 5"):
         jt.Corrector(seed=6, **settings).load_state_dict(one.state_dict())
@@ -243,6 +286,29 @@ def test_a_corrector_goes_on_from_its_state():
         two.load_state_dict({**one.state_dict(), "log_lam": math.nan})
     with pytest.raises(ValueError, match="wanted"):
         two.load_state_dict({"step": 1})
+    for name, value in [("tail_bound", -1.0), ("tail_accepted", -0.5), ("step", 2**64)]:
+        with pytest.raises(ValueError, match=f"{name} is {value}"):
+            two.load_state_dict({**one.state_dict(), name: value})
+    with pytest.raises(ValueError, match=r"log_lam is 90000\.0"):
+        two.load_state_dict({**one.state_dict(), "log_lam": 9e4})
+
+
+@pytest.mark.parametrize("own", [{"lam_decay": 0.0}, {"lam_max": 0.9}, {"lam_min": 4.0}])
+def test_settings_of_a_tracked_lam_reach_its_next_step(own):
+    settings: dict[str, Any] = {"z": "batch", "lam_from": "tracked", "budget": 0.7}
+    lams = []
+    given: list[dict[str, Any]] = [{}, own]
+    for more in given:
+        corrector = jt.Corrector(**settings, **more)
+        corrector.load_state_dict(corrector.state_dict() | {"log_lam": 0.5})
+        weights = packed_call(corrector, settings)
+        corrector.end_step()
+        want, _ = next_state(
+            CorrectionState(log_lam=0.5), [weights.tokens], tracked=True, budget=0.7, **more
+        )
+        lams.append(corrector.state_dict()["log_lam"])
+        assert lams[-1] == want.log_lam
+    assert lams[0] != lams[1]
 
 
 @pytest.mark.parametrize(
@@ -256,6 +322,11 @@ def test_a_corrector_goes_on_from_its_state():
         ({"z": "batch", "z_tail": "lumped"}, "z_tail has no effect"),
         ({"kappa": True}, "kappa has no effect"),
         ({"type": "icepop", "low": 2.0, "high": 1.0}, "is not below"),
+        ({"type": "icepop", "low": 2.0}, "low = 2.0 is not below high = 2.0, its default"),
+        ({"type": "icepop", "high": 0.4}, "low = 0.5, its default, is not below high = 0.4"),
+        ({"lam_from": "tracked", "lam_min": 20.0}, "is not below lam_max = 10.0, its default"),
+        ({"lam_from": "tracked", "lam_max": 0.05}, "lam_min = 0.1, its default, is not below"),
+        ({"lam": 10**400}, "it is finite"),
         ({"lam": 0.0}, "above 0"),
         ({"lam": math.nan}, "a number"),
         ({"lam": True}, "a number"),

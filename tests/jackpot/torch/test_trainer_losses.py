@@ -158,3 +158,19 @@ def test_an_update_without_tokens_has_losses_of_0(batch):
     loss = loss + jt.actor_loss(actor[..., 0], logp["inf"], advantage, none, 0)
     loss.backward()
     assert float(loss.detach()) == 0 and actor.grad is not None and not actor.grad.any()
+
+
+def test_the_actors_ratio_has_a_bound_of_its_own_on_each_side():
+    """-mean min(r A, clip(r, 1 - 0.1, 1 + 0.4) A), r = p_actor / q."""
+    ratio, advantage = torch.tensor([[1.3, 1.6, 0.8, 1.6]]), torch.tensor([[1.0, 1.0, -1.0, -1.0]])
+    logp_inf = torch.full((1, 4), -2.0)
+    loss = jt.actor_loss(
+        logp_inf + ratio.log(),
+        logp_inf,
+        advantage,
+        torch.ones(1, 4),
+        4,
+        clip_low=0.1,
+        clip_high=0.4,
+    )
+    assert float(loss) == pytest.approx(-(1.3 + 1.4 - 0.9 - 1.6) / 4, rel=1e-5)
