@@ -177,7 +177,7 @@ def in_browser(folder: Path, address: str) -> list[dict[str, Any]]:
         [not_none(BROWSER), *words, "--dump-dom", f"{(folder / 'page.html').as_uri()}?{address}"],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     found = re.search(
         r'<script type="application/json" id="seen">(.*?)</script>', done.stdout, re.S
