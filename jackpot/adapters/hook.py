@@ -96,10 +96,13 @@ class Hook:
         mask: torch.Tensor | None = None,
         sequence: torch.Tensor | None = None,
         topk: TopK | None = None,
+        *,
+        trains: bool = True,
     ) -> UpdateWeights:
         """As `Corrector.weights`, of one microbatch; counts that it was called.
 
-        topk: where `wants_topk` is True.
+        topk: where `wants_topk` is True. trains: False in an evaluation, which leaves the tail ratio
+        and the coins of the training as they are.
 
         Raises:
             PeerError: the peer gave no log-probabilities of the sampler.
@@ -112,10 +115,13 @@ class Hook:
         for name, x in (("p_ref", logp_ref), ("p_new", logp_new)):
             required(self.peer, f"log-probabilities of the policy (log {name})", x)
         new = logp_new.detach() if self.options.get("target") == "new" else None
+        before = None if trains else self._corrector.state_dict()
         weights = self._corrector.weights(
             logp_inf.detach(), logp_ref.detach(), new, mask, sequence=sequence, topk=topk
         )
         self._corrector.end_step()  # each call has coins of its own
+        if before is not None:
+            self._corrector.load_state_dict(before)
         self.calls += 1
         self.tokens += int(weights.tokens.weight.numel())
         return weights

@@ -120,8 +120,9 @@ class JackpotGRPOTrainer(GRPOTrainer):
         if logp_ref is None:  # one update per rollout: the policy is still the one before updates
             logp_ref = logp_new.detach()
         weights = self.jackpot.weights(
-            inputs.get("sampling_per_token_logps"), logp_ref, logp_new, mask.bool(), topk=topk
-        )
+            inputs.get("sampling_per_token_logps"), logp_ref, logp_new, mask.bool(), topk=topk,
+            trains=self.model.training,
+        )  # fmt: skip
         advantage = inputs["advantages"]
         if advantage.dim() == 1:
             advantage = advantage.unsqueeze(1)

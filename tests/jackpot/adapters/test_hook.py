@@ -33,6 +33,25 @@ def test_weights_and_losses_are_those_of_plain_loops(fill, z):
     assert grad.any()
 
 
+def test_an_evaluation_changes_nothing_of_the_training():
+    """Neither its coins nor the tail ratio."""
+    batch = peer_batch()
+    logp = torch.tensor([0.5, 0.2]).log().expand(*batch.mask.shape, 2)
+    topk = TopK(logp, logp.flip(-1), torch.ones_like(batch.mask))
+    options = {"mask": "bernoulli", "z": "state"}
+    plain, evaluated = (Hook("peer", options, has_topk=True) for _ in range(2))
+
+    def weights(own, **kind):
+        given = batch.inf, batch.ref, batch.new, batch.mask
+        return own.weights(*given, topk=topk, **kind).weight
+
+    for _ in range(4):
+        weights(evaluated, trains=False)
+        assert torch.equal(weights(plain), weights(evaluated))
+    assert evaluated.calls == 2 * plain.calls
+    assert not torch.equal(weights(plain), weights(plain))  # the coins of another call are others
+
+
 def test_the_target_may_be_the_policy_as_it_is_being_updated():
     """Eq. 5 with p = p_new: the weight has the factor min(p_ref / p_new, c2) too."""
     batch = peer_batch()
