@@ -25,6 +25,8 @@ def flags(source: str) -> dict[str, str]:
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "add_argument":
             names = [a.value for a in node.args if isinstance(a, ast.Constant)]
+            if not names:  # its name is a variable; `dest` is written out
+                names = [k.value.value for k in node.keywords if k.arg == "dest"]  # type: ignore[attr-defined]
             kinds = [k.value for k in node.keywords if k.arg == "type"]
             kind = kinds[0] if kinds else None
             found[str(names[-1])] = getattr(kind, "attr", getattr(kind, "id", ""))
