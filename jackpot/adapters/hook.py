@@ -101,8 +101,8 @@ class Hook:
     ) -> UpdateWeights:
         """As `Corrector.weights`, of one microbatch; counts that it was called.
 
-        topk: where `wants_topk` is True. trains: False in an evaluation, which leaves the tail ratio
-        and the coins of the training as they are.
+        topk: where `wants_topk` is True. trains: False in an evaluation, which leaves the tail
+        ratio and the coins of the training as they are.
 
         Raises:
             PeerError: the peer gave no log-probabilities of the sampler.
