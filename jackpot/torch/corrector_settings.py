@@ -47,10 +47,7 @@ def check_settings(settings: Mapping[str, Any]) -> None:
         )
     for low, high in (("low", "high"), ("lam_min", "lam_max")):
         shown, values = [], []
-        for name in (
-            low,
-            high,
-        ):  # where one alone is given, it is compared with the other's default
+        for name in (low, high):  # one that was not given has its default
             values.append(settings.get(name, _keywords()[name].default))
             shown.append(f"{name} = {values[-1]}" + ", its default," * (name not in settings))
         if not values[0] < values[1]:

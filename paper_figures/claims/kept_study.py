@@ -15,7 +15,7 @@ import numpy as np
 from paper_figures import paths
 from paper_figures.analysis import run_statistics
 from paper_figures.drawing import plots, style, tables
-from paper_figures.experiments import kept_rows, runner, studies
+from paper_figures.experiments import kept_rows, runner, smollm2_lists, studies
 from paper_figures.experiments.kept_rows import Row
 from paper_figures.experiments.studies import JUDGED, Setting, Study
 from paper_figures.extras import kept_runs
@@ -63,8 +63,8 @@ LABELS = {
     "jackpot, distillation driven": "Jackpot, distillation driven",
     "jackpot, policy's rate driven": "Jackpot, policy's rate driven",
     **{
-        f"{how}, {actor} actor": f"{named}, {actor} actor"
-        for actor in ("int8", "4-bit", "early exit")
+        smollm2_lists.name(how, actor): smollm2_lists.name(named, actor)
+        for actor in smollm2_lists.ACTORS
         for how, named in (("tis", "TIS"), ("jackpot", "Jackpot"), ("drafted", "drafted"))
     },
 }
