@@ -30,8 +30,8 @@ _POSITIVE = (
     "objective.high_step objective.value_rollouts objective.baseline.coef actor.clip_low "
     "actor.clip_high "
     "loss.updates_per_rollout control.kl_target control.gain "
-    "optim.policy_lr optim.grad_clip optim.microbatch.tokens alarm.kl_max alarm.ratio_max "
-    "alarm.patience alarm.action.factor run.steps run.eval_every run.eval_prompts "
+    "optim.policy_lr optim.eps optim.grad_clip optim.microbatch.tokens alarm.kl_max "
+    "alarm.ratio_max alarm.patience alarm.action.factor run.steps run.eval_every run.eval_prompts "
     "run.eval_completions run.stop_seconds run.checkpoint_every run.checkpoints_kept run.threads"
 ).split()
 _NOT_NEGATIVE = (
@@ -59,6 +59,7 @@ _AT_MOST = {
     "optim.policy_lr": 10,
     "actor.lr": 10,
     "optim.weight_decay": 1,
+    "optim.eps": 1,
     "rollout.max_staleness": 64,
     # logits over the temperature must stay finite in float32, and differ at all
     **dict.fromkeys(("rollout.temperature", "actor.distill.temperature"), TEMPERATURE_MAX),

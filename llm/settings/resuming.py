@@ -58,7 +58,8 @@ IDENTITY = frozenset(
     "loss.advantage loss.updates_per_rollout loss.denominator loss.initial_kl_coef "
     "control.type control.kl_target control.distill control.actor_lr control.policy_lr "
     "control.gain control.factor_max "
-    "optim.policy_lr optim.schedule optim.lr_warmup_steps optim.weight_decay optim.grad_clip "
+    "optim.policy_lr optim.schedule optim.lr_warmup_steps optim.weight_decay optim.eps "
+    "optim.grad_clip "
     "run.seed".split()
 )
 CONTINUATION = frozenset(

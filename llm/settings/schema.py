@@ -1431,6 +1431,10 @@ class OptimConfig:
     """Steps over which both learning rates rise, linearly."""
     weight_decay: float = 0.0
     """Weight decay of AdamW, for both models."""
+    eps: float = 1e-8
+    """Added to the root of AdamW's second moment, for both models. Far above the size of the
+    gradients it makes a step that of gradient descent with momentum 0.9, at the learning rate over
+    eps."""
     grad_clip: float = 1.0
     """Largest norm of each model's gradient."""
     head: Literal["auto", "chunked", "dense"] = "auto"

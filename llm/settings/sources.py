@@ -38,7 +38,7 @@ _MODELS = {
     "actor.lora.type actor.lora.rank actor.lora.alpha",
     "separate: the paper, Algorithm 1; the other types: ours": "actor.type",
     "torchao's weight-only quantization": "actor.bits",
-    "AdamW, arXiv 1711.05101": "actor.lr optim.policy_lr optim.weight_decay",
+    "AdamW, arXiv 1711.05101": "actor.lr optim.policy_lr optim.weight_decay optim.eps",
     "Adam, arXiv 1412.6980": "pretrain.lr",
     "gradient clipping, arXiv 1211.5063": "optim.grad_clip",
     "cosine: arXiv 1608.03983; the others: customary": "optim.schedule",

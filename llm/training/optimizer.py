@@ -71,10 +71,10 @@ class MasterAdamW(torch.optim.AdamW):
             master.detach().copy_(kept)  # not from the rounded parameter: low bits would be lost
 
 
-def adamw(model: torch.nn.Module, lr: float, weight_decay: float) -> MasterAdamW:
+def adamw(model: torch.nn.Module, lr: float, weight_decay: float, eps: float = 1e-8) -> MasterAdamW:
     """AdamW (betas 0.9 and 0.95) over the parameters of `model` that are trained."""
     return MasterAdamW(
-        list(model.parameters()), lr=lr, betas=(0.9, 0.95), weight_decay=weight_decay
+        list(model.parameters()), lr=lr, betas=(0.9, 0.95), eps=eps, weight_decay=weight_decay
     )
 
 
@@ -128,8 +128,11 @@ def open_learner(ctx: TrainContext, guard: Guard) -> Learner:
 
 def open_optimizers(ctx: TrainContext) -> Optimizers:
     """One for each model that is trained."""
-    decay, rates = ctx.cfg.optim.weight_decay, learning_rates(ctx.cfg)
-    return {role: adamw(model, rates[role], decay) for role, model in ctx.trained.items()}
+    optim, rates = ctx.cfg.optim, learning_rates(ctx.cfg)
+    return {
+        role: adamw(model, rates[role], optim.weight_decay, optim.eps)
+        for role, model in ctx.trained.items()
+    }
 
 
 def learning_rates(cfg: Config) -> dict[str, float]:

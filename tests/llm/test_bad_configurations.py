@@ -101,6 +101,8 @@ FLAGS = {  # flags -> a word of the refusal
     "--optim.policy_lr -1e-3": "greater than 0",
     "--optim.policy_lr 1e9": "at most 10",
     "--optim.weight_decay 2": "at most 1",
+    "--optim.eps 0": "greater than 0",
+    "--optim.eps 2": "at most 1",
     "--optim.grad_clip 0": "greater than 0",
     "--optim.lr_warmup_steps 100000000": "below run.steps",
     "--rollout.temperature 0": "greater than 0",

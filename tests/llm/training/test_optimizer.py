@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_context import random_pair, world
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from llm.checkpoints import state_tensors
 from llm.models import loading
+from llm.settings.loading import Config
 from llm.settings.schema import OptimConfig
 from llm.training import optimizer as optim
 
@@ -69,6 +71,30 @@ def test_a_float32_model_is_trained_by_torchs_own_adamw():
             optimizer.step()
     assert same(ours, torchs)
     assert state_tensors.state_dict_of(a).keys() == state_tensors.state_dict_of(b).keys()
+
+
+def test_a_large_eps_makes_the_step_that_of_gradient_descent_with_momentum():
+    """By hand: the mean of the gradients, weighted by 0.9^age, times the rate over eps. Gradients
+    are about 0.001, so Adam's own part of the steps is about as small beside an eps of 1."""
+    pair = random_pair()
+    settings = OptimConfig(policy_lr=0.5, eps=1.0)
+    ctx = world(dataclasses.replace(Config(), optim=settings), pair)
+    optimizers = optim.open_optimizers(ctx)
+    assert {role: o.param_groups[0]["eps"] for role, o in optimizers.items()} == {
+        "policy": 1.0,
+        "actor": 1.0,
+    }
+    weight = next(ctx.policy.parameters())
+    before, gradients = weight.detach().clone(), 1e-3 * torch.randn(3, *weight.shape)
+    for gradient in gradients:
+        weight.grad = gradient
+        optimizers["policy"].step()
+    moved = torch.zeros_like(before)
+    for t in range(1, 4):
+        shares = torch.tensor([0.9 ** (t - i) for i in range(1, t + 1)])
+        shares = (shares / shares.sum()).view(-1, *[1] * before.dim())
+        moved -= 0.5 * (shares * gradients[:t]).sum(0)
+    torch.testing.assert_close(weight.detach() - before, moved, rtol=0.01, atol=5e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
