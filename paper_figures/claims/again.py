@@ -1,7 +1,8 @@
 """The claims of the paper judged again where completions are longer, by rows that are kept.
 
 Each entry `[[again]]` of claims.toml names a claim, whose metric and threshold hold as they were
-fixed for completions of nine tokens, settings of the study `evidence`, and two methods there.
+fixed for completions of nine tokens unless the entry says another metric, settings of the study
+`evidence`, and two methods there or in the settings of `elsewhere`.
 """
 
 from __future__ import annotations
@@ -12,31 +13,74 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from paper_figures.analysis import run_statistics
-from paper_figures.experiments import evidence_lists
+from paper_figures.analysis.run_statistics import Interval
+from paper_figures.experiments import evidence_lists, kept_rows
 from paper_figures.experiments.kept_rows import Row
 from paper_figures.experiments.studies import JUDGED, Setting
+from paper_figures.extras import cost
 
 from . import verdicts
 from .verdicts import FILE, EmpiricalClaim, Judgement
 from .verdicts import load as claims_of
 from .words import NOT_SETTLED
 
+
+def _drop(row: Row) -> float:
+    """Largest fall of the pass rate below its own earlier best."""
+    highest = fall = 0.0
+    for _, rate in row.curve:
+        highest = max(highest, rate)
+        fall = max(fall, highest - rate)
+    return fall
+
+
+def _lasts(row: Row) -> float:
+    """Last step at which the pass rate was at least LASTING of its best so far."""
+    highest = last = 0.0
+    for step, rate in row.curve:
+        highest = max(highest, rate)
+        last = step if rate >= run_statistics.LASTING * highest else last
+    return last
+
+
+def _seconds(row: Row, name: str) -> float:
+    """Raises kept_rows.Damaged where a row is older than the column."""
+    seconds = getattr(row, name)
+    if seconds is None:
+        raise kept_rows.Damaged(f"the row {row.key} of {row.setting} has no {name}: train it again")
+    return float(seconds)
+
+
 METRICS: Mapping[str, Callable[[Row], float]] = {
     "final": lambda row: row.final,
     "area": lambda row: row.area,
     "kl_last": lambda row: row.kl_last,
     "kl_highest": lambda row: max(kl for _, kl in row.kl),
+    "drop": _drop,
+    "lasts": _lasts,
+    "seconds_rollout": lambda row: _seconds(row, "seconds_rollout"),
+    "seconds_update": lambda row: _seconds(row, "seconds_update"),
 }
+_TIME = "seconds"  # of the kind gain
+_SIDES = {"level": 1, "difference": 2, "ratio": 2, "gain": 2}  # methods, by kind of the claim
 
 
 class ClaimAgain(NamedTuple):
-    """One entry, in one setting. b: the method that is subtracted; empty for a level."""
+    """One entry, in one setting.
+
+    b: the method that is subtracted, or divided by; empty for a level. For a gain it is on-policy
+    training, whose time is divided by that of a. elsewhere: by method, the setting of its runs
+    where it is not this one.
+    """
 
     claim: EmpiricalClaim
     setting: str
     a: str
     b: str
+    elsewhere: Mapping[str, str]
 
 
 def load(file: Path = FILE) -> list[ClaimAgain]:
@@ -50,49 +94,90 @@ def load(file: Path = FILE) -> list[ClaimAgain]:
     settings = {s.name: s for s in evidence_lists.STUDY.settings}
     entries = []
     for entry in tomllib.loads(file.read_text(encoding="utf-8")).get("again", []):
-        wanted = {"claim", "settings", "a"} | ({"b"} if "b" in entry else set())
-        if entry.keys() != wanted or entry["claim"] not in claims:
-            raise ValueError(f"claim again: {entry} has not {sorted(wanted)} of a known claim")
+        needed, known = {"claim", "settings", "a"}, {"claim", "settings", "a", "b", "elsewhere"}
+        known.add("metric")
+        if not needed <= entry.keys() <= known or entry["claim"] not in claims:
+            raise ValueError(f"claim again: {entry} has not {sorted(needed)} of a known claim")
         claim, b = claims[entry["claim"]], entry.get("b", "")
+        if "metric" in entry:
+            claim = claim._replace(metric=entry["metric"])
         for name in entry["settings"]:
-            _check(claim, settings.get(name), name, entry["a"], b)
-            entries.append(ClaimAgain(claim, name, entry["a"], b))
+            made = ClaimAgain(claim, name, entry["a"], b, entry.get("elsewhere", {}))
+            _check(made, settings)
+            entries.append(made)
     return entries
 
 
-def _check(claim: EmpiricalClaim, setting: Setting | None, name: str, a: str, b: str) -> None:
-    """Raises ValueError unless the claim can be judged in the setting."""
-    methods = {a, b} - {""}
-    if setting is None or not methods <= setting.methods.keys():
-        raise ValueError(f"claim {claim.id} again: {name} is no setting with {sorted(methods)}")
-    if claim.metric not in METRICS or claim.kind != ("difference" if b else "level"):
+def _check(entry: ClaimAgain, settings: Mapping[str, Setting]) -> None:
+    """Raises ValueError unless the claim can be judged in the settings."""
+    claim, methods = entry.claim, {entry.a, entry.b} - {""}
+    for method in sorted(methods | entry.elsewhere.keys()):
+        name = entry.elsewhere.get(method, entry.setting)
+        if method not in methods or name not in settings or method not in settings[name].methods:
+            raise ValueError(f"claim {claim.id} again: {name} is no setting with {method}")
+    kept = METRICS.keys() if claim.kind != "gain" else {_TIME}
+    if claim.metric not in kept or _SIDES.get(claim.kind) != len(methods):
         raise ValueError(f"claim {claim.id} again: {claim.kind} of {claim.metric} is not kept")
 
 
 def judge(entry: ClaimAgain, rows: Iterable[Row]) -> Judgement:
     """The verdict by the rule of all claims, from the seeds that both methods have."""
-    values: dict[str, dict[int, float]] = {entry.a: {}, entry.b: {}}
-    commits = set()
+    own: dict[str, dict[int, Row]] = {entry.a: {}, entry.b: {}}
     for row in rows:
-        place = (row.study, row.setting, row.stage)
-        if place == ("evidence", entry.setting, JUDGED) and row.method in values:
-            values[row.method][row.seed] = METRICS[entry.claim.metric](row)
-            commits.add(row.commit)
-    a, b = values[entry.a], values[entry.b]
+        place = ("evidence", entry.elsewhere.get(row.method, entry.setting), JUDGED)
+        if (row.study, row.setting, row.stage) == place and row.method in own:
+            own[row.method][row.seed] = row
+    a, b = own[entry.a], own[entry.b]
     seeds = sorted(a.keys() & b.keys()) if entry.b else sorted(a)
-    differences = [a[s] - b[s] if entry.b else a[s] for s in seeds]
     claim = entry.claim._replace(test=words(entry), seeds=len(seeds))
-    if not differences:
+    if not seeds:
         return Judgement(claim, NOT_SETTLED, "no runs are kept", None, 0, (), None, math.inf)
-    intervals = (run_statistics.mean(differences), run_statistics.student(differences))
-    judged = verdicts.of_intervals(claim, *intervals, len(seeds))
-    return judged._replace(commit=", ".join(sorted(c[:7] for c in commits)))
+    effects = [_effect(claim, a[s], b.get(s)) for s in seeds]
+    if not all(map(math.isfinite, effects)):
+        detail = f"a seed never came {verdicts.WAY:.0%} of the way"
+        return Judgement(claim, NOT_SETTLED, detail, None, len(seeds), (), None, math.inf)
+    intervals = [run_statistics.mean(effects), run_statistics.student(effects)]
+    if claim.is_log:
+        intervals = [Interval(*map(math.exp, interval)) for interval in intervals]
+    judged = verdicts.of_intervals(claim, intervals[0], intervals[1], len(seeds))
+    commits = {row.commit[:7] for side in own.values() for row in side.values()}
+    return judged._replace(commit=", ".join(sorted(commits)))
+
+
+def _effect(claim: EmpiricalClaim, a: Row, b: Row | None) -> float:
+    """Of one seed, the logarithm of a ratio or gain; not finite where a gain's level was not
+    reached."""
+    if b is None:
+        return METRICS[claim.metric](a)
+    if claim.kind == "gain":
+        return _log_gain(a, b)
+    one, other = METRICS[claim.metric](a), METRICS[claim.metric](b)
+    return math.log(one / other) if claim.kind == "ratio" else one - other
+
+
+def _log_gain(row: Row, base: Row) -> float:
+    """Of base's time to WAY of its way, over the row's time to the same pass rate.
+
+    Every step of a run is taken to last as long as its median step.
+    """
+    start = base.curve[0][1]
+    if base.final <= start:
+        return math.nan
+    level = start + verdicts.WAY * (base.final - start)
+    spent = []
+    for r in (base, row):
+        x, y = (np.asarray(values, dtype=float) for values in zip(*r.curve, strict=True))
+        each = _seconds(r, "seconds_rollout") + _seconds(r, "seconds_update")
+        spent.append(each * cost.first_reached(x, y, level))
+    return math.log(spent[0]) - math.log(spent[1]) if all(spent) else math.nan
 
 
 def words(entry: ClaimAgain) -> str:
     """What is compared, and where."""
-    compared = f"{entry.a} less {entry.b}" if entry.b else entry.a
-    return f"{entry.setting}: {compared}"
+    between = {"ratio": "over", "gain": "in place of"}.get(entry.claim.kind, "less")
+    compared = f"{entry.a} {between} {entry.b}" if entry.b else entry.a
+    others = ", ".join(f"{method} of {where}" for method, where in entry.elsewhere.items())
+    return f"{entry.setting}: {compared}" + (f" ({others})" if others else "")
 
 
 def summary(judgements: Iterable[Judgement]) -> list[str]:
@@ -100,7 +185,10 @@ def summary(judgements: Iterable[Judgement]) -> list[str]:
     lines = []
     for j in judgements:
         c = j.claim
-        effect = f"{j.student.signed()} ({c.metric}, {j.seeds} seeds)" if j.student else j.detail
+        effect = j.detail
+        if j.student:
+            interval = j.student.text() if c.is_log else j.student.signed()
+            effect = f"{interval} ({c.metric}, {j.seeds} seeds)"
         least = f", could show {j.could_show:.3f}" if math.isfinite(j.could_show) else ""
         lines.append(f"{c.id}, {c.test}: {effect}, wanted {c.wanted}: {j.verdict}{least}")
     return lines

@@ -131,6 +131,16 @@ _FALLING: Settings = {
 }
 WORLDS["chain 48 falling"] = WORLDS["chain 48"] | _FALLING | {"run.steps": 100}
 
+# Other pairs: a smaller actor, and one near the policy in size
+WORLDS["chain 48 small"] = WORLDS["chain 48 falling"] | {"actor.width": 16}
+WORLDS["chain 48 near"] = WORLDS["chain 48 falling"] | {"actor.layers": 2, "actor.width": 48}
+
+# Decoding dominates: few sequences, and a policy four times as deep
+WORLDS["chain 48 deep"] = WORLDS["chain 48"] | {
+    "policy.layers": 8,
+    "rollout.prompts_per_step": 4,
+}
+
 # 10 to 96 sums a completion, of which only the last two are scored: credit is delayed
 WORLDS["chain final"] = (
     WORLDS["chain 48"]

@@ -5,12 +5,16 @@ nats (docs/evidence.md). The same methods run in each world, each at the rate of
 Eight seeds are judged. Two more are held back: they are trained last and reported apart.
 
 Four questions have settings of their own, with five seeds: the length of a completion, what the
-mask of Jackpot does, what makes training without correction fail, and stale rollouts.
+mask of Jackpot does, what makes training without correction fail, and stale rollouts. Claims of the
+ledger that compare other methods have settings too, beside those of the worlds or questions.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 from .configurations import LENGTHS, METHODS, Settings
+from .configurations import WORLDS as ALL_WORLDS
 from .drafted_lists import drafted
 from .rival_lists import CORRECTIONS, SEVERAL, stale
 from .studies import Setting, Study
@@ -66,6 +70,9 @@ STALE_UPDATES = (16, 32, 64, 128)  # of one rollout
 UPDATES = 128  # in all
 
 
+_ONE_ROLLOUT: Settings = {"run.steps": 1, "run.eval_every": 1}
+
+
 def _world(world: str) -> Setting:
     return Setting(
         *("evidence", world, "tis", _COMPARED, {}, SEEDS), world=world, sweep_steps=_SWEEP_STEPS
@@ -94,9 +101,91 @@ def _stale(updates: int) -> Setting:
         *("evidence", f"{updates} updates", "no clip", _STALE, stale(updates), QUESTION_SEEDS),
         rates=(4e-4,),
         steps=UPDATES // updates,
-        quick={"run.steps": 1, "run.eval_every": 1},
+        quick=_ONE_ROLLOUT,
     )
 
+
+# Gradient descent with momentum in place of Adam. Its rate: of those tried on another seed, the one
+# at which on-policy training learns most.
+_DESCENT: Settings = {"optim.eps": 1.0}
+_DESCENT_RATES = (0.25, 0.5, 1.0, 2.0, 4.0)
+DESCENT_RATE = 1.0
+_BY_DESCENT: dict[str, Settings] = {
+    "on-policy": METHODS["on-policy"],
+    **{m: _CAUSES[m] for m in ("none, frozen actor", "tis prefixes, frozen actor")},
+    "drafted, lam 1": _CAUSES["drafted, lam 1"],
+}
+
+
+def _small_policy(world: str) -> Settings:
+    """The actor's model in the policy's place."""
+    settings = ALL_WORLDS[world]
+    own = {f"policy.{key}": settings[f"actor.{key}"] for key in ("layers", "width")}
+    own |= {f"pretrain.policy_{k}": settings[f"pretrain.actor_{k}"] for k in ("steps", "error")}
+    return METHODS["on-policy small"] | own
+
+
+_FALLING = "chain 48 falling"
+_FEW = SEEDS[:5]  # of the world's, so that its runs pair with these
+_TWO_UPDATES: Settings = {  # so that the clip can bind
+    "rollout.prompts_per_step": 32,
+    "loss.updates_per_rollout": 2,
+    "run.eval_every": 5,
+}
+
+
+def _beside(
+    name: str, methods: dict[str, Settings], seeds: tuple[int, ...], base: Settings, **how: Any
+) -> Setting:
+    """Runs that are compared with those of other settings. The first method is the baseline."""
+    return Setting("evidence", name, next(iter(methods)), methods, base, seeds, **how)
+
+
+def _pick(*methods: str) -> dict[str, Settings]:
+    return {m: METHODS[m] for m in methods}
+
+
+_OTHER_METHODS = _pick("kl", "tis+kl") | {"on-policy small": _small_policy(_FALLING)}
+_INT8 = _pick("int8", "int8 tis", "int8 jackpot")
+_UNCORRECTED = {"none, frozen actor": METHODS["none"]}
+_ALONE = _pick("on-policy")  # it has no other model
+_PPO_ALONE = _pick("tis+ppo", "jackpot+ppo")
+_TIMED = {m: _COMPARED[m] for m in ("on-policy", "tis", "jackpot")}
+_FEW_EVALUATIONS: Settings = {"run.eval_every": 20}
+BESIDE = (
+    _beside("other methods", _OTHER_METHODS, _FEW, {}, world=_FALLING, sweep_steps=_SWEEP_STEPS),
+    _beside(
+        "small actor",
+        _UNCORRECTED | _pick("jackpot"),
+        _FEW,
+        {},
+        world="chain 48 small",
+        sweep_steps=_SWEEP_STEPS,
+    ),
+    _beside("near actor", _UNCORRECTED, _FEW, {}, world="chain 48 near", sweep_steps=_SWEEP_STEPS),
+    _beside("int8 actor", _INT8, _FEW, _TWO_UPDATES, world=_FALLING, sweep_steps=25, steps=50),
+    _beside("8e-4", _ALONE, OTHER_SEEDS, {}, rates=(_HIGH_RATE,)),
+    _beside("no distillation", _PPO_ALONE, OTHER_SEEDS, {}, rates=(_HIGH_RATE,), steps=120),
+    _beside("descent's rate", _ALONE, (), _DESCENT, rates=_DESCENT_RATES),
+    _beside("descent", _BY_DESCENT, OTHER_SEEDS, _DESCENT, rates=(DESCENT_RATE,)),
+    _beside(
+        "1 update", _ALONE, QUESTION_SEEDS, {"run.eval_every": 8}, rates=(4e-4,), steps=UPDATES
+    ),
+    _beside(
+        "64 updates, clip",
+        _pick("jackpot clipped"),
+        QUESTION_SEEDS,
+        stale(64),
+        rates=(4e-4,),
+        steps=2,
+        quick=_ONE_ROLLOUT,
+    ),
+    _beside("96 sums, TIS + KL", _pick("tis+kl"), QUESTION_SEEDS, {}, world="96 sums"),
+    _beside(
+        "480 steps", _pick("jackpot"), QUESTION_SEEDS, _FEW_EVALUATIONS, rates=(4e-4,), steps=480
+    ),
+    _beside("deep policy", _TIMED, QUESTION_SEEDS, {}, world="chain 48 deep"),
+)
 
 # In the order in which they are trained
 STUDY = Study(
@@ -107,6 +196,7 @@ STUDY = Study(
         _question("causes", "none, frozen actor", _CAUSES),
         *map(_length, LENGTHS),
         *map(_stale, STALE_UPDATES),
+        *BESIDE,
         *map(_held_back, WORLDS),
     ),
 )

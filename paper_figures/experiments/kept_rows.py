@@ -33,7 +33,8 @@ class Row(NamedTuple):
     key: 16 hexadecimal digits of its settings and seed; commit, code: of the code that trained it;
     exit: 0, or 3 where it diverged; curve: (step, held-out pass rate) of each evaluation;
     kl: (step, KL(policy || actor), nats per token), empty where the policy samples; seconds: of
-    training.
+    training; seconds_rollout, seconds_update: medians over steps, of sampling and of all updates
+    (None in rows that were kept before these columns).
     """
 
     key: str
@@ -53,6 +54,8 @@ class Row(NamedTuple):
     seconds: float
     curve: tuple[tuple[float, float], ...]
     kl: tuple[tuple[float, float], ...]
+    seconds_rollout: float | None = None
+    seconds_update: float | None = None
 
 
 class Damaged(ValueError):
@@ -201,6 +204,8 @@ def _cells(row: Row) -> list[str]:
 
 
 def _number(value: object) -> str:
+    if value is None:
+        return ""
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
@@ -226,7 +231,12 @@ def _read_points(text: str) -> tuple[tuple[float, float], ...]:
     return tuple(points)
 
 
+def _read_optional(text: str) -> float | None:
+    return float(text) if text else None
+
+
 _READ: dict[str, Callable[[str], Any]] = {
+    **dict.fromkeys(("seconds_rollout", "seconds_update"), _read_optional),
     **dict.fromkeys(("rate", "final", "lowest_late", "area", "kl_last", "seconds"), float),
     **dict.fromkeys(("seed", "exit"), int),
     **dict.fromkeys(("curve", "kl"), _read_points),
@@ -251,6 +261,9 @@ def _check(row: Row) -> None:
         raise ValueError("the steps of its curve do not rise")
     if not all(math.isfinite(v) for v in (row.rate, row.kl_last, row.seconds)):
         raise ValueError("a number is not finite")
+    for seconds in (row.seconds_rollout, row.seconds_update):
+        if seconds is not None and not 0 < seconds < math.inf:
+            raise ValueError(f"the seconds of a step are {seconds}, not above 0 and finite")
     for name, value in summary(row.curve, row.exit).items():
         if abs(value - getattr(row, name)) > _ROUNDING:
             raise ValueError(f"its {name} is {getattr(row, name)}, and by its curve {value:.4f}")

@@ -68,7 +68,11 @@ def spent(run: RunSpec, unit: str, home: Path = HOME) -> tuple[np.ndarray, np.nd
 def reached(run: RunSpec, level: float, unit: str, home: Path = HOME) -> float:
     """What was spent when the pass rate first came to a level, between evaluations by a straight
     line; inf if it never did."""
-    x, y = spent(run, unit, home)
+    return first_reached(*spent(run, unit, home), level)
+
+
+def first_reached(x: np.ndarray, y: np.ndarray, level: float) -> float:
+    """Where a curve first comes to a level, between its points by a straight line; inf if never."""
     (over,) = np.nonzero(y >= level)
     if not len(over):
         return math.inf

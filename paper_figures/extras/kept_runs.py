@@ -40,6 +40,8 @@ def row(entry: Entry) -> Row:
         seconds=outcome["seconds"],
         curve=curve,
         kl=kl,
+        seconds_rollout=run_statistics.seconds_rollout(run),
+        seconds_update=run_statistics.seconds_update(run),
     )
 
 
