@@ -111,9 +111,11 @@ def load(file: Path = FILE) -> list[ClaimAgain]:
 def _check(entry: ClaimAgain, settings: Mapping[str, Setting]) -> None:
     """Raises ValueError unless the claim can be judged in the settings."""
     claim, methods = entry.claim, {entry.a, entry.b} - {""}
-    for method in sorted(methods | entry.elsewhere.keys()):
+    if strangers := sorted(entry.elsewhere.keys() - methods):
+        raise ValueError(f"claim {claim.id} again: it does not compare {strangers} of elsewhere")
+    for method in sorted(methods):
         name = entry.elsewhere.get(method, entry.setting)
-        if method not in methods or name not in settings or method not in settings[name].methods:
+        if name not in settings or method not in settings[name].methods:
             raise ValueError(f"claim {claim.id} again: {name} is no setting with {method}")
     kept = METRICS.keys() if claim.kind != "gain" else {_TIME}
     if claim.metric not in kept or _SIDES.get(claim.kind) != len(methods):

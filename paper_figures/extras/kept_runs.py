@@ -18,14 +18,14 @@ from paper_figures.experiments.kept_rows import Row
 from paper_figures.experiments.studies import Entry, Setting, Study
 
 
-def row(entry: Entry) -> Row:
+def row(entry: Entry, home: Path = run_store.HOME) -> Row:
     """What is kept of a finished run."""
     run = entry.run
-    where = run_store.folder(run)
+    where = run_store.folder(run, home)
     start = json.loads((where / "provenance.json").read_text(encoding="utf-8"))[-1]
-    outcome = run_store.outcome(run)
-    curve = _points(*run_statistics.pass_rates(run))
-    kl = _points(*run_statistics.curve(run, "kl_policy_actor"))
+    outcome = run_store.outcome(run, home)
+    curve = _points(*run_statistics.pass_rates(run, home))
+    kl = _points(*run_statistics.curve(run, "kl_policy_actor", home))
     summary = kept_rows.summary(curve, outcome["exit"])
     return Row(
         kept_rows.key(entry),
@@ -36,12 +36,12 @@ def row(entry: Entry) -> Row:
         final=summary["final"],
         lowest_late=summary["lowest_late"],
         area=summary["area"],
-        kl_last=run_statistics.kl_last(run) if kl else 0.0,
+        kl_last=run_statistics.kl_last(run, home) if kl else 0.0,
         seconds=outcome["seconds"],
         curve=curve,
         kl=kl,
-        seconds_rollout=run_statistics.seconds_rollout(run),
-        seconds_update=run_statistics.seconds_update(run),
+        seconds_rollout=run_statistics.seconds_rollout(run, home),
+        seconds_update=run_statistics.seconds_update(run, home),
     )
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import re
+
 import made_rows
 import pytest
 
 from paper_figures.claims import again, verdicts
 from paper_figures.claims.words import CONTRADICTED, NOT_SETTLED, REPRODUCED
-from paper_figures.experiments import evidence_lists
+from paper_figures.experiments import evidence_lists, kept_rows
 
 WORLD = "chain 48 falling"
 
@@ -31,16 +34,16 @@ def entry(claim: str) -> again.ClaimAgain:
 
 
 def test_a_difference_is_paired_by_seed(rows):
-    judged = again.judge(entry("no-alignment-collapses"), rows)
+    judged = again.judge(entry("no-alignment-at-its-own-rate"), rows)
     assert judged.student is not None and judged.seeds == 3
     half = 4.302653 * 0.1 / 3**0.5  # t of 2 degrees of freedom; the spread of .3, .4, .5 is .1
     assert [*judged.student] == pytest.approx([0.4, 0.4 - half, 0.4 + half], abs=1e-6)
     assert judged.verdict == NOT_SETTLED  # .4 - .248 is below the wanted .2
     one_more = [r._replace(seed=403, final=0.5) for r in rows if r.seed == 401]
     one_more = [r._replace(final=0.9) if r.method == "on-policy" else r for r in one_more]
-    assert again.judge(entry("no-alignment-collapses"), rows + one_more).verdict == REPRODUCED
+    assert again.judge(entry("no-alignment-at-its-own-rate"), rows + one_more).verdict == REPRODUCED
     lone = [r for r in one_more if r.method != "on-policy"]
-    assert again.judge(entry("no-alignment-collapses"), rows + lone).seeds == 3
+    assert again.judge(entry("no-alignment-at-its-own-rate"), rows + lone).seeds == 3
 
 
 def test_a_level_and_the_highest_kl_are_of_the_curve(rows):
@@ -54,10 +57,80 @@ def test_a_level_and_the_highest_kl_are_of_the_curve(rows):
     assert judged.effect is not None and judged.effect.value == pytest.approx(0.9 - 0.6)
 
 
+def row(**changes):
+    """A row whose curve is .5, .9, .7, .4, .6, .5 at steps 0 to 50."""
+    rates = zip((0.0, 10.0, 20.0, 30.0, 40.0, 50.0), (0.5, 0.9, 0.7, 0.4, 0.6, 0.5), strict=True)
+    first = next(iter(made_rows.whole({}, 0.0, evidence_lists.STUDY).values()))
+    return first._replace(curve=tuple(rates), **changes)
+
+
+def test_the_largest_fall_and_the_last_step_near_the_best_are_of_the_curve():
+    """It falls from .9 to .4. 80 % of its best is .72, which it has last at step 10."""
+    assert again.METRICS["drop"](row()) == pytest.approx(0.5)
+    assert again.METRICS["lasts"](row()) == 10.0
+    steady = row()._replace(curve=((0.0, 0.5), (10.0, 0.4)))  # just 80 %
+    assert again.METRICS["lasts"](steady) == 10.0
+
+
+def timed(method: str, rates: list[float], seconds: dict[int, float], setting="deep policy"):
+    """By seed: a row with an evaluation every ten steps, which each take so many seconds. On-policy
+    training samples in three quarters of them, the others in a quarter."""
+    share = 0.75 if method == "on-policy" else 0.25
+    own = {"study": "evidence", "stage": "judged", "setting": setting, "method": method}
+    curve = tuple((10.0 * i, y) for i, y in enumerate(rates))
+    made = []
+    for seed, each in seconds.items():
+        spent = {"seconds_rollout": share * each, "seconds_update": (1 - share) * each}
+        made.append(row(**own, **spent, seed=seed, final=rates[-1])._replace(curve=curve))
+    return made
+
+
+def of_claim(claim: str) -> again.ClaimAgain:
+    return next(e for e in again.load() if e.claim.id == claim)
+
+
+def test_a_gain_is_the_time_of_on_policy_training_over_that_of_the_other():
+    """On-policy goes from .2 to .7. 80 % of its way is .6, at step 16. The other has .6 at step 25.
+    Its steps take 1 / 2, 1 / 4 and 1 / 8 of on-policy's: gains of 1.28, 2.56 and 5.12."""
+    slow = timed("on-policy", [0.2, 0.45, 0.7, 0.7], {410: 8.0, 411: 8.0, 412: 8.0})
+    fast = timed("jackpot", [0.2, 0.3, 0.5, 0.7], {410: 4.0, 411: 2.0, 412: 1.0})
+    judged = again.judge(of_claim("cheaper-training"), slow + fast)
+    assert judged.student is not None and judged.student.value == pytest.approx(2.56)
+    half = math.exp(4.302653 * math.log(2) / 3**0.5)  # the spread of the logarithms is log 2
+    assert [*judged.student[1:]] == pytest.approx([2.56 / half, 2.56 * half], rel=1e-6)
+    assert judged.verdict == NOT_SETTLED
+    never = timed("jackpot", [0.2, 0.3, 0.5, 0.5], {410: 4.0, 411: 2.0, 412: 1.0})
+    judged = again.judge(of_claim("cheaper-training"), slow + never)
+    assert judged.student is None and "never came 80%" in judged.detail
+    assert "never came" in again.summary([judged])[0]
+
+
+def test_a_ratio_of_seconds_is_a_geometric_mean_and_an_older_row_has_none():
+    slow = timed("on-policy", [0.2, 0.7], {410: 8.0, 411: 8.0, 412: 8.0})
+    fast = timed("jackpot", [0.2, 0.7], {410: 4.0, 411: 2.0, 412: 1.0})
+    judged = again.judge(of_claim("cheap-rollouts"), slow + fast)
+    assert judged.student is not None and judged.student.value == pytest.approx(0.25 / 3)
+    older = [r._replace(seconds_rollout=None) for r in fast]
+    with pytest.raises(kept_rows.Damaged, match="no seconds_rollout: train it again"):
+        again.judge(of_claim("cheap-rollouts"), slow + older)
+
+
+def test_runs_of_another_setting_are_those_that_the_entry_names():
+    """On-policy training is of the world, and the runs without correction are of the other pair."""
+    none = timed("none, frozen actor", [0.2, 0.3], {400: 1.0, 401: 1.0, 402: 1.0}, "small actor")
+    alone = timed("on-policy", [0.2, 0.9], {400: 1.0, 401: 1.0, 402: 1.0}, WORLD)
+    strange = timed("on-policy", [0.2, 0.4], {400: 1.0, 401: 1.0, 402: 1.0}, "small actor")
+    judged = again.judge(of_claim("no-alignment-collapses-small"), none + alone + strange)
+    assert judged.student is not None and judged.student.value == pytest.approx(0.6)
+    assert judged.claim.test == (
+        "small actor: on-policy less none, frozen actor (on-policy of chain 48 falling)"
+    )
+
+
 def test_other_settings_stages_and_studies_do_not_count(rows):
     for change in ({"setting": "mask"}, {"stage": "sweep"}, {"study": "drafted"}):
         others = [r._replace(**change) for r in rows]
-        judged = again.judge(entry("no-alignment-collapses"), others)
+        judged = again.judge(entry("no-alignment-at-its-own-rate"), others)
         assert (judged.verdict, judged.detail) == (NOT_SETTLED, "no runs are kept")
     assert "no runs are kept" in again.summary([judged])[0]
 
@@ -67,7 +140,10 @@ def test_other_settings_stages_and_studies_do_not_count(rows):
     [
         ('claim = "kl-explodes"', 'claim = "kl"', "of a known claim"),
         ('b = "none, frozen actor"', 'b = "nothing"', "is no setting with"),
-        ('claim = "kl-explodes"', 'claim = "no-overhead"', "ratio of seconds_update is not kept"),
+        ('claim = "kl-explodes"', 'claim = "hardest-set"', "mean@4 of 8 digits is not kept"),
+        ('a = "jackpot"\n\n', 'a = "jackpot"\nb = "tis"\n\n', "level of kl_last is not kept"),
+        ('claim = "cheaper-training"', 'claim = "no-overhead"\nmetric = "time"', "is not kept"),
+        ("elsewhere = { jackpot", "elsewhere = { kl", "does not compare ['kl'] of elsewhere"),
         ('a = "on-policy"\nb =', 'a = "on-policy"\nc = "x"\nb =', "has not"),
     ],
 )
@@ -77,5 +153,5 @@ def test_an_entry_of_nothing_is_refused(old, new, said, tmp_path):
     assert old in tail
     file = tmp_path / "claims.toml"
     file.write_text(head + mark + tail.replace(old, new, 1), encoding="utf-8")
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=re.escape(said)):
         again.load(file)

@@ -8,8 +8,8 @@ from pathlib import Path
 import made_rows
 import pytest
 
-from paper_figures.claims import drafted, evidence, families, kept_study, rivals
-from paper_figures.experiments import kept_rows, kept_studies, studies
+from paper_figures.claims import again, drafted, evidence, families, kept_study, rivals
+from paper_figures.experiments import evidence_lists, kept_rows, kept_studies, studies
 from paper_figures.experiments.rival_lists import STUDY
 from paper_figures.extras import kept_runs
 
@@ -26,13 +26,23 @@ def kept(tmp_path, monkeypatch):
     return file
 
 
+def places_of_claims() -> set[str]:
+    """Settings whose runs a claim is judged by again."""
+    entries = again.load()
+    return {e.elsewhere.get(m, e.setting) for e in entries for m in (e.a, e.b) if m}
+
+
 def test_every_method_and_setting_has_its_name():
     methods = {m for s in kept_studies.settings() for m in s.methods}
     plain = {m for m in methods if m.startswith("drafted, ")} | {"on-policy", "no clip", "uniform"}
     assert methods - plain <= set(kept_study.LABELS)
     judged = {(f.study, f.setting) for f in families.load()}
     shown_only = {s[:2] for s in kept_studies.settings() if s.name.endswith(", held back")}
-    assert judged | shown_only == {s[:2] for s in kept_studies.settings()}
+    swept_only = {s[:2] for s in kept_studies.settings() if not s.seeds}
+    of_claims = {(s[0], place) for s in kept_studies.settings() for place in places_of_claims()}
+    of_claims &= {s[:2] for s in evidence_lists.BESIDE}
+    settings = {s[:2] for s in kept_studies.settings()}
+    assert judged | shown_only | swept_only | of_claims == settings
 
 
 def test_pictures_table_and_verdicts_are_drawn_without_training(

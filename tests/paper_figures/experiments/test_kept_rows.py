@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import subprocess
 from pathlib import Path
@@ -34,6 +35,20 @@ def test_rows_are_read_as_they_were_written_and_matched_to_their_runs(file):
     assert len(again) == 3 and again[kept_rows.key(ENTRIES[0])] != made_rows.made(ENTRIES[0])
     assert not list(file.parent.glob("*.draft"))
     assert kept_rows.read(file.with_name("none.csv")) == {}
+
+
+def test_seconds_of_a_step_are_kept_or_missing_and_never_nothing(file):
+    row = made_rows.made(ENTRIES[0])
+    assert (row.seconds_rollout, row.seconds_update) == (None, None)
+    kept_rows.append(file, row._replace(seconds_rollout=0.25, seconds_update=1.5))
+    read = kept_rows.read(file)
+    assert read[row.key][-2:] == (0.25, 1.5) and read[kept_rows.key(ENTRIES[1])][-2:] == (
+        None,
+        None,
+    )
+    for wrong in (0.0, -1.0, math.inf, math.nan):
+        with pytest.raises(Damaged, match="the seconds of a step are"):
+            kept_rows.append(file, row._replace(seconds_update=wrong))
 
 
 def test_a_row_that_could_not_be_read_again_is_not_written(file):

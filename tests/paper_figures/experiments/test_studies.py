@@ -31,7 +31,7 @@ def test_methods_of_a_setting_differ_in_what_is_compared_alone():
             if own.get("actor.type", "separate") == "separate":
                 assert own["actor.lr"] == pytest.approx(1.2e-3)
         steps = {dict(e.run.extra).get("run.steps") for e in entries}
-        assert len(steps) == 1
+        assert len(steps) == 1 or not setting.seeds
 
 
 def test_seeds_of_the_sweep_are_never_judged_and_those_held_back_are_of_no_other_setting():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+
+import figure_runs
 import made_rows
 import pytest
 
@@ -51,6 +54,26 @@ def test_only_what_has_no_row_is_trained_and_each_run_leaves_its_row(tmp_path, m
     assert len(kept_rows.read(file)) == len(entries)
     kept_runs.train(entries, file, 1)  # nothing is left
     assert len(trained) == len(entries) - 1
+
+
+def test_a_row_is_what_the_files_of_its_run_say(tmp_path):
+    """Six evaluations by hand: their last three, and the median step of sampling and of updates."""
+    entry = next(e for e in studies.sweep(STUDY.settings[0]) if e.method == "jackpot")
+    rates = [0.25, 0.5, 0.5, 0.5, 0.625, 0.75]
+    folder = figure_runs.write(entry.run, tmp_path, rates[:5], kl=0.125, seconds=2.0)
+    last = {"step": 40, "pass_rate": rates[-1], "kl_policy_actor": 0.5}
+    file = folder / "metrics.jsonl"
+    steps = [{"step": 41, "seconds_rollout": 9.0, "seconds_update": 3.0}] * 2
+    more = "".join(json.dumps(row) + "\n" for row in (*steps, last))
+    text = file.read_text().replace('"seconds_update": 2.0', '"seconds_update": 1.0')
+    file.write_text(text + more)
+    start = {"commit": made_rows.COMMIT}
+    (folder / "provenance.json").write_text(json.dumps([{"commit": "0" * 40}, start]))
+    row = kept_runs.row(entry, tmp_path)
+    assert (row.key, row.commit, row.exit) == (kept_rows.key(entry), made_rows.COMMIT, 0)
+    assert row[1:7] == entry[:6]
+    assert row.final == pytest.approx(0.625) and row.kl_last == pytest.approx(0.25)
+    assert (row.seconds_rollout, row.seconds_update) == (2.0, 1.0)
 
 
 @pytest.mark.parametrize("study", [smollm2_lists.STUDY, drafted_lists.STUDY], ids=lambda s: s.name)
