@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ import numpy as np
 
 from paper_figures.analysis import run_statistics
 from paper_figures.analysis.run_statistics import Interval
+from paper_figures.drawing import tables
 from paper_figures.experiments import evidence_lists, kept_rows
 from paper_figures.experiments.kept_rows import Row
 from paper_figures.experiments.studies import JUDGED, Setting
@@ -176,10 +177,20 @@ def _log_gain(row: Row, base: Row) -> float:
 
 def words(entry: ClaimAgain) -> str:
     """What is compared, and where."""
+    return f"{entry.setting}: {_compared(entry)}"
+
+
+def _compared(entry: ClaimAgain) -> str:
     between = {"ratio": "over", "gain": "in place of"}.get(entry.claim.kind, "less")
     compared = f"{entry.a} {between} {entry.b}" if entry.b else entry.a
     others = ", ".join(f"{method} of {where}" for method, where in entry.elsewhere.items())
-    return f"{entry.setting}: {compared}" + (f" ({others})" if others else "")
+    return compared + (f" ({others})" if others else "")
+
+
+def _effect_words(judgement: Judgement) -> str:
+    if judgement.student is None:
+        return judgement.detail
+    return judgement.student.text() if judgement.claim.is_log else judgement.student.signed()
 
 
 def summary(judgements: Iterable[Judgement]) -> list[str]:
@@ -187,10 +198,33 @@ def summary(judgements: Iterable[Judgement]) -> list[str]:
     lines = []
     for j in judgements:
         c = j.claim
-        effect = j.detail
-        if j.student:
-            interval = j.student.text() if c.is_log else j.student.signed()
-            effect = f"{interval} ({c.metric}, {j.seeds} seeds)"
+        effect = _effect_words(j) + (f" ({c.metric}, {j.seeds} seeds)" if j.student else "")
         least = f", could show {j.could_show:.3f}" if math.isfinite(j.could_show) else ""
         lines.append(f"{c.id}, {c.test}: {effect}, wanted {c.wanted}: {j.verdict}{least}")
     return lines
+
+
+MEASURED = {
+    "final": "last pass rate",
+    "area": "mean pass rate",
+    "kl_last": "last KL",
+    "kl_highest": "highest KL",
+    "drop": "largest fall of the pass rate",
+    "lasts": "steps until breakdown",
+    "seconds_rollout": "seconds of a rollout",
+    "seconds_update": "seconds of an update",
+    _TIME: f"time to {verdicts.WAY:.0%} of the way",
+}
+
+
+def table(entries: Sequence[ClaimAgain], judgements: Sequence[Judgement]) -> tables.Table:
+    """A row for each: claim, setting, what is compared, effect, threshold, verdict."""
+    rows = []
+    for entry, j in zip(entries, judgements, strict=True):
+        compared = f"{MEASURED[entry.claim.metric]}: {_compared(entry)}"
+        factor = "factor " if entry.claim.is_log else ""
+        least = f"{factor}{j.could_show:.3f}" if math.isfinite(j.could_show) else ""
+        found = (_effect_words(j), j.claim.wanted, least, j.verdict)
+        rows.append((entry.claim.id, entry.setting, compared, *found))
+    head = ("claim", "setting", "compared", "found", "wanted", "could show", "verdict")
+    return tables.Table("claims_again", "The paper's claims again", head, tuple(rows))

@@ -265,7 +265,7 @@ def of_commits(kept: Mapping[str, kept_claims.KeptEffect]) -> str:
 
 
 def write(judgements: list[Judgement], scale: str, code: str, out: Path) -> str:
-    """claims.csv, .json, .md, .png and .pdf; returns what is printed."""
+    """claims.csv, .json, .md, .png and .pdf, and claims_again.md; returns what is printed."""
     rows = [row(j) for j in judgements]
     table = [{**r, "runs": " ".join(r["runs"])} for r in rows]
     run_statistics.write_csv(out / "claims.csv", table)
@@ -275,11 +275,12 @@ def write(judgements: list[Judgement], scale: str, code: str, out: Path) -> str:
     (out / "claims.json").write_text(content, encoding="utf-8")
     (out / "claims.md").write_text(markdown(judgements), encoding="utf-8")
     plots.save(picture(judgements), out, "claims")
-    return text(judgements) + kept_lines()
+    return text(judgements) + kept_lines(out)
 
 
-def kept_lines() -> str:
-    """What the kept rows settle of each family of the studies; none of it is trained here."""
+def kept_lines(out: Path) -> str:
+    """What the kept rows settle of each family of the studies, and of the claims that are judged
+    again, whose table is written; none of it is trained here."""
     lines = []
     kept = {s.name: kept_runs.checked(s, kept_rows.file_of(s)).values() for s in STUDIES}
     for study in STUDIES:
@@ -287,7 +288,11 @@ def kept_lines() -> str:
         judged = [(f, families.judge(f, rows)) for f in families.of_study(study)]
         lines += [f"The study {study.name}, by {len(rows)} kept runs:", *families.summary(judged)]
     lines += ["The paper's claims again, by kept runs of the study evidence:"]
-    lines += again.summary(again.judge(entry, kept["evidence"]) for entry in again.load())
+    entries = again.load()
+    judged_again = [again.judge(entry, kept["evidence"]) for entry in entries]
+    content = tables.markdown(again.table(entries, judged_again))
+    (out / "claims_again.md").write_text(content, encoding="utf-8")
+    lines += again.summary(judged_again)
     return "\n".join([*lines, ""])
 
 

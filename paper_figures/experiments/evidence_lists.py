@@ -109,7 +109,7 @@ def _stale(updates: int) -> Setting:
 # at which on-policy training learns most.
 _DESCENT: Settings = {"optim.eps": 1.0}
 _DESCENT_RATES = (0.25, 0.5, 1.0, 2.0, 4.0)
-DESCENT_RATE = 1.0
+DESCENT_RATE = 0.5
 _BY_DESCENT: dict[str, Settings] = {
     "on-policy": METHODS["on-policy"],
     **{m: _CAUSES[m] for m in ("none, frozen actor", "tis prefixes, frozen actor")},

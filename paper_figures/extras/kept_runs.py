@@ -27,9 +27,7 @@ def row(entry: Entry, home: Path = run_store.HOME) -> Row:
     curve = _points(*run_statistics.pass_rates(run, home))
     kl = _points(*run_statistics.curve(run, "kl_policy_actor", home))
     summary = kept_rows.summary(curve, outcome["exit"])
-    stepped = run_statistics.curve(run, "seconds_update", home)[
-        1
-    ].size  # not if it diverged at once
+    _, stepped = run_statistics.curve(run, "seconds_update", home)  # none if it diverged at once
     return Row(
         kept_rows.key(entry),
         *entry[:6],
@@ -43,8 +41,8 @@ def row(entry: Entry, home: Path = run_store.HOME) -> Row:
         seconds=outcome["seconds"],
         curve=curve,
         kl=kl,
-        seconds_rollout=run_statistics.seconds_rollout(run, home) if stepped else None,
-        seconds_update=run_statistics.seconds_update(run, home) if stepped else None,
+        seconds_rollout=run_statistics.seconds_rollout(run, home) if stepped.size else None,
+        seconds_update=run_statistics.seconds_update(run, home) if stepped.size else None,
     )
 
 

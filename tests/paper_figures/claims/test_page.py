@@ -61,7 +61,7 @@ def test_the_kept_verdicts_are_printed_without_training(tmp_path, monkeypatch, c
     none = EmpiricalClaim("y", "Sec. 8", "w", "none", reason="r")
     monkeypatch.setattr(verdicts, "load", lambda: [CLAIM._replace(above=0.1), none])
     monkeypatch.setattr(kept_claims, "file", lambda: file)
-    monkeypatch.setattr(claims, "kept_lines", lambda: "")
+    monkeypatch.setattr(claims, "kept_lines", lambda _: "")
     monkeypatch.setattr(command, "make", lambda *_: pytest.fail("nothing is trained"))
     assert claims.main(["--out", str(tmp_path / "out")]) == 0
     out = capsys.readouterr().out

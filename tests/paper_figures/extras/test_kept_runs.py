@@ -113,6 +113,13 @@ def test_a_rate_that_is_given_is_not_swept():
     assert set(rates.values()) == set(setting.rates) and set(rates) == set(setting.methods)
 
 
+def test_the_rate_of_gradient_descent_is_the_one_of_its_sweep():
+    rows = kept_rows.read(kept_rows.file_of(evidence_lists.STUDY))
+    (swept,) = (s for s in evidence_lists.STUDY.settings if s.name == "descent's rate")
+    rates = kept_runs.best_rates(evidence_lists.STUDY, swept, rows)
+    assert rates == {"on-policy": evidence_lists.DESCENT_RATE}
+
+
 def test_seeds_that_are_held_back_run_at_the_rates_of_the_judged_ones():
     rows = kept_rows.read(kept_rows.file_of(evidence_lists.STUDY))
     by_name = {s.name: s for s in evidence_lists.STUDY.settings}
