@@ -166,6 +166,8 @@ BESIDE = (
     _beside("int8 actor", _INT8, _FEW, _TWO_UPDATES, world=_FALLING, sweep_steps=25, steps=50),
     _beside("8e-4", _ALONE, OTHER_SEEDS, {}, rates=(_HIGH_RATE,)),
     _beside("no distillation", _PPO_ALONE, OTHER_SEEDS, {}, rates=(_HIGH_RATE,), steps=120),
+    # added because both methods broke down before the first evaluation at 8e-4
+    _beside("no distillation, 4e-4", _PPO_ALONE, OTHER_SEEDS, {}, rates=(4e-4,), steps=120),
     _beside("descent's rate", _ALONE, (), _DESCENT, rates=_DESCENT_RATES),
     _beside("descent", _BY_DESCENT, OTHER_SEEDS, _DESCENT, rates=(DESCENT_RATE,)),
     _beside(
