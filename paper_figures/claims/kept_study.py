@@ -69,6 +69,7 @@ LABELS = {
     "tis, frozen actor": "TIS, frozen actor",
     "tis prefixes, frozen actor": "TIS on prefixes, frozen actor",
     "none, 4 x completions": "no correction, 4 x completions",
+    "jackpot, Z = 1": "Jackpot, Z = 1",
     "jackpot, distillation driven": "Jackpot, distillation driven",
     "jackpot, policy's rate driven": "Jackpot, policy's rate driven",
     **{

@@ -147,6 +147,11 @@ def _pick(*methods: str) -> dict[str, Settings]:
 
 _OTHER_METHODS = _pick("kl", "tis+kl") | {"on-policy small": _small_policy(_FALLING)}
 _INT8 = _pick("int8", "int8 tis", "int8 jackpot")
+# Each takes one thing away from Jackpot: the coins, or Z in the weights
+_PARTS: dict[str, Settings] = {
+    "jackpot expected": METHODS["jackpot expected"],
+    "jackpot, Z = 1": METHODS["jackpot"] | {"correction.z.type": "none"},
+}
 _UNCORRECTED = {"none, frozen actor": METHODS["none"]}
 _ALONE = _pick("on-policy")  # it has no other model
 _PPO_ALONE = _pick("tis+ppo", "jackpot+ppo")
@@ -162,6 +167,7 @@ BESIDE = (
         world="chain 48 small",
         sweep_steps=_SWEEP_STEPS,
     ),
+    _beside("parts of Jackpot", _PARTS, SEEDS, {}, world=_FALLING, rates=(4e-4,)),
     _beside("near actor", _UNCORRECTED, _FEW, {}, world="chain 48 near", sweep_steps=_SWEEP_STEPS),
     _beside("int8 actor", _INT8, _FEW, _TWO_UPDATES, world=_FALLING, sweep_steps=25, steps=50),
     _beside("8e-4", _ALONE, OTHER_SEEDS, {}, rates=(_HIGH_RATE,)),
