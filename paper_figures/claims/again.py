@@ -187,6 +187,12 @@ def _compared(entry: ClaimAgain) -> str:
     return compared + (f" ({others})" if others else "")
 
 
+def labelled(entry: ClaimAgain, judgement: Judgement) -> Judgement:
+    """With the claim and the setting in the place of its test, as a picture shows them."""
+    claim = judgement.claim._replace(test=f"{entry.claim.id}, {entry.setting}")
+    return judgement._replace(claim=claim)
+
+
 def _effect_words(judgement: Judgement) -> str:
     if judgement.student is None:
         return judgement.detail

@@ -265,7 +265,8 @@ def of_commits(kept: Mapping[str, kept_claims.KeptEffect]) -> str:
 
 
 def write(judgements: list[Judgement], scale: str, code: str, out: Path) -> str:
-    """claims.csv, .json, .md, .png and .pdf, and claims_again.md; returns what is printed."""
+    """claims.csv, .json, .md, .png and .pdf, and claims_again.md, .png and .pdf; returns what is
+    printed."""
     rows = [row(j) for j in judgements]
     table = [{**r, "runs": " ".join(r["runs"])} for r in rows]
     run_statistics.write_csv(out / "claims.csv", table)
@@ -280,7 +281,7 @@ def write(judgements: list[Judgement], scale: str, code: str, out: Path) -> str:
 
 def kept_lines(out: Path) -> str:
     """What the kept rows settle of each family of the studies, and of the claims that are judged
-    again, whose table is written; none of it is trained here."""
+    again, whose table and picture are written; none of it is trained here."""
     lines = []
     kept = {s.name: kept_runs.checked(s, kept_rows.file_of(s)).values() for s in STUDIES}
     for study in STUDIES:
@@ -292,6 +293,7 @@ def kept_lines(out: Path) -> str:
     judged_again = [again.judge(entry, kept["evidence"]) for entry in entries]
     content = tables.markdown(again.table(entries, judged_again))
     (out / "claims_again.md").write_text(content, encoding="utf-8")
+    plots.save(picture(list(map(again.labelled, entries, judged_again))), out, "claims_again")
     lines += again.summary(judged_again)
     return "\n".join([*lines, ""])
 

@@ -10,7 +10,7 @@ from figure_runs import CLAIM, SCALE, rows
 from paper_figures import commands
 from paper_figures import figure as command
 from paper_figures.analysis import run_statistics
-from paper_figures.claims import families, kept_claims, verdicts, words
+from paper_figures.claims import again, families, kept_claims, verdicts, words
 from paper_figures.claims import page as claims
 from paper_figures.claims.verdicts import EmpiricalClaim
 from paper_figures.experiments import provenance
@@ -75,9 +75,18 @@ def test_the_kept_verdicts_are_printed_without_training(tmp_path, monkeypatch, c
 
 def test_the_verdicts_on_rivals_are_those_of_the_kept_rows(drawn):
     """One line for each family of claims.toml, without any of their runs."""
-    _, _, texts = drawn
+    _, out, texts = drawn
     for family in families.load():
         assert f"{family.id} ({family.metric} against {family.baseline}, " in texts["claims"]
+    table = (out / "claims_again.md").read_text(encoding="utf-8")
+    assert all(f"| {entry.claim.id} | {entry.setting} |" in table for entry in again.load())
+    assert (out / "claims_again.png").stat().st_size > 1000
+
+
+def test_a_claim_that_is_judged_again_is_labelled_by_its_setting():
+    entry = again.load()[0]
+    judged = again.labelled(entry, again.judge(entry, []))
+    assert judged.claim.test == f"{entry.claim.id}, {entry.setting}"
 
 
 def test_the_page_needs_nothing_but_itself_and_runs_nothing(drawn):
