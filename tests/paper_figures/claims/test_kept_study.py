@@ -178,6 +178,23 @@ def test_the_tables_of_the_documents_are_those_of_the_kept_rows(name):
         assert {f"{c.detectable:.3f}", c.verdict} <= set(row)
 
 
+def test_the_seeds_that_were_held_back_are_shown_as_they_are_kept():
+    rows = kept_rows.read(kept_rows.file_of(evidence_lists.STUDY)).values()
+    area = {(r.setting, r.method, r.seed): r.area for r in rows if r.stage == "judged"}
+    head = "| mean pass rate less that of TIS | 48 sums: 408 |"
+    documented = _of_document("evidence.md", head)
+    methods = [m for m in evidence_lists.STUDY.settings[0].methods if m != "tis"]
+    assert len(documented) == len(methods)
+    for cells, method in zip(documented, methods, strict=True):
+        wanted = []
+        for world in evidence_lists.WORLDS:
+            apart = f"{world}, held back"
+            less = [area[apart, method, s] - area[apart, "tis", s] for s in (408, 409)]
+            eight = [area[world, method, s] - area[world, "tis", s] for s in range(400, 408)]
+            wanted += [*less, sum(eight) / 8]
+        assert [float(x) for x in cells[-9:]] == pytest.approx(wanted, abs=5.1e-4)
+
+
 def test_a_picture_drawn_again_from_kept_rows_shows_their_differences():
     """Marks and intervals of a panel against means and t quantiles of the curves by hand."""
     study, name = drafted.STUDY, "drafted-9-4e-4"
