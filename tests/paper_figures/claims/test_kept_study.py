@@ -149,6 +149,7 @@ DOCUMENTED = {
     "evidence-chain-final": ("evidence.md", "| 10 to 96 sums | rate |"),
     "evidence-chain-forms": ("evidence.md", "| 24 sums, 2,048 ids | rate |"),
     "evidence-mask": ("evidence.md", "| trained actor, rate 8e-4 |"),
+    "evidence-descent": ("evidence.md", "| gradient descent, rate 0.5 |"),
     "evidence-causes": ("evidence.md", "| frozen actor, rate 8e-4 |"),
     **{
         f"drafted-{tokens}-{rate}{late}": ("evidence.md", f"| {name} {rate} | {metric} |")
