@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from pathlib import Path
 
 import made_rows
 import pytest
@@ -12,6 +13,7 @@ from paper_figures.claims import again, verdicts
 from paper_figures.claims.words import CONTRADICTED, NOT_SETTLED, REPRODUCED
 from paper_figures.experiments import evidence_lists, kept_rows
 
+ROOT = Path(__file__).resolve().parents[3]
 WORLD = "chain 48 falling"
 
 
@@ -155,3 +157,18 @@ def test_an_entry_of_nothing_is_refused(old, new, said, tmp_path):
     file.write_text(head + mark + tail.replace(old, new, 1), encoding="utf-8")
     with pytest.raises(ValueError, match=re.escape(said)):
         again.load(file)
+
+
+def test_the_table_of_the_document_is_that_of_the_kept_rows(tmp_path):
+    """And every claim is in it, but for those that the document names."""
+    rows = kept_rows.read(kept_rows.file_of(evidence_lists.STUDY)).values()
+    entries = again.load()
+    table = again.table(entries, [again.judge(e, rows) for e in entries])
+    text = (ROOT / "docs" / "evidence.md").read_text(encoding="utf-8")
+    _, _, after = text.partition("| claim | setting | compared |")
+    lines = after.partition("\n\n")[0].splitlines()[2:]
+    found = [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in lines]
+    assert found == list(table.rows)
+    others = {c.id for c in verdicts.load()} - {e.claim.id for e in entries}
+    section = after.partition("## What is fixed")[0]
+    assert all(f"`{name}`" in section for name in others) and len(others) == 6
