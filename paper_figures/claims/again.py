@@ -24,6 +24,7 @@ from paper_figures.experiments.studies import JUDGED, Setting
 from paper_figures.extras import cost
 
 from . import verdicts
+from .kept_study import label
 from .verdicts import FILE, EmpiricalClaim, Judgement
 from .verdicts import load as claims_of
 from .words import NOT_SETTLED
@@ -74,7 +75,7 @@ class ClaimAgain(NamedTuple):
 
     b: the method that is subtracted, or divided by; empty for a level. For a gain it is on-policy
     training, whose time is divided by that of a. elsewhere: by method, the setting of its runs
-    where it is not this one.
+    where it is not this one. seeds: how many both methods are to have; fewer settle nothing.
     """
 
     claim: EmpiricalClaim
@@ -82,6 +83,7 @@ class ClaimAgain(NamedTuple):
     a: str
     b: str
     elsewhere: Mapping[str, str]
+    seeds: int
 
 
 def load(file: Path = FILE) -> list[ClaimAgain]:
@@ -103,14 +105,17 @@ def load(file: Path = FILE) -> list[ClaimAgain]:
         if "metric" in entry:
             claim = claim._replace(metric=entry["metric"])
         for name in entry["settings"]:
-            made = ClaimAgain(claim, name, entry["a"], b, entry.get("elsewhere", {}))
-            _check(made, settings)
-            entries.append(made)
+            made = ClaimAgain(claim, name, entry["a"], b, entry.get("elsewhere", {}), 0)
+            entries.append(made._replace(seeds=len(_seeds(made, settings))))
     return entries
 
 
-def _check(entry: ClaimAgain, settings: Mapping[str, Setting]) -> None:
-    """Raises ValueError unless the claim can be judged in the settings."""
+def _seeds(entry: ClaimAgain, settings: Mapping[str, Setting]) -> set[int]:
+    """Seeds that both methods are to have.
+
+    Raises:
+        ValueError: the claim cannot be judged in the settings.
+    """
     claim, methods = entry.claim, {entry.a, entry.b} - {""}
     if strangers := sorted(entry.elsewhere.keys() - methods):
         raise ValueError(f"claim {claim.id} again: it does not compare {strangers} of elsewhere")
@@ -118,9 +123,14 @@ def _check(entry: ClaimAgain, settings: Mapping[str, Setting]) -> None:
         name = entry.elsewhere.get(method, entry.setting)
         if name not in settings or method not in settings[name].methods:
             raise ValueError(f"claim {claim.id} again: {name} is no setting with {method}")
+    places = (settings[entry.elsewhere.get(method, entry.setting)] for method in methods)
+    common = set.intersection(*(set(place.seeds) for place in places))
     kept = METRICS.keys() if claim.kind != "gain" else {_TIME}
     if claim.metric not in kept or _SIDES.get(claim.kind) != len(methods):
         raise ValueError(f"claim {claim.id} again: {claim.kind} of {claim.metric} is not kept")
+    if not common:
+        raise ValueError(f"claim {claim.id} again: the seeds of {sorted(methods)} do not pair")
+    return common
 
 
 def judge(entry: ClaimAgain, rows: Iterable[Row]) -> Judgement:
@@ -136,20 +146,24 @@ def judge(entry: ClaimAgain, rows: Iterable[Row]) -> Judgement:
     if not seeds:
         return Judgement(claim, NOT_SETTLED, "no runs are kept", None, 0, (), None, math.inf)
     effects = [_effect(claim, a[s], b.get(s)) for s in seeds]
-    if not all(map(math.isfinite, effects)):
-        detail = f"a seed never came {verdicts.WAY:.0%} of the way"
+    if missed := sum(not math.isfinite(x) for x in effects):
+        detail = f"{missed} of {len(seeds)} seeds have no time to {verdicts.WAY:.0%} of the way"
         return Judgement(claim, NOT_SETTLED, detail, None, len(seeds), (), None, math.inf)
     intervals = [run_statistics.mean(effects), run_statistics.student(effects)]
     if claim.is_log:
         intervals = [Interval(*map(math.exp, interval)) for interval in intervals]
     judged = verdicts.of_intervals(claim, intervals[0], intervals[1], len(seeds))
+    if len(set(effects)) == 1:  # without a spread nothing is known of what could be shown
+        judged = judged._replace(could_show=math.inf)
+    if len(seeds) < entry.seeds:
+        judged = judged._replace(verdict=NOT_SETTLED, detail=f"{len(seeds)} of {entry.seeds} seeds")
     commits = {row.commit[:7] for side in own.values() for row in side.values()}
     return judged._replace(commit=", ".join(sorted(commits)))
 
 
 def _effect(claim: EmpiricalClaim, a: Row, b: Row | None) -> float:
-    """Of one seed, the logarithm of a ratio or gain; not finite where a gain's level was not
-    reached."""
+    """Of one seed, the logarithm of a ratio or gain. A gain is not finite where its level was not
+    reached, was there at the start, or on-policy training learnt nothing."""
     if b is None:
         return METRICS[claim.metric](a)
     if claim.kind == "gain":
@@ -182,15 +196,21 @@ def words(entry: ClaimAgain) -> str:
 
 def _compared(entry: ClaimAgain) -> str:
     between = {"ratio": "over", "gain": "in place of"}.get(entry.claim.kind, "less")
-    compared = f"{entry.a} {between} {entry.b}" if entry.b else entry.a
-    others = ", ".join(f"{method} of {where}" for method, where in entry.elsewhere.items())
+    a, b = label(entry.a), label(entry.b)
+    compared = f"{a} {between} {b}" if entry.b else a
+    others = ", ".join(f'{label(m)} from "{where}"' for m, where in entry.elsewhere.items())
     return compared + (f" ({others})" if others else "")
 
 
-def labelled(entry: ClaimAgain, judgement: Judgement) -> Judgement:
-    """With the claim and the setting in the place of its test, as a picture shows them."""
-    claim = judgement.claim._replace(test=f"{entry.claim.id}, {entry.setting}")
-    return judgement._replace(claim=claim)
+def labelled(entries: Sequence[ClaimAgain], judgements: Sequence[Judgement]) -> list[Judgement]:
+    """With the claim and the setting in the place of the test, as a picture shows them, and the
+    method where the same claim is judged twice in a setting."""
+    places = [(entry.claim.id, entry.setting) for entry in entries]
+    shown = []
+    for entry, place, judgement in zip(entries, places, judgements, strict=True):
+        test = ", ".join(place) + (f": {label(entry.a)}" if places.count(place) > 1 else "")
+        shown.append(judgement._replace(claim=judgement.claim._replace(test=test)))
+    return shown
 
 
 def _effect_words(judgement: Judgement) -> str:

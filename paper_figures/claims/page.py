@@ -293,7 +293,7 @@ def kept_lines(out: Path) -> str:
     judged_again = [again.judge(entry, kept["evidence"]) for entry in entries]
     content = tables.markdown(again.table(entries, judged_again))
     (out / "claims_again.md").write_text(content, encoding="utf-8")
-    plots.save(picture(list(map(again.labelled, entries, judged_again))), out, "claims_again")
+    plots.save(picture(again.labelled(entries, judged_again)), out, "claims_again")
     lines += again.summary(judged_again)
     return "\n".join([*lines, ""])
 

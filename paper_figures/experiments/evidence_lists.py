@@ -2,7 +2,7 @@
 
 A world is listed once on-policy training rises to .9 in it, and the KL of a completion is 1 to 5
 nats (docs/evidence.md). The same methods run in each world, each at the rate of its own sweep.
-Eight seeds are judged. Two more are held back: they are trained last and reported apart.
+Eight seeds are judged. Two more are held back: they are trained after them and reported apart.
 
 Four questions have settings of their own, with five seeds: the length of a completion, what the
 mask of Jackpot does, what makes training without correction fail, and stale rollouts. Claims of the
@@ -25,7 +25,7 @@ QUESTION_SEEDS = tuple(range(410, 415))
 OTHER_SEEDS = tuple(range(420, 425))  # of questions in the same world as a length's
 WORLDS = ("chain 48 falling", "chain final", "chain 24 forms")
 _SWEEP_STEPS = 50  # about half of a run
-_HIGH_RATE = 8e-4  # at which on-policy training is best, and methods differ most
+_HIGH_RATE = 8e-4  # the highest of the sweeps, at which methods differ most
 
 _COMPARED: dict[str, Settings] = {
     "tis": METHODS["tis+ppo+kl"],
@@ -111,9 +111,9 @@ _DESCENT: Settings = {"optim.eps": 1.0}
 _DESCENT_RATES = (0.25, 0.5, 1.0, 2.0, 4.0)
 DESCENT_RATE = 0.5
 _BY_DESCENT: dict[str, Settings] = {
-    "on-policy": METHODS["on-policy"],
     **{m: _CAUSES[m] for m in ("none, frozen actor", "tis prefixes, frozen actor")},
     "drafted, lam 1": _CAUSES["drafted, lam 1"],
+    "on-policy": METHODS["on-policy"],
 }
 
 

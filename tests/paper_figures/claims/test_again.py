@@ -36,22 +36,27 @@ def entry(claim: str) -> again.ClaimAgain:
 
 
 def test_a_difference_is_paired_by_seed(rows):
-    judged = again.judge(entry("no-alignment-at-its-own-rate"), rows)
+    own = entry("no-alignment-at-its-own-rate")
+    assert own.seeds == 8  # of the setting
+    own = own._replace(seeds=3)
+    judged = again.judge(own, rows)
     assert judged.student is not None and judged.seeds == 3
     half = 4.302653 * 0.1 / 3**0.5  # t of 2 degrees of freedom; the spread of .3, .4, .5 is .1
     assert [*judged.student] == pytest.approx([0.4, 0.4 - half, 0.4 + half], abs=1e-6)
     assert judged.verdict == NOT_SETTLED  # .4 - .248 is below the wanted .2
     one_more = [r._replace(seed=403, final=0.5) for r in rows if r.seed == 401]
     one_more = [r._replace(final=0.9) if r.method == "on-policy" else r for r in one_more]
-    assert again.judge(entry("no-alignment-at-its-own-rate"), rows + one_more).verdict == REPRODUCED
+    assert again.judge(own, rows + one_more).verdict == REPRODUCED
+    judged = again.judge(own._replace(seeds=5), rows + one_more)  # a part of them settles nothing
+    assert (judged.verdict, judged.detail) == (NOT_SETTLED, "4 of 5 seeds")
     lone = [r for r in one_more if r.method != "on-policy"]
-    assert again.judge(entry("no-alignment-at-its-own-rate"), rows + lone).seeds == 3
+    assert again.judge(own, rows + lone).seeds == 3
 
 
 def test_a_level_and_the_highest_kl_are_of_the_curve(rows):
     assert entry("kl-of-jackpot-stays").b == ""
     steady = [r._replace(kl_last=0.2 + r.seed / 1e6) for r in rows]
-    judged = again.judge(entry("kl-of-jackpot-stays"), steady)
+    judged = again.judge(entry("kl-of-jackpot-stays")._replace(seeds=3), steady)
     assert judged.effect is not None and judged.effect.value == pytest.approx(0.200401)
     assert judged.verdict == CONTRADICTED  # wanted below .15
     risen = [r._replace(kl=((0.0, 0.9), (1.0, 0.5))) if "none" in r.method else r for r in rows]
@@ -103,8 +108,18 @@ def test_a_gain_is_the_time_of_on_policy_training_over_that_of_the_other():
     assert judged.verdict == NOT_SETTLED
     never = timed("jackpot", [0.2, 0.3, 0.5, 0.5], {410: 4.0, 411: 2.0, 412: 1.0})
     judged = again.judge(of_claim("cheaper-training"), slow + never)
-    assert judged.student is None and "never came 80%" in judged.detail
-    assert "never came" in again.summary([judged])[0]
+    assert judged.student is None
+    assert judged.detail == "3 of 3 seeds have no time to 80% of the way"
+    assert judged.detail in again.summary([judged])[0]
+
+
+def test_equal_values_say_nothing_of_what_could_be_shown():
+    same = timed("jackpot", [0.2, 0.7], {410: 4.0, 411: 4.0, 412: 4.0})
+    same = [r._replace(setting="480 steps") for r in same]
+    (own,) = (e for e in again.load() if e.setting == "480 steps")
+    judged = again.judge(own, same)
+    assert judged.seeds == 3 and math.isinf(judged.could_show)
+    assert "could show" not in again.summary([judged])[0]
 
 
 def test_a_ratio_of_seconds_is_a_geometric_mean_and_an_older_row_has_none():
@@ -125,7 +140,8 @@ def test_runs_of_another_setting_are_those_that_the_entry_names():
     judged = again.judge(of_claim("no-alignment-collapses-small"), none + alone + strange)
     assert judged.student is not None and judged.student.value == pytest.approx(0.6)
     assert judged.claim.test == (
-        "small actor: on-policy less none, frozen actor (on-policy of chain 48 falling)"
+        "small actor: on-policy less no correction, frozen actor "
+        '(on-policy from "chain 48 falling")'
     )
 
 

@@ -84,9 +84,13 @@ def test_the_verdicts_on_rivals_are_those_of_the_kept_rows(drawn):
 
 
 def test_a_claim_that_is_judged_again_is_labelled_by_its_setting():
-    entry = again.load()[0]
-    judged = again.labelled(entry, again.judge(entry, []))
-    assert judged.claim.test == f"{entry.claim.id}, {entry.setting}"
+    """And by its method where another is judged in the same setting."""
+    entries = again.load()
+    judged = again.labelled(entries, [again.judge(entry, []) for entry in entries])
+    tests = [j.claim.test for j in judged]
+    assert tests[0] == f"{entries[0].claim.id}, {entries[0].setting}"
+    assert "control, parts of Jackpot: Jackpot, expected mask" in tests
+    assert len(set(tests)) == len(tests)
 
 
 def test_the_page_needs_nothing_but_itself_and_runs_nothing(drawn):
