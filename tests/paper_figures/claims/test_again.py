@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from pathlib import Path
 
 import made_rows
@@ -185,6 +186,17 @@ def test_the_table_of_the_document_is_that_of_the_kept_rows(tmp_path):
     lines = after.partition("\n\n")[0].splitlines()[2:]
     found = [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in lines]
     assert found == list(table.rows)
+    by_claim: dict[str, set[str]] = {}
+    for row in table.rows:
+        by_claim.setdefault(row[0], set()).add(row[-1])
+    counts = Counter(map(frozenset, by_claim.values()))
+    both = sum(n for found, n in counts.items() if {REPRODUCED, CONTRADICTED} <= found)
+    wanted = [len(by_claim), counts[frozenset({REPRODUCED})]]
+    wanted += [counts[frozenset({word, NOT_SETTLED})] for word in (REPRODUCED, CONTRADICTED)]
+    wanted += [both, counts[frozenset({NOT_SETTLED})]]
+    numbers = r"\*\*Of (\d+) claims, (\d+) .*?and (\d+) .*? (\d+) .*? (\d+) .*? (\d+) "
+    said = re.search(numbers, text, re.S)
+    assert said is not None and [int(x) for x in said.groups()] == wanted
     others = {c.id for c in verdicts.load()} - {e.claim.id for e in entries}
     section = after.partition("## What is fixed")[0]
     assert all(f"`{name}`" in section for name in others) and len(others) == 6
