@@ -162,6 +162,7 @@ def test_other_settings_stages_and_studies_do_not_count(rows):
         ('claim = "kl-explodes"', 'claim = "hardest-set"', "mean@4 of 8 digits is not kept"),
         ('a = "jackpot"\n\n', 'a = "jackpot"\nb = "tis"\n\n', "level of kl_last is not kept"),
         ('claim = "cheaper-training"', 'claim = "no-overhead"\nmetric = "time"', "is not kept"),
+        ('{ on-policy = "8e-4" }', '{ on-policy = "chain final" }', "do not pair"),
         ("elsewhere = { jackpot", "elsewhere = { kl", "does not compare ['kl'] of elsewhere"),
         ('a = "on-policy"\nb =', 'a = "on-policy"\nc = "x"\nb =', "has not"),
     ],
