@@ -139,6 +139,11 @@ def judge(entry: ClaimAgain, rows: Iterable[Row]) -> Judgement:
     for row in rows:
         place = ("evidence", entry.elsewhere.get(row.method, entry.setting), JUDGED)
         if (row.study, row.setting, row.stage) == place and row.method in own:
+            if row.seed in own[row.method]:
+                raise kept_rows.Damaged(
+                    f"two kept rows of {row.setting}, {row.method}, seed {row.seed}, of keys "
+                    f"{own[row.method][row.seed].key} and {row.key}: delete one of them"
+                )
             own[row.method][row.seed] = row
     a, b = own[entry.a], own[entry.b]
     seeds = sorted(a.keys() & b.keys()) if entry.b else sorted(a)
@@ -146,19 +151,21 @@ def judge(entry: ClaimAgain, rows: Iterable[Row]) -> Judgement:
     if not seeds:
         return Judgement(claim, NOT_SETTLED, "no runs are kept", None, 0, (), None, math.inf)
     effects = [_effect(claim, a[s], b.get(s)) for s in seeds]
+    commits = {row.commit[:7] for side in own.values() for row in side.values()}
+    commit = ", ".join(sorted(commits))
     if missed := sum(not math.isfinite(x) for x in effects):
         detail = f"{missed} of {len(seeds)} seeds have no time to {verdicts.WAY:.0%} of the way"
-        return Judgement(claim, NOT_SETTLED, detail, None, len(seeds), (), None, math.inf)
+        return Judgement(claim, NOT_SETTLED, detail, None, len(seeds), (), commit=commit)
     intervals = [run_statistics.mean(effects), run_statistics.student(effects)]
     if claim.is_log:
         intervals = [Interval(*map(math.exp, interval)) for interval in intervals]
     judged = verdicts.of_intervals(claim, intervals[0], intervals[1], len(seeds))
-    if len(set(effects)) == 1:  # without a spread nothing is known of what could be shown
-        judged = judged._replace(could_show=math.inf)
+    judged = judged._replace(commit=commit)
     if len(seeds) < entry.seeds:
-        judged = judged._replace(verdict=NOT_SETTLED, detail=f"{len(seeds)} of {entry.seeds} seeds")
-    commits = {row.commit[:7] for side in own.values() for row in side.values()}
-    return judged._replace(commit=", ".join(sorted(commits)))
+        return judged._replace(verdict=NOT_SETTLED, detail=f"{len(seeds)} of {entry.seeds} seeds")
+    if len(set(effects)) == 1:  # without a spread there is no interval
+        return judged._replace(verdict=NOT_SETTLED, detail="no spread", could_show=math.inf)
+    return judged
 
 
 def _effect(claim: EmpiricalClaim, a: Row, b: Row | None) -> float:
@@ -216,7 +223,9 @@ def labelled(entries: Sequence[ClaimAgain], judgements: Sequence[Judgement]) -> 
 def _effect_words(judgement: Judgement) -> str:
     if judgement.student is None:
         return judgement.detail
-    return judgement.student.text() if judgement.claim.is_log else judgement.student.signed()
+    effect = judgement.student
+    interval = effect.text() if judgement.claim.is_log else effect.signed()
+    return interval + (f" ({judgement.detail})" if judgement.detail else "")
 
 
 def summary(judgements: Iterable[Judgement]) -> list[str]:
@@ -226,7 +235,8 @@ def summary(judgements: Iterable[Judgement]) -> list[str]:
         c = j.claim
         effect = _effect_words(j) + (f" ({c.metric}, {j.seeds} seeds)" if j.student else "")
         least = f", could show {j.could_show:.3f}" if math.isfinite(j.could_show) else ""
-        lines.append(f"{c.id}, {c.test}: {effect}, wanted {c.wanted}: {j.verdict}{least}")
+        of = f"; runs of commit {j.commit}" if j.commit else ""
+        lines.append(f"{c.id}, {c.test}: {effect}, wanted {c.wanted}: {j.verdict}{least}{of}")
     return lines
 
 

@@ -102,25 +102,38 @@ def test_a_gain_is_the_time_of_on_policy_training_over_that_of_the_other():
     Its steps take 1 / 2, 1 / 4 and 1 / 8 of on-policy's: gains of 1.28, 2.56 and 5.12."""
     slow = timed("on-policy", [0.2, 0.45, 0.7, 0.7], {410: 8.0, 411: 8.0, 412: 8.0})
     fast = timed("jackpot", [0.2, 0.3, 0.5, 0.7], {410: 4.0, 411: 2.0, 412: 1.0})
-    judged = again.judge(of_claim("cheaper-training"), slow + fast)
+    own = of_claim("cheaper-training")._replace(seeds=3)
+    judged = again.judge(own, slow + fast)
     assert judged.student is not None and judged.student.value == pytest.approx(2.56)
     half = math.exp(4.302653 * math.log(2) / 3**0.5)  # the spread of the logarithms is log 2
     assert [*judged.student[1:]] == pytest.approx([2.56 / half, 2.56 * half], rel=1e-6)
     assert judged.verdict == NOT_SETTLED
+    quick = timed("jackpot", [0.2, 0.3, 0.5, 0.7], {410: 0.5, 411: 0.4, 412: 0.6})
+    assert again.judge(own, slow + quick).verdict == REPRODUCED
+    for still in ([0.2, 0.2, 0.2, 0.2], [0.2, 0.3, 0.2, 0.1]):  # on-policy training learnt nothing
+        flat = timed("on-policy", still, {410: 8.0, 411: 8.0, 412: 8.0})
+        assert again.judge(own, flat + fast).detail.startswith("3 of 3 seeds have no time")
+    there = timed("jackpot", [0.7, 0.7, 0.7, 0.7], {410: 4.0, 411: 2.0, 412: 1.0})  # at once
+    assert again.judge(own, slow + there).detail.startswith("3 of 3 seeds have no time")
     never = timed("jackpot", [0.2, 0.3, 0.5, 0.5], {410: 4.0, 411: 2.0, 412: 1.0})
     judged = again.judge(of_claim("cheaper-training"), slow + never)
     assert judged.student is None
     assert judged.detail == "3 of 3 seeds have no time to 80% of the way"
     assert judged.detail in again.summary([judged])[0]
+    assert judged.commit == made_rows.COMMIT[:7] and judged.commit in again.summary([judged])[0]
 
 
-def test_equal_values_say_nothing_of_what_could_be_shown():
-    same = timed("jackpot", [0.2, 0.7], {410: 4.0, 411: 4.0, 412: 4.0})
+def test_equal_values_settle_nothing_and_a_seed_stands_once():
+    same = timed("jackpot", [0.2, 0.9, 0.1], {410: 4.0, 411: 4.0, 412: 4.0})
     same = [r._replace(setting="480 steps") for r in same]
     (own,) = (e for e in again.load() if e.setting == "480 steps")
-    judged = again.judge(own, same)
+    judged = again.judge(own._replace(seeds=3), same)  # falls of .8, wanted above .2
     assert judged.seeds == 3 and math.isinf(judged.could_show)
+    assert (judged.verdict, judged.detail) == (NOT_SETTLED, "no spread")
     assert "could show" not in again.summary([judged])[0]
+    assert "+0.800] (3 of 5 seeds)" in again.summary([again.judge(own, same)])[0]
+    with pytest.raises(kept_rows.Damaged, match="two kept rows of 480 steps, jackpot, seed 410"):
+        again.judge(own, [*same, same[0]._replace(key="f" * 16)])
 
 
 def test_a_ratio_of_seconds_is_a_geometric_mean_and_an_older_row_has_none():
@@ -191,13 +204,16 @@ def test_the_table_of_the_document_is_that_of_the_kept_rows(tmp_path):
     for row in table.rows:
         by_claim.setdefault(row[0], set()).add(row[-1])
     counts = Counter(map(frozenset, by_claim.values()))
+    one = {claim for claim, found in by_claim.items() if found == {REPRODUCED}}
+    assert Counter(row[0] for row in table.rows if row[0] in one).most_common(1)[0][1] == 1
     both = sum(n for found, n in counts.items() if {REPRODUCED, CONTRADICTED} <= found)
     wanted = [len(by_claim), counts[frozenset({REPRODUCED})]]
     wanted += [counts[frozenset({word, NOT_SETTLED})] for word in (REPRODUCED, CONTRADICTED)]
     wanted += [both, counts[frozenset({NOT_SETTLED})]]
-    numbers = r"\*\*Of (\d+) claims, (\d+) .*?and (\d+) .*? (\d+) .*? (\d+) .*? (\d+) "
+    numbers = r"\*\*Of (\d+) claims, (\d+)\s.*?and (\d+)\s.*?\s(\d+)\s.*?\s(\d+)\s.*?\s(\d+)\s"
     said = re.search(numbers, text, re.S)
     assert said is not None and [int(x) for x in said.groups()] == wanted
+    assert sum(wanted[1:]) == wanted[0]
     others = {c.id for c in verdicts.load()} - {e.claim.id for e in entries}
     section = after.partition("## What is fixed")[0]
     assert all(f"`{name}`" in section for name in others) and len(others) == 6
