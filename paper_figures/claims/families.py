@@ -25,7 +25,8 @@ METRICS = ("area", "lowest_late", "final")
 class ComparisonFamily(NamedTuple):
     """Methods that are compared with a baseline by one metric; fields as in claims.toml.
 
-    picture: the part of the study that it is drawn with, where that is not all of it.
+    picture: the part of the study that it is drawn with, where that is not all of it;
+    baseline_setting: the setting of the baseline's runs, where that is another.
     """
 
     id: str
@@ -38,6 +39,7 @@ class ComparisonFamily(NamedTuple):
     methods: tuple[str, ...]
     seeds: int
     picture: str = ""
+    baseline_setting: str = ""
 
     @property
     def part(self) -> str:
@@ -70,15 +72,15 @@ def load(file: Path = FILE) -> list[ComparisonFamily]:
     families: list[ComparisonFamily] = []
     for entry in tomllib.loads(file.read_text(encoding="utf-8")).get("family", []):
         name = entry.get("id", "?")
-        if entry.keys() | {"picture"} != set(ComparisonFamily._fields):
+        if entry.keys() | {"picture", "baseline_setting"} != set(ComparisonFamily._fields):
             raise ValueError(
                 f"family {name}: fields {sorted(entry)}, not {sorted(ComparisonFamily._fields)}"
             )
         family = ComparisonFamily(**(entry | {"methods": tuple(entry["methods"])}))
-        there = {
-            m for s in settings() if s[:2] == (family.study, family.setting) for m in s.methods
-        }
-        missing = {family.baseline, *family.methods} - there
+        there = {s[:2]: set(s.methods) for s in settings()}
+        base_at = (family.study, family.baseline_setting or family.setting)
+        missing = {family.baseline} - there.get(base_at, set())
+        missing |= set(family.methods) - there.get((family.study, family.setting), set())
         if missing or family.metric not in METRICS or family.id in {f.id for f in families}:
             raise ValueError(
                 f"family {name}: methods {sorted(missing)} are not in {family.setting}, its metric "
@@ -96,11 +98,16 @@ def of_study(study: Study) -> list[ComparisonFamily]:
 
 def judge(family: ComparisonFamily, rows: Iterable[Row]) -> list[Comparison]:
     """Every method of a family, in its order. One whose seeds are not all there counts as p = 1."""
-    values: dict[str, dict[int, float]] = {m: {} for m in (family.baseline, *family.methods)}
+    values: dict[str, dict[int, float]] = {m: {} for m in family.methods}
+    base: dict[int, float] = {}
+    base_at = (family.baseline_setting or family.setting, family.baseline)
     for row in rows:
-        if (row.study, row.setting, row.stage) == (family.study, family.setting, JUDGED):
-            values.get(row.method, {})[row.seed] = getattr(row, family.metric)
-    base = values[family.baseline]
+        if (row.study, row.stage) == (family.study, JUDGED):
+            value = getattr(row, family.metric)
+            if (row.setting, row.method) == base_at:
+                base[row.seed] = value
+            elif row.setting == family.setting and row.method in values:
+                values[row.method][row.seed] = value
     differences = []
     for method in family.methods:
         own = values[method]

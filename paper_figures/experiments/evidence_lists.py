@@ -16,7 +16,7 @@ from typing import Any
 from .configurations import LENGTHS, METHODS, Settings
 from .configurations import WORLDS as ALL_WORLDS
 from .drafted_lists import drafted
-from .rival_lists import CORRECTIONS, SEVERAL, stale
+from .rival_lists import CORRECTIONS, RIVALS, SEVERAL, stale
 from .studies import Setting, Study
 
 SEEDS = tuple(range(400, 408))
@@ -152,6 +152,8 @@ _PARTS: dict[str, Settings] = {
     "jackpot expected": METHODS["jackpot expected"],
     "jackpot, Z = 1": METHODS["jackpot"] | {"correction.z.type": "none"},
 }
+# Of the largest mean pass rates in the study of rivals, with a distilled actor; Jackpot's own aside
+_FIVE_BEST = ("cispo opsm", "tis prefixes", "dppo", "importance", "dppo top-k tv")
 _UNCORRECTED = {"none, frozen actor": METHODS["none"]}
 _ALONE = _pick("on-policy")  # it has no other model
 _PPO_ALONE = _pick("tis+ppo", "jackpot+ppo")
@@ -167,6 +169,7 @@ BESIDE = (
         world="chain 48 small",
         sweep_steps=_SWEEP_STEPS,
     ),
+    _beside("five rivals", {m: RIVALS[m] for m in _FIVE_BEST}, _FEW, {}, world=_FALLING),
     _beside("parts of Jackpot", _PARTS, SEEDS, {}, world=_FALLING, rates=(4e-4,)),
     _beside("near actor", _UNCORRECTED, _FEW, {}, world="chain 48 near", sweep_steps=_SWEEP_STEPS),
     _beside("int8 actor", _INT8, _FEW, _TWO_UPDATES, world=_FALLING, sweep_steps=25, steps=50),

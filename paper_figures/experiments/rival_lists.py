@@ -95,8 +95,9 @@ _ADDED_STALE: dict[str, Settings] = {
     **_DIVERGENCES,
 }
 
+ONE_UPDATE = CORRECTIONS | _objectives("inf")
+RIVALS = ONE_UPDATE | _ADDED
 _ON_POLICY: dict[str, Settings] = {"on-policy": {**_SELF, **_UNCORRECTED}}
-_ONE_UPDATE = CORRECTIONS | _objectives("inf")
 # Of several updates of one rollout: corrections on the new policy, without PPO's clip
 SEVERAL: dict[str, Settings] = {
     "tis": {**NO_CLIP, "correction.type": "tis", **_NEW},
@@ -155,7 +156,7 @@ STUDY = Study(
     "rivals",
     (
         Setting(
-            "objectives", "separate", "tis", _ONE_UPDATE | _ON_POLICY | _ADDED, {}, FIGURE_SEEDS
+            "objectives", "separate", "tis", ONE_UPDATE | _ON_POLICY | _ADDED, {}, FIGURE_SEEDS
         ),
         Setting(
             *("objectives", "stale", "tis", SEVERAL | _ADDED_STALE, stale(STALE_UPDATES)),
@@ -170,7 +171,7 @@ STUDY = Study(
             FEW_SEEDS,
         ),
         Setting(
-            *("objectives", "not distilled", "tis", _ONE_UPDATE | _ADDED, _NO_DISTILLATION),
+            *("objectives", "not distilled", "tis", RIVALS, _NO_DISTILLATION),
             FIGURE_SEEDS,
         ),
     ),
