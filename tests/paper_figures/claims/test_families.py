@@ -7,6 +7,7 @@ import pytest
 
 from paper_figures.claims import families
 from paper_figures.claims.families import BETTER, OPEN, WORSE
+from paper_figures.experiments import evidence_lists
 from paper_figures.experiments.studies import JUDGED
 
 
@@ -24,6 +25,18 @@ def test_a_clear_gain_is_better_a_clear_loss_worse_and_noise_is_not_settled():
     effect = found["jackpot"].effect
     assert effect is not None and effect.value == pytest.approx(0.2, abs=0.02)
     assert found["jackpot"].adjusted >= found["jackpot"].p
+
+
+def test_the_baseline_may_be_of_another_setting():
+    """TIS of the world is the baseline of the rivals, which have no TIS of their own."""
+    rows = made_rows.whole({"dppo": 0.4, "tis": 0.2}, 0.0, evidence_lists.STUDY).values()
+    family, found = of("evidence-rivals", rows)
+    assert len(found["dppo"].differences) == family.seeds == 5
+    effect, other = found["dppo"].effect, found["importance"].effect
+    assert effect is not None and other is not None
+    assert (effect.value, other.value) == pytest.approx((0.1, -0.1), abs=0.001)
+    strange = [r._replace(setting="mask") if r.method == "tis" else r for r in rows]
+    assert not families.judge(family, strange)[0].differences
 
 
 def test_a_method_without_all_its_seeds_is_not_settled_and_counts_in_the_family():
@@ -49,6 +62,7 @@ def test_the_summary_says_what_is_settled():
     [
         ('metric = "area"', 'metric = "mean"', "its metric mean"),
         ('"cispo"', '"cispa"', "cispa"),
+        ('_setting = "chain 48 falling"', '_setting = "mask, causes"', "tis"),
         ("seeds = 5\n", "", "fields"),
         ('id = "rivals-stale"', 'id = "rivals-separate"', "twice"),
     ],
