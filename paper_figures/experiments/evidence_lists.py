@@ -154,6 +154,7 @@ _PARTS: dict[str, Settings] = {
 }
 # Of the largest mean pass rates in the study of rivals, with a distilled actor; Jackpot's own aside
 _FIVE_BEST = ("cispo opsm", "tis prefixes", "dppo", "importance", "dppo top-k tv")
+_FIVE_RIVALS = {m: RIVALS[m] for m in _FIVE_BEST}
 _UNCORRECTED = {"none, frozen actor": METHODS["none"]}
 _ALONE = _pick("on-policy")  # it has no other model
 _PPO_ALONE = _pick("tis+ppo", "jackpot+ppo")
@@ -169,7 +170,9 @@ BESIDE = (
         world="chain 48 small",
         sweep_steps=_SWEEP_STEPS,
     ),
-    _beside("five rivals", {m: RIVALS[m] for m in _FIVE_BEST}, _FEW, {}, world=_FALLING),
+    _beside("five rivals", _FIVE_RIVALS, _FEW, {}, world=_FALLING),
+    _beside("five rivals, 2,048 ids", _FIVE_RIVALS, _FEW, {}, world="chain 24 forms"),
+    _beside("five rivals, 10 to 96 sums", _FIVE_RIVALS, _FEW, {}, world="chain final"),
     _beside("parts of Jackpot", _PARTS, SEEDS, {}, world=_FALLING, rates=(4e-4,)),
     _beside("near actor", _UNCORRECTED, _FEW, {}, world="chain 48 near", sweep_steps=_SWEEP_STEPS),
     _beside("int8 actor", _INT8, _FEW, _TWO_UPDATES, world=_FALLING, sweep_steps=25, steps=50),
