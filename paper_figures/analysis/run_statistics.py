@@ -17,7 +17,6 @@ from paper_figures.experiments.configurations import RunSpec
 from paper_figures.experiments.run_store import HOME, folder, outcome, resolved
 
 SEEDS_MIN = 3  # below this there is no interval
-LASTING = 0.8  # share of its best below which a run counts as broken down
 
 
 class Interval(NamedTuple):
@@ -97,8 +96,7 @@ def lowest_late(run: RunSpec, home: Path = HOME) -> float:
 
 def drop(run: RunSpec, home: Path = HOME) -> float:
     """Largest fall of the held-out pass rate below its own earlier best; lower is better."""
-    values = pass_rates(run, home)[1]
-    return float((np.maximum.accumulate(values) - values).max())
+    return kept_rows.largest_fall(pass_rates(run, home)[1])
 
 
 def kl_last(run: RunSpec, home: Path = HOME) -> float:
@@ -114,9 +112,7 @@ def kl_highest(run: RunSpec, home: Path = HOME) -> float:
 def lasts(run: RunSpec, home: Path = HOME) -> float:
     """Last step at which the pass rate was at least LASTING of its best so far; the last step of
     all if it never fell below for good."""
-    steps, values = pass_rates(run, home)
-    (held,) = np.nonzero(values >= LASTING * np.maximum.accumulate(values))
-    return float(steps[held[-1]])
+    return kept_rows.last_near_best(*pass_rates(run, home))
 
 
 def seconds_rollout(run: RunSpec, home: Path = HOME) -> float:

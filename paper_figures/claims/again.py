@@ -30,22 +30,10 @@ from .verdicts import load as claims_of
 from .words import NOT_SETTLED
 
 
-def _drop(row: Row) -> float:
-    """Largest fall of the pass rate below its own earlier best."""
-    highest = fall = 0.0
-    for _, rate in row.curve:
-        highest = max(highest, rate)
-        fall = max(fall, highest - rate)
-    return fall
-
-
-def _lasts(row: Row) -> float:
-    """Last step at which the pass rate was at least LASTING of its best so far."""
-    highest = last = 0.0
-    for step, rate in row.curve:
-        highest = max(highest, rate)
-        last = step if rate >= run_statistics.LASTING * highest else last
-    return last
+def _curve(row: Row) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and held-out pass rates."""
+    steps, rates = (np.asarray(values, dtype=float) for values in zip(*row.curve, strict=True))
+    return steps, rates
 
 
 def _seconds(row: Row, name: str) -> float:
@@ -61,11 +49,13 @@ METRICS: Mapping[str, Callable[[Row], float]] = {
     "area": lambda row: row.area,
     "kl_last": lambda row: row.kl_last,
     "kl_highest": lambda row: max(kl for _, kl in row.kl),
-    "drop": _drop,
-    "lasts": _lasts,
+    "drop": lambda row: kept_rows.largest_fall(_curve(row)[1]),
+    "lasts": lambda row: kept_rows.last_near_best(*_curve(row)),
     "seconds_rollout": lambda row: _seconds(row, "seconds_rollout"),
     "seconds_update": lambda row: _seconds(row, "seconds_update"),
 }
+_NEEDED = {"claim", "settings", "a"}  # fields of an entry
+_KNOWN = _NEEDED | {"b", "elsewhere", "metric"}
 _TIME = "seconds"  # of the kind gain
 _SIDES = {"level": 1, "difference": 2, "ratio": 2, "gain": 2}  # methods, by kind of the claim
 
@@ -97,10 +87,8 @@ def load(file: Path = FILE) -> list[ClaimAgain]:
     settings = {s.name: s for s in evidence_lists.STUDY.settings}
     entries = []
     for entry in tomllib.loads(file.read_text(encoding="utf-8")).get("again", []):
-        needed, known = {"claim", "settings", "a"}, {"claim", "settings", "a", "b", "elsewhere"}
-        known.add("metric")
-        if not needed <= entry.keys() <= known or entry["claim"] not in claims:
-            raise ValueError(f"claim again: {entry} has not {sorted(needed)} of a known claim")
+        if not _NEEDED <= entry.keys() <= _KNOWN or entry["claim"] not in claims:
+            raise ValueError(f"claim again: {entry} has not {sorted(_NEEDED)} of a known claim")
         claim, b = claims[entry["claim"]], entry.get("b", "")
         if "metric" in entry:
             claim = claim._replace(metric=entry["metric"])
@@ -190,9 +178,8 @@ def _log_gain(row: Row, base: Row) -> float:
     level = start + verdicts.WAY * (base.final - start)
     spent = []
     for r in (base, row):
-        x, y = (np.asarray(values, dtype=float) for values in zip(*r.curve, strict=True))
         each = _seconds(r, "seconds_rollout") + _seconds(r, "seconds_update")
-        spent.append(each * cost.first_reached(x, y, level))
+        spent.append(each * cost.first_reached(*_curve(r), level))
     return math.log(spent[0]) - math.log(spent[1]) if all(spent) else math.nan
 
 

@@ -247,6 +247,12 @@ METHODS: dict[str, Settings] = {
 }  # fmt: skip
 
 
+def actors_model(world: Settings) -> Settings:
+    """The actor's model, and its pretraining, in the policy's place."""
+    own = {f"policy.{key}": world[f"actor.{key}"] for key in ("layers", "width")}
+    return own | {f"pretrain.policy_{k}": world[f"pretrain.actor_{k}"] for k in ("steps", "error")}
+
+
 def layers(run: RunSpec) -> list[Settings]:
     """What differs from the trainer's defaults, as `llm.settings.resolve` takes it: the world, then
     method, `extra` and seed. Another type in the second starts its section anew.
@@ -256,10 +262,7 @@ def layers(run: RunSpec) -> list[Settings]:
     """
     world, method = dict(WORLDS[run.world]), METHODS[run.method] | dict(run.extra)
     if run.method == "on-policy small":  # the actor's model in the policy's place
-        for key in ("layers", "width"):
-            world[f"policy.{key}"] = world[f"actor.{key}"]
-        for key in ("steps", "error"):
-            world[f"pretrain.policy_{key}"] = world[f"pretrain.actor_{key}"]
+        world |= actors_model(world)
     if method.get("actor.type") == "frozen":  # the same model
         method = {k: world[k] for k in ("actor.layers", "actor.width")} | method
     return [world, method | {"run.seed": run.seed}]

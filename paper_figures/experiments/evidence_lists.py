@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .configurations import LENGTHS, METHODS, Settings
+from .configurations import LENGTHS, METHODS, Settings, actors_model
 from .configurations import WORLDS as ALL_WORLDS
 from .drafted_lists import drafted
 from .rival_lists import CORRECTIONS, RIVALS, SEVERAL, stale
@@ -117,14 +117,6 @@ _BY_DESCENT: dict[str, Settings] = {
 }
 
 
-def _small_policy(world: str) -> Settings:
-    """The actor's model in the policy's place."""
-    settings = ALL_WORLDS[world]
-    own = {f"policy.{key}": settings[f"actor.{key}"] for key in ("layers", "width")}
-    own |= {f"pretrain.policy_{k}": settings[f"pretrain.actor_{k}"] for k in ("steps", "error")}
-    return METHODS["on-policy small"] | own
-
-
 _FALLING = "chain 48 falling"
 _FEW = SEEDS[:5]  # of the world's, so that its runs pair with these
 _TWO_UPDATES: Settings = {  # so that the clip can bind
@@ -145,7 +137,9 @@ def _pick(*methods: str) -> dict[str, Settings]:
     return {m: METHODS[m] for m in methods}
 
 
-_OTHER_METHODS = _pick("kl", "tis+kl") | {"on-policy small": _small_policy(_FALLING)}
+_OTHER_METHODS = _pick("kl", "tis+kl") | {
+    "on-policy small": METHODS["on-policy small"] | actors_model(ALL_WORLDS[_FALLING])
+}
 _INT8 = _pick("int8", "int8 tis", "int8 jackpot")
 # Each takes one thing away from Jackpot: the coins, or Z in the weights
 _PARTS: dict[str, Settings] = {

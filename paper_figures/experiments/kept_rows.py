@@ -189,6 +189,20 @@ def lowest_after_start(steps: np.ndarray, values: np.ndarray) -> float:
     return float(values[steps >= LATE * steps[-1]].min())
 
 
+LASTING = 0.8  # share of its best below which a run counts as broken down
+
+
+def largest_fall(values: np.ndarray) -> float:
+    """The largest fall below an earlier best."""
+    return float((np.maximum.accumulate(values) - values).max())
+
+
+def last_near_best(steps: np.ndarray, values: np.ndarray) -> float:
+    """The last step at which the value was at least LASTING of its best so far."""
+    (held,) = np.nonzero(values >= LASTING * np.maximum.accumulate(values))
+    return float(steps[held[-1]])
+
+
 def summary(curve: Sequence[tuple[float, float]], exited: int) -> dict[str, float]:
     """final (0 if the run diverged), lowest_late and area of a curve of pass rates."""
     steps, rates = (np.asarray(x, dtype=float) for x in zip(*curve, strict=True))
