@@ -70,6 +70,9 @@ LABELS = {
     "tis prefixes, frozen actor": "TIS on prefixes, frozen actor",
     "none, 4 x completions": "no correction, 4 x completions",
     "jackpot, Z = 1": "Jackpot, Z = 1",
+    "jackpot, Z of all ids": "Jackpot, Z of all ids",
+    "jackpot, Z of 20 ids": "Jackpot, Z of 20 ids",
+    "jackpot, Z of 20 ids, kappa": "Jackpot, Z of 20 ids, kappa",
     "jackpot, distillation driven": "Jackpot, distillation driven",
     "jackpot, policy's rate driven": "Jackpot, policy's rate driven",
     **{

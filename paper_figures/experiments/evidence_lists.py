@@ -146,6 +146,15 @@ _PARTS: dict[str, Settings] = {
     "jackpot expected": METHODS["jackpot expected"],
     "jackpot, Z = 1": METHODS["jackpot"] | {"correction.z.type": "none"},
 }
+# Another Z in Jackpot's weights than that of the actor's likeliest 20 of 2,048 ids and one ratio for
+# the rest: none; of all ids, so exact; of the 20 alone; and of the 20, calibrated (the paper's)
+_20_ALONE: Settings = METHODS["jackpot"] | {"correction.z.tail.type": "dropped"}
+_Z: dict[str, Settings] = {
+    "jackpot, Z = 1": _PARTS["jackpot, Z = 1"],
+    "jackpot, Z of all ids": METHODS["jackpot"] | {"rollout.top_k": 2048},
+    "jackpot, Z of 20 ids": _20_ALONE,
+    "jackpot, Z of 20 ids, kappa": _20_ALONE | {"correction.z.tail.kappa": True},
+}
 # Of the largest mean pass rates in the study of rivals, with a distilled actor; Jackpot's own aside
 _FIVE_BEST = ("cispo opsm", "tis prefixes", "dppo", "importance", "dppo top-k tv")
 _FIVE_RIVALS = {m: RIVALS[m] for m in _FIVE_BEST}
@@ -168,6 +177,7 @@ BESIDE = (
     _beside("five rivals, 2,048 ids", _FIVE_RIVALS, _FEW, {}, world="chain 24 forms"),
     _beside("five rivals, 10 to 96 sums", _FIVE_RIVALS, _FEW, {}, world="chain final"),
     _beside("parts of Jackpot", _PARTS, SEEDS, {}, world=_FALLING, rates=(4e-4,)),
+    _beside("Z, 2,048 ids", _Z, _FEW, {}, world="chain 24 forms", rates=(4e-4,)),
     _beside("near actor", _UNCORRECTED, _FEW, {}, world="chain 48 near", sweep_steps=_SWEEP_STEPS),
     _beside("int8 actor", _INT8, _FEW, _TWO_UPDATES, world=_FALLING, sweep_steps=25, steps=50),
     _beside("8e-4", _ALONE, OTHER_SEEDS, {}, rates=(_HIGH_RATE,)),
