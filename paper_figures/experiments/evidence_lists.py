@@ -146,7 +146,7 @@ _PARTS: dict[str, Settings] = {
     "jackpot expected": METHODS["jackpot expected"],
     "jackpot, Z = 1": METHODS["jackpot"] | {"correction.z.type": "none"},
 }
-# Another Z in Jackpot's weights than that of the actor's likeliest 20 of 2,048 ids and one ratio for
+# Another Z in Jackpot's weights than that of the actor's likeliest 20 ids and one ratio for
 # the rest: none; of all ids, so exact; of the 20 alone; and of the 20, calibrated (the paper's)
 _20_ALONE: Settings = METHODS["jackpot"] | {"correction.z.tail.type": "dropped"}
 _Z: dict[str, Settings] = {
