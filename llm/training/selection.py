@@ -16,7 +16,6 @@ from llm.settings.schema import (
     DownSampling,
     HorvitzThompsonPruning,
     NoDownSampling,
-    UniformAllocation,
 )
 
 
@@ -29,14 +28,11 @@ def with_advantages(batch: Batch, cfg: Config, step: int) -> Batch:
     """
     if not isinstance(cfg.rollout.down_sampling, NoDownSampling):
         batch = _down_sampled(batch, cfg.rollout.down_sampling, cfg.run.seed, step)
-    if isinstance(cfg.rollout.allocation, UniformAllocation):  # no rank parts a group
-        advantage = group_advantage(batch.reward, batch.group, cfg.loss.advantage)
-    else:
-        reward, group = (distributed.all_gather(x) for x in (batch.reward, batch.group))  # (B,)
-        everywhere = group_advantage(reward, group, cfg.loss.advantage)
-        first = _before_this_rank(len(batch.reward))
-        advantage = everywhere[first : first + len(batch.reward)]
-    batch = replace(batch, advantage=advantage)
+    # of all ranks: an allocation or a pruned prompt may leave a group on two of them
+    reward, group = (distributed.all_gather(x) for x in (batch.reward, batch.group))  # (B,)
+    everywhere = group_advantage(reward, group, cfg.loss.advantage)
+    first = _before_this_rank(len(batch.reward))
+    batch = replace(batch, advantage=everywhere[first : first + len(batch.reward)])
     if isinstance(cfg.rollout.pruning, HorvitzThompsonPruning):
         batch = _pruned(batch, cfg.rollout.pruning, cfg, step)
     # last: pruning goes by the advantages within the group
@@ -53,7 +49,8 @@ def _down_sampled(batch: Batch, chosen: DownSampling, seed: int, step: int) -> B
         if chosen.type == "random":
             rng = randomness.stream(seed, f"down-sampling of prompt {prompt}", step)
         kept.append(rows[selection.pods(reward[rows], chosen.keep, chosen.type, rng)])
-    return _rows(batch, np.concatenate(kept))
+    rows = np.concatenate(kept)
+    return _rows(batch, rows, np.arange(len(rows)) + _before_this_rank(len(rows)))
 
 
 def _pruned(batch: Batch, pruning: HorvitzThompsonPruning, cfg: Config, step: int) -> Batch:
@@ -70,19 +67,24 @@ def _pruned(batch: Batch, pruning: HorvitzThompsonPruning, cfg: Config, step: in
     keep, weight = selection.horvitz_thompson(sorted_score, rate, fraction, rng)
     place = torch.searchsorted(index[order], batch.index).cpu().numpy()  # (b,) in that order
     rows = np.flatnonzero(keep[place])
-    # a rank that has nothing left keeps one completion, which its weight of 0 leaves out
-    rows = rows if len(rows) else np.array([0])
-    left = sum(distributed.all_gather_object(len(rows)))
+    number = np.cumsum(keep)[place[rows]] - 1
+    nothing = distributed.all_gather_object(not len(rows))  # by rank
+    if not len(rows):
+        # Such a rank keeps one completion, which its weight of 0 leaves out. It is numbered after
+        # all others, so that their numbers are those of one process.
+        last = int(keep.sum()) + sum(nothing[: distributed.rank()])
+        rows, number = np.array([0]), np.array([last])
+    left = int(keep.sum()) + sum(nothing)
     total = cfg.rollout.prompts_per_step * cfg.rollout.rollouts_per_prompt
     factor = torch.from_numpy(weight[place] * left / total).to(batch.advantage)
-    return _rows(replace(batch, advantage=batch.advantage * factor), rows)
+    return _rows(replace(batch, advantage=batch.advantage * factor), rows, number)
 
 
-def _rows(batch: Batch, rows: np.ndarray) -> Batch:
-    """These sequences, numbered anew among those of all ranks: random numbers go by number."""
+def _rows(batch: Batch, rows: np.ndarray, number: np.ndarray) -> Batch:
+    """These sequences, with their new numbers among those of all ranks: random numbers go by
+    number."""
     chosen = batch.rows(torch.from_numpy(rows).to(batch.ids.device))
-    number = torch.arange(len(rows), device=chosen.index.device) + _before_this_rank(len(rows))
-    return replace(chosen, index=number)
+    return replace(chosen, index=torch.from_numpy(number).to(chosen.index))
 
 
 def _before_this_rank(n: int) -> int:

@@ -24,6 +24,7 @@ from training_runs import rows, weights
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT = 240  # seconds: a hang fails
+ONE_IN = 500  # of a tensor's weights, that may differ by more than rounding
 
 
 @dataclass
@@ -179,7 +180,11 @@ def assert_same(one: Path, other: Path) -> None:
     assert ours.keys() == theirs.keys()
     for key, own in ours.items():
         scale = float(own.float().abs().max())
-        assert torch.allclose(own.float(), theirs[key].float(), rtol=1e-3, atol=1e-3 * scale), key
+        near = torch.isclose(own.float(), theirs[key].float(), rtol=1e-3, atol=1e-3 * scale)
+        # Where a gradient is 0 but for rounding, Adam steps by the sign of the rounding. So a few
+        # weights may differ. The moments of the gradients do not.
+        few = 0 if key.startswith("optimizer") else own.numel() // ONE_IN
+        assert int((~near).sum()) <= few, key
 
 
 def assert_near(x, y, where: str) -> None:

@@ -89,22 +89,26 @@ def test_pruning_goes_by_the_number_of_a_completion_not_by_its_place(scored):
     assert found == pytest.approx(wanted) and len(found) < 20
 
 
-@pytest.mark.parametrize("allocation", ["uniform", "coba"])
+@pytest.mark.parametrize("allocation", ["uniform", "prompts pruned", "coba"])
 def test_two_ranks_prune_what_one_prunes_and_divide_by_what_all_have_left(scored, allocation):
     """The first prompt has equal rewards, so the first rank often has nothing left: it then keeps a
-    completion of weight 0. With an allocation a prompt's completions may be on both ranks."""
+    completion of weight 0. With an allocation, or where prompts were pruned, a prompt's completions
+    may be on both ranks. What has a weight has the number that it has in one process."""
     batch = dataclasses.replace(scored, reward=REWARD.roll(-4))
     flags = {**PRUNED, "rollout__pruning__completion_rate": 0.9}
     if allocation == "coba":
         flags |= {"task__pool": 40, "rollout__allocation__type": "coba"}
         flags |= {"rollout__allocation__prompt_weight": "equal"}
+    if allocation == "prompts pruned":
+        flags |= {"task__pool": 40, "rollout__pruning__prompt_rate": 0.5}
     cfg, cut = config(**flags), 4 if allocation == "uniform" else 10
     own, added = (torch.arange(cut), torch.arange(cut, 20)), set()
     for step in range(6):
         alone = with_advantages(batch, cfg, step)
         made = on_ranks(2, partial(of_rank, batch, own, cfg, step))
         n = sum(len(b.index) for b in made)
-        assert [i for b in made for i in b.index.tolist()] == list(range(n))
+        assert sorted(i for b in made for i in b.index.tolist()) == list(range(n))
+        assert numbers(made) == numbers([alone])
         found = contributions(made, n)
         assert found == pytest.approx(contributions([alone], len(alone.index)))
         added.add(n - len(alone.index))
@@ -113,6 +117,16 @@ def test_two_ranks_prune_what_one_prunes_and_divide_by_what_all_have_left(scored
 
 def of_rank(batch, own, cfg, step, rank):
     return with_advantages(batch.rows(own[rank]), cfg, step)
+
+
+def numbers(batches):
+    """Of each completion that adds something to the update."""
+    trios = [
+        trio
+        for b in batches
+        for trio in zip(b.answers, b.index.tolist(), b.advantage.tolist(), strict=True)
+    ]
+    return {answer: number for answer, number, advantage in trios if advantage}
 
 
 def contributions(batches, left):
