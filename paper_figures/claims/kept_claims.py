@@ -25,7 +25,7 @@ _SIZE_MAX = 2**20  # bytes
 _REMEDY = (
     "restore the file (git checkout), or make it anew (python -m paper_figures claims --train)"
 )
-_AS_PRINTED = "as both intervals said before they were rounded"
+_AS_PRINTED = "as the exact Student's interval said; the one shown is an estimate"
 ABOUT = (
     "Student's interval is about its width where the values of single seeds are not kept: it is "
     "taken from the bootstrap's, rather too wide than too narrow"
@@ -133,7 +133,6 @@ def _judged(claim: EmpiricalClaim, row: KeptEffect | None) -> Judgement:
     else:
         student = effect if few else _about(claim, effect, row.seeds)
     judged = of_intervals(claim, effect, student, row.seeds)._replace(commit=row.commit)
-    # here the ends of the interval are rounded, or its width is an estimate
     if row.by_student and row.by_student != judged.verdict:
         return judged._replace(verdict=row.by_student, detail=_AS_PRINTED)
     return judged
