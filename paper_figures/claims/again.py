@@ -8,7 +8,6 @@ fixed for completions of nine tokens unless the entry says another metric, setti
 from __future__ import annotations
 
 import math
-import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -25,8 +24,9 @@ from paper_figures.extras import cost
 
 from . import verdicts
 from .kept_study import label
-from .verdicts import FILE, EmpiricalClaim, Judgement
+from .verdicts import FILE, BadClaims, EmpiricalClaim, Judgement
 from .verdicts import load as claims_of
+from .verdicts import tables as toml_tables
 from .words import NOT_SETTLED
 
 
@@ -80,15 +80,15 @@ def load(file: Path = FILE) -> list[ClaimAgain]:
     """The entries, each setting apart, in the order of the file.
 
     Raises:
-        ValueError: an entry lacks a field or has another one, or names a claim, a setting, a method
+        BadClaims: an entry lacks a field or has another one, or names a claim, a setting, a method
             or a metric that is not there.
     """
     claims = {c.id: c for c in claims_of(file)}
     settings = {s.name: s for s in evidence_lists.STUDY.settings}
     entries = []
-    for entry in tomllib.loads(file.read_text(encoding="utf-8")).get("again", []):
+    for entry in toml_tables(file)["again"]:
         if not _NEEDED <= entry.keys() <= _KNOWN or entry["claim"] not in claims:
-            raise ValueError(f"claim again: {entry} has not {sorted(_NEEDED)} of a known claim")
+            raise BadClaims(f"claim again: {entry} has not {sorted(_NEEDED)} of a known claim")
         claim, b = claims[entry["claim"]], entry.get("b", "")
         if "metric" in entry:
             claim = claim._replace(metric=entry["metric"])
@@ -102,22 +102,22 @@ def _seeds(entry: ClaimAgain, settings: Mapping[str, Setting]) -> set[int]:
     """Seeds that both methods are to have.
 
     Raises:
-        ValueError: the claim cannot be judged in the settings.
+        BadClaims: the claim cannot be judged in the settings.
     """
     claim, methods = entry.claim, {entry.a, entry.b} - {""}
     if strangers := sorted(entry.elsewhere.keys() - methods):
-        raise ValueError(f"claim {claim.id} again: it does not compare {strangers} of elsewhere")
+        raise BadClaims(f"claim {claim.id} again: it does not compare {strangers} of elsewhere")
     for method in sorted(methods):
         name = entry.elsewhere.get(method, entry.setting)
         if name not in settings or method not in settings[name].methods:
-            raise ValueError(f"claim {claim.id} again: {name} is no setting with {method}")
+            raise BadClaims(f"claim {claim.id} again: {name} is no setting with {method}")
     places = (settings[entry.elsewhere.get(method, entry.setting)] for method in methods)
     common = set.intersection(*(set(place.seeds) for place in places))
     kept = METRICS.keys() if claim.kind != "gain" else {_TIME}
     if claim.metric not in kept or _SIDES.get(claim.kind) != len(methods):
-        raise ValueError(f"claim {claim.id} again: {claim.kind} of {claim.metric} is not kept")
+        raise BadClaims(f"claim {claim.id} again: {claim.kind} of {claim.metric} is not kept")
     if not common:
-        raise ValueError(f"claim {claim.id} again: the seeds of {sorted(methods)} do not pair")
+        raise BadClaims(f"claim {claim.id} again: the seeds of {sorted(methods)} do not pair")
     return common
 
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-import tomllib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from paper_figures.analysis import comparisons, run_statistics
 from paper_figures.analysis.run_statistics import Interval
-from paper_figures.experiments.kept_rows import Row
+from paper_figures.experiments.kept_rows import Damaged, Row
 from paper_figures.experiments.kept_studies import settings
 from paper_figures.experiments.studies import JUDGED, Study
 
-from .verdicts import FILE
+from .verdicts import FILE, BadClaims, tables
 from .words import CONTRADICTED, LEVEL, NOT_SETTLED, REPRODUCED, word
 
 BETTER, WORSE, OPEN = "better", "worse", NOT_SETTLED
@@ -66,28 +65,56 @@ def load(file: Path = FILE) -> list[ComparisonFamily]:
     """The families, in the order of the file.
 
     Raises:
-        ValueError: an entry lacks a field or has another one, repeats an id, or asks for what no
+        BadClaims: an entry lacks a field or has another one, repeats an id, or asks for what no
             setting of a study has.
     """
     families: list[ComparisonFamily] = []
-    for entry in tomllib.loads(file.read_text(encoding="utf-8")).get("family", []):
+    for entry in tables(file)["family"]:
         name = entry.get("id", "?")
         if entry.keys() | {"picture", "baseline_setting"} != set(ComparisonFamily._fields):
-            raise ValueError(
+            raise BadClaims(
                 f"family {name}: fields {sorted(entry)}, not {sorted(ComparisonFamily._fields)}"
             )
         family = ComparisonFamily(**(entry | {"methods": tuple(entry["methods"])}))
-        there = {s[:2]: set(s.methods) for s in settings()}
-        base_at = (family.study, family.baseline_setting or family.setting)
-        missing = {family.baseline} - there.get(base_at, set())
-        missing |= set(family.methods) - there.get((family.study, family.setting), set())
-        if missing or family.metric not in METRICS or family.id in {f.id for f in families}:
-            raise ValueError(
-                f"family {name}: methods {sorted(missing)} are not in {family.setting}, its metric "
-                f"{family.metric} is none of {METRICS}, or it stands twice"
-            )
+        if name in {f.id for f in families}:
+            raise BadClaims(f"family {name} stands twice")
+        if family.metric not in METRICS:
+            raise BadClaims(f"family {name}: its metric {family.metric} is none of {METRICS}")
+        _check_runs(family)
         families.append(family)
     return families
+
+
+def _check_runs(family: ComparisonFamily) -> None:
+    """Raises BadClaims where its settings have no such methods, or too few seeds in common."""
+    there = {s[:2]: s for s in settings()}
+    base_at = family.baseline_setting or family.setting
+    sides = []
+    for name, wanted in ((family.setting, set(family.methods)), (base_at, {family.baseline})):
+        setting = there.get((family.study, name))
+        if setting is None:
+            raise BadClaims(f"family {family.id}: {family.study} has no setting {name!r}")
+        if missing := wanted - setting.methods.keys():
+            raise BadClaims(
+                f"family {family.id}: methods {sorted(missing)} are not in {name}; it has "
+                f"{', '.join(setting.methods)}"
+            )
+        sides.append(set(setting.seeds))
+    repeated = len(set(family.methods)) < len(family.methods)
+    if (
+        not family.methods
+        or repeated
+        or (base_at == family.setting and family.baseline in family.methods)
+    ):
+        raise BadClaims(
+            f"family {family.id}: its methods are none, or one stands twice or is the baseline"
+        )
+    common = len(set.intersection(*sides))
+    if not isinstance(family.seeds, int) or not 2 <= family.seeds <= common:
+        raise BadClaims(
+            f"family {family.id}: seeds = {family.seeds!r}, and its settings have {common} in "
+            "common; give as many or fewer, from 2"
+        )
 
 
 def of_study(study: Study) -> list[ComparisonFamily]:
@@ -97,17 +124,28 @@ def of_study(study: Study) -> list[ComparisonFamily]:
 
 
 def judge(family: ComparisonFamily, rows: Iterable[Row]) -> list[Comparison]:
-    """Every method of a family, in its order. One whose seeds are not all there counts as p = 1."""
+    """Every method of a family, in its order. One whose seeds are not all there counts as p = 1.
+
+    Raises:
+        Damaged: two rows are of one method and seed.
+    """
     values: dict[str, dict[int, float]] = {m: {} for m in family.methods}
     base: dict[int, float] = {}
     base_at = (family.baseline_setting or family.setting, family.baseline)
     for row in rows:
         if (row.study, row.stage) == (family.study, JUDGED):
-            value = getattr(row, family.metric)
             if (row.setting, row.method) == base_at:
-                base[row.seed] = value
+                own = base
             elif row.setting == family.setting and row.method in values:
-                values[row.method][row.seed] = value
+                own = values[row.method]
+            else:
+                continue
+            if row.seed in own:
+                raise Damaged(
+                    f"two rows are judged of {row.setting}, {row.method}, seed {row.seed}, one of "
+                    f"them of key {row.key}: delete the one whose rate the sweep did not find"
+                )
+            own[row.seed] = getattr(row, family.metric)
     differences = []
     for method in family.methods:
         own = values[method]

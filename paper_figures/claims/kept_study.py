@@ -22,6 +22,7 @@ from paper_figures.extras import kept_runs
 
 from . import families
 from .families import BETTER, OPEN, WORSE, Comparison, ComparisonFamily
+from .verdicts import BadClaims
 
 LABELS = {
     "tis": "TIS",
@@ -179,7 +180,8 @@ def comparisons_table(name: str, whole: Judged) -> tables.Table:
                 f"{c.effect.value:+.3f}" if few else c.effect.signed()
             )  # fmt: skip
             seeds = f"{len(c.differences)} of {family.seeds}"
-            p_values = ("", "") if c.p == 1 else (f"{c.p:.3f}", f"{c.adjusted:.3f}")
+            whole_seeds = len(c.differences) >= family.seeds
+            p_values = (f"{c.p:.3f}", f"{c.adjusted:.3f}") if whole_seeds else ("", "")
             resampled = (
                 "" if c.bootstrap is None else f"{c.bootstrap.low:+.3f}, {c.bootstrap.high:+.3f}"
             )
@@ -263,11 +265,14 @@ def progress(study: Study, rows: Mapping[str, Row]) -> str:
     left = sum(_missing(setting, rows) for setting in study.settings)
     commits = ", ".join(sorted({r.commit[:7] for r in rows.values()})) or "none"
     of = "worker" if study.long else "core"  # a real model may be on a GPU
-    return (
+    text = (
         f"{len(rows)} of {studies.planned(study)} runs are kept, of commit {commits}; "
-        f"{sum(known):.0f} seconds of one {of}. The others would take about {left:.0f} "
-        f"(python -m paper_figures {study.name} {study.flag})"
+        f"{sum(known):.0f} seconds of one {of}"
     )
+    if len(rows) >= studies.planned(study):
+        return text
+    command = f"python -m paper_figures {study.name} {study.flag}"
+    return f"{text}. The others would take about {left:.0f} ({command})"
 
 
 def _missing(setting: Setting, rows: Mapping[str, Row]) -> float:
@@ -289,14 +294,15 @@ def main(
     file = args.out / f"{study.name}_quick.csv" if args.quick else kept_rows.file_of(study)
     try:
         if args.quick:
-            kept_runs.train(studies.quick(study), file, args.workers)
+            quick = kept_rows.distinct(studies.quick(study))
+            kept_runs.train(quick, file, args.workers)
         elif args.train:
             if len(kept_rows.read(file)) < studies.planned(study):
                 require()
             kept_runs.train_all(study, file, args.workers)
         rows = kept_runs.checked(study, file, quick=args.quick)
         sys.stdout.write(draw(study, rows, args.out, pictures))
-    except (runner.Failed, kept_rows.Damaged) as e:
+    except (runner.Failed, kept_rows.Damaged, BadClaims) as e:
         sys.stderr.write(f"error: {e}\n")
         return 1
     except KeyboardInterrupt:

@@ -287,7 +287,9 @@ def kept_lines(out: Path) -> str:
     for study in STUDIES:
         rows = kept[study.name]
         judged = [(f, families.judge(f, rows)) for f in families.of_study(study)]
-        lines += [f"The study {study.name}, by {len(rows)} kept runs:", *families.summary(judged)]
+        commits = ", ".join(sorted({row.commit[:7] for row in rows})) or "none"
+        lines += [f"The study {study.name}, by {len(rows)} kept runs of commits {commits}:"]
+        lines += families.summary(judged)
     lines += ["The paper's claims again, by kept runs of the study evidence:"]
     entries = again.load()
     judged_again = [again.judge(entry, kept["evidence"]) for entry in entries]
@@ -335,7 +337,7 @@ def show_kept(out: Path) -> int:
     """Print the kept verdicts; returns the exit code."""
     try:
         shown = from_kept(out)
-    except kept_rows.Damaged as e:
+    except (kept_rows.Damaged, claim_verdicts.BadClaims) as e:
         sys.stderr.write(f"error: {e}\n")
         return 1
     sys.stdout.write(shown)

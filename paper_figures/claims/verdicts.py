@@ -128,26 +128,46 @@ _FIELDS = {  # by kind: what an entry must hold beside id, section, paper and ki
 _SIDES = ({"above"}, {"below"}, {"within"}, {"within", "of"})
 
 
+class BadClaims(ValueError):
+    """claims.toml asks for what cannot be judged."""
+
+
+def tables(file: Path) -> dict[str, list[dict[str, Any]]]:
+    """The entries of claims.toml by what they are.
+
+    Raises:
+        BadClaims: the file is no TOML, or has a table of another name.
+    """
+    try:
+        found = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        raise BadClaims(f"{file}: {e}") from e
+    names = ("claim", "family", "again")
+    if strange := found.keys() - set(names):
+        raise BadClaims(f"{file}: tables {sorted(strange)} are none of {', '.join(names)}")
+    return {name: found.get(name, []) for name in names}
+
+
 def load(file: Path = FILE) -> list[EmpiricalClaim]:
     """The claims, in the order of the file.
 
     Raises:
-        ValueError: an entry lacks a field, has one that its kind does not read, or repeats an id.
+        BadClaims: an entry lacks a field, has one that its kind does not read, or repeats an id.
     """
     claims: list[EmpiricalClaim] = []
-    for entry in tomllib.loads(file.read_text(encoding="utf-8"))["claim"]:
+    for entry in tables(file)["claim"]:
         name, kind = entry.get("id", "?"), entry.get("kind", "?")
         if kind not in _FIELDS:
-            raise ValueError(f"claim {name}: kind {kind!r} is none of {', '.join(_FIELDS)}")
+            raise BadClaims(f"claim {name}: kind {kind!r} is none of {', '.join(_FIELDS)}")
         rest = entry.keys() - {"id", "section", "paper", "kind", "seen"} - _FIELDS[kind]
         missing = ({"id", "section", "paper"} | _FIELDS[kind]) - entry.keys()
         if missing or rest not in (_SIDES if kind != "none" else (set(),)):
-            raise ValueError(
+            raise BadClaims(
                 f"claim {name}: lacks {sorted(missing)}; beside what its kind needs it has "
                 f"{sorted(rest)}, and must have one of above, below, within (none if untestable)"
             )
         if name in {c.id for c in claims}:
-            raise ValueError(f"claim {name} stands twice")
+            raise BadClaims(f"claim {name} stands twice")
         claims.append(EmpiricalClaim(**entry))
     return claims
 

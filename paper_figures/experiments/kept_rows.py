@@ -129,6 +129,14 @@ def read_table(
 _REMEDY = "restore the file (git checkout), or delete this line to train the run again"
 
 
+def distinct(entries: Iterable[Entry]) -> list[Entry]:
+    """The first entry of each run: settings may share runs once these are cut short."""
+    first: dict[str, Entry] = {}
+    for entry in entries:
+        first.setdefault(key(entry), entry)
+    return [*first.values()]
+
+
 def matching(rows: Mapping[str, Row], entries: Iterable[Entry]) -> dict[Entry, Row]:
     """The row of each entry that has one.
 
@@ -278,6 +286,20 @@ def _check(row: Row) -> None:
     for seconds in (row.seconds_rollout, row.seconds_update):
         if seconds is not None and not 0 < seconds < math.inf:
             raise ValueError(f"the seconds of a step are {seconds}, not above 0 and finite")
+    _check_kl(row)
     for name, value in summary(row.curve, row.exit).items():
         if abs(value - getattr(row, name)) > _ROUNDING:
             raise ValueError(f"its {name} is {getattr(row, name)}, and by its curve {value:.4f}")
+
+
+def _check_kl(row: Row) -> None:
+    """KL(policy || actor) of an evaluation is not negative, and kl_last is the mean of its last."""
+    kls = np.asarray([y for _, y in row.kl])
+    steps = [x for x, _ in row.kl]
+    if not np.isfinite([*kls, *steps]).all() or steps != sorted(set(steps)) or (kls < 0).any():
+        raise ValueError("its KLs are not finite, or below 0, or their steps do not rise")
+    if not len(kls) and not row.exit:
+        raise ValueError("it has no KL, and its run did not diverge")
+    last = mean_of_last(kls) if len(kls) else 0.0
+    if abs(last - row.kl_last) > _ROUNDING * max(1.0, last):
+        raise ValueError(f"its kl_last is {row.kl_last}, and by its KLs {last:.4f}")

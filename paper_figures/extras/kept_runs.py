@@ -103,7 +103,7 @@ def checked(study: Study, file: Path, quick: bool = False) -> dict[str, Row]:
         kept_rows.Damaged: a row that cannot be read, or is of no run of the study.
     """
     rows = kept_rows.read(file)
-    known = list(studies.quick(study)) if quick else []
+    known = kept_rows.distinct(studies.quick(study)) if quick else []
     for setting in () if quick else study.settings:
         known += studies.sweep(setting)
         for rate in setting.rates:

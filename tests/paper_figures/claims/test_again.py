@@ -45,6 +45,8 @@ def test_a_difference_is_paired_by_seed(rows):
     half = 4.302653 * 0.1 / 3**0.5  # t of 2 degrees of freedom; the spread of .3, .4, .5 is .1
     assert [*judged.student] == pytest.approx([0.4, 0.4 - half, 0.4 + half], abs=1e-6)
     assert judged.verdict == NOT_SETTLED  # .4 - .248 is below the wanted .2
+    assert judged.effect is not None  # of three values the bootstrap's reaches no further than they
+    assert 0.3 - 1e-9 <= judged.effect.low < judged.effect.high <= 0.5 + 1e-9
     one_more = [r._replace(seed=403, final=0.5) for r in rows if r.seed == 401]
     one_more = [r._replace(final=0.9) if r.method == "on-policy" else r for r in one_more]
     assert again.judge(own, rows + one_more).verdict == REPRODUCED

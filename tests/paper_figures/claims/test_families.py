@@ -7,7 +7,9 @@ import pytest
 
 from paper_figures.claims import families
 from paper_figures.claims.families import BETTER, OPEN, WORSE
+from paper_figures.claims.verdicts import BadClaims
 from paper_figures.experiments import evidence_lists
+from paper_figures.experiments.kept_rows import Damaged
 from paper_figures.experiments.studies import JUDGED
 
 
@@ -62,7 +64,15 @@ def test_the_summary_says_what_is_settled():
     [
         ('metric = "area"', 'metric = "mean"', "its metric mean"),
         ('"cispo"', '"cispa"', "cispa"),
-        ('_setting = "chain 48 falling"', '_setting = "mask, causes"', "tis"),
+        ('_setting = "chain 48 falling"', '_setting = "mask, causes"', "no setting"),
+        ('_setting = "chain 48 falling"', '_setting = "causes"', "'tis'.* not in causes"),
+        ('_setting = "chain 48 falling"', '_setting = "48 sums"', "0 in common"),
+        ("seeds = 5", 'seeds = "5"', "seeds = '5'"),
+        ("seeds = 5", "seeds = 6", "5 in common"),
+        ('"none", "jackpot expected"', '"jackpot", "jackpot expected"', "stands twice"),
+        ('"none", "jackpot expected"', '"tis", "jackpot expected"', "is the baseline"),
+        ("[[family]]", "[[familly]]", "familly.* none of claim, family, again"),
+        ('metric = "area"', "metric = area", "Invalid value"),
         ("seeds = 5\n", "", "fields"),
         ('id = "rivals-stale"', 'id = "rivals-separate"', "twice"),
     ],
@@ -73,5 +83,12 @@ def test_a_family_that_cannot_be_judged_is_an_error(tmp_path, old, new, said):
     assert old in text
     file = tmp_path / "claims.toml"
     file.write_text(text.replace(old, new, 1))
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(BadClaims, match=said):
         families.load(file)
+
+
+def test_two_judged_rows_of_a_method_and_seed_are_refused():
+    rows = [*made_rows.whole({"jackpot": 0.4}, noise=0.01).values()]
+    (one, *_) = (r for r in rows if r.stage == JUDGED and r.method == "jackpot")
+    with pytest.raises(Damaged, match=rf"{one.setting}, jackpot, seed {one.seed}"):
+        of("rivals-separate", [*rows, one._replace(rate=8e-4, area=0.1)])

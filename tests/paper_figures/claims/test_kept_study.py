@@ -103,6 +103,36 @@ def test_the_kept_rows_of_the_repository_are_whole(study):
     assert len(kept_runs.checked(study, kept_rows.file_of(study))) >= least
 
 
+@pytest.mark.parametrize("study", kept_studies.STUDIES, ids=lambda s: s.name)
+def test_judged_runs_have_the_rate_of_the_largest_area_in_their_sweep(study):
+    rows = kept_rows.read(kept_rows.file_of(study))
+    for setting in study.settings:
+        own = [r for r in rows.values() if (r.study, r.setting) == setting[:2]]
+        judged = {(r.method, r.rate) for r in own if r.stage == "judged"}
+        swept: dict[str, dict[float, float]] = {}
+        for r in own:
+            if r.stage == "sweep":
+                swept.setdefault(r.method, {})[r.rate] = r.area
+        for method, rate in judged:
+            areas = swept.get(method, {rate: 1.0} if not setting.rates_of else {})
+            assert not areas or (rate in setting.rates and areas[rate] == max(areas.values()))
+        assert len({m for m, _ in judged}) == len(judged)  # one rate for each method
+
+
+@pytest.mark.parametrize(
+    "study", [s for s in kept_studies.STUDIES if not s.long], ids=lambda s: s.name
+)
+def test_a_quick_look_is_of_runs_that_can_be_kept_beside_each_other(study, tmp_path):
+    """Settings that share runs, once these are cut short, are looked at once."""
+    entries = kept_rows.distinct(studies.quick(study))
+    assert len({kept_rows.key(e) for e in entries}) == len(entries)
+    assert {e.method for e in entries} == {e.method for e in studies.quick(study)}
+    file = tmp_path / "quick.csv"
+    for entry in entries:
+        kept_rows.append(file, made_rows.made(entry))
+    assert len(kept_runs.checked(study, file, quick=True)) == len(entries)
+
+
 @pytest.mark.parametrize("command", [drafted, evidence], ids=lambda c: c.STUDY.name)
 def test_the_other_studies_have_the_same_command(command, kept, tmp_path, capsys, monkeypatch):
     drawn = []

@@ -13,7 +13,7 @@ from paper_figures.analysis import run_statistics
 from paper_figures.claims import again, families, kept_claims, verdicts, words
 from paper_figures.claims import page as claims
 from paper_figures.claims.verdicts import EmpiricalClaim
-from paper_figures.experiments import provenance
+from paper_figures.experiments import kept_rows, kept_studies, provenance
 from paper_figures.experiments.run_lists import FULL, QUICK
 from paper_figures.report import contents
 from paper_figures.report import page as report
@@ -78,6 +78,12 @@ def test_the_verdicts_on_rivals_are_those_of_the_kept_rows(drawn):
     _, out, texts = drawn
     for family in families.load():
         assert f"{family.id} ({family.metric} against {family.baseline}, " in texts["claims"]
+    for study in kept_studies.STUDIES:
+        own = kept_rows.read(kept_rows.file_of(study)).values()
+        (line,) = (
+            t for t in texts["claims"].splitlines() if t.startswith(f"The study {study.name},")
+        )
+        assert all(row.commit[:7] in line for row in own)
     table = (out / "claims_again.md").read_text(encoding="utf-8")
     assert all(f"| {entry.claim.id} | {entry.setting} |" in table for entry in again.load())
     assert (out / "claims_again.png").stat().st_size > 1000

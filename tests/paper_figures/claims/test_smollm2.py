@@ -61,6 +61,7 @@ def test_the_rows_that_are_kept_are_drawn_and_judged_against_on_policy(
     assert smollm2.main(["--out", str(tmp_path / "out")]) == 0
     out = capsys.readouterr().out
     assert "30 of 30 runs are kept" in out and "900 seconds of one worker" in out
+    assert "would take" not in out
     assert "final pass rate, against on-policy" in out and "drafted, int8 actor better" in out
     table = (tmp_path / "out" / "smollm2.csv").read_text()
     assert table.count("\nsmollm2,final,on-policy,") == 9

@@ -71,6 +71,11 @@ def test_a_row_that_could_not_be_read_again_is_not_written(file):
         (",0,0.", ",1,0.", "no result"),
         ("30:0.", "30:0.9", "by its curve"),
         ("0:0.", "a:0.", "could not convert"),
+        ("0:0.03 10:0.03", "0:0.03 10:-0.03", "below 0"),
+        ("0:0.03 10:0.03", "0:0.03 10:nan", "not finite"),
+        ("60:0.03 70:0.03", "60:0.03 70:0.06", "by its KLs 0.0400"),
+        ("0:0.03 10:0.03", "10:0.03 0:0.03", "steps do not rise"),
+        (" ".join(f"{x}:0.03" for x in range(0, 80, 10)), "", "no KL"),
     ],
 )
 def test_a_damaged_row_is_refused_with_its_line_and_a_remedy(file, old, new, said):

@@ -28,7 +28,7 @@ def test_the_rate_of_the_sweep_is_the_one_of_the_largest_area_and_the_lower_of_e
     for e in studies.sweep(setting):
         gain = {"jackpot": e.rate == RATES[2], "icepop": e.rate == RATES[0]}.get(e.method, 0)
         row = made_rows.made(e, 0.3 * gain, noise=0.0)
-        rows[row.key] = row
+        rows[row.key] = row._replace(final=1.0 - row.area, lowest_late=1.0 - row.area)
     rates = kept_runs.best_rates(STUDY, setting, rows)
     assert (rates["jackpot"], rates["icepop"], rates["tis"]) == (RATES[2], RATES[0], RATES[0])
     taken_over = setting._replace(name="another", rates_of=setting.name)
