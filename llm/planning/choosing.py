@@ -115,7 +115,7 @@ SITUATIONS: tuple[Situation, ...] = (
         "the actor drafts, and the policy verifies with lam below 1 or a lam for each state",
         "0.06 to 0.3 nats a token at the end; p / s between lam and mu at every token",
         "lam of 0.5 or more, `correction.type = importance`",
-        (),
+        ("drafted_half.toml",),
         "Less on-policy at nine tokens and three learning rates: lam = 0.5 +0.013 [+0.005, "
         "+0.021], better; +0.010 [-0.004, +0.023] and +0.004 [-0.025, +0.033], not settled; "
         "lam = 0.25 +0.003 [-0.012, +0.018], +0.001 [-0.019, +0.021], -0.041 [-0.086, +0.004], not "
@@ -132,7 +132,7 @@ SITUATIONS: tuple[Situation, ...] = (
         "the policy samples for itself, with several updates on a rollout or ahead of the updates",
         "grows with the updates",
         "few updates per rollout; `objective.type = ppo` with its clip; any correction",
-        (),
+        ("stale.toml",),
         "On-policy less 128 updates with the clip: 0.088 [0.073, 0.116] in mean pass "
         "rate, reproduced; at 49 tokens +0.122 [+0.104, +0.140], and of 64 updates +0.108 [+0.084, "
         "+0.132], both reproduced. At 49 tokens and 16 updates no difference of an objective from "
@@ -256,7 +256,7 @@ SITUATIONS: tuple[Situation, ...] = (
         "trained-long",
         f"another model samples and is trained; completions of more than {MIDDLE} tokens",
         "not measured",
-        "`correction.type = tis`, `correction.scope = token`, the actor distilled",
+        "`correction.type = tis`, whose weights are of single tokens; the actor distilled",
         ("controls/tis.toml",),
         "No run. Rejection on prefixes keeps about the acceptance rate to the power t at position "
         "t: 37 % of the hundredth token at 99 %.",
