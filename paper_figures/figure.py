@@ -50,13 +50,17 @@ def arguments(
     return args
 
 
+class Unusable(ValueError):
+    """A file that says what a figure is of cannot be used."""
+
+
 def make(figures: Iterable[Figure], scale: Scale, out: Path, workers: int) -> int:
     """Train what is missing for all figures, then draw each; returns the exit code."""
     figures = list(figures)
     try:
-        runner.train((r for f in figures for r in f.runs(scale)), workers)
+        runner.train([r for f in figures for r in f.runs(scale)], workers)
         runner.evaluate((e for f in figures for e in f.evaluations(scale)), workers)
-    except runner.Failed as e:
+    except (runner.Failed, Unusable) as e:
         sys.stderr.write(f"error: {e}\n")
         return 1
     except KeyboardInterrupt:

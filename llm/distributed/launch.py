@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 
 from llm.settings.loading import Config, ConfigError
+from llm.settings.schema import HorvitzThompsonPruning
 
 from .collectives import barrier
 from .heartbeat import Heartbeat
@@ -40,11 +41,19 @@ def check_settings(cfg: Config) -> None:
 
 
 def check_groups(cfg: Config, ranks: int, flag: str) -> None:
-    """Raises ConfigError unless each rank has as many prompts. flag: what else can be changed."""
+    """Raises ConfigError unless each rank has as many prompts, and something where prompts are
+    pruned. flag: what else can be changed."""
     if cfg.rollout.prompts_per_step % ranks:
         raise ConfigError(
             f"--rollout.prompts_per_step {cfg.rollout.prompts_per_step} must be a multiple of the "
             f"{ranks} ranks, each of which samples whole groups: change it, or {flag}"
+        )
+    pruning, group = cfg.rollout.pruning, cfg.rollout.rollouts_per_prompt
+    if isinstance(pruning, HorvitzThompsonPruning) and pruning.prompt_rate > 0 and group < ranks:
+        raise ConfigError(
+            f"--rollout.pruning.prompt_rate {pruning.prompt_rate} may leave one prompt, whose "
+            f"--rollout.rollouts_per_prompt {group} completions are fewer than the {ranks} ranks: "
+            f"give at least {ranks}, or change {flag}"
         )
 
 

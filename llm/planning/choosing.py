@@ -123,8 +123,8 @@ SITUATIONS: tuple[Situation, ...] = (
         "+0.006], lam = 0.25 -0.029 [-0.053, -0.005], -0.153 [-0.286, -0.019], not settled; 0.026 "
         "to 0.256 could be shown. Eight seeds.",
         (_EVIDENCE_9, _DRAFTED_49),
-        "Running sums only. No gain over lam = 1 is shown: no such comparison was fixed. Nothing "
-        "explains why lam = 0.5 learns more than on-policy at one rate of five.",
+        "Running sums and a frozen actor only. No gain over lam = 1 is shown: no such comparison "
+        "was fixed. Nothing explains why lam = 0.5 learns more than on-policy at one rate of five.",
         _drafted,
     ),
     Situation(

@@ -24,9 +24,8 @@ from paper_figures.extras import cost
 
 from . import verdicts
 from .kept_study import label
-from .verdicts import FILE, BadClaims, EmpiricalClaim, Judgement
+from .verdicts import FILE, BadClaims, EmpiricalClaim, Judgement, entries_of
 from .verdicts import load as claims_of
-from .verdicts import tables as toml_tables
 from .words import NOT_SETTLED
 
 
@@ -86,7 +85,7 @@ def load(file: Path = FILE) -> list[ClaimAgain]:
     claims = {c.id: c for c in claims_of(file)}
     settings = {s.name: s for s in evidence_lists.STUDY.settings}
     entries = []
-    for entry in toml_tables(file)["again"]:
+    for entry in entries_of(file)["again"]:
         if not _NEEDED <= entry.keys() <= _KNOWN or entry["claim"] not in claims:
             raise BadClaims(f"claim again: {entry} has not {sorted(_NEEDED)} of a known claim")
         claim, b = claims[entry["claim"]], entry.get("b", "")

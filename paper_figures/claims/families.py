@@ -13,7 +13,7 @@ from paper_figures.experiments.kept_rows import Damaged, Row
 from paper_figures.experiments.kept_studies import settings
 from paper_figures.experiments.studies import JUDGED, Study
 
-from .verdicts import FILE, BadClaims, tables
+from .verdicts import FILE, BadClaims, entries_of
 from .words import CONTRADICTED, LEVEL, NOT_SETTLED, REPRODUCED, word
 
 BETTER, WORSE, OPEN = "better", "worse", NOT_SETTLED
@@ -69,7 +69,7 @@ def load(file: Path = FILE) -> list[ComparisonFamily]:
             setting of a study has.
     """
     families: list[ComparisonFamily] = []
-    for entry in tables(file)["family"]:
+    for entry in entries_of(file)["family"]:
         name = entry.get("id", "?")
         if entry.keys() | {"picture", "baseline_setting"} != set(ComparisonFamily._fields):
             raise BadClaims(

@@ -19,10 +19,10 @@ from paper_figures.experiments import kept_rows, runner, smollm2_lists, studies
 from paper_figures.experiments.kept_rows import Row
 from paper_figures.experiments.studies import JUDGED, Setting, Study
 from paper_figures.extras import kept_runs
+from paper_figures.figure import Unusable
 
 from . import families
 from .families import BETTER, OPEN, WORSE, Comparison, ComparisonFamily
-from .verdicts import BadClaims
 
 LABELS = {
     "tis": "TIS",
@@ -302,7 +302,7 @@ def main(
             kept_runs.train_all(study, file, args.workers)
         rows = kept_runs.checked(study, file, quick=args.quick)
         sys.stdout.write(draw(study, rows, args.out, pictures))
-    except (runner.Failed, kept_rows.Damaged, BadClaims) as e:
+    except (runner.Failed, kept_rows.Damaged, Unusable) as e:
         sys.stderr.write(f"error: {e}\n")
         return 1
     except KeyboardInterrupt:

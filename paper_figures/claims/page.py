@@ -52,6 +52,7 @@ SHOWN = (
 
 
 def runs(scale: Scale) -> list[RunSpec]:
+    families.load(), again.load()  # what is wrong with these is said before the training
     return claim_verdicts.runs(claim_verdicts.load(), scale)
 
 
@@ -337,7 +338,7 @@ def show_kept(out: Path) -> int:
     """Print the kept verdicts; returns the exit code."""
     try:
         shown = from_kept(out)
-    except (kept_rows.Damaged, claim_verdicts.BadClaims) as e:
+    except (kept_rows.Damaged, command.Unusable) as e:
         sys.stderr.write(f"error: {e}\n")
         return 1
     sys.stdout.write(shown)

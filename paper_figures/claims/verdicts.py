@@ -22,6 +22,7 @@ from paper_figures.experiments.run_lists import Scale
 from paper_figures.experiments.run_store import HOME, folder
 from paper_figures.experiments.runner import Evaluation
 from paper_figures.extras import cost
+from paper_figures.figure import Unusable
 from paper_figures.figures import fig5
 from paper_figures.tables import table1
 from sim.studies import sweep
@@ -128,24 +129,45 @@ _FIELDS = {  # by kind: what an entry must hold beside id, section, paper and ki
 _SIDES = ({"above"}, {"below"}, {"within"}, {"within", "of"})
 
 
-class BadClaims(ValueError):
+class BadClaims(Unusable):
     """claims.toml asks for what cannot be judged."""
 
 
-def tables(file: Path) -> dict[str, list[dict[str, Any]]]:
+_NAMES = ("claim", "family", "again")  # of the tables of claims.toml
+_TYPES: dict[str, Any] = {
+    **dict.fromkeys(("methods", "settings"), list),
+    **dict.fromkeys(("a", "b"), (str, dict)),  # of a family's or a claim's
+    **dict.fromkeys(("id", "setting", "baseline", "baseline_setting", "picture", "metric"), str),
+    **dict.fromkeys(("study", "claim"), str),
+    "elsewhere": dict,
+    "seeds": int,
+}
+
+
+def entries_of(file: Path) -> dict[str, list[dict[str, Any]]]:
     """The entries of claims.toml by what they are.
 
     Raises:
-        BadClaims: the file is no TOML, or has a table of another name.
+        BadClaims: the file is no TOML, has a table of another name, or a value of another type.
     """
     try:
         found = tomllib.loads(file.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
         raise BadClaims(f"{file}: {e}") from e
-    names = ("claim", "family", "again")
-    if strange := found.keys() - set(names):
-        raise BadClaims(f"{file}: tables {sorted(strange)} are none of {', '.join(names)}")
-    return {name: found.get(name, []) for name in names}
+    if strange := found.keys() - set(_NAMES):
+        raise BadClaims(f"{file}: tables {sorted(strange)} are none of {', '.join(_NAMES)}")
+    for name, entries in found.items():
+        if not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
+            raise BadClaims(f"{file}: write [[{name}]], with two brackets, before each entry")
+        for entry in entries:
+            for key, value in entry.items():
+                if not isinstance(value, _TYPES.get(key, object)):
+                    raise BadClaims(f"{file}: {key} = {value!r} of {name} {_label(entry)}")
+    return {name: found.get(name, []) for name in _NAMES}
+
+
+def _label(entry: dict[str, Any]) -> str:
+    return str(entry.get("id", entry.get("claim", "?")))
 
 
 def load(file: Path = FILE) -> list[EmpiricalClaim]:
@@ -155,7 +177,7 @@ def load(file: Path = FILE) -> list[EmpiricalClaim]:
         BadClaims: an entry lacks a field, has one that its kind does not read, or repeats an id.
     """
     claims: list[EmpiricalClaim] = []
-    for entry in tables(file)["claim"]:
+    for entry in entries_of(file)["claim"]:
         name, kind = entry.get("id", "?"), entry.get("kind", "?")
         if kind not in _FIELDS:
             raise BadClaims(f"claim {name}: kind {kind!r} is none of {', '.join(_FIELDS)}")

@@ -4,9 +4,10 @@ A world is listed once on-policy training rises to .9 in it, and the KL of a com
 nats (docs/evidence.md). The same methods run in each world, each at the rate of its own sweep.
 Eight seeds are judged. Two more are held back: they are trained after them and reported apart.
 
-Four questions have settings of their own, with five seeds: the length of a completion, what the
-mask of Jackpot does, what makes training without correction fail, and stale rollouts. Claims of the
-ledger that compare other methods have settings too, beside those of the worlds or questions.
+Questions have settings of their own, with five seeds: the length of a completion, what the mask of
+Jackpot does, what makes training without correction fail, stale rollouts, five rivals, gradient
+descent and another Z. Parts of Jackpot have the eight of their world. Claims of the ledger that
+compare other methods have settings too, beside those of the worlds or questions.
 """
 
 from __future__ import annotations

@@ -31,10 +31,10 @@ class Row(NamedTuple):
     """What is kept of a run.
 
     key: 16 hexadecimal digits of its settings and seed; commit, code: of the code that trained it;
-    exit: 0, or 3 where it diverged; curve: (step, held-out pass rate) of each evaluation;
-    kl: (step, KL(policy || actor), nats per token), empty where the policy samples; seconds: of
-    training; seconds_rollout, seconds_update: medians over steps, of sampling and of all updates
-    (None in rows that were kept before these columns).
+    exit: 0, or 3 where it diverged; curve: (step, held-out pass rate) of each evaluation; kl:
+    (step, KL(policy || actor), nats per token), 0 where the policy samples, and empty only of a run
+    that diverged at once; seconds: of training; seconds_rollout, seconds_update: medians over
+    steps, of sampling and of all updates (None in rows that were kept before these columns).
     """
 
     key: str
@@ -301,5 +301,5 @@ def _check_kl(row: Row) -> None:
     if not len(kls) and not row.exit:
         raise ValueError("it has no KL, and its run did not diverge")
     last = mean_of_last(kls) if len(kls) else 0.0
-    if abs(last - row.kl_last) > _ROUNDING * max(1.0, last):
+    if abs(last - row.kl_last) > _ROUNDING * last + 1e-9:
         raise ValueError(f"its kl_last is {row.kl_last}, and by its KLs {last:.4f}")

@@ -24,6 +24,7 @@ from training_runs import rows, weights
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT = 240  # seconds: a hang fails
+FAR = 0.02  # more than Adam moves a weight in these short runs
 ONE_IN = 500  # of a tensor's weights, that may differ by more than rounding
 
 
@@ -185,6 +186,7 @@ def assert_same(one: Path, other: Path) -> None:
         # weights may differ. The moments of the gradients do not.
         few = 0 if key.startswith("optimizer") else own.numel() // ONE_IN
         assert int((~near).sum()) <= few, key
+        assert float((own.float() - theirs[key].float()).abs().max()) < FAR, key  # and no NaN
 
 
 def assert_near(x, y, where: str) -> None:

@@ -71,6 +71,12 @@ def test_the_summary_says_what_is_settled():
         ("seeds = 5", "seeds = 6", "5 in common"),
         ('"none", "jackpot expected"', '"jackpot", "jackpot expected"', "stands twice"),
         ('"none", "jackpot expected"', '"tis", "jackpot expected"', "is the baseline"),
+        ('metric = "area"', "metric = 5", "metric = 5 of family rivals-separate"),
+        (
+            'methods = ["jackpot"',
+            'methods = "jackpot" # ["jackpot"',
+            "methods = 'jackpot' of family",
+        ),
         ("[[family]]", "[[familly]]", "familly.* none of claim, family, again"),
         ('metric = "area"', "metric = area", "Invalid value"),
         ("seeds = 5\n", "", "fields"),
@@ -84,6 +90,13 @@ def test_a_family_that_cannot_be_judged_is_an_error(tmp_path, old, new, said):
     file = tmp_path / "claims.toml"
     file.write_text(text.replace(old, new, 1))
     with pytest.raises(BadClaims, match=said):
+        families.load(file)
+
+
+def test_an_entry_in_single_brackets_is_refused(tmp_path):
+    file = tmp_path / "claims.toml"
+    file.write_text('[family]\nid = "x"\n')
+    with pytest.raises(BadClaims, match="with two brackets"):
         families.load(file)
 
 

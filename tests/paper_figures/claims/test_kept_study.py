@@ -117,6 +117,13 @@ def test_judged_runs_have_the_rate_of_the_largest_area_in_their_sweep(study):
             areas = swept.get(method, {rate: 1.0} if not setting.rates_of else {})
             assert not areas or (rate in setting.rates and areas[rate] == max(areas.values()))
         assert len({m for m, _ in judged}) == len(judged)  # one rate for each method
+        if setting.rates_of:
+            source = {
+                (r.method, r.rate)
+                for r in rows.values()
+                if (r.study, r.setting, r.stage) == (setting.study, setting.rates_of, "judged")
+            }
+            assert judged <= source
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,19 @@ def test_the_kept_verdicts_are_printed_without_training(tmp_path, monkeypatch, c
     assert "its columns are" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("arguments", [["claims"], ["claims", "--train"], ["evidence"]])
+def test_entries_that_cannot_be_judged_are_said_in_a_line_before_any_training(
+    arguments, tmp_path, capsys, monkeypatch
+):
+    def refuse():
+        raise verdicts.BadClaims("family x stands twice")
+
+    monkeypatch.setattr(families, "load", refuse)
+    monkeypatch.setattr(command.runner, "train", lambda *_, **__: pytest.fail("trained"))
+    assert commands.main([*arguments, "--out", str(tmp_path / "out")]) == 1
+    assert capsys.readouterr().err == "error: family x stands twice\n"
+
+
 def test_the_verdicts_on_rivals_are_those_of_the_kept_rows(drawn):
     """One line for each family of claims.toml, without any of their runs."""
     _, out, texts = drawn

@@ -87,6 +87,14 @@ def test_a_damaged_row_is_refused_with_its_line_and_a_remedy(file, old, new, sai
     assert "line" in str(e.value) and "git checkout" in str(e.value)
 
 
+def test_a_small_last_kl_is_compared_with_its_curve_too(tmp_path):
+    row = made_rows.made(ENTRIES[0])
+    small = row._replace(kl=tuple((x, 1e-6) for x, _ in row.kl), kl_last=1e-6)
+    kept_rows.append(tmp_path / "rows.csv", small)
+    with pytest.raises(Damaged, match="by its KLs"):
+        kept_rows.append(tmp_path / "rows.csv", small._replace(kl_last=2e-6))
+
+
 def test_a_row_twice_a_foreign_encoding_and_a_file_too_large_are_refused(file, monkeypatch):
     text = file.read_text()
     file.write_text(text + text.splitlines()[1] + "\n")
