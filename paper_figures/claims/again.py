@@ -19,7 +19,7 @@ from paper_figures.analysis.run_statistics import Interval
 from paper_figures.drawing import tables
 from paper_figures.experiments import evidence_lists, kept_rows
 from paper_figures.experiments.kept_rows import Row
-from paper_figures.experiments.studies import JUDGED, Setting
+from paper_figures.experiments.studies import Setting
 from paper_figures.extras import cost
 
 from . import verdicts
@@ -122,23 +122,17 @@ def _seeds(entry: ClaimAgain, settings: Mapping[str, Setting]) -> set[int]:
 
 def judge(entry: ClaimAgain, rows: Iterable[Row]) -> Judgement:
     """The verdict by the rule of all claims, from the seeds that both methods have."""
-    own: dict[str, dict[int, Row]] = {entry.a: {}, entry.b: {}}
-    for row in rows:
-        place = ("evidence", entry.elsewhere.get(row.method, entry.setting), JUDGED)
-        if (row.study, row.setting, row.stage) == place and row.method in own:
-            if row.seed in own[row.method]:
-                raise kept_rows.Damaged(
-                    f"two kept rows of {row.setting}, {row.method}, seed {row.seed}, of keys "
-                    f"{own[row.method][row.seed].key} and {row.key}: delete one of them"
-                )
-            own[row.method][row.seed] = row
-    a, b = own[entry.a], own[entry.b]
+    rows = list(rows)
+    a, b = (
+        kept_rows.judged_by_seed(rows, "evidence", entry.elsewhere.get(m, entry.setting), m)
+        for m in (entry.a, entry.b)
+    )
     seeds = sorted(a.keys() & b.keys()) if entry.b else sorted(a)
     claim = entry.claim._replace(test=words(entry), seeds=len(seeds))
     if not seeds:
         return Judgement(claim, NOT_SETTLED, "no runs are kept", None, 0, (), None, math.inf)
     effects = [_effect(claim, a[s], b.get(s)) for s in seeds]
-    commits = {row.commit[:7] for side in own.values() for row in side.values()}
+    commits = {row.commit[:7] for side in (a, b) for row in side.values()}
     commit = ", ".join(sorted(commits))
     if missed := sum(not math.isfinite(x) for x in effects):
         detail = f"{missed} of {len(seeds)} seeds have no time to {verdicts.WAY:.0%} of the way"

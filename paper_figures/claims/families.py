@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 from paper_figures.analysis import comparisons, run_statistics
 from paper_figures.analysis.run_statistics import Interval
-from paper_figures.experiments.kept_rows import Damaged, Row
+from paper_figures.experiments import kept_rows
+from paper_figures.experiments.kept_rows import Row
 from paper_figures.experiments.kept_studies import settings
-from paper_figures.experiments.studies import JUDGED, Study
+from paper_figures.experiments.studies import Study
 
 from .verdicts import FILE, BadClaims, entries_of
 from .words import CONTRADICTED, LEVEL, NOT_SETTLED, REPRODUCED, word
@@ -129,26 +130,16 @@ def judge(family: ComparisonFamily, rows: Iterable[Row]) -> list[Comparison]:
     Raises:
         Damaged: two rows are of one method and seed.
     """
-    values: dict[str, dict[int, float]] = {m: {} for m in family.methods}
-    base: dict[int, float] = {}
-    base_at = (family.baseline_setting or family.setting, family.baseline)
-    for row in rows:
-        if (row.study, row.stage) == (family.study, JUDGED):
-            if (row.setting, row.method) == base_at:
-                own = base
-            elif row.setting == family.setting and row.method in values:
-                own = values[row.method]
-            else:
-                continue
-            if row.seed in own:
-                raise Damaged(
-                    f"two rows are judged of {row.setting}, {row.method}, seed {row.seed}, one of "
-                    f"them of key {row.key}: delete the one whose rate the sweep did not find"
-                )
-            own[row.seed] = getattr(row, family.metric)
+    rows = list(rows)
+
+    def by_seed(setting: str, method: str) -> dict[int, float]:
+        own = kept_rows.judged_by_seed(rows, family.study, setting, method)
+        return {seed: getattr(row, family.metric) for seed, row in own.items()}
+
+    base = by_seed(family.baseline_setting or family.setting, family.baseline)
     differences = []
     for method in family.methods:
-        own = values[method]
+        own = by_seed(family.setting, method)
         differences.append({s: own[s] - base[s] for s in sorted(own.keys() & base.keys())})
     tested = [[*d.values()] if len(d) >= family.seeds else [] for d in differences]
     p_values = [comparisons.p_value(d) for d in tested]

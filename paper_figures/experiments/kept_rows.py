@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from .configurations import layers
-from .studies import Entry, Study
+from .studies import JUDGED, Entry, Study
 
 HERE = Path(__file__).resolve().parents[1] / "kept"
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -154,6 +154,26 @@ def matching(rows: Mapping[str, Row], entries: Iterable[Entry]) -> dict[Entry, R
     return row_of
 
 
+def judged_by_seed(rows: Iterable[Row], study: str, setting: str, method: str) -> dict[int, Row]:
+    """The judged rows of a method in a setting.
+
+    Raises:
+        Damaged: two are of one seed.
+    """
+    by_seed: dict[int, Row] = {}
+    for row in rows:
+        if (row.study, row.setting, row.stage, row.method) != (study, setting, JUDGED, method):
+            continue
+        if row.seed in by_seed:
+            raise Damaged(
+                f"two kept rows of {setting}, {method}, seed {row.seed}, of keys "
+                f"{by_seed[row.seed].key} and {row.key}: delete the one whose rate the sweep "
+                "did not find"
+            )
+        by_seed[row.seed] = row
+    return by_seed
+
+
 def append(file: Path, row: Row) -> None:
     """Add a row. A reader sees the file with it or without it, never a part of it.
 
@@ -278,8 +298,7 @@ def _check(row: Row) -> None:
     shares = [row.final, row.lowest_late, row.area, *rates]
     if len(rates) < 2 or not all(0 <= y <= 1 for y in shares):
         raise ValueError("its pass rates are fewer than two, or not between 0 and 1")
-    steps = [x for x, _ in row.curve]
-    if not all(math.isfinite(x) for x in steps) or steps != sorted(set(steps)):
+    if not _rises(row.curve):
         raise ValueError("the steps of its curve do not rise")
     if not all(math.isfinite(v) for v in (row.rate, row.kl_last, row.seconds)):
         raise ValueError("a number is not finite")
@@ -292,11 +311,16 @@ def _check(row: Row) -> None:
             raise ValueError(f"its {name} is {getattr(row, name)}, and by its curve {value:.4f}")
 
 
+def _rises(points: Sequence[tuple[float, float]]) -> bool:
+    """Whether the steps of a curve are finite, and each above the one before."""
+    steps = [x for x, _ in points]
+    return all(map(math.isfinite, steps)) and steps == sorted(set(steps))
+
+
 def _check_kl(row: Row) -> None:
     """KL(policy || actor) of an evaluation is not negative, and kl_last is the mean of its last."""
     kls = np.asarray([y for _, y in row.kl])
-    steps = [x for x, _ in row.kl]
-    if not np.isfinite([*kls, *steps]).all() or steps != sorted(set(steps)) or (kls < 0).any():
+    if not (_rises(row.kl) and np.isfinite(kls).all() and (kls >= 0).all()):
         raise ValueError("its KLs are not finite, or below 0, or their steps do not rise")
     if not len(kls) and not row.exit:
         raise ValueError("it has no KL, and its run did not diverge")
